@@ -1,0 +1,80 @@
+#include "apikey.h"
+
+#include <ctype.h>
+
+static const char base62[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/* CRC-32 as in zlib and PNG (polynomial 0xEDB88320), bit by bit: keys are short. */
+static uint32_t crc32_of(const char *text, size_t len)
+{
+	uint32_t crc = 0xffffffffu;
+	for (size_t i = 0; i < len; i++) {
+		crc ^= (unsigned char)text[i];
+		for (int bit = 0; bit < 8; bit++)
+			crc = (crc >> 1) ^ (0xedb88320u & (0u - (crc & 1u)));
+	}
+	return ~crc;
+}
+
+static void write_check(const char *text, size_t len, char out[ACP_KEY_CHECK_LEN + 1])
+{
+	uint32_t crc = crc32_of(text, len);
+	for (int i = ACP_KEY_CHECK_LEN - 1; i >= 0; i--) {
+		out[i] = base62[crc % 62];
+		crc /= 62;
+	}
+	out[ACP_KEY_CHECK_LEN] = '\0';
+}
+
+bool acp_key_prefix_ok(const char *prefix)
+{
+	size_t len = strlen(prefix);
+	if (len < 3 || len > ACP_KEY_PREFIX_MAX || prefix[len - 1] != '_')
+		return false;
+	for (size_t i = 0; i + 1 < len; i++)
+		if (!islower((unsigned char)prefix[i]) && !isdigit((unsigned char)prefix[i]))
+			return false;
+	return true;
+}
+
+void acp_key_from_seed(const char *prefix, const uint8_t seed[32], char out[ACP_KEY_MAX])
+{
+	uint8_t block[ACP_SHA256_LEN];
+	size_t len = strlen(prefix);
+	size_t want = len + ACP_KEY_SECRET_LEN;
+	memcpy(out, prefix, len);
+	/* HMAC in counter mode gives the bytes; those of 248 and more would favour some digits and are passed over. */
+	for (uint8_t counter = 0; len < want; counter++) {
+		acp_hmac_sha256(seed, 32, &counter, 1, block);
+		for (size_t i = 0; i < sizeof block && len < want; i++)
+			if (block[i] < 248)
+				out[len++] = base62[block[i] % 62];
+	}
+	acp_wipe(block, sizeof block);
+	write_check(out, len, out + len);
+}
+
+bool acp_key_wellformed(const char *prefix, const char *text)
+{
+	char check[ACP_KEY_CHECK_LEN + 1];
+	size_t prefix_len = strlen(prefix);
+	size_t body = prefix_len + ACP_KEY_SECRET_LEN;
+	if (strlen(text) != body + ACP_KEY_CHECK_LEN || strncmp(text, prefix, prefix_len) != 0)
+		return false;
+	for (const char *c = text + prefix_len; *c; c++)
+		if (!isalnum((unsigned char)*c))
+			return false;
+	write_check(text, body, check);
+	return memcmp(check, text + body, ACP_KEY_CHECK_LEN) == 0;
+}
+
+void acp_key_hash(const char *pepper, const char *text, uint8_t out[ACP_SHA256_LEN])
+{
+	acp_hmac_sha256(pepper, strlen(pepper), text, strlen(text), out);
+}
+
+void acp_key_shown(const char *text, char out[ACP_KEY_SHOWN + 1])
+{
+	memcpy(out, text, ACP_KEY_SHOWN);
+	out[ACP_KEY_SHOWN] = '\0';
+}

@@ -1,0 +1,19 @@
+/* audit.h - the audit event of a call: AuditEvent v1 and billing (contract section 3, "Audit row").
+ * It never holds a payload, a header or a secret: text that comes from outside passes through redaction first. */
+#ifndef ACP_AUDIT_H
+#define ACP_AUDIT_H
+
+#include "pipeline.h"
+
+struct acp_call;
+
+/* The event of a call as it stands, with the columns of audit_logs as members. NULL: memory is lacking. Owned by the
+ * caller. */
+struct json_object *acp_audit_event(const struct acp_call *call);
+
+/* The event of a request outside the router (onboarding): unknown caller, not billable. */
+struct json_object *acp_audit_public_event(const struct acp_kernel *kernel, const struct acp_request *request,
+                                           const char *action, enum acp_code code, const char *error,
+                                           struct json_object *body);
+
+#endif

@@ -1,0 +1,42 @@
+/* buf.h - a growing byte string that cannot grow past the maximum stated when it is made.
+ *
+ * An append that would pass the maximum, or for which memory is lacking, marks the buffer failed; later appends do
+ * nothing. So a row of appends needs one check at its end (acp_buf_ok). The bytes are always followed by a NUL that
+ * len does not count; the content itself may hold NULs. */
+#ifndef ACP_BUF_H
+#define ACP_BUF_H
+
+#include "attr.h"
+
+#include <stdarg.h>
+
+struct acp_buf {
+	char *ptr;   /* owned; "" before the first append */
+	size_t len;  /* bytes used, without the closing NUL */
+	size_t cap;  /* bytes allocated */
+	size_t max;  /* len never exceeds this */
+	bool failed; /* an append did not fit: the content is incomplete */
+};
+
+/* Makes an empty buffer that holds at most max bytes. Allocates nothing. */
+void acp_buf_init(struct acp_buf *buf, size_t max) ACP_NONNULL;
+
+/* Frees the memory; the buffer is then as after acp_buf_init with the same maximum. */
+void acp_buf_release(struct acp_buf *buf) ACP_NONNULL;
+
+/* Empties the buffer and keeps its memory for the next use. Also clears the failed mark. */
+void acp_buf_clear(struct acp_buf *buf) ACP_NONNULL;
+
+void acp_buf_add(struct acp_buf *buf, const void *bytes, size_t len);
+void acp_buf_puts(struct acp_buf *buf, const char *text) ACP_NONNULL;
+void acp_buf_putc(struct acp_buf *buf, char c) ACP_NONNULL;
+void acp_buf_printf(struct acp_buf *buf, const char *format, ...) ACP_PRINTF(2, 3);
+void acp_buf_vprintf(struct acp_buf *buf, const char *format, va_list args) ACP_PRINTF(2, 0);
+
+/* Appends text as a JSON string with its quotes. Bytes that are not UTF-8 are passed through unchanged. */
+void acp_buf_json_string(struct acp_buf *buf, const char *text, size_t len);
+
+/* True when every append since the last init or clear did fit. */
+bool acp_buf_ok(const struct acp_buf *buf) ACP_MUSTCHECK ACP_NONNULL;
+
+#endif

@@ -1,0 +1,197 @@
+#include "envelope.h"
+
+#include <strings.h>
+
+/* application/json, with or without parameters; the only charset JSON has is UTF-8. */
+static bool is_json_type(const char *content_type)
+{
+	static const char name[] = "application/json";
+	if (!content_type || strncasecmp(content_type, name, sizeof name - 1) != 0)
+		return false;
+	const char *rest = content_type + sizeof name - 1;
+	while (*rest == ' ' || *rest == '\t')
+		rest++;
+	return *rest == '\0' || *rest == ';';
+}
+
+static enum acp_code check_media(const struct acp_request *request, char error[256])
+{
+	if (!is_json_type(request->content_type)) {
+		snprintf(error, 256, "send the body as Content-Type: application/json");
+		return ACP_UNSUPPORTED_MEDIA_TYPE;
+	}
+	if (request->content_encoding && *request->content_encoding &&
+	    strcasecmp(request->content_encoding, "identity") != 0) {
+		snprintf(error, 256, "send the body without Content-Encoding");
+		return ACP_UNSUPPORTED_MEDIA_TYPE;
+	}
+	return ACP_OK;
+}
+
+enum acp_code acp_body_parse(const struct acp_config *config, const struct acp_request *request,
+                             struct json_object **out, char error[256], char field[280])
+{
+	struct acp_json_error bad = {0};
+	const struct acp_json_limits limits = {(size_t)config->max_body_bytes, (unsigned)config->max_json_depth,
+	                                       (unsigned)config->max_json_tokens};
+	enum acp_code code = check_media(request, error);
+	if (code != ACP_OK)
+		return code;
+	if (request->body_too_large) {
+		snprintf(error, 256, "the request body is larger than %lld bytes", (long long)config->max_body_bytes);
+		return ACP_PAYLOAD_TOO_LARGE;
+	}
+	if (request->body_broken) {
+		snprintf(error, 256, "the request body did not arrive whole");
+		return ACP_VALIDATION_ERROR;
+	}
+	switch (acp_json_parse(request->body, request->body_len, &limits, out, &bad)) {
+	case ACP_JSON_OK: return ACP_OK;
+	case ACP_JSON_NO_MEMORY: return ACP_INTERNAL_ERROR;
+	case ACP_JSON_TOO_LARGE: code = ACP_PAYLOAD_TOO_LARGE; break;
+	case ACP_JSON_MALFORMED: code = ACP_VALIDATION_ERROR; break;
+	}
+	snprintf(error, 256, "malformed JSON at byte %zu: %s", bad.offset, bad.message);
+	if (code == ACP_PAYLOAD_TOO_LARGE)
+		snprintf(error, 256, "%s (at byte %zu)", bad.message, bad.offset);
+	snprintf(field, 280, "%s", bad.pointer);
+	return code;
+}
+
+enum acp_code acp_envelope_parse(struct acp_call *call)
+{
+	const struct acp_request *request = call->request;
+	if (strcmp(request->method, "POST") != 0) {
+		call->allow = "POST";
+		return acp_call_fail(call, ACP_METHOD_NOT_ALLOWED, NULL, "use POST here, not %.20s", request->method);
+	}
+	call->code = acp_body_parse(call->kernel->config, request, &call->envelope, call->error, call->field);
+	return call->code;
+}
+
+/* idempotency_key of the body and the Idempotency-Key header are one thing: both may be sent if they agree. */
+static enum acp_code check_idempotency_key(struct acp_call *call)
+{
+	struct json_object *member = acp_json_member(call->envelope, "idempotency_key");
+	const char *in_body = acp_json_string(call->envelope, "idempotency_key");
+	const char *in_header = call->request->idempotency_key;
+	if (member && !in_body)
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key", "idempotency_key must be a string");
+	if (in_body && in_header && strcmp(in_body, in_header) != 0)
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key",
+		                     "idempotency_key differs from the Idempotency-Key header");
+	call->idempotency_key = in_body ? in_body : in_header;
+	size_t len = call->idempotency_key ? strlen(call->idempotency_key) : 1;
+	if (len < 1 || len > 255)
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key",
+		                     "idempotency_key must have 1 to 255 characters");
+	return ACP_OK;
+}
+
+static enum acp_code check_params(struct acp_call *call)
+{
+	struct json_object *params = NULL;
+	if (!json_object_object_get_ex(call->envelope, "params", &params))
+		params = call->no_params = json_object_new_object();
+	if (!json_object_is_type(params, json_type_object))
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/params", "params must be an object");
+	call->params = params;
+	return ACP_OK;
+}
+
+/* A misspelt dry_run would run for real: members that mean nothing are refused. */
+static enum acp_code check_member_names(struct acp_call *call)
+{
+	json_object_object_foreach(call->envelope, name, value)
+	{
+		(void)value;
+		if (acp_word_in_list("action params idempotency_key dry_run", name))
+			continue;
+		char pointer[64];
+		snprintf(pointer, sizeof pointer, "/%.60s", name);
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, pointer,
+		                     "a call has the members action, params, idempotency_key and dry_run only");
+	}
+	return ACP_OK;
+}
+
+enum acp_code acp_envelope_check(struct acp_call *call)
+{
+	if (!json_object_is_type(call->envelope, json_type_object))
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, "", "the body must be a JSON object");
+	call->action_name = acp_json_string(call->envelope, "action");
+	if (!call->action_name || !*call->action_name) {
+		call->action_name = NULL;
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/action", "action must be a non-empty string");
+	}
+	struct json_object *dry_run = NULL;
+	if (json_object_object_get_ex(call->envelope, "dry_run", &dry_run) &&
+	    !json_object_is_type(dry_run, json_type_boolean))
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/dry_run", "dry_run must be true or false");
+	call->dry_run = json_object_get_boolean(dry_run);
+	enum acp_code code = check_params(call);
+	if (code == ACP_OK)
+		code = check_idempotency_key(call);
+	if (code == ACP_OK)
+		code = check_member_names(call);
+	return code;
+}
+
+struct json_object *acp_error_body(enum acp_code code, const char *request_id, const char *error, const char *field)
+{
+	struct json_object *body = json_object_new_object();
+	bool ok = body && acp_json_add(body, "ok", json_object_new_boolean(false)) &&
+	          acp_json_add_string(body, "request_id", request_id) &&
+	          acp_json_add_string(body, "error", *error ? error : acp_code_sentence(code)) &&
+	          acp_json_add_string(body, "code", acp_code_name(code));
+	if (ok && code == ACP_VALIDATION_ERROR)
+		ok = acp_json_add_string(body, "field", field);
+	if (ok)
+		return body;
+	json_object_put(body);
+	return NULL;
+}
+
+static struct json_object *success_body(struct acp_call *call)
+{
+	struct json_object *body = json_object_new_object();
+	struct json_object *constraints = json_object_new_array();
+	char scoped[64];
+	snprintf(scoped, sizeof scoped, "tenant_scoped: %s", call->principal.tenant_id);
+	bool ok = body && constraints && json_object_array_add(constraints, json_object_new_string(scoped)) == 0;
+	ok = ok && acp_json_add(body, "ok", json_object_new_boolean(true)) &&
+	     acp_json_add_string(body, "request_id", call->request->request_id);
+	if (ok && call->result.data)
+		ok = acp_json_add(body, "data", json_object_get(call->result.data));
+	else
+		ok = ok && acp_json_add_null(body, "data");
+	ok = ok && acp_json_add(body, "dry_run", json_object_new_boolean(call->dry_run)) &&
+	     acp_json_add(body, "constraints_applied", json_object_get(constraints));
+	if (ok && call->warning)
+		ok = acp_json_add(body, "warning", json_object_get(call->warning));
+	json_object_put(constraints);
+	if (ok)
+		return body;
+	json_object_put(body);
+	return NULL;
+}
+
+void acp_envelope_reply(struct acp_call *call, struct acp_reply *reply)
+{
+	*reply = (struct acp_reply){.code = call->code, .allow = call->allow, .retry_after = call->retry_after};
+	if (call->code == ACP_OK) {
+		reply->body = success_body(call);
+	} else {
+		reply->body = acp_error_body(call->code, call->request->request_id, call->error, call->field);
+		if (reply->body && call->extra) {
+			json_object_object_foreach(call->extra, name, value)
+				acp_json_add(reply->body, name, json_object_get(value));
+		}
+	}
+	if (call->code == ACP_UNAVAILABLE && !reply->retry_after)
+		reply->retry_after = 1;
+	reply->http = acp_code_http(call->code);
+	snprintf(reply->tenant_id, sizeof reply->tenant_id, "%s", call->principal.tenant_id);
+	snprintf(reply->key_shown, sizeof reply->key_shown, "%s", call->principal.key_shown);
+	reply->action = call->entry ? call->entry->action->name : NULL;
+}

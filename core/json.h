@@ -1,0 +1,67 @@
+/* json.h - JSON at the edge: a strict reader, canonical form and its hash, numbers written shortly.
+ *
+ * json-c alone accepts documents that RFC 8259 forbids, saturates large integers, keeps the last of two equal names
+ * and lets broken UTF-8 through. So the bytes are scanned first by our own grammar, and json-c only builds the tree
+ * of what passed. Everything here is thread-safe as long as one tree is used by one thread at a time. */
+#ifndef ACP_JSON_H
+#define ACP_JSON_H
+
+#include "attr.h"
+#include "buf.h"
+
+#include <json-c/json.h>
+
+/* What a document may be at most (contract section 2: 256 KiB, depth 32, 20,000 tokens).
+ * A token is a value or a member name; depth counts open arrays and objects. */
+struct acp_json_limits {
+	size_t max_bytes;
+	unsigned max_depth;
+	unsigned max_tokens;
+};
+
+enum acp_json_verdict {
+	ACP_JSON_OK,
+	ACP_JSON_MALFORMED, /* not RFC 8259, broken UTF-8, duplicate name, NUL character, unrepresentable number */
+	ACP_JSON_TOO_LARGE, /* one of the limits */
+	ACP_JSON_NO_MEMORY
+};
+
+struct acp_json_error {
+	size_t offset;     /* of the first byte that could not stay */
+	char message[160]; /* what is wrong there, for people; never a part of the document's strings */
+	char pointer[256]; /* RFC 6901 pointer to the value; "" is the document itself; shortened with "..." where longer */
+};
+
+/* Reads one document. On ACP_JSON_OK *out is the tree (NULL for the document `null`), owned by the caller
+ * (json_object_put); else *out is NULL and *error says why.
+ * Numbers: an integer is refused when it does not fit int64 or when a double would round it (|n| > 2^53 and not
+ * representable); a fraction or exponent is refused when its value overflows a double. */
+enum acp_json_verdict acp_json_parse(const char *text, size_t len, const struct acp_json_limits *limits,
+                                     struct json_object **out, struct acp_json_error *error) ACP_MUSTCHECK;
+
+/* A JSON number that prints with the fewest digits that read back as the same double (ECMAScript's rule).
+ * value must be finite. NULL when memory is lacking. */
+struct json_object *acp_json_double(double value);
+
+/* Appends the RFC 8785 canonical form: names sorted by UTF-16 code units, ECMAScript numbers, minimal escapes.
+ * value may be NULL (null). A failure to append shows in acp_buf_ok(out). */
+void acp_json_canonical(struct json_object *value, struct acp_buf *out);
+
+/* hex SHA-256 of the canonical form, with a closing NUL. False when memory is lacking. */
+bool acp_json_hash(struct json_object *value, char hex[65]) ACP_MUSTCHECK;
+
+/* Writes value as ECMAScript's Number::toString does; out has room for 32 bytes. value must be finite. */
+void acp_json_number(double value, char out[32]);
+
+/* The string, boolean or object member of an object, or NULL / false where it is missing or of another type. */
+const char *acp_json_string(struct json_object *object, const char *name);
+bool acp_json_bool(struct json_object *object, const char *name);
+struct json_object *acp_json_member(struct json_object *object, const char *name);
+
+/* Adds a member and takes the value over, also when it fails (then the value is freed). False: memory is lacking,
+ * or value is NULL although a non-null was meant (a constructor failed); pass json null with acp_json_add_null. */
+bool acp_json_add(struct json_object *object, const char *name, struct json_object *value);
+bool acp_json_add_string(struct json_object *object, const char *name, const char *value);
+bool acp_json_add_null(struct json_object *object, const char *name);
+
+#endif

@@ -1,0 +1,601 @@
+#include "json_scan.h"
+
+#include <errno.h>
+
+/* The largest document that the tokener of json-c can be given: its length is an int. */
+#define SCAN_MAX_BYTES ((size_t)INT32_MAX - 1)
+
+/* A member name of an open object, after its escapes were resolved. */
+struct name {
+	const char *text; /* in the document, or in scan.unescaped */
+	size_t len;
+	size_t offset; /* of its opening quote in the document */
+};
+
+/* An open object or array. */
+struct frame {
+	bool object;
+	bool inside;       /* a member or element is being read: it belongs to the pointer of an error */
+	size_t first_name; /* objects: its names are scan.names[first_name] and those after it */
+	size_t current;    /* objects: the index in scan.names of the current member; arrays: the current position */
+};
+
+struct scan {
+	const char *text;
+	size_t len;
+	size_t pos;
+	const struct acp_json_limits *limits;
+	struct acp_json_error *error;
+	enum acp_json_verdict verdict;
+	struct frame *frames;
+	size_t depth;
+	size_t frames_cap;
+	struct name *names;
+	size_t name_count;
+	size_t names_cap;
+	char *unescaped; /* as large as the document, so that it never moves while names point into it */
+	size_t unescaped_len;
+	struct acp_json_weight weight;
+};
+
+enum expect { EXPECT_VALUE, EXPECT_FIRST, EXPECT_NEXT, EXPECT_END };
+
+bool acp_json_pointer_add(char *pointer, size_t size, const char *name, size_t len)
+{
+	size_t used = strlen(pointer);
+	size_t end = used;
+	bool fits = end + 1 < size;
+	if (fits)
+		pointer[end++] = '/';
+	for (size_t i = 0; fits && i < len; i++) {
+		bool escape = name[i] == '~' || name[i] == '/';
+		fits = end + (escape ? 2 : 1) < size;
+		if (!fits)
+			break;
+		pointer[end++] = escape ? '~' : name[i];
+		if (escape)
+			pointer[end++] = name[i] == '~' ? '0' : '1';
+	}
+	pointer[end] = '\0';
+	if (fits)
+		return true;
+	size_t cut = end < size - 4 ? end : size - 4;
+	while (cut && ((unsigned char)pointer[cut] & 0xc0) == 0x80)
+		cut--;
+	if (cut && pointer[cut - 1] == '~')
+		cut--;
+	snprintf(pointer + cut, size - cut, "...");
+	return false;
+}
+
+bool acp_json_pointer_add_index(char *pointer, size_t size, size_t position)
+{
+	char digits[24];
+	int len = snprintf(digits, sizeof digits, "%zu", position);
+	return acp_json_pointer_add(pointer, size, digits, (size_t)len);
+}
+
+/* Tells where the document stopped being acceptable, and why. Always false, for `return fail(...)`. */
+static bool fail_at(struct scan *s, size_t offset, enum acp_json_verdict verdict, const char *message)
+{
+	struct acp_json_error *error = s->error;
+	s->verdict = verdict;
+	error->offset = offset;
+	snprintf(error->message, sizeof error->message, "%s", message);
+	error->pointer[0] = '\0';
+	for (size_t i = 0; i < s->depth && s->frames[i].inside; i++) {
+		const struct frame *f = &s->frames[i];
+		const struct name *name = f->object ? &s->names[f->current] : NULL;
+		bool more = name ? acp_json_pointer_add(error->pointer, sizeof error->pointer, name->text, name->len)
+				 : acp_json_pointer_add_index(error->pointer, sizeof error->pointer, f->current);
+		if (!more)
+			break;
+	}
+	return false;
+}
+
+static bool fail(struct scan *s, const char *message)
+{
+	return fail_at(s, s->pos, ACP_JSON_MALFORMED, s->pos < s->len ? message : "the document ends too early");
+}
+
+static bool no_memory(struct scan *s)
+{
+	return fail_at(s, s->pos, ACP_JSON_NO_MEMORY, "memory is lacking");
+}
+
+static bool count_token(struct scan *s)
+{
+	if (s->weight.tokens >= s->limits->max_tokens)
+		return fail_at(s, s->pos, ACP_JSON_TOO_LARGE, "the document has too many values and names");
+	s->weight.tokens++;
+	return true;
+}
+
+/* The byte at the current position, or -1 at the end. */
+static int peek(const struct scan *s)
+{
+	return s->pos < s->len ? (unsigned char)s->text[s->pos] : -1;
+}
+
+static void skip_space(struct scan *s)
+{
+	while (s->pos < s->len) {
+		char c = s->text[s->pos];
+		if (c != ' ' && c != '\t' && c != '\n' && c != '\r')
+			return;
+		s->pos++;
+	}
+}
+
+static bool is_digit(int c)
+{
+	return c >= '0' && c <= '9';
+}
+
+/* The length of the UTF-8 sequence at p, which has left bytes; 0 when it is not one (RFC 3629: the shortest form, no
+ * surrogates, nothing above U+10FFFF). */
+static size_t utf8_length(const unsigned char *p, size_t left)
+{
+	unsigned char lead = p[0];
+	unsigned char low = 0x80;
+	unsigned char high = 0xbf;
+	size_t len = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+
+	if (lead < 0x80)
+		return 1;
+	if (lead < 0xc2 || lead > 0xf4 || len > left)
+		return 0;
+	if (lead == 0xe0)
+		low = 0xa0;
+	else if (lead == 0xed)
+		high = 0x9f;
+	else if (lead == 0xf0)
+		low = 0x90;
+	else if (lead == 0xf4)
+		high = 0x8f;
+	if (p[1] < low || p[1] > high)
+		return 0;
+	for (size_t i = 2; i < len; i++) {
+		if ((p[i] & 0xc0) != 0x80)
+			return 0;
+	}
+	return len;
+}
+
+static int hex_value(int c)
+{
+	if (is_digit(c))
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	if (c >= 'A' && c <= 'F')
+		return c - 'A' + 10;
+	return -1;
+}
+
+/* The number written by four hex digits at the current position, which moves past them; -1 when they are not there. */
+static int32_t hex4(struct scan *s)
+{
+	int32_t value = 0;
+	for (int i = 0; i < 4; i++, s->pos++) {
+		int digit = hex_value(peek(s));
+		if (digit < 0)
+			return -1;
+		value = value * 16 + digit;
+	}
+	return value;
+}
+
+/* How many bytes a character is in UTF-8. */
+static size_t utf8_size(uint32_t code)
+{
+	return code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+}
+
+/* What follows "\u". */
+static bool scan_unicode_escape(struct scan *s, size_t start)
+{
+	int32_t unit = hex4(s);
+	if (unit < 0)
+		return fail(s, "\\u needs four hex digits");
+	if (unit == 0)
+		return fail_at(s, start, ACP_JSON_MALFORMED, "the character U+0000 is not allowed");
+	if (unit >= 0xdc00 && unit <= 0xdfff)
+		return fail_at(s, start, ACP_JSON_MALFORMED, "a surrogate escape without its first half");
+	if (unit < 0xd800 || unit > 0xdbff) {
+		s->weight.bytes += utf8_size((uint32_t)unit);
+		return true;
+	}
+	if (s->len - s->pos >= 2 && s->text[s->pos] == '\\' && s->text[s->pos + 1] == 'u') {
+		s->pos += 2;
+		int32_t second = hex4(s);
+		if (second < 0)
+			return fail(s, "\\u needs four hex digits");
+		if (second >= 0xdc00 && second <= 0xdfff) {
+			s->weight.bytes += 4;
+			return true;
+		}
+	}
+	return fail_at(s, start, ACP_JSON_MALFORMED, "a surrogate escape without its second half");
+}
+
+static bool scan_escape(struct scan *s)
+{
+	size_t start = s->pos++;
+	switch (peek(s)) {
+	case '"':
+	case '\\':
+	case '/':
+	case 'b':
+	case 'f':
+	case 'n':
+	case 'r':
+	case 't':
+		s->pos++;
+		s->weight.bytes++;
+		return true;
+	case 'u': s->pos++; return scan_unicode_escape(s, start);
+	default: return fail(s, "an unknown escape in a string");
+	}
+}
+
+/* A string, from its opening to behind its closing quote. */
+static bool scan_string(struct scan *s, bool *has_escape)
+{
+	*has_escape = false;
+	s->pos++;
+	for (;;) {
+		int c = peek(s);
+		if (c < 0)
+			return fail(s, "");
+		if (c == '"') {
+			s->pos++;
+			return true;
+		}
+		if (c == '\\') {
+			*has_escape = true;
+			if (!scan_escape(s))
+				return false;
+			continue;
+		}
+		if (c < 0x20)
+			return fail(s, "a control character in a string must be escaped");
+		size_t len = utf8_length((const unsigned char *)s->text + s->pos, s->len - s->pos);
+		if (!len)
+			return fail(s, "a string is not valid UTF-8");
+		s->pos += len;
+		s->weight.bytes += len;
+	}
+}
+
+/* The number in the four hex digits at p, which were checked before. */
+static uint32_t known_hex4(const char *p)
+{
+	uint32_t value = 0;
+	for (int i = 0; i < 4; i++)
+		value = value * 16 + (uint32_t)hex_value((unsigned char)p[i]);
+	return value;
+}
+
+static size_t put_utf8(char *out, uint32_t code)
+{
+	size_t len = utf8_size(code);
+	static const unsigned char lead[] = {0, 0, 0xc0, 0xe0, 0xf0};
+	for (size_t i = len - 1; i; i--, code >>= 6)
+		out[i] = (char)(0x80 | (code & 0x3f));
+	out[0] = (char)(lead[len] | code);
+	return len;
+}
+
+/* Resolves the escapes of the string content at p, which scan_string has accepted. Returns the length written to out,
+ * which is never more than len. */
+static size_t unescape(char *out, const char *p, size_t len)
+{
+	static const char from[] = "bfnrt";
+	static const char to[] = "\b\f\n\r\t";
+	const char *end = p + len;
+	size_t written = 0;
+
+	while (p < end) {
+		if (*p != '\\') {
+			out[written++] = *p++;
+			continue;
+		}
+		char kind = p[1];
+		p += 2;
+		if (kind != 'u') {
+			const char *found = strchr(from, kind);
+			out[written++] = found ? to[found - from] : kind;
+			continue;
+		}
+		uint32_t code = known_hex4(p);
+		p += 4;
+		if (code >= 0xd800 && code <= 0xdbff) {
+			code = 0x10000 + ((code - 0xd800) << 10) + (known_hex4(p + 2) - 0xdc00);
+			p += 6;
+		}
+		written += put_utf8(out + written, code);
+	}
+	return written;
+}
+
+/* Makes room for one more element in a growing array. False: memory is lacking and the array is as it was. */
+static bool grow(void **array, size_t *cap, size_t count, size_t size)
+{
+	if (count < *cap)
+		return true;
+	size_t more = *cap ? *cap * 2 : 16;
+	void *moved = reallocarray(*array, more, size);
+	if (!moved)
+		return false;
+	*array = moved;
+	*cap = more;
+	return true;
+}
+
+/* A member name and its colon; the name is then the current one of the object on top. */
+static bool scan_name(struct scan *s)
+{
+	struct frame *top = &s->frames[s->depth - 1];
+	size_t start = s->pos;
+	bool has_escape = false;
+
+	if (peek(s) != '"')
+		return fail(s, "a member name in double quotes is expected");
+	if (!count_token(s) || !scan_string(s, &has_escape))
+		return false;
+	struct name name = {.text = s->text + start + 1, .len = s->pos - start - 2, .offset = start};
+	if (has_escape) {
+		if (!s->unescaped)
+			s->unescaped = malloc(s->len);
+		if (!s->unescaped)
+			return no_memory(s);
+		char *out = s->unescaped + s->unescaped_len;
+		name.len = unescape(out, name.text, name.len);
+		name.text = out;
+		s->unescaped_len += name.len;
+	}
+	void *names = s->names;
+	bool room = grow(&names, &s->names_cap, s->name_count, sizeof *s->names);
+	s->names = names;
+	if (!room)
+		return no_memory(s);
+	s->names[s->name_count] = name;
+	top->current = s->name_count++;
+	top->inside = true;
+	skip_space(s);
+	if (peek(s) != ':')
+		return fail(s, "a colon is expected after a member name");
+	s->pos++;
+	return true;
+}
+
+/* Moves past digits; false when there is none. */
+static bool skip_digits(struct scan *s)
+{
+	size_t start = s->pos;
+	while (is_digit(peek(s)))
+		s->pos++;
+	return s->pos > start;
+}
+
+/* An integer that int64 or double would change is refused rather than changed. */
+static bool check_integer(struct scan *s, size_t start)
+{
+	char digits[24];
+	size_t len = s->pos - start;
+	if (len < sizeof digits) {
+		memcpy(digits, s->text + start, len);
+		digits[len] = '\0';
+		errno = 0;
+		int64_t value = strtoll(digits, NULL, 10);
+		double rounded = (double)value;
+		/* 2^63 as a double does not fit back into int64. */
+		if (!errno && rounded < 9223372036854775808.0 && (int64_t)rounded == value)
+			return true;
+	}
+	return fail_at(s, start, ACP_JSON_MALFORMED, "an integer is too large to be represented exactly");
+}
+
+static bool check_double(struct scan *s, size_t start)
+{
+	char local[64];
+	size_t len = s->pos - start;
+	/* strtod wants a closing NUL, which the document need not have. */
+	char *copy = len < sizeof local ? local : malloc(len + 1);
+	if (!copy)
+		return no_memory(s);
+	memcpy(copy, s->text + start, len);
+	copy[len] = '\0';
+	double value = strtod(copy, NULL);
+	if (copy != local)
+		free(copy);
+	if (!__builtin_isfinite(value))
+		return fail_at(s, start, ACP_JSON_MALFORMED, "a number is too large to be represented");
+	s->weight.bytes += len;
+	return true;
+}
+
+static bool scan_number(struct scan *s)
+{
+	size_t start = s->pos;
+	bool integer = true;
+
+	if (peek(s) == '-')
+		s->pos++;
+	if (peek(s) == '0')
+		s->pos++;
+	else if (!skip_digits(s))
+		return fail(s, "a number needs a digit here");
+	if (is_digit(peek(s)))
+		return fail(s, "a number may not start with 0");
+	if (peek(s) == '.') {
+		integer = false;
+		s->pos++;
+		if (!skip_digits(s))
+			return fail(s, "a number needs a digit after its point");
+	}
+	if (peek(s) == 'e' || peek(s) == 'E') {
+		integer = false;
+		s->pos++;
+		if (peek(s) == '+' || peek(s) == '-')
+			s->pos++;
+		if (!skip_digits(s))
+			return fail(s, "a number needs a digit in its exponent");
+	}
+	return integer ? check_integer(s, start) : check_double(s, start);
+}
+
+static bool scan_literal(struct scan *s, const char *word)
+{
+	for (; *word; word++, s->pos++) {
+		if (peek(s) != (unsigned char)*word)
+			return fail(s, "a value is expected here");
+	}
+	return true;
+}
+
+static bool open_frame(struct scan *s, bool object)
+{
+	if (s->depth >= s->limits->max_depth)
+		return fail_at(s, s->pos, ACP_JSON_TOO_LARGE, "the document is nested too deeply");
+	void *frames = s->frames;
+	bool room = grow(&frames, &s->frames_cap, s->depth, sizeof *s->frames);
+	s->frames = frames;
+	if (!room)
+		return no_memory(s);
+	s->frames[s->depth++] = (struct frame){.object = object, .first_name = s->name_count};
+	s->pos++;
+	return true;
+}
+
+static int compare_text(const struct name *a, const struct name *b)
+{
+	size_t len = a->len < b->len ? a->len : b->len;
+	int order = memcmp(a->text, b->text, len);
+	if (order)
+		return order;
+	return (a->len > b->len) - (a->len < b->len);
+}
+
+/* By text, then by place, so that of equal names the first one stays first. */
+static int compare_names(const void *left, const void *right)
+{
+	const struct name *a = left;
+	const struct name *b = right;
+	int order = compare_text(a, b);
+	return order ? order : (a->offset > b->offset) - (a->offset < b->offset);
+}
+
+/* Sorting costs n log n whatever the names are; a hash would need a secret against chosen collisions. */
+static bool check_duplicates(struct scan *s)
+{
+	struct frame *top = &s->frames[s->depth - 1];
+	size_t count = s->name_count - top->first_name;
+	const struct name *first = NULL;
+
+	if (count < 2)
+		return true;
+	struct name *names = s->names + top->first_name;
+	qsort(names, count, sizeof *names, compare_names);
+	for (size_t i = 1; i < count; i++) {
+		if (compare_text(&names[i - 1], &names[i]) == 0 && (!first || names[i].offset < first->offset))
+			first = &names[i];
+	}
+	if (!first)
+		return true;
+	top->inside = true;
+	top->current = (size_t)(first - s->names);
+	return fail_at(s, first->offset, ACP_JSON_MALFORMED, "an object has two members of the same name");
+}
+
+/* A value has ended: either its container goes on, or the document is complete. */
+static enum expect after_value(struct scan *s)
+{
+	if (!s->depth)
+		return EXPECT_END;
+	s->frames[s->depth - 1].inside = false;
+	return EXPECT_NEXT;
+}
+
+static bool close_frame(struct scan *s, enum expect *expect)
+{
+	struct frame *top = &s->frames[s->depth - 1];
+	if (top->object && !check_duplicates(s))
+		return false;
+	s->name_count = top->first_name;
+	s->depth--;
+	s->pos++;
+	*expect = after_value(s);
+	return true;
+}
+
+static bool scan_value(struct scan *s, enum expect *expect)
+{
+	bool has_escape = false;
+	bool ok = false;
+	int c = peek(s);
+
+	if (!count_token(s))
+		return false;
+	switch (c) {
+	case '{':
+	case '[': *expect = EXPECT_FIRST; return open_frame(s, c == '{');
+	case '"': ok = scan_string(s, &has_escape); break;
+	case 't': ok = scan_literal(s, "true"); break;
+	case 'f': ok = scan_literal(s, "false"); break;
+	case 'n': ok = scan_literal(s, "null"); break;
+	default: ok = c == '-' || is_digit(c) ? scan_number(s) : fail(s, "a value is expected here"); break;
+	}
+	*expect = after_value(s);
+	return ok;
+}
+
+/* Behind an opening bracket (first) or behind a value: the container ends or its next member begins. */
+static bool scan_next(struct scan *s, bool first, enum expect *expect)
+{
+	struct frame *top = &s->frames[s->depth - 1];
+	if (peek(s) == (top->object ? '}' : ']'))
+		return close_frame(s, expect);
+	if (!first) {
+		if (peek(s) != ',')
+			return fail(s, top->object ? "a comma or } is expected" : "a comma or ] is expected");
+		s->pos++;
+		skip_space(s);
+	}
+	*expect = EXPECT_VALUE;
+	if (top->object)
+		return scan_name(s);
+	top->current += first ? 0 : 1;
+	top->inside = true;
+	return true;
+}
+
+static bool scan_document(struct scan *s)
+{
+	enum expect expect = EXPECT_VALUE;
+	size_t max = s->limits->max_bytes < SCAN_MAX_BYTES ? s->limits->max_bytes : SCAN_MAX_BYTES;
+
+	if (s->len > max)
+		return fail_at(s, max, ACP_JSON_TOO_LARGE, "the document has too many bytes");
+	for (;;) {
+		skip_space(s);
+		if (expect == EXPECT_END)
+			return s->pos == s->len || fail(s, "the document is followed by something else");
+		if (!(expect == EXPECT_VALUE ? scan_value(s, &expect) : scan_next(s, expect == EXPECT_FIRST, &expect)))
+			return false;
+	}
+}
+
+enum acp_json_verdict acp_json_scan(const char *text, size_t len, const struct acp_json_limits *limits,
+				    struct acp_json_weight *weight, struct acp_json_error *error)
+{
+	struct scan s = {.text = text, .len = len, .limits = limits, .error = error, .verdict = ACP_JSON_OK};
+	scan_document(&s);
+	*weight = s.weight;
+	free(s.frames);
+	free(s.names);
+	free(s.unescaped);
+	return s.verdict;
+}

@@ -1,0 +1,59 @@
+/* Pack meta: what this installation can do. Never billable. */
+#include "kernel.h"
+
+#include "version.h"
+
+#define NO_PARAMS "{\"type\":\"object\",\"properties\":{},\"additionalProperties\":false}"
+
+static enum acp_code list_actions(struct acp_call *call, struct json_object *params, struct acp_result *result)
+{
+	(void)params;
+	const struct acp_kernel *kernel = acp_call_kernel(call);
+	struct json_object *list = json_object_new_array();
+	result->data = json_object_new_object();
+	bool ok = list && result->data;
+	for (size_t i = 0; ok && i < kernel->entry_count; i++) {
+		struct json_object *def = NULL;
+		/* A reply owns its tree; the definitions are shared by all threads. */
+		ok = json_object_deep_copy(kernel->entries[i].def, &def, NULL) == 0 && json_object_array_add(list, def) == 0;
+	}
+	ok = ok && acp_json_add(result->data, "actions", json_object_get(list)) &&
+	     acp_json_add_string(result->data, "api_version", ACP_API_VERSION) &&
+	     acp_json_add(result->data, "total_actions", json_object_new_int64((int64_t)kernel->entry_count));
+	json_object_put(list);
+	return ok ? ACP_OK : ACP_INTERNAL_ERROR;
+}
+
+static enum acp_code version(struct acp_call *call, struct json_object *params, struct acp_result *result)
+{
+	(void)params;
+	const struct acp_kernel *kernel = acp_call_kernel(call);
+	result->data = json_object_new_object();
+	bool ok = result->data && acp_json_add_string(result->data, "api_version", ACP_API_VERSION) &&
+	          acp_json_add_string(result->data, "schema_version", ACP_CONTRACT_VERSION) &&
+	          acp_json_add_string(result->data, "program", "acp-fcgi " ACP_VERSION) &&
+	          acp_json_add_string(result->data, "kernel_id", kernel->config->kernel_id) &&
+	          acp_json_add(result->data, "actions_count", json_object_new_int64((int64_t)kernel->entry_count));
+	return ok ? ACP_OK : ACP_INTERNAL_ERROR;
+}
+
+static const struct acp_action actions[] = {
+	{
+		.name = "meta.actions",
+		.scope = "manage.read",
+		.description = "Lists every action with its scope, its JSON Schema and how it is billed.",
+		.params_schema = NO_PARAMS,
+		.run = list_actions,
+	},
+	{
+		.name = "meta.version",
+		.scope = "manage.read",
+		.description = "Tells the versions of the API and of this program.",
+		.params_schema = NO_PARAMS,
+		.run = version,
+	},
+	{0},
+};
+
+extern const struct acp_pack acp_pack_meta;
+const struct acp_pack acp_pack_meta = {"meta", actions};

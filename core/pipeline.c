@@ -1,0 +1,248 @@
+/* pipeline.c - the router. run_stages() is the order of the contract (section 3); acp_manage() is its single exit. */
+#include "pipeline.h"
+
+#include "auth.h"
+#include "call.h"
+#include "envelope.h"
+#include "log.h"
+#include "usage.h"
+
+typedef enum acp_code stage(struct acp_call *call);
+
+enum acp_code acp_call_vfail(struct acp_call *call, enum acp_code code, const char *field, const char *format,
+                             va_list args)
+{
+	call->code = code;
+	vsnprintf(call->error, sizeof call->error, format, args);
+	snprintf(call->field, sizeof call->field, "%s", field ? field : "");
+	return code;
+}
+
+enum acp_code acp_call_fail(struct acp_call *call, enum acp_code code, const char *field, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	acp_call_vfail(call, code, field, format, args);
+	va_end(args);
+	return code;
+}
+
+/* Fails the call with the code's own sentence. */
+static enum acp_code fail_plain(struct acp_call *call, enum acp_code code)
+{
+	return acp_call_fail(call, code, NULL, "%s", acp_code_sentence(code));
+}
+
+static enum acp_code authenticate(struct acp_call *call)
+{
+	enum acp_code code = acp_authenticate(call->kernel, call->request->credential, &call->principal);
+	if (code != ACP_OK)
+		return fail_plain(call, code);
+	call->authenticated = true;
+	call->reservation.tier = call->principal.tier;
+	return ACP_OK;
+}
+
+static enum acp_code look_up(struct acp_call *call)
+{
+	call->entry = acp_kernel_find(call->kernel, call->action_name);
+	if (call->entry)
+		return ACP_OK;
+	return acp_call_fail(call, ACP_NOT_FOUND, NULL, "there is no action %.100s; meta.actions lists them", call->action_name);
+}
+
+static enum acp_code check_scope(struct acp_call *call)
+{
+	const struct acp_action *action = call->entry->action;
+	if (acp_word_in_list(call->principal.scopes, action->scope))
+		return ACP_OK;
+	return acp_call_fail(call, ACP_SCOPE_DENIED, NULL, "action %s needs scope %s, which this API key does not have",
+	                     action->name, action->scope);
+}
+
+static enum acp_code check_dry_run(struct acp_call *call)
+{
+	if (!call->dry_run || call->entry->action->supports_dry_run)
+		return ACP_OK;
+	return acp_call_fail(call, ACP_VALIDATION_ERROR, "/dry_run", "action %s does not support dry_run", call->action_name);
+}
+
+static enum acp_code check_params(struct acp_call *call)
+{
+	struct acp_schema_error bad;
+	char field[280];
+	if (acp_schema_check(call->entry->schema, call->params, &bad))
+		return ACP_OK;
+	snprintf(field, sizeof field, "/params%s", bad.pointer);
+	return acp_call_fail(call, ACP_VALIDATION_ERROR, field, "%s %s", field, bad.message);
+}
+
+static enum acp_code run_handler(struct acp_call *call)
+{
+	enum acp_code code = call->entry->action->run(call, call->params, &call->result);
+	if (code != ACP_OK && call->code != code)
+		return fail_plain(call, code);
+	if (code == ACP_OK && call->dry_run)
+		acp_usage_estimate(call);
+	return code;
+}
+
+/* Ends the handler's transaction, if there is one, without effect. */
+static void undo(struct acp_call *call)
+{
+	if (call->tx)
+		call->kernel->plane->rollback(call->tx);
+	call->tx = NULL;
+}
+
+/* Success: effect, usage, audit row commit together. */
+static enum acp_code settle(struct acp_call *call)
+{
+	const struct acp_control_plane *plane = call->kernel->plane;
+	int64_t calls_used = -1;
+	struct json_object *event = acp_audit_event(call);
+	if (!event)
+		return fail_plain(call, ACP_INTERNAL_ERROR);
+	if (call->dry_run)
+		undo(call); /* nothing of a dry run persists but its row */
+	struct acp_tx *tx = call->tx;
+	call->tx = NULL;
+	enum acp_code code = plane->settle(plane->self, tx, event, call->reserved, &calls_used);
+	json_object_put(event);
+	if (code == ACP_OK) {
+		call->reserved = false;
+		acp_usage_warn(call, calls_used);
+		return ACP_OK;
+	}
+	/* An outlived reservation that could not be renewed is refused like any other call past the allowance. */
+	if (code == ACP_UPGRADE_REQUIRED)
+		call->reserved = false;
+	return fail_plain(call, code);
+}
+
+/* The line (contract section 3). A stage returns ACP_OK to go on. The stages of rate limit, idempotency claim,
+ * ceilings and policy stand between the ones around them here:
+ *   check_dry_run -> rate limit -> check_params -> claim -> ceilings -> policy -> acp_usage_reserve */
+static stage *const stages[] = {
+	acp_envelope_parse, acp_envelope_check, authenticate,      look_up,     check_scope, check_dry_run,
+	check_params,       acp_usage_reserve,  run_handler,       settle,
+};
+
+static void run_stages(struct acp_call *call)
+{
+	call->code = ACP_OK;
+	for (size_t i = 0; i < ACP_COUNT(stages) && call->code == ACP_OK; i++)
+		call->code = stages[i](call);
+}
+
+/* Every exit that is not a settled success: what the handler did is undone, the place is given back, and the one
+ * audit row is written. A call whose row cannot be written is not answered with anything but 503. */
+static void record_failure(struct acp_call *call)
+{
+	const struct acp_control_plane *plane = call->kernel->plane;
+	undo(call);
+	struct json_object *event = acp_audit_event(call);
+	enum acp_code code = event ? plane->record(plane->self, event, call->reserved) : ACP_INTERNAL_ERROR;
+	if (code != ACP_OK) {
+		const struct acp_log_field fields[] = {
+			{"msg", "the audit row could not be written", false},
+			{"event", event ? json_object_to_json_string_ext(event, JSON_C_TO_STRING_PLAIN) : NULL, false}};
+		acp_log_fields(ACP_LOG_ERROR, fields, ACP_COUNT(fields));
+		json_object_put(call->extra);
+		call->extra = NULL;
+		fail_plain(call, ACP_UNAVAILABLE);
+	}
+	json_object_put(event);
+}
+
+static void release(struct acp_call *call)
+{
+	json_object_put(call->result.data);
+	json_object_put(call->result.meta);
+	json_object_put(call->extra);
+	json_object_put(call->warning);
+	json_object_put(call->no_params);
+	json_object_put(call->envelope);
+}
+
+void acp_manage(const struct acp_kernel *kernel, const struct acp_request *request, struct acp_reply *reply)
+{
+	struct acp_call call = {.kernel = kernel, .request = request, .result = {.quantity = 1}};
+	acp_uuid(call.event_id);
+	run_stages(&call);
+	if (call.code != ACP_OK)
+		record_failure(&call);
+	acp_envelope_reply(&call, reply);
+	release(&call);
+}
+
+/* What handlers use -------------------------------------------------------------------------------------------- */
+
+bool acp_call_dry_run(const struct acp_call *call)
+{
+	return call->dry_run;
+}
+
+const char *acp_call_tenant(const struct acp_call *call)
+{
+	return call->principal.tenant_id;
+}
+
+const struct acp_kernel *acp_call_kernel(const struct acp_call *call)
+{
+	return call->kernel;
+}
+
+static struct json_object *sql_context(const struct acp_call *call)
+{
+	struct json_object *ctx = json_object_new_object();
+	if (ctx && acp_json_add_string(ctx, "request_id", call->request->request_id) &&
+	    acp_json_add_string(ctx, "event_id", call->event_id) &&
+	    acp_json_add_string(ctx, "api_key_id", call->principal.api_key_id) &&
+	    acp_json_add_string(ctx, "ts", call->principal.ts) &&
+	    acp_json_add(ctx, "dry_run", json_object_new_boolean(call->dry_run)))
+		return ctx;
+	json_object_put(ctx);
+	return NULL;
+}
+
+enum acp_code acp_call_sql(struct acp_call *call, const char *function, struct json_object *params,
+                           struct json_object **data)
+{
+	const struct acp_control_plane *plane = call->kernel->plane;
+	struct acp_refusal refusal = {0};
+	if (!call->tx) {
+		/* A dry run cannot write even if its function is wrong: its transaction is read only. */
+		enum acp_code code = plane->begin(plane->self, call->dry_run, &call->tx);
+		if (code != ACP_OK)
+			return fail_plain(call, code);
+	}
+	struct json_object *ctx = sql_context(call);
+	if (!ctx)
+		return fail_plain(call, ACP_INTERNAL_ERROR);
+	enum acp_code code = plane->run(call->tx, function, call->principal.tenant_id, params, ctx, data, &refusal);
+	json_object_put(ctx);
+	if (code == ACP_OK)
+		return ACP_OK;
+	if (!*refusal.message)
+		return fail_plain(call, code);
+	return acp_call_fail(call, code, refusal.field, "%s", refusal.message);
+}
+
+enum acp_code acp_run_sql(struct acp_call *call, struct json_object *params, struct acp_result *result)
+{
+	return acp_call_sql(call, call->entry->action->sql_function, params, &result->data);
+}
+
+struct json_object *acp_impact(const char *risk)
+{
+	static const char *const lists[] = {"creates", "updates", "deletes", "side_effects", "warnings"};
+	struct json_object *impact = json_object_new_object();
+	bool ok = impact && acp_json_add_string(impact, "risk", risk);
+	for (size_t i = 0; ok && i < ACP_COUNT(lists); i++)
+		ok = acp_json_add(impact, lists[i], json_object_new_array());
+	if (ok)
+		return impact;
+	json_object_put(impact);
+	return NULL;
+}

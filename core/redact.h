@@ -1,0 +1,29 @@
+/* redact.h - takes credentials out of what is stored, hashed or logged (contract section 3, "redaction").
+ *
+ * Two rules: the value of a member whose name says credential is replaced as a whole, and text is searched for
+ * things that have the shape of a credential. The replacement is always ACP_REDACTED. */
+#ifndef ACP_REDACT_H
+#define ACP_REDACT_H
+
+#include "attr.h"
+#include "buf.h"
+
+#include <json-c/json.h>
+
+#define ACP_REDACTED "[REDACTED]"
+
+/* True when a member of this name holds a credential: authorization, cookie, x-api-key, api_key, apikey, token,
+ * access_token, refresh_token, client_secret, secret, secret_key, webhook_secret, password, passwd, pwd,
+ * private_key, session_id, auth_token, bearer, credential, credentials; any case; '-', '_' and neither are alike. */
+bool acp_redact_name(const char *name) ACP_NONNULL;
+
+/* Appends text with every credential-shaped part replaced: "Bearer <token>", sk_live_/sk_test_/rk_…, whsec_…,
+ * JWTs (three base64url parts, the first starting with "eyJ"), and keys of our own form: key_prefix followed by at
+ * least 20 base62 characters. key_prefix may be NULL. The text is UTF-8 and may be empty. */
+void acp_redact_text(struct acp_buf *out, const char *text, size_t len, const char *key_prefix);
+
+/* A deep copy of value in which both rules were applied to every member and string. The caller owns it.
+ * *out is NULL for null. False when memory is lacking. */
+bool acp_redact_json(struct json_object *value, const char *key_prefix, struct json_object **out) ACP_MUSTCHECK;
+
+#endif

@@ -1,0 +1,58 @@
+#include "status.h"
+
+static const struct {
+	const char *name;
+	int http;
+	bool retryable;
+	const char *sentence;
+} rows[ACP_CODE_COUNT] = {
+#define ACP_STATUS(name, http, retryable, sentence) {#name, http, retryable, sentence},
+#include "status.def"
+#undef ACP_STATUS
+};
+
+const char *acp_code_name(enum acp_code code)
+{
+	return rows[code].name;
+}
+
+int acp_code_http(enum acp_code code)
+{
+	return rows[code].http;
+}
+
+bool acp_code_retryable(enum acp_code code)
+{
+	return rows[code].retryable;
+}
+
+const char *acp_code_sentence(enum acp_code code)
+{
+	return rows[code].sentence;
+}
+
+enum acp_code acp_code_of(const char *name)
+{
+	for (size_t i = 0; i < ACP_CODE_COUNT; i++)
+		if (strcmp(rows[i].name, name) == 0)
+			return (enum acp_code)i;
+	return ACP_INTERNAL_ERROR;
+}
+
+enum acp_outcome acp_code_outcome(enum acp_code code)
+{
+	switch (rows[code].http) {
+	case 200: return ACP_SUCCESS;
+	case 401:
+	case 402:
+	case 403:
+	case 429: return ACP_DENIED;
+	default: return ACP_ERROR;
+	}
+}
+
+const char *acp_outcome_name(enum acp_outcome outcome)
+{
+	static const char *const names[] = {"success", "error", "denied"};
+	return names[outcome];
+}

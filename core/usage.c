@@ -1,0 +1,150 @@
+#include "usage.h"
+
+#include <ctype.h>
+#include <time.h>
+
+bool acp_usage_enforced(const struct acp_kernel *kernel)
+{
+	return kernel->config->usage_enforcement && kernel->plane->get_usage && kernel->plane->reserve;
+}
+
+/* Links are signed with a key of their own, so that a signature can never serve as anything else. */
+static void sign(const struct acp_config *config, const char *tenant_id, const char *expires_at, char hex[ACP_SHA256_HEX])
+{
+	uint8_t key[ACP_SHA256_LEN];
+	uint8_t mac[ACP_SHA256_LEN];
+	char message[96];
+	static const char purpose[] = "acp-fcgi upgrade link v1";
+	int len = snprintf(message, sizeof message, "%s|%s", tenant_id, expires_at);
+	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), purpose, sizeof purpose - 1, key);
+	acp_hmac_sha256(key, sizeof key, message, (size_t)len, mac);
+	acp_hex(mac, sizeof mac, hex);
+}
+
+void acp_upgrade_url(const struct acp_config *config, const char *tenant_id, int64_t expires_at, char out[512])
+{
+	char expires[24];
+	char signature[ACP_SHA256_HEX];
+	snprintf(expires, sizeof expires, "%lld", (long long)expires_at);
+	sign(config, tenant_id, expires, signature);
+	snprintf(out, 512, "%s%s/api/upgrade/checkout?tenant=%s&exp=%s&sig=%s", config->public_url, config->url_prefix,
+	         tenant_id, expires, signature);
+}
+
+bool acp_upgrade_url_ok(const struct acp_config *config, const char *tenant_id, const char *expires_at,
+                        const char *signature, int64_t now)
+{
+	char expected[ACP_SHA256_HEX];
+	size_t digits = strspn(expires_at, "0123456789");
+	if (!acp_is_uuid(tenant_id) || digits == 0 || digits > 12 || expires_at[digits] ||
+	    strlen(signature) != ACP_SHA256_HEX - 1)
+		return false;
+	sign(config, tenant_id, expires_at, expected);
+	return acp_equal_const_time(expected, signature, ACP_SHA256_HEX - 1) && strtoll(expires_at, NULL, 10) > now;
+}
+
+static struct json_object *usage_numbers(int64_t used, int64_t limit)
+{
+	struct json_object *usage = json_object_new_object();
+	if (usage && acp_json_add(usage, "calls_used", json_object_new_int64(used)) &&
+	    acp_json_add(usage, "calls_limit", json_object_new_int64(limit)) &&
+	    acp_json_add(usage, "calls_remaining", json_object_new_int64(used < limit ? limit - used : 0)) &&
+	    acp_json_add_string(usage, "tier", "free"))
+		return usage;
+	json_object_put(usage);
+	return NULL;
+}
+
+/* The link of a reply. Its life is counted from our own clock: it only has to be roughly right. */
+static void upgrade_url_now(const struct acp_call *call, char out[512])
+{
+	const struct acp_config *config = call->kernel->config;
+	acp_upgrade_url(config, call->principal.tenant_id, (int64_t)time(NULL) + config->upgrade_link_ttl * 86400, out);
+}
+
+/* First instant of the month after the call's, from the hub's timestamp "YYYY-MM-…" (always in UTC). */
+static void resets_at(const char *ts, char out[32])
+{
+	int year = 0;
+	int month = 0;
+	if (sscanf(ts, "%4d-%2d", &year, &month) != 2)
+		year = 1970, month = 0;
+	snprintf(out, 32, "%04d-%02d-01T00:00:00Z", month == 12 ? year + 1 : year, month % 12 + 1);
+}
+
+static enum acp_code refuse(struct acp_call *call)
+{
+	char url[512];
+	char resets[32];
+	const struct acp_reservation *place = &call->reservation;
+	upgrade_url_now(call, url);
+	resets_at(call->principal.ts, resets);
+	call->extra = json_object_new_object();
+	if (call->extra) {
+		acp_json_add_string(call->extra, "upgrade_url", url);
+		acp_json_add(call->extra, "usage", usage_numbers(place->calls_used, place->calls_limit));
+		acp_json_add_string(call->extra, "resets_at", resets);
+		acp_json_add(call->extra, "retryable", json_object_new_boolean(false));
+	}
+	return acp_call_fail(call, ACP_UPGRADE_REQUIRED, NULL,
+	                     "Free tier limit reached (%lld calls). Add a payment method to continue.",
+	                     (long long)place->calls_limit);
+}
+
+enum acp_code acp_usage_reserve(struct acp_call *call)
+{
+	const struct acp_control_plane *plane = call->kernel->plane;
+	if (!acp_usage_enforced(call->kernel) || !call->entry->action->billable || call->dry_run)
+		return ACP_OK;
+	enum acp_code code =
+		plane->reserve(plane->self, call->principal.tenant_id, call->event_id, call->principal.ts, &call->reservation);
+	if (code != ACP_OK) {
+		call->usage_check_failed = true;
+		call->reservation = (struct acp_reservation){.allowed = true, .tier = call->principal.tier};
+		return ACP_OK;
+	}
+	if (!call->reservation.allowed)
+		return refuse(call);
+	call->reserved = call->reservation.limited;
+	return ACP_OK;
+}
+
+void acp_usage_warn(struct acp_call *call, int64_t calls_used)
+{
+	char url[512];
+	char message[160];
+	const struct acp_reservation *place = &call->reservation;
+	if (calls_used < 0 || !place->limited ||
+	    calls_used * 100 < place->calls_limit * call->kernel->config->warn_at_percent)
+		return;
+	upgrade_url_now(call, url);
+	snprintf(message, sizeof message, "%lld of %lld free calls of this month are used. Add a payment method to go on after them.",
+	         (long long)calls_used, (long long)place->calls_limit);
+	call->warning = json_object_new_object();
+	if (call->warning) {
+		acp_json_add_string(call->warning, "message", message);
+		acp_json_add_string(call->warning, "upgrade_url", url);
+		acp_json_add(call->warning, "usage", usage_numbers(calls_used, place->calls_limit));
+	}
+}
+
+/* Amounts come from the hub as exact decimals. A tenant treated as free pays nothing for any call it may make. */
+void acp_usage_estimate(struct acp_call *call)
+{
+	const struct acp_control_plane *plane = call->kernel->plane;
+	const struct acp_action *action = call->entry->action;
+	const char *unit = action->billing_unit ? action->billing_unit : "call";
+	bool charged = action->billable && call->principal.tier == ACP_TIER_PAID;
+	struct json_object *price = NULL;
+	if (!plane->get_price || !json_object_is_type(call->result.data, json_type_object) ||
+	    plane->get_price(plane->self, unit, action->name, call->result.quantity, &price) != ACP_OK)
+		return;
+	struct json_object *cost = json_object_new_object();
+	struct json_object *amount = charged ? acp_json_member(price, "amount") : NULL;
+	if (cost) {
+		acp_json_add(cost, "amount", amount ? json_object_get(amount) : json_object_new_int(0));
+		acp_json_add_string(cost, "currency", acp_json_string(price, "currency"));
+		acp_json_add(call->result.data, "estimated_cost", cost);
+	}
+	json_object_put(price);
+}

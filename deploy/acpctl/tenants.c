@@ -1,0 +1,188 @@
+/* tenants.c - acpctl tenant and acpctl key. */
+#include "acpctl.h"
+
+#include "apikey.h"
+#include "crypto.h"
+
+/* The UUID of a tenant given by UUID or agent_id; false after saying that there is none. */
+static bool find_tenant(struct ctl *ctl, const char *given, char uuid[ACP_UUID_LEN])
+{
+	const char *values[] = {given};
+	struct json_object *rows = ctl_query(ctl, "tenant show", values);
+	if (!rows)
+		return false;
+	bool found = json_object_array_length(rows) == 1;
+	if (found)
+		snprintf(uuid, ACP_UUID_LEN, "%s", json_object_get_string(ctl_value(rows, "tenant_id")));
+	else
+		ctl_fail("%s: there is no tenant with this UUID or agent_id; acpctl tenant list shows them", given);
+	json_object_put(rows);
+	return found;
+}
+
+int ctl_tenant_list(struct ctl *ctl)
+{
+	if (!ctl_options(ctl, NULL, 0, NULL, NULL))
+		return ACPCTL_USAGE;
+	struct json_object *rows = ctl_query(ctl, "tenant list", NULL);
+	if (!rows)
+		return ACPCTL_FAILED;
+	ctl_print(ctl, rows);
+	return ACPCTL_OK;
+}
+
+int ctl_tenant_show(struct ctl *ctl)
+{
+	char tenant[ACP_UUID_LEN];
+	char limit[24];
+	const char *given = NULL;
+	if (!ctl_options(ctl, NULL, 0, "TENANT", &given))
+		return ACPCTL_USAGE;
+	if (!find_tenant(ctl, given, tenant))
+		return ACPCTL_FAILED;
+	snprintf(limit, sizeof limit, "%lld", (long long)ctl->config.free_calls_limit);
+	const char *values[] = {tenant, limit};
+	struct json_object *rows = ctl_query(ctl, "tenant show", values);
+	struct json_object *usage = rows ? ctl_query(ctl, "tenant usage", values) : NULL;
+	if (!usage) {
+		json_object_put(rows);
+		return ACPCTL_FAILED;
+	}
+	acp_json_add(json_object_array_get_idx(rows, 0), "usage", json_object_get(ctl_value(usage, "usage")));
+	json_object_put(usage);
+	ctl_print_one(ctl, rows);
+	return ACPCTL_OK;
+}
+
+int ctl_tenant_create(struct ctl *ctl)
+{
+	char tenant[ACP_UUID_LEN];
+	struct ctl_option options[] = {{"--agent-id", true, NULL}, {"--email", true, NULL},
+	                               {"--organization", false, NULL}, {"--product", false, NULL}};
+	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL))
+		return ACPCTL_USAGE;
+	acp_uuid(tenant);
+	const char *product = options[3].value ? options[3].value : ctl->config.products;
+	const char *values[] = {tenant, product, options[0].value, options[1].value, options[2].value};
+	struct json_object *rows = ctl_query(ctl, "tenant create", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	bool created = json_object_get_boolean(ctl_value(rows, "created"));
+	json_object_put(rows);
+	if (!created)
+		return ctl_fail("%s: this agent_id is taken", options[0].value);
+	puts(tenant);
+	return ACPCTL_OK;
+}
+
+int ctl_tenant_update(struct ctl *ctl)
+{
+	char tenant[ACP_UUID_LEN];
+	const char *given = NULL;
+	struct ctl_option options[] = {{"--tier", false, NULL}, {"--payment-method", false, NULL},
+	                               {"--status", false, NULL}, {"--calls-limit", false, NULL}};
+	if (!ctl_options(ctl, options, ACP_COUNT(options), "TENANT", &given))
+		return ACPCTL_USAGE;
+	if (!find_tenant(ctl, given, tenant))
+		return ACPCTL_FAILED;
+	const char *values[] = {tenant, options[0].value, options[1].value, options[2].value, options[3].value};
+	struct json_object *rows = ctl_query(ctl, "tenant update", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	json_object_put(rows);
+	rows = ctl_query(ctl, "tenant show", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	ctl_print_one(ctl, rows);
+	return ACPCTL_OK;
+}
+
+int ctl_key_list(struct ctl *ctl)
+{
+	char tenant[ACP_UUID_LEN];
+	struct ctl_option options[] = {{"--tenant", false, NULL}};
+	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL))
+		return ACPCTL_USAGE;
+	if (options[0].value && !find_tenant(ctl, options[0].value, tenant))
+		return ACPCTL_FAILED;
+	const char *values[] = {options[0].value ? tenant : NULL};
+	struct json_object *rows = ctl_query(ctl, "key list", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	ctl_print(ctl, rows);
+	return ACPCTL_OK;
+}
+
+/* Scopes are words known to the program: a misspelt one would silently never match. */
+static bool scopes_ok(const char *scopes)
+{
+	static const char known[] =
+		"manage.read manage.iam manage.webhooks manage.settings manage.governance manage.domain";
+	char word[64];
+	const char *at = scopes + strspn(scopes, " ");
+	if (!*at)
+		ctl_fail("--scopes: at least one of: %s", known);
+	for (bool some = *at; some; at += strspn(at, " ")) {
+		size_t len = strcspn(at, " ");
+		if (len == 0)
+			return true;
+		snprintf(word, sizeof word, "%.*s", (int)len, at);
+		if (!acp_word_in_list(known, word)) {
+			ctl_fail("--scopes: %s is not a scope; there are: %s", word, known);
+			return false;
+		}
+		at += len;
+	}
+	return false;
+}
+
+int ctl_key_create(struct ctl *ctl)
+{
+	char tenant[ACP_UUID_LEN], key_id[ACP_UUID_LEN], key[ACP_KEY_MAX], shown[ACP_KEY_SHOWN + 1];
+	char hash_text[2 * ACP_SHA256_LEN + 3] = "\\x";
+	uint8_t seed[ACP_SHA256_LEN], hash[ACP_SHA256_LEN];
+	struct ctl_option options[] = {{"--tenant", true, NULL}, {"--name", true, NULL}, {"--scopes", true, NULL},
+	                               {"--expires", false, NULL}};
+	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL) || !scopes_ok(options[2].value))
+		return ACPCTL_USAGE;
+	if (!*ctl->config.key_pepper)
+		return ctl_fail("key_pepper is not set: a key made without it would be refused by acp.fcgi; "
+		                "name its configuration file with --config");
+	if (!find_tenant(ctl, options[0].value, tenant))
+		return ACPCTL_FAILED;
+	acp_random(seed, sizeof seed);
+	acp_key_from_seed(ctl->config.key_prefix, seed, key);
+	acp_key_hash(ctl->config.key_pepper, key, hash);
+	acp_hex(hash, sizeof hash, hash_text + 2);
+	acp_key_shown(key, shown);
+	acp_uuid(key_id);
+	const char *values[] = {tenant, key_id, hash_text, shown, options[1].value, options[2].value, options[3].value};
+	struct json_object *rows = ctl_query(ctl, "key create", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	json_object_put(rows);
+	fprintf(stderr, "key %s of tenant %s; it is shown only now:\n", key_id, tenant);
+	puts(key);
+	acp_wipe(key, sizeof key);
+	acp_wipe(seed, sizeof seed);
+	return ACPCTL_OK;
+}
+
+int ctl_key_revoke(struct ctl *ctl)
+{
+	const char *key_id = NULL;
+	if (!ctl_options(ctl, NULL, 0, "KEY_ID", &key_id))
+		return ACPCTL_USAGE;
+	if (!acp_is_uuid(key_id))
+		return ctl_fail("%.80s: not a key id; acpctl key list shows them (never give the key itself)", key_id);
+	const char *values[] = {key_id};
+	struct json_object *rows = ctl_query(ctl, "key revoke", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	bool revoked = json_object_get_boolean(ctl_value(rows, "revoked"));
+	json_object_put(rows);
+	if (!revoked)
+		return ctl_fail("%s: there is no such key, or it was revoked before", key_id);
+	printf("revoked %s\n", key_id);
+	return ACPCTL_OK;
+}

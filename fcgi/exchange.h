@@ -1,0 +1,19 @@
+/* exchange.h - one FastCGI request on an accepted connection: read, answer, write, close.
+ * The only file that speaks libfcgi. */
+#ifndef ACP_EXCHANGE_H
+#define ACP_EXCHANGE_H
+
+#include "kernel.h"
+
+/* Once in each process, before threads start. False: libfcgi cannot be used. */
+bool acp_exchange_init(void) ACP_MUSTCHECK;
+
+/* What a thread keeps between requests. */
+struct acp_exchange;
+struct acp_exchange *acp_exchange_new(const struct acp_kernel *kernel) ACP_MUSTCHECK; /* NULL: memory is lacking */
+void acp_exchange_free(struct acp_exchange *exchange);
+
+/* Serves one connection and closes it. */
+void acp_exchange_serve(struct acp_exchange *exchange, int connection);
+
+#endif

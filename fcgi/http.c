@@ -1,0 +1,244 @@
+#include "http.h"
+
+#include "envelope.h"
+
+#include <ctype.h>
+#include <strings.h>
+
+/* The variables that matter, found in one pass. A header that arrives twice (lighttpd passes on X-API-Key and
+ * X_API_Key as two variables of one name) is marked: two credentials are no credential. */
+struct variable {
+	const char *name;
+	const char *value;
+	bool twice;
+};
+
+enum { METHOD, URI, TYPE, ENCODING, ADDRESS, KEY, AUTHORIZATION, IDEMPOTENCY, ACCEPT, TRACE, VARIABLES };
+
+static void collect(struct variable *wanted, char **variables)
+{
+	for (; variables && *variables; variables++) {
+		const char *equals = strchr(*variables, '=');
+		size_t len = equals ? (size_t)(equals - *variables) : 0;
+		for (size_t i = 0; equals && i < VARIABLES; i++) {
+			if (strncmp(wanted[i].name, *variables, len) != 0 || wanted[i].name[len])
+				continue;
+			wanted[i].twice = wanted[i].value != NULL;
+			wanted[i].value = equals + 1;
+			break;
+		}
+	}
+}
+
+static const char *nonempty(const char *value)
+{
+	return value && *value ? value : NULL;
+}
+
+/* X-API-Key, or Authorization: Bearer. Both only when they agree. */
+static const char *find_credential(const struct variable *found)
+{
+	const char *key = nonempty(found[KEY].value);
+	const char *bearer = found[AUTHORIZATION].value;
+	if (found[KEY].twice || found[AUTHORIZATION].twice)
+		return NULL;
+	if (!bearer || strncasecmp(bearer, "Bearer ", 7) != 0)
+		return key;
+	bearer += 7;
+	bearer += strspn(bearer, " ");
+	return !key || strcmp(key, bearer) == 0 ? nonempty(bearer) : NULL;
+}
+
+/* Header text that is kept must be printable ASCII; anything else becomes "", which is refused later. */
+static const char *printable(const char *value)
+{
+	for (const char *c = value; c && *c; c++)
+		if (*c < 0x20 || *c > 0x7e)
+			return "";
+	return value;
+}
+
+static int hex_digit(char c)
+{
+	static const char digits[] = "0123456789abcdef";
+	const char *at = c ? strchr(digits, tolower((unsigned char)c)) : NULL;
+	return at ? (int)(at - digits) : -1;
+}
+
+/* Decodes %XX into out; false for a broken escape, a control character, or a byte outside ASCII. plus: '+' is ' '. */
+static bool decode(const char *text, size_t len, bool plus, char *out, size_t size)
+{
+	size_t used = 0;
+	for (size_t i = 0; i < len; i++) {
+		int c = (unsigned char)text[i];
+		if (c == '%') {
+			bool whole = len - i >= 3;
+			int high = whole ? hex_digit(text[i + 1]) : -1;
+			int low = whole ? hex_digit(text[i + 2]) : -1;
+			if (high < 0 || low < 0)
+				return false;
+			c = high * 16 + low;
+			i += 2;
+		} else if (c == '+' && plus) {
+			c = ' ';
+		}
+		if (c < 0x20 || c > 0x7e || used + 1 >= size)
+			return false;
+		out[used++] = (char)c;
+	}
+	out[used] = '\0';
+	return true;
+}
+
+/* Path of a REQUEST_URI, the one variable that all web servers give alike. Refused (""): what two parsers could read
+ * in two ways - dot segments, empty segments, encoded slashes, control and non-ASCII bytes. */
+static void read_path(struct acp_http *http, const char *uri, const char *url_prefix)
+{
+	http->path[0] = '\0';
+	http->query = "";
+	const char *scheme = strstr(uri, "://");
+	if (*uri != '/' && scheme) {
+		uri = strchr(scheme + 3, '/');
+		if (!uri)
+			return;
+	}
+	size_t len = strcspn(uri, "?");
+	if (uri[len] == '?')
+		http->query = uri + len + 1;
+	size_t prefix_len = strlen(url_prefix);
+	if (len > ACP_PATH_MAX || len < prefix_len || strncmp(uri, url_prefix, prefix_len) != 0)
+		return;
+	uri += prefix_len;
+	len -= prefix_len;
+	for (size_t i = 0; i + 2 < len; i++)
+		if (strncasecmp(uri + i, "%2f", 3) == 0)
+			return;
+	if (!decode(uri, len, false, http->path, sizeof http->path) || http->path[0] != '/' || strstr(http->path, "//") ||
+	    strstr(http->path, "/./") || strstr(http->path, "/../"))
+		http->path[0] = '\0';
+}
+
+/* Methods are words of capitals; anything else is nobody's method and is not echoed. */
+static void read_method(struct acp_http *http, const char *method)
+{
+	size_t len = method ? strspn(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") : 0;
+	bool plain = len > 0 && len < sizeof http->method && method[len] == '\0';
+	snprintf(http->method, sizeof http->method, "%s", plain ? method : "UNKNOWN");
+}
+
+void acp_http_read(struct acp_http *http, char **variables, const char *url_prefix)
+{
+	struct variable found[VARIABLES] = {
+		[METHOD] = {.name = "REQUEST_METHOD"},          [URI] = {.name = "REQUEST_URI"},
+		[TYPE] = {.name = "CONTENT_TYPE"},              [ENCODING] = {.name = "HTTP_CONTENT_ENCODING"},
+		[ADDRESS] = {.name = "REMOTE_ADDR"},            [KEY] = {.name = "HTTP_X_API_KEY"},
+		[AUTHORIZATION] = {.name = "HTTP_AUTHORIZATION"}, [IDEMPOTENCY] = {.name = "HTTP_IDEMPOTENCY_KEY"},
+		[ACCEPT] = {.name = "HTTP_ACCEPT"},             [TRACE] = {.name = "HTTP_TRACEPARENT"},
+	};
+	collect(found, variables);
+	acp_uuid(http->request_id);
+	read_method(http, found[METHOD].value);
+	read_path(http, found[URI].value ? found[URI].value : "", url_prefix);
+	http->wants_problem = found[ACCEPT].value && strstr(found[ACCEPT].value, "application/problem+json");
+	http->request = (struct acp_request){
+		.request_id = http->request_id,
+		.method = http->method,
+		.content_type = found[TYPE].value,
+		.content_encoding = found[ENCODING].value,
+		.credential = find_credential(found),
+		.idempotency_key = found[IDEMPOTENCY].twice ? "" : printable(found[IDEMPOTENCY].value),
+		.ip_address = found[ADDRESS].value,
+		.traceparent = found[TRACE].value,
+	};
+}
+
+/* RFC 9457: the members of the error reply, and the standard ones made from them. */
+static void add_problem_members(struct json_object *body, const struct acp_reply *reply)
+{
+	char type[96];
+	snprintf(type, sizeof type, "urn:acp-fcgi:error:%s", acp_code_name(reply->code));
+	acp_json_add_string(body, "type", type);
+	acp_json_add_string(body, "title", acp_code_sentence(reply->code));
+	acp_json_add(body, "status", json_object_new_int(reply->http));
+	acp_json_add_string(body, "detail", acp_json_string(body, "error"));
+}
+
+void acp_http_reply(const struct acp_http *http, struct acp_reply *reply, struct acp_response *response)
+{
+	static const char no_memory[] = "{\"ok\":false,\"code\":\"INTERNAL_ERROR\",\"error\":\"out of memory\"}";
+	bool problem = reply->http >= 400 && http->wants_problem;
+	size_t len = 0;
+	if (problem && reply->body)
+		add_problem_members(reply->body, reply);
+	const char *text = reply->body ? json_object_to_json_string_length(
+						 reply->body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len)
+				       : NULL;
+	response->status = text ? reply->http : 500;
+	response->content_type = problem ? "application/problem+json" : "application/json";
+	acp_buf_add(&response->body, text ? text : no_memory, text ? len : sizeof no_memory - 1);
+	response->allow = reply->allow;
+	response->retry_after = reply->retry_after;
+	response->replayed = reply->replayed;
+	response->code = acp_code_name(reply->code);
+	response->action = reply->action;
+	memcpy(response->tenant_id, reply->tenant_id, sizeof response->tenant_id);
+	memcpy(response->key_shown, reply->key_shown, sizeof response->key_shown);
+	json_object_put(reply->body);
+	reply->body = NULL;
+}
+
+void acp_http_error(const struct acp_http *http, enum acp_code code, const char *error, struct acp_response *response)
+{
+	struct acp_reply reply = {.code = code, .http = acp_code_http(code)};
+	reply.body = acp_error_body(code, http->request_id, error, "");
+	reply.allow = response->allow;
+	reply.retry_after = code == ACP_UNAVAILABLE ? 1 : 0;
+	acp_http_reply(http, &reply, response);
+}
+
+bool acp_http_require_get(const struct acp_http *http, struct acp_response *response)
+{
+	char error[64];
+	if (strcmp(http->method, "GET") == 0 || strcmp(http->method, "HEAD") == 0)
+		return true;
+	response->allow = "GET, HEAD";
+	snprintf(error, sizeof error, "use GET here, not %s", http->method);
+	acp_http_error(http, ACP_METHOD_NOT_ALLOWED, error, response);
+	return false;
+}
+
+bool acp_http_query(const struct acp_http *http, const char *name, char *out, size_t size)
+{
+	size_t name_len = strlen(name);
+	const char *value = NULL;
+	size_t value_len = 0;
+	for (const char *at = http->query; *at;) {
+		size_t len = strcspn(at, "&");
+		if (len > name_len && at[name_len] == '=' && strncmp(at, name, name_len) == 0) {
+			if (value)
+				return false;
+			value = at + name_len + 1;
+			value_len = len - name_len - 1;
+		}
+		at += len + (at[len] == '&');
+	}
+	return value && decode(value, value_len, true, out, size);
+}
+
+const char *acp_http_reason(int status)
+{
+	static const struct {
+		int status;
+		const char *reason;
+	} reasons[] = {
+		{200, "OK"},         {201, "Created"},       {303, "See Other"},          {400, "Bad Request"},
+		{401, "Unauthorized"}, {402, "Payment Required"}, {403, "Forbidden"},     {404, "Not Found"},
+		{405, "Method Not Allowed"}, {409, "Conflict"}, {413, "Content Too Large"}, {415, "Unsupported Media Type"},
+		{422, "Unprocessable Content"}, {429, "Too Many Requests"}, {500, "Internal Server Error"},
+		{502, "Bad Gateway"}, {503, "Service Unavailable"},
+	};
+	for (size_t i = 0; i < ACP_COUNT(reasons); i++)
+		if (reasons[i].status == status)
+			return reasons[i].reason;
+	return "Unknown";
+}

@@ -1,0 +1,57 @@
+/* http.h - one HTTP exchange as the endpoints see it: CGI variables turned into a request, and the response that is
+ * written from it. Knows no FastCGI. */
+#ifndef ACP_HTTP_H
+#define ACP_HTTP_H
+
+#include "buf.h"
+#include "pipeline.h"
+
+enum { ACP_PATH_MAX = 2048 };
+
+struct acp_http {
+	struct acp_request request;  /* what the core takes; strings live as long as the exchange */
+	char request_id[ACP_UUID_LEN];
+	char method[24];
+	char path[ACP_PATH_MAX + 1]; /* of REQUEST_URI: without query and url_prefix, decoded; "" when it is refused */
+	const char *query;           /* raw query string, "" when there is none */
+	bool wants_problem;          /* Accept: application/problem+json */
+};
+
+struct acp_response {
+	int status;
+	const char *content_type;
+	struct acp_buf body;
+	char location[512];          /* "" = none */
+	const char *allow;           /* NULL = none */
+	int retry_after;             /* 0 = none */
+	bool replayed;
+
+	/* for the log line */
+	const char *code;
+	const char *action;
+	char tenant_id[ACP_UUID_LEN];
+	char key_shown[ACP_KEY_SHOWN + 1];
+};
+
+/* Answers one path. Fills the response; never fails. */
+typedef void acp_endpoint(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response);
+
+/* Fills http from a NULL-terminated array of NAME=VALUE. The values are borrowed. */
+void acp_http_read(struct acp_http *http, char **variables, const char *url_prefix);
+
+/* Turns a reply of the core into the response, as problem+json where the client asked for it. Releases the body. */
+void acp_http_reply(const struct acp_http *http, struct acp_reply *reply, struct acp_response *response);
+
+/* An error reply in one line. */
+void acp_http_error(const struct acp_http *http, enum acp_code code, const char *error, struct acp_response *response);
+
+/* 405 unless the method is GET or HEAD; then true. */
+bool acp_http_require_get(const struct acp_http *http, struct acp_response *response);
+
+/* Copies the decoded value of a query parameter. False: it is not there, stands twice, is malformed or too long. */
+bool acp_http_query(const struct acp_http *http, const char *name, char *out, size_t size);
+
+/* Reason phrase of a status code. */
+const char *acp_http_reason(int status);
+
+#endif

@@ -1,0 +1,101 @@
+#include "listen.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { SYSTEMD_FD = 3 };
+
+static bool is_listening(int fd)
+{
+	int listening = 0;
+	socklen_t len = sizeof listening;
+	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) == 0 && listening;
+}
+
+/* sd_listen_fds(3): meant for us when LISTEN_PID is our pid. */
+static bool systemd_passed_one(void)
+{
+	const char *pid = getenv("LISTEN_PID");
+	const char *count = getenv("LISTEN_FDS");
+	return pid && count && strtol(pid, NULL, 10) == (long)getpid() && strtol(count, NULL, 10) >= 1;
+}
+
+/* A path may be left over from a process that died; one that answers belongs to a living one. */
+static bool path_is_free(const struct sockaddr_un *address, char *why, size_t why_size)
+{
+	struct stat status;
+	if (lstat(address->sun_path, &status) != 0)
+		return true;
+	if (!S_ISSOCK(status.st_mode)) {
+		snprintf(why, why_size, "listen = %s: exists and is not a socket", address->sun_path);
+		return false;
+	}
+	int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	bool taken = probe >= 0 && connect(probe, (const struct sockaddr *)address, sizeof *address) == 0;
+	if (probe >= 0)
+		close(probe);
+	if (taken) {
+		snprintf(why, why_size, "listen = %s: another program listens there; stop it first", address->sun_path);
+		return false;
+	}
+	unlink(address->sun_path);
+	return true;
+}
+
+static int bind_path(const struct acp_config *config, char *why, size_t why_size)
+{
+	char octal[16];
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	if (strlen(config->listen) >= sizeof address.sun_path) {
+		snprintf(why, why_size, "listen = %s: the path of a Unix socket has at most %zu bytes", config->listen,
+		         sizeof address.sun_path - 1);
+		return -1;
+	}
+	memcpy(address.sun_path, config->listen, strlen(config->listen) + 1);
+	if (!path_is_free(&address, why, why_size))
+		return -1;
+	snprintf(octal, sizeof octal, "%lld", (long long)config->listen_mode);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	/* The mode is set before anybody can connect: bind() makes the path with no rights at all. */
+	mode_t before = umask(0777);
+	bool bound = fd >= 0 && bind(fd, (const struct sockaddr *)&address, sizeof address) == 0;
+	umask(before);
+	if (bound && chmod(config->listen, (mode_t)strtol(octal, NULL, 8)) == 0 && listen(fd, (int)config->backlog) == 0)
+		return fd;
+	snprintf(why, why_size, "listen = %s: %s", config->listen, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
+int acp_listen_open(const struct acp_config *config, enum acp_listen_kind *kind, char *why, size_t why_size)
+{
+	int fd = -1;
+	if (systemd_passed_one() && is_listening(SYSTEMD_FD)) {
+		*kind = ACP_LISTEN_SYSTEMD;
+		fd = SYSTEMD_FD;
+	} else if (*config->listen) {
+		*kind = ACP_LISTEN_OWN;
+		fd = bind_path(config, why, why_size);
+	} else if (is_listening(STDIN_FILENO)) {
+		*kind = ACP_LISTEN_STDIN;
+		fd = STDIN_FILENO;
+	} else {
+		snprintf(why, why_size, "nothing to listen on: set listen to the path of a Unix socket, or let a web server "
+		                        "start this program (it is not meant to be run by hand without one)");
+	}
+	if (fd >= 0) {
+		fcntl(fd, F_SETFD, FD_CLOEXEC);
+		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+	}
+	return fd;
+}
+
+void acp_listen_unlink(const struct acp_config *config)
+{
+	unlink(config->listen);
+}

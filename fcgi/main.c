@@ -1,0 +1,145 @@
+/* main.c - acp.fcgi: options, configuration, listening socket, then one process or a supervisor of several. */
+#include "listen.h"
+#include "log.h"
+#include "supervise.h"
+#include "version.h"
+#include "worker.h"
+
+#include "kernel.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* Exit statuses, from sysexits(3): what a service manager should not try again. */
+enum { EXIT_USAGE_ERROR = 64, EXIT_CONFIG_ERROR = 78 };
+
+static const char usage_text[] =
+	"usage: acp.fcgi [--config FILE] [--print-config | --check-config | --version | --help]\n"
+	"\n"
+	"The FastCGI responder. It listens on the Unix socket of the setting `listen`, or on the socket that a web\n"
+	"server or systemd hands over. Settings: acp.conf(5). SIGTERM stops it when requests in flight are done,\n"
+	"SIGHUP makes it read its configuration again.\n";
+
+struct options {
+	const char *file;
+	bool print, check;
+};
+
+/* Returns -1 to go on, else the exit status. */
+static int read_options(int argc, char **argv, struct options *options)
+{
+	static const struct option known[] = {{"config", required_argument, NULL, 'c'},
+	                                      {"print-config", no_argument, NULL, 'p'},
+	                                      {"check-config", no_argument, NULL, 't'},
+	                                      {"version", no_argument, NULL, 'V'},
+	                                      {"help", no_argument, NULL, 'h'},
+	                                      {0}};
+	int option;
+	while ((option = getopt_long(argc, argv, "c:h", known, NULL)) != -1) {
+		switch (option) {
+		case 'c': options->file = optarg; break;
+		case 'p': options->print = true; break;
+		case 't': options->check = true; break;
+		case 'V': puts("acp-fcgi " ACP_VERSION); return 0;
+		case 'h': fputs(usage_text, stdout); return 0;
+		default: fputs(usage_text, stderr); return EXIT_USAGE_ERROR;
+		}
+	}
+	if (optind == argc)
+		return -1;
+	fprintf(stderr, "acp.fcgi: %s: no such argument\n%s", argv[optind], usage_text);
+	return EXIT_USAGE_ERROR;
+}
+
+/* Everything that can be wrong before a request comes, found before a request comes. */
+static bool check_all(const struct acp_config *config, char *why, size_t why_size)
+{
+	struct acp_kernel probe;
+	const struct acp_control_plane no_plane = {0};
+	if (!acp_config_complete(config, why, why_size) ||
+	    !acp_kernel_init(&probe, config, &no_plane, acp_builtin_packs, why, why_size))
+		return false;
+	acp_kernel_release(&probe);
+	return true;
+}
+
+/* Signals are taken where the program waits for them, never in the middle of something; a file of key material must
+ * not be left behind by a crash. */
+static void prepare_process(void)
+{
+	sigset_t signals;
+	const struct rlimit no_core = {0, 0};
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGINT);
+	sigaddset(&signals, SIGUSR1);
+	sigaddset(&signals, SIGHUP);
+	sigprocmask(SIG_BLOCK, &signals, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	setrlimit(RLIMIT_CORE, &no_core);
+}
+
+/* A process manager that hands over file descriptor 0 counts processes itself and sends each one request at a time. */
+static void fit_to_manager(struct acp_config *config)
+{
+	if (!acp_config_given(config, "processes"))
+		config->processes = 1;
+	if (!acp_config_given(config, "workers"))
+		config->workers = config->processes;
+}
+
+static int run(struct acp_config *config, const char *file)
+{
+	char why[512];
+	enum acp_listen_kind kind;
+	if (!acp_log_open(config->log_format, config->log_level, config->log_file)) {
+		fprintf(stderr, "acp.fcgi: log_file = %s: %s\n", config->log_file, strerror(errno));
+		return EXIT_CONFIG_ERROR;
+	}
+	int listen_fd = acp_listen_open(config, &kind, why, sizeof why);
+	if (listen_fd < 0) {
+		fprintf(stderr, "acp.fcgi: %s\n", why);
+		return EXIT_CONFIG_ERROR;
+	}
+	if (kind == ACP_LISTEN_STDIN)
+		fit_to_manager(config);
+	acp_log(ACP_LOG_INFO, "acp-fcgi " ACP_VERSION " starts: %lld workers in %lld processes", (long long)config->workers,
+	        (long long)config->processes);
+	int status = kind == ACP_LISTEN_STDIN && config->processes == 1
+	                     ? acp_worker_run(config, listen_fd, (int)config->workers)
+	                     : acp_supervise(config, file, listen_fd, kind == ACP_LISTEN_OWN);
+	acp_log(ACP_LOG_INFO, "acp-fcgi stopped");
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	char why[1024];
+	struct options options = {0};
+	struct acp_config config;
+	int status = read_options(argc, argv, &options);
+	if (status >= 0)
+		return status;
+	if (!acp_config_load(&config, options.file, why, sizeof why)) {
+		fprintf(stderr, "acp.fcgi: %s\n", why);
+		return EXIT_CONFIG_ERROR;
+	}
+	if (options.print) {
+		acp_config_print(&config, stdout);
+		status = 0;
+	} else if (!check_all(&config, why, sizeof why)) {
+		fprintf(stderr, "acp.fcgi: %s\n", why);
+		status = EXIT_CONFIG_ERROR;
+	} else if (options.check) {
+		puts("the configuration is good");
+		status = 0;
+	} else {
+		prepare_process();
+		status = run(&config, options.file);
+	}
+	acp_config_release(&config);
+	return status;
+}

@@ -1,0 +1,16 @@
+/* POST /api/onboard/{product} (core/onboard.c). */
+#include "onboard.h"
+
+#include "endpoints.h"
+
+void acp_endpoint_onboard(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
+{
+	struct acp_reply reply;
+	const char *product = http->path + strlen("/api/onboard/");
+	if (!acp_onboard_offered(kernel, product)) {
+		acp_http_error(http, ACP_NOT_FOUND, "there is no such product to onboard to", response);
+		return;
+	}
+	acp_onboard(kernel, &http->request, product, &reply);
+	acp_http_reply(http, &reply, response);
+}

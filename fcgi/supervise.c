@@ -1,0 +1,210 @@
+#include "supervise.h"
+
+#include "clock.h"
+#include "kernel.h"
+#include "listen.h"
+#include "log.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MAX_PROCESSES = 64 };
+
+struct supervisor {
+	struct acp_config *config;
+	const char *file;
+	int listen_fd;
+	sigset_t signals;
+	pid_t current[MAX_PROCESSES];     /* this generation; 0 = not running */
+	uint64_t started[MAX_PROCESSES];  /* acp_monotonic_us() of its start */
+	pid_t leaving[4 * MAX_PROCESSES]; /* earlier generations that still finish requests */
+};
+
+bool acp_config_complete(const struct acp_config *config, char *why, size_t why_size)
+{
+	if (!*config->database_url)
+		snprintf(why, why_size, "database_url is not set: put it into the configuration file (or database_url_file, or ACP_DATABASE_URL)");
+	else if (!*config->key_pepper)
+		snprintf(why, why_size, "key_pepper is not set: put key_pepper_file = PATH into the configuration file; make one with: openssl rand -hex 32");
+	else
+		return true;
+	return false;
+}
+
+static int process_count(const struct acp_config *config)
+{
+	int64_t count = config->processes < config->workers ? config->processes : config->workers;
+	return (int)count;
+}
+
+/* Workers are spread over the processes; the first ones take the rest. */
+static int threads_of(const struct acp_config *config, int index)
+{
+	int count = process_count(config);
+	return (int)(config->workers / count) + (index < config->workers % count);
+}
+
+static void start_one(struct supervisor *s, int index)
+{
+	pid_t parent = getpid();
+	pid_t pid = fork();
+	if (pid == 0) {
+		/* Without its supervisor a worker would go on for ever. */
+		prctl(PR_SET_PDEATHSIG, SIGTERM);
+		if (getppid() != parent)
+			_exit(0);
+		exit(acp_worker_run(s->config, s->listen_fd, threads_of(s->config, index)));
+	}
+	if (pid < 0)
+		acp_log(ACP_LOG_ERROR, "fork: %s", strerror(errno));
+	s->current[index] = pid > 0 ? pid : 0;
+	s->started[index] = acp_monotonic_us();
+}
+
+static void start_all(struct supervisor *s)
+{
+	for (int i = 0; i < process_count(s->config); i++)
+		if (!s->current[i])
+			start_one(s, i);
+}
+
+static void signal_all(const pid_t *pids, size_t count, int signal_number)
+{
+	for (size_t i = 0; i < count; i++)
+		if (pids[i])
+			kill(pids[i], signal_number);
+}
+
+/* The current generation leaves; its places are free for the next. */
+static void retire(struct supervisor *s)
+{
+	for (size_t i = 0; i < MAX_PROCESSES; i++) {
+		for (size_t j = 0; s->current[i] && j < ACP_COUNT(s->leaving); j++) {
+			if (s->leaving[j])
+				continue;
+			s->leaving[j] = s->current[i];
+			kill(s->current[i], SIGTERM);
+			s->current[i] = 0;
+		}
+	}
+}
+
+/* A worker that died is replaced; one that died at once is replaced a second later, so that a fault at start does not
+ * become a storm of forks. */
+static void replace(struct supervisor *s, int index, int status)
+{
+	if (WIFSIGNALED(status))
+		acp_log(ACP_LOG_ERROR, "worker %d died of signal %d; another one takes its place", (int)s->current[index],
+		        WTERMSIG(status));
+	else
+		acp_log(ACP_LOG_ERROR, "worker %d ended with status %d; another one takes its place", (int)s->current[index],
+		        WEXITSTATUS(status));
+	s->current[index] = 0;
+	if (acp_monotonic_us() - s->started[index] > 1000000)
+		start_one(s, index);
+	else
+		alarm(1);
+}
+
+static void reap(struct supervisor *s, bool stopping)
+{
+	int status;
+	pid_t pid;
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		for (size_t j = 0; j < ACP_COUNT(s->leaving); j++)
+			if (s->leaving[j] == pid)
+				s->leaving[j] = 0;
+		for (int i = 0; i < MAX_PROCESSES; i++) {
+			if (s->current[i] != pid)
+				continue;
+			if (stopping)
+				s->current[i] = 0;
+			else
+				replace(s, i, status);
+		}
+	}
+}
+
+static bool any(const pid_t *pids, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (pids[i])
+			return true;
+	return false;
+}
+
+/* A new configuration must be as good as the first one before anything changes. */
+static void reload(struct supervisor *s)
+{
+	char why[512];
+	struct acp_config fresh;
+	struct acp_kernel probe;
+	const struct acp_control_plane no_plane = {0};
+	if (!acp_config_load(&fresh, s->file, why, sizeof why)) {
+		acp_log(ACP_LOG_ERROR, "reload refused, the old configuration stays: %s", why);
+		return;
+	}
+	if (!acp_config_complete(&fresh, why, sizeof why) ||
+	    !acp_kernel_init(&probe, &fresh, &no_plane, acp_builtin_packs, why, sizeof why)) {
+		acp_log(ACP_LOG_ERROR, "reload refused, the old configuration stays: %s", why);
+		acp_config_release(&fresh);
+		return;
+	}
+	acp_kernel_release(&probe);
+	if (strcmp(fresh.listen, s->config->listen) != 0)
+		acp_log(ACP_LOG_WARNING, "listen = %s: a new socket needs a restart", fresh.listen);
+	acp_config_release(s->config);
+	*s->config = fresh;
+	if (!acp_log_open(s->config->log_format, s->config->log_level, s->config->log_file))
+		acp_log(ACP_LOG_ERROR, "log_file = %s: %s", s->config->log_file, strerror(errno));
+	retire(s);
+	start_all(s);
+	acp_log(ACP_LOG_INFO, "configuration read again, %d processes started", process_count(s->config));
+}
+
+/* Lets every process finish its requests; what is not done in time is killed. */
+static int stop(struct supervisor *s)
+{
+	uint64_t limit = acp_monotonic_us() + (uint64_t)(s->config->shutdown_timeout + 2) * 1000000u;
+	signal_all(s->current, MAX_PROCESSES, SIGTERM);
+	while (any(s->current, MAX_PROCESSES) || any(s->leaving, ACP_COUNT(s->leaving))) {
+		const struct timespec pause = {.tv_nsec = 100 * 1000000L};
+		sigtimedwait(&s->signals, NULL, &pause);
+		reap(s, true);
+		if (acp_monotonic_us() < limit)
+			continue;
+		signal_all(s->current, MAX_PROCESSES, SIGKILL);
+		signal_all(s->leaving, ACP_COUNT(s->leaving), SIGKILL);
+	}
+	return acp_monotonic_us() < limit ? 0 : 1;
+}
+
+int acp_supervise(struct acp_config *config, const char *file, int listen_fd, bool unlink_socket)
+{
+	struct supervisor s = {.config = config, .file = file, .listen_fd = listen_fd};
+	static const int taken[] = {SIGTERM, SIGINT, SIGUSR1, SIGHUP, SIGCHLD, SIGALRM};
+	sigemptyset(&s.signals);
+	for (size_t i = 0; i < ACP_COUNT(taken); i++)
+		sigaddset(&s.signals, taken[i]);
+	sigprocmask(SIG_BLOCK, &s.signals, NULL);
+	start_all(&s);
+	for (;;) {
+		int got = sigwaitinfo(&s.signals, NULL);
+		if (got == SIGHUP)
+			reload(&s);
+		else if (got == SIGALRM)
+			start_all(&s);
+		else if (got == SIGCHLD)
+			reap(&s, false);
+		else if (got > 0)
+			break;
+	}
+	if (unlink_socket)
+		acp_listen_unlink(config);
+	return stop(&s);
+}

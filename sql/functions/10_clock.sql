@@ -1,0 +1,104 @@
+-- The one clock, the months, the partitions, and how a function refuses.
+
+CREATE OR REPLACE FUNCTION acp.now() RETURNS timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	-- Read from the catalog, not from the session: a shifted clock must reach connections that are already open, and
+	-- a session must not be able to shift its own.
+	SELECT now() + coalesce(
+		(SELECT substr(setting, 18)::interval
+		 FROM pg_db_role_setting s, unnest(s.setconfig) AS setting
+		 WHERE s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+		   AND s.setrole = 0 AND setting LIKE 'acp.clock\_offset=%'),
+		interval '0')
+$$;
+COMMENT ON FUNCTION acp.now() IS
+	'Start of the transaction by the program''s clock. Shift it with ALTER DATABASE … SET acp.clock_offset = ''40 days''; it takes effect at once in every session.';
+
+CREATE OR REPLACE FUNCTION acp.period(p_ts timestamptz) RETURNS date
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT date_trunc('month', p_ts AT TIME ZONE 'UTC')::date $$;
+COMMENT ON FUNCTION acp.period(timestamptz) IS 'The billing period of a moment: first day of its UTC month.';
+
+CREATE OR REPLACE FUNCTION acp.day(p_ts timestamptz) RETURNS date
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT (p_ts AT TIME ZONE 'UTC')::date $$;
+COMMENT ON FUNCTION acp.day(timestamptz) IS 'UTC day of a moment.';
+
+CREATE OR REPLACE FUNCTION acp.period_start(p_period date) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT p_period::timestamp AT TIME ZONE 'UTC' $$;
+COMMENT ON FUNCTION acp.period_start(date) IS 'First instant of a period.';
+
+CREATE OR REPLACE FUNCTION acp.period_end(p_period date) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT (p_period + interval '1 month') AT TIME ZONE 'UTC' $$;
+COMMENT ON FUNCTION acp.period_end(date) IS 'First instant after a period: periods are half-open.';
+
+CREATE OR REPLACE FUNCTION acp.rfc3339(p_ts timestamptz) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT to_char(p_ts AT TIME ZONE 'UTC',
+		CASE WHEN date_trunc('second', p_ts) = p_ts THEN 'YYYY-MM-DD"T"HH24:MI:SS"Z"' ELSE 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"' END)
+$$;
+COMMENT ON FUNCTION acp.rfc3339(timestamptz) IS 'A moment as replies show it: RFC 3339 in UTC, milliseconds only where there are some.';
+
+CREATE OR REPLACE FUNCTION acp.fail(p_code text, p_message text, p_field text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RAISE EXCEPTION USING ERRCODE = 'ACP01', MESSAGE = p_message, HINT = p_code, DETAIL = coalesce(p_field, '');
+END
+$$;
+COMMENT ON FUNCTION acp.fail(text, text, text) IS
+	'Refuses the call: code of the reply (as in contract section 2), sentence for the caller, JSON pointer of the member at fault. Undoes the transaction.';
+
+CREATE OR REPLACE FUNCTION acp.report(p_result_meta jsonb, p_quantity bigint DEFAULT NULL) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT set_config('acp.result_meta', coalesce(p_result_meta::text, ''), true),
+	       set_config('acp.quantity', coalesce(p_quantity::text, ''), true)
+$$;
+COMMENT ON FUNCTION acp.report(jsonb, bigint) IS
+	'Called by a handler function: what goes into result_meta and billing_quantity of the audit row of this transaction.';
+
+CREATE OR REPLACE FUNCTION acp.ensure_partitions(p_from timestamptz, p_months integer) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	month date := acp.period(p_from);
+	made  integer := 0;
+	child text;
+BEGIN
+	FOR i IN 0 .. least(p_months, 120) LOOP
+		child := 'audit_logs_' || to_char(month, 'YYYY_MM');
+		IF to_regclass('acp.' || child) IS NULL THEN
+			-- One creator at a time; ATTACH takes a weaker lock on the log than CREATE … PARTITION OF, so calls go on.
+			PERFORM pg_advisory_xact_lock(hashtext('acp.ensure_partitions'));
+			IF to_regclass('acp.' || child) IS NULL THEN
+				EXECUTE format('CREATE TABLE acp.%I (LIKE acp.audit_logs INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', child);
+				EXECUTE format('COMMENT ON TABLE acp.%I IS %L', child, 'Audit rows of ' || to_char(month, 'YYYY-MM') || ' (UTC).');
+				EXECUTE format('ALTER TABLE acp.audit_logs ATTACH PARTITION acp.%I FOR VALUES FROM (%L) TO (%L)',
+					child, acp.period_start(month), acp.period_end(month));
+				made := made + 1;
+			END IF;
+		END IF;
+		month := (month + interval '1 month')::date;
+	END LOOP;
+	RETURN made;
+END
+$$;
+COMMENT ON FUNCTION acp.ensure_partitions(timestamptz, integer) IS
+	'Makes the audit partitions of the month of a moment and of so many months after it, where missing. Returns how many were made.';
+
+GRANT EXECUTE ON FUNCTION acp.now(), acp.period(timestamptz), acp.day(timestamptz), acp.period_start(date), acp.period_end(date),
+	acp.rfc3339(timestamptz), acp.fail(text, text, text), acp.report(jsonb, bigint), acp.ensure_partitions(timestamptz, integer) TO acp_app;

@@ -1,0 +1,155 @@
+-- Tenants and keys: who calls, onboarding, the operator's changes.
+
+CREATE OR REPLACE FUNCTION acp.effective_tier(p_tier text, p_payment_method_status text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT CASE WHEN p_tier = 'paid' AND p_payment_method_status = 'active' THEN 'paid' ELSE 'free' END $$;
+COMMENT ON FUNCTION acp.effective_tier(text, text) IS 'paid only with an active payment method, else free (contract section 3, usage).';
+
+CREATE OR REPLACE FUNCTION acp.authenticate(p_key_hash bytea,
+	OUT ts timestamptz, OUT tenant_id uuid, OUT api_key_id uuid, OUT key_prefix text, OUT scopes text[], OUT tier text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	ts := acp.now();
+	SELECT k.tenant_id, k.api_key_id, k.key_prefix, k.scopes, acp.effective_tier(t.tier, t.payment_method_status)
+	INTO tenant_id, api_key_id, key_prefix, scopes, tier
+	FROM acp.key_lookup l
+	JOIN acp.api_keys k ON k.tenant_id = l.tenant_id AND k.api_key_id = l.api_key_id
+	JOIN acp.tenants t ON t.tenant_id = k.tenant_id
+	WHERE l.key_hash = p_key_hash
+	  AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ts)
+	  AND t.status = 'active';
+END
+$$;
+COMMENT ON FUNCTION acp.authenticate(bytea) IS
+	'The caller behind a key hash, and the clock. tenant_id is null unless the key is usable: known, not revoked, not expired, tenant active.';
+
+CREATE OR REPLACE FUNCTION acp.key_create(p_tenant uuid, p_api_key_id uuid, p_key_hash bytea, p_key_prefix text, p_name text,
+	p_scopes text[], p_expires_at timestamptz) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF p_expires_at <= acp.now() THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'expires_at lies in the past', '/expires_at');
+	END IF;
+	IF NOT EXISTS (SELECT FROM acp.tenants WHERE tenant_id = p_tenant) THEN
+		PERFORM acp.fail('NOT_FOUND', 'no tenant has this id');
+	END IF;
+	INSERT INTO acp.key_lookup (key_hash, tenant_id, api_key_id) VALUES (p_key_hash, p_tenant, p_api_key_id);
+	INSERT INTO acp.api_keys (tenant_id, api_key_id, key_hash, key_prefix, name, scopes, created_at, expires_at)
+	VALUES (p_tenant, p_api_key_id, p_key_hash, p_key_prefix, p_name, p_scopes, acp.now(), p_expires_at);
+END
+$$;
+COMMENT ON FUNCTION acp.key_create(uuid, uuid, bytea, text, text, text[], timestamptz) IS
+	'Stores a key of a tenant: its hash and display prefix, never the key. p_expires_at null: it does not expire.';
+
+CREATE OR REPLACE FUNCTION acp.key_revoke(p_api_key_id uuid) RETURNS boolean
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH revoked AS (
+		UPDATE acp.api_keys SET revoked_at = acp.now() WHERE api_key_id = p_api_key_id AND revoked_at IS NULL RETURNING 1)
+	SELECT EXISTS (SELECT FROM revoked)
+$$;
+COMMENT ON FUNCTION acp.key_revoke(uuid) IS 'Revokes a key. False: there is none by that id, or it was revoked before.';
+
+CREATE OR REPLACE FUNCTION acp.tenant_create(p_tenant uuid, p_product text, p_agent_id text, p_email text, p_organization text) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	INSERT INTO acp.agents (agent_id, tenant_id) VALUES (p_agent_id, p_tenant) ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+	INSERT INTO acp.tenants (tenant_id, agent_id, billing_email, organization_name, product, onboarded_at, updated_at)
+	VALUES (p_tenant, p_agent_id, p_email, p_organization, p_product, acp.now(), acp.now());
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION acp.tenant_create(uuid, text, text, text, text) IS 'Creates a free tenant. False: the agent_id is taken.';
+
+CREATE OR REPLACE FUNCTION acp.tenant_update(p_tenant uuid, p_tier text, p_payment_method_status text, p_status text, p_calls_limit integer) RETURNS boolean
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH changed AS (
+		UPDATE acp.tenants SET
+			tier = coalesce(p_tier, tier),
+			payment_method_status = coalesce(p_payment_method_status, payment_method_status),
+			status = coalesce(p_status, status),
+			calls_limit = coalesce(p_calls_limit, calls_limit),
+			upgraded_at = CASE WHEN p_tier = 'paid' THEN coalesce(upgraded_at, acp.now()) ELSE upgraded_at END,
+			updated_at = acp.now()
+		WHERE tenant_id = p_tenant RETURNING 1)
+	SELECT EXISTS (SELECT FROM changed)
+$$;
+COMMENT ON FUNCTION acp.tenant_update(uuid, text, text, text, integer) IS
+	'Changes what is not null of a tenant''s tier, payment method, status and free calls a month. False: no such tenant.';
+
+CREATE OR REPLACE FUNCTION acp.onboard_meta(p_tenant uuid) RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT jsonb_build_object('result_meta', jsonb_build_object('resource_type', 'tenant', 'resource_id', p_tenant)) $$;
+COMMENT ON FUNCTION acp.onboard_meta(uuid) IS 'result_meta of an onboarding''s audit row: which tenant it made.';
+
+CREATE OR REPLACE FUNCTION acp.onboard(p jsonb, p_key_hash bytea, p_event jsonb,
+	OUT verdict text, OUT tenant_id uuid, OUT api_key_id uuid, OUT salt text, OUT created_at timestamptz)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	nil      CONSTANT uuid := '00000000-0000-0000-0000-000000000000';
+	op       CONSTANT text := 'onboard.' || (p->>'product');
+	idem_key CONSTANT text := p->>'idempotency_key';
+	earlier  acp.idempotency;
+BEGIN
+	created_at := acp.now();
+	IF idem_key IS NOT NULL THEN
+		-- Of two first calls with one key, the second waits here and then finds the first one's row.
+		PERFORM pg_advisory_xact_lock(hashtextextended(op || idem_key, 0));
+		SELECT * INTO earlier FROM acp.idempotency i WHERE i.tenant_id = nil AND i.action = op AND i.key = idem_key;
+		IF earlier.expires_at > created_at THEN
+			IF earlier.fingerprint <> p->>'fingerprint' THEN
+				verdict := 'mismatch';
+				RETURN;
+			END IF;
+			verdict := 'replay';
+			tenant_id := earlier.reply->>'tenant_id';
+			api_key_id := earlier.reply->>'api_key_id';
+			salt := earlier.reply->>'salt';
+			created_at := earlier.created_at;
+			PERFORM acp.audit_append(p_event || acp.onboard_meta(tenant_id));
+			RETURN;
+		END IF;
+	END IF;
+	tenant_id := p->>'tenant_id';
+	api_key_id := p->>'api_key_id';
+	salt := p->>'salt';
+	IF NOT acp.tenant_create(tenant_id, p->>'product', p->>'agent_id', p->>'email', p->>'organization_name') THEN
+		verdict := 'taken';
+		tenant_id := NULL;
+		api_key_id := NULL;
+		RETURN;
+	END IF;
+	PERFORM acp.key_create(tenant_id, api_key_id, p_key_hash, p->>'key_prefix', p->>'key_name',
+		ARRAY(SELECT jsonb_array_elements_text(p->'scopes')), NULL);
+	IF idem_key IS NOT NULL THEN
+		DELETE FROM acp.idempotency i WHERE i.tenant_id = nil AND i.action = op AND i.key = idem_key;
+		INSERT INTO acp.idempotency (tenant_id, action, key, fingerprint, state, reply, created_at, expires_at)
+		VALUES (nil, op, idem_key, p->>'fingerprint', 'done',
+			jsonb_build_object('tenant_id', tenant_id, 'api_key_id', api_key_id, 'salt', salt), created_at, created_at + interval '24 hours');
+	END IF;
+	PERFORM acp.audit_append(p_event || acp.onboard_meta(tenant_id));
+	verdict := 'created';
+END
+$$;
+COMMENT ON FUNCTION acp.onboard(jsonb, bytea, jsonb) IS
+	'Creates tenant, first key and the audit row p_event together. verdict: created; replay (same Idempotency-Key, same request: ids and salt of the first call); mismatch (same key, other request); taken (agent_id in use).';
+
+GRANT EXECUTE ON FUNCTION acp.effective_tier(text, text), acp.authenticate(bytea), acp.key_create(uuid, uuid, bytea, text, text, text[], timestamptz),
+	acp.key_revoke(uuid), acp.tenant_create(uuid, text, text, text, text), acp.tenant_update(uuid, text, text, text, integer),
+	acp.onboard_meta(uuid), acp.onboard(jsonb, bytea, jsonb) TO acp_app;

@@ -1,0 +1,250 @@
+-- Usage: reserve -> run -> settle, the audit row, and what a tenant may read of it.
+--
+-- Lock order, everywhere: a tenant's reservation row, then its quota row, then its counter rows. Nothing else is held.
+
+CREATE OR REPLACE FUNCTION acp.paid_calls(p_tenant uuid, p_period date) RETURNS bigint
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT coalesce(sum(calls), 0)::bigint FROM acp.usage_counters
+	WHERE tenant_id = p_tenant AND day >= p_period AND day < p_period + interval '1 month' AND billable AND tier = 'paid'
+$$;
+COMMENT ON FUNCTION acp.paid_calls(uuid, date) IS 'Billable calls made while paid, in a period. They count when the tenant is treated as free again.';
+
+CREATE OR REPLACE FUNCTION acp.usage_reserve(p_tenant uuid, p_reservation uuid, p_ts timestamptz, p_default_limit integer, p_ttl interval,
+	OUT allowed boolean, OUT tier text, OUT calls_used bigint, OUT calls_limit integer)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	this_period CONSTANT date := acp.period(p_ts);
+	paid        bigint := 0;
+	expired     integer;
+	t           acp.tenants;
+BEGIN
+	SELECT * INTO STRICT t FROM acp.tenants WHERE tenant_id = p_tenant;
+	tier := acp.effective_tier(t.tier, t.payment_method_status);
+	allowed := true;
+	IF tier = 'paid' THEN
+		RETURN; -- no reservation: nothing limits it
+	END IF;
+	calls_limit := coalesce(t.calls_limit, p_default_limit);
+	IF t.upgraded_at IS NOT NULL THEN
+		paid := acp.paid_calls(p_tenant, this_period);
+	END IF;
+	LOOP
+		UPDATE acp.usage_quota SET reserved = reserved + 1
+		WHERE tenant_id = p_tenant AND period = this_period AND used + reserved + paid < calls_limit
+		RETURNING used + reserved + paid INTO calls_used;
+		IF FOUND THEN
+			INSERT INTO acp.usage_reservations (tenant_id, period, reservation_id, expires_at)
+			VALUES (p_tenant, this_period, p_reservation, acp.now() + p_ttl);
+			RETURN;
+		END IF;
+		SELECT used + reserved + paid INTO calls_used FROM acp.usage_quota WHERE tenant_id = p_tenant AND period = this_period;
+		IF NOT FOUND THEN
+			INSERT INTO acp.usage_quota (tenant_id, period) VALUES (p_tenant, this_period) ON CONFLICT DO NOTHING;
+			CONTINUE WHEN paid < calls_limit;
+			calls_used := paid;
+		END IF;
+		-- Full, or a place was given back since. Places of calls that died count no longer.
+		DELETE FROM acp.usage_reservations WHERE tenant_id = p_tenant AND period = this_period AND expires_at <= acp.now();
+		GET DIAGNOSTICS expired = ROW_COUNT;
+		IF expired > 0 THEN
+			UPDATE acp.usage_quota SET reserved = reserved - expired WHERE tenant_id = p_tenant AND period = this_period;
+		ELSIF calls_used >= calls_limit THEN
+			allowed := false;
+			RETURN;
+		END IF;
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION acp.usage_reserve(uuid, uuid, timestamptz, integer, interval) IS
+	'Holds one place of the free allowance of the month of p_ts, or refuses: allowed. calls_used includes places held. Paid tenants need none: tier paid, calls_limit null.';
+
+CREATE OR REPLACE FUNCTION acp.usage_release(p_tenant uuid, p_reservation uuid, p_ts timestamptz) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	DELETE FROM acp.usage_reservations
+	WHERE tenant_id = p_tenant AND period = acp.period(p_ts) AND reservation_id = p_reservation;
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+	UPDATE acp.usage_quota SET reserved = reserved - 1 WHERE tenant_id = p_tenant AND period = acp.period(p_ts);
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION acp.usage_release(uuid, uuid, timestamptz) IS 'Gives a reserved place back. False: it had expired and was given away.';
+
+CREATE OR REPLACE FUNCTION acp.usage_consume(p_tenant uuid, p_reservation uuid, p_ts timestamptz, p_default_limit integer) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	this_period CONSTANT date := acp.period(p_ts);
+	held        boolean := false;
+	paid        bigint := 0;
+	now_used    bigint;
+	t           acp.tenants;
+BEGIN
+	IF p_reservation IS NOT NULL THEN
+		DELETE FROM acp.usage_reservations WHERE tenant_id = p_tenant AND period = this_period AND reservation_id = p_reservation;
+		held := FOUND;
+	END IF;
+	SELECT * INTO STRICT t FROM acp.tenants WHERE tenant_id = p_tenant;
+	IF t.upgraded_at IS NOT NULL THEN
+		paid := acp.paid_calls(p_tenant, this_period);
+	END IF;
+	IF held THEN
+		UPDATE acp.usage_quota SET used = used + 1, reserved = reserved - 1
+		WHERE tenant_id = p_tenant AND period = this_period RETURNING used + paid INTO now_used;
+	ELSIF p_reservation IS NOT NULL THEN
+		-- The call outlived its reservation: it counts only if there is still room.
+		UPDATE acp.usage_quota SET used = used + 1
+		WHERE tenant_id = p_tenant AND period = this_period AND used + reserved + paid < coalesce(t.calls_limit, p_default_limit)
+		RETURNING used + paid INTO now_used;
+		IF NOT FOUND THEN
+			PERFORM acp.fail('UPGRADE_REQUIRED', 'the call ran longer than its reservation and the free allowance is used up');
+		END IF;
+	ELSE
+		INSERT INTO acp.usage_quota AS q (tenant_id, period, used) VALUES (p_tenant, this_period, 1)
+		ON CONFLICT (tenant_id, period) DO UPDATE SET used = q.used + 1 RETURNING q.used + paid INTO now_used;
+	END IF;
+	RETURN now_used;
+END
+$$;
+COMMENT ON FUNCTION acp.usage_consume(uuid, uuid, timestamptz, integer) IS
+	'Counts one billable success of a tenant treated as free and ends its reservation. p_reservation null: enforcement was off or failed open, it counts all the same. Returns the calls used, this one included.';
+
+CREATE OR REPLACE FUNCTION acp.audit_append(p_event jsonb) RETURNS timestamptz
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	e acp.audit_logs := jsonb_populate_record(NULL::acp.audit_logs, p_event);
+BEGIN
+	e.ts := coalesce(e.ts, acp.now());
+	-- Partitions are made months ahead; this is for a shifted clock and for a database that slept.
+	IF to_regclass('acp.audit_logs_' || to_char(acp.period(e.ts), 'YYYY_MM')) IS NULL THEN
+		PERFORM acp.ensure_partitions(e.ts, 3);
+	END IF;
+	INSERT INTO acp.audit_logs SELECT e.*;
+	IF e.pack IS NOT NULL AND e.tier IS NOT NULL THEN
+		INSERT INTO acp.usage_counters AS c (tenant_id, day, action, status, billable, tier, billing_unit, slot, calls, quantity)
+		VALUES (e.tenant_id, acp.day(e.ts), e.action, e.status, e.billable, e.tier, coalesce(e.billing_unit, 'call'),
+			pg_backend_pid() % 16, 1, e.billing_quantity)
+		ON CONFLICT (tenant_id, day, action, status, billable, tier, billing_unit, slot)
+		DO UPDATE SET calls = c.calls + 1, quantity = c.quantity + excluded.quantity;
+	END IF;
+	RETURN e.ts;
+END
+$$;
+COMMENT ON FUNCTION acp.audit_append(jsonb) IS
+	'Writes one audit row from an object whose members are the columns, and counts it. ts missing: now. Returns ts.';
+
+CREATE OR REPLACE FUNCTION acp.settle(p_event jsonb, p_reservation uuid, p_default_limit integer) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	now_used bigint;
+	meta     CONSTANT text := nullif(current_setting('acp.result_meta', true), '');
+	quantity CONSTANT text := nullif(current_setting('acp.quantity', true), '');
+BEGIN
+	IF (p_event->>'billable')::boolean AND p_event->>'tier' = 'free' THEN
+		now_used := acp.usage_consume((p_event->>'tenant_id')::uuid, p_reservation, (p_event->>'ts')::timestamptz, p_default_limit);
+	ELSIF p_reservation IS NOT NULL THEN
+		PERFORM acp.usage_release((p_event->>'tenant_id')::uuid, p_reservation, (p_event->>'ts')::timestamptz);
+	END IF;
+	IF meta IS NOT NULL THEN
+		p_event := p_event || jsonb_build_object('result_meta', coalesce(nullif(p_event->'result_meta', 'null'), '{}') || meta::jsonb);
+	END IF;
+	IF quantity IS NOT NULL THEN
+		p_event := p_event || jsonb_build_object('billing_quantity', quantity::bigint);
+	END IF;
+	PERFORM acp.audit_append(p_event);
+	RETURN now_used;
+END
+$$;
+COMMENT ON FUNCTION acp.settle(jsonb, uuid, integer) IS
+	'Ends a call: consumes or gives back its reservation, counts it and writes its audit row, all in the caller''s transaction. Returns the free calls used, this one included; null where none was used.';
+
+CREATE OR REPLACE FUNCTION acp.price(p_unit text, p_action text, p_ts timestamptz) RETURNS acp.prices
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT p FROM acp.prices p
+	WHERE p.unit IN (p_unit, 'call') AND p.valid_from <= p_ts
+	  AND (p.action_pattern = p_action OR (right(p.action_pattern, 1) = '*'
+	       AND starts_with(p_action, left(p.action_pattern, -1))))
+	ORDER BY p.unit = p_unit DESC, length(p.action_pattern) DESC, p.valid_from DESC
+	LIMIT 1
+$$;
+COMMENT ON FUNCTION acp.price(text, text, timestamptz) IS
+	'The price row that applies to an action at a moment: by its unit, else by the call; the longest pattern, then the newest.';
+
+CREATE OR REPLACE FUNCTION acp.usage(p_tenant uuid, p_period date, p_default_limit integer) RETURNS json
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	this_period CONSTANT date := coalesce(p_period, acp.period(acp.now()));
+	t           acp.tenants;
+	tier        text;
+	max_calls   integer;
+	result      json;
+BEGIN
+	SELECT * INTO t FROM acp.tenants WHERE tenant_id = p_tenant;
+	IF NOT FOUND THEN
+		PERFORM acp.fail('NOT_FOUND', 'no tenant has this id');
+	END IF;
+	tier := acp.effective_tier(t.tier, t.payment_method_status);
+	IF tier = 'free' THEN
+		max_calls := coalesce(t.calls_limit, p_default_limit);
+	END IF;
+	WITH counted AS (
+		SELECT c.day, c.action, c.billing_unit, c.tier, sum(c.calls) AS calls, sum(c.quantity) AS quantity
+		FROM acp.usage_counters c
+		WHERE c.tenant_id = p_tenant AND c.day >= this_period AND c.day < this_period + interval '1 month' AND c.billable
+		GROUP BY 1, 2, 3, 4
+	), priced AS (
+		SELECT c.*, p.currency, CASE WHEN c.tier <> 'paid' THEN 0
+			WHEN p.unit = c.billing_unit THEN c.quantity * p.unit_amount ELSE c.calls * p.unit_amount END AS amount
+		FROM counted c, LATERAL acp.price(c.billing_unit, c.action, c.day::timestamp AT TIME ZONE 'UTC') p
+	), total AS (
+		SELECT coalesce(sum(calls), 0)::bigint AS calls, coalesce(sum(amount), 0) AS amount, max(currency) AS currency FROM priced
+	)
+	SELECT json_build_object(
+		'tenant_id', p_tenant, 'tier', tier, 'calls_used', total.calls, 'calls_limit', max_calls,
+		'calls_remaining', greatest(max_calls - total.calls, 0),
+		'period_start', acp.rfc3339(acp.period_start(this_period)), 'period_end', acp.rfc3339(acp.period_end(this_period)),
+		'by_action', (SELECT coalesce(json_agg(x ORDER BY x->>'action'), '[]') FROM (
+			SELECT json_build_object('action', action, 'calls', sum(calls), 'billing_unit', billing_unit, 'quantity', sum(quantity)) AS x
+			FROM priced GROUP BY action, billing_unit) a),
+		'by_day', (SELECT coalesce(json_agg(x ORDER BY x->>'day'), '[]') FROM (
+			SELECT json_build_object('day', day, 'calls', sum(calls)) AS x FROM priced GROUP BY day) d),
+		'cost', json_build_object('amount', trim_scale(total.amount),
+			'currency', coalesce(total.currency, (acp.price('call', '*', acp.now())).currency)))
+	INTO result FROM total;
+	RETURN result;
+END
+$$;
+COMMENT ON FUNCTION acp.usage(uuid, date, integer) IS
+	'The usage object of a tenant and period (null: now) from the counters: its cost does not grow with the audit log.';
+
+CREATE OR REPLACE FUNCTION acp.pricing(p_unit text, p_action text, p_quantity bigint) RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT jsonb_build_object('unit', p.unit, 'unit_amount', trim_scale(p.unit_amount), 'currency', p.currency,
+		'amount', trim_scale(p.unit_amount * CASE WHEN p.unit = p_unit THEN p_quantity ELSE 1 END))
+	FROM acp.price(p_unit, p_action, acp.now()) p
+$$;
+COMMENT ON FUNCTION acp.pricing(text, text, bigint) IS
+	'What so many units of an action cost now: unit, unit_amount, currency, amount. A unit without a price is charged as one call.';
+
+GRANT EXECUTE ON FUNCTION acp.paid_calls(uuid, date), acp.usage_reserve(uuid, uuid, timestamptz, integer, interval),
+	acp.usage_release(uuid, uuid, timestamptz), acp.usage_consume(uuid, uuid, timestamptz, integer), acp.audit_append(jsonb),
+	acp.settle(jsonb, uuid, integer), acp.price(text, text, timestamptz), acp.usage(uuid, date, integer), acp.pricing(text, text, bigint) TO acp_app;

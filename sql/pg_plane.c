@@ -1,0 +1,394 @@
+#include "pg_plane.h"
+
+#include "db.h"
+#include "json.h"
+#include "log.h"
+
+struct acp_pg_plane {
+	const struct acp_config *config;
+	struct acp_db_pool *pool;
+	char free_limit[24];      /* settings as the statements take them */
+	char reservation_ttl[24];
+};
+
+struct acp_tx {
+	struct acp_pg_plane *pg;
+	struct acp_db_conn *conn;
+};
+
+/* Errors ------------------------------------------------------------------------------------------------------- */
+
+/* acp.fail() in SQL: code in the hint, member in the detail. */
+static bool is_refusal(const struct acp_db_error *error)
+{
+	return strcmp(error->sqlstate, "ACP01") == 0;
+}
+
+/* What the caller is told; what happened goes to the log. */
+static enum acp_code code_of(enum acp_db_status status, const struct acp_db_error *error, const char *what)
+{
+	if (status == ACP_DB_OK)
+		return ACP_OK;
+	if (is_refusal(error))
+		return acp_code_of(error->hint);
+	acp_log(ACP_LOG_ERROR, "database: %s: %s%s%s", what, error->message, *error->sqlstate ? " SQLSTATE " : "",
+	        error->sqlstate);
+	return status == ACP_DB_LOST ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
+}
+
+static void copy_column(char *out, size_t size, const PGresult *rows, int column)
+{
+	snprintf(out, size, "%s", PQgetvalue(rows, 0, column));
+}
+
+static const char *event_text(struct json_object *event)
+{
+	return json_object_to_json_string_ext(event, JSON_C_TO_STRING_PLAIN);
+}
+
+static enum acp_tier tier_of(const char *text)
+{
+	return strcmp(text, "paid") == 0 ? ACP_TIER_PAID : ACP_TIER_FREE;
+}
+
+/* Who calls ---------------------------------------------------------------------------------------------------- */
+
+static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out)
+{
+	static const char sql[] = "SELECT to_char(ts AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US\"+00\"'), tenant_id,"
+				  " api_key_id, key_prefix, ' ' || array_to_string(scopes, ' ') || ' ', tier"
+				  " FROM acp.authenticate($1)";
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	PGresult *rows = NULL;
+	char hash[2 * ACP_SHA256_LEN + 3];
+	acp_db_bytea(key_hash, ACP_SHA256_LEN, hash);
+	const char *values[] = {hash};
+	enum acp_code code = code_of(acp_db_once(pg->pool, sql, 1, values, 0, &rows, &error), &error, "authenticate");
+	if (code != ACP_OK)
+		return code;
+	copy_column(out->ts, sizeof out->ts, rows, 0);
+	if (PQgetisnull(rows, 0, 1)) {
+		code = ACP_INVALID_API_KEY;
+	} else {
+		copy_column(out->tenant_id, sizeof out->tenant_id, rows, 1);
+		copy_column(out->api_key_id, sizeof out->api_key_id, rows, 2);
+		copy_column(out->key_shown, sizeof out->key_shown, rows, 3);
+		copy_column(out->scopes, sizeof out->scopes, rows, 4);
+		out->tier = tier_of(PQgetvalue(rows, 0, 5));
+	}
+	PQclear(rows);
+	return code;
+}
+
+/* Usage -------------------------------------------------------------------------------------------------------- */
+
+/* Runs a statement whose one column is jsonb (or null). */
+static enum acp_code fetch_json(struct acp_db_conn *conn, struct acp_db_pool *pool, const char *sql, int count,
+                                const char *const *values, struct json_object **out, struct acp_db_error *error,
+                                const char *what)
+{
+	PGresult *rows = NULL;
+	enum acp_db_status status = conn ? acp_db_exec(conn, sql, count, values, 0, &rows, error)
+	                                 : acp_db_once(pool, sql, count, values, 0, &rows, error);
+	enum acp_code code = code_of(status, error, what);
+	if (code != ACP_OK)
+		return code;
+	*out = NULL;
+	if (PQntuples(rows) == 1 && !PQgetisnull(rows, 0, 0)) {
+		struct json_tokener *tokener = json_tokener_new_ex(128);
+		*out = tokener ? json_tokener_parse_ex(tokener, PQgetvalue(rows, 0, 0), PQgetlength(rows, 0, 0) + 1) : NULL;
+		bool parsed = tokener && json_tokener_get_error(tokener) == json_tokener_success;
+		json_tokener_free(tokener);
+		code = parsed ? ACP_OK : ACP_INTERNAL_ERROR;
+	}
+	PQclear(rows);
+	return code;
+}
+
+static enum acp_code get_usage(void *self, const char *tenant_id, const char *period, struct json_object **usage)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	const char *values[] = {tenant_id, period, pg->free_limit};
+	return fetch_json(NULL, pg->pool, "SELECT acp.usage($1, ($2 || '-01')::date, $3)", 3, values, usage, &error, "usage");
+}
+
+static enum acp_code get_price(void *self, const char *unit, const char *action, int64_t quantity,
+                               struct json_object **price)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	char number[24];
+	snprintf(number, sizeof number, "%lld", (long long)quantity);
+	const char *values[] = {unit, action, number};
+	return fetch_json(NULL, pg->pool, "SELECT acp.pricing($1, $2, $3)", 3, values, price, &error, "price");
+}
+
+static enum acp_code reserve(void *self, const char *tenant_id, const char *event_id, const char *ts,
+                             struct acp_reservation *out)
+{
+	static const char sql[] = "SELECT allowed, tier, calls_used, calls_limit"
+				  " FROM acp.usage_reserve($1, $2, $3, $4, make_interval(secs => $5))";
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	PGresult *rows = NULL;
+	const char *values[] = {tenant_id, event_id, ts, pg->free_limit, pg->reservation_ttl};
+	enum acp_code code = code_of(
+		acp_db_once(pg->pool, sql, 5, values, (int)pg->config->usage_timeout, &rows, &error), &error, "usage check");
+	if (code != ACP_OK)
+		return code;
+	out->allowed = *PQgetvalue(rows, 0, 0) == 't';
+	out->tier = tier_of(PQgetvalue(rows, 0, 1));
+	out->limited = !PQgetisnull(rows, 0, 3);
+	out->calls_used = strtoll(PQgetvalue(rows, 0, 2), NULL, 10);
+	out->calls_limit = strtoll(PQgetvalue(rows, 0, 3), NULL, 10);
+	PQclear(rows);
+	return ACP_OK;
+}
+
+/* The call's transaction --------------------------------------------------------------------------------------- */
+
+static void end_tx(struct acp_tx *tx)
+{
+	acp_db_give(tx->pg->pool, tx->conn);
+	free(tx);
+}
+
+static enum acp_code begin(void *self, bool read_only, struct acp_tx **out)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	struct acp_tx *tx = calloc(1, sizeof *tx);
+	if (!tx)
+		return ACP_INTERNAL_ERROR;
+	tx->pg = pg;
+	tx->conn = acp_db_take(pg->pool, &error);
+	if (!tx->conn) {
+		free(tx);
+		return code_of(ACP_DB_LOST, &error, "begin");
+	}
+	enum acp_db_status status =
+		acp_db_exec(tx->conn, read_only ? "BEGIN READ ONLY" : "BEGIN", 0, NULL, 0, NULL, &error);
+	if (status == ACP_DB_OK) {
+		*out = tx;
+		return ACP_OK;
+	}
+	end_tx(tx);
+	return code_of(status, &error, "begin");
+}
+
+static void rollback(struct acp_tx *tx)
+{
+	struct acp_db_error error;
+	/* A connection that cannot roll back is closed by end_tx, which rolls back too. */
+	if (acp_db_exec(tx->conn, "ROLLBACK", 0, NULL, 0, NULL, &error) != ACP_DB_OK)
+		acp_log(ACP_LOG_WARNING, "database: rollback: %s", error.message);
+	end_tx(tx);
+}
+
+/* Names of functions come from the action registry, never from a request; still, nothing else may get through. */
+static bool function_name_ok(const char *name)
+{
+	size_t len = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_");
+	return len > 0 && len <= 63 && name[len] == '\0';
+}
+
+static enum acp_code run(struct acp_tx *tx, const char *function, const char *tenant_id, struct json_object *params,
+                         struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
+{
+	char sql[128];
+	struct acp_db_error error;
+	if (!function_name_ok(function))
+		return ACP_INTERNAL_ERROR;
+	snprintf(sql, sizeof sql, "SELECT acp.%s($1, $2, $3)", function);
+	const char *values[] = {tenant_id, event_text(params), event_text(ctx)};
+	enum acp_code code = fetch_json(tx->conn, NULL, sql, 3, values, data, &error, function);
+	if (code != ACP_OK && is_refusal(&error)) {
+		snprintf(refusal->message, sizeof refusal->message, "%s", error.message);
+		snprintf(refusal->field, sizeof refusal->field, "%s", error.detail);
+	}
+	return code;
+}
+
+/* The end of a call -------------------------------------------------------------------------------------------- */
+
+/* acp.settle() on a connection, or (conn NULL) on any. *used is -1 where no free call was used. */
+static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, struct json_object *event,
+                                    bool reserved, int64_t *used, struct acp_db_error *error)
+{
+	static const char sql[] = "SELECT acp.settle($1, $2, $3)";
+	PGresult *rows = NULL;
+	const char *values[] = {event_text(event), reserved ? acp_json_string(event, "event_id") : NULL, pg->free_limit};
+	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 3, values, 0, &rows, error)
+	                                 : acp_db_once(pg->pool, sql, 3, values, 0, &rows, error);
+	if (status == ACP_DB_OK) {
+		*used = PQgetisnull(rows, 0, 0) ? -1 : strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
+		PQclear(rows);
+	}
+	return status;
+}
+
+static enum acp_code settle(void *self, struct acp_tx *tx, struct json_object *event, bool reserved, int64_t *used)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	*used = -1;
+	enum acp_db_status status = settle_on(pg, tx ? tx->conn : NULL, event, reserved, used, &error);
+	if (tx && status == ACP_DB_OK)
+		status = acp_db_exec(tx->conn, "COMMIT", 0, NULL, 0, NULL, &error);
+	if (tx && status == ACP_DB_OK)
+		end_tx(tx);
+	else if (tx)
+		rollback(tx);
+	return code_of(status, &error, "settle");
+}
+
+static enum acp_code record(void *self, struct json_object *event, bool reserved)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	int64_t used;
+	return code_of(settle_on(pg, NULL, event, reserved, &used, &error), &error, "audit");
+}
+
+/* Onboarding --------------------------------------------------------------------------------------------------- */
+
+static struct json_object *onboarding_json(const struct acp_onboarding *in)
+{
+	struct json_object *p = json_object_new_object();
+	struct json_object *scopes = json_object_new_array();
+	bool ok = p && scopes;
+	for (const char *at = in->scopes; ok && *(at += strspn(at, " "));) {
+		size_t len = strcspn(at, " ");
+		ok = json_object_array_add(scopes, json_object_new_string_len(at, (int)len)) == 0;
+		at += len;
+	}
+	ok = ok && acp_json_add_string(p, "product", in->product) && acp_json_add_string(p, "agent_id", in->agent_id) &&
+	     acp_json_add_string(p, "email", in->email) && acp_json_add_string(p, "tenant_id", in->tenant_id) &&
+	     acp_json_add_string(p, "api_key_id", in->api_key_id) && acp_json_add_string(p, "key_prefix", in->key_shown) &&
+	     acp_json_add_string(p, "key_name", "first key") && acp_json_add_string(p, "salt", in->salt) &&
+	     acp_json_add_string(p, "fingerprint", in->fingerprint) && acp_json_add(p, "scopes", json_object_get(scopes)) &&
+	     (!in->organization_name || acp_json_add_string(p, "organization_name", in->organization_name)) &&
+	     (!in->idempotency_key || acp_json_add_string(p, "idempotency_key", in->idempotency_key));
+	json_object_put(scopes);
+	if (ok)
+		return p;
+	json_object_put(p);
+	return NULL;
+}
+
+static enum acp_code read_onboarded(const PGresult *rows, struct acp_onboarded *out)
+{
+	const char *verdict = PQgetvalue(rows, 0, 0);
+	if (strcmp(verdict, "taken") == 0)
+		return ACP_ALREADY_ONBOARDED;
+	if (strcmp(verdict, "mismatch") == 0)
+		return ACP_IDEMPOTENCY_MISMATCH;
+	out->replay = strcmp(verdict, "replay") == 0;
+	copy_column(out->tenant_id, sizeof out->tenant_id, rows, 1);
+	copy_column(out->api_key_id, sizeof out->api_key_id, rows, 2);
+	copy_column(out->salt, sizeof out->salt, rows, 3);
+	out->created_at = strtoll(PQgetvalue(rows, 0, 4), NULL, 10);
+	out->pricing = json_tokener_parse(PQgetvalue(rows, 0, 5));
+	return ACP_OK;
+}
+
+static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct acp_onboarded *out)
+{
+	static const char sql[] =
+		"SELECT o.verdict, o.tenant_id, o.api_key_id, o.salt, floor(extract(epoch FROM o.created_at))::bigint,"
+		" acp.pricing('call', '*', 1) FROM acp.onboard($1, $2, $3) o";
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	PGresult *rows = NULL;
+	char hash[2 * ACP_SHA256_LEN + 3];
+	struct json_object *p = onboarding_json(in);
+	if (!p)
+		return ACP_INTERNAL_ERROR;
+	acp_db_bytea(in->key_hash, ACP_SHA256_LEN, hash);
+	const char *values[] = {event_text(p), hash, event_text(in->event)};
+	enum acp_db_status status = acp_db_once(pg->pool, sql, 3, values, 0, &rows, &error);
+	enum acp_code code = code_of(status, &error, "onboard");
+	json_object_put(p);
+	if (code == ACP_OK)
+		code = read_onboarded(rows, out);
+	PQclear(rows);
+	return code;
+}
+
+/* Readiness ---------------------------------------------------------------------------------------------------- */
+
+static enum acp_code ready(void *self, char *why, size_t why_size)
+{
+	static const char sql[] =
+		"SELECT max(version), coalesce(max(version) FILTER (WHERE breaking), 0) FROM acp.schema_migrations";
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	PGresult *rows = NULL;
+	enum acp_db_status status = acp_db_once(pg->pool, sql, 0, NULL, 2000, &rows, &error);
+	if (status != ACP_DB_OK) {
+		snprintf(why, why_size, "%s: %s", status == ACP_DB_LOST ? "database not reachable" : "schema missing, run acpctl migrate",
+		         error.message);
+		return ACP_UNAVAILABLE;
+	}
+	long long version = strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
+	long long breaking = strtoll(PQgetvalue(rows, 0, 1), NULL, 10);
+	PQclear(rows);
+	if (version < ACP_SCHEMA_VERSION)
+		snprintf(why, why_size, "the schema has version %lld, this program needs %d: run acpctl migrate", version,
+		         ACP_SCHEMA_VERSION);
+	else if (breaking > ACP_SCHEMA_VERSION)
+		snprintf(why, why_size, "the schema has the breaking version %lld, this program knows up to %d: upgrade acp-fcgi",
+		         breaking, ACP_SCHEMA_VERSION);
+	else
+		return ACP_OK;
+	return ACP_UNAVAILABLE;
+}
+
+static void maintain(void *self)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	if (acp_db_once(pg->pool, "SELECT acp.maintain()", 0, NULL, 0, NULL, &error) != ACP_DB_OK)
+		acp_log(ACP_LOG_WARNING, "database: maintenance: %s", error.message);
+}
+
+struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct acp_control_plane *plane)
+{
+	struct acp_pg_plane *pg = calloc(1, sizeof *pg);
+	if (!pg)
+		return NULL;
+	pg->config = config;
+	pg->pool = acp_db_pool_new(config->database_url, (int)config->db_connections, (int)config->db_connect_timeout,
+	                           (int)config->db_timeout);
+	if (!pg->pool) {
+		free(pg);
+		return NULL;
+	}
+	snprintf(pg->free_limit, sizeof pg->free_limit, "%lld", (long long)config->free_calls_limit);
+	snprintf(pg->reservation_ttl, sizeof pg->reservation_ttl, "%lld", (long long)config->reservation_ttl);
+	*plane = (struct acp_control_plane){
+		.self = pg,
+		.authenticate = authenticate,
+		.get_usage = get_usage,
+		.reserve = reserve,
+		.get_price = get_price,
+		.begin = begin,
+		.run = run,
+		.rollback = rollback,
+		.settle = settle,
+		.record = record,
+		.onboard = onboard,
+		.maintain = maintain,
+		.ready = ready,
+	};
+	return pg;
+}
+
+void acp_pg_plane_free(struct acp_pg_plane *pg)
+{
+	if (pg)
+		acp_db_pool_free(pg->pool);
+	free(pg);
+}

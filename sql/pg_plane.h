@@ -1,0 +1,18 @@
+/* pg_plane.h - the control plane over PostgreSQL (Repo B). Shows no libpq. */
+#ifndef ACP_PG_PLANE_H
+#define ACP_PG_PLANE_H
+
+#include "settings.h"
+#include "plane.h"
+
+/* The newest migration this program knows. */
+#define ACP_SCHEMA_VERSION 1
+
+struct acp_pg_plane;
+
+/* Makes the plane of one process (after fork). Connects on demand. NULL when memory is lacking. The config is only
+ * referred to. plane is filled; its functions may be used by any number of threads. */
+struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct acp_control_plane *plane) ACP_MUSTCHECK;
+void acp_pg_plane_free(struct acp_pg_plane *pg);
+
+#endif
