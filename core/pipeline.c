@@ -114,10 +114,7 @@ static enum acp_code settle(struct acp_call *call)
 		acp_usage_warn(call, calls_used);
 		return ACP_OK;
 	}
-	/* An outlived reservation that could not be renewed is refused like any other call past the allowance. */
-	if (code == ACP_UPGRADE_REQUIRED)
-		call->reserved = false;
-	return fail_plain(call, code);
+	return code == ACP_UPGRADE_REQUIRED ? acp_usage_refuse(call, -1) : fail_plain(call, code);
 }
 
 /* The line (contract section 3). A stage returns ACP_OK to go on. The stages of rate limit, idempotency claim,

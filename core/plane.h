@@ -99,7 +99,8 @@ struct acp_control_plane {
 	 *
 	 * Ends a successful call: reservation consumed, usage counted, event written, all committed with tx (NULL: in a
 	 * transaction of its own). *calls_used: free calls used, this one included, or -1 where none was used.
-	 * ACP_UPGRADE_REQUIRED: the reservation had run out and the allowance is used up; nothing was done. */
+	 * ACP_UPGRADE_REQUIRED: no place was held any more (or the check had failed open) and the allowance is used up;
+	 * nothing was done. So the allowance stays exact whatever happened before. */
 	enum acp_code (*settle)(void *self, struct acp_tx *tx, struct json_object *event, bool reserved, int64_t *calls_used);
 
 	/* Ends any other call: the event is written, the reservation (if reserved) given back. */

@@ -72,23 +72,24 @@ static void resets_at(const char *ts, char out[32])
 	snprintf(out, 32, "%04d-%02d-01T00:00:00Z", month == 12 ? year + 1 : year, month % 12 + 1);
 }
 
-static enum acp_code refuse(struct acp_call *call)
+enum acp_code acp_usage_refuse(struct acp_call *call, int64_t calls_used)
 {
 	char url[512];
 	char resets[32];
 	const struct acp_reservation *place = &call->reservation;
+	int64_t limit = place->limited ? place->calls_limit : call->kernel->config->free_calls_limit;
 	upgrade_url_now(call, url);
 	resets_at(call->principal.ts, resets);
 	call->extra = json_object_new_object();
 	if (call->extra) {
 		acp_json_add_string(call->extra, "upgrade_url", url);
-		acp_json_add(call->extra, "usage", usage_numbers(place->calls_used, place->calls_limit));
+		acp_json_add(call->extra, "usage", usage_numbers(calls_used < 0 ? limit : calls_used, limit));
 		acp_json_add_string(call->extra, "resets_at", resets);
 		acp_json_add(call->extra, "retryable", json_object_new_boolean(false));
 	}
 	return acp_call_fail(call, ACP_UPGRADE_REQUIRED, NULL,
 	                     "Free tier limit reached (%lld calls). Add a payment method to continue.",
-	                     (long long)place->calls_limit);
+	                     (long long)limit);
 }
 
 enum acp_code acp_usage_reserve(struct acp_call *call)
@@ -104,7 +105,7 @@ enum acp_code acp_usage_reserve(struct acp_call *call)
 		return ACP_OK;
 	}
 	if (!call->reservation.allowed)
-		return refuse(call);
+		return acp_usage_refuse(call, call->reservation.calls_used);
 	call->reserved = call->reservation.limited;
 	return ACP_OK;
 }

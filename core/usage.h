@@ -12,6 +12,10 @@ bool acp_usage_enforced(const struct acp_kernel *kernel);
  * allowance is used up. When the check itself fails the call proceeds and the audit row says so. */
 enum acp_code acp_usage_reserve(struct acp_call *call) ACP_MUSTCHECK;
 
+/* The 402 of a call that finds no place: link, usage and the time the allowance is back. calls_used: as the hub said,
+ * -1 when only the fact is known. */
+enum acp_code acp_usage_refuse(struct acp_call *call, int64_t calls_used);
+
 /* After the call was counted: the warning of the reply when calls_used (-1: not limited) is near the limit. */
 void acp_usage_warn(struct acp_call *call, int64_t calls_used);
 

@@ -219,7 +219,8 @@ static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn 
 {
 	static const char sql[] = "SELECT acp.settle($1, $2, $3)";
 	PGresult *rows = NULL;
-	const char *values[] = {event_text(event), reserved ? acp_json_string(event, "event_id") : NULL, pg->free_limit};
+	const char *values[] = {event_text(event), reserved ? acp_json_string(event, "event_id") : NULL,
+	                        pg->config->usage_enforcement ? pg->free_limit : NULL};
 	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 3, values, 0, &rows, error)
 	                                 : acp_db_once(pg->pool, sql, 3, values, 0, &rows, error);
 	if (status == ACP_DB_OK) {

@@ -100,23 +100,23 @@ BEGIN
 	IF held THEN
 		UPDATE acp.usage_quota SET used = used + 1, reserved = reserved - 1
 		WHERE tenant_id = p_tenant AND period = this_period RETURNING used + paid INTO now_used;
-	ELSIF p_reservation IS NOT NULL THEN
-		-- The call outlived its reservation: it counts only if there is still room.
-		UPDATE acp.usage_quota SET used = used + 1
-		WHERE tenant_id = p_tenant AND period = this_period AND used + reserved + paid < coalesce(t.calls_limit, p_default_limit)
-		RETURNING used + paid INTO now_used;
-		IF NOT FOUND THEN
-			PERFORM acp.fail('UPGRADE_REQUIRED', 'the call ran longer than its reservation and the free allowance is used up');
-		END IF;
-	ELSE
-		INSERT INTO acp.usage_quota AS q (tenant_id, period, used) VALUES (p_tenant, this_period, 1)
-		ON CONFLICT (tenant_id, period) DO UPDATE SET used = q.used + 1 RETURNING q.used + paid INTO now_used;
+		RETURN now_used;
+	END IF;
+	-- No place is held: the call outlived its reservation, or the check had failed open, or nothing is enforced. The
+	-- allowance is exact all the same: such a call counts only if there is still room.
+	INSERT INTO acp.usage_quota (tenant_id, period) VALUES (p_tenant, this_period) ON CONFLICT DO NOTHING;
+	UPDATE acp.usage_quota SET used = used + 1
+	WHERE tenant_id = p_tenant AND period = this_period
+	  AND (p_default_limit IS NULL OR used + reserved + paid < coalesce(t.calls_limit, p_default_limit))
+	RETURNING used + paid INTO now_used;
+	IF NOT FOUND THEN
+		PERFORM acp.fail('UPGRADE_REQUIRED', 'the free allowance is used up');
 	END IF;
 	RETURN now_used;
 END
 $$;
 COMMENT ON FUNCTION acp.usage_consume(uuid, uuid, timestamptz, integer) IS
-	'Counts one billable success of a tenant treated as free and ends its reservation. p_reservation null: enforcement was off or failed open, it counts all the same. Returns the calls used, this one included.';
+	'Counts one billable success of a tenant treated as free and ends its reservation. p_reservation null: none was made. p_default_limit null: the allowance is not enforced. Returns the calls used, this one included.';
 
 CREATE OR REPLACE FUNCTION acp.audit_append(p_event jsonb) RETURNS timestamptz
 LANGUAGE plpgsql
@@ -169,7 +169,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.settle(jsonb, uuid, integer) IS
-	'Ends a call: consumes or gives back its reservation, counts it and writes its audit row, all in the caller''s transaction. Returns the free calls used, this one included; null where none was used.';
+	'Ends a call: consumes or gives back its reservation, counts it and writes its audit row, all in the caller''s transaction. p_default_limit null: the allowance is not enforced. Returns the free calls used, this one included; null where none was used.';
 
 CREATE OR REPLACE FUNCTION acp.price(p_unit text, p_action text, p_ts timestamptz) RETURNS acp.prices
 LANGUAGE sql STABLE
