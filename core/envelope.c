@@ -28,17 +28,17 @@ static enum acp_code check_media(const struct acp_request *request, char error[2
 	return ACP_OK;
 }
 
-enum acp_code acp_body_parse(const struct acp_config *config, const struct acp_request *request,
+enum acp_code acp_body_parse(const struct acp_config *config, const struct acp_request *request, int64_t max_bytes,
                              struct json_object **out, char error[256], char field[280])
 {
 	struct acp_json_error bad = {0};
-	const struct acp_json_limits limits = {(size_t)config->max_body_bytes, (unsigned)config->max_json_depth,
+	const struct acp_json_limits limits = {(size_t)max_bytes, (unsigned)config->max_json_depth,
 	                                       (unsigned)config->max_json_tokens};
 	enum acp_code code = check_media(request, error);
 	if (code != ACP_OK)
 		return code;
-	if (request->body_too_large) {
-		snprintf(error, 256, "the request body is larger than %lld bytes", (long long)config->max_body_bytes);
+	if (request->body_too_large || request->body_len > (size_t)max_bytes) {
+		snprintf(error, 256, "the request body is larger than %lld bytes", (long long)max_bytes);
 		return ACP_PAYLOAD_TOO_LARGE;
 	}
 	if (request->body_broken) {
@@ -65,7 +65,8 @@ enum acp_code acp_envelope_parse(struct acp_call *call)
 		call->allow = "POST";
 		return acp_call_fail(call, ACP_METHOD_NOT_ALLOWED, NULL, "use POST here, not %.20s", request->method);
 	}
-	call->code = acp_body_parse(call->kernel->config, request, &call->envelope, call->error, call->field);
+	call->code = acp_body_parse(call->kernel->config, request, call->kernel->config->max_body_bytes, &call->envelope,
+	                            call->error, call->field);
 	return call->code;
 }
 

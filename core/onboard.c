@@ -105,7 +105,8 @@ static size_t characters(const char *text)
 
 static enum acp_code read_application(struct applicant *a)
 {
-	a->code = acp_body_parse(a->kernel->config, a->request, &a->body, a->error, a->field);
+	const struct acp_config *config = a->kernel->config;
+	a->code = acp_body_parse(config, a->request, config->onboard_max_body_bytes, &a->body, a->error, a->field);
 	if (a->code != ACP_OK)
 		return a->code;
 	if (!json_object_is_type(a->body, json_type_object))
