@@ -1,31 +1,40 @@
 -- The one clock, the months, the partitions, and how a function refuses.
+--
+-- What every call runs is PL/pgSQL even where one expression would do: it keeps its plan for the session, while an SQL
+-- function with a pinned search_path is planned again at each call (measured: 0.13 ms against 0.03 ms for acp.now()).
 
 CREATE OR REPLACE FUNCTION acp.now() RETURNS timestamptz
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	settings text[];
+BEGIN
 	-- Read from the catalog, not from the session: a shifted clock must reach connections that are already open, and
 	-- a session must not be able to shift its own.
-	SELECT now() + coalesce(
-		(SELECT substr(setting, 18)::interval
-		 FROM pg_db_role_setting s, unnest(s.setconfig) AS setting
-		 WHERE s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
-		   AND s.setrole = 0 AND setting LIKE 'acp.clock\_offset=%'),
-		interval '0')
+	SELECT s.setconfig INTO settings FROM pg_db_role_setting s
+	WHERE s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.setrole = 0;
+	IF settings IS NULL THEN
+		RETURN now();
+	END IF;
+	RETURN now() + coalesce(
+		(SELECT substr(setting, 18)::interval FROM unnest(settings) AS setting WHERE setting LIKE 'acp.clock\_offset=%'),
+		interval '0');
+END
 $$;
 COMMENT ON FUNCTION acp.now() IS
 	'Start of the transaction by the program''s clock. Shift it with ALTER DATABASE … SET acp.clock_offset = ''40 days''; it takes effect at once in every session.';
 
 CREATE OR REPLACE FUNCTION acp.period(p_ts timestamptz) RETURNS date
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT date_trunc('month', p_ts AT TIME ZONE 'UTC')::date $$;
+AS $$ BEGIN RETURN date_trunc('month', p_ts AT TIME ZONE 'UTC')::date; END $$;
 COMMENT ON FUNCTION acp.period(timestamptz) IS 'The billing period of a moment: first day of its UTC month.';
 
 CREATE OR REPLACE FUNCTION acp.day(p_ts timestamptz) RETURNS date
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT (p_ts AT TIME ZONE 'UTC')::date $$;
+AS $$ BEGIN RETURN (p_ts AT TIME ZONE 'UTC')::date; END $$;
 COMMENT ON FUNCTION acp.day(timestamptz) IS 'UTC day of a moment.';
 
 CREATE OR REPLACE FUNCTION acp.period_start(p_period date) RETURNS timestamptz
@@ -61,11 +70,13 @@ COMMENT ON FUNCTION acp.fail(text, text, text) IS
 	'Refuses the call: code of the reply (as in contract section 2), sentence for the caller, JSON pointer of the member at fault. Undoes the transaction.';
 
 CREATE OR REPLACE FUNCTION acp.report(p_result_meta jsonb, p_quantity bigint DEFAULT NULL) RETURNS void
-LANGUAGE sql
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT set_config('acp.result_meta', coalesce(p_result_meta::text, ''), true),
-	       set_config('acp.quantity', coalesce(p_quantity::text, ''), true)
+BEGIN
+	PERFORM set_config('acp.result_meta', coalesce(p_result_meta::text, ''), true),
+	        set_config('acp.quantity', coalesce(p_quantity::text, ''), true);
+END
 $$;
 COMMENT ON FUNCTION acp.report(jsonb, bigint) IS
 	'Called by a handler function: what goes into result_meta and billing_quantity of the audit row of this transaction.';

@@ -1,9 +1,9 @@
 -- Tenants and keys: who calls, onboarding, the operator's changes.
 
 CREATE OR REPLACE FUNCTION acp.effective_tier(p_tier text, p_payment_method_status text) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT CASE WHEN p_tier = 'paid' AND p_payment_method_status = 'active' THEN 'paid' ELSE 'free' END $$;
+AS $$ BEGIN RETURN CASE WHEN p_tier = 'paid' AND p_payment_method_status = 'active' THEN 'paid' ELSE 'free' END; END $$;
 COMMENT ON FUNCTION acp.effective_tier(text, text) IS 'paid only with an active payment method, else free (contract section 3, usage).';
 
 CREATE OR REPLACE FUNCTION acp.authenticate(p_key_hash bytea,
