@@ -16,11 +16,11 @@ COMMENT ON VIEW acp_report.tenants IS 'Tenants; tier is the one they are treated
 
 CREATE OR REPLACE VIEW acp_report.usage_by_tenant_month AS
 	SELECT c.tenant_id, t.agent_id, date_trunc('month', c.day)::date AS period, c.tier,
-		sum(c.calls) FILTER (WHERE c.billable)::bigint AS billable_calls,
-		sum(c.quantity) FILTER (WHERE c.billable)::bigint AS billable_quantity,
-		sum(c.calls) FILTER (WHERE c.status = 'success')::bigint AS successful_calls,
-		sum(c.calls) FILTER (WHERE c.status = 'error')::bigint AS failed_calls,
-		sum(c.calls) FILTER (WHERE c.status = 'denied')::bigint AS denied_calls
+		coalesce(sum(c.calls) FILTER (WHERE c.billable), 0)::bigint AS billable_calls,
+		coalesce(sum(c.quantity) FILTER (WHERE c.billable), 0)::bigint AS billable_quantity,
+		coalesce(sum(c.calls) FILTER (WHERE c.status = 'success'), 0)::bigint AS successful_calls,
+		coalesce(sum(c.calls) FILTER (WHERE c.status = 'error'), 0)::bigint AS failed_calls,
+		coalesce(sum(c.calls) FILTER (WHERE c.status = 'denied'), 0)::bigint AS denied_calls
 	FROM acp.usage_counters c JOIN acp.tenants t USING (tenant_id)
 	GROUP BY 1, 2, 3, 4;
 COMMENT ON VIEW acp_report.usage_by_tenant_month IS 'Calls of each tenant by UTC month and tier, from the counters.';
