@@ -24,6 +24,7 @@ struct acp_call {
 	struct acp_reservation reservation;
 	bool reserved;                   /* a place is held and must be settled or given back */
 	bool usage_check_failed;         /* fail-open: the call went on without the check */
+	bool claimed;                    /* the idempotency key is ours until the call ends */
 	struct acp_tx *tx;               /* open transaction of the handler, or NULL */
 	struct acp_result result;
 

@@ -63,6 +63,40 @@ bool acp_is_uuid(const char *text)
 	return text[36] == '\0';
 }
 
+enum { NONCE = 12, TAG = 16 };
+_Static_assert(NONCE + TAG == ACP_SEAL_EXTRA, "nonce, ciphertext, tag");
+
+void acp_seal(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, uint8_t *out)
+{
+	int got = 0;
+	uint8_t *text = out + NONCE;
+	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+	acp_random(out, NONCE);
+	must(ctx && EVP_EncryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, key, out) == 1 &&
+	             EVP_EncryptUpdate(ctx, text, &got, data, (int)len) == 1 &&
+	             EVP_EncryptFinal_ex(ctx, text + got, &got) == 1 &&
+	             EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_GET_TAG, TAG, text + len) == 1,
+	     "AES-256-GCM");
+	EVP_CIPHER_CTX_free(ctx);
+}
+
+bool acp_unseal(const uint8_t key[ACP_SHA256_LEN], const uint8_t *sealed, size_t len, uint8_t *out)
+{
+	int got = 0;
+	uint8_t tag[TAG];
+	if (len < ACP_SEAL_EXTRA)
+		return false;
+	size_t text_len = len - ACP_SEAL_EXTRA;
+	memcpy(tag, sealed + NONCE + text_len, TAG);
+	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+	bool ok = ctx && EVP_DecryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, key, sealed) == 1 &&
+	          EVP_DecryptUpdate(ctx, out, &got, sealed + NONCE, (int)text_len) == 1 &&
+	          EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_TAG, TAG, tag) == 1 &&
+	          EVP_DecryptFinal_ex(ctx, out + got, &got) == 1;
+	EVP_CIPHER_CTX_free(ctx);
+	return ok;
+}
+
 bool acp_equal_const_time(const void *a, const void *b, size_t len)
 {
 	return CRYPTO_memcmp(a, b, len) == 0;

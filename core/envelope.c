@@ -170,6 +170,8 @@ static struct json_object *success_body(struct acp_call *call)
 	     acp_json_add(body, "constraints_applied", json_object_get(constraints));
 	if (ok && call->warning)
 		ok = acp_json_add(body, "warning", json_object_get(call->warning));
+	if (ok && call->code == ACP_IDEMPOTENT_REPLAY)
+		ok = acp_json_add_string(body, "code", acp_code_name(call->code));
 	json_object_put(constraints);
 	if (ok)
 		return body;
@@ -180,7 +182,8 @@ static struct json_object *success_body(struct acp_call *call)
 void acp_envelope_reply(struct acp_call *call, struct acp_reply *reply)
 {
 	*reply = (struct acp_reply){.code = call->code, .allow = call->allow, .retry_after = call->retry_after};
-	if (call->code == ACP_OK) {
+	reply->replayed = call->code == ACP_IDEMPOTENT_REPLAY;
+	if (acp_code_outcome(call->code) == ACP_SUCCESS) {
 		reply->body = success_body(call);
 	} else {
 		reply->body = acp_error_body(call->code, call->request->request_id, call->error, call->field);

@@ -308,7 +308,8 @@ static void record_refusal(struct applicant *a)
 {
 	const struct acp_control_plane *plane = a->kernel->plane;
 	struct json_object *event = make_event(a);
-	if (!event || plane->record(plane->self, event, false) != ACP_OK) {
+	const struct acp_settlement end = {.event = event};
+	if (!event || plane->record(plane->self, &end) != ACP_OK) {
 		acp_log(ACP_LOG_ERROR, "request %s: the audit row of a refused onboarding could not be written",
 		        a->request->request_id);
 		refuse(a, ACP_UNAVAILABLE, "", "%s", acp_code_sentence(ACP_UNAVAILABLE));

@@ -4,6 +4,7 @@
 #include "auth.h"
 #include "call.h"
 #include "envelope.h"
+#include "idempotency.h"
 #include "log.h"
 #include "usage.h"
 
@@ -100,29 +101,33 @@ static enum acp_code settle(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	int64_t calls_used = -1;
-	struct json_object *event = acp_audit_event(call);
-	if (!event)
+	struct acp_buf sealed;
+	struct acp_settlement end = {.event = acp_audit_event(call), .reserved = call->reserved};
+	if (!end.event)
 		return fail_plain(call, ACP_INTERNAL_ERROR);
 	if (call->dry_run)
 		undo(call); /* nothing of a dry run persists but its row */
 	struct acp_tx *tx = call->tx;
 	call->tx = NULL;
-	enum acp_code code = plane->settle(plane->self, tx, event, call->reserved, &calls_used);
-	json_object_put(event);
+	acp_idempotency_seal(call, &sealed, &end);
+	enum acp_code code = plane->settle(plane->self, tx, &end, &calls_used);
+	json_object_put(end.event);
+	acp_buf_release(&sealed);
 	if (code == ACP_OK) {
-		call->reserved = false;
+		call->reserved = call->claimed = false;
 		acp_usage_warn(call, calls_used);
 		return ACP_OK;
 	}
 	return code == ACP_UPGRADE_REQUIRED ? acp_usage_refuse(call, -1) : fail_plain(call, code);
 }
 
-/* The line (contract section 3). A stage returns ACP_OK to go on. The stages of rate limit, idempotency claim,
- * ceilings and policy stand between the ones around them here:
- *   check_dry_run -> rate limit -> check_params -> claim -> ceilings -> policy -> acp_usage_reserve */
+/* The line (contract section 3). A stage returns ACP_OK to go on. The stages of rate limit, ceilings and policy stand
+ * between the ones around them here:
+ *   check_dry_run -> rate limit -> check_params -> acp_idempotency_claim -> ceilings -> policy -> acp_usage_reserve */
 static stage *const stages[] = {
-	acp_envelope_parse, acp_envelope_check, authenticate,      look_up,     check_scope, check_dry_run,
-	check_params,       acp_usage_reserve,  run_handler,       settle,
+	acp_envelope_parse, acp_envelope_check, authenticate,          look_up,           check_scope,
+	check_dry_run,      check_params,       acp_idempotency_claim, acp_usage_reserve, run_handler,
+	settle,
 };
 
 static void run_stages(struct acp_call *call)
@@ -132,24 +137,26 @@ static void run_stages(struct acp_call *call)
 		call->code = stages[i](call);
 }
 
-/* Every exit that is not a settled success: what the handler did is undone, the place is given back, and the one
- * audit row is written. A call whose row cannot be written is not answered with anything but 503. */
-static void record_failure(struct acp_call *call)
+/* Every exit that is not a settled success: what the handler did is undone, place and claim are given back, and the
+ * one audit row is written. A call whose row cannot be written is not answered with anything but 503. */
+static void record_exit(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	undo(call);
-	struct json_object *event = acp_audit_event(call);
-	enum acp_code code = event ? plane->record(plane->self, event, call->reserved) : ACP_INTERNAL_ERROR;
+	const struct acp_settlement end = {.event = acp_audit_event(call),
+	                                   .reserved = call->reserved,
+	                                   .claim = call->claimed ? call->idempotency_key : NULL};
+	enum acp_code code = end.event ? plane->record(plane->self, &end) : ACP_INTERNAL_ERROR;
 	if (code != ACP_OK) {
 		const struct acp_log_field fields[] = {
 			{"msg", "the audit row could not be written", false},
-			{"event", event ? json_object_to_json_string_ext(event, JSON_C_TO_STRING_PLAIN) : NULL, false}};
+			{"event", end.event ? json_object_to_json_string_ext(end.event, JSON_C_TO_STRING_PLAIN) : NULL, false}};
 		acp_log_fields(ACP_LOG_ERROR, fields, ACP_COUNT(fields));
 		json_object_put(call->extra);
 		call->extra = NULL;
 		fail_plain(call, ACP_UNAVAILABLE);
 	}
-	json_object_put(event);
+	json_object_put(end.event);
 }
 
 static void release(struct acp_call *call)
@@ -168,7 +175,7 @@ void acp_manage(const struct acp_kernel *kernel, const struct acp_request *reque
 	acp_uuid(call.event_id);
 	run_stages(&call);
 	if (call.code != ACP_OK)
-		record_failure(&call);
+		record_exit(&call);
 	acp_envelope_reply(&call, reply);
 	release(&call);
 }

@@ -45,6 +45,23 @@ struct acp_refusal {
 
 struct acp_tx; /* a transaction of the hub; used by one thread */
 
+/* What ends a call. */
+struct acp_settlement {
+	struct json_object *event; /* a JSON object whose members are the columns of audit_logs (core/audit.c makes it) */
+	bool reserved;             /* a place in the allowance is held under the event's id */
+	const char *claim;         /* the idempotency key whose claim the call holds; NULL: none */
+	const uint8_t *sealed;     /* a success stores this as the claim's result */
+	size_t sealed_len;
+};
+
+enum acp_claim_verdict { ACP_CLAIM_RUN, ACP_CLAIM_REPLAY, ACP_CLAIM_CONFLICT, ACP_CLAIM_MISMATCH };
+
+struct acp_claim {
+	enum acp_claim_verdict verdict;
+	uint8_t *sealed; /* replay: the stored result; owned by the caller (free) */
+	size_t sealed_len;
+};
+
 struct acp_onboarding {
 	const char *product;
 	const char *agent_id;
@@ -95,16 +112,20 @@ struct acp_control_plane {
 	                     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal);
 	void (*rollback)(struct acp_tx *tx);
 
-	/* An event is a JSON object whose members are the columns of audit_logs (core/audit.c makes it).
-	 *
-	 * Ends a successful call: reservation consumed, usage counted, event written, all committed with tx (NULL: in a
-	 * transaction of its own). *calls_used: free calls used, this one included, or -1 where none was used.
-	 * ACP_UPGRADE_REQUIRED: no place was held any more (or the check had failed open) and the allowance is used up;
-	 * nothing was done. So the allowance stays exact whatever happened before. */
-	enum acp_code (*settle)(void *self, struct acp_tx *tx, struct json_object *event, bool reserved, int64_t *calls_used);
+	/* Idempotency of calls (NULL: off). May the call with this event id run under the client's key? The claim is its
+	 * own until it ends, or until the hub's lease for crashed calls passes. */
+	enum acp_code (*claim)(void *self, const char *tenant_id, const char *action, const char *key,
+	                       const char *fingerprint, const char *event_id, struct acp_claim *out);
 
-	/* Ends any other call: the event is written, the reservation (if reserved) given back. */
-	enum acp_code (*record)(void *self, struct json_object *event, bool reserved);
+	/* Ends a successful call: reservation consumed, usage counted, claim's result stored, event written, all committed
+	 * with tx (NULL: in a transaction of its own). *calls_used: free calls used, this one included, or -1 where none was
+	 * used. ACP_UPGRADE_REQUIRED: no place was held any more (or the check had failed open) and the allowance is used
+	 * up; ACP_IDEMPOTENCY_CONFLICT: the claim had gone to another call. Then nothing was done: so the allowance stays
+	 * exact, and an idempotent call has one effect, whatever happened before. */
+	enum acp_code (*settle)(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *calls_used);
+
+	/* Ends any other call: the event is written, reservation and claim are given back. */
+	enum acp_code (*record)(void *self, const struct acp_settlement *end);
 
 	/* Onboarding. ACP_ALREADY_ONBOARDED: agent_id taken; ACP_IDEMPOTENCY_MISMATCH: same key, other request. */
 	enum acp_code (*onboard)(void *self, const struct acp_onboarding *in, struct acp_onboarded *out);

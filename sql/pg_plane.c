@@ -9,6 +9,7 @@ struct acp_pg_plane {
 	struct acp_db_pool *pool;
 	char free_limit[24];      /* settings as the statements take them */
 	char reservation_ttl[24];
+	char idempotency_lease[24];
 };
 
 struct acp_tx {
@@ -214,15 +215,19 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 /* The end of a call -------------------------------------------------------------------------------------------- */
 
 /* acp.settle() on a connection, or (conn NULL) on any. *used is -1 where no free call was used. */
-static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, struct json_object *event,
-                                    bool reserved, int64_t *used, struct acp_db_error *error)
+static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, const struct acp_settlement *end,
+                                    int64_t *used, struct acp_db_error *error)
 {
-	static const char sql[] = "SELECT acp.settle($1, $2, $3)";
+	static const char sql[] = "SELECT acp.settle($1, $2, $3, $4, $5)";
 	PGresult *rows = NULL;
-	const char *values[] = {event_text(event), reserved ? acp_json_string(event, "event_id") : NULL,
-	                        pg->config->usage_enforcement ? pg->free_limit : NULL};
-	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 3, values, 0, &rows, error)
-	                                 : acp_db_once(pg->pool, sql, 3, values, 0, &rows, error);
+	char *sealed = end->sealed ? malloc(2 * end->sealed_len + 3) : NULL;
+	if (sealed)
+		acp_db_bytea(end->sealed, end->sealed_len, sealed);
+	const char *values[] = {event_text(end->event), end->reserved ? acp_json_string(end->event, "event_id") : NULL,
+	                        pg->config->usage_enforcement ? pg->free_limit : NULL, end->claim, sealed};
+	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 5, values, 0, &rows, error)
+	                                 : acp_db_once(pg->pool, sql, 5, values, 0, &rows, error);
+	free(sealed);
 	if (status == ACP_DB_OK) {
 		*used = PQgetisnull(rows, 0, 0) ? -1 : strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
 		PQclear(rows);
@@ -230,12 +235,12 @@ static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn 
 	return status;
 }
 
-static enum acp_code settle(void *self, struct acp_tx *tx, struct json_object *event, bool reserved, int64_t *used)
+static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *used)
 {
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	*used = -1;
-	enum acp_db_status status = settle_on(pg, tx ? tx->conn : NULL, event, reserved, used, &error);
+	enum acp_db_status status = settle_on(pg, tx ? tx->conn : NULL, end, used, &error);
 	if (tx && status == ACP_DB_OK)
 		status = acp_db_exec(tx->conn, "COMMIT", 0, NULL, 0, NULL, &error);
 	if (tx && status == ACP_DB_OK)
@@ -245,12 +250,46 @@ static enum acp_code settle(void *self, struct acp_tx *tx, struct json_object *e
 	return code_of(status, &error, "settle");
 }
 
-static enum acp_code record(void *self, struct json_object *event, bool reserved)
+static enum acp_code record(void *self, const struct acp_settlement *end)
 {
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	int64_t used;
-	return code_of(settle_on(pg, NULL, event, reserved, &used, &error), &error, "audit");
+	return code_of(settle_on(pg, NULL, end, &used, &error), &error, "audit");
+}
+
+/* Idempotency -------------------------------------------------------------------------------------------------- */
+
+static enum acp_claim_verdict verdict_of(const char *text)
+{
+	static const char *const words[] = {"run", "replay", "conflict", "mismatch"};
+	for (size_t i = 0; i < ACP_COUNT(words); i++)
+		if (strcmp(words[i], text) == 0)
+			return (enum acp_claim_verdict)i;
+	return ACP_CLAIM_CONFLICT;
+}
+
+static enum acp_code claim(void *self, const char *tenant_id, const char *action, const char *key,
+                           const char *fingerprint, const char *event_id, struct acp_claim *out)
+{
+	static const char sql[] = "SELECT verdict, sealed FROM acp.idempotency_claim($1, $2, $3, $4, $5, make_interval(secs => $6))";
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	PGresult *rows = NULL;
+	const char *values[] = {tenant_id, action, key, fingerprint, event_id, pg->idempotency_lease};
+	enum acp_code code = code_of(acp_db_once(pg->pool, sql, 6, values, 0, &rows, &error), &error, "claim");
+	if (code != ACP_OK)
+		return code;
+	*out = (struct acp_claim){.verdict = verdict_of(PQgetvalue(rows, 0, 0))};
+	if (out->verdict == ACP_CLAIM_REPLAY && !PQgetisnull(rows, 0, 1)) {
+		unsigned char *bytes = PQunescapeBytea((const unsigned char *)PQgetvalue(rows, 0, 1), &out->sealed_len);
+		out->sealed = bytes ? malloc(out->sealed_len + 1) : NULL;
+		if (out->sealed)
+			memcpy(out->sealed, bytes, out->sealed_len);
+		PQfreemem(bytes);
+	}
+	PQclear(rows);
+	return ACP_OK;
 }
 
 /* Onboarding --------------------------------------------------------------------------------------------------- */
@@ -369,6 +408,7 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 	}
 	snprintf(pg->free_limit, sizeof pg->free_limit, "%lld", (long long)config->free_calls_limit);
 	snprintf(pg->reservation_ttl, sizeof pg->reservation_ttl, "%lld", (long long)config->reservation_ttl);
+	snprintf(pg->idempotency_lease, sizeof pg->idempotency_lease, "%lld", (long long)config->idempotency_lease);
 	*plane = (struct acp_control_plane){
 		.self = pg,
 		.authenticate = authenticate,
@@ -378,6 +418,7 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 		.begin = begin,
 		.run = run,
 		.rollback = rollback,
+		.claim = claim,
 		.settle = settle,
 		.record = record,
 		.onboard = onboard,

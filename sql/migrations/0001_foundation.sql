@@ -245,7 +245,10 @@ CREATE TABLE acp.idempotency (
 	key         text NOT NULL CHECK (length(key) BETWEEN 1 AND 255),
 	fingerprint text NOT NULL CHECK (length(fingerprint) = 64),
 	state       text NOT NULL CHECK (state IN ('running', 'done')),
+	owner       uuid,
+	lease_until timestamptz,
 	reply       jsonb,
+	sealed      bytea,
 	created_at  timestamptz NOT NULL,
 	expires_at  timestamptz NOT NULL,
 	PRIMARY KEY (tenant_id, action, key)
@@ -255,9 +258,12 @@ COMMENT ON TABLE acp.idempotency IS 'What was answered to a call that carried an
 COMMENT ON COLUMN acp.idempotency.tenant_id IS 'The tenant; the nil UUID for onboarding, which has none yet.';
 COMMENT ON COLUMN acp.idempotency.action IS 'Action, or onboard.{product}.';
 COMMENT ON COLUMN acp.idempotency.key IS 'The client''s key; for onboarding its HMAC, because there it leads to a credential.';
-COMMENT ON COLUMN acp.idempotency.fingerprint IS 'hex SHA-256 of the canonical request: another request under the same key is refused.';
+COMMENT ON COLUMN acp.idempotency.fingerprint IS 'Hash of the canonical request, in hex: another request under the same key is refused.';
 COMMENT ON COLUMN acp.idempotency.state IS 'running until the result is committed.';
-COMMENT ON COLUMN acp.idempotency.reply IS 'What the reply is made from; never a credential.';
+COMMENT ON COLUMN acp.idempotency.owner IS 'event_id of the call that holds or held the claim.';
+COMMENT ON COLUMN acp.idempotency.lease_until IS 'While running: after this the claim of a crashed call is free.';
+COMMENT ON COLUMN acp.idempotency.reply IS 'Onboarding: what the reply is made from; never a credential.';
+COMMENT ON COLUMN acp.idempotency.sealed IS 'Calls: the reply''s data, encrypted with a key made from the pepper and the idempotency key.';
 COMMENT ON COLUMN acp.idempotency.created_at IS 'Time of the first call.';
 COMMENT ON COLUMN acp.idempotency.expires_at IS 'From then on the key is as new.';
 

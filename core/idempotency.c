@@ -1,0 +1,104 @@
+#include "idempotency.h"
+
+enum { SEALED_MAX = 64 << 20 };
+
+/* HMAC of the pepper over a purpose and the parts that make a key or a fingerprint particular. */
+static void derive(const struct acp_call *call, const char *purpose, const char *text, size_t len, uint8_t out[ACP_SHA256_LEN])
+{
+	const char *pepper = call->kernel->config->key_pepper;
+	uint8_t key[ACP_SHA256_LEN];
+	acp_hmac_sha256(pepper, strlen(pepper), purpose, strlen(purpose), key);
+	acp_hmac_sha256(key, sizeof key, text, len, out);
+	acp_wipe(key, sizeof key);
+}
+
+/* The request as it is compared: action and params in canonical form, hashed with a secret because params may hold
+ * something guessable. */
+static bool fingerprint(const struct acp_call *call, char hex[ACP_SHA256_HEX])
+{
+	struct acp_buf canonical;
+	uint8_t mac[ACP_SHA256_LEN];
+	acp_buf_init(&canonical, SEALED_MAX);
+	acp_buf_printf(&canonical, "%s|", call->entry->action->name);
+	acp_json_canonical(call->params, &canonical);
+	bool ok = acp_buf_ok(&canonical);
+	if (ok) {
+		derive(call, "acp-fcgi idempotency fingerprint v1", canonical.ptr, canonical.len, mac);
+		acp_hex(mac, sizeof mac, hex);
+	}
+	acp_buf_release(&canonical);
+	return ok;
+}
+
+static void sealing_key(const struct acp_call *call, uint8_t key[ACP_SHA256_LEN])
+{
+	struct acp_buf parts;
+	acp_buf_init(&parts, 4096);
+	acp_buf_printf(&parts, "%s|%s|%s", call->principal.tenant_id, call->entry->action->name, call->idempotency_key);
+	derive(call, "acp-fcgi idempotency result v1", parts.ptr, parts.len, key);
+	acp_buf_release(&parts);
+}
+
+static enum acp_code replay(struct acp_call *call, const struct acp_claim *claim)
+{
+	struct acp_json_error ignored;
+	const struct acp_json_limits limits = {SEALED_MAX, 128, 10000000};
+	uint8_t key[ACP_SHA256_LEN];
+	size_t len = claim->sealed && claim->sealed_len >= ACP_SEAL_EXTRA ? claim->sealed_len - ACP_SEAL_EXTRA : 0;
+	uint8_t *text = malloc(len + 1);
+	sealing_key(call, key);
+	bool ok = text && claim->sealed && acp_unseal(key, claim->sealed, claim->sealed_len, text) &&
+	          acp_json_parse((const char *)text, len, &limits, &call->result.data, &ignored) == ACP_JSON_OK;
+	if (text)
+		acp_wipe(text, len);
+	free(text);
+	if (ok)
+		return ACP_IDEMPOTENT_REPLAY;
+	return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "the stored reply of this idempotency key cannot be read any more");
+}
+
+enum acp_code acp_idempotency_claim(struct acp_call *call)
+{
+	const struct acp_control_plane *plane = call->kernel->plane;
+	char hex[ACP_SHA256_HEX];
+	struct acp_claim claim = {0};
+	if (!call->idempotency_key || call->dry_run || !plane->claim)
+		return ACP_OK;
+	if (!fingerprint(call, hex))
+		return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
+	enum acp_code code = plane->claim(plane->self, call->principal.tenant_id, call->entry->action->name,
+	                                  call->idempotency_key, hex, call->event_id, &claim);
+	if (code == ACP_OK && claim.verdict == ACP_CLAIM_REPLAY)
+		code = replay(call, &claim);
+	else if (code == ACP_OK && claim.verdict == ACP_CLAIM_CONFLICT)
+		code = ACP_IDEMPOTENCY_CONFLICT;
+	else if (code == ACP_OK && claim.verdict == ACP_CLAIM_MISMATCH)
+		code = ACP_IDEMPOTENCY_MISMATCH;
+	free(claim.sealed);
+	call->claimed = code == ACP_OK;
+	if (code == ACP_OK || code == ACP_IDEMPOTENT_REPLAY || code == call->code)
+		return code;
+	if (code == ACP_IDEMPOTENCY_CONFLICT)
+		call->retry_after = 1;
+	return acp_call_fail(call, code, NULL, "%s", acp_code_sentence(code));
+}
+
+void acp_idempotency_seal(const struct acp_call *call, struct acp_buf *sealed, struct acp_settlement *end)
+{
+	uint8_t key[ACP_SHA256_LEN];
+	size_t len = 0;
+	acp_buf_init(sealed, SEALED_MAX);
+	if (!call->claimed)
+		return;
+	const char *text = json_object_to_json_string_length(call->result.data, JSON_C_TO_STRING_PLAIN, &len);
+	char *room = malloc(len + ACP_SEAL_EXTRA);
+	sealing_key(call, key);
+	if (room && text) {
+		acp_seal(key, text, len, (uint8_t *)room);
+		acp_buf_add(sealed, room, len + ACP_SEAL_EXTRA);
+	}
+	free(room);
+	end->claim = call->idempotency_key;
+	end->sealed = (const uint8_t *)sealed->ptr;
+	end->sealed_len = sealed->len;
+}

@@ -1,0 +1,18 @@
+/* idempotency.h - a call that carries an idempotency key has one effect (contract section 3, "Idempotency").
+ *
+ * The key is claimed before the handler and its result stored in the handler's transaction, sealed: a reply may hold a
+ * secret that is shown once, and the database must not hold it in clear. A dry run claims nothing. */
+#ifndef ACP_IDEMPOTENCY_H
+#define ACP_IDEMPOTENCY_H
+
+#include "call.h"
+
+/* The stage. ACP_IDEMPOTENT_REPLAY: an earlier call succeeded, call->result.data is what it gave;
+ * ACP_IDEMPOTENCY_CONFLICT, ACP_IDEMPOTENCY_MISMATCH: as in the contract. */
+enum acp_code acp_idempotency_claim(struct acp_call *call) ACP_MUSTCHECK;
+
+/* Before settling: puts the claim and the sealed result into end. sealed is initialised here and released by the
+ * caller after use. */
+void acp_idempotency_seal(const struct acp_call *call, struct acp_buf *sealed, struct acp_settlement *end);
+
+#endif
