@@ -34,6 +34,7 @@ struct acp_action {
 	bool writes;               /* changes something: policies apply, and fail closed */
 	bool supports_dry_run;
 	bool billable;
+	int rate_limit;            /* calls a minute and key, where fewer than usual; 0: the usual limit */
 	const char *billing_unit;  /* NULL, "call", "token", "row" or "sec" */
 };
 

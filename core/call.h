@@ -24,6 +24,8 @@ struct acp_call {
 	struct acp_reservation reservation;
 	bool reserved;                   /* a place is held and must be settled or given back */
 	bool usage_check_failed;         /* fail-open: the call went on without the check */
+	struct acp_rate rate;            /* as counted; window 0: not limited */
+	uint64_t rate_taken_us;          /* when */
 	bool claimed;                    /* the idempotency key is ours until the call ends */
 	struct acp_tx *tx;               /* open transaction of the handler, or NULL */
 	struct acp_result result;

@@ -160,6 +160,12 @@ static struct json_object *success_body(struct acp_call *call)
 	char scoped[64];
 	snprintf(scoped, sizeof scoped, "tenant_scoped: %s", call->principal.tenant_id);
 	bool ok = body && constraints && json_object_array_add(constraints, json_object_new_string(scoped)) == 0;
+	if (ok && call->rate.window) {
+		char limited[64];
+		snprintf(limited, sizeof limited, "rate_limit: %lld/%lld remaining", (long long)call->rate.remaining,
+		         (long long)call->rate.limit);
+		ok = json_object_array_add(constraints, json_object_new_string(limited)) == 0;
+	}
 	ok = ok && acp_json_add(body, "ok", json_object_new_boolean(true)) &&
 	     acp_json_add_string(body, "request_id", call->request->request_id);
 	if (ok && call->result.data)
@@ -182,6 +188,7 @@ static struct json_object *success_body(struct acp_call *call)
 void acp_envelope_reply(struct acp_call *call, struct acp_reply *reply)
 {
 	*reply = (struct acp_reply){.code = call->code, .allow = call->allow, .retry_after = call->retry_after};
+	reply->rate = call->rate;
 	reply->replayed = call->code == ACP_IDEMPOTENT_REPLAY;
 	if (acp_code_outcome(call->code) == ACP_SUCCESS) {
 		reply->body = success_body(call);

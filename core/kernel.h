@@ -6,6 +6,7 @@
 #include "acp.h"
 #include "settings.h"
 #include "plane.h"
+#include "ratelimit.h"
 #include "schema.h"
 
 /* An action ready to run: its row, its pack, its compiled schema and the ActionDef that meta.actions shows. */
@@ -19,6 +20,7 @@ struct acp_entry {
 struct acp_kernel {
 	const struct acp_config *config;
 	const struct acp_control_plane *plane;
+	struct acp_ratelimit *limits; /* set by the host after init; NULL: nothing is rate limited */
 	struct acp_entry *entries; /* sorted by name */
 	size_t entry_count;
 };

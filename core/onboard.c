@@ -103,6 +103,29 @@ static size_t characters(const char *text)
 	return count;
 }
 
+/* Registering is free and open to everybody, so it has limits of its own: for one address, and over all. */
+static enum acp_code check_rate(struct applicant *a, struct acp_reply *reply)
+{
+	enum { HOUR = 3600 };
+	char name[96];
+	const struct acp_kernel *kernel = a->kernel;
+	uint64_t now = acp_monotonic_us();
+	if (!kernel->limits)
+		return ACP_OK;
+	snprintf(name, sizeof name, "onboard %.80s", a->request->ip_address ? a->request->ip_address : "");
+	acp_ratelimit_take(kernel->limits, name, kernel->config->onboard_per_ip, HOUR, now, &reply->rate);
+	if (reply->rate.allowed) {
+		struct acp_rate total;
+		acp_ratelimit_take(kernel->limits, "onboard", kernel->config->onboard_total, HOUR, now, &total);
+		if (total.allowed)
+			return ACP_OK;
+		acp_ratelimit_give_back(kernel->limits, name, HOUR, now);
+		reply->rate = total;
+	}
+	reply->retry_after = (int)reply->rate.reset;
+	return refuse(a, ACP_RATE_LIMITED, "", "too many onboarding requests; try again in %lld s", (long long)reply->rate.reset);
+}
+
 static enum acp_code read_application(struct applicant *a)
 {
 	const struct acp_config *config = a->kernel->config;
@@ -325,7 +348,7 @@ void acp_onboard(const struct acp_kernel *kernel, const struct acp_request *requ
 	if (strcmp(request->method, "POST") != 0) {
 		reply->allow = "POST";
 		refuse(&a, ACP_METHOD_NOT_ALLOWED, "", "use POST here, not %.20s", request->method);
-	} else if (read_application(&a) == ACP_OK) {
+	} else if (check_rate(&a, reply) == ACP_OK && read_application(&a) == ACP_OK) {
 		enrol(&a);
 	}
 	if (a.code != ACP_OK)
@@ -334,7 +357,8 @@ void acp_onboard(const struct acp_kernel *kernel, const struct acp_request *requ
 	reply->http = a.code == ACP_OK ? 201 : acp_code_http(a.code);
 	reply->replayed = a.tenant.replay;
 	reply->body = a.code == ACP_OK ? welcome(&a) : acp_error_body(a.code, request->request_id, a.error, a.field);
-	reply->retry_after = a.code == ACP_UNAVAILABLE ? 1 : 0;
+	if (a.code == ACP_UNAVAILABLE)
+		reply->retry_after = 1;
 	snprintf(reply->tenant_id, sizeof reply->tenant_id, "%s", a.tenant.tenant_id);
 	acp_wipe(a.api_key, sizeof a.api_key);
 	json_object_put(a.tenant.pricing);

@@ -3,10 +3,13 @@
 
 #include "auth.h"
 #include "call.h"
+#include "clock.h"
 #include "envelope.h"
 #include "idempotency.h"
 #include "log.h"
 #include "usage.h"
+
+enum { RATE_WINDOW = 60 }; /* seconds */
 
 typedef enum acp_code stage(struct acp_call *call);
 
@@ -68,6 +71,42 @@ static enum acp_code check_dry_run(struct acp_call *call)
 	return acp_call_fail(call, ACP_VALIDATION_ERROR, "/dry_run", "action %s does not support dry_run", call->action_name);
 }
 
+/* A name of what is counted: one key calling one action. */
+static void rate_name(const struct acp_call *call, char out[160])
+{
+	snprintf(out, 160, "%s %.100s", call->principal.api_key_id, call->entry->action->name);
+}
+
+static enum acp_code check_rate(struct acp_call *call)
+{
+	char name[160];
+	const struct acp_config *config = call->kernel->config;
+	int64_t limit = call->principal.rate_limit ? call->principal.rate_limit : config->rate_limit;
+	int64_t own = call->entry->action->rate_limit;
+	if (!call->kernel->limits)
+		return ACP_OK;
+	limit = (own && own < limit ? own : limit) / config->rate_limit_hosts;
+	rate_name(call, name);
+	call->rate_taken_us = acp_monotonic_us();
+	acp_ratelimit_take(call->kernel->limits, name, limit > 0 ? limit : 1, RATE_WINDOW, call->rate_taken_us, &call->rate);
+	if (call->rate.allowed)
+		return ACP_OK;
+	call->retry_after = (int)call->rate.reset;
+	return acp_call_fail(call, ACP_RATE_LIMITED, NULL, "more than %lld calls of %.100s a minute with this key; try again in %lld s",
+	                     (long long)limit, call->entry->action->name, (long long)call->rate.reset);
+}
+
+/* What a later rule refused is not counted against the rate: of several limits, none is charged unless all allow. */
+static void give_back_rate(struct acp_call *call)
+{
+	char name[160];
+	if (!call->rate.allowed || call->code == ACP_RATE_LIMITED || acp_code_outcome(call->code) != ACP_DENIED)
+		return;
+	rate_name(call, name);
+	acp_ratelimit_give_back(call->kernel->limits, name, RATE_WINDOW, call->rate_taken_us);
+	call->rate.remaining++;
+}
+
 static enum acp_code check_params(struct acp_call *call)
 {
 	struct acp_schema_error bad;
@@ -121,13 +160,12 @@ static enum acp_code settle(struct acp_call *call)
 	return code == ACP_UPGRADE_REQUIRED ? acp_usage_refuse(call, -1) : fail_plain(call, code);
 }
 
-/* The line (contract section 3). A stage returns ACP_OK to go on. The stages of rate limit, ceilings and policy stand
- * between the ones around them here:
- *   check_dry_run -> rate limit -> check_params -> acp_idempotency_claim -> ceilings -> policy -> acp_usage_reserve */
+/* The line (contract section 3). A stage returns ACP_OK to go on. The stages of ceilings and policy stand between the
+ * ones around them here: acp_idempotency_claim -> ceilings -> policy -> acp_usage_reserve */
 static stage *const stages[] = {
-	acp_envelope_parse, acp_envelope_check, authenticate,          look_up,           check_scope,
-	check_dry_run,      check_params,       acp_idempotency_claim, acp_usage_reserve, run_handler,
-	settle,
+	acp_envelope_parse, acp_envelope_check, authenticate, look_up,
+	check_scope,        check_dry_run,      check_rate,   check_params,
+	acp_idempotency_claim, acp_usage_reserve, run_handler, settle,
 };
 
 static void run_stages(struct acp_call *call)
@@ -143,6 +181,7 @@ static void record_exit(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	undo(call);
+	give_back_rate(call);
 	const struct acp_settlement end = {.event = acp_audit_event(call),
 	                                   .reserved = call->reserved,
 	                                   .claim = call->claimed ? call->idempotency_key : NULL};

@@ -28,6 +28,7 @@ struct acp_reply {
 	struct json_object *body;  /* owned by the caller: json_object_put */
 	const char *allow;         /* Allow header of a 405, else NULL */
 	int retry_after;           /* seconds for Retry-After; 0: none */
+	struct acp_rate rate;      /* for the RateLimit fields; window 0: none */
 	bool replayed;             /* Idempotency-Replayed: true */
 
 	/* for the log line of the request; "" where unknown */

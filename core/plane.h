@@ -26,6 +26,7 @@ struct acp_principal {
 	char key_shown[ACP_KEY_SHOWN + 1];
 	char scopes[512]; /* space between them and at both ends: " manage.read manage.domain " */
 	enum acp_tier tier;
+	int64_t rate_limit; /* calls of one action a minute; 0: the setting rate_limit */
 };
 
 /* The answer to "may this call use one unit of the allowance?" */

@@ -104,6 +104,10 @@ static void write_head(const struct acp_response *response, const struct acp_htt
 		acp_buf_printf(head, "Retry-After: %d\r\n", response->retry_after);
 	if (response->replayed)
 		acp_buf_puts(head, "Idempotency-Replayed: true\r\n");
+	if (response->rate.window) /* draft-ietf-httpapi-ratelimit-headers-10 */
+		acp_buf_printf(head, "RateLimit-Policy: \"default\";q=%lld;w=%lld\r\nRateLimit: \"default\";r=%lld;t=%lld\r\n",
+		               (long long)response->rate.limit, (long long)response->rate.window,
+		               (long long)response->rate.remaining, (long long)response->rate.reset);
 	if (*response->location)
 		acp_buf_printf(head, "Location: %s\r\n", response->location);
 	acp_buf_puts(head, "\r\n");
@@ -155,7 +159,7 @@ void acp_exchange_serve(struct acp_exchange *exchange, int connection)
 	if (!begin(exchange, connection))
 		return;
 	reset_response(&exchange->response);
-	acp_http_read(&http, exchange->fcgi.envp, exchange->kernel->config->url_prefix);
+	acp_http_read(&http, exchange->fcgi.envp, exchange->kernel->config);
 	read_body(exchange, &http.request);
 	http.request.started_us = acp_monotonic_us();
 	acp_paths_answer(exchange->kernel, &http, &exchange->response);

@@ -13,7 +13,7 @@ struct variable {
 	bool twice;
 };
 
-enum { METHOD, URI, TYPE, ENCODING, ADDRESS, KEY, AUTHORIZATION, IDEMPOTENCY, ACCEPT, TRACE, VARIABLES };
+enum { METHOD, URI, TYPE, ENCODING, ADDRESS, KEY, AUTHORIZATION, IDEMPOTENCY, ACCEPT, TRACE, FORWARDED, VARIABLES };
 
 static void collect(struct variable *wanted, char **variables)
 {
@@ -126,7 +126,7 @@ static void read_method(struct acp_http *http, const char *method)
 	snprintf(http->method, sizeof http->method, "%s", plain ? method : "UNKNOWN");
 }
 
-void acp_http_read(struct acp_http *http, char **variables, const char *url_prefix)
+void acp_http_read(struct acp_http *http, char **variables, const struct acp_config *config)
 {
 	struct variable found[VARIABLES] = {
 		[METHOD] = {.name = "REQUEST_METHOD"},          [URI] = {.name = "REQUEST_URI"},
@@ -134,11 +134,14 @@ void acp_http_read(struct acp_http *http, char **variables, const char *url_pref
 		[ADDRESS] = {.name = "REMOTE_ADDR"},            [KEY] = {.name = "HTTP_X_API_KEY"},
 		[AUTHORIZATION] = {.name = "HTTP_AUTHORIZATION"}, [IDEMPOTENCY] = {.name = "HTTP_IDEMPOTENCY_KEY"},
 		[ACCEPT] = {.name = "HTTP_ACCEPT"},             [TRACE] = {.name = "HTTP_TRACEPARENT"},
+		[FORWARDED] = {.name = "HTTP_X_FORWARDED_FOR"},
 	};
 	collect(found, variables);
 	acp_uuid(http->request_id);
 	read_method(http, found[METHOD].value);
-	read_path(http, found[URI].value ? found[URI].value : "", url_prefix);
+	read_path(http, found[URI].value ? found[URI].value : "", config->url_prefix);
+	acp_client_address(config->trusted_proxies, found[ADDRESS].value, found[FORWARDED].twice ? NULL : found[FORWARDED].value,
+	                   http->address);
 	http->wants_problem = found[ACCEPT].value && strstr(found[ACCEPT].value, "application/problem+json");
 	http->request = (struct acp_request){
 		.request_id = http->request_id,
@@ -147,7 +150,7 @@ void acp_http_read(struct acp_http *http, char **variables, const char *url_pref
 		.content_encoding = found[ENCODING].value,
 		.credential = find_credential(found),
 		.idempotency_key = found[IDEMPOTENCY].twice ? "" : printable(found[IDEMPOTENCY].value),
-		.ip_address = found[ADDRESS].value,
+		.ip_address = *http->address ? http->address : NULL,
 		.traceparent = found[TRACE].value,
 	};
 }
@@ -179,6 +182,7 @@ void acp_http_reply(const struct acp_http *http, struct acp_reply *reply, struct
 	response->allow = reply->allow;
 	response->retry_after = reply->retry_after;
 	response->replayed = reply->replayed;
+	response->rate = reply->rate;
 	response->code = acp_code_name(reply->code);
 	response->action = reply->action;
 	memcpy(response->tenant_id, reply->tenant_id, sizeof response->tenant_id);

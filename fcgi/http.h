@@ -3,6 +3,7 @@
 #ifndef ACP_HTTP_H
 #define ACP_HTTP_H
 
+#include "address.h"
 #include "buf.h"
 #include "pipeline.h"
 
@@ -13,6 +14,7 @@ struct acp_http {
 	char request_id[ACP_UUID_LEN];
 	char method[24];
 	char path[ACP_PATH_MAX + 1]; /* of REQUEST_URI: without query and url_prefix, decoded; "" when it is refused */
+	char address[ACP_ADDRESS_MAX]; /* of the client; "" when unknown */
 	const char *query;           /* raw query string, "" when there is none */
 	bool wants_problem;          /* Accept: application/problem+json */
 };
@@ -25,6 +27,7 @@ struct acp_response {
 	const char *allow;           /* NULL = none */
 	int retry_after;             /* 0 = none */
 	bool replayed;
+	struct acp_rate rate;        /* window 0 = none */
 
 	/* for the log line */
 	const char *code;
@@ -37,7 +40,7 @@ struct acp_response {
 typedef void acp_endpoint(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response);
 
 /* Fills http from a NULL-terminated array of NAME=VALUE. The values are borrowed. */
-void acp_http_read(struct acp_http *http, char **variables, const char *url_prefix);
+void acp_http_read(struct acp_http *http, char **variables, const struct acp_config *config);
 
 /* Turns a reply of the core into the response, as problem+json where the client asked for it. Releases the body. */
 void acp_http_reply(const struct acp_http *http, struct acp_reply *reply, struct acp_response *response);

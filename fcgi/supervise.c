@@ -1,5 +1,6 @@
 #include "supervise.h"
 
+#include "address.h"
 #include "clock.h"
 #include "kernel.h"
 #include "listen.h"
@@ -27,8 +28,11 @@ struct supervisor {
 
 bool acp_config_complete(const struct acp_config *config, char *why, size_t why_size)
 {
+	char bad[64];
 	if (!*config->database_url)
 		snprintf(why, why_size, "database_url is not set: put it into the configuration file (or database_url_file, or ACP_DATABASE_URL)");
+	else if (!acp_proxies_ok(config->trusted_proxies, bad))
+		snprintf(why, why_size, "trusted_proxies: %s is not an address or network", bad);
 	else if (!*config->key_pepper)
 		snprintf(why, why_size, "key_pepper is not set: put key_pepper_file = PATH into the configuration file; make one with: openssl rand -hex 32");
 	else

@@ -151,6 +151,22 @@ static int serve_until_stopped(const struct acp_kernel *kernel, int listen_fd, i
 	return 0;
 }
 
+/* The installation's table of rate limits; its name follows from the pepper, so that two installations of one user on
+ * one host do not share it, and tells nothing of it. */
+static bool open_limits(struct acp_kernel *kernel, char *why, size_t why_size)
+{
+	static const char purpose[] = "acp-fcgi rate limit zone v1";
+	const char *pepper = kernel->config->key_pepper;
+	uint8_t mac[ACP_SHA256_LEN];
+	char zone[17];
+	if (!kernel->config->rate_limits)
+		return true;
+	acp_hmac_sha256(pepper, strlen(pepper), purpose, sizeof purpose - 1, mac);
+	acp_hex(mac, 8, zone);
+	kernel->limits = acp_ratelimit_open(zone, why, why_size);
+	return kernel->limits != NULL;
+}
+
 int acp_worker_run(const struct acp_config *config, int listen_fd, int threads)
 {
 	char why[512];
@@ -167,7 +183,12 @@ int acp_worker_run(const struct acp_config *config, int listen_fd, int threads)
 		acp_log(ACP_LOG_ERROR, "start: %s", pg ? why : "out of memory");
 		return 1;
 	}
+	if (!open_limits(&kernel, why, sizeof why)) {
+		acp_log(ACP_LOG_ERROR, "start: %s", why);
+		return 1;
+	}
 	int status = serve_until_stopped(&kernel, listen_fd, threads, &signals);
+	acp_ratelimit_close(kernel.limits);
 	acp_kernel_release(&kernel);
 	acp_pg_plane_free(pg);
 	return status;

@@ -57,7 +57,8 @@ static enum acp_tier tier_of(const char *text)
 static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out)
 {
 	static const char sql[] = "SELECT to_char(ts AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US\"+00\"'), tenant_id,"
-				  " api_key_id, key_prefix, ' ' || array_to_string(scopes, ' ') || ' ', tier"
+				  " api_key_id, key_prefix, ' ' || array_to_string(scopes, ' ') || ' ', tier,"
+				  " coalesce(rate_limit, 0)"
 				  " FROM acp.authenticate($1)";
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
@@ -77,6 +78,7 @@ static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_
 		copy_column(out->key_shown, sizeof out->key_shown, rows, 3);
 		copy_column(out->scopes, sizeof out->scopes, rows, 4);
 		out->tier = tier_of(PQgetvalue(rows, 0, 5));
+		out->rate_limit = strtoll(PQgetvalue(rows, 0, 6), NULL, 10);
 	}
 	PQclear(rows);
 	return code;

@@ -7,14 +7,15 @@ AS $$ BEGIN RETURN CASE WHEN p_tier = 'paid' AND p_payment_method_status = 'acti
 COMMENT ON FUNCTION acp.effective_tier(text, text) IS 'paid only with an active payment method, else free (contract section 3, usage).';
 
 CREATE OR REPLACE FUNCTION acp.authenticate(p_key_hash bytea,
-	OUT ts timestamptz, OUT tenant_id uuid, OUT api_key_id uuid, OUT key_prefix text, OUT scopes text[], OUT tier text)
+	OUT ts timestamptz, OUT tenant_id uuid, OUT api_key_id uuid, OUT key_prefix text, OUT scopes text[], OUT tier text,
+	OUT rate_limit integer)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	ts := acp.now();
-	SELECT k.tenant_id, k.api_key_id, k.key_prefix, k.scopes, acp.effective_tier(t.tier, t.payment_method_status)
-	INTO tenant_id, api_key_id, key_prefix, scopes, tier
+	SELECT k.tenant_id, k.api_key_id, k.key_prefix, k.scopes, acp.effective_tier(t.tier, t.payment_method_status), k.rate_limit
+	INTO tenant_id, api_key_id, key_prefix, scopes, tier, rate_limit
 	FROM acp.key_lookup l
 	JOIN acp.api_keys k ON k.tenant_id = l.tenant_id AND k.api_key_id = l.api_key_id
 	JOIN acp.tenants t ON t.tenant_id = k.tenant_id

@@ -107,6 +107,7 @@ CREATE TABLE acp.api_keys (
 	name       text NOT NULL CHECK (length(name) BETWEEN 1 AND 100),
 	scopes     text[] NOT NULL,
 	created_at timestamptz NOT NULL,
+	rate_limit integer CHECK (rate_limit BETWEEN 1 AND 1000000),
 	expires_at timestamptz,
 	revoked_at timestamptz,
 	PRIMARY KEY (tenant_id, api_key_id)
@@ -120,6 +121,7 @@ COMMENT ON COLUMN acp.api_keys.key_prefix IS 'First 12 characters of the key, fo
 COMMENT ON COLUMN acp.api_keys.name IS 'What its owner calls it.';
 COMMENT ON COLUMN acp.api_keys.scopes IS 'What it may do, for example {manage.read,manage.domain}.';
 COMMENT ON COLUMN acp.api_keys.created_at IS 'When it was made.';
+COMMENT ON COLUMN acp.api_keys.rate_limit IS 'Calls of one action a minute for this key; null: the setting rate_limit.';
 COMMENT ON COLUMN acp.api_keys.expires_at IS 'From then on it is refused; null: never.';
 COMMENT ON COLUMN acp.api_keys.revoked_at IS 'When it was revoked; null: not.';
 

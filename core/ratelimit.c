@@ -1,0 +1,218 @@
+#include "ratelimit.h"
+
+#include "crypto.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+	COUNTS = 61,
+	WAYS = 8,      /* slots that a name may stand in */
+	SETS = 2048,   /* each with a lock of its own */
+	ID_LEN = 16,
+	MAGIC = 0x61637031, /* "acp1": layout of this file */
+};
+
+struct slot {
+	uint8_t id[ID_LEN]; /* of the name; all zero: never used */
+	uint64_t newest;    /* number of the newest count's span since the clock's start */
+	uint32_t counts[COUNTS]; /* span n stands at n % COUNTS */
+	uint32_t total;
+};
+
+struct set {
+	pthread_mutex_t lock; /* robust: a process killed inside it does not lock the others out */
+	struct slot slots[WAYS];
+};
+
+struct table {
+	uint32_t magic;
+	struct set sets[SETS];
+};
+
+struct acp_ratelimit {
+	struct table *table;
+};
+
+static bool init_table(struct table *table)
+{
+	pthread_mutexattr_t attr;
+	bool ok = pthread_mutexattr_init(&attr) == 0 &&
+	          pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED) == 0 &&
+	          pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST) == 0;
+	for (size_t i = 0; ok && i < SETS; i++)
+		ok = pthread_mutex_init(&table->sets[i].lock, &attr) == 0;
+	pthread_mutexattr_destroy(&attr);
+	if (ok)
+		table->magic = MAGIC;
+	return ok;
+}
+
+/* Maps the file; whoever finds it empty makes the table, while the others wait for the file lock. */
+static struct table *map_table(int fd)
+{
+	struct stat status;
+	struct table *table = NULL;
+	if (flock(fd, LOCK_EX) != 0)
+		return NULL;
+	bool sized = fstat(fd, &status) == 0 &&
+	             (status.st_size == (off_t)sizeof *table || ftruncate(fd, (off_t)sizeof *table) == 0);
+	void *at = sized ? mmap(NULL, sizeof *table, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+	if (at != MAP_FAILED) {
+		table = at;
+		if (table->magic != MAGIC && !init_table(table)) {
+			munmap(at, sizeof *table);
+			table = NULL;
+		}
+	}
+	flock(fd, LOCK_UN);
+	return table;
+}
+
+struct acp_ratelimit *acp_ratelimit_open(const char *zone, char *why, size_t why_size)
+{
+	char name[128];
+	struct acp_ratelimit *limits = calloc(1, sizeof *limits);
+	/* The user is part of the name: nobody else's table, nobody else's rights. */
+	snprintf(name, sizeof name, "/acp-fcgi-%u-%x-%.64s", (unsigned)geteuid(), (unsigned)sizeof(struct table), zone);
+	int fd = limits ? shm_open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
+	if (fd >= 0)
+		limits->table = map_table(fd);
+	if (!limits || !limits->table) {
+		snprintf(why, why_size, "shared memory %s for rate limits: %s", name, strerror(errno));
+		free(limits);
+		limits = NULL;
+	}
+	if (fd >= 0)
+		close(fd);
+	return limits;
+}
+
+void acp_ratelimit_close(struct acp_ratelimit *limits)
+{
+	if (limits)
+		munmap(limits->table, sizeof *limits->table);
+	free(limits);
+}
+
+/* A holder that died may have left a total that its counts do not give: it is added up anew. */
+static void mend(struct set *set)
+{
+	for (size_t i = 0; i < WAYS; i++) {
+		set->slots[i].total = 0;
+		for (size_t n = 0; n < COUNTS; n++)
+			set->slots[i].total += set->slots[i].counts[n];
+	}
+	pthread_mutex_consistent(&set->lock);
+}
+
+static void lock_set(struct set *set)
+{
+	if (pthread_mutex_lock(&set->lock) == EOWNERDEAD)
+		mend(set);
+}
+
+/* Forgets the counts that are older than the window at the moment of span. */
+static void advance(struct slot *slot, uint64_t span)
+{
+	if (span >= slot->newest + COUNTS) {
+		memset(slot->counts, 0, sizeof slot->counts);
+		slot->total = 0;
+	} else {
+		for (uint64_t n = slot->newest + 1; n <= span; n++) {
+			slot->total -= slot->counts[n % COUNTS];
+			slot->counts[n % COUNTS] = 0;
+		}
+	}
+	if (span > slot->newest)
+		slot->newest = span;
+}
+
+/* The slot of a name; a new one takes an empty slot, else the one with the least to forget. */
+static struct slot *find_slot(struct set *set, const uint8_t id[ID_LEN])
+{
+	struct slot *victim = &set->slots[0];
+	for (size_t i = 0; i < WAYS; i++) {
+		struct slot *slot = &set->slots[i];
+		if (memcmp(slot->id, id, ID_LEN) == 0)
+			return slot;
+		if (slot->newest < victim->newest || (slot->newest == victim->newest && slot->total < victim->total))
+			victim = slot;
+	}
+	memset(victim, 0, sizeof *victim);
+	memcpy(victim->id, id, ID_LEN);
+	return victim;
+}
+
+/* Finds and locks the set of a name. */
+static struct set *enter(struct acp_ratelimit *limits, const char *name, int64_t window, uint8_t id[ID_LEN])
+{
+	uint8_t hash[ACP_SHA256_LEN];
+	uint32_t index;
+	char text[320];
+	int len = snprintf(text, sizeof text, "%lld|%.300s", (long long)window, name);
+	acp_sha256(text, (size_t)len < sizeof text ? (size_t)len : sizeof text - 1, hash);
+	memcpy(id, hash, ID_LEN);
+	memcpy(&index, hash + ID_LEN, sizeof index);
+	struct set *set = &limits->table->sets[index % SETS];
+	lock_set(set);
+	return set;
+}
+
+static uint64_t span_length(int64_t window)
+{
+	return (uint64_t)window * 1000000u / (COUNTS - 1);
+}
+
+/* Seconds until a place comes back: until the oldest span that holds a count leaves the window. */
+static int64_t seconds_to_place(const struct slot *slot, uint64_t length, uint64_t now)
+{
+	for (uint64_t back = COUNTS - 1; back > 0; back--) {
+		if (slot->newest < back || !slot->counts[(slot->newest - back) % COUNTS])
+			continue;
+		uint64_t free_at = (slot->newest - back + COUNTS) * length;
+		return free_at > now ? (int64_t)((free_at - now + 999999) / 1000000) : 1;
+	}
+	return (int64_t)((length * COUNTS + 999999) / 1000000);
+}
+
+void acp_ratelimit_take(struct acp_ratelimit *limits, const char *name, int64_t limit, int64_t window, uint64_t now,
+                        struct acp_rate *out)
+{
+	uint8_t id[ID_LEN];
+	uint64_t length = span_length(window);
+	uint64_t span = now / length;
+	struct set *set = enter(limits, name, window, id);
+	struct slot *slot = find_slot(set, id);
+	advance(slot, span);
+	*out = (struct acp_rate){.limit = limit, .window = window};
+	out->allowed = slot->total < limit;
+	if (out->allowed) {
+		/* A clock read before another process's may be a span behind: it counts in the newest one. */
+		slot->counts[slot->newest % COUNTS]++;
+		slot->total++;
+	}
+	out->remaining = slot->total < limit ? limit - slot->total : 0;
+	out->reset = out->allowed ? window : seconds_to_place(slot, length, now);
+	pthread_mutex_unlock(&set->lock);
+}
+
+void acp_ratelimit_give_back(struct acp_ratelimit *limits, const char *name, int64_t window, uint64_t now)
+{
+	uint8_t id[ID_LEN];
+	uint64_t span = now / span_length(window);
+	struct set *set = enter(limits, name, window, id);
+	struct slot *slot = find_slot(set, id);
+	advance(slot, span);
+	uint32_t *count = &slot->counts[(span > slot->newest - (COUNTS - 1) ? span : slot->newest) % COUNTS];
+	if (*count && slot->total) {
+		(*count)--;
+		slot->total--;
+	}
+	pthread_mutex_unlock(&set->lock);
+}
