@@ -35,6 +35,7 @@ struct acp_action {
 	bool supports_dry_run;
 	bool billable;
 	int rate_limit;            /* calls a minute and key, where fewer than usual; 0: the usual limit */
+	const char *ceiling;       /* what it makes more of, where that has a ceiling (core/ceilings.def); NULL: nothing */
 	const char *billing_unit;  /* NULL, "call", "token", "row" or "sec" */
 };
 
@@ -57,6 +58,7 @@ enum acp_code acp_call_sql(struct acp_call *call, const char *function, struct j
 enum acp_code acp_call_fail(struct acp_call *call, enum acp_code code, const char *field, const char *format, ...)
 	ACP_PRINTF(4, 5);
 
+bool acp_call_has_scope(const struct acp_call *call, const char *scope); /* does the calling key have it? */
 bool acp_call_dry_run(const struct acp_call *call);
 const char *acp_call_tenant(const struct acp_call *call);         /* UUID text */
 const struct acp_kernel *acp_call_kernel(const struct acp_call *call);

@@ -58,7 +58,7 @@ static enum acp_code look_up(struct acp_call *call)
 static enum acp_code check_scope(struct acp_call *call)
 {
 	const struct acp_action *action = call->entry->action;
-	if (acp_word_in_list(call->principal.scopes, action->scope))
+	if (acp_call_has_scope(call, action->scope))
 		return ACP_OK;
 	return acp_call_fail(call, ACP_SCOPE_DENIED, NULL, "action %s needs scope %s, which this API key does not have",
 	                     action->name, action->scope);
@@ -117,6 +117,33 @@ static enum acp_code check_params(struct acp_call *call)
 	return acp_call_fail(call, ACP_VALIDATION_ERROR, field, "%s %s", field, bad.message);
 }
 
+/* How many of a kind there may be, by the table of ceilings. */
+static int64_t ceiling_of(const struct acp_config *config, const char *resource)
+{
+#define ACP_CEILING(name, setting)                                                                                     \
+	if (strcmp(name, resource) == 0)                                                                               \
+		return config->setting;
+#include "ceilings.def"
+#undef ACP_CEILING
+	return INT64_MAX;
+}
+
+static enum acp_code check_ceiling(struct acp_call *call)
+{
+	int64_t count = 0;
+	const struct acp_control_plane *plane = call->kernel->plane;
+	const char *resource = call->entry->action->ceiling;
+	if (!resource || !plane->live_count)
+		return ACP_OK;
+	int64_t most = ceiling_of(call->kernel->config, resource);
+	enum acp_code code = plane->live_count(plane->self, call->principal.tenant_id, resource, &count);
+	if (code != ACP_OK)
+		return fail_plain(call, code);
+	if (count < most)
+		return ACP_OK;
+	return acp_call_fail(call, ACP_CEILING_EXCEEDED, NULL, "at most %lld %s may exist", (long long)most, resource);
+}
+
 static enum acp_code run_handler(struct acp_call *call)
 {
 	enum acp_code code = call->entry->action->run(call, call->params, &call->result);
@@ -160,12 +187,13 @@ static enum acp_code settle(struct acp_call *call)
 	return code == ACP_UPGRADE_REQUIRED ? acp_usage_refuse(call, -1) : fail_plain(call, code);
 }
 
-/* The line (contract section 3). A stage returns ACP_OK to go on. The stages of ceilings and policy stand between the
- * ones around them here: acp_idempotency_claim -> ceilings -> policy -> acp_usage_reserve */
+/* The line (contract section 3). A stage returns ACP_OK to go on. The stage of policy stands between check_ceiling and
+ * acp_usage_reserve. */
 static stage *const stages[] = {
 	acp_envelope_parse, acp_envelope_check, authenticate, look_up,
 	check_scope,        check_dry_run,      check_rate,   check_params,
-	acp_idempotency_claim, acp_usage_reserve, run_handler, settle,
+	acp_idempotency_claim, check_ceiling,   acp_usage_reserve, run_handler,
+	settle,
 };
 
 static void run_stages(struct acp_call *call)
@@ -221,6 +249,11 @@ void acp_manage(const struct acp_kernel *kernel, const struct acp_request *reque
 
 /* What handlers use -------------------------------------------------------------------------------------------- */
 
+bool acp_call_has_scope(const struct acp_call *call, const char *scope)
+{
+	return acp_word_in_list(call->principal.scopes, scope);
+}
+
 bool acp_call_dry_run(const struct acp_call *call)
 {
 	return call->dry_run;
@@ -243,7 +276,10 @@ static struct json_object *sql_context(const struct acp_call *call)
 	    acp_json_add_string(ctx, "event_id", call->event_id) &&
 	    acp_json_add_string(ctx, "api_key_id", call->principal.api_key_id) &&
 	    acp_json_add_string(ctx, "ts", call->principal.ts) &&
-	    acp_json_add(ctx, "dry_run", json_object_new_boolean(call->dry_run)))
+	    acp_json_add(ctx, "dry_run", json_object_new_boolean(call->dry_run)) &&
+	    (!call->entry->action->ceiling ||
+	     acp_json_add(ctx, "ceiling",
+	                  json_object_new_int64(ceiling_of(call->kernel->config, call->entry->action->ceiling)))))
 		return ctx;
 	json_object_put(ctx);
 	return NULL;

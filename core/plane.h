@@ -105,6 +105,9 @@ struct acp_control_plane {
 	enum acp_code (*get_price)(void *self, const char *unit, const char *action, int64_t quantity,
 	                           struct json_object **price);
 
+	/* How many of a kind ("keys", "webhooks") a tenant has now; NULL turns ceilings off. */
+	enum acp_code (*live_count)(void *self, const char *tenant_id, const char *resource, int64_t *count);
+
 	/* The call's transaction, for handlers that keep their data in the hub's database.
 	 * run: acp.<function>(tenant, params, ctx); refusal is filled when the function refused.
 	 * A transaction ends by settle or rollback, and is gone after either. */

@@ -150,6 +150,20 @@ static enum acp_code reserve(void *self, const char *tenant_id, const char *even
 	return ACP_OK;
 }
 
+static enum acp_code live_count(void *self, const char *tenant_id, const char *resource, int64_t *count)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	PGresult *rows = NULL;
+	const char *values[] = {tenant_id, resource};
+	enum acp_code code =
+		code_of(acp_db_once(pg->pool, "SELECT acp.live_count($1, $2)", 2, values, 0, &rows, &error), &error, "ceiling");
+	if (code == ACP_OK)
+		*count = strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
+	PQclear(rows);
+	return code;
+}
+
 /* The call's transaction --------------------------------------------------------------------------------------- */
 
 static void end_tx(struct acp_tx *tx)
@@ -417,6 +431,7 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 		.get_usage = get_usage,
 		.reserve = reserve,
 		.get_price = get_price,
+		.live_count = live_count,
 		.begin = begin,
 		.run = run,
 		.rollback = rollback,

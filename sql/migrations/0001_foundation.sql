@@ -125,6 +125,31 @@ COMMENT ON COLUMN acp.api_keys.rate_limit IS 'Calls of one action a minute for t
 COMMENT ON COLUMN acp.api_keys.expires_at IS 'From then on it is refused; null: never.';
 COMMENT ON COLUMN acp.api_keys.revoked_at IS 'When it was revoked; null: not.';
 
+CREATE TABLE acp.team_members (
+	tenant_id  uuid NOT NULL REFERENCES acp.tenants,
+	email      text NOT NULL CHECK (length(email) <= 254),
+	role       text NOT NULL CHECK (role IN ('owner', 'admin', 'member', 'viewer')),
+	status     text NOT NULL CHECK (status IN ('invited', 'active')),
+	invited_at timestamptz NOT NULL,
+	PRIMARY KEY (tenant_id, email)
+);
+COMMENT ON TABLE acp.team_members IS 'People of a tenant.';
+COMMENT ON COLUMN acp.team_members.tenant_id IS 'The tenant.';
+COMMENT ON COLUMN acp.team_members.email IS 'Address, in lower case.';
+COMMENT ON COLUMN acp.team_members.role IS 'owner, admin, member or viewer.';
+COMMENT ON COLUMN acp.team_members.status IS 'invited or active.';
+COMMENT ON COLUMN acp.team_members.invited_at IS 'When.';
+
+CREATE TABLE acp.tenant_settings (
+	tenant_id  uuid PRIMARY KEY REFERENCES acp.tenants,
+	settings   jsonb NOT NULL,
+	updated_at timestamptz NOT NULL
+);
+COMMENT ON TABLE acp.tenant_settings IS 'What a tenant set for itself, where it has no column in acp.tenants.';
+COMMENT ON COLUMN acp.tenant_settings.tenant_id IS 'The tenant.';
+COMMENT ON COLUMN acp.tenant_settings.settings IS 'timezone, locale, metadata.';
+COMMENT ON COLUMN acp.tenant_settings.updated_at IS 'Last change.';
+
 -- Audit -----------------------------------------------------------------------------------------------------------
 
 CREATE TABLE acp.audit_logs (
@@ -328,7 +353,7 @@ COMMENT ON COLUMN acp.leadscoring_questions.updated_at IS 'Last upsert.';
 -- What the program may do: read and write through the functions it is granted, and append to the log. ---------------
 
 GRANT SELECT, INSERT ON acp.audit_logs TO acp_app;
-GRANT SELECT, INSERT, UPDATE ON acp.tenants, acp.api_keys, acp.leadscoring_models TO acp_app;
+GRANT SELECT, INSERT, UPDATE ON acp.tenants, acp.api_keys, acp.team_members, acp.tenant_settings, acp.leadscoring_models TO acp_app;
 GRANT SELECT, INSERT ON acp.agents, acp.key_lookup TO acp_app;
 GRANT SELECT, INSERT, UPDATE ON acp.usage_quota, acp.usage_counters, acp.leadscoring_questions TO acp_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON acp.usage_reservations, acp.idempotency TO acp_app;

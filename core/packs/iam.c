@@ -1,0 +1,165 @@
+/* Pack iam: a tenant's API keys and team. A key is made here and only its hash goes to the hub
+ * (sql/functions/60_iam.sql); its text is in the reply, once. Nobody can hand on a scope that the calling key lacks. */
+#include "kernel.h"
+
+/* Refuses scopes that the calling key does not have. field: pointer to the array that names them. */
+static enum acp_code check_grant(struct acp_call *call, struct json_object *scopes, const char *field)
+{
+	for (size_t i = 0; scopes && i < json_object_array_length(scopes); i++) {
+		const char *scope = json_object_get_string(json_object_array_get_idx(scopes, i));
+		if (acp_call_has_scope(call, scope))
+			continue;
+		char at[96];
+		snprintf(at, sizeof at, "%.60s/%zu", field, i);
+		return acp_call_fail(call, ACP_SCOPE_DENIED, at, "a key cannot grant %s, which it does not have", scope);
+	}
+	return ACP_OK;
+}
+
+/* params and what a new key is stored with. NULL: memory is lacking. */
+static struct json_object *with_new_key(const struct acp_call *call, struct json_object *params, char key[ACP_KEY_MAX])
+{
+	char id[ACP_UUID_LEN], shown[ACP_KEY_SHOWN + 1], hex[ACP_SHA256_HEX];
+	uint8_t seed[ACP_SHA256_LEN], hash[ACP_SHA256_LEN];
+	const struct acp_config *config = acp_call_kernel(call)->config;
+	struct json_object *whole = NULL;
+	acp_random(seed, sizeof seed);
+	acp_uuid(id);
+	acp_key_from_seed(config->key_prefix, seed, key);
+	acp_wipe(seed, sizeof seed);
+	acp_key_hash(config->key_pepper, key, hash);
+	acp_hex(hash, sizeof hash, hex);
+	acp_key_shown(key, shown);
+	if (json_object_deep_copy(params, &whole, NULL) == 0 && acp_json_add_string(whole, "new_id", id) &&
+	    acp_json_add_string(whole, "new_hash", hex) && acp_json_add_string(whole, "new_prefix", shown))
+		return whole;
+	json_object_put(whole);
+	return NULL;
+}
+
+/* Runs a function that stores a new key, and puts the key into what it gives. */
+static enum acp_code store_key(struct acp_call *call, const char *function, struct json_object *params,
+                               struct acp_result *result)
+{
+	char key[ACP_KEY_MAX];
+	struct json_object *whole = with_new_key(call, params, key);
+	enum acp_code code = whole ? acp_call_sql(call, function, whole, &result->data) : ACP_INTERNAL_ERROR;
+	if (code == ACP_OK && !acp_call_dry_run(call) && !acp_json_add_string(result->data, "api_key", key))
+		code = ACP_INTERNAL_ERROR;
+	acp_wipe(key, sizeof key);
+	json_object_put(whole);
+	return code;
+}
+
+static enum acp_code create_key(struct acp_call *call, struct json_object *params, struct acp_result *result)
+{
+	enum acp_code code = check_grant(call, acp_json_member(params, "scopes"), "/params/scopes");
+	return code == ACP_OK ? store_key(call, "iam_keys_create", params, result) : code;
+}
+
+static enum acp_code update_key(struct acp_call *call, struct json_object *params, struct acp_result *result)
+{
+	enum acp_code code = check_grant(call, acp_json_member(params, "scopes"), "/params/scopes");
+	return code == ACP_OK ? acp_call_sql(call, "iam_keys_update", params, &result->data) : code;
+}
+
+/* The new key has the scopes of the old one: whoever rotates must have them too. */
+static enum acp_code rotate_key(struct acp_call *call, struct json_object *params, struct acp_result *result)
+{
+	struct json_object *scopes = NULL;
+	enum acp_code code = acp_call_sql(call, "iam_keys_scopes", params, &scopes);
+	if (code == ACP_OK)
+		code = check_grant(call, scopes, "/params/api_key_id");
+	json_object_put(scopes);
+	return code == ACP_OK ? store_key(call, "iam_keys_rotate", params, result) : code;
+}
+
+#define UUID "{\"type\":\"string\",\"format\":\"uuid\"}"
+#define NAME "{\"type\":\"string\",\"minLength\":1,\"maxLength\":100}"
+#define SCOPES                                                                                                         \
+	"{\"type\":\"array\",\"minItems\":1,\"maxItems\":20,\"uniqueItems\":true,\"items\":{\"type\":\"string\","      \
+	"\"enum\":[\"manage.read\",\"manage.iam\",\"manage.webhooks\",\"manage.settings\",\"manage.governance\","      \
+	"\"manage.domain\"]}}"
+#define EXPIRES "{\"type\":\"string\",\"format\":\"date-time\"}"
+#define RATE "{\"type\":\"integer\",\"minimum\":1,\"maximum\":1000000}"
+#define OBJECT(required, properties)                                                                                   \
+	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "],\"properties\":{" properties "}}"
+
+static const struct acp_action actions[] = {
+	{
+		.name = "iam.keys.list",
+		.scope = "manage.iam",
+		.description = "Lists the API keys of the tenant, never their secrets; after: api_key_id of the last one seen.",
+		.params_schema = OBJECT("", "\"limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":200},\"after\":" UUID),
+		.run = acp_run_sql,
+		.sql_function = "iam_keys_list",
+	},
+	{
+		.name = "iam.keys.create",
+		.scope = "manage.iam",
+		.description = "Makes an API key with scopes that the calling key has; its text is in the reply, once.",
+		.params_schema = OBJECT("\"name\",\"scopes\"", "\"name\":" NAME ",\"scopes\":" SCOPES ",\"expires_at\":" EXPIRES
+		                                               ",\"rate_limit\":" RATE),
+		.run = create_key,
+		.writes = true,
+		.supports_dry_run = true,
+		.rate_limit = 20,
+		.ceiling = "keys",
+	},
+	{
+		.name = "iam.keys.update",
+		.scope = "manage.iam",
+		.description = "Changes name, scopes, expiry or rate limit of a key.",
+		.params_schema = OBJECT("\"api_key_id\"", "\"api_key_id\":" UUID ",\"name\":" NAME ",\"scopes\":" SCOPES
+		                                          ",\"expires_at\":" EXPIRES ",\"rate_limit\":" RATE),
+		.run = update_key,
+		.writes = true,
+		.supports_dry_run = true,
+	},
+	{
+		.name = "iam.keys.revoke",
+		.scope = "manage.iam",
+		.description = "Revokes a key for every call that starts after the reply.",
+		.params_schema = OBJECT("\"api_key_id\"", "\"api_key_id\":" UUID),
+		.run = acp_run_sql,
+		.sql_function = "iam_keys_revoke",
+		.writes = true,
+		.supports_dry_run = true,
+		.rate_limit = 20,
+	},
+	{
+		.name = "iam.keys.rotate",
+		.scope = "manage.iam",
+		.description = "Makes a key that replaces another; both work until the grace period ends. The quota is the tenant's: one for both.",
+		.params_schema = OBJECT("\"api_key_id\"", "\"api_key_id\":" UUID
+		                                          ",\"grace_seconds\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":604800}"),
+		.run = rotate_key,
+		.writes = true,
+		.supports_dry_run = true,
+		.rate_limit = 20,
+		.ceiling = "keys",
+	},
+	{
+		.name = "iam.team.list",
+		.scope = "manage.iam",
+		.description = "Lists the people of the tenant.",
+		.params_schema = OBJECT("", ""),
+		.run = acp_run_sql,
+		.sql_function = "iam_team_list",
+	},
+	{
+		.name = "iam.team.invite",
+		.scope = "manage.iam",
+		.description = "Puts a person on the tenant's list as invited. Sends nothing: telling the person is the caller's.",
+		.params_schema = OBJECT("\"email\",\"role\"", "\"email\":{\"type\":\"string\",\"format\":\"email\",\"maxLength\":254},"
+		                                              "\"role\":{\"type\":\"string\",\"enum\":[\"owner\",\"admin\",\"member\",\"viewer\"]}"),
+		.run = acp_run_sql,
+		.sql_function = "iam_team_invite",
+		.writes = true,
+		.supports_dry_run = true,
+	},
+	{0},
+};
+
+extern const struct acp_pack acp_pack_iam;
+const struct acp_pack acp_pack_iam = {"iam", actions};
