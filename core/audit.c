@@ -49,16 +49,19 @@ static bool add_trace_id(struct json_object *event, const char *traceparent)
 	return acp_json_add_string(event, "trace_id", id);
 }
 
-static bool add_request_hash(struct json_object *event, struct json_object *envelope, const char *key_prefix)
+bool acp_audit_request_hash(const struct acp_kernel *kernel, struct json_object *envelope, char hex[ACP_SHA256_HEX])
 {
 	struct json_object *clean = NULL;
-	char hex[ACP_SHA256_HEX];
-	if (!json_object_is_type(envelope, json_type_object))
-		return true;
-	bool ok = acp_redact_json(envelope, key_prefix, &clean) && acp_json_hash(clean, hex) &&
-	          acp_json_add_string(event, "request_hash", hex);
+	bool ok = acp_redact_json(envelope, kernel->config->key_prefix, &clean) && acp_json_hash(clean, hex);
 	json_object_put(clean);
 	return ok;
+}
+
+static bool add_request_hash(struct json_object *event, const struct acp_kernel *kernel, struct json_object *envelope)
+{
+	char hex[ACP_SHA256_HEX];
+	return !json_object_is_type(envelope, json_type_object) ||
+	       (acp_audit_request_hash(kernel, envelope, hex) && acp_json_add_string(event, "request_hash", hex));
 }
 
 /* What every event has, whoever the caller is. */
@@ -73,7 +76,7 @@ static bool add_common(struct json_object *event, const struct acp_kernel *kerne
 	          acp_json_add_string(event, "status", acp_outcome_name(acp_code_outcome(code))) &&
 	          acp_json_add(event, "latency_ms", acp_json_double(latency_ms)) &&
 	          add_address(event, request->ip_address) && add_trace_id(event, request->traceparent) &&
-	          add_request_hash(event, envelope, key_prefix);
+	          add_request_hash(event, kernel, envelope);
 	if (ok && code != ACP_OK)
 		ok = acp_json_add_string(event, "error_code", acp_code_name(code)) &&
 		     add_text(event, "error_message_redacted", *error ? error : acp_code_sentence(code), key_prefix);
@@ -93,15 +96,38 @@ static bool add_actor(struct json_object *event, const struct acp_call *call)
 	       acp_json_add_string(event, "tier", call->reservation.tier == ACP_TIER_PAID ? "paid" : "free");
 }
 
+/* What the policy engine decided, in result_meta: which policy, and which approval was asked for or used. */
+static bool add_decision(struct json_object *event, struct json_object *meta, struct json_object *decision)
+{
+	static const char *const shown[] = {"decision", "policy_id", "policy_version", "approval_id"};
+	struct json_object *policy = json_object_new_object();
+	const char *id = acp_json_string(decision, "decision_id");
+	bool ok = policy && (!id || acp_json_add_string(event, "policy_decision_id", id));
+	for (size_t i = 0; ok && i < ACP_COUNT(shown); i++) {
+		struct json_object *value = acp_json_member(decision, shown[i]);
+		ok = !value || acp_json_add(policy, shown[i], json_object_get(value));
+	}
+	return acp_json_add(meta, "policy", policy) && ok;
+}
+
 static bool add_result_meta(struct json_object *event, const struct acp_call *call)
 {
-	struct json_object *meta = call->result.meta ? json_object_get(call->result.meta) : NULL;
+	struct json_object *meta = NULL;
 	bool ok = true;
-	if (call->usage_check_failed) {
-		meta = meta ? meta : json_object_new_object();
-		ok = meta && acp_json_add_string(meta, "usage_check", "failed_open");
-	}
-	return meta ? acp_json_add(event, "result_meta", meta) && ok : ok;
+	if (!call->result.meta && !call->usage_check_failed && !call->policy_check_failed && !call->decision)
+		return true;
+	if (call->result.meta)
+		ok = json_object_deep_copy(call->result.meta, &meta, NULL) == 0;
+	else
+		meta = json_object_new_object();
+	ok = ok && meta;
+	if (ok && call->usage_check_failed)
+		ok = acp_json_add_string(meta, "usage_check", "failed_open");
+	if (ok && call->policy_check_failed)
+		ok = acp_json_add_string(meta, "policy_check", "failed_open");
+	if (ok && call->decision)
+		ok = add_decision(event, meta, call->decision);
+	return acp_json_add(event, "result_meta", meta) && ok;
 }
 
 static bool add_action(struct json_object *event, const struct acp_call *call)

@@ -27,6 +27,9 @@ struct acp_call {
 	struct acp_rate rate;            /* as counted; window 0: not limited */
 	uint64_t rate_taken_us;          /* when */
 	bool claimed;                    /* the idempotency key is ours until the call ends */
+	struct json_object *decision;    /* of the policy engine; owned; NULL: it was not asked */
+	const char *approval;            /* in decision: what this call uses up when it succeeds */
+	bool policy_check_failed;        /* a read went on without a decision */
 	struct acp_tx *tx;               /* open transaction of the handler, or NULL */
 	struct acp_result result;
 

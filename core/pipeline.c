@@ -7,6 +7,7 @@
 #include "envelope.h"
 #include "idempotency.h"
 #include "log.h"
+#include "policy.h"
 #include "usage.h"
 
 enum { RATE_WINDOW = 60 }; /* seconds */
@@ -168,7 +169,8 @@ static enum acp_code settle(struct acp_call *call)
 	const struct acp_control_plane *plane = call->kernel->plane;
 	int64_t calls_used = -1;
 	struct acp_buf sealed;
-	struct acp_settlement end = {.event = acp_audit_event(call), .reserved = call->reserved};
+	struct acp_settlement end = {.event = acp_audit_event(call), .reserved = call->reserved,
+	                             .approval = call->approval};
 	if (!end.event)
 		return fail_plain(call, ACP_INTERNAL_ERROR);
 	if (call->dry_run)
@@ -187,13 +189,12 @@ static enum acp_code settle(struct acp_call *call)
 	return code == ACP_UPGRADE_REQUIRED ? acp_usage_refuse(call, -1) : fail_plain(call, code);
 }
 
-/* The line (contract section 3). A stage returns ACP_OK to go on. The stage of policy stands between check_ceiling and
- * acp_usage_reserve. */
+/* The line (contract section 3). A stage returns ACP_OK to go on. */
 static stage *const stages[] = {
 	acp_envelope_parse, acp_envelope_check, authenticate, look_up,
 	check_scope,        check_dry_run,      check_rate,   check_params,
-	acp_idempotency_claim, check_ceiling,   acp_usage_reserve, run_handler,
-	settle,
+	acp_idempotency_claim, check_ceiling,   acp_policy_check, acp_usage_reserve,
+	run_handler,        settle,
 };
 
 static void run_stages(struct acp_call *call)
@@ -230,6 +231,7 @@ static void release(struct acp_call *call)
 {
 	json_object_put(call->result.data);
 	json_object_put(call->result.meta);
+	json_object_put(call->decision);
 	json_object_put(call->extra);
 	json_object_put(call->warning);
 	json_object_put(call->no_params);

@@ -26,6 +26,7 @@ struct acp_principal {
 	char key_shown[ACP_KEY_SHOWN + 1];
 	char scopes[512]; /* space between them and at both ends: " manage.read manage.domain " */
 	enum acp_tier tier;
+	bool policed;       /* a policy may apply: ask authorize */
 	int64_t rate_limit; /* calls of one action a minute; 0: the setting rate_limit */
 };
 
@@ -53,6 +54,7 @@ struct acp_settlement {
 	const char *claim;         /* the idempotency key whose claim the call holds; NULL: none */
 	const uint8_t *sealed;     /* a success stores this as the claim's result */
 	size_t sealed_len;
+	const char *approval;      /* a success uses this approval up; NULL: none */
 };
 
 enum acp_claim_verdict { ACP_CLAIM_RUN, ACP_CLAIM_REPLAY, ACP_CLAIM_CONFLICT, ACP_CLAIM_MISMATCH };
@@ -115,6 +117,11 @@ struct acp_control_plane {
 	enum acp_code (*run)(struct acp_tx *tx, const char *function, const char *tenant_id, struct json_object *params,
 	                     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal);
 	void (*rollback)(struct acp_tx *tx);
+
+	/* Policies (NULL: off). query: tenant_id, api_key_id, actor_type, action, request_hash, event_id, dry_run, amount?.
+	 * decision (owned by the caller): decision_id, decision allow|deny|require_approval, reason?, policy_id?,
+	 * policy_version, decision_ttl_ms, approval_id?. */
+	enum acp_code (*authorize)(void *self, struct json_object *query, struct json_object **decision);
 
 	/* Idempotency of calls (NULL: off). May the call with this event id run under the client's key? The claim is its
 	 * own until it ends, or until the hub's lease for crashed calls passes. */

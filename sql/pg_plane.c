@@ -58,7 +58,7 @@ static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_
 {
 	static const char sql[] = "SELECT to_char(ts AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US\"+00\"'), tenant_id,"
 				  " api_key_id, key_prefix, ' ' || array_to_string(scopes, ' ') || ' ', tier,"
-				  " coalesce(rate_limit, 0)"
+				  " coalesce(rate_limit, 0), policed"
 				  " FROM acp.authenticate($1)";
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
@@ -79,6 +79,7 @@ static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_
 		copy_column(out->scopes, sizeof out->scopes, rows, 4);
 		out->tier = tier_of(PQgetvalue(rows, 0, 5));
 		out->rate_limit = strtoll(PQgetvalue(rows, 0, 6), NULL, 10);
+		out->policed = *PQgetvalue(rows, 0, 7) == 't';
 	}
 	PQclear(rows);
 	return code;
@@ -164,6 +165,14 @@ static enum acp_code live_count(void *self, const char *tenant_id, const char *r
 	return code;
 }
 
+static enum acp_code authorize(void *self, struct json_object *query, struct json_object **decision)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	const char *values[] = {event_text(query)};
+	return fetch_json(NULL, pg->pool, "SELECT acp.authorize($1)", 1, values, decision, &error, "policy");
+}
+
 /* The call's transaction --------------------------------------------------------------------------------------- */
 
 static void end_tx(struct acp_tx *tx)
@@ -234,15 +243,15 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, const struct acp_settlement *end,
                                     int64_t *used, struct acp_db_error *error)
 {
-	static const char sql[] = "SELECT acp.settle($1, $2, $3, $4, $5)";
+	static const char sql[] = "SELECT acp.settle($1, $2, $3, $4, $5, $6)";
 	PGresult *rows = NULL;
 	char *sealed = end->sealed ? malloc(2 * end->sealed_len + 3) : NULL;
 	if (sealed)
 		acp_db_bytea(end->sealed, end->sealed_len, sealed);
 	const char *values[] = {event_text(end->event), end->reserved ? acp_json_string(end->event, "event_id") : NULL,
-	                        pg->config->usage_enforcement ? pg->free_limit : NULL, end->claim, sealed};
-	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 5, values, 0, &rows, error)
-	                                 : acp_db_once(pg->pool, sql, 5, values, 0, &rows, error);
+	                        pg->config->usage_enforcement ? pg->free_limit : NULL, end->claim, sealed, end->approval};
+	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 6, values, 0, &rows, error)
+	                                 : acp_db_once(pg->pool, sql, 6, values, 0, &rows, error);
 	free(sealed);
 	if (status == ACP_DB_OK) {
 		*used = PQgetisnull(rows, 0, 0) ? -1 : strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
@@ -432,6 +441,7 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 		.reserve = reserve,
 		.get_price = get_price,
 		.live_count = live_count,
+		.authorize = authorize,
 		.begin = begin,
 		.run = run,
 		.rollback = rollback,

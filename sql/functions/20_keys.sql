@@ -8,14 +8,15 @@ COMMENT ON FUNCTION acp.effective_tier(text, text) IS 'paid only with an active 
 
 CREATE OR REPLACE FUNCTION acp.authenticate(p_key_hash bytea,
 	OUT ts timestamptz, OUT tenant_id uuid, OUT api_key_id uuid, OUT key_prefix text, OUT scopes text[], OUT tier text,
-	OUT rate_limit integer)
+	OUT rate_limit integer, OUT policed boolean)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	ts := acp.now();
-	SELECT k.tenant_id, k.api_key_id, k.key_prefix, k.scopes, acp.effective_tier(t.tier, t.payment_method_status), k.rate_limit
-	INTO tenant_id, api_key_id, key_prefix, scopes, tier, rate_limit
+	SELECT k.tenant_id, k.api_key_id, k.key_prefix, k.scopes, acp.effective_tier(t.tier, t.payment_method_status), k.rate_limit,
+		EXISTS (SELECT FROM acp.policies p WHERE p.enabled AND (p.tenant_id IS NULL OR p.tenant_id = k.tenant_id))
+	INTO tenant_id, api_key_id, key_prefix, scopes, tier, rate_limit, policed
 	FROM acp.key_lookup l
 	JOIN acp.api_keys k ON k.tenant_id = l.tenant_id AND k.api_key_id = l.api_key_id
 	JOIN acp.tenants t ON t.tenant_id = k.tenant_id
@@ -25,7 +26,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.authenticate(bytea) IS
-	'The caller behind a key hash, and the clock. tenant_id is null unless the key is usable: known, not revoked, not expired, tenant active.';
+	'The caller behind a key hash, and the clock. tenant_id is null unless the key is usable: known, not revoked, not expired, tenant active. policed: a policy may apply to its calls.';
 
 CREATE OR REPLACE FUNCTION acp.key_create(p_tenant uuid, p_api_key_id uuid, p_key_hash bytea, p_key_prefix text, p_name text,
 	p_scopes text[], p_expires_at timestamptz) RETURNS void

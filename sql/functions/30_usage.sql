@@ -145,7 +145,7 @@ COMMENT ON FUNCTION acp.audit_append(jsonb) IS
 	'Writes one audit row from an object whose members are the columns, and counts it. ts missing: now. Returns ts.';
 
 CREATE OR REPLACE FUNCTION acp.settle(p_event jsonb, p_reservation uuid, p_default_limit integer, p_claim text DEFAULT NULL,
-	p_sealed bytea DEFAULT NULL) RETURNS bigint
+	p_sealed bytea DEFAULT NULL, p_approval uuid DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -158,6 +158,9 @@ BEGIN
 		now_used := acp.usage_consume((p_event->>'tenant_id')::uuid, p_reservation, (p_event->>'ts')::timestamptz, p_default_limit);
 	ELSIF p_reservation IS NOT NULL THEN
 		PERFORM acp.usage_release((p_event->>'tenant_id')::uuid, p_reservation, (p_event->>'ts')::timestamptz);
+	END IF;
+	IF p_approval IS NOT NULL AND p_event->>'status' = 'success' THEN
+		PERFORM acp.approval_use((p_event->>'tenant_id')::uuid, p_approval, (p_event->>'event_id')::uuid);
 	END IF;
 	IF p_claim IS NOT NULL AND p_event->>'status' = 'success' THEN
 		PERFORM acp.idempotency_finish((p_event->>'tenant_id')::uuid, p_event->>'action', p_claim, (p_event->>'event_id')::uuid, p_sealed);
@@ -174,8 +177,8 @@ BEGIN
 	RETURN now_used;
 END
 $$;
-COMMENT ON FUNCTION acp.settle(jsonb, uuid, integer, text, bytea) IS
-	'Ends a call: consumes or gives back its reservation, ends its idempotency claim (p_claim: the key; a success stores p_sealed), counts it and writes its audit row, all in the caller''s transaction. p_default_limit null: the allowance is not enforced. Returns the free calls used, this one included; null where none was used.';
+COMMENT ON FUNCTION acp.settle(jsonb, uuid, integer, text, bytea, uuid) IS
+	'Ends a call: consumes or gives back its reservation, ends its idempotency claim (p_claim: the key; a success stores p_sealed) and uses p_approval up, counts it and writes its audit row, all in the caller''s transaction. p_default_limit null: the allowance is not enforced. Returns the free calls used, this one included; null where none was used.';
 
 CREATE OR REPLACE FUNCTION acp.price(p_unit text, p_action text, p_ts timestamptz) RETURNS acp.prices
 LANGUAGE sql STABLE
@@ -253,4 +256,4 @@ COMMENT ON FUNCTION acp.pricing(text, text, bigint) IS
 
 GRANT EXECUTE ON FUNCTION acp.paid_calls(uuid, date), acp.usage_reserve(uuid, uuid, timestamptz, integer, interval),
 	acp.usage_release(uuid, uuid, timestamptz), acp.usage_consume(uuid, uuid, timestamptz, integer), acp.audit_append(jsonb),
-	acp.settle(jsonb, uuid, integer, text, bytea), acp.price(text, text, timestamptz), acp.usage(uuid, date, integer), acp.pricing(text, text, bigint) TO acp_app;
+	acp.settle(jsonb, uuid, integer, text, bytea, uuid), acp.price(text, text, timestamptz), acp.usage(uuid, date, integer), acp.pricing(text, text, bigint) TO acp_app;

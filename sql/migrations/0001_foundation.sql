@@ -150,6 +150,83 @@ COMMENT ON COLUMN acp.tenant_settings.tenant_id IS 'The tenant.';
 COMMENT ON COLUMN acp.tenant_settings.settings IS 'timezone, locale, metadata.';
 COMMENT ON COLUMN acp.tenant_settings.updated_at IS 'Last change.';
 
+-- Policies -------------------------------------------------------------------------------------------------------
+
+CREATE TABLE acp.policies (
+	policy_id      uuid PRIMARY KEY,
+	tenant_id      uuid,
+	name           text NOT NULL,
+	priority       integer NOT NULL,
+	enabled        boolean NOT NULL,
+	action_pattern text NOT NULL,
+	actor_type     text CHECK (actor_type IN ('api_key', 'user', 'system')),
+	time_window    jsonb,
+	amount_over    numeric,
+	decision       text NOT NULL CHECK (decision IN ('allow', 'deny', 'require_approval')),
+	reason         text,
+	version        bigint NOT NULL,
+	created_at     timestamptz NOT NULL
+);
+COMMENT ON TABLE acp.policies IS 'Rules over calls: of the enabled ones that fit, the one with the lowest priority number decides; none: allowed.';
+COMMENT ON COLUMN acp.policies.policy_id IS 'Identity.';
+COMMENT ON COLUMN acp.policies.tenant_id IS 'Whose calls; null: everybody''s.';
+COMMENT ON COLUMN acp.policies.name IS 'What people call it.';
+COMMENT ON COLUMN acp.policies.priority IS 'Lower numbers are looked at first.';
+COMMENT ON COLUMN acp.policies.enabled IS 'Off: as if it were not there.';
+COMMENT ON COLUMN acp.policies.action_pattern IS 'Which actions; * stands for anything.';
+COMMENT ON COLUMN acp.policies.actor_type IS 'Which actors; null: all.';
+COMMENT ON COLUMN acp.policies.time_window IS '{days, from, to, timezone}; null: always.';
+COMMENT ON COLUMN acp.policies.amount_over IS 'Only calls whose params.amount is above this; null: all.';
+COMMENT ON COLUMN acp.policies.decision IS 'allow, deny or require_approval.';
+COMMENT ON COLUMN acp.policies.reason IS 'Sentence for the refused caller.';
+COMMENT ON COLUMN acp.policies.version IS 'Number of the change that made it what it is.';
+COMMENT ON COLUMN acp.policies.created_at IS 'When.';
+
+CREATE TABLE acp.policy_proposals (
+	tenant_id   uuid NOT NULL REFERENCES acp.tenants,
+	proposal_id uuid NOT NULL,
+	api_key_id  uuid NOT NULL,
+	policy      jsonb NOT NULL,
+	status      text NOT NULL CHECK (status IN ('proposed', 'approved', 'rejected', 'published')),
+	proposed_at timestamptz NOT NULL,
+	decided_at  timestamptz,
+	PRIMARY KEY (tenant_id, proposal_id)
+);
+COMMENT ON TABLE acp.policy_proposals IS 'Policies that tenants propose for their own calls.';
+COMMENT ON COLUMN acp.policy_proposals.tenant_id IS 'Who.';
+COMMENT ON COLUMN acp.policy_proposals.proposal_id IS 'Identity: the event_id of the call that proposed it.';
+COMMENT ON COLUMN acp.policy_proposals.api_key_id IS 'With which key.';
+COMMENT ON COLUMN acp.policy_proposals.policy IS 'name, decision, priority, action, actor_type, amount_over, reason, time_window.';
+COMMENT ON COLUMN acp.policy_proposals.status IS 'proposed -> approved or rejected; approved -> published.';
+COMMENT ON COLUMN acp.policy_proposals.proposed_at IS 'When.';
+COMMENT ON COLUMN acp.policy_proposals.decided_at IS 'When it was approved or rejected.';
+
+CREATE TABLE acp.approvals (
+	tenant_id    uuid NOT NULL REFERENCES acp.tenants,
+	approval_id  uuid NOT NULL,
+	api_key_id   uuid NOT NULL,
+	action       text NOT NULL,
+	request_hash text NOT NULL,
+	status       text NOT NULL CHECK (status IN ('pending', 'approved', 'rejected', 'used')),
+	requested_at timestamptz NOT NULL,
+	decided_at   timestamptz,
+	expires_at   timestamptz NOT NULL,
+	used_by      uuid,
+	PRIMARY KEY (tenant_id, approval_id)
+);
+CREATE INDEX approvals_call ON acp.approvals (tenant_id, request_hash, status);
+COMMENT ON TABLE acp.approvals IS 'Calls that wait, or waited, for a human: an approved one lets exactly that call through, once.';
+COMMENT ON COLUMN acp.approvals.tenant_id IS 'Who calls.';
+COMMENT ON COLUMN acp.approvals.approval_id IS 'Identity: the event_id of the call that asked first.';
+COMMENT ON COLUMN acp.approvals.api_key_id IS 'With which key.';
+COMMENT ON COLUMN acp.approvals.action IS 'Which action.';
+COMMENT ON COLUMN acp.approvals.request_hash IS 'Which request, as in the audit row.';
+COMMENT ON COLUMN acp.approvals.status IS 'pending -> approved or rejected; approved -> used.';
+COMMENT ON COLUMN acp.approvals.requested_at IS 'When it was asked for.';
+COMMENT ON COLUMN acp.approvals.decided_at IS 'When a human decided.';
+COMMENT ON COLUMN acp.approvals.expires_at IS 'From then on it counts no more.';
+COMMENT ON COLUMN acp.approvals.used_by IS 'event_id of the call it let through.';
+
 -- Audit -----------------------------------------------------------------------------------------------------------
 
 CREATE TABLE acp.audit_logs (
@@ -353,7 +430,7 @@ COMMENT ON COLUMN acp.leadscoring_questions.updated_at IS 'Last upsert.';
 -- What the program may do: read and write through the functions it is granted, and append to the log. ---------------
 
 GRANT SELECT, INSERT ON acp.audit_logs TO acp_app;
-GRANT SELECT, INSERT, UPDATE ON acp.tenants, acp.api_keys, acp.team_members, acp.tenant_settings, acp.leadscoring_models TO acp_app;
+GRANT SELECT, INSERT, UPDATE ON acp.tenants, acp.api_keys, acp.team_members, acp.tenant_settings, acp.policies, acp.policy_proposals, acp.approvals, acp.leadscoring_models TO acp_app;
 GRANT SELECT, INSERT ON acp.agents, acp.key_lookup TO acp_app;
 GRANT SELECT, INSERT, UPDATE ON acp.usage_quota, acp.usage_counters, acp.leadscoring_questions TO acp_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON acp.usage_reservations, acp.idempotency TO acp_app;

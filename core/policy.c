@@ -1,0 +1,59 @@
+#include "policy.h"
+
+/* The hub is asked with what identifies the call: an approval is for exactly this request. */
+static struct json_object *make_query(const struct acp_call *call)
+{
+	char hash[ACP_SHA256_HEX];
+	struct json_object *query = json_object_new_object();
+	struct json_object *amount = acp_json_member(call->params, "amount");
+	bool ok = query && acp_audit_request_hash(call->kernel, call->envelope, hash) &&
+	          acp_json_add_string(query, "tenant_id", call->principal.tenant_id) &&
+	          acp_json_add_string(query, "api_key_id", call->principal.api_key_id) &&
+	          acp_json_add_string(query, "actor_type", "api_key") &&
+	          acp_json_add_string(query, "action", call->entry->action->name) &&
+	          acp_json_add_string(query, "request_hash", hash) && acp_json_add_string(query, "event_id", call->event_id) &&
+	          acp_json_add(query, "dry_run", json_object_new_boolean(call->dry_run));
+	if (ok && (json_object_is_type(amount, json_type_int) || json_object_is_type(amount, json_type_double)))
+		ok = acp_json_add(query, "amount", json_object_get(amount));
+	if (ok)
+		return query;
+	json_object_put(query);
+	return NULL;
+}
+
+static enum acp_code obey(struct acp_call *call)
+{
+	const char *decision = acp_json_string(call->decision, "decision");
+	const char *reason = acp_json_string(call->decision, "reason");
+	const char *approval = acp_json_string(call->decision, "approval_id");
+	if (decision && strcmp(decision, "allow") == 0) {
+		call->approval = approval;
+		return ACP_OK;
+	}
+	if (decision && strcmp(decision, "require_approval") == 0) {
+		if (call->dry_run)
+			return ACP_OK; /* what needs an approval is the call that it tries out */
+		call->extra = json_object_new_object();
+		if (call->extra && approval)
+			acp_json_add_string(call->extra, "approval_id", approval);
+		return acp_call_fail(call, ACP_APPROVAL_REQUIRED, NULL, "%s; send the same call again when it is approved",
+		                     reason ? reason : acp_code_sentence(ACP_APPROVAL_REQUIRED));
+	}
+	return acp_call_fail(call, ACP_POLICY_DENIED, NULL, "%s", reason ? reason : acp_code_sentence(ACP_POLICY_DENIED));
+}
+
+enum acp_code acp_policy_check(struct acp_call *call)
+{
+	const struct acp_control_plane *plane = call->kernel->plane;
+	if (!plane->authorize || !call->principal.policed)
+		return ACP_OK;
+	struct json_object *query = make_query(call);
+	enum acp_code code = query ? plane->authorize(plane->self, query, &call->decision) : ACP_INTERNAL_ERROR;
+	json_object_put(query);
+	if (code == ACP_OK)
+		return obey(call);
+	if (call->entry->action->writes)
+		return acp_call_fail(call, ACP_UNAVAILABLE, NULL, "%s", acp_code_sentence(ACP_UNAVAILABLE));
+	call->policy_check_failed = true;
+	return ACP_OK;
+}

@@ -1,0 +1,221 @@
+-- Policies and approvals: who may do what beyond scopes, and which calls a human has to allow first.
+
+CREATE OR REPLACE FUNCTION acp.pattern_fits(p_pattern text, p_action text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN p_action ~ ('^' || replace(regexp_replace(p_pattern, '([^A-Za-z0-9_*])', '\\\1', 'g'), '*', '.*') || '$');
+END
+$$;
+COMMENT ON FUNCTION acp.pattern_fits(text, text) IS 'Does an action fit a pattern in which * stands for anything?';
+
+CREATE OR REPLACE FUNCTION acp.window_open(p_window jsonb, p_ts timestamptz) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	there CONSTANT timestamp := p_ts AT TIME ZONE coalesce(p_window->>'timezone', 'UTC');
+	since CONSTANT time := coalesce((p_window->>'from')::time, '00:00');
+	until CONSTANT time := coalesce((p_window->>'to')::time, '24:00');
+BEGIN
+	IF p_window IS NULL THEN
+		RETURN true;
+	END IF;
+	IF p_window ? 'days' AND NOT p_window->'days' @> to_jsonb(extract(isodow FROM there)::integer) THEN
+		RETURN false;
+	END IF;
+	-- A window such as 22:00 to 06:00 goes over midnight.
+	RETURN CASE WHEN since <= until THEN there::time >= since AND there::time < until
+		ELSE there::time >= since OR there::time < until END;
+END
+$$;
+COMMENT ON FUNCTION acp.window_open(jsonb, timestamptz) IS
+	'Is a moment inside a time window {days: [1=Monday..7], from, to, timezone}? Null is always; to before from goes over midnight.';
+
+CREATE OR REPLACE FUNCTION acp.policy_version() RETURNS bigint
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT coalesce(max(version), 0) FROM acp.policies $$;
+COMMENT ON FUNCTION acp.policy_version() IS 'Number of the newest change of the policies.';
+
+CREATE OR REPLACE FUNCTION acp.find_policy(p_query jsonb) RETURNS acp.policies
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT p FROM acp.policies p
+	WHERE p.enabled
+	  AND (p.tenant_id IS NULL OR p.tenant_id = (p_query->>'tenant_id')::uuid)
+	  AND acp.pattern_fits(p.action_pattern, p_query->>'action')
+	  AND (p.actor_type IS NULL OR p.actor_type = p_query->>'actor_type')
+	  AND (p.amount_over IS NULL OR (p_query->>'amount')::numeric > p.amount_over)
+	  AND acp.window_open(p.time_window, acp.now())
+	ORDER BY p.priority, p.version LIMIT 1
+$$;
+COMMENT ON FUNCTION acp.find_policy(jsonb) IS 'The policy that decides a call: enabled, fitting, lowest priority number first; none: allowed.';
+
+CREATE OR REPLACE FUNCTION acp.approval_for(p_query jsonb, OUT approval_id uuid, OUT approved boolean)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	SELECT a.approval_id, a.status = 'approved' INTO approval_id, approved FROM acp.approvals a
+	WHERE a.tenant_id = (p_query->>'tenant_id')::uuid AND a.api_key_id = (p_query->>'api_key_id')::uuid
+	  AND a.action = p_query->>'action' AND a.request_hash = p_query->>'request_hash'
+	  AND a.status IN ('pending', 'approved') AND a.expires_at > acp.now()
+	ORDER BY a.status LIMIT 1;
+	IF NOT FOUND THEN
+		approved := false;
+		INSERT INTO acp.approvals AS a (tenant_id, approval_id, api_key_id, action, request_hash, status, requested_at, expires_at)
+		VALUES ((p_query->>'tenant_id')::uuid, (p_query->>'event_id')::uuid, (p_query->>'api_key_id')::uuid, p_query->>'action',
+			p_query->>'request_hash', 'pending', acp.now(), acp.now() + interval '7 days')
+		RETURNING a.approval_id INTO approval_id;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION acp.approval_for(jsonb) IS 'The approval of exactly this call (tenant, key, action, hash): an approved one, else the pending one, else a new one.';
+
+CREATE OR REPLACE FUNCTION acp.authorize(p_query jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	p        CONSTANT acp.policies := acp.find_policy(p_query);
+	verdict  text := coalesce(p.decision, 'allow');
+	approval record;
+	result   jsonb;
+BEGIN
+	result := jsonb_build_object('decision_id', p_query->'event_id', 'reason', p.reason, 'policy_id', p.policy_id,
+		'policy_version', acp.policy_version(), 'decision_ttl_ms', CASE WHEN verdict = 'allow' AND p.time_window IS NULL THEN 5000 ELSE 0 END);
+	IF verdict = 'require_approval' AND p_query->>'event_id' IS NOT NULL AND NOT coalesce((p_query->>'dry_run')::boolean, false) THEN
+		SELECT * INTO approval FROM acp.approval_for(p_query);
+		result := result || jsonb_build_object('approval_id', approval.approval_id);
+		IF approval.approved THEN
+			verdict := 'allow';
+		END IF;
+	END IF;
+	RETURN result || jsonb_build_object('decision', verdict);
+END
+$$;
+COMMENT ON FUNCTION acp.authorize(jsonb) IS
+	'Decides a call {tenant_id, api_key_id, actor_type, action, request_hash, amount, event_id, dry_run}: decision allow, deny or require_approval. approval_id with allow: to be used up when the call succeeds; with require_approval: what a human has to approve.';
+
+CREATE OR REPLACE FUNCTION acp.approval_use(p_tenant uuid, p_approval uuid, p_event uuid) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	UPDATE acp.approvals SET status = 'used', used_by = p_event
+	WHERE tenant_id = p_tenant AND approval_id = p_approval AND status = 'approved' AND expires_at > acp.now();
+	IF NOT FOUND THEN
+		PERFORM acp.fail('APPROVAL_REQUIRED', 'the approval of this call was used by another one');
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION acp.approval_use(uuid, uuid, uuid) IS 'Uses an approval up, in the transaction of the call it lets through; an approval lets one call through.';
+
+CREATE OR REPLACE FUNCTION acp.check_policy(p_policy jsonb) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	zone CONSTANT text := p_policy->'time_window'->>'timezone';
+BEGIN
+	IF zone IS NOT NULL AND NOT EXISTS (SELECT FROM pg_timezone_names WHERE name = zone) THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'timezone is not a name of the tz database', '/params/policy/time_window/timezone');
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION acp.check_policy(jsonb) IS 'What JSON Schema cannot say of a policy.';
+
+CREATE OR REPLACE FUNCTION acp.governance_propose_policy(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	x acp.policy_proposals;
+BEGIN
+	PERFORM acp.check_policy(p_params->'policy');
+	IF (p_ctx->>'dry_run')::boolean THEN
+		RETURN acp.impact(p_creates => jsonb_build_array(jsonb_build_object('type', 'policy_proposal', 'policy', p_params->'policy', 'count', 1)),
+			p_side_effects => '["none until an operator approves and publishes it"]');
+	END IF;
+	INSERT INTO acp.policy_proposals (tenant_id, proposal_id, api_key_id, policy, status, proposed_at)
+	VALUES (p_tenant, (p_ctx->>'event_id')::uuid, (p_ctx->>'api_key_id')::uuid, p_params->'policy', 'proposed', acp.now())
+	RETURNING * INTO x;
+	PERFORM acp.report(jsonb_build_object('resource_type', 'policy_proposal', 'resource_id', x.proposal_id));
+	RETURN jsonb_build_object('proposal_id', x.proposal_id, 'status', x.status);
+END
+$$;
+COMMENT ON FUNCTION acp.governance_propose_policy(uuid, jsonb, jsonb) IS 'governance.propose_policy: a proposal for the tenant''s own calls; an operator decides.';
+
+CREATE OR REPLACE FUNCTION acp.proposal_decide(p_proposal uuid, p_status text) RETURNS boolean
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH decided AS (
+		UPDATE acp.policy_proposals SET status = p_status, decided_at = acp.now()
+		WHERE proposal_id = p_proposal AND status = 'proposed' AND p_status IN ('approved', 'rejected') RETURNING 1)
+	SELECT EXISTS (SELECT FROM decided)
+$$;
+COMMENT ON FUNCTION acp.proposal_decide(uuid, text) IS 'approved or rejected. False: there is no such proposal that waits for a decision.';
+
+CREATE OR REPLACE FUNCTION acp.policy_publish(p_proposal uuid, p_policy_id uuid) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	x acp.policy_proposals;
+BEGIN
+	UPDATE acp.policy_proposals SET status = 'published' WHERE proposal_id = p_proposal AND status = 'approved' RETURNING * INTO x;
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+	PERFORM acp.policy_add(p_policy_id, x.tenant_id, x.policy);
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION acp.policy_publish(uuid, uuid) IS 'Makes an approved proposal a policy in force, for the tenant that proposed it. False: there is no such approved proposal.';
+
+CREATE OR REPLACE FUNCTION acp.policy_add(p_policy_id uuid, p_tenant uuid, p_policy jsonb) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM pg_advisory_xact_lock(hashtext('acp.policies'));
+	INSERT INTO acp.policies (policy_id, tenant_id, name, priority, enabled, action_pattern, actor_type, time_window, amount_over,
+		decision, reason, version, created_at)
+	VALUES (p_policy_id, p_tenant, p_policy->>'name', coalesce((p_policy->>'priority')::integer, 100), true,
+		coalesce(p_policy->>'action', '*'), p_policy->>'actor_type', nullif(p_policy->'time_window', 'null'),
+		(p_policy->>'amount_over')::numeric, p_policy->>'decision', p_policy->>'reason', acp.policy_version() + 1, acp.now());
+END
+$$;
+COMMENT ON FUNCTION acp.policy_add(uuid, uuid, jsonb) IS 'Puts a policy in force. p_tenant null: for all tenants.';
+
+CREATE OR REPLACE FUNCTION acp.policy_enable(p_policy_id uuid, p_enabled boolean) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM pg_advisory_xact_lock(hashtext('acp.policies'));
+	UPDATE acp.policies SET enabled = p_enabled, version = acp.policy_version() + 1 WHERE policy_id = p_policy_id;
+	RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION acp.policy_enable(uuid, boolean) IS 'Switches a policy on or off. False: there is none by this id.';
+
+CREATE OR REPLACE FUNCTION acp.approval_decide(p_approval uuid, p_status text) RETURNS boolean
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH decided AS (
+		UPDATE acp.approvals SET status = p_status, decided_at = acp.now()
+		WHERE approval_id = p_approval AND status = 'pending' AND p_status IN ('approved', 'rejected') RETURNING 1)
+	SELECT EXISTS (SELECT FROM decided)
+$$;
+COMMENT ON FUNCTION acp.approval_decide(uuid, text) IS 'approved or rejected. False: there is no such approval that waits for a decision.';
+
+GRANT EXECUTE ON FUNCTION acp.pattern_fits(text, text), acp.window_open(jsonb, timestamptz), acp.policy_version(), acp.find_policy(jsonb),
+	acp.approval_for(jsonb), acp.authorize(jsonb), acp.approval_use(uuid, uuid, uuid), acp.check_policy(jsonb),
+	acp.governance_propose_policy(uuid, jsonb, jsonb), acp.proposal_decide(uuid, text), acp.policy_publish(uuid, uuid),
+	acp.policy_add(uuid, uuid, jsonb), acp.policy_enable(uuid, boolean), acp.approval_decide(uuid, text) TO acp_app;
