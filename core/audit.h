@@ -13,7 +13,7 @@ struct json_object *acp_audit_event(const struct acp_call *call);
 
 /* The event of a request outside the router (onboarding): unknown caller, not billable. */
 struct json_object *acp_audit_public_event(const struct acp_kernel *kernel, const struct acp_request *request,
-                                           const char *action, enum acp_code code, const char *error,
-                                           struct json_object *body);
+					   const char *action, enum acp_code code, const char *error,
+					   struct json_object *body);
 
 #endif

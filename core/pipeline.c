@@ -10,11 +10,13 @@
 typedef enum acp_code stage(struct acp_call *call);
 
 enum acp_code acp_call_vfail(struct acp_call *call, enum acp_code code, const char *field, const char *format,
-                             va_list args)
+			     va_list args)
 {
 	call->code = code;
 	vsnprintf(call->error, sizeof call->error, format, args);
 	snprintf(call->field, sizeof call->field, "%s", field ? field : "");
+	acp_utf8_trim(call->error);
+	acp_utf8_trim(call->field);
 	return code;
 }
 
@@ -45,10 +47,15 @@ static enum acp_code authenticate(struct acp_call *call)
 
 static enum acp_code look_up(struct acp_call *call)
 {
-	call->entry = acp_kernel_find(call->kernel, call->action_name);
+	const char *name = call->action_name;
+	size_t len = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_.");
+	call->entry = acp_kernel_find(call->kernel, name);
 	if (call->entry)
 		return ACP_OK;
-	return acp_call_fail(call, ACP_NOT_FOUND, NULL, "there is no action %.100s; meta.actions lists them", call->action_name);
+	/* Only what looks like a name is said again: anything else may be a secret in the wrong place. */
+	bool plain = len <= 100 && name[len] == '\0';
+	return acp_call_fail(call, ACP_NOT_FOUND, NULL, "there is no action %s; meta.actions lists them",
+			     plain ? name : "of this name");
 }
 
 static enum acp_code check_scope(struct acp_call *call)
@@ -57,14 +64,15 @@ static enum acp_code check_scope(struct acp_call *call)
 	if (acp_word_in_list(call->principal.scopes, action->scope))
 		return ACP_OK;
 	return acp_call_fail(call, ACP_SCOPE_DENIED, NULL, "action %s needs scope %s, which this API key does not have",
-	                     action->name, action->scope);
+			     action->name, action->scope);
 }
 
 static enum acp_code check_dry_run(struct acp_call *call)
 {
 	if (!call->dry_run || call->entry->action->supports_dry_run)
 		return ACP_OK;
-	return acp_call_fail(call, ACP_VALIDATION_ERROR, "/dry_run", "action %s does not support dry_run", call->action_name);
+	return acp_call_fail(call, ACP_VALIDATION_ERROR, "/dry_run", "action %s does not support dry_run",
+			     call->action_name);
 }
 
 static enum acp_code check_params(struct acp_call *call)
@@ -121,8 +129,8 @@ static enum acp_code settle(struct acp_call *call)
  * ceilings and policy stand between the ones around them here:
  *   check_dry_run -> rate limit -> check_params -> claim -> ceilings -> policy -> acp_usage_reserve */
 static stage *const stages[] = {
-	acp_envelope_parse, acp_envelope_check, authenticate,      look_up,     check_scope, check_dry_run,
-	check_params,       acp_usage_reserve,  run_handler,       settle,
+	acp_envelope_parse, acp_envelope_check, authenticate,      look_up,     check_scope,
+	check_dry_run,      check_params,       acp_usage_reserve, run_handler, settle,
 };
 
 static void run_stages(struct acp_call *call)
@@ -204,7 +212,7 @@ static struct json_object *sql_context(const struct acp_call *call)
 }
 
 enum acp_code acp_call_sql(struct acp_call *call, const char *function, struct json_object *params,
-                           struct json_object **data)
+			   struct json_object **data)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	struct acp_refusal refusal = {0};

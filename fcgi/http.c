@@ -90,18 +90,34 @@ static bool decode(const char *text, size_t len, bool plus, char *out, size_t si
 	return true;
 }
 
+/* No empty segment inside, and none that is "." or "..". */
+static bool plain_segments(const char *path)
+{
+	for (const char *segment = path + 1;; segment++) {
+		size_t len = strcspn(segment, "/");
+		bool dots = len > 0 && len <= 2 && strspn(segment, ".") >= len;
+		if (dots || (len == 0 && segment[len] == '/'))
+			return false;
+		segment += len;
+		if (!*segment)
+			return true;
+	}
+}
+
 /* Path of a REQUEST_URI, the one variable that all web servers give alike. Refused (""): what two parsers could read
  * in two ways - dot segments, empty segments, encoded slashes, control and non-ASCII bytes. */
 static void read_path(struct acp_http *http, const char *uri, const char *url_prefix)
 {
 	http->path[0] = '\0';
 	http->query = "";
-	const char *scheme = strstr(uri, "://");
-	if (*uri != '/' && scheme) {
-		uri = strchr(scheme + 3, '/');
-		if (!uri)
-			return;
-	}
+	if (!uri)
+		return;
+	/* Apache keeps the absolute form of a request line. */
+	size_t scheme = strncasecmp(uri, "http://", 7) == 0 ? 7 : strncasecmp(uri, "https://", 8) == 0 ? 8 : 0;
+	if (scheme)
+		uri += scheme + strcspn(uri + scheme, "/?#");
+	if (*uri != '/')
+		return;
 	size_t len = strcspn(uri, "?");
 	if (uri[len] == '?')
 		http->query = uri + len + 1;
@@ -113,8 +129,8 @@ static void read_path(struct acp_http *http, const char *uri, const char *url_pr
 	for (size_t i = 0; i + 2 < len; i++)
 		if (strncasecmp(uri + i, "%2f", 3) == 0)
 			return;
-	if (!decode(uri, len, false, http->path, sizeof http->path) || http->path[0] != '/' || strstr(http->path, "//") ||
-	    strstr(http->path, "/./") || strstr(http->path, "/../"))
+	if (!decode(uri, len, false, http->path, sizeof http->path) || http->path[0] != '/' ||
+	    !plain_segments(http->path))
 		http->path[0] = '\0';
 }
 
@@ -129,16 +145,23 @@ static void read_method(struct acp_http *http, const char *method)
 void acp_http_read(struct acp_http *http, char **variables, const char *url_prefix)
 {
 	struct variable found[VARIABLES] = {
-		[METHOD] = {.name = "REQUEST_METHOD"},          [URI] = {.name = "REQUEST_URI"},
-		[TYPE] = {.name = "CONTENT_TYPE"},              [ENCODING] = {.name = "HTTP_CONTENT_ENCODING"},
-		[ADDRESS] = {.name = "REMOTE_ADDR"},            [KEY] = {.name = "HTTP_X_API_KEY"},
-		[AUTHORIZATION] = {.name = "HTTP_AUTHORIZATION"}, [IDEMPOTENCY] = {.name = "HTTP_IDEMPOTENCY_KEY"},
-		[ACCEPT] = {.name = "HTTP_ACCEPT"},             [TRACE] = {.name = "HTTP_TRACEPARENT"},
+		[METHOD] = {.name = "REQUEST_METHOD"},
+		[URI] = {.name = "REQUEST_URI"},
+		[TYPE] = {.name = "CONTENT_TYPE"},
+		[ENCODING] = {.name = "HTTP_CONTENT_ENCODING"},
+		[ADDRESS] = {.name = "REMOTE_ADDR"},
+		[KEY] = {.name = "HTTP_X_API_KEY"},
+		[AUTHORIZATION] = {.name = "HTTP_AUTHORIZATION"},
+		[IDEMPOTENCY] = {.name = "HTTP_IDEMPOTENCY_KEY"},
+		[ACCEPT] = {.name = "HTTP_ACCEPT"},
+		[TRACE] = {.name = "HTTP_TRACEPARENT"},
 	};
 	collect(found, variables);
 	acp_uuid(http->request_id);
 	read_method(http, found[METHOD].value);
-	read_path(http, found[URI].value ? found[URI].value : "", url_prefix);
+	read_path(http, found[URI].value, url_prefix);
+	/* Copied: the log line is written when the variables are gone. */
+	snprintf(http->address, sizeof http->address, "%s", found[ADDRESS].value ? found[ADDRESS].value : "");
 	http->wants_problem = found[ACCEPT].value && strstr(found[ACCEPT].value, "application/problem+json");
 	http->request = (struct acp_request){
 		.request_id = http->request_id,
@@ -147,7 +170,7 @@ void acp_http_read(struct acp_http *http, char **variables, const char *url_pref
 		.content_encoding = found[ENCODING].value,
 		.credential = find_credential(found),
 		.idempotency_key = found[IDEMPOTENCY].twice ? "" : printable(found[IDEMPOTENCY].value),
-		.ip_address = found[ADDRESS].value,
+		.ip_address = http->address,
 		.traceparent = found[TRACE].value,
 	};
 }
@@ -170,16 +193,17 @@ void acp_http_reply(const struct acp_http *http, struct acp_reply *reply, struct
 	size_t len = 0;
 	if (problem && reply->body)
 		add_problem_members(reply->body, reply);
-	const char *text = reply->body ? json_object_to_json_string_length(
-						 reply->body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len)
-				       : NULL;
+	const char *text = reply->body
+				   ? json_object_to_json_string_length(
+					     reply->body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len)
+				   : NULL;
 	response->status = text ? reply->http : 500;
 	response->content_type = problem ? "application/problem+json" : "application/json";
 	acp_buf_add(&response->body, text ? text : no_memory, text ? len : sizeof no_memory - 1);
 	response->allow = reply->allow;
 	response->retry_after = reply->retry_after;
 	response->replayed = reply->replayed;
-	response->code = acp_code_name(reply->code);
+	response->code = acp_code_name(text ? reply->code : ACP_INTERNAL_ERROR);
 	response->action = reply->action;
 	memcpy(response->tenant_id, reply->tenant_id, sizeof response->tenant_id);
 	memcpy(response->key_shown, reply->key_shown, sizeof response->key_shown);
@@ -231,11 +255,23 @@ const char *acp_http_reason(int status)
 		int status;
 		const char *reason;
 	} reasons[] = {
-		{200, "OK"},         {201, "Created"},       {303, "See Other"},          {400, "Bad Request"},
-		{401, "Unauthorized"}, {402, "Payment Required"}, {403, "Forbidden"},     {404, "Not Found"},
-		{405, "Method Not Allowed"}, {409, "Conflict"}, {413, "Content Too Large"}, {415, "Unsupported Media Type"},
-		{422, "Unprocessable Content"}, {429, "Too Many Requests"}, {500, "Internal Server Error"},
-		{502, "Bad Gateway"}, {503, "Service Unavailable"},
+		{200, "OK"},
+		{201, "Created"},
+		{303, "See Other"},
+		{400, "Bad Request"},
+		{401, "Unauthorized"},
+		{402, "Payment Required"},
+		{403, "Forbidden"},
+		{404, "Not Found"},
+		{405, "Method Not Allowed"},
+		{409, "Conflict"},
+		{413, "Content Too Large"},
+		{415, "Unsupported Media Type"},
+		{422, "Unprocessable Content"},
+		{429, "Too Many Requests"},
+		{500, "Internal Server Error"},
+		{502, "Bad Gateway"},
+		{503, "Service Unavailable"},
 	};
 	for (size_t i = 0; i < ACP_COUNT(reasons); i++)
 		if (reasons[i].status == status)

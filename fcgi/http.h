@@ -9,10 +9,11 @@
 enum { ACP_PATH_MAX = 2048 };
 
 struct acp_http {
-	struct acp_request request;  /* what the core takes; strings live as long as the exchange */
+	struct acp_request request; /* what the core takes; borrowed from the variables and the body */
 	char request_id[ACP_UUID_LEN];
 	char method[24];
 	char path[ACP_PATH_MAX + 1]; /* of REQUEST_URI: without query and url_prefix, decoded; "" when it is refused */
+	char address[46];            /* REMOTE_ADDR; "" when unknown */
 	const char *query;           /* raw query string, "" when there is none */
 	bool wants_problem;          /* Accept: application/problem+json */
 };
@@ -21,9 +22,9 @@ struct acp_response {
 	int status;
 	const char *content_type;
 	struct acp_buf body;
-	char location[512];          /* "" = none */
-	const char *allow;           /* NULL = none */
-	int retry_after;             /* 0 = none */
+	char location[512]; /* "" = none */
+	const char *allow;  /* NULL = none */
+	int retry_after;    /* 0 = none */
 	bool replayed;
 
 	/* for the log line */

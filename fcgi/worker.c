@@ -86,7 +86,8 @@ static void *serve(void *arg)
 static void reopen_log(const struct acp_config *config)
 {
 	if (!acp_log_open(config->log_format, config->log_level, config->log_file))
-		acp_log(ACP_LOG_ERROR, "log_file = %s: %s; still writing to the old one", config->log_file, strerror(errno));
+		acp_log(ACP_LOG_ERROR, "log_file = %s: %s; still writing to the old one", config->log_file,
+			strerror(errno));
 }
 
 /* Takes signals, and does the upkeep between them, until told to stop. */
@@ -142,8 +143,9 @@ static int serve_until_stopped(const struct acp_kernel *kernel, int listen_fd, i
 	if (write(worker.stop_fd, &one, sizeof one) < 0)
 		acp_log(ACP_LOG_ERROR, "stop: %s", strerror(errno));
 	if (!join_all(threads, count, kernel->config->shutdown_timeout)) {
-		acp_log(ACP_LOG_WARNING, "requests were still running after shutdown_timeout = %lld s; they are cut off",
-		        (long long)kernel->config->shutdown_timeout);
+		acp_log(ACP_LOG_WARNING,
+			"requests were still running after shutdown_timeout = %lld s; they are cut off",
+			(long long)kernel->config->shutdown_timeout);
 		_exit(1); /* their memory is in use: nothing can be released in order */
 	}
 	close(worker.stop_fd);
@@ -163,7 +165,8 @@ int acp_worker_run(const struct acp_config *config, int listen_fd, int threads)
 	sigaddset(&signals, SIGUSR1);
 	sigaddset(&signals, SIGHUP);
 	struct acp_pg_plane *pg = acp_pg_plane_new(config, &plane);
-	if (!pg || !acp_exchange_init() || !acp_kernel_init(&kernel, config, &plane, acp_builtin_packs, why, sizeof why)) {
+	if (!pg || !acp_exchange_init() ||
+	    !acp_kernel_init(&kernel, config, &plane, acp_builtin_packs, why, sizeof why)) {
 		acp_log(ACP_LOG_ERROR, "start: %s", pg ? why : "out of memory");
 		return 1;
 	}
