@@ -109,6 +109,20 @@ void acp_buf_json_string(struct acp_buf *buf, const char *text, size_t len)
 	acp_buf_putc(buf, '"');
 }
 
+void acp_utf8_trim(char *text)
+{
+	size_t len = strlen(text);
+	size_t lead = len;
+	while (lead && len - lead < 4 && ((unsigned char)text[lead - 1] & 0xc0) == 0x80)
+		lead--;
+	if (!lead)
+		return;
+	unsigned char c = (unsigned char)text[lead - 1];
+	size_t whole = c < 0xc0 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
+	if (c >= 0xc0 && len - (lead - 1) < whole)
+		text[lead - 1] = '\0';
+}
+
 bool acp_buf_ok(const struct acp_buf *buf)
 {
 	return !buf->failed;

@@ -36,6 +36,9 @@ void acp_buf_vprintf(struct acp_buf *buf, const char *format, va_list args) ACP_
 /* Appends text as a JSON string with its quotes. Bytes that are not UTF-8 are passed through unchanged. */
 void acp_buf_json_string(struct acp_buf *buf, const char *text, size_t len);
 
+/* Takes an incomplete UTF-8 sequence off the end of a text that was cut to fit. */
+void acp_utf8_trim(char *text) ACP_NONNULL;
+
 /* True when every append since the last init or clear did fit. */
 bool acp_buf_ok(const struct acp_buf *buf) ACP_MUSTCHECK ACP_NONNULL;
 

@@ -1,5 +1,7 @@
 #include "envelope.h"
 
+#include "json_scan.h"
+
 #include <strings.h>
 
 /* application/json, with or without parameters; the only charset JSON has is UTF-8. */
@@ -73,10 +75,10 @@ enum acp_code acp_envelope_parse(struct acp_call *call)
 /* idempotency_key of the body and the Idempotency-Key header are one thing: both may be sent if they agree. */
 static enum acp_code check_idempotency_key(struct acp_call *call)
 {
-	struct json_object *member = acp_json_member(call->envelope, "idempotency_key");
+	bool there = json_object_object_get_ex(call->envelope, "idempotency_key", NULL);
 	const char *in_body = acp_json_string(call->envelope, "idempotency_key");
 	const char *in_header = call->request->idempotency_key;
-	if (member && !in_body)
+	if (there && !in_body)
 		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key",
 				     "idempotency_key must be a string");
 	if (in_body && in_header && strcmp(in_body, in_header) != 0)
@@ -109,8 +111,8 @@ static enum acp_code check_member_names(struct acp_call *call)
 		(void)value;
 		if (acp_word_in_list("action params idempotency_key dry_run", name))
 			continue;
-		char pointer[64];
-		snprintf(pointer, sizeof pointer, "/%.60s", name);
+		char pointer[256] = "";
+		acp_json_pointer_add(pointer, sizeof pointer, name, strlen(name));
 		return acp_call_fail(call, ACP_VALIDATION_ERROR, pointer,
 				     "a call has the members action, params, idempotency_key and dry_run only");
 	}

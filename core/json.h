@@ -1,8 +1,9 @@
 /* json.h - JSON at the edge: a strict reader, canonical form and its hash, numbers written shortly.
  *
  * json-c alone accepts documents that RFC 8259 forbids, saturates large integers, keeps the last of two equal names
- * and lets broken UTF-8 through. So the bytes are scanned first by our own grammar, and json-c only builds the tree
- * of what passed. Everything here is thread-safe as long as one tree is used by one thread at a time. */
+ * and lets broken UTF-8 through; its tokener also loses data without a word when memory is lacking. So our own scanner
+ * reads the bytes, and json-c only holds the tree. Everything here is thread-safe as long as one tree is used by one
+ * thread at a time. */
 #ifndef ACP_JSON_H
 #define ACP_JSON_H
 
@@ -29,8 +30,7 @@ enum acp_json_verdict {
 struct acp_json_error {
 	size_t offset;     /* of the first byte that could not stay */
 	char message[160]; /* what is wrong there, for people; never a part of the document's strings */
-	char pointer
-		[256]; /* RFC 6901 pointer to the value; "" is the document itself; shortened with "..." where longer */
+	char pointer[256]; /* RFC 6901 pointer to the value; "" is the document itself; ends with "..." if cut */
 };
 
 /* Reads one document. On ACP_JSON_OK *out is the tree (NULL for the document `null`), owned by the caller

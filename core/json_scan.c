@@ -1,25 +1,23 @@
+#include "json.h"
 #include "json_scan.h"
 
 #include <errno.h>
 
-/* The largest document that the tokener of json-c can be given: its length is an int. */
+/* json_object_new_string_len takes an int, and a document may be one string. */
 #define SCAN_MAX_BYTES ((size_t)INT32_MAX - 1)
-
-/* A member name of an open object, after its escapes were resolved. */
-struct name {
-	const char *text; /* in the document, or in scan.unescaped */
-	size_t len;
-	size_t offset; /* of its opening quote in the document */
-};
 
 /* An open object or array. */
 struct frame {
+	struct json_object *container; /* in the tree already */
 	bool object;
-	bool inside;       /* a member or element is being read: it belongs to the pointer of an error */
-	size_t first_name; /* objects: its names are scan.names[first_name] and those after it */
-	size_t current;    /* objects: the index in scan.names of the current member; arrays: the current position */
+	bool inside;     /* a member or element is being read: it belongs to the pointer of an error */
+	size_t position; /* arrays: of the current element */
+	char *name;      /* where this frame's part of the scratch begins; objects: the current name, with a NUL */
+	size_t name_len;
 };
 
+/* The tree is built while the text is read. Each value is put into its container at once, containers when they open,
+ * so that root owns all there is. */
 struct scan {
 	const char *text;
 	size_t len;
@@ -27,15 +25,14 @@ struct scan {
 	const struct acp_json_limits *limits;
 	struct acp_json_error *error;
 	enum acp_json_verdict verdict;
+	struct json_object *root;
 	struct frame *frames;
 	size_t depth;
 	size_t frames_cap;
-	struct name *names;
-	size_t name_count;
-	size_t names_cap;
-	char *unescaped; /* as large as the document, so that it never moves while names point into it */
-	size_t unescaped_len;
-	struct acp_json_weight weight;
+	unsigned tokens;
+	/* The names of the open frames, one behind the other, then the value that is being made. One byte more than the
+	 * document is enough, because a name is shorter there than with its quotes, so it never moves. */
+	char *scratch;
 };
 
 enum expect { EXPECT_VALUE, EXPECT_FIRST, EXPECT_NEXT, EXPECT_END };
@@ -85,9 +82,9 @@ static bool fail_at(struct scan *s, size_t offset, enum acp_json_verdict verdict
 	error->pointer[0] = '\0';
 	for (size_t i = 0; i < s->depth && s->frames[i].inside; i++) {
 		const struct frame *f = &s->frames[i];
-		const struct name *name = f->object ? &s->names[f->current] : NULL;
-		bool more = name ? acp_json_pointer_add(error->pointer, sizeof error->pointer, name->text, name->len)
-				 : acp_json_pointer_add_index(error->pointer, sizeof error->pointer, f->current);
+		bool more = f->object
+				    ? acp_json_pointer_add(error->pointer, sizeof error->pointer, f->name, f->name_len)
+				    : acp_json_pointer_add_index(error->pointer, sizeof error->pointer, f->position);
 		if (!more)
 			break;
 	}
@@ -106,10 +103,46 @@ static bool no_memory(struct scan *s)
 
 static bool count_token(struct scan *s)
 {
-	if (s->weight.tokens >= s->limits->max_tokens)
+	if (s->tokens >= s->limits->max_tokens)
 		return fail_at(s, s->pos, ACP_JSON_TOO_LARGE, "the document has too many values and names");
-	s->weight.tokens++;
+	s->tokens++;
 	return true;
+}
+
+/* Puts a value where it belongs; it is freed when it cannot stay. value is NULL for null. */
+static bool attach(struct scan *s, struct json_object *value)
+{
+	int failed = 0;
+	if (!s->depth) {
+		s->root = value;
+		return true;
+	}
+	const struct frame *top = &s->frames[s->depth - 1];
+	if (top->object) {
+		json_object_object_del(top->container, top->name);
+		failed = json_object_object_add_ex(top->container, top->name, value, JSON_C_OBJECT_ADD_KEY_IS_NEW);
+	} else {
+		failed = json_object_array_add(top->container, value);
+	}
+	if (!failed)
+		return true;
+	json_object_put(value);
+	return no_memory(s);
+}
+
+/* The same for what a constructor has returned: then NULL means that memory was lacking. */
+static bool attach_new(struct scan *s, struct json_object *value)
+{
+	return value ? attach(s, value) : no_memory(s);
+}
+
+/* The unused part of the scratch. */
+static char *spare(const struct scan *s)
+{
+	const struct frame *top = s->depth ? &s->frames[s->depth - 1] : NULL;
+	if (!top)
+		return s->scratch;
+	return top->object ? top->name + top->name_len + 1 : top->name;
 }
 
 /* The byte at the current position, or -1 at the end. */
@@ -187,12 +220,6 @@ static int32_t hex4(struct scan *s)
 	return value;
 }
 
-/* How many bytes a character is in UTF-8. */
-static size_t utf8_size(uint32_t code)
-{
-	return code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
-}
-
 /* What follows "\u". */
 static bool scan_unicode_escape(struct scan *s, size_t start)
 {
@@ -203,19 +230,15 @@ static bool scan_unicode_escape(struct scan *s, size_t start)
 		return fail_at(s, start, ACP_JSON_MALFORMED, "the character U+0000 is not allowed");
 	if (unit >= 0xdc00 && unit <= 0xdfff)
 		return fail_at(s, start, ACP_JSON_MALFORMED, "a surrogate escape without its first half");
-	if (unit < 0xd800 || unit > 0xdbff) {
-		s->weight.bytes += utf8_size((uint32_t)unit);
+	if (unit < 0xd800 || unit > 0xdbff)
 		return true;
-	}
 	if (s->len - s->pos >= 2 && s->text[s->pos] == '\\' && s->text[s->pos + 1] == 'u') {
 		s->pos += 2;
 		int32_t second = hex4(s);
 		if (second < 0)
 			return fail(s, "\\u needs four hex digits");
-		if (second >= 0xdc00 && second <= 0xdfff) {
-			s->weight.bytes += 4;
+		if (second >= 0xdc00 && second <= 0xdfff)
 			return true;
-		}
 	}
 	return fail_at(s, start, ACP_JSON_MALFORMED, "a surrogate escape without its second half");
 }
@@ -231,19 +254,15 @@ static bool scan_escape(struct scan *s)
 	case 'f':
 	case 'n':
 	case 'r':
-	case 't':
-		s->pos++;
-		s->weight.bytes++;
-		return true;
+	case 't': s->pos++; return true;
 	case 'u': s->pos++; return scan_unicode_escape(s, start);
 	default: return fail(s, "an unknown escape in a string");
 	}
 }
 
 /* A string, from its opening to behind its closing quote. */
-static bool scan_string(struct scan *s, bool *has_escape)
+static bool scan_string(struct scan *s)
 {
-	*has_escape = false;
 	s->pos++;
 	for (;;) {
 		int c = peek(s);
@@ -254,7 +273,6 @@ static bool scan_string(struct scan *s, bool *has_escape)
 			return true;
 		}
 		if (c == '\\') {
-			*has_escape = true;
 			if (!scan_escape(s))
 				return false;
 			continue;
@@ -265,7 +283,6 @@ static bool scan_string(struct scan *s, bool *has_escape)
 		if (!len)
 			return fail(s, "a string is not valid UTF-8");
 		s->pos += len;
-		s->weight.bytes += len;
 	}
 }
 
@@ -280,7 +297,7 @@ static uint32_t known_hex4(const char *p)
 
 static size_t put_utf8(char *out, uint32_t code)
 {
-	size_t len = utf8_size(code);
+	size_t len = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
 	static const unsigned char lead[] = {0, 0, 0xc0, 0xe0, 0xf0};
 	for (size_t i = len - 1; i; i--, code >>= 6)
 		out[i] = (char)(0x80 | (code & 0x3f));
@@ -297,11 +314,14 @@ static size_t unescape(char *out, const char *p, size_t len)
 	const char *end = p + len;
 	size_t written = 0;
 
-	while (p < end) {
-		if (*p != '\\') {
-			out[written++] = *p++;
-			continue;
-		}
+	for (;;) {
+		const char *escape = memchr(p, '\\', (size_t)(end - p));
+		size_t plain = (size_t)((escape ? escape : end) - p);
+		memcpy(out + written, p, plain);
+		written += plain;
+		p += plain;
+		if (!escape)
+			return written;
 		char kind = p[1];
 		p += 2;
 		if (kind != 'u') {
@@ -317,21 +337,29 @@ static size_t unescape(char *out, const char *p, size_t len)
 		}
 		written += put_utf8(out + written, code);
 	}
-	return written;
 }
 
-/* Makes room for one more element in a growing array. False: memory is lacking and the array is as it was. */
-static bool grow(void **array, size_t *cap, size_t count, size_t size)
+/* Reads a string and writes what it means, and a NUL, to out. */
+static bool take_text(struct scan *s, char *out, size_t *len)
 {
-	if (count < *cap)
-		return true;
-	size_t more = *cap ? *cap * 2 : 16;
-	void *moved = reallocarray(*array, more, size);
-	if (!moved)
+	size_t start = s->pos + 1;
+	if (!scan_string(s))
 		return false;
-	*array = moved;
-	*cap = more;
+	*len = unescape(out, s->text + start, s->pos - 1 - start);
+	out[*len] = '\0';
 	return true;
+}
+
+/* Makes sure that the object on top has no member of this name yet, and room for one. json-c (up to 0.18) loses its
+ * copy of the name when its table cannot grow, so the table grows for a member whose name is not copied; attach puts
+ * the real one in its place. The hash of the table has a random seed, so names that collide are hard to choose. */
+static bool reserve_member(struct scan *s, size_t start)
+{
+	const struct frame *top = &s->frames[s->depth - 1];
+	unsigned how = JSON_C_OBJECT_ADD_KEY_IS_NEW | JSON_C_OBJECT_KEY_IS_CONSTANT;
+	if (json_object_object_get_ex(top->container, top->name, NULL))
+		return fail_at(s, start, ACP_JSON_MALFORMED, "an object has two members of the same name");
+	return json_object_object_add_ex(top->container, top->name, NULL, how) == 0 || no_memory(s);
 }
 
 /* A member name and its colon; the name is then the current one of the object on top. */
@@ -339,36 +367,26 @@ static bool scan_name(struct scan *s)
 {
 	struct frame *top = &s->frames[s->depth - 1];
 	size_t start = s->pos;
-	bool has_escape = false;
 
 	if (peek(s) != '"')
 		return fail(s, "a member name in double quotes is expected");
-	if (!count_token(s) || !scan_string(s, &has_escape))
+	if (!count_token(s) || !take_text(s, top->name, &top->name_len))
 		return false;
-	struct name name = {.text = s->text + start + 1, .len = s->pos - start - 2, .offset = start};
-	if (has_escape) {
-		if (!s->unescaped)
-			s->unescaped = malloc(s->len);
-		if (!s->unescaped)
-			return no_memory(s);
-		char *out = s->unescaped + s->unescaped_len;
-		name.len = unescape(out, name.text, name.len);
-		name.text = out;
-		s->unescaped_len += name.len;
-	}
-	void *names = s->names;
-	bool room = grow(&names, &s->names_cap, s->name_count, sizeof *s->names);
-	s->names = names;
-	if (!room)
-		return no_memory(s);
-	s->names[s->name_count] = name;
-	top->current = s->name_count++;
 	top->inside = true;
+	if (!reserve_member(s, start))
+		return false;
 	skip_space(s);
 	if (peek(s) != ':')
 		return fail(s, "a colon is expected after a member name");
 	s->pos++;
 	return true;
+}
+
+static bool take_string(struct scan *s)
+{
+	char *text = spare(s);
+	size_t len = 0;
+	return take_text(s, text, &len) && attach_new(s, json_object_new_string_len(text, (int)len));
 }
 
 /* Moves past digits; false when there is none. */
@@ -381,7 +399,7 @@ static bool skip_digits(struct scan *s)
 }
 
 /* An integer that int64 or double would change is refused rather than changed. */
-static bool check_integer(struct scan *s, size_t start)
+static bool take_integer(struct scan *s, size_t start)
 {
 	char digits[24];
 	size_t len = s->pos - start;
@@ -393,31 +411,25 @@ static bool check_integer(struct scan *s, size_t start)
 		double rounded = (double)value;
 		/* 2^63 as a double does not fit back into int64. */
 		if (!errno && rounded < 9223372036854775808.0 && (int64_t)rounded == value)
-			return true;
+			return attach_new(s, json_object_new_int64(value));
 	}
 	return fail_at(s, start, ACP_JSON_MALFORMED, "an integer is too large to be represented exactly");
 }
 
-static bool check_double(struct scan *s, size_t start)
+/* The tree keeps the digits as they were written. */
+static bool take_double(struct scan *s, size_t start)
 {
-	char local[64];
 	size_t len = s->pos - start;
-	/* strtod wants a closing NUL, which the document need not have. */
-	char *copy = len < sizeof local ? local : malloc(len + 1);
-	if (!copy)
-		return no_memory(s);
-	memcpy(copy, s->text + start, len);
-	copy[len] = '\0';
-	double value = strtod(copy, NULL);
-	if (copy != local)
-		free(copy);
+	char *digits = spare(s);
+	memcpy(digits, s->text + start, len);
+	digits[len] = '\0';
+	double value = strtod(digits, NULL);
 	if (!__builtin_isfinite(value))
 		return fail_at(s, start, ACP_JSON_MALFORMED, "a number is too large to be represented");
-	s->weight.bytes += len;
-	return true;
+	return attach_new(s, json_object_new_double_s(value, digits));
 }
 
-static bool scan_number(struct scan *s)
+static bool take_number(struct scan *s)
 {
 	size_t start = s->pos;
 	bool integer = true;
@@ -444,7 +456,7 @@ static bool scan_number(struct scan *s)
 		if (!skip_digits(s))
 			return fail(s, "a number needs a digit in its exponent");
 	}
-	return integer ? check_integer(s, start) : check_double(s, start);
+	return integer ? take_integer(s, start) : take_double(s, start);
 }
 
 static bool scan_literal(struct scan *s, const char *word)
@@ -456,58 +468,33 @@ static bool scan_literal(struct scan *s, const char *word)
 	return true;
 }
 
+/* Makes room for one more frame. False: memory is lacking. */
+static bool grow_frames(struct scan *s)
+{
+	if (s->depth < s->frames_cap)
+		return true;
+	size_t more = s->frames_cap ? s->frames_cap * 2 : 16;
+	struct frame *moved = reallocarray(s->frames, more, sizeof *moved);
+	if (!moved)
+		return false;
+	s->frames = moved;
+	s->frames_cap = more;
+	return true;
+}
+
 static bool open_frame(struct scan *s, bool object)
 {
 	if (s->depth >= s->limits->max_depth)
 		return fail_at(s, s->pos, ACP_JSON_TOO_LARGE, "the document is nested too deeply");
-	void *frames = s->frames;
-	bool room = grow(&frames, &s->frames_cap, s->depth, sizeof *s->frames);
-	s->frames = frames;
-	if (!room)
+	if (!grow_frames(s))
 		return no_memory(s);
-	s->frames[s->depth++] = (struct frame){.object = object, .first_name = s->name_count};
+	struct json_object *container = object ? json_object_new_object() : json_object_new_array();
+	if (!attach_new(s, container))
+		return false;
+	char *name = spare(s);
+	s->frames[s->depth++] = (struct frame){.container = container, .object = object, .name = name};
 	s->pos++;
 	return true;
-}
-
-static int compare_text(const struct name *a, const struct name *b)
-{
-	size_t len = a->len < b->len ? a->len : b->len;
-	int order = memcmp(a->text, b->text, len);
-	if (order)
-		return order;
-	return (a->len > b->len) - (a->len < b->len);
-}
-
-/* By text, then by place, so that of equal names the first one stays first. */
-static int compare_names(const void *left, const void *right)
-{
-	const struct name *a = left;
-	const struct name *b = right;
-	int order = compare_text(a, b);
-	return order ? order : (a->offset > b->offset) - (a->offset < b->offset);
-}
-
-/* Sorting costs n log n whatever the names are; a hash would need a secret against chosen collisions. */
-static bool check_duplicates(struct scan *s)
-{
-	struct frame *top = &s->frames[s->depth - 1];
-	size_t count = s->name_count - top->first_name;
-	const struct name *first = NULL;
-
-	if (count < 2)
-		return true;
-	struct name *names = s->names + top->first_name;
-	qsort(names, count, sizeof *names, compare_names);
-	for (size_t i = 1; i < count; i++) {
-		if (compare_text(&names[i - 1], &names[i]) == 0 && (!first || names[i].offset < first->offset))
-			first = &names[i];
-	}
-	if (!first)
-		return true;
-	top->inside = true;
-	top->current = (size_t)(first - s->names);
-	return fail_at(s, first->offset, ACP_JSON_MALFORMED, "an object has two members of the same name");
 }
 
 /* A value has ended: either its container goes on, or the document is complete. */
@@ -519,21 +506,8 @@ static enum expect after_value(struct scan *s)
 	return EXPECT_NEXT;
 }
 
-static bool close_frame(struct scan *s, enum expect *expect)
-{
-	struct frame *top = &s->frames[s->depth - 1];
-	if (top->object && !check_duplicates(s))
-		return false;
-	s->name_count = top->first_name;
-	s->depth--;
-	s->pos++;
-	*expect = after_value(s);
-	return true;
-}
-
 static bool scan_value(struct scan *s, enum expect *expect)
 {
-	bool has_escape = false;
 	bool ok = false;
 	int c = peek(s);
 
@@ -542,11 +516,11 @@ static bool scan_value(struct scan *s, enum expect *expect)
 	switch (c) {
 	case '{':
 	case '[': *expect = EXPECT_FIRST; return open_frame(s, c == '{');
-	case '"': ok = scan_string(s, &has_escape); break;
-	case 't': ok = scan_literal(s, "true"); break;
-	case 'f': ok = scan_literal(s, "false"); break;
-	case 'n': ok = scan_literal(s, "null"); break;
-	default: ok = c == '-' || is_digit(c) ? scan_number(s) : fail(s, "a value is expected here"); break;
+	case '"': ok = take_string(s); break;
+	case 't': ok = scan_literal(s, "true") && attach_new(s, json_object_new_boolean(1)); break;
+	case 'f': ok = scan_literal(s, "false") && attach_new(s, json_object_new_boolean(0)); break;
+	case 'n': ok = scan_literal(s, "null") && attach(s, NULL); break;
+	default: ok = c == '-' || is_digit(c) ? take_number(s) : fail(s, "a value is expected here"); break;
 	}
 	*expect = after_value(s);
 	return ok;
@@ -556,8 +530,12 @@ static bool scan_value(struct scan *s, enum expect *expect)
 static bool scan_next(struct scan *s, bool first, enum expect *expect)
 {
 	struct frame *top = &s->frames[s->depth - 1];
-	if (peek(s) == (top->object ? '}' : ']'))
-		return close_frame(s, expect);
+	if (peek(s) == (top->object ? '}' : ']')) {
+		s->depth--;
+		s->pos++;
+		*expect = after_value(s);
+		return true;
+	}
 	if (!first) {
 		if (peek(s) != ',')
 			return fail(s, top->object ? "a comma or } is expected" : "a comma or ] is expected");
@@ -567,7 +545,7 @@ static bool scan_next(struct scan *s, bool first, enum expect *expect)
 	*expect = EXPECT_VALUE;
 	if (top->object)
 		return scan_name(s);
-	top->current += first ? 0 : 1;
+	top->position += first ? 0 : 1;
 	top->inside = true;
 	return true;
 }
@@ -579,6 +557,9 @@ static bool scan_document(struct scan *s)
 
 	if (s->len > max)
 		return fail_at(s, max, ACP_JSON_TOO_LARGE, "the document has too many bytes");
+	s->scratch = malloc(s->len + 1);
+	if (!s->scratch)
+		return no_memory(s);
 	for (;;) {
 		skip_space(s);
 		if (expect == EXPECT_END)
@@ -588,14 +569,17 @@ static bool scan_document(struct scan *s)
 	}
 }
 
-enum acp_json_verdict acp_json_scan(const char *text, size_t len, const struct acp_json_limits *limits,
-				    struct acp_json_weight *weight, struct acp_json_error *error)
+enum acp_json_verdict acp_json_parse(const char *text, size_t len, const struct acp_json_limits *limits,
+				     struct json_object **out, struct acp_json_error *error)
 {
 	struct scan s = {.text = text, .len = len, .limits = limits, .error = error, .verdict = ACP_JSON_OK};
-	scan_document(&s);
-	*weight = s.weight;
+	memset(error, 0, sizeof *error);
+	if (!scan_document(&s)) {
+		json_object_put(s.root);
+		s.root = NULL;
+	}
 	free(s.frames);
-	free(s.names);
-	free(s.unescaped);
+	free(s.scratch);
+	*out = s.root;
 	return s.verdict;
 }

@@ -32,6 +32,7 @@ static enum acp_code refuse(struct applicant *a, enum acp_code code, const char 
 	vsnprintf(a->error, sizeof a->error, format, args);
 	va_end(args);
 	snprintf(a->field, sizeof a->field, "%s", field);
+	acp_utf8_trim(a->error);
 	return a->code = code;
 }
 

@@ -20,6 +20,8 @@ enum acp_code acp_call_vfail(struct acp_call *call, enum acp_code code, const ch
 	call->code = code;
 	vsnprintf(call->error, sizeof call->error, format, args);
 	snprintf(call->field, sizeof call->field, "%s", field ? field : "");
+	acp_utf8_trim(call->error);
+	acp_utf8_trim(call->field);
 	return code;
 }
 
@@ -50,11 +52,15 @@ static enum acp_code authenticate(struct acp_call *call)
 
 static enum acp_code look_up(struct acp_call *call)
 {
-	call->entry = acp_kernel_find(call->kernel, call->action_name);
+	const char *name = call->action_name;
+	size_t len = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_.");
+	call->entry = acp_kernel_find(call->kernel, name);
 	if (call->entry)
 		return ACP_OK;
-	return acp_call_fail(call, ACP_NOT_FOUND, NULL, "there is no action %.100s; meta.actions lists them",
-			     call->action_name);
+	/* Only what looks like a name is said again: anything else may be a secret in the wrong place. */
+	bool plain = len <= 100 && name[len] == '\0';
+	return acp_call_fail(call, ACP_NOT_FOUND, NULL, "there is no action %s; meta.actions lists them",
+			     plain ? name : "of this name");
 }
 
 static enum acp_code check_scope(struct acp_call *call)

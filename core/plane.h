@@ -142,7 +142,7 @@ struct acp_control_plane {
 	/* Onboarding. ACP_ALREADY_ONBOARDED: agent_id taken; ACP_IDEMPOTENCY_MISMATCH: same key, other request. */
 	enum acp_code (*onboard)(void *self, const struct acp_onboarding *in, struct acp_onboarded *out);
 
-	/* Now and then, from one thread of each process: makes partitions ahead, forgets what has expired. May be NULL. */
+	/* Now and then, from one thread of each process: makes partitions ahead, forgets what expired. May be NULL. */
 	void (*maintain)(void *self);
 
 	/* Ready to serve? ACP_OK, or ACP_UNAVAILABLE with one sentence in why (for the operator, without secrets). */

@@ -79,6 +79,8 @@ static const struct setting *find(const char *name)
 static bool word_in(const char *list, char separator, const char *word)
 {
 	size_t len = strlen(word);
+	if (strchr(word, separator))
+		return false;
 	for (const char *at = list; len && (at = strstr(at, word)); at += len)
 		if ((at == list || at[-1] == separator) && (at[len] == '\0' || at[len] == separator))
 			return true;
@@ -145,9 +147,13 @@ static bool set_from_file(struct acp_config *config, const struct setting *setti
 	if (!file)
 		return complain(source, "%s_file = %s: %s", setting->name, path, strerror(errno));
 	char *got = fgets(line, sizeof line, file);
+	bool cut = got && !strchr(line, '\n') && !feof(file);
 	fclose(file);
-	if (!got)
-		return complain(source, "%s_file = %s: the file is empty", setting->name, path);
+	if (!got || cut) {
+		acp_wipe(line, sizeof line);
+		return complain(source, "%s_file = %s: %s", setting->name, path,
+				got ? "the first line is too long" : "the file is empty");
+	}
 	line[strcspn(line, "\r\n")] = '\0';
 	bool ok = set_value(config, setting, line, source);
 	acp_wipe(line, sizeof line);
@@ -192,7 +198,7 @@ static bool read_line(struct acp_config *config, char *line, const struct source
 		return true;
 	char *equals = strchr(text, '=');
 	if (!equals)
-		return complain(source, "expected `name = value`, found: %.60s", text);
+		return complain(source, "this is not `name = value`"); /* not shown: it may hold a secret */
 	*equals = '\0';
 	char *name = trim(text);
 	char *value = trim(equals + 1);

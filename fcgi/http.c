@@ -90,18 +90,34 @@ static bool decode(const char *text, size_t len, bool plus, char *out, size_t si
 	return true;
 }
 
+/* No empty segment inside, and none that is "." or "..". */
+static bool plain_segments(const char *path)
+{
+	for (const char *segment = path + 1;; segment++) {
+		size_t len = strcspn(segment, "/");
+		bool dots = len > 0 && len <= 2 && strspn(segment, ".") >= len;
+		if (dots || (len == 0 && segment[len] == '/'))
+			return false;
+		segment += len;
+		if (!*segment)
+			return true;
+	}
+}
+
 /* Path of a REQUEST_URI, the one variable that all web servers give alike. Refused (""): what two parsers could read
  * in two ways - dot segments, empty segments, encoded slashes, control and non-ASCII bytes. */
 static void read_path(struct acp_http *http, const char *uri, const char *url_prefix)
 {
 	http->path[0] = '\0';
 	http->query = "";
-	const char *scheme = strstr(uri, "://");
-	if (*uri != '/' && scheme) {
-		uri = strchr(scheme + 3, '/');
-		if (!uri)
-			return;
-	}
+	if (!uri)
+		return;
+	/* Apache keeps the absolute form of a request line. */
+	size_t scheme = strncasecmp(uri, "http://", 7) == 0 ? 7 : strncasecmp(uri, "https://", 8) == 0 ? 8 : 0;
+	if (scheme)
+		uri += scheme + strcspn(uri + scheme, "/?#");
+	if (*uri != '/')
+		return;
 	size_t len = strcspn(uri, "?");
 	if (uri[len] == '?')
 		http->query = uri + len + 1;
@@ -114,7 +130,7 @@ static void read_path(struct acp_http *http, const char *uri, const char *url_pr
 		if (strncasecmp(uri + i, "%2f", 3) == 0)
 			return;
 	if (!decode(uri, len, false, http->path, sizeof http->path) || http->path[0] != '/' ||
-	    strstr(http->path, "//") || strstr(http->path, "/./") || strstr(http->path, "/../"))
+	    !plain_segments(http->path))
 		http->path[0] = '\0';
 }
 
@@ -144,7 +160,7 @@ void acp_http_read(struct acp_http *http, char **variables, const struct acp_con
 	collect(found, variables);
 	acp_uuid(http->request_id);
 	read_method(http, found[METHOD].value);
-	read_path(http, found[URI].value ? found[URI].value : "", config->url_prefix);
+	read_path(http, found[URI].value, config->url_prefix);
 	acp_client_address(config->trusted_proxies, found[ADDRESS].value,
 			   found[FORWARDED].twice ? NULL : found[FORWARDED].value, http->address);
 	http->wants_problem = found[ACCEPT].value && strstr(found[ACCEPT].value, "application/problem+json");
@@ -189,7 +205,7 @@ void acp_http_reply(const struct acp_http *http, struct acp_reply *reply, struct
 	response->retry_after = reply->retry_after;
 	response->replayed = reply->replayed;
 	response->rate = reply->rate;
-	response->code = acp_code_name(reply->code);
+	response->code = acp_code_name(text ? reply->code : ACP_INTERNAL_ERROR);
 	response->action = reply->action;
 	memcpy(response->tenant_id, reply->tenant_id, sizeof response->tenant_id);
 	memcpy(response->key_shown, reply->key_shown, sizeof response->key_shown);

@@ -1,5 +1,6 @@
 #include "db.h"
 
+#include "buf.h"
 #include "clock.h"
 #include "crypto.h"
 
@@ -28,6 +29,7 @@ struct acp_db_pool {
 static void first_line(char out[256], const char *text)
 {
 	snprintf(out, 256, "%.*s", text ? (int)strcspn(text, "\n") : 0, text ? text : "");
+	acp_utf8_trim(out);
 }
 
 static void set_error(struct acp_db_error *error, const char *message)

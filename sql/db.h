@@ -33,7 +33,8 @@ struct acp_db_conn;
 struct acp_db_pool *acp_db_pool_new(const char *url, int max, int connect_timeout_s, int timeout_ms);
 void acp_db_pool_free(struct acp_db_pool *pool); /* no connection may be taken */
 
-/* Takes a free connection that has not died while idle, connecting when needed; waits at most the pool's time-out. NULL with a reason in error. */
+/* Takes a free connection that has not died while idle, connecting when needed; waits at most
+ * the pool's time-out. NULL with a reason in error. */
 struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, struct acp_db_error *error);
 
 /* Gives it back; a connection that is lost or stands in a transaction is closed. */

@@ -19,7 +19,7 @@ static const struct {
 	 "make a free tenant; prints its UUID"},
 	{"tenant", "update", ctl_tenant_update,
 	 "TENANT [--tier free|paid] [--payment-method none|setup_pending|active] [--status active|suspended|closed] "
-	 "[--calls-limit N]",
+	 "[--calls-limit N|default]",
 	 "change a tenant"},
 	{"key", "list", ctl_key_list, "[--tenant TENANT]", "keys, never their secrets"},
 	{"key", "create", ctl_key_create, "--tenant TENANT --name NAME --scopes \"A B\" [--expires TIME]",

@@ -89,7 +89,9 @@ int ctl_tenant_update(struct ctl *ctl)
 		return ACPCTL_USAGE;
 	if (!find_tenant(ctl, given, tenant))
 		return ACPCTL_FAILED;
-	const char *values[] = {tenant, options[0].value, options[1].value, options[2].value, options[3].value};
+	bool usual = options[3].value && strcmp(options[3].value, "default") == 0;
+	const char *values[] = {tenant, options[0].value, options[1].value, options[2].value,
+				usual ? "-1" : options[3].value};
 	struct json_object *rows = ctl_query(ctl, "tenant update", values);
 	if (!rows)
 		return ACPCTL_FAILED;

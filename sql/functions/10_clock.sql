@@ -84,13 +84,15 @@ COMMENT ON FUNCTION acp.report(jsonb, bigint) IS
 CREATE OR REPLACE FUNCTION acp.ensure_partitions(p_from timestamptz, p_months integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET timezone = 'UTC'
+SET datestyle = 'ISO'
 AS $$
 DECLARE
 	month date := acp.period(p_from);
 	made  integer := 0;
 	child text;
 BEGIN
-	FOR i IN 0 .. least(p_months, 120) LOOP
+	FOR i IN 0 .. least(coalesce(p_months, 0), 120) LOOP
 		child := 'audit_logs_' || to_char(month, 'YYYY_MM');
 		IF to_regclass('acp.' || child) IS NULL THEN
 			-- One creator at a time; ATTACH takes a weaker lock on the log than CREATE … PARTITION OF, so calls go on.

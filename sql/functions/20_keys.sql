@@ -83,14 +83,14 @@ AS $$
 			tier = coalesce(p_tier, tier),
 			payment_method_status = coalesce(p_payment_method_status, payment_method_status),
 			status = coalesce(p_status, status),
-			calls_limit = coalesce(p_calls_limit, calls_limit),
+			calls_limit = CASE WHEN p_calls_limit = -1 THEN NULL ELSE coalesce(p_calls_limit, calls_limit) END,
 			upgraded_at = CASE WHEN p_tier = 'paid' THEN coalesce(upgraded_at, acp.now()) ELSE upgraded_at END,
 			updated_at = acp.now()
 		WHERE tenant_id = p_tenant RETURNING 1)
 	SELECT EXISTS (SELECT FROM changed)
 $$;
 COMMENT ON FUNCTION acp.tenant_update(uuid, text, text, text, integer) IS
-	'Changes what is not null of a tenant''s tier, payment method, status and free calls a month. False: no such tenant.';
+	'Changes what is not null of a tenant''s tier, payment method, status and free calls a month (-1: the usual number again). False: no such tenant.';
 
 CREATE OR REPLACE FUNCTION acp.onboard_meta(p_tenant uuid) RETURNS jsonb
 LANGUAGE sql IMMUTABLE

@@ -1,6 +1,6 @@
 -- Usage: reserve -> run -> settle, the audit row, and what a tenant may read of it.
 --
--- Lock order, everywhere: a tenant's reservation row, then its quota row, then its counter rows. Nothing else is held.
+-- Lock order, everywhere: what a handler locks, then the tenant's quota row, then its reservations, then its counters.
 
 CREATE OR REPLACE FUNCTION acp.paid_calls(p_tenant uuid, p_period date) RETURNS bigint
 LANGUAGE sql STABLE
@@ -18,8 +18,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	this_period CONSTANT date := acp.period(p_ts);
+	this_moment CONSTANT timestamptz := acp.now();
 	paid        bigint := 0;
-	expired     integer;
+	expired     integer := 0;
 	t           acp.tenants;
 BEGIN
 	SELECT * INTO STRICT t FROM acp.tenants WHERE tenant_id = p_tenant;
@@ -28,35 +29,37 @@ BEGIN
 	IF tier = 'paid' THEN
 		RETURN; -- no reservation: nothing limits it
 	END IF;
-	calls_limit := coalesce(t.calls_limit, p_default_limit);
+	calls_limit := coalesce(t.calls_limit, p_default_limit, 0);
 	IF t.upgraded_at IS NOT NULL THEN
 		paid := acp.paid_calls(p_tenant, this_period);
 	END IF;
-	LOOP
-		UPDATE acp.usage_quota SET reserved = reserved + 1
-		WHERE tenant_id = p_tenant AND period = this_period AND used + reserved + paid < calls_limit
-		RETURNING used + reserved + paid INTO calls_used;
-		IF FOUND THEN
-			INSERT INTO acp.usage_reservations (tenant_id, period, reservation_id, expires_at)
-			VALUES (p_tenant, this_period, p_reservation, acp.now() + p_ttl);
-			RETURN;
-		END IF;
-		SELECT used + reserved + paid INTO calls_used FROM acp.usage_quota WHERE tenant_id = p_tenant AND period = this_period;
-		IF NOT FOUND THEN
-			INSERT INTO acp.usage_quota (tenant_id, period) VALUES (p_tenant, this_period) ON CONFLICT DO NOTHING;
-			CONTINUE WHEN paid < calls_limit;
-			calls_used := paid;
-		END IF;
-		-- Full, or a place was given back since. Places of calls that died count no longer.
-		DELETE FROM acp.usage_reservations WHERE tenant_id = p_tenant AND period = this_period AND expires_at <= acp.now();
+	-- Full, and no place of a dead call to take over: refused without a lock.
+	SELECT used + reserved + paid INTO calls_used FROM acp.usage_quota WHERE tenant_id = p_tenant AND period = this_period;
+	IF calls_used >= calls_limit AND NOT EXISTS (SELECT FROM acp.usage_reservations
+			WHERE tenant_id = p_tenant AND period = this_period AND expires_at <= this_moment) THEN
+		allowed := false;
+		RETURN;
+	END IF;
+	IF calls_used IS NULL THEN
+		INSERT INTO acp.usage_quota (tenant_id, period) VALUES (p_tenant, this_period) ON CONFLICT DO NOTHING;
+	END IF;
+	SELECT used + reserved + paid INTO STRICT calls_used FROM acp.usage_quota
+	WHERE tenant_id = p_tenant AND period = this_period FOR NO KEY UPDATE;
+	IF calls_used >= calls_limit THEN
+		DELETE FROM acp.usage_reservations WHERE tenant_id = p_tenant AND period = this_period AND expires_at <= this_moment;
 		GET DIAGNOSTICS expired = ROW_COUNT;
-		IF expired > 0 THEN
-			UPDATE acp.usage_quota SET reserved = reserved - expired WHERE tenant_id = p_tenant AND period = this_period;
-		ELSIF calls_used >= calls_limit THEN
-			allowed := false;
-			RETURN;
-		END IF;
-	END LOOP;
+		calls_used := calls_used - expired;
+	END IF;
+	allowed := calls_used < calls_limit;
+	IF allowed THEN
+		calls_used := calls_used + 1;
+		INSERT INTO acp.usage_reservations (tenant_id, period, reservation_id, expires_at)
+		VALUES (p_tenant, this_period, p_reservation, this_moment + p_ttl);
+	END IF;
+	IF allowed OR expired > 0 THEN
+		UPDATE acp.usage_quota SET reserved = reserved - expired + allowed::integer
+		WHERE tenant_id = p_tenant AND period = this_period;
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION acp.usage_reserve(uuid, uuid, timestamptz, integer, interval) IS
@@ -67,6 +70,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	PERFORM FROM acp.usage_quota WHERE tenant_id = p_tenant AND period = acp.period(p_ts) FOR NO KEY UPDATE;
 	DELETE FROM acp.usage_reservations
 	WHERE tenant_id = p_tenant AND period = acp.period(p_ts) AND reservation_id = p_reservation;
 	IF NOT FOUND THEN
@@ -84,30 +88,24 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	this_period CONSTANT date := acp.period(p_ts);
-	held        boolean := false;
+	held        integer;
 	paid        bigint := 0;
 	now_used    bigint;
 	t           acp.tenants;
 BEGIN
-	IF p_reservation IS NOT NULL THEN
-		DELETE FROM acp.usage_reservations WHERE tenant_id = p_tenant AND period = this_period AND reservation_id = p_reservation;
-		held := FOUND;
-	END IF;
 	SELECT * INTO STRICT t FROM acp.tenants WHERE tenant_id = p_tenant;
 	IF t.upgraded_at IS NOT NULL THEN
 		paid := acp.paid_calls(p_tenant, this_period);
 	END IF;
-	IF held THEN
-		UPDATE acp.usage_quota SET used = used + 1, reserved = reserved - 1
-		WHERE tenant_id = p_tenant AND period = this_period RETURNING used + paid INTO now_used;
-		RETURN now_used;
+	PERFORM FROM acp.usage_quota WHERE tenant_id = p_tenant AND period = this_period FOR NO KEY UPDATE;
+	IF NOT FOUND THEN
+		INSERT INTO acp.usage_quota (tenant_id, period) VALUES (p_tenant, this_period) ON CONFLICT DO NOTHING;
 	END IF;
-	-- No place is held: the call outlived its reservation, or the check had failed open, or nothing is enforced. The
-	-- allowance is exact all the same: such a call counts only if there is still room.
-	INSERT INTO acp.usage_quota (tenant_id, period) VALUES (p_tenant, this_period) ON CONFLICT DO NOTHING;
-	UPDATE acp.usage_quota SET used = used + 1
+	DELETE FROM acp.usage_reservations WHERE tenant_id = p_tenant AND period = this_period AND reservation_id = p_reservation;
+	GET DIAGNOSTICS held = ROW_COUNT;
+	UPDATE acp.usage_quota SET used = used + 1, reserved = reserved - held
 	WHERE tenant_id = p_tenant AND period = this_period
-	  AND (p_default_limit IS NULL OR used + reserved + paid < coalesce(t.calls_limit, p_default_limit))
+	  AND (held = 1 OR p_default_limit IS NULL OR used + reserved + paid < coalesce(t.calls_limit, p_default_limit))
 	RETURNING used + paid INTO now_used;
 	IF NOT FOUND THEN
 		PERFORM acp.fail('UPGRADE_REQUIRED', 'the free allowance is used up');
@@ -116,7 +114,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.usage_consume(uuid, uuid, timestamptz, integer) IS
-	'Counts one billable success of a tenant treated as free and ends its reservation. p_reservation null: none was made. p_default_limit null: the allowance is not enforced. Returns the calls used, this one included.';
+	'Counts one billable success of a tenant treated as free and ends its reservation. p_reservation null: none was made. p_default_limit null: the allowance is not enforced. Returns the calls used, this one included. p_reservation is looked for even where the router does not know that it was made: its answer may have been lost.';
 
 CREATE OR REPLACE FUNCTION acp.audit_append(p_event jsonb) RETURNS timestamptz
 LANGUAGE plpgsql
@@ -155,7 +153,7 @@ DECLARE
 	quantity CONSTANT text := nullif(current_setting('acp.quantity', true), '');
 BEGIN
 	IF (p_event->>'billable')::boolean AND p_event->>'tier' = 'free' THEN
-		now_used := acp.usage_consume((p_event->>'tenant_id')::uuid, p_reservation, (p_event->>'ts')::timestamptz, p_default_limit);
+		now_used := acp.usage_consume((p_event->>'tenant_id')::uuid, (p_event->>'event_id')::uuid, (p_event->>'ts')::timestamptz, p_default_limit);
 	ELSIF p_reservation IS NOT NULL THEN
 		PERFORM acp.usage_release((p_event->>'tenant_id')::uuid, p_reservation, (p_event->>'ts')::timestamptz);
 	END IF;
@@ -188,7 +186,7 @@ AS $$
 	WHERE p.unit IN (p_unit, 'call') AND p.valid_from <= p_ts
 	  AND (p.action_pattern = p_action OR (right(p.action_pattern, 1) = '*'
 	       AND starts_with(p_action, left(p.action_pattern, -1))))
-	ORDER BY p.unit = p_unit DESC, length(p.action_pattern) DESC, p.valid_from DESC
+	ORDER BY p.unit = p_unit DESC, p.action_pattern = p_action DESC, length(p.action_pattern) DESC, p.valid_from DESC
 	LIMIT 1
 $$;
 COMMENT ON FUNCTION acp.price(text, text, timestamptz) IS
@@ -227,7 +225,7 @@ BEGIN
 	)
 	SELECT json_build_object(
 		'tenant_id', p_tenant, 'tier', tier, 'calls_used', total.calls, 'calls_limit', max_calls,
-		'calls_remaining', greatest(max_calls - total.calls, 0),
+		'calls_remaining', CASE WHEN max_calls IS NOT NULL THEN greatest(max_calls - total.calls, 0) END,
 		'period_start', acp.rfc3339(acp.period_start(this_period)), 'period_end', acp.rfc3339(acp.period_end(this_period)),
 		'by_action', (SELECT coalesce(json_agg(x ORDER BY x->>'action'), '[]') FROM (
 			SELECT json_build_object('action', action, 'calls', sum(calls), 'billing_unit', billing_unit, 'quantity', sum(quantity)) AS x

@@ -42,7 +42,7 @@ $$;
 COMMENT ON FUNCTION acp.leadscoring_model_json(acp.leadscoring_models) IS 'A model as replies show it.';
 
 CREATE OR REPLACE FUNCTION acp.leadscoring_models_list(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -109,7 +109,7 @@ $$;
 COMMENT ON FUNCTION acp.leadscoring_questions_upsert_bulk(uuid, jsonb, jsonb) IS 'domain.leadscoring.questions.upsert_bulk';
 
 CREATE OR REPLACE FUNCTION acp.leadscoring_questions_list(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE

@@ -4,14 +4,28 @@ CREATE OR REPLACE FUNCTION acp.maintain() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	q       record;
+	expired integer;
 BEGIN
 	PERFORM acp.ensure_partitions(acp.now(), 3);
+	-- Places of calls that died; those of a month that nobody calls in any more would stay for ever.
+	FOR q IN SELECT u.tenant_id, u.period FROM acp.usage_quota u
+		WHERE u.reserved > 0 AND EXISTS (SELECT FROM acp.usage_reservations r
+			WHERE r.tenant_id = u.tenant_id AND r.period = u.period AND r.expires_at <= acp.now())
+		LIMIT 100 FOR NO KEY UPDATE SKIP LOCKED
+	LOOP
+		DELETE FROM acp.usage_reservations r
+		WHERE r.tenant_id = q.tenant_id AND r.period = q.period AND r.expires_at <= acp.now();
+		GET DIAGNOSTICS expired = ROW_COUNT;
+		UPDATE acp.usage_quota u SET reserved = reserved - expired WHERE u.tenant_id = q.tenant_id AND u.period = q.period;
+	END LOOP;
 	DELETE FROM acp.idempotency i USING (
 		SELECT tenant_id, action, key FROM acp.idempotency WHERE expires_at <= acp.now() ORDER BY expires_at
 		LIMIT 1000 FOR UPDATE SKIP LOCKED) old
 	WHERE i.tenant_id = old.tenant_id AND i.action = old.action AND i.key = old.key;
 END
 $$;
-COMMENT ON FUNCTION acp.maintain() IS 'Makes audit partitions three months ahead and forgets expired idempotency keys.';
+COMMENT ON FUNCTION acp.maintain() IS 'Makes audit partitions three months ahead, gives back the places of calls that died, forgets expired idempotency keys.';
 
 GRANT EXECUTE ON FUNCTION acp.maintain() TO acp_app;

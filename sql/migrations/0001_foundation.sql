@@ -27,7 +27,8 @@ BEGIN
 				END IF;
 		END;
 	END LOOP;
-	IF NOT pg_has_role(current_user, 'acp_owner', 'MEMBER') THEN
+	-- From 16 on whoever creates a role may grant it but is not yet allowed to act as it.
+	IF NOT pg_has_role(current_user, 'acp_owner', CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END) THEN
 		EXECUTE format('GRANT acp_owner TO %I', current_user);
 	END IF;
 END
@@ -113,6 +114,7 @@ CREATE TABLE acp.api_keys (
 	PRIMARY KEY (tenant_id, api_key_id)
 );
 CREATE INDEX api_keys_key_hash ON acp.api_keys (key_hash);
+CREATE INDEX api_keys_api_key_id ON acp.api_keys (api_key_id);
 COMMENT ON TABLE acp.api_keys IS 'API keys: an actor inside one tenant. One tenant has many.';
 COMMENT ON COLUMN acp.api_keys.tenant_id IS 'Owner.';
 COMMENT ON COLUMN acp.api_keys.api_key_id IS 'Public id of the key, shown in audit rows.';
@@ -308,7 +310,7 @@ CREATE TABLE acp.usage_reservations (
 	reservation_id uuid NOT NULL,
 	expires_at     timestamptz NOT NULL,
 	PRIMARY KEY (tenant_id, period, reservation_id)
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 COMMENT ON TABLE acp.usage_reservations IS 'A place in the free allowance held by a running call; freed by its end or, after a crash, by expiry.';
 COMMENT ON COLUMN acp.usage_reservations.tenant_id IS 'The tenant.';
 COMMENT ON COLUMN acp.usage_reservations.period IS 'Month the place is taken from.';

@@ -128,6 +128,9 @@ static void test_values(void)
 	json_object_put(tree);
 	tree = tree_of("null");
 	CU_ASSERT_PTR_NULL(tree);
+	tree = tree_of("\"\\ud836\\ude00\""); /* U+1DA00, which the tokener of json-c 0.16 takes for a lone surrogate */
+	CU_ASSERT_STRING_EQUAL(json_object_get_string(tree), "\xf0\x9d\xa8\x80");
+	json_object_put(tree);
 	tree = tree_of("-0");
 	CU_ASSERT_EQUAL(json_object_get_int64(tree), 0);
 	json_object_put(tree);
@@ -434,6 +437,7 @@ static void test_error_places(void)
 	expect_error("[[1,2],[3,4}]", ACP_JSON_MALFORMED, 11, "/1");
 	expect_error("{\"a\":[1,{\"k\":1,\"l\":2,\"\\u006b\":3}]}", ACP_JSON_MALFORMED, 21, "/a/1/k");
 	expect_error("{\"b\":1,\"a\":1,\"b\":2,\"a\":3}", ACP_JSON_MALFORMED, 13, "/b");
+	expect_error("{\"a\":1,\"a\":?}", ACP_JSON_MALFORMED, 7, "/a");
 	expect_error("{\"\\u00e9\":9007199254740993}", ACP_JSON_MALFORMED, 10, "/\xc3\xa9");
 	expect_error("{\"a\":\"\\u0000\"}", ACP_JSON_MALFORMED, 6, "/a");
 	expect_error("{} x", ACP_JSON_MALFORMED, 3, "");

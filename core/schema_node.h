@@ -1,0 +1,92 @@
+/* schema_node.h - a compiled schema, as schema.c makes it and schema_check.c reads it. Private to core/schema*.c. */
+#ifndef ACP_SCHEMA_NODE_H
+#define ACP_SCHEMA_NODE_H
+
+#include "schema.h"
+
+#include <regex.h>
+
+/* Bits of acp_schema.types. The tables of names in schema.c and schema_check.c have their order. */
+enum {
+	TYPE_NULL = 1,
+	TYPE_BOOLEAN = 2,
+	TYPE_INTEGER = 4,
+	TYPE_NUMBER = 8,
+	TYPE_STRING = 16,
+	TYPE_ARRAY = 32,
+	TYPE_OBJECT = 64
+};
+
+struct bound {
+	bool set;
+	double value;
+};
+
+struct property {
+	char *name;
+	struct acp_schema *schema;
+};
+
+struct format {
+	const char *name;
+	bool (*check)(const char *text);
+	const char *shown; /* what to say where it does not hold */
+};
+
+/* One (sub)schema; owns everything it points to except format. Its json_objects are deep copies that are only read, by
+ * functions that do not change even their caches or reference counts: many threads check at once. */
+struct acp_schema {
+	bool never;                       /* the schema `false` */
+	unsigned types;                   /* allowed types; 0: any */
+	struct json_object *enum_values;  /* array, or NULL */
+	struct json_object *const_values; /* array of one, or NULL */
+	struct json_object *required;     /* array of strings, or NULL */
+	struct property *properties;      /* sorted by name */
+	size_t property_count;
+	struct acp_schema *additional; /* NULL: anything */
+	struct acp_schema *items;      /* NULL: anything */
+	size_t min_properties, max_properties;
+	size_t min_items, max_items;
+	size_t min_length, max_length;
+	bool unique_items;
+	struct bound minimum, maximum, exclusive_minimum, exclusive_maximum, multiple_of;
+	regex_t *pattern;
+	const struct format *format;
+};
+
+/* The way from the root to where we are, innermost first. Made into a pointer only for an error. */
+struct step {
+	const struct step *parent;
+	const char *name; /* NULL: the element at position */
+	size_t position;
+};
+
+/* Says what is wrong, and where. Always false, for `return acp_schema_fail(...)`. */
+bool acp_schema_fail(struct acp_schema_error *error, const struct step *at, const char *format, ...) ACP_PRINTF(3, 4);
+
+/* NULL for a name that is not among the formats: then it is an annotation. */
+const struct format *acp_schema_format(const char *name);
+
+/* The order of acp_schema.properties, for qsort and bsearch. */
+static inline int compare_property(const void *left, const void *right)
+{
+	return strcmp(((const struct property *)left)->name, ((const struct property *)right)->name);
+}
+
+static inline bool is_number(struct json_object *value)
+{
+	return json_object_is_type(value, json_type_int) || json_object_is_type(value, json_type_double);
+}
+
+/* Letters and digits of ASCII, whatever the locale is. */
+static inline bool is_digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
+static inline bool is_alnum(char c)
+{
+	return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+#endif

@@ -1,0 +1,353 @@
+-- 30_usage.sql - reserve, settle, release; the usage object; prices; the audit row and its counters.
+-- One session cannot race with itself: that the limit is exact under load is shown by the tests that call the program.
+BEGIN;
+SET LOCAL client_min_messages = warning;
+SET LOCAL timezone = 'UTC';
+CREATE SCHEMA tap;
+CREATE EXTENSION IF NOT EXISTS pgtap SCHEMA tap;
+GRANT USAGE ON SCHEMA tap TO PUBLIC;
+SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace
+	WHERE extname = 'pgtap' \gset
+SET LOCAL search_path = :tap, pg_catalog;
+
+SELECT plan(131);
+
+-- Shifts the program's clock so that this transaction happens at a moment. Undone by the ROLLBACK.
+CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('ALTER DATABASE %I SET acp.clock_offset = %L', current_database(), moment - now());
+END
+$$;
+
+-- SQLSTATE, code and member of a refusal; null when the statement works.
+CREATE FUNCTION pg_temp.refusal(statement text) RETURNS text[] LANGUAGE plpgsql AS $$
+DECLARE
+	hint   text;
+	detail text;
+BEGIN
+	EXECUTE statement;
+	RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT, detail = PG_EXCEPTION_DETAIL;
+	RETURN ARRAY[SQLSTATE, hint, detail];
+END
+$$;
+
+CREATE FUNCTION pg_temp.t(n integer) RETURNS uuid LANGUAGE sql AS $$
+	SELECT ('33333333-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid
+$$;
+CREATE FUNCTION pg_temp.e(n integer) RETURNS uuid LANGUAGE sql AS $$
+	SELECT ('33333333-0000-4000-a000-' || lpad(n::text, 12, '0'))::uuid
+$$;
+
+-- The event of call n of tenant t; more: members that differ from a billable success of a free tenant.
+CREATE FUNCTION pg_temp.event(t integer, n integer, more jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
+	SELECT jsonb_build_object('event_id', pg_temp.e(n), 'request_id', gen_random_uuid(), 'ts', acp.now(), 'tenant_id',
+	pg_temp.t(t),
+		'integration', 'pgtap', 'pack', 'test', 'action', 'test.one', 'actor_type', 'api_key', 'status', 'success',
+		'latency_ms', 2,
+		'dry_run', false, 'billable', true, 'billing_quantity', 1, 'tier', 'free') || more
+$$;
+
+-- Reserves a place for call n of tenant t, with a default limit of 3 and for 10 seconds: "allowed used/limit".
+CREATE FUNCTION pg_temp.reserve(t integer, n integer) RETURNS text LANGUAGE sql AS $$
+	SELECT concat(CASE WHEN allowed THEN 'yes ' ELSE 'no ' END, coalesce(calls_used::text, '-'), '/',
+	coalesce(calls_limit::text, '-'))
+	FROM acp.usage_reserve(pg_temp.t(t), pg_temp.e(n), acp.now(), 3, interval '10 s')
+$$;
+CREATE FUNCTION pg_temp.settle(t integer, n integer, held boolean DEFAULT true, more jsonb DEFAULT '{}',
+	max_calls integer DEFAULT 3)
+RETURNS bigint LANGUAGE sql AS $$
+	SELECT acp.settle(pg_temp.event(t, n, more), CASE WHEN held THEN pg_temp.e(n) END, max_calls)
+$$;
+-- What is on record of tenant t in the current month: used+reserved, reservations, audit rows, billable ones of them,
+-- calls counted, billable ones of them.
+CREATE FUNCTION pg_temp.record(t integer) RETURNS text LANGUAGE sql AS $$
+	SELECT concat_ws(' ', (SELECT used || '+' || reserved FROM acp.usage_quota WHERE tenant_id = pg_temp.t(t)
+	AND period = acp.period(acp.now())),
+		(SELECT count(*) FROM acp.usage_reservations WHERE tenant_id = pg_temp.t(t) AND period = acp.period(acp.now())),
+		(SELECT count(*) || ' ' || count(*) FILTER (WHERE billable) FROM acp.audit_logs
+		 WHERE tenant_id = pg_temp.t(t) AND ts >= acp.period_start(acp.period(acp.now()))),
+		(SELECT coalesce(sum(calls), 0) || ' ' || coalesce(sum(calls) FILTER (WHERE billable), 0)
+		FROM acp.usage_counters
+		 WHERE tenant_id = pg_temp.t(t) AND day >= acp.period(acp.now())))
+$$;
+
+SELECT pg_temp.clock_at('2027-02-28 23:59:00+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT count(acp.tenant_create(pg_temp.t(n), 'leadscoring', 'usage:' || n, 'a@example.com', NULL))
+	FROM generate_series(1, 20) n \gset ignored_
+
+-- Up to the limit ----------------------------------------------------------------------------------------------------
+
+SELECT is(pg_temp.reserve(1, 101), 'yes 1/3', 'the first call gets a place');
+SELECT is(pg_temp.record(1), '0+1 1 0 0 0 0', 'which is held, not used');
+SELECT is(pg_temp.settle(1, 101), 1::bigint, 'its success uses it');
+SELECT is(pg_temp.record(1), '1+0 0 1 1 1 1', 'and leaves an audit row that is counted');
+SELECT is(pg_temp.reserve(1, 102), 'yes 2/3', 'the second call');
+SELECT is(pg_temp.reserve(1, 103), 'yes 3/3', 'and the third, at the same time');
+SELECT is(pg_temp.reserve(1, 104), 'no 3/3', 'the fourth is refused while they run');
+SELECT is(pg_temp.settle(1, 104, false, '{"status": "denied", "error_code": "UPGRADE_REQUIRED",
+	"billable": false}'), NULL,
+	'a refused call uses nothing');
+SELECT is(pg_temp.settle(1, 102, true, '{"status": "error", "error_code": "INTERNAL_ERROR", "billable": false}'), NULL,
+	'a failing one gives its place back');
+SELECT is(pg_temp.record(1), '1+1 1 3 1 3 1', 'each of them has its row');
+SELECT is(pg_temp.reserve(1, 105), 'yes 3/3', 'so that another call gets it');
+SELECT is(pg_temp.settle(1, 103), 2::bigint, 'the third call ends');
+SELECT is(pg_temp.settle(1, 105), 3::bigint, 'and the last free one');
+SELECT is(pg_temp.reserve(1, 106), 'no 3/3', 'the allowance is used up');
+SELECT is(pg_temp.reserve(1, 106), 'no 3/3', 'and stays so');
+SELECT is(pg_temp.record(1), '3+0 0 5 3 5 3', 'used 3, nothing held');
+SELECT is(pg_temp.settle(1, 107, false, '{"dry_run": true, "billable": false}'), NULL, 'a dry run uses nothing');
+SELECT is(pg_temp.record(1), '3+0 0 6 3 6 3', 'and leaves its row');
+SELECT is(pg_temp.reserve(2, 108), 'yes 1/3', 'another tenant has its own allowance');
+SELECT ok(acp.usage_release(pg_temp.t(2), pg_temp.e(108), acp.now()), 'a place is released');
+SELECT ok(NOT acp.usage_release(pg_temp.t(2), pg_temp.e(108), acp.now()), 'once');
+SELECT is(pg_temp.record(2), '0+0 0 0 0 0 0', 'and nothing is left of it');
+SELECT throws_ok($$SELECT pg_temp.reserve(2, 109), pg_temp.reserve(2, 109)$$, '23505', NULL,
+	'a call cannot hold two places');
+SELECT throws_ok('SELECT pg_temp.reserve(99, 110)', 'P0002', NULL, 'an unknown tenant gets no place');
+
+-- The turn of the month ----------------------------------------------------------------------------------------------
+
+SELECT is(acp.usage(pg_temp.t(1), NULL, 3)->>'calls_remaining', '0', 'in February nothing is left');
+SELECT is(pg_temp.reserve(3, 111), 'yes 1/3', 'a call starts in the last minute of February');
+SELECT pg_temp.event(3, 111) AS february_event \gset
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-03-01 00:00:00+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT is(pg_temp.reserve(1, 112), 'yes 1/3', 'in March the allowance is back');
+SELECT is(pg_temp.settle(1, 112), 1::bigint, 'and counts from one');
+SELECT is(acp.settle(:'february_event', pg_temp.e(111), 3), 1::bigint, 'a call that ends in March');
+SELECT results_eq($$SELECT period, used, reserved FROM acp.usage_quota WHERE tenant_id = pg_temp.t(3)$$,
+	$$VALUES ('2027-02-01'::date, 1, 0)$$, 'uses the month in which it started');
+SELECT is(acp.usage(pg_temp.t(1), '2027-02-01', 3)->>'calls_used', '3', 'February can still be read');
+SELECT is(acp.usage(pg_temp.t(1), NULL, 3)->>'calls_used', '1', 'March is the current month');
+SELECT is(acp.usage(pg_temp.t(1), '2027-04-01', 3)->>'calls_used', '0', 'April is empty');
+
+-- Reservations that nobody ends --------------------------------------------------------------------------------------
+
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-03-10 12:00:00+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT is(string_agg(pg_temp.reserve(4, n), ', ' ORDER BY n), 'yes 1/3, yes 2/3, yes 3/3', 'three calls start')
+FROM generate_series(201, 203) n;
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-03-10 12:00:09.999999+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT is(pg_temp.reserve(4, 204), 'no 3/3', 'their places are theirs for ten seconds');
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-03-10 12:00:10+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT is(pg_temp.reserve(4, 205), 'yes 1/3', 'then they are free again');
+SELECT is(pg_temp.record(4), '0+1 1 0 0 0 0', 'all three');
+SELECT is(pg_temp.settle(4, 201), 1::bigint, 'a call that outlived its reservation counts while there is room');
+SELECT is(pg_temp.record(4), '1+1 1 1 1 1 1', 'without touching the place of another');
+SELECT is(pg_temp.reserve(4, 206), 'yes 3/3', 'the last place is given away');
+SELECT is(pg_temp.refusal('SELECT pg_temp.settle(4, 202)'), ARRAY['ACP01', 'UPGRADE_REQUIRED', ''],
+	'a call that outlived its reservation is refused when there is no room');
+SELECT is(pg_temp.record(4), '1+2 2 1 1 1 1', 'and leaves nothing behind');
+SELECT is(pg_temp.settle(4, 203, true, '{"status": "error", "billable": false}'), NULL,
+	'one that failed has nothing to give back');
+SELECT is(pg_temp.record(4), '1+2 2 2 1 2 1', 'only its row');
+SELECT is(ARRAY[pg_temp.settle(4, 205), pg_temp.settle(4, 206)], ARRAY[2, 3]::bigint[], 'the others end');
+SELECT is(pg_temp.record(4), '3+0 0 4 3 4 3', 'exactly three were used');
+
+-- The check failed, or is off: no reservation ------------------------------------------------------------------------
+
+SELECT is(pg_temp.settle(5, 301, false), 1::bigint, 'a success without a reservation counts');
+SELECT is(pg_temp.reserve(5, 302), 'yes 2/3', 'for the next check too');
+SELECT is(ARRAY[pg_temp.settle(5, 302), pg_temp.settle(5, 303, false)], ARRAY[2, 3]::bigint[],
+	'and for the next such call');
+SELECT is(pg_temp.refusal('SELECT pg_temp.settle(5, 304, false)'), ARRAY['ACP01', 'UPGRADE_REQUIRED', ''],
+	'without a place the limit holds too');
+SELECT is(pg_temp.record(5), '3+0 0 3 3 3 3', 'and what is refused leaves nothing');
+SELECT is(pg_temp.settle(5, 304, false, max_calls => NULL), 4::bigint,
+	'where nothing is enforced it counts beyond the limit');
+SELECT is(pg_temp.reserve(5, 305), 'no 4/3', 'of which nothing is left when it is enforced again');
+SELECT is(pg_temp.reserve(16, 306), 'yes 1/3', 'a place is reserved, but the answer is lost');
+SELECT is(pg_temp.settle(16, 307, false) + pg_temp.settle(16, 308, false), 3::bigint,
+	'two other calls use what is left');
+SELECT lives_ok('SELECT pg_temp.settle(16, 306, false)', 'the place is that call''s all the same');
+SELECT is(pg_temp.record(16), '3+0 0 3 3 3 3', 'and not held any longer');
+SELECT is(acp.usage(pg_temp.t(5), NULL, 3)->>'calls_remaining', '0', 'less than nothing is shown as nothing');
+
+-- Paid, and free again -----------------------------------------------------------------------------------------------
+
+SELECT ok(acp.tenant_update(pg_temp.t(6), 'paid', 'active', NULL, NULL), 'a tenant pays');
+SELECT is(pg_temp.reserve(6, 401), 'yes -/-', 'it needs no place');
+SELECT is((acp.usage_reserve(pg_temp.t(6), pg_temp.e(401), acp.now(), 3, '10 s')).tier, 'paid', 'and is told so');
+SELECT is(pg_temp.settle(6, 401, false, '{"tier": "paid"}'), NULL, 'its call uses no free one');
+SELECT is(pg_temp.settle(6, 402, false, '{"tier": "paid"}'), NULL, 'nor does the next');
+SELECT is(pg_temp.record(6), '0 2 2 2 2', 'there is no quota row: two audit rows, counted');
+SELECT is(acp.paid_calls(pg_temp.t(6), acp.period(acp.now())), 2::bigint, 'two paid calls');
+SELECT is(acp.paid_calls(pg_temp.t(6), '2027-02-01'), 0::bigint, 'none in another month');
+SELECT ok(acp.tenant_update(pg_temp.t(6), NULL, 'none', NULL, NULL), 'its payment method is detached');
+SELECT is(pg_temp.reserve(6, 403), 'yes 3/3', 'the paid calls count now');
+SELECT is(pg_temp.reserve(6, 404), 'no 3/3', 'so that one was left');
+SELECT is(pg_temp.settle(6, 403), 3::bigint, 'which is the third');
+SELECT is(acp.usage(pg_temp.t(6), NULL, 3)->>'calls_used', '3', 'usage says the same');
+SELECT is(pg_temp.settle(7, 405, false), 1::bigint, 'another tenant uses a free call');
+SELECT ok(acp.tenant_update(pg_temp.t(7), 'paid', 'setup_pending', NULL, NULL), 'and is about to pay');
+SELECT is(pg_temp.reserve(7, 406), 'yes 2/3', 'paid without a payment method is limited');
+SELECT is(pg_temp.reserve(8, 407), 'yes 1/3', 'a free tenant''s call starts');
+SELECT ok(acp.tenant_update(pg_temp.t(8), 'paid', 'active', NULL, NULL), 'it pays before the call ends');
+SELECT is(pg_temp.settle(8, 407), 1::bigint, 'the call ends as the free one it was');
+
+-- A limit of its own -------------------------------------------------------------------------------------------------
+
+SELECT ok(acp.tenant_update(pg_temp.t(9), NULL, NULL, NULL, 1)
+	AND acp.tenant_update(pg_temp.t(10), NULL, NULL, NULL, 0), 'limits 1 and 0');
+SELECT is(pg_temp.reserve(9, 501), 'yes 1/1', 'one call');
+SELECT is(pg_temp.reserve(9, 502), 'no 1/1', 'and not two');
+SELECT is(pg_temp.reserve(10, 503), 'no 0/0', 'no call at all');
+SELECT is(pg_temp.reserve(10, 503), 'no 0/0', 'also when asked again');
+SELECT is((acp.usage_reserve(pg_temp.t(11), pg_temp.e(504), acp.now(), 0, '10 s')).allowed, false,
+	'a default limit of 0 refuses too');
+SELECT ok(acp.tenant_update(pg_temp.t(9), NULL, NULL, NULL, 2), 'the limit is raised');
+SELECT is(pg_temp.reserve(9, 502), 'yes 2/2', 'and works at once');
+SELECT ok(acp.tenant_update(pg_temp.t(9), NULL, NULL, NULL, 1), 'lowered');
+SELECT is(pg_temp.reserve(9, 505), 'no 2/1', 'it does not take places away');
+SELECT is(acp.usage(pg_temp.t(10), NULL, 3)->>'calls_limit', '0', 'usage shows the tenant''s limit');
+
+-- The audit row ------------------------------------------------------------------------------------------------------
+
+SELECT is(pg_temp.settle(12, 601, false), 1::bigint, 'a call');
+SELECT throws_ok('SELECT pg_temp.settle(12, 601, false)', '23505', NULL, 'its event again is refused');
+SELECT is(pg_temp.record(12), '1+0 0 1 1 1 1', 'and counted once');
+SELECT throws_ok($$SELECT pg_temp.settle(12, 602, false, '{"status": "error"}')$$, '23514', NULL,
+	'a failure cannot be billable');
+SELECT throws_ok($$SELECT pg_temp.settle(12, 602, false, '{"dry_run": true}')$$, '23514', NULL, 'nor a dry run');
+SELECT throws_ok($$SELECT pg_temp.settle(12, 602, false, '{"tier": null}')$$, '23514', NULL, 'nor a call of nobody');
+SELECT throws_ok($$SELECT pg_temp.settle(12, 602, false, '{"billing_quantity": -1}')$$, '23514', NULL,
+	'nor less than nothing');
+SELECT lives_ok($$SELECT acp.audit_append(pg_temp.event(12, 603,
+	'{"tenant_id": "00000000-0000-0000-0000-000000000000", "pack": null, "tier": null, "billable": false,
+	"status": "denied"}'))$$,
+	'a row of an unknown caller');
+SELECT lives_ok($$SELECT acp.audit_append(pg_temp.event(12, 604, '{"pack": null, "action": "no.such",
+	"billable": false, "status": "denied"}'))$$,
+	'a row of an unknown action');
+SELECT is_empty($$SELECT 1 FROM acp.usage_counters
+	WHERE action = 'no.such' OR tenant_id = '00000000-0000-0000-0000-000000000000'$$,
+	'they are not counted');
+SELECT lives_ok($$SELECT acp.report('{"resource_type": "thing", "count": 2}', 5)$$, 'a handler reports what it did');
+SELECT is(pg_temp.settle(12, 605, false, '{"billing_unit": "row", "result_meta": {"usage_check": "failed_open",
+	"count": 1}}'), 2::bigint,
+	'at the end of its call');
+SELECT results_eq($$SELECT billing_quantity, result_meta FROM acp.audit_logs WHERE event_id = pg_temp.e(605)$$,
+	$$VALUES (5::bigint, '{"usage_check": "failed_open", "resource_type": "thing", "count": 2}'::jsonb)$$,
+	'it stands in the row');
+SELECT lives_ok('SELECT acp.report(NULL)', 'forget the report');
+SELECT results_eq($$SELECT billing_unit, sum(calls)::bigint, sum(quantity)::bigint FROM acp.usage_counters
+	WHERE tenant_id = pg_temp.t(12) GROUP BY 1 ORDER BY 1$$, $$VALUES ('call', 1::bigint, 1::bigint),
+	('row', 1::bigint, 5::bigint)$$,
+	'and is counted by unit; no unit counts as call');
+
+-- Prices -------------------------------------------------------------------------------------------------------------
+
+SELECT is(acp.pricing('call', '*', 1), '{"unit": "call", "unit_amount": 0.001, "currency": "USD", "amount": 0.001}',
+	'the price of a fresh database');
+RESET ROLE;
+INSERT INTO acp.prices (unit, action_pattern, unit_amount, currency, valid_from) VALUES
+	('call', 'test.*', 0.002, 'USD', '2027-01-01 00:00:00+00'),
+	('call', 'test.o*', 0.003, 'USD', '2027-01-01 00:00:00+00'),
+	('call', 'test.two', 0.004, 'USD', '2027-01-01 00:00:00+00'),
+	('call', 'test.two', 0.005, 'USD', '2027-03-20 00:00:00+00'),
+	('call', 'other.one', 0.006, 'USD', '2027-01-01 00:00:00+00'),
+	('call', 'other.one*', 0.007, 'USD', '2027-01-01 00:00:00+00'),
+	('row', 'test.one', 0.0100, 'USD', '2027-01-01 00:00:00+00');
+SET LOCAL ROLE acp_app;
+CREATE TEMP TABLE asked (unit text, action text, at timestamptz, amount numeric, why text);
+INSERT INTO asked VALUES
+	('call', 'other', '2027-03-10', 0.001, 'the price for everything'),
+	('call', 'test.x', '2027-03-10', 0.002, 'a prefix that fits'),
+	('call', 'test.one', '2027-03-10', 0.003, 'the longest prefix that fits'),
+	('call', 'test.two', '2027-03-10', 0.004, 'a name before a shorter prefix'),
+	('call', 'other.one', '2027-03-10', 0.006, 'a name before the same as a prefix'),
+	('call', 'test.twofold', '2027-03-10', 0.002, 'a name is not a prefix'),
+	('call', 'test.two', '2027-03-19 23:59:59.999999+00', 0.004, 'until a new price is valid'),
+	('call', 'test.two', '2027-03-20 00:00:00+00', 0.005, 'from its first instant on'),
+	('call', 'test.one', '2026-12-31 23:59:59+00', 0.001, 'not before prices are valid'),
+	('call', 'test.one', '1999-12-31', NULL, 'no price, none'),
+	('row', 'test.one', '2027-03-10', 0.01, 'the price of the unit'),
+	('row', 'test.two', '2027-03-10', 0.004, 'else that of a call');
+SELECT is((acp.price(unit, action, at)).unit_amount, amount, 'price: ' || why) FROM asked;
+SELECT is(acp.pricing('row', 'test.one', 7), '{"unit": "row", "unit_amount": 0.01, "currency": "USD", "amount": 0.07}',
+	'seven rows');
+SELECT is(acp.pricing('sec', 'test.one', 7), '{"unit": "call", "unit_amount": 0.003, "currency": "USD",
+	"amount": 0.003}',
+	'seven seconds without a price of their own are one call');
+
+-- The usage object ---------------------------------------------------------------------------------------------------
+
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-03-11 00:00:00+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT pg_temp.settle(13, 701, false, max_calls => NULL),
+	pg_temp.settle(13, 702, false, '{"action": "test.two", "billing_unit": "row", "billing_quantity": 4}'),
+	pg_temp.settle(13, 703, false, '{"status": "error", "billable": false}'),
+	pg_temp.settle(13, 704, false, '{"dry_run": true, "billable": false}') \gset ignored_
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-03-12 00:00:00+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT pg_temp.settle(13, 705, false, max_calls => NULL), pg_temp.settle(13, 706,
+	false, max_calls => NULL) \gset ignored_
+SELECT is(acp.usage(pg_temp.t(13), NULL, 100)::jsonb, jsonb_build_object('tenant_id', pg_temp.t(13), 'tier', 'free',
+	'calls_used', 4,
+	'calls_limit', 100, 'calls_remaining', 96, 'period_start', '2027-03-01T00:00:00Z', 'period_end',
+	'2027-04-01T00:00:00Z',
+	'by_action', '[{"action": "test.one", "calls": 3, "billing_unit": "call", "quantity": 3},
+	               {"action": "test.two", "calls": 1, "billing_unit": "row", "quantity": 4}]'::jsonb,
+	'by_day', '[{"day": "2027-03-11", "calls": 2}, {"day": "2027-03-12", "calls": 2}]'::jsonb,
+	'cost', '{"amount": 0, "currency": "USD"}'::jsonb), 'of a free tenant, whose calls cost nothing');
+SELECT ok(acp.tenant_update(pg_temp.t(14), 'paid', 'active', NULL, NULL), 'a paid tenant');
+SELECT pg_temp.settle(14, 707, false, '{"tier": "paid"}'),
+	pg_temp.settle(14, 708, false, '{"tier": "paid", "billing_unit": "row", "billing_quantity": 4}'),
+	pg_temp.settle(14, 709, false, '{"tier": "paid", "action": "test.two", "billing_unit": "row",
+	"billing_quantity": 4}'),
+	pg_temp.settle(14, 710, false, '{"action": "test.two"}', NULL) \gset ignored_
+SELECT is(acp.usage(pg_temp.t(14), NULL, 100)->'cost'->>'amount', '0.047',
+	'a call at 0.003, four rows at 0.01, a call at 0.004 for rows without a price; free calls cost nothing');
+SELECT is(acp.usage(pg_temp.t(14), NULL, 100)->>'calls_used', '4', 'four calls');
+SELECT is(acp.usage(pg_temp.t(14), NULL, 100)->>'calls_limit', NULL, 'no limit');
+SELECT is(acp.usage(pg_temp.t(14), NULL, 100)->>'calls_remaining', NULL, 'and so no number of calls that remain');
+SELECT is(acp.usage(pg_temp.t(15), NULL, 100)::jsonb, jsonb_build_object('tenant_id', pg_temp.t(15), 'tier', 'free',
+	'calls_used', 0,
+	'calls_limit', 100, 'calls_remaining', 100, 'period_start', '2027-03-01T00:00:00Z', 'period_end',
+	'2027-04-01T00:00:00Z',
+	'by_action', '[]'::jsonb, 'by_day', '[]'::jsonb, 'cost', '{"amount": 0, "currency": "USD"}'::jsonb),
+	'of a tenant without a call');
+SELECT is(pg_temp.refusal($$SELECT acp.usage(pg_temp.t(99), NULL, 100)$$), ARRAY['ACP01', 'NOT_FOUND', ''],
+	'of no tenant');
+SELECT is(acp.usage(pg_temp.t(13), '2028-02-01', 100)->>'period_end', '2028-03-01T00:00:00Z', 'of a leap February');
+
+-- Counters, quota and audit rows say the same ------------------------------------------------------------------------
+
+RESET ROLE;
+CREATE TEMP VIEW quota_drift AS
+	SELECT * FROM (SELECT tenant_id, period, used::bigint AS calls, reserved::bigint FROM acp.usage_quota) q
+	FULL JOIN (SELECT tenant_id, acp.period(ts) AS period, count(*) AS calls FROM acp.audit_logs
+	           WHERE billable AND tier = 'free' GROUP BY 1, 2) a USING (tenant_id, period, calls)
+	WHERE (q IS NULL OR a IS NULL) AND calls > 0;
+SELECT is_empty('TABLE acp_report.usage_drift', 'no counter differs from the audit rows');
+SELECT is_empty('TABLE quota_drift', 'used is the number of free billable rows');
+SELECT is_empty($$SELECT tenant_id, period, reserved FROM acp.usage_quota EXCEPT
+	SELECT tenant_id, period, (SELECT count(*)::integer FROM acp.usage_reservations r
+	WHERE (r.tenant_id, r.period) = (q.tenant_id, q.period))
+	FROM acp.usage_quota q$$, 'reserved is the number of reservations');
+UPDATE acp.usage_counters SET calls = calls + 2 WHERE tenant_id = pg_temp.t(14) AND billing_unit = 'row'
+	AND action = 'test.two';
+DELETE FROM acp.usage_counters WHERE tenant_id = pg_temp.t(5);
+INSERT INTO acp.usage_counters VALUES (pg_temp.t(15), '2027-03-11', 'test.none', 'success', true, 'free',
+	'call', 0, 1, 1);
+SELECT results_eq($$SELECT tenant_id, day, action, status, billable, tier, audit_rows, counted
+	FROM acp_report.usage_drift ORDER BY 1, 3$$, $$VALUES
+	(pg_temp.t(5), '2027-03-10'::date, 'test.one', 'success', true, 'free', 4::bigint, 0::bigint),
+	(pg_temp.t(14), '2027-03-12'::date, 'test.two', 'success', true, 'paid', 1::bigint, 3::bigint),
+	(pg_temp.t(15), '2027-03-11'::date, 'test.none', 'success', true, 'free', 0::bigint, 1::bigint)$$,
+	'forced drift is shown: too few, too many, without a row');
+
+SELECT * FROM finish();
+ROLLBACK;

@@ -1,0 +1,91 @@
+/* fake_plane.h - a control plane in memory: the pipeline without PostgreSQL. It keeps the promises of plane.h (a place
+ * is held, then used or given back; effects commit with settle or not at all; any number of threads), can be told to
+ * fail at each step, and remembers what it was asked. */
+#ifndef ACP_TESTS_FAKE_PLANE_H
+#define ACP_TESTS_FAKE_PLANE_H
+
+#include "plane.h"
+#include "settings.h"
+
+#include <pthread.h>
+
+#define FAKE_PEPPER "0123456789abcdef0123456789abcdef"
+#define FAKE_TENANT "11111111-2222-4333-8444-555555555555"
+#define FAKE_KEY_ID "99999999-8888-4777-8666-555555555555"
+#define FAKE_TS "2026-11-22 09:30:00.123456+00"
+
+enum fake_step {
+	FAKE_AUTHENTICATE,
+	FAKE_GET_USAGE,
+	FAKE_RESERVE,
+	FAKE_GET_PRICE,
+	FAKE_BEGIN,
+	FAKE_RUN,
+	FAKE_ROLLBACK,
+	FAKE_SETTLE,
+	FAKE_RECORD,
+	FAKE_ONBOARD,
+	FAKE_STEPS
+};
+
+enum { FAKE_EVENTS_MAX = 4096, FAKE_AGENTS_MAX = 8 };
+
+/* An onboarded agent; strings are owned. */
+struct fake_agent {
+	char *agent_id, *idempotency_key, *fingerprint;
+	char tenant_id[ACP_UUID_LEN], api_key_id[ACP_UUID_LEN], salt[ACP_SHA256_HEX];
+	uint8_t key_hash[ACP_SHA256_LEN];
+};
+
+struct fake_plane {
+	struct acp_control_plane plane; /* hand this one over; members may be set to NULL before that */
+	pthread_mutex_t lock;
+	char key[ACP_KEY_MAX]; /* the one usable API key */
+	uint8_t key_hash[ACP_SHA256_LEN];
+
+	/* switches */
+	enum acp_code fail[FAKE_STEPS]; /* ACP_OK: the step works */
+	struct acp_refusal refusal;     /* what a failing run says */
+	const char *scopes;             /* " manage.read manage.domain " */
+	const char *ts;
+	enum acp_tier tier;     /* as authentication tells it */
+	enum acp_tier tier_now; /* as reserve tells it; paid: not limited */
+	int64_t limit, used;    /* of the free allowance */
+
+	/* state */
+	int64_t held;    /* places of running calls */
+	int64_t effects; /* what runs wrote and settle committed */
+	int open;        /* transactions that nobody ended yet */
+	struct fake_agent agents[FAKE_AGENTS_MAX];
+	size_t agent_count;
+
+	/* what happened */
+	unsigned calls[FAKE_STEPS];
+	char trace[256];      /* "authenticate reserve settle", cut when full */
+	bool reserved;        /* as the last settle or record was told */
+	bool settled_with_tx; /* the last settle had a transaction */
+	bool read_only;       /* the last begin */
+	char price_unit[16];  /* the last get_price */
+	int64_t price_quantity;
+	struct json_object *context;                 /* of the last run */
+	struct json_object *events[FAKE_EVENTS_MAX]; /* every audit row that was written */
+	size_t event_count;
+};
+
+/* A plane on which everything works: scopes read and domain, tier free, limit 100, none used. */
+void fake_plane_init(struct fake_plane *fake);
+void fake_plane_release(struct fake_plane *fake);
+
+/* Forgets what happened (not the switches and not the state). */
+void fake_plane_forget(struct fake_plane *fake);
+
+/* The last audit row as JSON text, owned by the plane; "" when there is none. */
+const char *fake_plane_event(const struct fake_plane *fake);
+
+/* A member of the last audit row as text (numbers and booleans too), or "(none)". */
+const char *fake_plane_column(const struct fake_plane *fake, const char *name);
+
+/* Settings at their defaults with a pepper, whatever the environment says. Ends the program when that fails. */
+void fake_config_init(struct acp_config *config);
+
+#endif
