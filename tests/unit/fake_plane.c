@@ -152,34 +152,33 @@ static void give_back(struct fake_plane *fake, bool reserved)
 		abort(); /* a place that nobody holds */
 }
 
-static enum acp_code settle(void *self, struct acp_tx *tx, struct json_object *event, bool reserved,
-			    int64_t *calls_used)
+static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *calls_used)
 {
 	struct fake_plane *fake = self;
 	enum acp_code code = enter(fake, FAKE_SETTLE);
 	fake->settled_with_tx = tx != NULL;
-	fake->reserved = reserved;
+	fake->reserved = end->reserved;
 	*calls_used = -1;
 	if (code == ACP_OK) {
-		give_back(fake, reserved);
-		if (reserved)
+		give_back(fake, end->reserved);
+		if (end->reserved)
 			*calls_used = ++fake->used;
 		fake->effects += tx ? tx->effects : 0;
-		capture(fake, event);
+		capture(fake, end->event);
 	}
 	fake->open -= tx != NULL;
 	free(tx);
 	return leave(fake, code);
 }
 
-static enum acp_code record(void *self, struct json_object *event, bool reserved)
+static enum acp_code record(void *self, const struct acp_settlement *end)
 {
 	struct fake_plane *fake = self;
 	enum acp_code code = enter(fake, FAKE_RECORD);
-	fake->reserved = reserved;
+	fake->reserved = end->reserved;
 	if (code == ACP_OK) {
-		give_back(fake, reserved);
-		capture(fake, event);
+		give_back(fake, end->reserved);
+		capture(fake, end->event);
 	}
 	return leave(fake, code);
 }

@@ -24,12 +24,21 @@ static void expect_text_at(const char *got, const char *wanted, const char *of, 
 
 /* --- the path ------------------------------------------------------------------------------------------- */
 
+static void read_variables(char **variables, const char *prefix)
+{
+	char copy[64];
+	char no_proxies[] = "";
+	const struct acp_config config = {.url_prefix = copy, .trusted_proxies = no_proxies};
+	snprintf(copy, sizeof copy, "%s", prefix);
+	acp_http_read(&http, variables, &config);
+}
+
 static void read_uri(const char *uri, const char *prefix)
 {
 	static char variable[8192];
 	char *variables[] = {variable, NULL};
 	snprintf(variable, sizeof variable, "REQUEST_URI=%s", uri);
-	acp_http_read(&http, variables, prefix);
+	read_variables(variables, prefix);
 }
 
 static void path_is(const char *uri, const char *prefix, const char *path)
@@ -134,11 +143,11 @@ static void test_url_prefix(void)
 static void test_no_variables(void)
 {
 	char *none[] = {NULL};
-	acp_http_read(&http, none, "");
+	read_variables(none, "");
 	EXPECT_TEXT(http.path, "", "no REQUEST_URI");
 	EXPECT_TEXT(http.method, "UNKNOWN", "no REQUEST_METHOD");
 	EXPECT(!http.request.credential && !http.request.content_type && !http.wants_problem, "nothing");
-	acp_http_read(&http, NULL, "");
+	read_variables(NULL, "");
 	EXPECT_TEXT(http.path, "", "no environment");
 }
 
@@ -157,7 +166,7 @@ static void test_other_variables_ignored(void)
 			     "HTTP_X_FORWARDED_FOR=9.9.9.9",
 			     "REMOTE_ADDR=192.0.2.1",
 			     NULL};
-	acp_http_read(&http, variables, "");
+	read_variables(variables, "");
 	EXPECT_TEXT(http.path, "/healthz", "REQUEST_URI");
 	EXPECT_TEXT(http.request.ip_address, "192.0.2.1", "REMOTE_ADDR");
 }
@@ -166,9 +175,9 @@ static void test_request_ids(void)
 {
 	char first[ACP_UUID_LEN];
 	char *none[] = {NULL};
-	acp_http_read(&http, none, "");
+	read_variables(none, "");
 	memcpy(first, http.request_id, sizeof first);
-	acp_http_read(&http, none, "");
+	read_variables(none, "");
 	EXPECT(acp_is_uuid(first) && acp_is_uuid(http.request_id) && strcmp(first, http.request_id) != 0, first);
 	EXPECT(http.request.request_id == http.request_id, "the request names it");
 }
@@ -189,7 +198,7 @@ static void test_methods(void)
 	};
 	for (size_t i = 0; i < ACP_COUNT(rows); i++) {
 		char *variables[] = {rows[i].variable, NULL};
-		acp_http_read(&http, variables, "");
+		read_variables(variables, "");
 		EXPECT_TEXT(http.method, rows[i].method, rows[i].variable);
 		EXPECT(http.request.method == http.method, "the request names it");
 	}
@@ -198,7 +207,7 @@ static void test_methods(void)
 static void credential_is(const char *wanted, char *first, char *second, char *third)
 {
 	char *variables[] = {first, second, third, NULL};
-	acp_http_read(&http, variables, "");
+	read_variables(variables, "");
 	EXPECT_TEXT(http.request.credential, wanted, first);
 }
 
@@ -233,14 +242,14 @@ static void test_contradictory_credentials(void)
 static void test_joined_credentials(void)
 {
 	char *variables[] = {"HTTP_AUTHORIZATION=Bearer ock_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA2iSblX, Bearer x", NULL};
-	acp_http_read(&http, variables, "");
+	read_variables(variables, "");
 	EXPECT(!http.request.credential || !acp_key_wellformed("ock_", http.request.credential), "joined");
 }
 
 static void idempotency_key_is(const char *wanted, char *first, char *second)
 {
 	char *variables[] = {first, second, NULL};
-	acp_http_read(&http, variables, "");
+	read_variables(variables, "");
 	EXPECT_TEXT(http.request.idempotency_key, wanted, first);
 }
 
@@ -264,14 +273,14 @@ static void test_other_headers(void)
 			     "HTTP_TRACEPARENT=00-x",
 			     "HTTP_ACCEPT=text/html, application/problem+json;q=0.9",
 			     NULL};
-	acp_http_read(&http, variables, "");
+	read_variables(variables, "");
 	EXPECT_TEXT(http.request.content_type, "application/json", "CONTENT_TYPE");
 	EXPECT_TEXT(http.request.content_encoding, "gzip", "HTTP_CONTENT_ENCODING");
 	EXPECT_TEXT(http.request.ip_address, "::1", "REMOTE_ADDR");
 	EXPECT_TEXT(http.request.traceparent, "00-x", "HTTP_TRACEPARENT");
 	EXPECT(http.wants_problem, "HTTP_ACCEPT");
 	variables[4] = "HTTP_ACCEPT=application/json, */*";
-	acp_http_read(&http, variables, "");
+	read_variables(variables, "");
 	EXPECT(!http.wants_problem, "HTTP_ACCEPT");
 }
 
@@ -322,7 +331,7 @@ static void test_query_refused(void)
 static void begin_reply(char *accept)
 {
 	char *variables[] = {accept, NULL};
-	acp_http_read(&http, variables, "");
+	read_variables(variables, "");
 	response = (struct acp_response){0};
 	acp_buf_init(&response.body, 1 << 20);
 }
