@@ -5,6 +5,7 @@
 #include "call.h"
 #include "envelope.h"
 #include "log.h"
+#include "redact.h"
 #include "usage.h"
 
 typedef enum acp_code stage(struct acp_call *call);
@@ -15,8 +16,9 @@ enum acp_code acp_call_vfail(struct acp_call *call, enum acp_code code, const ch
 	call->code = code;
 	vsnprintf(call->error, sizeof call->error, format, args);
 	snprintf(call->field, sizeof call->field, "%s", field ? field : "");
-	acp_utf8_trim(call->error);
-	acp_utf8_trim(call->field);
+	/* Both may hold words of the caller's. */
+	acp_redact_in_place(call->error, sizeof call->error, call->kernel->config->key_prefix);
+	acp_redact_in_place(call->field, sizeof call->field, call->kernel->config->key_prefix);
 	return code;
 }
 

@@ -156,13 +156,13 @@ static void free_place(struct acp_db_pool *pool)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-/* A connection may have died while it was idle; the server said so by closing it. Nothing was sent on it since, so
- * taking another one is safe. */
+/* A connection may have died while it was idle: the server said goodbye and closed it. Reading goes on to that end,
+ * because the goodbye alone looks like any notice. Nothing was sent on it since, so taking another one is safe. */
 static bool died_idle(struct acp_db_conn *conn)
 {
 	struct pollfd socket = {PQsocket(conn->pg), POLLIN, 0};
-	if (poll(&socket, 1, 0) > 0 && !PQconsumeInput(conn->pg))
-		conn->lost = true;
+	for (int i = 0; i < 8 && !conn->lost && poll(&socket, 1, 0) > 0; i++)
+		conn->lost = !PQconsumeInput(conn->pg);
 	return conn->lost || PQstatus(conn->pg) != CONNECTION_OK;
 }
 
@@ -311,6 +311,13 @@ enum acp_db_status acp_db_once(struct acp_db_pool *pool, const char *sql, int co
 	enum acp_db_status status = acp_db_exec(conn, sql, count, values, timeout_ms, result, error);
 	acp_db_give(pool, conn);
 	return status;
+}
+
+enum acp_db_status acp_db_read(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
+			       PGresult **result, struct acp_db_error *error)
+{
+	enum acp_db_status status = acp_db_once(pool, sql, count, values, 0, result, error);
+	return status == ACP_DB_LOST ? acp_db_once(pool, sql, count, values, 0, result, error) : status;
 }
 
 enum acp_db_status acp_db_script(struct acp_db_conn *conn, const char *sql, struct acp_db_error *error)

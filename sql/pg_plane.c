@@ -64,7 +64,7 @@ static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_
 	char hash[2 * ACP_SHA256_LEN + 3];
 	acp_db_bytea(key_hash, ACP_SHA256_LEN, hash);
 	const char *values[] = {hash};
-	enum acp_code code = code_of(acp_db_once(pg->pool, sql, 1, values, 0, &rows, &error), &error, "authenticate");
+	enum acp_code code = code_of(acp_db_read(pg->pool, sql, 1, values, &rows, &error), &error, "authenticate");
 	if (code != ACP_OK)
 		return code;
 	copy_column(out->ts, sizeof out->ts, rows, 0);
@@ -90,7 +90,7 @@ static enum acp_code fetch_json(struct acp_db_conn *conn, struct acp_db_pool *po
 {
 	PGresult *rows = NULL;
 	enum acp_db_status status = conn ? acp_db_exec(conn, sql, count, values, 0, &rows, error)
-					 : acp_db_once(pool, sql, count, values, 0, &rows, error);
+					 : acp_db_read(pool, sql, count, values, &rows, error);
 	enum acp_code code = code_of(status, error, what);
 	if (code != ACP_OK)
 		return code;
