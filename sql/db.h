@@ -20,6 +20,7 @@ enum acp_db_status {
 
 struct acp_db_error {
 	char sqlstate[6]; /* "" when there is none */
+	bool timed_out;   /* the deadline passed: trying again would only take as long again */
 	char message[256];
 	char detail[256];
 	char hint[256];

@@ -218,14 +218,14 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 
 /* acp.settle() on a connection, or (conn NULL) on any. *used is -1 where no free call was used. */
 static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, struct json_object *event,
-				    bool reserved, int64_t *used, struct acp_db_error *error)
+				    bool reserved, int timeout_ms, int64_t *used, struct acp_db_error *error)
 {
 	static const char sql[] = "SELECT acp.settle($1, $2, $3)";
 	PGresult *rows = NULL;
 	const char *values[] = {event_text(event), reserved ? acp_json_string(event, "event_id") : NULL,
 				pg->config->usage_enforcement ? pg->free_limit : NULL};
-	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 3, values, 0, &rows, error)
-					 : acp_db_once(pg->pool, sql, 3, values, 0, &rows, error);
+	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 3, values, timeout_ms, &rows, error)
+					 : acp_db_once(pg->pool, sql, 3, values, timeout_ms, &rows, error);
 	if (status == ACP_DB_OK) {
 		*used = PQgetisnull(rows, 0, 0) ? -1 : strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
 		PQclear(rows);
@@ -238,7 +238,7 @@ static enum acp_code settle(void *self, struct acp_tx *tx, struct json_object *e
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	*used = -1;
-	enum acp_db_status status = settle_on(pg, tx ? tx->conn : NULL, event, reserved, used, &error);
+	enum acp_db_status status = settle_on(pg, tx ? tx->conn : NULL, event, reserved, 0, used, &error);
 	if (tx && status == ACP_DB_OK)
 		status = acp_db_exec(tx->conn, "COMMIT", 0, NULL, 0, NULL, &error);
 	if (tx && status == ACP_DB_OK)
@@ -253,7 +253,10 @@ static enum acp_code record(void *self, struct json_object *event, bool reserved
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	int64_t used;
-	return code_of(settle_on(pg, NULL, event, reserved, &used, &error), &error, "audit");
+	/* A call that found the database away has waited long enough. */
+	const char *code = acp_json_string(event, "error_code");
+	int timeout_ms = code && strcmp(code, acp_code_name(ACP_UNAVAILABLE)) == 0 ? 1000 : 0;
+	return code_of(settle_on(pg, NULL, event, reserved, timeout_ms, &used, &error), &error, "audit");
 }
 
 /* Onboarding --------------------------------------------------------------------------------------------------- */
