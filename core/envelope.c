@@ -1,6 +1,7 @@
 #include "envelope.h"
 
 #include "json_scan.h"
+#include "redact.h"
 
 #include <strings.h>
 
@@ -57,6 +58,7 @@ enum acp_code acp_body_parse(const struct acp_config *config, const struct acp_r
 	if (code == ACP_PAYLOAD_TOO_LARGE)
 		snprintf(error, 256, "%s (at byte %zu)", bad.message, bad.offset);
 	snprintf(field, 280, "%s", bad.pointer);
+	acp_redact_in_place(field, 280, config->key_prefix);
 	return code;
 }
 

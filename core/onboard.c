@@ -264,8 +264,7 @@ static struct json_object *instructions(const struct applicant *a)
 {
 	static const char *const steps[] = {
 		"Store api_key now: it is shown only once and cannot be read again.",
-		"Send it as X-API-Key with every POST to the url of example_request; the action meta.actions lists "
-		"what you can call.",
+		"Send it as X-API-Key with every call to the url of example_request; meta.actions lists the actions.",
 		"Read GET /api/usage to see what is left of the free calls; reading it costs nothing.",
 	};
 	const struct acp_config *config = a->kernel->config;

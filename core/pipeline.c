@@ -8,6 +8,7 @@
 #include "idempotency.h"
 #include "log.h"
 #include "policy.h"
+#include "redact.h"
 #include "usage.h"
 
 enum { RATE_WINDOW = 60 }; /* seconds */
@@ -20,8 +21,9 @@ enum acp_code acp_call_vfail(struct acp_call *call, enum acp_code code, const ch
 	call->code = code;
 	vsnprintf(call->error, sizeof call->error, format, args);
 	snprintf(call->field, sizeof call->field, "%s", field ? field : "");
-	acp_utf8_trim(call->error);
-	acp_utf8_trim(call->field);
+	/* Both may hold words of the caller's. */
+	acp_redact_in_place(call->error, sizeof call->error, call->kernel->config->key_prefix);
+	acp_redact_in_place(call->field, sizeof call->field, call->kernel->config->key_prefix);
 	return code;
 }
 

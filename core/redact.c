@@ -266,3 +266,14 @@ bool acp_redact_json(struct json_object *value, const char *key_prefix, struct j
 	}
 	return *out != NULL;
 }
+
+void acp_redact_in_place(char *text, size_t size, const char *key_prefix)
+{
+	struct acp_buf clean;
+	acp_buf_init(&clean, 4 * size);
+	acp_redact_text(&clean, text, strlen(text), key_prefix);
+	/* Rather nothing than a secret, where memory is lacking. */
+	snprintf(text, size, "%s", acp_buf_ok(&clean) && clean.ptr ? clean.ptr : "");
+	acp_utf8_trim(text);
+	acp_buf_release(&clean);
+}

@@ -34,10 +34,20 @@ static const struct setting settings[] = {
 _Static_assert(ACP_COUNT(settings) <= 64, "acp_config.given has one bit a setting");
 
 /* Names that deploy/demo writes for people and tests to source; they are not settings. */
-static const char *const foreign[] = {
-	"ACP_CONFIG",      "ACP_URL",        "ACP_KERNEL_KEY", "ACP_EXECUTOR_KEY",  "ACP_STRIPE_WEBHOOK_SECRET",
-	"ACP_STRIPE_URL",  "ACP_STRIPE_KEY", "ACP_API_KEY",    "ACP_LOW_SCOPE_KEY", "ACP_RESPONDER_PID",
-	"ACP_POSTGRES_PID"};
+static const char *const foreign[] = {"ACP_CONFIG",
+				      "ACP_URL",
+				      "ACP_KERNEL_KEY",
+				      "ACP_EXECUTOR_KEY",
+				      "ACP_STRIPE_WEBHOOK_SECRET",
+				      "ACP_STRIPE_URL",
+				      "ACP_STRIPE_KEY",
+				      "ACP_API_KEY",
+				      "ACP_LOW_SCOPE_KEY",
+				      "ACP_RESPONDER_PID",
+				      "ACP_POSTGRES_PID",
+				      "ACP_SBIN",
+				      "ACP_STATE",
+				      "ACP_LOG"};
 
 /* Where a value comes from, for messages, and where a message goes. */
 struct source {

@@ -41,6 +41,7 @@ static void set_error(struct acp_db_error *error, const char *message)
 static void error_of(struct acp_db_error *error, const PGresult *result)
 {
 	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+	error->timed_out = false;
 	snprintf(error->sqlstate, sizeof error->sqlstate, "%s", sqlstate ? sqlstate : "");
 	first_line(error->message, PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY));
 	first_line(error->detail, PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL));
@@ -156,13 +157,13 @@ static void free_place(struct acp_db_pool *pool)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-/* A connection may have died while it was idle; the server said so by closing it. Nothing was sent on it since, so
- * taking another one is safe. */
+/* A connection may have died while it was idle: the server said goodbye and closed it. Reading goes on to that end,
+ * because the goodbye alone looks like any notice. Nothing was sent on it since, so taking another one is safe. */
 static bool died_idle(struct acp_db_conn *conn)
 {
 	struct pollfd socket = {PQsocket(conn->pg), POLLIN, 0};
-	if (poll(&socket, 1, 0) > 0 && !PQconsumeInput(conn->pg))
-		conn->lost = true;
+	for (int i = 0; i < 8 && !conn->lost && poll(&socket, 1, 0) > 0; i++)
+		conn->lost = !PQconsumeInput(conn->pg);
 	return conn->lost || PQstatus(conn->pg) != CONNECTION_OK;
 }
 
@@ -196,6 +197,7 @@ struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, struct acp_db_error *e
 		return conn;
 	if (!may_connect) {
 		set_error(error, "every connection of the pool is busy (db_connections)");
+		error->timed_out = true;
 		return NULL;
 	}
 	conn = acp_db_connect(pool->url, pool->connect_timeout_s, pool->timeout_ms, error);
@@ -268,6 +270,7 @@ static enum acp_db_status give_up(struct acp_db_conn *conn, bool timed_out, stru
 {
 	char ignored[64];
 	set_error(error, timed_out ? "no answer from PostgreSQL within the time limit" : PQerrorMessage(conn->pg));
+	error->timed_out = timed_out;
 	PGcancel *cancel = timed_out ? PQgetCancel(conn->pg) : NULL;
 	if (cancel) {
 		PQcancel(cancel, ignored, sizeof ignored);
@@ -311,6 +314,15 @@ enum acp_db_status acp_db_once(struct acp_db_pool *pool, const char *sql, int co
 	enum acp_db_status status = acp_db_exec(conn, sql, count, values, timeout_ms, result, error);
 	acp_db_give(pool, conn);
 	return status;
+}
+
+enum acp_db_status acp_db_read(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
+			       PGresult **result, struct acp_db_error *error)
+{
+	enum acp_db_status status = acp_db_once(pool, sql, count, values, 0, result, error);
+	if (status != ACP_DB_LOST || error->timed_out)
+		return status;
+	return acp_db_once(pool, sql, count, values, 0, result, error);
 }
 
 enum acp_db_status acp_db_script(struct acp_db_conn *conn, const char *sql, struct acp_db_error *error)

@@ -20,6 +20,7 @@ enum acp_db_status {
 
 struct acp_db_error {
 	char sqlstate[6]; /* "" when there is none */
+	bool timed_out;   /* the deadline passed: trying again would only take as long again */
 	char message[256];
 	char detail[256];
 	char hint[256];
@@ -48,6 +49,10 @@ enum acp_db_status acp_db_exec(struct acp_db_conn *conn, const char *sql, int co
 /* Take, run, give. */
 enum acp_db_status acp_db_once(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
 			       int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
+
+/* The same for a statement that changes nothing: a connection that broke under it is replaced once. */
+enum acp_db_status acp_db_read(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
+			       PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
 
 /* A connection outside any pool, for acpctl. NULL with the reason in error. */
 struct acp_db_conn *acp_db_connect(const char *url, int connect_timeout_s, int timeout_ms, struct acp_db_error *error);

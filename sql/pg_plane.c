@@ -66,7 +66,7 @@ static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_
 	char hash[2 * ACP_SHA256_LEN + 3];
 	acp_db_bytea(key_hash, ACP_SHA256_LEN, hash);
 	const char *values[] = {hash};
-	enum acp_code code = code_of(acp_db_once(pg->pool, sql, 1, values, 0, &rows, &error), &error, "authenticate");
+	enum acp_code code = code_of(acp_db_read(pg->pool, sql, 1, values, &rows, &error), &error, "authenticate");
 	if (code != ACP_OK)
 		return code;
 	copy_column(out->ts, sizeof out->ts, rows, 0);
@@ -94,7 +94,7 @@ static enum acp_code fetch_json(struct acp_db_conn *conn, struct acp_db_pool *po
 {
 	PGresult *rows = NULL;
 	enum acp_db_status status = conn ? acp_db_exec(conn, sql, count, values, 0, &rows, error)
-					 : acp_db_once(pool, sql, count, values, 0, &rows, error);
+					 : acp_db_read(pool, sql, count, values, &rows, error);
 	enum acp_code code = code_of(status, error, what);
 	if (code != ACP_OK)
 		return code;
@@ -244,7 +244,7 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 
 /* acp.settle() on a connection, or (conn NULL) on any. *used is -1 where no free call was used. */
 static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, const struct acp_settlement *end,
-				    int64_t *used, struct acp_db_error *error)
+				    int timeout_ms, int64_t *used, struct acp_db_error *error)
 {
 	static const char sql[] = "SELECT acp.settle($1, $2, $3, $4, $5, $6)";
 	PGresult *rows = NULL;
@@ -257,8 +257,8 @@ static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn 
 				end->claim,
 				sealed,
 				end->approval};
-	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 6, values, 0, &rows, error)
-					 : acp_db_once(pg->pool, sql, 6, values, 0, &rows, error);
+	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 6, values, timeout_ms, &rows, error)
+					 : acp_db_once(pg->pool, sql, 6, values, timeout_ms, &rows, error);
 	free(sealed);
 	if (status == ACP_DB_OK) {
 		*used = PQgetisnull(rows, 0, 0) ? -1 : strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
@@ -272,7 +272,7 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	*used = -1;
-	enum acp_db_status status = settle_on(pg, tx ? tx->conn : NULL, end, used, &error);
+	enum acp_db_status status = settle_on(pg, tx ? tx->conn : NULL, end, 0, used, &error);
 	if (tx && status == ACP_DB_OK)
 		status = acp_db_exec(tx->conn, "COMMIT", 0, NULL, 0, NULL, &error);
 	if (tx && status == ACP_DB_OK)
@@ -287,7 +287,10 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	int64_t used;
-	return code_of(settle_on(pg, NULL, end, &used, &error), &error, "audit");
+	/* A call that found the database away has waited long enough. */
+	const char *code = acp_json_string(end->event, "error_code");
+	int timeout_ms = code && strcmp(code, acp_code_name(ACP_UNAVAILABLE)) == 0 ? 1000 : 0;
+	return code_of(settle_on(pg, NULL, end, timeout_ms, &used, &error), &error, "audit");
 }
 
 /* Idempotency -------------------------------------------------------------------------------------------------- */

@@ -87,6 +87,9 @@ int ctl_tenant_update(struct ctl *ctl)
 				       {"--calls-limit", false, NULL}};
 	if (!ctl_options(ctl, options, ACP_COUNT(options), "TENANT", &given))
 		return ACPCTL_USAGE;
+	const char *calls = options[3].value;
+	if (calls && strcmp(calls, "default") != 0 && (!*calls || calls[strspn(calls, "0123456789")]))
+		return ctl_fail("--calls-limit %s: must be a number of calls, or default", calls);
 	if (!find_tenant(ctl, given, tenant))
 		return ACPCTL_FAILED;
 	bool usual = options[3].value && strcmp(options[3].value, "default") == 0;

@@ -1,0 +1,61 @@
+# shellcheck shell=bash
+# Building and installing the programs, with the output in a log and one line of progress.
+
+# logged LOG WHAT COMMAND…: runs it quietly; when it fails, shows the tail of the log and returns 1.
+logged() {
+	local log=$1 what=$2 began=$SECONDS
+	shift 2
+	printf '%s … ' "$what" >&2
+	if "$@" >>"$log" 2>&1 </dev/null; then
+		printf 'done (%d s)\n' "$((SECONDS - began))" >&2
+		return 0
+	fi
+	printf 'failed after %d s\n' "$((SECONDS - began))" >&2
+	show_tail "$log" 40
+	return 1
+}
+
+# Automake and configure refuse such paths with messages that name neither the cause nor a cure.
+check_source_path() {
+	case $REPO in
+	*[!A-Za-z0-9._/+@:,=-]*) fail "$REPO: the path holds a character that configure does not accept; move the source folder" ;;
+	esac
+	[ -w "$REPO" ] || fail "$REPO: $(id -un) may not write here; build as the owner of the folder"
+}
+
+ensure_configure() {
+	# "rm -rf build-*" takes build-aux along.
+	if [ ! -x "$REPO/configure" ] || [ "$REPO/configure.ac" -nt "$REPO/configure" ] || [ ! -e "$REPO/Makefile.in" ] ||
+		[ ! -e "$REPO/build-aux/install-sh" ]; then
+		logged "$1" "Making configure" "$REPO/autogen.sh"
+	fi
+}
+
+# build_tree NAME LOG CONFIGURE-ARGUMENT…: $REPO/NAME, configured once, then made as far as needed.
+build_tree() {
+	local name=$1 log=$2
+	shift 2
+	check_source_path
+	mkdir -p "$REPO/$name" "$(dirname "$log")"
+	[ -w "$REPO/$name" ] || fail "$REPO/$name: belongs to $(stat -c %U "$REPO/$name"), $(id -un) may not write there"
+	: >"$log"
+	if [ ! -f "$REPO/$name/Makefile" ]; then
+		ensure_configure "$log" || return 1
+		logged "$log" "Configuring in $name/" in_dir "$REPO/$name" ../configure "$@" || return 1
+	fi
+	logged "$log" "Building in $name/" make -C "$REPO/$name" -j"$(nproc)"
+}
+
+in_dir() {
+	cd "$1" || return 1
+	shift
+	"$@"
+}
+
+# install_tree NAME PREFIX LOG
+install_tree() {
+	make -C "$REPO/$1" install prefix="$2" sysconfdir="$2/etc" >>"$3" 2>&1 </dev/null || {
+		show_tail "$3" 40
+		return 1
+	}
+}

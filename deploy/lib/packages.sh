@@ -1,0 +1,127 @@
+# shellcheck shell=bash
+# Debian packages: which are missing, and how to install them without waking the machine's own services.
+
+BUILD_PACKAGES=(gcc make libc6-dev autoconf automake pkg-config libfcgi-dev libjson-c-dev libcurl4-openssl-dev libpq-dev
+	libssl-dev libcunit1-dev)
+RUN_PACKAGES=(postgresql curl jq openssl procps)
+LIGHTTPD_PACKAGES=(lighttpd)
+APACHE_PACKAGES=(apache2 libapache2-mod-fcgid)
+TEST_PACKAGES=(clang libclang-rt-14-dev pgtap libtap-parser-sourcehandler-pgtap-perl python3 libfcgi-bin mandoc xz-utils)
+
+POLICY=/usr/sbin/policy-rc.d
+POLICY_MARK='# acp-fcgi: temporary, keeps packages from starting their services; remove it if no installation runs'
+CREATECLUSTER=/etc/postgresql-common/createcluster.conf
+
+have_package() {
+	case $1 in
+	postgresql) newest_postgres_bin >/dev/null && return 0 ;;
+	libcurl4-openssl-dev) compgen -G '/usr/include/*/curl/curl.h' >/dev/null && return 0 ;;
+	esac
+	[ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ] || command -v "$1" >/dev/null
+}
+
+# The folder with initdb, pg_ctl, postgres of the highest version.
+newest_postgres_bin() {
+	local found
+	found=$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | sort -V | tail -n 1)
+	[ -n "$found" ] && dirname "$found"
+}
+
+missing_packages() {
+	local name
+	for name in "$@"; do
+		have_package "$name" || printf '%s\n' "$name"
+	done
+}
+
+# ensure_packages LOG NAME…: installs what is missing, as root; anyone else is told the command, and it returns 1.
+ensure_packages() {
+	local log=$1
+	local -a missing
+	shift
+	if ! command -v dpkg-query >/dev/null; then
+		say "This is not Debian: taking for granted what these Debian packages hold: $*"
+		return 0
+	fi
+	mapfile -t missing < <(missing_packages "$@")
+	if [ "${#missing[@]}" -eq 0 ]; then
+		return 0
+	fi
+	if ! is_root; then
+		say "These Debian packages are missing; let root install them, then run this again:"
+		say
+		say "    apt-get install --no-install-recommends ${missing[*]}"
+		say
+		say "(The packages of PostgreSQL and of the web servers start services of their own; $PROGRAM needs none of these.)"
+		return 1
+	fi
+	say "Installing Debian packages (services that come with them stay stopped and disabled): ${missing[*]}"
+	(install_quietly "${missing[@]}") >>"$log" 2>&1 </dev/null || {
+		show_tail "$log"
+		fail "apt-get could not install: ${missing[*]} (log: $log)"
+	}
+}
+
+apt_install() {
+	DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "$@"
+}
+
+# Runs in a subshell, whose end takes the temporary measures back whatever happens.
+install_quietly() {
+	set -e
+	local name
+	trap restore_service_policy EXIT
+	trap 'exit 130' INT TERM
+	forbid_service_starts
+	DEBIAN_FRONTEND=noninteractive apt-get update
+	for name in "$@"; do
+		if [ "$name" = postgresql ]; then
+			forbid_main_cluster
+		fi
+	done
+	apt_install "$@"
+	disable_new_services "$@"
+}
+
+# Packages ask this script before they start a service. One that the machine already has decides for itself.
+forbid_service_starts() {
+	if [ ! -e "$POLICY" ] || grep -qxF "$POLICY_MARK" "$POLICY"; then
+		printf '#!/bin/sh\n%s\nexit 101\n' "$POLICY_MARK" >"$POLICY"
+		chmod 755 "$POLICY"
+	fi
+}
+
+# The package postgresql makes a cluster "main" unless this file says no. postgresql-common brings the file.
+forbid_main_cluster() {
+	apt_install postgresql-common
+	if [ ! -e "$CREATECLUSTER.acp-saved" ]; then
+		cp -p "$CREATECLUSTER" "$CREATECLUSTER.acp-saved"
+	fi
+	sed -i '/^[[:space:]]*create_main_cluster[[:space:]]*=/d' "$CREATECLUSTER"
+	echo 'create_main_cluster = false' >>"$CREATECLUSTER"
+}
+
+restore_service_policy() {
+	if [ -e "$POLICY" ] && grep -qxF "$POLICY_MARK" "$POLICY"; then
+		rm -f "$POLICY"
+	fi
+	if [ -e "$CREATECLUSTER.acp-saved" ]; then
+		mv -f "$CREATECLUSTER.acp-saved" "$CREATECLUSTER"
+	fi
+}
+
+# A service that only came along would start at the next boot and take port 80.
+disable_new_services() {
+	local name
+	for name in "$@"; do
+		case $name in
+		lighttpd | apache2 | postgresql)
+			if command -v systemctl >/dev/null; then
+				systemctl disable "$name" || true
+			elif command -v update-rc.d >/dev/null; then
+				update-rc.d "$name" disable || true
+			fi
+			;;
+		esac
+	done
+}

@@ -1,0 +1,129 @@
+# shellcheck shell=bash
+# Where a stack keeps what it runs on. DIR is what the user names; DIR/state is the folder itself, or a link to one that
+# the unprivileged users can reach.
+
+STATE_MARK=.acp-stack
+
+# set_dir DIR
+set_dir() {
+	[ -n "$1" ] || fail "--dir: the folder's name is empty"
+	DIR=$(realpath -m -- "$1")
+	STATE=
+	if [ -d "$DIR/state/" ] && [ -e "$DIR/state/$STATE_MARK" ]; then
+		[ -O "$DIR/state/$STATE_MARK" ] ||
+			fail "$DIR/state belongs to $(stat -L -c %U "$DIR/state/"); run this as that user, or give another --dir"
+		set_state "$(realpath "$DIR/state")"
+	fi
+}
+
+set_state() {
+	STATE=$1
+	RUN=$STATE/run
+	LOG=$STATE/log
+	ETC=$STATE/etc
+	SECRETS=$STATE/secrets
+	PREFIX=$STATE/prefix
+	SBIN=$PREFIX/sbin
+	PGDATA=$STATE/postgres
+	PG_SOCKETS=$RUN/pg
+	RESPONDER_SOCKET=$RUN/acp/acp.sock
+	RESPONDER_LOG=$LOG/responder.log
+	export PGDATA
+}
+
+need_state() {
+	[ -n "$STATE" ] || fail "$DIR: no stack was started there"
+}
+
+# The folder that DIR/state links to when it cannot be in DIR: one a DIR.
+outside_state() {
+	printf '/var/tmp/acp-demo-%s' "$(printf '%s' "$DIR" | sha256sum | cut -c1-10)"
+}
+
+# Sockets' paths end at 107 bytes, mod_fcgid's environment values at 127, and configuration files have their own quoting
+# rules: only a short, plain path that every user can walk to is used as it is.
+state_fits_in_dir() {
+	local user
+	case $DIR in
+	*[!A-Za-z0-9._/+-]*) return 1 ;;
+	esac
+	[ "${#DIR}" -le 70 ] || return 1
+	for user in "$PG_USER" "$WEB_USER"; do
+		as "$user" test -x "$DIR" || return 1
+	done
+}
+
+make_state() {
+	local place
+	mkdir -p "$DIR" || fail "$DIR: cannot make this folder"
+	[ -w "$DIR" ] || fail "$DIR: $(id -un) may not write there; give another --dir"
+	if [ -z "$STATE" ]; then
+		place=$DIR/state
+		if [ -e "$place" ] && [ ! -L "$place" ]; then
+			rmdir "$place" 2>/dev/null || fail "$place: exists and was not made by this program; remove it or give another --dir"
+		fi
+		rm -f "$place"
+		if ! state_fits_in_dir; then
+			place=$(outside_state)
+			clear_left_over "$place"
+			ln -s "$place" "$DIR/state"
+		fi
+		mkdir -m 0755 "$place" || fail "$place: cannot make this folder"
+		printf '%s\n' "$DIR" >"$place/$STATE_MARK"
+		set_state "$place"
+	fi
+	make_dir "$STATE" 755 "$ME"
+	make_dir "$RUN" 755 "$ME"
+	make_dir "$LOG" 755 "$ME"
+	make_dir "$ETC" 755 "$ME"
+	make_dir "$SECRETS" 700 "$ME"
+	make_dir "$PG_SOCKETS" 755 "$PG_USER"
+	make_dir "$RUN/acp" 750 "$WEB_USER"
+	make_dir "$RUN/web" 750 "$WEB_USER"
+}
+
+# Somebody removed DIR, maybe while it ran: what it left in /var/tmp belongs to nobody now.
+clear_left_over() {
+	[ -e "$1" ] || [ -L "$1" ] || return 0
+	[ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] && [ "$(cat "$1/$STATE_MARK" 2>/dev/null)" = "$DIR" ] ||
+		fail "$1: exists, but is not the left-over state of $DIR; remove it or give another --dir"
+	say "Clearing what an earlier $DIR left in $1"
+	set_state "$1"
+	stop_everything
+	remove_state
+}
+
+remove_state() {
+	[ -n "$STATE" ] && [ -O "$STATE/$STATE_MARK" ] || return 0
+	rm -rf -- "$STATE"
+	if [ -L "$DIR/state" ]; then
+		rm -f "$DIR/state"
+	fi
+	STATE=
+}
+
+# One command at a time for each DIR.
+lock_dir() {
+	mkdir -p "$DIR" || fail "$DIR: cannot make this folder"
+	exec 9>"$DIR/.lock" || fail "$DIR/.lock: cannot write; it belongs to $(stat -c %U "$DIR/.lock" 2>/dev/null)"
+	flock -w 120 9 || fail "another stack or demo has been working on $DIR for two minutes"
+	# Who held the lock may have made the state folder meanwhile.
+	set_dir "$DIR"
+}
+
+# secret NAME PREFIX: made once, kept, printed.
+secret() {
+	local file=$SECRETS/$1
+	if [ ! -s "$file" ]; then
+		(umask 077 && printf '%s%s\n' "$2" "$(openssl rand -hex 24)" >"$file")
+	fi
+	cat "$file"
+}
+
+remember() {
+	printf '%s\n' "$2" >"$STATE/$1"
+}
+
+remembered() {
+	cat "$STATE/$1" 2>/dev/null || true
+}
