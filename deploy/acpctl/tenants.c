@@ -183,7 +183,7 @@ int ctl_key_revoke(struct ctl *ctl)
 	if (!ctl_options(ctl, NULL, 0, "KEY_ID", &key_id))
 		return ACPCTL_USAGE;
 	if (!acp_is_uuid(key_id))
-		return ctl_fail("%.80s: not a key id; acpctl key list shows them (never give the key itself)", key_id);
+		return ctl_fail("KEY_ID must be a UUID; acpctl key list shows them (never give the key itself)");
 	const char *values[] = {key_id};
 	struct json_object *rows = ctl_query(ctl, "key revoke", values);
 	if (!rows)
