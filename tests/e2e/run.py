@@ -15,6 +15,8 @@ import socket
 import sys
 import time
 
+sys.dont_write_bytecode = True  # the sources stay as they are
+
 from client import Bench
 from harness import Failure, run_one, tests_of
 from stack import OutsideStack, OwnStack

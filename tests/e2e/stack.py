@@ -23,10 +23,13 @@ class Programs:
 
     config = sbin = database_url = None
 
-    def program(self, name, *arguments, environment=None, config=None):
-        """Runs it; returns returncode, stdout, stderr."""
+    def need_programs(self):
         if not self.sbin or not self.config:
             raise Skip("needs the programs and the configuration (--prefix and --config)")
+
+    def program(self, name, *arguments, environment=None, config=None):
+        """Runs it; returns returncode, stdout, stderr."""
+        self.need_programs()
         settings = {"ACP_DATABASE_URL": self.database_url, **(environment or {})}
         options = ["--config", config or self.config]
         return run([os.path.join(self.sbin, name), *options, *arguments], env=clean_environment(**settings),
@@ -40,6 +43,7 @@ class Programs:
 
     def setting(self, name):
         """A setting of the configuration file, or None."""
+        self.need_programs()
         with open(self.config, encoding="utf-8") as file:
             found = re.search(r"^%s = (.*)$" % re.escape(name), file.read(), re.M)
         return found.group(1) if found else None

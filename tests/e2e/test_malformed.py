@@ -1,9 +1,11 @@
 """Requests that no honest client sends: contract 2 (codes, limits) and 3 (one audit row each, also then)."""
 
+import contextlib
 import gzip
 import json
 import random
 import socket
+import time
 
 from client import MANAGE, NIL, ONBOARD, refused, succeeded
 from harness import check, equal, only_on, parallel, spread
@@ -334,6 +336,20 @@ def test_client_that_leaves(bench):
             connection.sendall(post(MANAGE, tenant.key))
     for reply in parallel(16, lambda _: bench.call(tenant.key, "meta.version")):
         succeeded(reply)
+
+
+def test_clients_that_stall(bench):
+    """100 clients that stop in the middle of their request hold up nobody else."""
+    key = bench.onboard().key
+    half = post(MANAGE, key)[:-5]
+    with contextlib.ExitStack() as stalled:
+        for _ in range(100):
+            connection = stalled.enter_context(socket.create_connection((bench.http.host, bench.http.port)))
+            connection.sendall(half)
+        start = time.monotonic()
+        for reply in parallel(16, lambda _: bench.call(key, "meta.version")):
+            succeeded(reply)
+        check(time.monotonic() - start < 4, "16 calls took %.1f s" % (time.monotonic() - start))
 
 
 def test_onboarding_takes_the_same_care(bench):

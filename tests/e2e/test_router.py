@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 import uuid
 
 from client import CREATE, MANAGE, NIL, SCORE, SCORE_PARAMS, refused, succeeded
@@ -246,6 +247,15 @@ def test_questions(bench):
     equal([q["key"] for q in page], ["q100"], "a page")
 
 
+def test_large_reply(bench):
+    """A reply of 400 KiB arrives whole: 200 questions of 2,000 characters."""
+    key = bench.onboard().key
+    wanted = [{"key": "q%03d" % n, "text": ("%03d " % n) * 500, "weight": 1} for n in range(200)]
+    for part in (wanted[:100], wanted[100:]):
+        succeeded(bench.call(key, UPSERT, {"questions": part}))
+    equal(succeeded(bench.call(key, "domain.leadscoring.questions.list", {"limit": 200})).data, wanted, "the list")
+
+
 def test_question_errors(bench):
     """Contract 3: a bulk with one wrong question changes nothing; field points at it."""
     tenant = bench.onboard()
@@ -376,6 +386,16 @@ def test_dry_run_cost_of_paid_tenant(bench):
         equal(reply.data["estimated_cost"], {"amount": 0.001, "currency": "USD"}, action)
         bench.audit(reply, tier="paid", billable=False)
     equal(bench.usage(tenant.key)["cost"]["amount"], 0, "cost so far")
+
+
+def test_many_dry_runs_at_once(bench):
+    """Contract 3: 64 dry runs at once, of an action that reads the database, all tell their cost, and none waits long."""
+    tenant = bench.onboard()
+    params = {"name": "m", "model_type": "ml"}
+    start = time.monotonic()
+    for reply in parallel(64, lambda _: bench.call(tenant.key, CREATE, params, dry_run=True)):
+        equal(set(succeeded(reply).data), IMPACT, "the impact")
+    check(time.monotonic() - start < 4.5, "took %.1f s: longer than a time limit" % (time.monotonic() - start))
 
 
 def test_dry_run_not_supported(bench):

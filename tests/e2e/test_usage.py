@@ -295,6 +295,20 @@ def test_64_clients(bench):
     check_account(bench, tenant, replies)
 
 
+def test_64_clients_that_write(bench):
+    """Contract 3: the same with an action that writes: as many effects as successes, and they are in the list."""
+    tenant = bench.onboard()
+    bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", "30")
+    replies = spread(64, range(128), lambda n: bench.call(tenant.key, CREATE, {"name": "m%d" % n, "model_type": "ml"}))
+    equal([reply.status for reply in replies].count(200), 30, "successes")
+    equal([reply.status for reply in replies].count(402), 98, "refusals")
+    made = {reply.data["model_id"] for reply in replies if reply.status == 200}
+    stored = bench.db.rows("select model_id from acp.leadscoring_models where tenant_id = :'id'", id=tenant.id)
+    equal({row["model_id"] for row in stored}, made, "models")
+    equal(quota_rows(bench, tenant), [{"used": 30, "reserved": 0}], "quota")
+    bench.audit_each(replies, tenant_id=tenant.id)
+
+
 def mixed_call(bench, tenant, number):
     """Two of four succeed if there is room; one has bad params, one fails in its handler."""
     params = [SCORE_PARAMS, {}, SCORE_PARAMS, NO_MODEL][number % 4]
