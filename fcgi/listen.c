@@ -46,26 +46,29 @@ static bool path_is_free(const struct sockaddr_un *address, char *why, size_t wh
 	return true;
 }
 
+/* The socket comes into being under another name and gets its own when it listens: whoever sees the path can connect,
+ * and with no rights but the configured ones. */
 static int bind_path(const struct acp_config *config, char *why, size_t why_size)
 {
-	char octal[16];
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	if (strlen(config->listen) >= sizeof address.sun_path) {
-		snprintf(why, why_size, "listen = %s: the path of a Unix socket has at most %zu bytes", config->listen,
-			 sizeof address.sun_path - 1);
+	struct sockaddr_un first = {.sun_family = AF_UNIX};
+	size_t most = sizeof address.sun_path - sizeof ".new";
+	if (strlen(config->listen) > most) {
+		snprintf(why, why_size, "listen = %s: the path may have at most %zu bytes", config->listen, most);
 		return -1;
 	}
 	memcpy(address.sun_path, config->listen, strlen(config->listen) + 1);
-	if (!path_is_free(&address, why, why_size))
+	snprintf(first.sun_path, sizeof first.sun_path, "%.*s.new", (int)most, config->listen);
+	if (!path_is_free(&address, why, why_size) || !path_is_free(&first, why, why_size))
 		return -1;
+	char octal[16];
 	snprintf(octal, sizeof octal, "%lld", (long long)config->listen_mode);
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	/* The mode is set before anybody can connect: bind() makes the path with no rights at all. */
 	mode_t before = umask(0777);
-	bool bound = fd >= 0 && bind(fd, (const struct sockaddr *)&address, sizeof address) == 0;
+	bool bound = fd >= 0 && bind(fd, (const struct sockaddr *)&first, sizeof first) == 0;
 	umask(before);
-	if (bound && chmod(config->listen, (mode_t)strtol(octal, NULL, 8)) == 0 &&
-	    listen(fd, (int)config->backlog) == 0)
+	if (bound && listen(fd, (int)config->backlog) == 0 &&
+	    chmod(first.sun_path, (mode_t)strtol(octal, NULL, 8)) == 0 && rename(first.sun_path, address.sun_path) == 0)
 		return fd;
 	snprintf(why, why_size, "listen = %s: %s", config->listen, strerror(errno));
 	if (fd >= 0)

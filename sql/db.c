@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <time.h>
 
 struct acp_db_conn {
@@ -24,6 +25,10 @@ struct acp_db_pool {
 	struct acp_db_conn *idle; /* last given first: the others may age and be replaced */
 	int count;                /* connections that exist or are being made */
 };
+
+/* Requests to cancel a statement that are under way, in all pools of the process. */
+enum { MAX_CANCELS = 16 };
+static atomic_int cancels;
 
 /* libpq's messages end with a newline and may have several lines; the first says it. */
 static void first_line(char out[256], const char *text)
@@ -265,17 +270,44 @@ static bool collect(struct acp_db_conn *conn, uint64_t deadline, PGresult **last
 	}
 }
 
-/* Past its deadline a statement is cancelled, so that the server does not go on with what nobody waits for. */
-static enum acp_db_status give_up(struct acp_db_conn *conn, bool timed_out, struct acp_db_error *error)
+/* PQcancel waits for the server, which may be the one that stands still: it gets a thread of its own, that nobody waits
+ * for. */
+static void *send_cancel(void *arg)
 {
 	char ignored[64];
+	PQcancel(arg, ignored, sizeof ignored);
+	PQfreeCancel(arg);
+	atomic_fetch_sub(&cancels, 1);
+	return NULL;
+}
+
+/* Lets the server stop what nobody waits for any more. With many under way already it is not told: it stops when it
+ * finds the connection closed. */
+static void cancel_statement(struct acp_db_conn *conn)
+{
+	pthread_t thread;
+	pthread_attr_t attr;
+	PGcancel *cancel = PQgetCancel(conn->pg);
+	if (!cancel)
+		return;
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attr, 128 * 1024);
+	bool sent =
+		atomic_fetch_add(&cancels, 1) < MAX_CANCELS && pthread_create(&thread, &attr, send_cancel, cancel) == 0;
+	pthread_attr_destroy(&attr);
+	if (sent)
+		return;
+	atomic_fetch_sub(&cancels, 1);
+	PQfreeCancel(cancel);
+}
+
+static enum acp_db_status give_up(struct acp_db_conn *conn, bool timed_out, struct acp_db_error *error)
+{
 	set_error(error, timed_out ? "no answer from PostgreSQL within the time limit" : PQerrorMessage(conn->pg));
 	error->timed_out = timed_out;
-	PGcancel *cancel = timed_out ? PQgetCancel(conn->pg) : NULL;
-	if (cancel) {
-		PQcancel(cancel, ignored, sizeof ignored);
-		PQfreeCancel(cancel);
-	}
+	if (timed_out)
+		cancel_statement(conn);
 	conn->lost = true;
 	return ACP_DB_LOST;
 }

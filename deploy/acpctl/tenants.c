@@ -3,6 +3,7 @@
 
 #include "apikey.h"
 #include "crypto.h"
+#include "redact.h"
 
 /* The UUID of a tenant given by UUID or agent_id; false after saying that there is none. */
 static bool find_tenant(struct ctl *ctl, const char *given, char uuid[ACP_UUID_LEN])
@@ -12,10 +13,13 @@ static bool find_tenant(struct ctl *ctl, const char *given, char uuid[ACP_UUID_L
 	if (!rows)
 		return false;
 	bool found = json_object_array_length(rows) == 1;
+	char shown[160];
+	snprintf(shown, sizeof shown, "%s", given);
+	acp_redact_in_place(shown, sizeof shown, ctl->config.key_prefix); /* an API key, given by mistake */
 	if (found)
 		snprintf(uuid, ACP_UUID_LEN, "%s", json_object_get_string(ctl_value(rows, "tenant_id")));
 	else
-		ctl_fail("%s: there is no tenant with this UUID or agent_id; acpctl tenant list shows them", given);
+		ctl_fail("%s: there is no tenant with this UUID or agent_id; acpctl tenant list shows them", shown);
 	json_object_put(rows);
 	return found;
 }
@@ -183,7 +187,7 @@ int ctl_key_revoke(struct ctl *ctl)
 	if (!ctl_options(ctl, NULL, 0, "KEY_ID", &key_id))
 		return ACPCTL_USAGE;
 	if (!acp_is_uuid(key_id))
-		return ctl_fail("%.80s: not a key id; acpctl key list shows them (never give the key itself)", key_id);
+		return ctl_fail("KEY_ID must be a UUID; acpctl key list shows them (never give the key itself)");
 	const char *values[] = {key_id};
 	struct json_object *rows = ctl_query(ctl, "key revoke", values);
 	if (!rows)

@@ -1,0 +1,128 @@
+"""PostgreSQL through psql: rows of a statement, a session that holds locks, the SQLSTATE of what is refused."""
+
+import json
+import os
+import re
+import subprocess
+
+from harness import Failure, check
+
+
+def clean_environment(**more):
+    """The environment without settings of PostgreSQL clients and of the programs under test."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "ACP_"))}
+    kept.update(PGCONNECT_TIMEOUT="10", LC_ALL="C.UTF-8", **more)
+    return kept
+
+
+def with_user(url, user):
+    """The same database as another role."""
+    return re.sub(r"^(postgres(?:ql)?://)(?:[^@/]*@)?", lambda m: m.group(1) + user + "@", url)
+
+
+def with_database(url, name):
+    return re.sub(r"^(postgres(?:ql)?://[^/]*/)[^?]*", lambda m: m.group(1) + name, url)
+
+
+class Database:
+    def __init__(self, url):
+        self.url = url
+
+    def as_role(self, role):
+        return Database(with_user(self.url, role))
+
+    def named(self, name):
+        return Database(with_database(self.url, name))
+
+    def _psql(self, sql, values=None, *options):
+        variables = [part for name, value in (values or {}).items() for part in ("-v", "%s=%s" % (name, value))]
+        return subprocess.run(["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", *options, *variables,
+                               "-d", self.url], input=sql.encode(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              env=clean_environment(), timeout=60)
+
+    def text(self, sql, **values):
+        """Output of psql; :'name' in the statement is the value's literal."""
+        done = self._psql(sql, values)
+        if done.returncode != 0:
+            raise Failure("psql: %s\nstatement: %s" % (done.stderr.decode(errors="replace").strip(), sql))
+        return done.stdout.decode()
+
+    def rows(self, select, **values):
+        """The rows of a SELECT as dicts."""
+        return json.loads(self.text("select coalesce(json_agg(q), '[]') from (%s) q" % select, **values))
+
+    def row(self, select, **values):
+        rows = self.rows(select, **values)
+        check(len(rows) == 1, "%d rows instead of 1: %s %r" % (len(rows), select, values))
+        return rows[0]
+
+    def value(self, select, **values):
+        """The one value of the one row."""
+        return next(iter(self.row(select, **values).values()))
+
+    def execute(self, sql, **values):
+        self.text(sql, **values)
+
+    def sqlstates(self, statements):
+        """The SQLSTATE of each statement, "00000" where it was not refused; every one is tried, in one session."""
+        script = "\n".join("%s;\n\\echo -- state :SQLSTATE" % statement for statement in statements)
+        done = self._psql("\\set ON_ERROR_STOP 0\n\\o /dev/null\n%s\n" % script)
+        found = re.findall(r"^-- state (\w{5})$", done.stdout.decode(errors="replace"), re.M)
+        if len(found) != len(statements):
+            raise Failure("psql: %s" % done.stderr.decode(errors="replace").strip())
+        return found
+
+    def sqlstate(self, statement):
+        return self.sqlstates([statement])[0]
+
+    def session(self):
+        return Session(self.url)
+
+    def tables(self):
+        """Every table that holds rows itself, as schema-qualified names."""
+        rows = self.rows("select format('%I.%I', n.nspname, c.relname) as name from pg_class c join pg_namespace n "
+                         "on n.oid = c.relnamespace where c.relkind = 'r' and n.nspname !~ '^(pg_|information_schema)' "
+                         "order by 1")
+        return [row["name"] for row in rows]
+
+    def fingerprints(self, without=()):
+        """table -> (number of rows, hash of all their content), of all but some tables."""
+        tables = [name for name in self.tables() if not name.startswith(tuple(without))]
+        parts = ["select '%s' as name, count(*) as rows, md5(coalesce(string_agg(t::text, chr(10) order by t::text), "
+                 "'')) "
+                 "as hash from %s t" % (name, name) for name in tables]
+        return {row["name"]: (row["rows"], row["hash"]) for row in self.rows(" union all ".join(parts))}
+
+    def dump(self):
+        """Everything in every table, as text."""
+        copies = ["copy (select t::text from %s t) to stdout;" % name for name in self.tables()]
+        return self.text("\n".join(copies))
+
+
+class Session:
+    """A psql that stays connected, so that what it locks stays locked; a context manager that rolls back."""
+
+    def __init__(self, url):
+        self._psql = subprocess.Popen(["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", url],
+                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                      env=clean_environment(), text=True)
+
+    def execute(self, sql):
+        """Runs a statement to its end; returns its output lines."""
+        self._psql.stdin.write("%s\n\\echo -- done --\n" % sql)
+        self._psql.stdin.flush()
+        lines = []
+        for line in self._psql.stdout:
+            if line == "-- done --\n":
+                return lines
+            lines.append(line.rstrip("\n"))
+        raise Failure("psql ended: %s\nstatement: %s" % (" ".join(lines), sql))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._psql.stdin.close()
+        self._psql.stdout.read()
+        self._psql.stdout.close()
+        self._psql.wait(30)

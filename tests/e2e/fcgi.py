@@ -1,0 +1,131 @@
+"""A responder of a test's own, on a Unix socket, and the few lines of FastCGI it takes to ask it without a web
+server."""
+
+import http.client
+import io
+import os
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+
+from client import Reply
+from database import clean_environment
+from harness import Failure, check, until
+
+BEGIN, END, PARAMS, STDIN, STDOUT = 1, 3, 4, 5, 6
+
+
+def record(kind, content=b""):
+    return struct.pack(">BBHHBB", 1, kind, 1, len(content), 0, 0) + content
+
+
+def name_value(name, value):
+    lengths = b"".join(struct.pack(">B", len(x)) if len(x) < 128 else struct.pack(">I", len(x) | 1 << 31)
+                       for x in (name, value))
+    return lengths + name + value
+
+
+def read_exactly(connection, count):
+    data = b""
+    while len(data) < count:
+        more = connection.recv(count - len(data))
+        if not more:
+            raise Failure("the responder closed the connection in the middle of its reply")
+        data += more
+    return data
+
+
+def ask(path, method, uri, body=b"", headers=(), timeout=30):
+    """One request to the responder that listens on the socket path."""
+    variables = {"REQUEST_METHOD": method, "REQUEST_URI": uri, "REMOTE_ADDR": "127.0.0.1",
+                 "SERVER_PROTOCOL": "HTTP/1.1",
+                 "CONTENT_LENGTH": str(len(body)) if body else ""}
+    for name, value in dict(headers).items():
+        plain = name.upper().replace("-", "_")
+        variables[plain if plain == "CONTENT_TYPE" else "HTTP_" + plain] = value
+    params = b"".join(name_value(name.encode(), value.encode()) for name, value in variables.items())
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout)
+        connection.connect(path)
+        connection.sendall(record(BEGIN, struct.pack(">HB5x", 1, 0)) + record(PARAMS, params) + record(PARAMS) +
+                           (record(STDIN, body) if body else b"") + record(STDIN))
+        return parsed(read_reply(connection), "%s %s %r" % (method, uri, body))
+
+
+def read_reply(connection):
+    out = b""
+    while True:
+        _, kind, _, length, padding, _ = struct.unpack(">BBHHBB", read_exactly(connection, 8))
+        content = read_exactly(connection, length + padding)[:length]
+        if kind == STDOUT:
+            out += content
+        elif kind == END:
+            return out
+
+
+def parsed(out, request):
+    head, _, body = out.partition(b"\r\n\r\n")
+    headers = http.client.parse_headers(io.BytesIO(head + b"\r\n\r\n"))
+    check("Status" in headers, "no Status in the responder's reply %r" % out[:500])
+    return Reply(request, int(headers["Status"].split()[0]), headers, body)
+
+
+class Responder:
+    """acp.fcgi with the stack's settings, some of them replaced; a context manager that ends it."""
+
+    def __init__(self, stack, **settings):
+        self._stack = stack
+        # Not in the scratch folder: the path of a socket is short.
+        self.dir = tempfile.TemporaryDirectory(prefix="acp-e2e-")
+        self.socket = settings.get("listen", os.path.join(self.dir.name, "acp.sock"))
+        self.log = os.path.join(self.dir.name, "acp.log")
+        self.config = os.path.join(self.dir.name, "acp.conf")
+        kept = {name: stack.setting(name) for name in ("database_url", "key_pepper", "key_pepper_file", "public_url")}
+        kept.update(listen=self.socket, log_file=self.log, workers="4", processes="2")
+        self._settings = {**kept, **settings}
+        self.write_config()
+
+    def write_config(self, **settings):
+        self._settings.update(settings)
+        with open(self.config, "w", encoding="utf-8") as file:
+            file.writelines("%s = %s\n" % pair for pair in self._settings.items() if pair[1] is not None)
+
+    def __enter__(self):
+        self.process = subprocess.Popen([os.path.join(self._stack.sbin, "acp.fcgi"), "--config", self.config],
+                                        stdin=subprocess.DEVNULL, env=clean_environment())
+        try:
+            until(10, "the responder listens", lambda: os.path.exists(self.socket) or self.process.poll() is not None)
+            check(self.process.poll() is None,
+                  "the responder ended with %s:\n%s" % (self.process.poll(), self.read_log()))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(20)
+        self.dir.cleanup()
+
+    def ask(self, method, uri, body=b"", headers=()):
+        return ask(self.socket, method, uri, body, headers)
+
+    def call(self, key, body):
+        return self.ask("POST", "/api/manage", body, {"Content-Type": "application/json", "X-API-Key": key})
+
+    def reload(self):
+        self.process.send_signal(signal.SIGHUP)
+
+    def read_log(self):
+        try:
+            with open(self.log, encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except FileNotFoundError:
+            return ""

@@ -1,0 +1,176 @@
+"""Tests are functions test_* of the files test_*.py, in the order in which they stand there.
+
+A test takes the Bench (client.py), states in its docstring which promise it checks, and fails by raising.
+"""
+
+import inspect
+import threading
+import time
+import traceback
+
+
+class Skip(Exception):
+    """Raised by a test that cannot run here; says why."""
+
+
+class Failure(AssertionError):
+    """Raised by the checks below."""
+
+
+def check(condition, message):
+    if not condition:
+        raise Failure(message)
+
+
+def equal(actual, wanted, what):
+    if actual != wanted or isinstance(actual, bool) != isinstance(wanted, bool):
+        raise Failure("%s: %s instead of %s" % (what, clipped(repr(actual)), clipped(repr(wanted))))
+
+
+def clipped(text, limit=1500):
+    return text if len(text) <= limit else "%s… (%d characters)" % (text[:limit], len(text))
+
+
+def until(seconds, what, probe, pause=0.02):
+    """Asks probe() again and again until it returns something true; returns that."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = probe()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise Failure("%s: not within %g s" % (what, seconds))
+        time.sleep(pause)
+
+
+def parallel(count, work):
+    """Runs work(0) … work(count - 1) at the same time, started together; returns their results."""
+    results = [None] * count
+    errors = []
+    gate = threading.Barrier(count)
+
+    def run(number):
+        try:
+            gate.wait(60)
+            results[number] = work(number)
+        except BaseException as error:  # reported in the test's own thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(n,), daemon=True) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    check(not any(thread.is_alive() for thread in threads), "a call did not come back within 120 s")
+    if errors:
+        raise errors[0]
+    return results
+
+
+def spread(threads, items, work):
+    """work(item) for every item, by so many threads at once; results in the order of items."""
+    items = list(items)
+    results = [None] * len(items)
+    lock = threading.Lock()
+    numbers = iter(range(len(items)))
+
+    def run(_):
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            results[number] = work(items[number])
+
+    parallel(threads, run)
+    return results
+
+
+class Load:
+    """Threads that repeat work() until stop(); a context manager. Its results are in .results afterwards."""
+
+    def __init__(self, threads, work):
+        self.results = []
+        self.errors = []
+        self._stopping = threading.Event()
+        self._work = work
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
+
+    def _run(self):
+        while not self._stopping.is_set():
+            try:
+                self.results.append(self._work())
+            except BaseException as error:
+                self.errors.append(error)
+                return
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind, *_):
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(60)
+        if kind is None:
+            check(not any(thread.is_alive() for thread in self._threads), "a call did not come back within 60 s")
+            if self.errors:
+                raise self.errors[0]
+
+
+def only_on(server, why):
+    """Decorator: the test makes sense with one web server only."""
+    def decorate(function):
+        def guarded(bench):
+            if bench.stack.server != server:
+                raise Skip("%s only: %s" % (server, why))
+            function(bench)
+        guarded.__name__ = function.__name__
+        guarded.__doc__ = function.__doc__
+        return guarded
+    return decorate
+
+
+def tests_of(module):
+    """(name, function) of a module, in order; every test states its promise."""
+    area = module.__name__[len("test_"):]
+    found = []
+    for name, function in vars(module).items():
+        if name.startswith("test_") and inspect.isfunction(function):
+            if not (function.__doc__ or "").strip():
+                raise SystemExit("%s.%s has no docstring: which promise does it check?" % (area, name))
+            found.append(("%s.%s" % (area, name[len("test_"):]), function))
+    return found
+
+
+def indented(text):
+    return "\n".join("     " + line for line in text.splitlines())
+
+
+def run_one(name, function, bench):
+    """Prints the test's line; returns "passed", "failed" or "skipped"."""
+    start = time.monotonic()
+    bench.begin(name)
+    try:
+        function(bench)
+        bench.check_invariants()
+    except Skip as reason:
+        print("skip %s: %s" % (name, reason), flush=True)
+        return "skipped"
+    except Exception as error:
+        print("FAIL %s (%.2f s)" % (name, time.monotonic() - start))
+        text = report(error)
+        print(indented(text if "\nreply: " in text else text + "\n" + bench.last_exchange()), flush=True)
+        return "failed"
+    print("ok %s (%.2f s)" % (name, time.monotonic() - start), flush=True)
+    return "passed"
+
+
+def report(error):
+    """What went wrong and where: the place in the test, and the whole traceback only for what was not a check."""
+    if not isinstance(error, Failure):
+        return clipped(traceback.format_exc(), 4000)
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if "/test_" in frame.filename]
+    where = "".join("\nat %s:%d: %s" % (frame.filename, frame.lineno, frame.line) for frame in lines)
+    return clipped(str(error), 6000) + where

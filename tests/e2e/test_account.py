@@ -1,0 +1,92 @@
+"""The account of the whole run: what must hold for everything that the tests before have done."""
+
+import json
+import os
+import re
+
+from harness import Skip, check, equal
+from test_onboarding import forms_of, read
+
+
+def test_no_drift(bench):
+    """Contract 3, 4: acp_report.usage_drift is empty: the counters are what the audit rows say."""
+    equal(bench.db.rows("select * from acp_report.usage_drift limit 20"), [], "drift")
+    check(bench.db.value("select count(*) from acp.audit_logs") > 0, "there are no audit rows")
+
+
+def test_quota_is_what_the_rows_say(bench):
+    """Contract 3: used = billable rows of tenants treated as free, by month; reserved = reservations that exist."""
+    wrong = bench.db.rows("""
+        select q.*, coalesce(a.calls, 0) as calls, coalesce(r.places, 0) as places
+        from acp.usage_quota q
+        left join (select tenant_id, acp.period(ts) as period, count(*) as calls from acp.audit_logs
+            where billable and tier = 'free' group by 1, 2) a using (tenant_id, period)
+        left join (select tenant_id, period, count(*) as places from acp.usage_reservations group by 1, 2) r
+            using (tenant_id, period)
+        where q.used <> coalesce(a.calls, 0) or q.reserved <> coalesce(r.places, 0)""")
+    equal(wrong, [], "months whose quota differs")
+
+
+def test_nobody_beyond_the_allowance(bench):
+    """Contract 3: no tenant has more free billable calls in a month than its limit."""
+    over = bench.db.rows("""
+        select a.tenant_id, count(*) from acp.audit_logs a join acp.tenants t using (tenant_id)
+        where a.billable and a.tier = 'free' and t.upgraded_at is null and t.calls_limit is null
+        group by a.tenant_id, acp.period(a.ts) having count(*) > 100""")
+    equal(over, [], "tenants")
+
+
+def test_billable_rows(bench):
+    """Contract 3: billable is true only for a success of a billable action that is no dry run, of a known tenant."""
+    wrong = bench.db.rows("""
+        select action, status, dry_run, tier from acp.audit_logs where billable and not (status = 'success'
+            and not dry_run and tier is not null and pack = 'domain.leadscoring'
+            and tenant_id <> '00000000-0000-0000-0000-000000000000') limit 20""")
+    equal(wrong, [], "rows")
+    missing = bench.db.rows("""
+        select action, request_id from acp.audit_logs
+        where not billable and status = 'success' and not dry_run and pack = 'domain.leadscoring' limit 20""")
+    equal(missing, [], "successes of billable actions that are not billable")
+
+
+def test_request_ids_are_unique(bench):
+    """Contract 2: one request id, one audit row, over the whole table."""
+    twice = bench.db.rows("select request_id, count(*) from acp.audit_logs group by 1 having count(*) > 1 limit 20")
+    equal(twice, [], "request ids of several rows")
+
+
+def test_no_key_was_written_down(bench):
+    """Contract 1: of all keys that this run was given, none is in the database or in a log."""
+    if not bench.keys:
+        raise Skip("no test that ran was given a key")
+    places = {"the database": bench.db.dump()}
+    if bench.stack.own:
+        places.update((file, read(os.path.join(bench.stack.logs, file))) for file in os.listdir(bench.stack.logs))
+    found = [(place, key[:12]) for place, text in places.items() for key in bench.keys
+             for form in forms_of(key) if form in text]
+    equal(found, [], "places and keys")
+
+
+def test_log_is_clean(bench):
+    """Contract 2: no line of the responder's log shows SQL, a connection string or a pepper; every line has its
+    form."""
+    bench.need_own_stack("its log")
+    with open(bench.stack.setting("key_pepper_file"), encoding="utf-8") as file:
+        pepper = file.read().strip()
+    text = read(bench.stack.log)
+    check(pepper not in text and "postgresql://" not in text, "the log shows a secret")
+    for line in text.splitlines():
+        check(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \w+ \[\d+\] ", line) or "ts" in json.loads(line), line)
+        check(not re.search(r"\b(SELECT|INSERT|UPDATE|DELETE) \w+ ?(\(|FROM|INTO|SET|acp)", line), line)
+
+
+def test_no_sanitizer_report(bench):
+    """Issue: a build with sanitizers says nothing, and no worker ended by itself but those that a test killed."""
+    bench.need_own_stack("its log")
+    for name in (bench.stack.log, os.path.join(bench.stack.logs, "web-error.log")):
+        text = read(name)
+        for mark in ("AddressSanitizer", "LeakSanitizer", "runtime error:", "stack smashing", "double free",
+                     "Assertion"):
+            check(mark not in text, "%s: %s" % (name, [line for line in text.splitlines() if mark in line][:5]))
+    signals = set(re.findall(r"died of signal (\d+)", read(bench.stack.log))) - {"9"}
+    equal(signals, set(), "signals that ended a worker")

@@ -1,0 +1,395 @@
+"""Stops, reloads, crashes and outages: contract 3 (an answered success has its row), issue (graceful stop, reload,
+log)."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import tempfile
+import threading
+import time
+
+from client import MANAGE, refused, succeeded
+from fcgi import Responder
+from harness import Failure, Load, check, equal, only_on, parallel, until
+from stack import children, end_quietly, is_running
+from test_onboarding import read
+
+VERSION = b'{"action":"meta.version"}'
+WAITING = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and application_name = 'acp-fcgi'"
+
+
+@contextlib.contextmanager
+def log_locked(bench):
+    """While it lasts no audit row can be written, so that no call ends; .execute("rollback;") ends it early."""
+    with bench.db.session() as session:
+        session.execute("begin; lock table acp.audit_logs in exclusive mode;")
+        yield session
+
+
+class Background:
+    """work(0) … work(count - 1) in threads; results() waits for them. A Failure (no reply) is a result too."""
+
+    def __init__(self, count, work):
+        self._results = [None] * count
+        self._threads = [threading.Thread(target=self._run, args=(work, n), daemon=True) for n in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, work, number):
+        try:
+            self._results[number] = work(number)
+        except Failure as error:
+            self._results[number] = error
+
+    def wait(self, seconds):
+        """Until all are done, or so long."""
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0, deadline - time.monotonic()))
+
+    def results(self):
+        self.wait(60)
+        return self._results
+
+
+def slow_calls(bench, count, call):
+    """Calls that are in flight: they wait for the lock of log_locked()."""
+    background = Background(count, lambda _: call())
+    until(10, "%d calls wait for the lock" % count, lambda: bench.db.value(WAITING) >= count)
+    return background
+
+
+def check_rows_of_successes(bench, replies):
+    """No 2xx without its audit row. Returns how many there were."""
+    good = [reply for reply in replies if getattr(reply, "status", 0) // 100 == 2]
+    bench.audit_each(good, status="success")
+    return len(good)
+
+
+def check_outage(bench, replies):
+    """Nothing but successes, which are on record, and 503 with Retry-After."""
+    for reply in replies:
+        if reply.status != 200:
+            refused(reply, 503, "UNAVAILABLE")
+            check(re.fullmatch(r"[1-9]\d*", reply.header("Retry-After") or ""), "Retry-After\n%s" % reply)
+    check_rows_of_successes(bench, replies)
+
+
+def works_again(bench, key):
+    """Within 10 s calls succeed again, all of them."""
+    until(10, "calls succeed again", lambda: bench.call(key, "meta.version").status == 200)
+    for reply in parallel(20, lambda _: bench.call(key, "meta.version")):
+        succeeded(reply)
+
+
+# Log ------------------------------------------------------------------------------------------------------------------
+
+def different_requests(bench):
+    """Requests of many kinds: (reply, path)."""
+    tenant = bench.onboard()
+    return tenant, [(tenant.reply, "/api/onboard/leadscoring"), (bench.score(tenant.key), MANAGE),
+                    (bench.call(tenant.key, "no.such"), MANAGE), (bench.call(None, "meta.version"), MANAGE),
+                    (bench.send("POST", MANAGE, "not json"), MANAGE),
+                    (bench.get("/api/usage", tenant.key), "/api/usage"), (bench.get("/healthz"), "/healthz"),
+                    (bench.get("/nothing?token=geheim"), "/nothing"), (bench.call(tenant.key, "x\ny\" z"), MANAGE)]
+
+
+def lines_of(bench, replies):
+    """request id -> its log lines, once each has one."""
+    def find():
+        lines = read(bench.stack.log).splitlines()
+        found = {reply.request_id: [line for line in lines if reply.request_id in line] for reply in replies}
+        return all(found.values()) and found
+    return until(10, "a log line for each request", find)
+
+
+def test_text_log(bench):
+    """Issue: one log line a request, with request id, method, path, status, code, time; no query, no key."""
+    bench.need_own_stack("its log")
+    tenant, requests = different_requests(bench)
+    lines = lines_of(bench, [reply for reply, _ in requests])
+    for reply, path in requests:
+        equal(len(lines[reply.request_id]), 1, "lines of %s" % reply.request_id)
+        line = lines[reply.request_id][0]
+        for part in ("request_id=%s" % reply.request_id, " path=%s " % path, " status=%d " % reply.status,
+                     " ip=127.0.0.1 "):
+            check(part in line + " ", "%r is not in: %s" % (part, line))
+        check(re.search(r" ms=\d+\.\d+$", line) and " method=" in line and " code=" in line, line)
+        check("geheim" not in line and tenant.key[12:] not in line, line)
+    check(" tenant=%s " % tenant.id in lines[requests[1][0].request_id][0], "the tenant of an authenticated call")
+    check(" key=%s " % tenant.key[:12] in lines[requests[1][0].request_id][0], "the shown part of the key")
+
+
+def check_json_line(reply, path, lines):
+    equal(len(lines), 1, "lines of %s" % reply.request_id)
+    fields = json.loads(lines[0])
+    equal((fields["request_id"], fields["path"], fields["status"]), (reply.request_id, path, reply.status), "fields")
+    check(isinstance(fields["ms"], float) and fields["level"] == "info" and fields["ts"].endswith("Z"), lines[0])
+
+
+def test_log_rotation(bench):
+    """SIGHUP opens the log file again, so that it can be moved away; no line is lost."""
+    key = bench.onboard().key
+    with Responder(bench.stack) as responder:
+        first = responder.call(key, VERSION)
+        until(5, "a line", lambda: first.request_id in responder.read_log())
+        os.rename(responder.log, responder.log + ".1")
+        responder.reload()
+        until(10, "a new file", lambda: "read again" in responder.read_log())
+        replies = [succeeded(responder.call(key, VERSION)) for _ in range(10)]
+        until(5, "their lines", lambda: all(read(responder.log).count(r.request_id) == 1 for r in replies))
+
+
+# Reload and stop ------------------------------------------------------------------------------------------------------
+
+def test_reload_under_load(bench):
+    """Issue: SIGHUP while calls come: every one is answered with success, and every one has its row."""
+    bench.need_own_stack("sends signals to its processes")
+    tenant = bench.paid_tenant()
+    before = set(bench.stack.responders())
+    targets = [bench.stack.supervisor] if bench.stack.server == "lighttpd" else sorted(before)
+    with Load(8, lambda: bench.score(tenant.key)) as load:
+        for _ in range(3):
+            seen = len(load.results)
+            end_quietly(targets, signal.SIGHUP)
+            until(20, "calls go on", lambda: len(load.results) > seen + 100)
+    for reply in load.results:
+        succeeded(reply)
+    equal(check_rows_of_successes(bench, load.results), len(load.results), "successes")
+    equal(bench.tenant_rows(tenant), len(load.results), "audit rows")
+    if bench.stack.server == "lighttpd":
+        until(10, "the old workers end", lambda: not before & set(bench.stack.responders()))
+        equal(len(bench.stack.responders()), len(before), "workers")
+
+
+def test_reload_takes_the_new_settings(bench):
+    """Issue: a reload takes new settings; a file with a fault is refused with its reason and the old ones stay."""
+    tenant = bench.onboard()
+    with Responder(bench.stack, free_calls_limit="50") as responder:
+        limit = lambda: responder.ask("GET", "/api/usage", headers={"X-API-Key": tenant.key}).json["calls_limit"]
+        equal(limit(), 50, "calls_limit")
+        responder.write_config(free_calls_limit="60")
+        responder.reload()
+        until(10, "the new setting", lambda: limit() == 60)
+        responder.write_config(free_calls_limit="70", nonsense="1")
+        responder.reload()
+        until(10, "the reason in the log", lambda: re.search(r"reload refused.*:\d+: nonsense", responder.read_log()))
+        equal([limit() for _ in range(10)], [60] * 10, "calls_limit after a refused reload")
+
+
+def test_stop_lets_calls_finish(bench):
+    """Issue: SIGTERM while calls are in flight: they finish with success and on record, then the processes end."""
+    bench.need_own_stack("ends its responder")
+    tenant = bench.paid_tenant()
+    with log_locked(bench) as lock:
+        calls = slow_calls(bench, 4, lambda: bench.score(tenant.key))
+        workers = bench.stack.responders()
+        told = [bench.stack.supervisor] if bench.stack.server == "lighttpd" else workers
+        end_quietly(told, signal.SIGTERM)
+        time.sleep(0.5)  # long enough for a process that does not wait to be gone
+        check(any(is_running(pid) for pid in workers), "the workers ended while calls were in flight")
+        lock.execute("rollback;")
+    replies = calls.results()
+    try:
+        for reply in replies:
+            if isinstance(reply, Failure):
+                raise reply
+            succeeded(reply)
+        equal(check_rows_of_successes(bench, replies), 4, "successes on record")
+        until(10, "the processes end", lambda: not any(is_running(pid) for pid in set(told + workers)))
+    finally:
+        bench.stack.restart_responder()
+    works_again(bench, tenant.key)
+
+
+def test_stop_has_a_time_limit(bench):
+    """Issue: requests in flight may take shutdown_timeout at most; then the responder ends with a failure and says
+    so."""
+    tenant = bench.paid_tenant()
+    with Responder(bench.stack, shutdown_timeout="1") as responder, log_locked(bench):
+        calls = slow_calls(bench, 2, lambda: responder.call(tenant.key, VERSION))
+        start = time.monotonic()
+        responder.process.terminate()
+        responder.process.wait(20)
+        took = time.monotonic() - start
+        check(1 <= took < 5, "it ended after %.1f s" % took)
+        check("shutdown_timeout" in responder.read_log(), "the log says why: %s" % responder.read_log()[-500:])
+        check(not os.path.exists(responder.socket), "the socket is still there")
+    check(all(isinstance(result, (Failure, OSError)) or result is None for result in calls.results()),
+          "calls were answered")
+
+
+def test_stop_when_idle_is_quick(bench):
+    """SIGTERM without calls: gone within 2 s, status 0, socket removed; a second start takes the path."""
+    for _ in range(2):
+        with Responder(bench.stack) as responder:
+            succeeded(responder.ask("GET", "/healthz"))
+            start = time.monotonic()
+            responder.process.terminate()
+            equal(responder.process.wait(20), 0, "exit status")
+            check(time.monotonic() - start < 2, "took %.1f s" % (time.monotonic() - start))
+            check(not os.path.exists(responder.socket), "the socket is still there")
+            check("stopped" in responder.read_log(), "the log's last line")
+
+
+def test_socket_left_behind(bench):
+    """A socket that a killed responder left behind does not stop the next start; no worker outlives its supervisor."""
+    with Responder(bench.stack) as first:
+        workers = children(first.process.pid)
+        equal(len(workers), 2, "processes")
+        first.process.kill()
+        first.process.wait(20)
+        until(10, "the workers end", lambda: not any(is_running(pid) for pid in workers))
+        check(os.path.exists(first.socket), "a killed program cannot remove its socket")
+        with Responder(bench.stack, listen=first.socket) as second:
+            until(10, "the second one answers", lambda: answers(second))
+
+
+def answers(responder):
+    try:
+        return responder.ask("GET", "/healthz").status == 200
+    except OSError:
+        return False
+
+
+@only_on("lighttpd", "Apache replaces its own processes")
+def test_killed_worker_is_replaced(bench):
+    """Issue: a worker killed with SIGKILL is replaced, the others go on meanwhile, and what was answered is on
+    record."""
+    bench.need_own_stack("kills a worker")
+    tenant = bench.paid_tenant()
+    workers = bench.stack.responders()
+    with Load(8, lambda: bench.score(tenant.key)) as load:
+        until(10, "calls", lambda: len(load.results) > 50)
+        end_quietly(workers[:1])
+        until(10, "another worker", lambda: len(set(bench.stack.responders()) - set(workers)) == 1)
+        seen = len(load.results)
+        until(10, "calls go on", lambda: len(load.results) > seen + 50)
+    lost = [reply for reply in load.results if reply.status != 200]
+    check(len(lost) <= 8, "%d calls failed; at most those that the worker had in hand may\n%s" % (len(lost), lost[:1]))
+    check_rows_of_successes(bench, load.results)
+    check("died of signal 9" in read(bench.stack.log), "the log says so")
+    works_again(bench, tenant.key)
+
+
+# The database away ----------------------------------------------------------------------------------------------------
+
+def test_idle_connections_lost(bench):
+    """Issue: after PostgreSQL was restarted while nobody called, the very first calls succeed."""
+    bench.need_own_stack("restarts PostgreSQL")
+    key = bench.onboard().key
+    works_again(bench, key)
+    bench.stack.restart_postgres()
+    for reply in parallel(8, lambda _: bench.call(key, "meta.version")):
+        succeeded(reply)
+
+
+def test_postgres_crash_under_load(bench):
+    """Contract 3, issue: PostgreSQL ends at once under calls and comes back: the same processes go on by themselves;
+    meanwhile 503 with Retry-After; no 2xx without its audit row."""
+    bench.need_own_stack("restarts PostgreSQL")
+    tenant = bench.paid_tenant()
+    before = bench.stack.responders()
+
+    def call():
+        reply = bench.score(tenant.key)
+        if reply.status == 503:
+            time.sleep(0.05)  # as a client would wait
+        return reply
+
+    with Load(8, call) as load:
+        until(10, "calls", lambda: len(load.results) > 50)
+        bench.stack.restart_postgres(immediate=True)
+        seen = len(load.results)
+        until(15, "calls succeed again", lambda: sum(r.status == 200 for r in load.results[seen:]) > 50)
+    check_outage(bench, load.results)
+    check(any(reply.status == 503 for reply in load.results), "no call met the outage: it was none")
+    works_again(bench, tenant.key)
+    if bench.stack.server == "lighttpd":
+        equal(sorted(bench.stack.responders()), sorted(before), "processes")
+
+
+@contextlib.contextmanager
+def postgres_stopped(bench):
+    """Every process of PostgreSQL stands still: what is sent to it is taken by the kernel, and nothing comes back."""
+    pids = [bench.stack.postmaster] + children(bench.stack.postmaster)
+    end_quietly(pids, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        end_quietly(pids, signal.SIGCONT)
+
+
+def timed(call):
+    start = time.monotonic()
+    reply = call()
+    return reply, time.monotonic() - start
+
+
+def test_postgres_hangs(bench):
+    """Issue: PostgreSQL that stands still (SIGSTOP) gives 503 within 6 s, not a hanging call; later all is well
+    again."""
+    bench.need_own_stack("stops PostgreSQL")
+    tenant = bench.onboard()
+    questions = [lambda: bench.get("/readyz"), lambda: bench.get("/api/usage", tenant.key)]
+    questions += [lambda: bench.call(tenant.key, "meta.version")] * 2
+    until(10, "all is well before", lambda: all(question().status == 200 for question in questions * 4))
+    with postgres_stopped(bench):
+        background = Background(len(questions), lambda number: timed(questions[number]))
+        alive, took = timed(lambda: bench.get("/healthz"))
+        background.wait(12)
+    check(alive.status == 200 and took < 1, "/healthz took %.1f s\n%s" % (took, alive))
+    for reply, took in background.results():
+        check(took <= 6.5, "the answer took %.1f s\n%s" % (took, reply))
+        refused(reply, 503, "UNAVAILABLE")
+        check(reply.header("Retry-After"), "Retry-After\n%s" % reply)
+    works_again(bench, tenant.key)
+
+
+def test_kill_9_of_everything(bench):
+    """Contract 3: after kill -9 of every responder and of PostgreSQL, each answered success has its row on disk."""
+    bench.need_own_stack("kills everything")
+    tenant = bench.paid_tenant()
+
+    def call():
+        try:
+            return bench.score(tenant.key)
+        except Failure:
+            return None
+
+    with Load(8, call) as load:
+        until(10, "calls", lambda: len(load.results) > 100)
+        responders = bench.stack.responders()
+        supervisor = [bench.stack.supervisor] if bench.stack.server == "lighttpd" else []
+        end_quietly([bench.stack.postmaster] + children(bench.stack.postmaster) + supervisor + responders)
+    bench.stack.up()
+    good = check_rows_of_successes(bench, load.results)
+    check(good > 50, "only %d successes" % good)
+    usage = bench.usage(tenant.key)
+    equal(usage["calls_used"], bench.tenant_rows(tenant, "billable"), "calls_used, by the rows")
+    works_again(bench, tenant.key)
+
+
+# Last, because it starts everything with other settings --------------------------------------------------------------
+
+def test_json_log(bench):
+    """Issue: with log_format = json each line is one JSON object; one a request, with request id."""
+    bench.need_own_stack("starts it with other settings")
+    with tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="acp-e2e-") as file:
+        file.write("log_format = json\n")
+        file.flush()
+        bench.stack.up(conf=file.name)
+    try:
+        start = len(read(bench.stack.log).splitlines())
+        tenant, requests = different_requests(bench)
+        lines = lines_of(bench, [reply for reply, _ in requests])
+        for reply, path in requests:
+            check_json_line(reply, path, lines[reply.request_id])
+        fields = json.loads(lines[requests[1][0].request_id][0])
+        equal((fields["tenant"], fields["key"]), (tenant.id, tenant.key[:12]), "tenant and key")
+        for line in read(bench.stack.log).splitlines()[start:]:
+            json.loads(line)
+    finally:
+        bench.stack.up()
