@@ -1,9 +1,8 @@
 /* doctor.c - acpctl migrate and acpctl doctor. */
 #include "acpctl.h"
 
+#include "outbound.h"
 #include "pg_plane.h"
-
-#include <curl/curl.h>
 
 #include <stdarg.h>
 #include <time.h>
@@ -121,50 +120,36 @@ static void check_clock(struct ctl *ctl)
 	json_object_put(rows);
 }
 
-static size_t discard(char *bytes, size_t size, size_t count, void *arg)
-{
-	(void)bytes;
-	(void)arg;
-	return size * count;
-}
-
 /* Status code of GET url + path, or -1 with the reason. */
-static long ask(const char *url, const char *path, char why[CURL_ERROR_SIZE])
+static int ask(const char *url, const char *path, char why[256])
 {
 	char whole[2048];
-	long status = -1;
-	CURL *curl = curl_easy_init();
+	struct acp_outbound_reply reply;
+	const struct acp_outbound_request request = {.method = "GET", .url = whole, .connect_timeout_ms = 3000,
+	                                             .timeout_ms = 10000, .max_reply = 65536, .allow_private = true,
+	                                             .allow_http = true};
 	snprintf(whole, sizeof whole, "%s%s", url, path);
-	snprintf(why, CURL_ERROR_SIZE, "out of memory");
-	if (!curl)
-		return -1;
-	curl_easy_setopt(curl, CURLOPT_URL, whole);
-	curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, why);
-	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, discard);
-	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-	curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, 3000L);
-	curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, 10000L);
-	if (curl_easy_perform(curl) == CURLE_OK)
-		curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-	curl_easy_cleanup(curl);
+	int status = acp_outbound_send(&request, &reply) == ACP_OUTBOUND_REPLIED ? reply.status : -1;
+	snprintf(why, 256, "%s", reply.error);
+	acp_buf_release(&reply.body);
 	return status;
 }
 
 /* From outside, as clients see it. */
 static void check_mount(const char *url)
 {
-	char why[CURL_ERROR_SIZE];
-	long status = ask(url, "/healthz", why);
+	char why[256];
+	int status = ask(url, "/healthz", why);
 	if (status == 200)
 		say(true, "GET /healthz", "200");
 	else if (status < 0)
 		say(false, "GET /healthz", "%s: is the web server up?", why);
 	else
-		say(false, "GET /healthz", "%ld: is this path mapped to acp.fcgi?", status);
+		say(false, "GET /healthz", "%d: is this path mapped to acp.fcgi?", status);
 	if (status != 200)
 		return;
 	status = ask(url, "/readyz", why);
-	say(status == 200, "GET /readyz", "%ld%s", status, status == 200 ? "" : ": the log of acp.fcgi says why");
+	say(status == 200, "GET /readyz", "%d%s", status, status == 200 ? "" : ": the log of acp.fcgi says why");
 }
 
 int ctl_doctor(struct ctl *ctl)
