@@ -34,14 +34,17 @@ struct network {
 
 /* IANA's special-purpose addresses, and multicast. */
 static const struct network not_public_v4[] = {
-	{{0}, 8},           {{10}, 8},           {{100, 64}, 10},    {{127}, 8},        {{169, 254}, 16},
-	{{172, 16}, 12},    {{192, 0, 0}, 24},   {{192, 0, 2}, 24},  {{192, 168}, 16},  {{198, 18}, 15},
-	{{198, 51, 100}, 24}, {{203, 0, 113}, 24}, {{224}, 3},
+	{{0}, 8},         {{10}, 8},       {{100, 64}, 10},      {{127}, 8},
+	{{169, 254}, 16}, {{172, 16}, 12}, {{192, 0, 0}, 24},    {{192, 0, 2}, 24},
+	{{192, 168}, 16}, {{198, 18}, 15}, {{198, 51, 100}, 24}, {{203, 0, 113}, 24},
+	{{224}, 3},
 };
 
 /* Inside 2000::/3: protocol assignments with Teredo, documentation twice. */
 static const struct network not_public_v6[] = {
-	{{0x20, 0x01, 0x00}, 23}, {{0x20, 0x01, 0x0d, 0xb8}, 32}, {{0x3f, 0xff}, 20},
+	{{0x20, 0x01, 0x00}, 23},
+	{{0x20, 0x01, 0x0d, 0xb8}, 32},
+	{{0x3f, 0xff}, 20},
 };
 
 static uint32_t be32(const uint8_t *bytes)
@@ -166,7 +169,7 @@ static bool add_headers(struct exchange *x)
 {
 	const struct acp_outbound_request *request = x->request;
 	bool ok = add_line(x, "%s:%s", "Expect", "") &&
-	          (has_header(request, "Content-Type") || add_line(x, "%s:%s", "Content-Type", ""));
+		  (has_header(request, "Content-Type") || add_line(x, "%s:%s", "Content-Type", ""));
 	for (size_t i = 0; ok && i < request->header_count; i++) {
 		const char *value = request->headers[i].value + strspn(request->headers[i].value, " \t");
 		ok = add_line(x, *value ? "%s: %s" : "%s;%s", request->headers[i].name, value);
@@ -186,7 +189,8 @@ static bool check_request(const struct acp_outbound_request *request, struct acp
 	for (size_t i = 0; i < request->header_count; i++) {
 		if (acp_outbound_header_ok(request->headers[i].name, request->headers[i].value))
 			continue;
-		snprintf(reply->error, sizeof reply->error, "header %zu has a character that headers may not have", i + 1);
+		snprintf(reply->error, sizeof reply->error, "header %zu has a character that headers may not have",
+			 i + 1);
 		return false;
 	}
 	return true;
@@ -259,7 +263,8 @@ static void set_limits(CURL *curl, const struct acp_outbound_request *request)
 	curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, request->allow_http ? "http,https" : "https");
 	curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS_STR, "https");
 #else
-	curl_easy_setopt(curl, CURLOPT_PROTOCOLS, request->allow_http ? CURLPROTO_HTTP | CURLPROTO_HTTPS : CURLPROTO_HTTPS);
+	curl_easy_setopt(curl, CURLOPT_PROTOCOLS,
+			 request->allow_http ? CURLPROTO_HTTP | CURLPROTO_HTTPS : CURLPROTO_HTTPS);
 	curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS, CURLPROTO_HTTPS);
 #endif
 	curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 0L);
@@ -282,7 +287,8 @@ static void set_body(CURL *curl, const struct acp_outbound_request *request)
 {
 	if (request->body || strcmp(request->method, "POST") == 0) {
 		curl_easy_setopt(curl, CURLOPT_POSTFIELDS, request->body ? request->body : "");
-		curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)(request->body ? request->body_len : 0));
+		curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE,
+				 (curl_off_t)(request->body ? request->body_len : 0));
 	} else if (strcmp(request->method, "HEAD") == 0) {
 		curl_easy_setopt(curl, CURLOPT_NOBODY, 1L);
 	}
@@ -361,13 +367,16 @@ static enum acp_outbound_result judge(CURL *curl, CURLcode code, struct exchange
 		return ACP_OUTBOUND_REPLIED;
 	}
 	if (x->too_long || code == CURLE_FILESIZE_EXCEEDED)
-		snprintf(reply->error, sizeof reply->error, "the reply is longer than %zu bytes", x->request->max_reply);
+		snprintf(reply->error, sizeof reply->error, "the reply is longer than %zu bytes",
+			 x->request->max_reply);
 	else if (x->repeated)
 		snprintf(reply->error, sizeof reply->error, "the connection was closed before a reply came");
 	else if (*x->refused && !x->opened)
-		snprintf(reply->error, sizeof reply->error, "the address %s is not one of the public internet", x->refused);
+		snprintf(reply->error, sizeof reply->error, "the address %s is not one of the public internet",
+			 x->refused);
 	else
-		snprintf(reply->error, sizeof reply->error, "%s", *x->curl_error ? x->curl_error : curl_easy_strerror(code));
+		snprintf(reply->error, sizeof reply->error, "%s",
+			 *x->curl_error ? x->curl_error : curl_easy_strerror(code));
 	if (was_sent(curl, x))
 		return ACP_OUTBOUND_UNKNOWN;
 	return *x->refused && !x->opened ? ACP_OUTBOUND_REFUSED : ACP_OUTBOUND_FAILED;

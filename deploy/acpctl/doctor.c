@@ -1,6 +1,7 @@
 /* doctor.c - acpctl migrate and acpctl doctor. */
 #include "acpctl.h"
 
+#include "actions_dir.h"
 #include "outbound.h"
 #include "pg_plane.h"
 
@@ -120,6 +121,49 @@ static void check_clock(struct ctl *ctl)
 	json_object_put(rows);
 }
 
+/* The function of an action of kind sql: there, of the right type, and acp.fcgi may call it. */
+static void check_function(struct ctl *ctl, const struct acp_action *action)
+{
+	const char *values[] = {action->sql_function};
+	struct json_object *rows = ctl_query(ctl, "handler function", values);
+	if (!rows)
+		return;
+	if (json_object_array_length(rows) == 0)
+		say(false, action->name, "there is no function %s(uuid, jsonb, jsonb): create it", action->sql_function);
+	else if (!json_object_get_boolean(ctl_value(rows, "gives_json")))
+		say(false, action->name, "%s must return jsonb, one value", action->sql_function);
+	else if (!json_object_get_boolean(ctl_value(rows, "app_may")))
+		say(false, action->name, "acp_app may not call %s: grant it USAGE on the schema and EXECUTE on the function",
+		    action->sql_function);
+	else
+		say(true, action->name, "%s", action->sql_function);
+	json_object_put(rows);
+}
+
+/* NULL when there are none to check. */
+static struct acp_actions *check_actions(const struct ctl *ctl)
+{
+	char why[1024];
+	size_t count = 0;
+	if (!*ctl->config.actions_dir)
+		return NULL;
+	struct acp_actions *actions = acp_actions_load(&ctl->config, why, sizeof why);
+	while (actions && acp_actions_at(actions, count))
+		count++;
+	if (actions)
+		say(true, "actions_dir", "%zu action%s in %s", count, count == 1 ? "" : "s", ctl->config.actions_dir);
+	else
+		say(false, "actions_dir", "%s", why);
+	return actions;
+}
+
+static void check_functions(struct ctl *ctl, const struct acp_actions *actions)
+{
+	for (size_t i = 0; actions && acp_actions_at(actions, i); i++)
+		if (acp_actions_at(actions, i)->sql_function)
+			check_function(ctl, acp_actions_at(actions, i));
+}
+
 /* Status code of GET url + path, or -1 with the reason. */
 static int ask(const char *url, const char *path, char why[256])
 {
@@ -159,6 +203,7 @@ int ctl_doctor(struct ctl *ctl)
 		return ACPCTL_USAGE;
 	problems = 0;
 	check_configuration(ctl);
+	struct acp_actions *actions = check_actions(ctl);
 	struct json_object *rows = ctl_query(ctl, "server", NULL);
 	say(rows != NULL, "database", "%s", rows ? "reachable" : "not reachable: check database_url and that PostgreSQL runs");
 	json_object_put(rows);
@@ -167,8 +212,10 @@ int ctl_doctor(struct ctl *ctl)
 		if (check_schema(ctl)) {
 			check_tables(ctl);
 			check_clock(ctl);
+			check_functions(ctl, actions);
 		}
 	}
+	acp_actions_free(actions);
 	if (options[0].value)
 		check_mount(options[0].value);
 	printf(problems ? "%d problem%s\n" : "no problems\n", problems, problems == 1 ? "" : "s");

@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* A server of one thread: a connection after the other, a request after the other. ---------------------------------- */
+/* A server of one thread: a connection after the other, a request after the other ---------------------------------- */
 
 enum behaviour {
 	SAY_OK,          /* 200, keeps the connection */
@@ -68,7 +68,10 @@ static bool answer(int fd, int nth)
 	case SAY_OK: return say(fd, "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{\"a\":1}");
 	case SAY_REDIRECT: return say(fd, "HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n");
 	case SAY_LONG: return say(fd, "HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n") && say(fd, blanks);
-	case SAY_LONG_UNTOLD: say(fd, "HTTP/1.1 200 OK\r\n\r\n"); say(fd, blanks); return false;
+	case SAY_LONG_UNTOLD:
+		say(fd, "HTTP/1.1 200 OK\r\n\r\n");
+		say(fd, blanks);
+		return false;
 	case SAY_HALF: say(fd, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"); return false;
 	case SAY_LATE: (void)!read(fd, &byte, 1); return false;
 	case SAY_NOTHING: break;
@@ -120,10 +123,17 @@ static struct acp_outbound_request to_server(void)
 	static char url[64];
 	static const struct acp_header headers[] = {{"Content-Type", "application/json"}, {"X-Empty", ""}};
 	snprintf(url, sizeof url, "http://127.0.0.1:%d/path?q=geheim", server.port);
-	return (struct acp_outbound_request){.method = "POST", .url = url, .headers = headers, .header_count = 2,
-	                                     .body = "{}", .body_len = 2, .connect_timeout_ms = 2000,
-	                                     .timeout_ms = 3000, .max_reply = 4096, .allow_private = true,
-	                                     .allow_http = true};
+	return (struct acp_outbound_request){.method = "POST",
+					     .url = url,
+					     .headers = headers,
+					     .header_count = 2,
+					     .body = "{}",
+					     .body_len = 2,
+					     .connect_timeout_ms = 2000,
+					     .timeout_ms = 3000,
+					     .max_reply = 4096,
+					     .allow_private = true,
+					     .allow_http = true};
 }
 
 /* Sends in a thread of its own, whose kept connections end with it: a server that waits for the next request would
@@ -169,27 +179,57 @@ static void expect_public(bool wanted, const char *const *addresses, size_t coun
 		uint8_t bytes[16];
 		int family = strchr(addresses[i], ':') ? AF_INET6 : AF_INET;
 		CU_ASSERT_FATAL(inet_pton(family, addresses[i], bytes) == 1);
-		CU_assertImplementation(acp_outbound_public(family, bytes) == wanted, __LINE__, addresses[i], __FILE__, "",
-		                        CU_FALSE);
+		CU_assertImplementation(acp_outbound_public(family, bytes) == wanted, __LINE__, addresses[i], __FILE__,
+					"", CU_FALSE);
 	}
 }
 
 static void test_private_addresses(void)
 {
 	static const char *const v4[] = {
-		"0.0.0.0",        "0.255.255.255",  "10.0.0.0",       "10.255.255.255", "100.64.0.0",      "100.127.255.255",
-		"127.0.0.1",      "127.255.255.255", "169.254.0.0",   "169.254.169.254", "172.16.0.0",     "172.31.255.255",
-		"192.0.0.0",      "192.0.0.255",    "192.0.2.1",      "192.168.0.0",    "192.168.255.255", "198.18.0.0",
-		"198.19.255.255", "198.51.100.7",   "203.0.113.200",  "224.0.0.1",      "239.255.255.255", "240.0.0.1",
-		"255.255.255.255",
+		"0.0.0.0",         "0.255.255.255",   "10.0.0.0",        "10.255.255.255", "100.64.0.0",
+		"100.127.255.255", "127.0.0.1",       "127.255.255.255", "169.254.0.0",    "169.254.169.254",
+		"172.16.0.0",      "172.31.255.255",  "192.0.0.0",       "192.0.0.255",    "192.0.2.1",
+		"192.168.0.0",     "192.168.255.255", "198.18.0.0",      "198.19.255.255", "198.51.100.7",
+		"203.0.113.200",   "224.0.0.1",       "239.255.255.255", "240.0.0.1",      "255.255.255.255",
 	};
 	static const char *const v6[] = {
-		"::", "::1", "::7f00:1", "::8.8.8.8", "fc00::", "fdff:ffff::1", "fe80::1", "febf::1", "fec0::1", "ff00::",
-		"ff02::1", "100::1", "5f00::1", "64:ff9b:1::808:808", "2001::1", "2001:0:808:808::1", "2001:1ff::1",
-		"2001:db8::1", "2001:db8:ffff::", "3fff::1", "3fff:fff::1", "4000::1",
-		"::ffff:0.0.0.0", "::ffff:10.1.2.3", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:192.168.1.1",
-		"::ffff:224.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b::127.0.0.1", "64:ff9b::169.254.169.254",
-		"2002:0a00:0001::1", "2002:7f00:0001::", "2002:a9fe:a9fe::1", "2002:c0a8:0101::1", "2002:ac10:0001::1",
+		"::",
+		"::1",
+		"::7f00:1",
+		"::8.8.8.8",
+		"fc00::",
+		"fdff:ffff::1",
+		"fe80::1",
+		"febf::1",
+		"fec0::1",
+		"ff00::",
+		"ff02::1",
+		"100::1",
+		"5f00::1",
+		"64:ff9b:1::808:808",
+		"2001::1",
+		"2001:0:808:808::1",
+		"2001:1ff::1",
+		"2001:db8::1",
+		"2001:db8:ffff::",
+		"3fff::1",
+		"3fff:fff::1",
+		"4000::1",
+		"::ffff:0.0.0.0",
+		"::ffff:10.1.2.3",
+		"::ffff:127.0.0.1",
+		"::ffff:169.254.169.254",
+		"::ffff:192.168.1.1",
+		"::ffff:224.0.0.1",
+		"64:ff9b::10.0.0.1",
+		"64:ff9b::127.0.0.1",
+		"64:ff9b::169.254.169.254",
+		"2002:0a00:0001::1",
+		"2002:7f00:0001::",
+		"2002:a9fe:a9fe::1",
+		"2002:c0a8:0101::1",
+		"2002:ac10:0001::1",
 	};
 	expect_public(false, v4, ACP_COUNT(v4));
 	expect_public(false, v6, ACP_COUNT(v6));
@@ -198,14 +238,15 @@ static void test_private_addresses(void)
 static void test_public_addresses(void)
 {
 	static const char *const v4[] = {
-		"1.0.0.0",       "8.8.8.8",         "9.255.255.255", "11.0.0.0",       "100.63.255.255", "100.128.0.0",
-		"126.255.255.255", "128.0.0.0",     "169.253.255.255", "169.255.0.0",  "172.15.255.255", "172.32.0.0",
-		"192.0.1.0",     "192.0.3.0",       "192.167.255.255", "192.169.0.0",  "198.17.255.255", "198.20.0.0",
-		"203.0.112.255", "203.0.114.0",     "223.255.255.255",
+		"1.0.0.0",         "8.8.8.8",     "9.255.255.255",   "11.0.0.0",    "100.63.255.255", "100.128.0.0",
+		"126.255.255.255", "128.0.0.0",   "169.253.255.255", "169.255.0.0", "172.15.255.255", "172.32.0.0",
+		"192.0.1.0",       "192.0.3.0",   "192.167.255.255", "192.169.0.0", "198.17.255.255", "198.20.0.0",
+		"203.0.112.255",   "203.0.114.0", "223.255.255.255",
 	};
 	static const char *const v6[] = {
-		"2000::1", "2001:200::1", "2001:4860:4860::8888", "2001:db7::1", "2001:db9::1", "2606:4700::1111", "3ffe::1",
-		"3fff:1000::1", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:0808:0808::1",
+		"2000::1",           "2001:200::1", "2001:4860:4860::8888", "2001:db7::1",    "2001:db9::1",
+		"2606:4700::1111",   "3ffe::1",     "3fff:1000::1",         "::ffff:8.8.8.8", "64:ff9b::8.8.8.8",
+		"2002:0808:0808::1",
 	};
 	expect_public(true, v4, ACP_COUNT(v4));
 	expect_public(true, v6, ACP_COUNT(v6));
@@ -256,15 +297,27 @@ static void test_urls(void)
 {
 	char why[128];
 	static const char *const bad[] = {
-		"", "example.com", "ftp://example.com/", "file:///etc/passwd", "gopher://example.com", "https://", "https://?x",
-		"https://user@example.com/", "https://user:secret@example.com/", "https://:secret@example.com/",
-		"https://example.com/a b", "https://example.com/\r\nX: y", "https://example.com/#part", "http://example.com/",
-		"https://example.com:99999/", "javascript:alert(1)",
+		"",
+		"example.com",
+		"ftp://example.com/",
+		"file:///etc/passwd",
+		"gopher://example.com",
+		"https://",
+		"https://?x",
+		"https://user@example.com/",
+		"https://user:secret@example.com/",
+		"https://:secret@example.com/",
+		"https://example.com/a b",
+		"https://example.com/\r\nX: y",
+		"https://example.com/#part",
+		"http://example.com/",
+		"https://example.com:99999/",
+		"javascript:alert(1)",
 	};
 	for (size_t i = 0; i < ACP_COUNT(bad); i++) {
 		*why = '\0';
 		CU_assertImplementation(!acp_outbound_url_ok(bad[i], false, why, sizeof why) && *why, __LINE__, bad[i],
-		                        __FILE__, "", CU_FALSE);
+					__FILE__, "", CU_FALSE);
 	}
 	CU_ASSERT_TRUE(acp_outbound_url_ok("https://example.com", false, why, sizeof why));
 	CU_ASSERT_TRUE(acp_outbound_url_ok("https://example.com:8443/a?b=c", false, why, sizeof why));
