@@ -15,6 +15,7 @@ struct acp_pg_plane {
 struct acp_tx {
 	struct acp_pg_plane *pg;
 	struct acp_db_conn *conn;
+	bool read_only;
 };
 
 /* Errors ------------------------------------------------------------------------------------------------------- */
@@ -191,6 +192,7 @@ static enum acp_code begin(void *self, bool read_only, struct acp_tx **out)
 	if (!tx)
 		return ACP_INTERNAL_ERROR;
 	tx->pg = pg;
+	tx->read_only = read_only;
 	tx->conn = acp_db_take(pg->pool, &error);
 	if (!tx->conn) {
 		free(tx);
@@ -249,6 +251,9 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 	snprintf(sql, sizeof sql, "SELECT %s($1::uuid, $2::jsonb, $3::jsonb)", name);
 	const char *values[] = {tenant_id, event_text(params), event_text(ctx)};
 	enum acp_code code = fetch_json(tx->conn, NULL, sql, 3, values, data, &error, function);
+	/* Elsewhere that state tells of a standby, and that trying again helps. */
+	if (code == ACP_UNAVAILABLE && tx->read_only && strcmp(error.sqlstate, "25006") == 0)
+		code = ACP_INTERNAL_ERROR;
 	if (code != ACP_OK && is_refusal(&error)) {
 		snprintf(refusal->message, sizeof refusal->message, "%s", error.message);
 		snprintf(refusal->field, sizeof refusal->field, "%s", error.detail);
