@@ -16,18 +16,18 @@ struct acp_header {
 };
 
 struct acp_outbound_request {
-	const char *method;             /* "POST", "GET", … */
+	const char *method; /* "POST", "GET", … */
 	const char *url;
 	const struct acp_header *headers;
 	size_t header_count;
-	const char *body;               /* NULL: none */
+	const char *body; /* NULL: none */
 	size_t body_len;
 	int connect_timeout_ms;
-	int timeout_ms;                 /* of the whole exchange */
-	size_t max_reply;               /* bytes; a longer reply fails */
-	bool allow_private;             /* private and loopback addresses are meant */
-	bool allow_http;                /* plain http:// is meant; else only https:// */
-	bool keep_alive;                /* reuse a connection to the same host from this thread: only for hosts of the operator's */
+	int timeout_ms;     /* of the whole exchange */
+	size_t max_reply;   /* bytes; a longer reply fails */
+	bool allow_private; /* private and loopback addresses are meant */
+	bool allow_http;    /* plain http:// is meant; else only https:// */
+	bool keep_alive;    /* reuse a connection to the same host from this thread: only for hosts of the operator's */
 };
 
 /* A request is sent once at most, also where a kept connection turns out to be dead: what is worth another try is for
@@ -42,15 +42,15 @@ enum acp_outbound_result {
 
 struct acp_outbound_reply {
 	int status;
-	struct acp_buf body;   /* initialised by acp_outbound_send; release it with acp_buf_release in every case */
-	char error[256];       /* sentence for the log; names no secret, and not the URL's query */
+	struct acp_buf body; /* initialised by acp_outbound_send; release it with acp_buf_release in every case */
+	char error[256];     /* sentence for the log; names no secret, and not the URL's query */
 };
 
 /* Once in each process, before threads. False: libcurl cannot be used. */
 bool acp_outbound_init(void) ACP_MUSTCHECK;
 
-enum acp_outbound_result acp_outbound_send(const struct acp_outbound_request *request, struct acp_outbound_reply *reply)
-	ACP_MUSTCHECK;
+enum acp_outbound_result acp_outbound_send(const struct acp_outbound_request *request,
+					   struct acp_outbound_reply *reply) ACP_MUSTCHECK;
 
 /* Can such a URL be asked at all? Else a sentence in why. Says nothing of where its name leads. */
 bool acp_outbound_url_ok(const char *url, bool allow_http, char *why, size_t why_size) ACP_MUSTCHECK;

@@ -31,11 +31,15 @@ static bool is_complete(const struct acp_config *config, char *why, size_t why_s
 {
 	char bad[64];
 	if (!*config->database_url)
-		snprintf(why, why_size, "database_url is not set: put it into the configuration file (or database_url_file, or ACP_DATABASE_URL)");
+		snprintf(why, why_size,
+			 "database_url is not set: put it into the configuration file (or database_url_file, or "
+			 "ACP_DATABASE_URL)");
 	else if (!acp_proxies_ok(config->trusted_proxies, bad))
 		snprintf(why, why_size, "trusted_proxies: %s is not an address or network", bad);
 	else if (!*config->key_pepper)
-		snprintf(why, why_size, "key_pepper is not set: put key_pepper_file = PATH into the configuration file; make one with: openssl rand -hex 32");
+		snprintf(why, why_size,
+			 "key_pepper is not set: put key_pepper_file = PATH into the configuration file; make one "
+			 "with: openssl rand -hex 32");
 	else
 		return true;
 	return false;
@@ -45,7 +49,8 @@ struct acp_actions *acp_config_check(const struct acp_config *config, char *why,
 {
 	struct acp_kernel probe;
 	const struct acp_control_plane no_plane = {0};
-	struct acp_actions *actions = is_complete(config, why, why_size) ? acp_actions_load(config, why, why_size) : NULL;
+	struct acp_actions *actions =
+		is_complete(config, why, why_size) ? acp_actions_load(config, why, why_size) : NULL;
 	if (actions && acp_kernel_init(&probe, config, &no_plane, acp_actions_packs(actions), why, why_size)) {
 		acp_kernel_release(&probe);
 		return actions;
@@ -117,11 +122,11 @@ static void retire(struct supervisor *s)
 static void replace(struct supervisor *s, int index, int status)
 {
 	if (WIFSIGNALED(status))
-		acp_log(ACP_LOG_ERROR, "worker %d died of signal %d; another one takes its place", (int)s->current[index],
-		        WTERMSIG(status));
+		acp_log(ACP_LOG_ERROR, "worker %d died of signal %d; another one takes its place",
+			(int)s->current[index], WTERMSIG(status));
 	else
-		acp_log(ACP_LOG_ERROR, "worker %d ended with status %d; another one takes its place", (int)s->current[index],
-		        WEXITSTATUS(status));
+		acp_log(ACP_LOG_ERROR, "worker %d ended with status %d; another one takes its place",
+			(int)s->current[index], WEXITSTATUS(status));
 	s->current[index] = 0;
 	if (acp_monotonic_us() - s->started[index] > 1000000)
 		start_one(s, index);
@@ -202,7 +207,7 @@ static int stop(struct supervisor *s)
 }
 
 int acp_supervise(struct acp_config *config, struct acp_actions **actions, const char *file, int listen_fd,
-                  bool unlink_socket)
+		  bool unlink_socket)
 {
 	struct supervisor s = {.config = config, .actions = actions, .file = file, .listen_fd = listen_fd};
 	static const int taken[] = {SIGTERM, SIGINT, SIGUSR1, SIGHUP, SIGCHLD, SIGALRM};

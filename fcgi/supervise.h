@@ -10,7 +10,7 @@
  * with an error is reported and the old one goes on. unlink_socket: the path is ours to remove at the end.
  * *config and *actions are replaced on reload. Returns the exit status. */
 int acp_supervise(struct acp_config *config, struct acp_actions **actions, const char *file, int listen_fd,
-                  bool unlink_socket);
+		  bool unlink_socket);
 
 /* Everything that can be wrong before a request comes, found before a request comes: settings that acp.fcgi cannot run
  * without, and the actions. The actions of actions_dir (acp_actions_free), or NULL with a sentence in why. */

@@ -93,7 +93,8 @@ static void reload(const struct acp_config *config, struct acp_live *live)
 {
 	char why[512];
 	if (!acp_log_open(config->log_format, config->log_level, config->log_file))
-		acp_log(ACP_LOG_ERROR, "log_file = %s: %s; still writing to the old one", config->log_file, strerror(errno));
+		acp_log(ACP_LOG_ERROR, "log_file = %s: %s; still writing to the old one", config->log_file,
+			strerror(errno));
 	if (!acp_live_reload(live, why, sizeof why))
 		acp_log(ACP_LOG_ERROR, "reload refused, the old actions stay: %s", why);
 	else if (*config->actions_dir)
@@ -140,7 +141,7 @@ static int start_threads(struct worker *worker, pthread_t *threads, int count)
 }
 
 static int serve_until_stopped(const struct acp_config *config, const struct acp_control_plane *plane,
-                               struct acp_live *live, int listen_fd, int count, const sigset_t *signals)
+			       struct acp_live *live, int listen_fd, int count, const sigset_t *signals)
 {
 	struct worker worker = {config, live, listen_fd, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
 	pthread_t *threads = calloc((size_t)count, sizeof *threads);
@@ -153,8 +154,9 @@ static int serve_until_stopped(const struct acp_config *config, const struct acp
 	if (write(worker.stop_fd, &one, sizeof one) < 0)
 		acp_log(ACP_LOG_ERROR, "stop: %s", strerror(errno));
 	if (!join_all(threads, count, config->shutdown_timeout)) {
-		acp_log(ACP_LOG_WARNING, "requests were still running after shutdown_timeout = %lld s; they are cut off",
-		        (long long)config->shutdown_timeout);
+		acp_log(ACP_LOG_WARNING,
+			"requests were still running after shutdown_timeout = %lld s; they are cut off",
+			(long long)config->shutdown_timeout);
 		_exit(1); /* their memory is in use: nothing can be released in order */
 	}
 	close(worker.stop_fd);

@@ -38,7 +38,9 @@ static void check_configuration(const struct ctl *ctl)
 {
 	const struct acp_config *config = &ctl->config;
 	say(*config->key_pepper != '\0', "key_pepper", "%s",
-	    *config->key_pepper ? "set" : "not set: put key_pepper_file = PATH into acp.conf; make one with: openssl rand -hex 32");
+	    *config->key_pepper
+		    ? "set"
+		    : "not set: put key_pepper_file = PATH into acp.conf; make one with: openssl rand -hex 32");
 	bool local = strstr(config->public_url, "//127.0.0.1") || strstr(config->public_url, "//localhost");
 	bool secure = strncmp(config->public_url, "https://", 8) == 0 || local;
 	say(secure, "public_url", "%s%s", config->public_url,
@@ -54,7 +56,9 @@ static void check_server(struct ctl *ctl)
 	const char *commit = json_object_get_string(ctl_value(rows, "synchronous_commit"));
 	say(!json_object_get_boolean(ctl_value(rows, "standby")), "PostgreSQL", "%s as %s%s",
 	    json_object_get_string(ctl_value(rows, "version")), json_object_get_string(ctl_value(rows, "role")),
-	    json_object_get_boolean(ctl_value(rows, "standby")) ? ": a standby; name the primary, or add target_session_attrs=read-write" : "");
+	    json_object_get_boolean(ctl_value(rows, "standby"))
+		    ? ": a standby; name the primary, or add target_session_attrs=read-write"
+		    : "");
 	bool durable = strcmp(fsync, "on") == 0 && strcmp(commit, "off") != 0;
 	say(durable, "durability", "fsync %s, synchronous_commit %s%s", fsync, commit,
 	    durable ? "" : ": an answered call may be lost in a crash; set both on");
@@ -76,7 +80,9 @@ static bool check_schema(struct ctl *ctl)
 	json_object_put(rows);
 	bool good = version >= ACP_SCHEMA_VERSION && breaking <= ACP_SCHEMA_VERSION;
 	say(good, "schema", "version %lld%s", (long long)version,
-	    good ? "" : version < ACP_SCHEMA_VERSION ? ": run acpctl migrate" : ": newer than this program, upgrade acp-fcgi");
+	    good                           ? ""
+	    : version < ACP_SCHEMA_VERSION ? ": run acpctl migrate"
+					   : ": newer than this program, upgrade acp-fcgi");
 	return good;
 }
 
@@ -85,9 +91,10 @@ static void check_tables(struct ctl *ctl)
 	struct json_object *rows = ctl_query(ctl, "audit rights", NULL);
 	if (rows) {
 		bool good = json_object_get_boolean(ctl_value(rows, "can_insert")) &&
-		            !json_object_get_boolean(ctl_value(rows, "can_change"));
-		say(good, "rights of acp_app", "%s", good ? "may append to audit_logs, not change it"
-		                                          : "wrong on audit_logs: run acpctl migrate as its owner");
+			    !json_object_get_boolean(ctl_value(rows, "can_change"));
+		say(good, "rights of acp_app", "%s",
+		    good ? "may append to audit_logs, not change it"
+			 : "wrong on audit_logs: run acpctl migrate as its owner");
 		json_object_put(rows);
 	}
 	rows = ctl_query(ctl, "partitions ahead", NULL);
@@ -113,9 +120,13 @@ static void check_clock(struct ctl *ctl)
 		return;
 	int64_t skew = json_object_get_int64(ctl_value(rows, "epoch")) - (int64_t)time(NULL);
 	int64_t offset = json_object_get_int64(ctl_value(rows, "offset_seconds"));
-	say(skew > -5 && skew < 5, "clock", "%s, database and this host differ by %lld s%s",
-	    json_object_get_string(ctl_value(rows, "now")), (long long)skew,
-	    skew > -5 && skew < 5 ? "" : ": run an NTP client on both");
+	say(skew > -5 &&
+			    skew<5, "clock", "%s, database and this host differ by %lld s%s",
+				    json_object_get_string(ctl_value(rows, "now")), (long long)skew, skew> -
+				    5 &&
+			    skew < 5
+		    ? ""
+		    : ": run an NTP client on both");
 	say(offset == 0, "clock offset", "%lld s%s", (long long)offset,
 	    offset == 0 ? "" : ": acp.clock_offset is for tests; ALTER DATABASE … RESET acp.clock_offset");
 	json_object_put(rows);
@@ -129,11 +140,13 @@ static void check_function(struct ctl *ctl, const struct acp_action *action)
 	if (!rows)
 		return;
 	if (json_object_array_length(rows) == 0)
-		say(false, action->name, "there is no function %s(uuid, jsonb, jsonb): create it", action->sql_function);
+		say(false, action->name, "there is no function %s(uuid, jsonb, jsonb): create it",
+		    action->sql_function);
 	else if (!json_object_get_boolean(ctl_value(rows, "gives_json")))
 		say(false, action->name, "%s must return jsonb, one value", action->sql_function);
 	else if (!json_object_get_boolean(ctl_value(rows, "app_may")))
-		say(false, action->name, "acp_app may not call %s: grant it USAGE on the schema and EXECUTE on the function",
+		say(false, action->name,
+		    "acp_app may not call %s: grant it USAGE on the schema and EXECUTE on the function",
 		    action->sql_function);
 	else
 		say(true, action->name, "%s", action->sql_function);
@@ -169,9 +182,13 @@ static int ask(const char *url, const char *path, char why[256])
 {
 	char whole[2048];
 	struct acp_outbound_reply reply;
-	const struct acp_outbound_request request = {.method = "GET", .url = whole, .connect_timeout_ms = 3000,
-	                                             .timeout_ms = 10000, .max_reply = 65536, .allow_private = true,
-	                                             .allow_http = true};
+	const struct acp_outbound_request request = {.method = "GET",
+						     .url = whole,
+						     .connect_timeout_ms = 3000,
+						     .timeout_ms = 10000,
+						     .max_reply = 65536,
+						     .allow_private = true,
+						     .allow_http = true};
 	snprintf(whole, sizeof whole, "%s%s", url, path);
 	int status = acp_outbound_send(&request, &reply) == ACP_OUTBOUND_REPLIED ? reply.status : -1;
 	snprintf(why, 256, "%s", reply.error);
@@ -205,7 +222,8 @@ int ctl_doctor(struct ctl *ctl)
 	check_configuration(ctl);
 	struct acp_actions *actions = check_actions(ctl);
 	struct json_object *rows = ctl_query(ctl, "server", NULL);
-	say(rows != NULL, "database", "%s", rows ? "reachable" : "not reachable: check database_url and that PostgreSQL runs");
+	say(rows != NULL, "database", "%s",
+	    rows ? "reachable" : "not reachable: check database_url and that PostgreSQL runs");
 	json_object_put(rows);
 	if (rows) {
 		check_server(ctl);
