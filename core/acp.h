@@ -10,6 +10,7 @@
 #include "status.h"
 
 struct acp_call;
+struct acp_upstream;
 
 /* What a handler leaves behind. */
 struct acp_result {
@@ -24,7 +25,7 @@ struct acp_result {
  * when it fails. */
 typedef enum acp_code acp_handler(struct acp_call *call, struct json_object *params, struct acp_result *result);
 
-/* ActionDef (contract section 3). All strings are static. */
+/* ActionDef (contract section 3). All strings live as long as the kernel that the action is registered in. */
 struct acp_action {
 	const char *name;          /* "domain.leadscoring.models.create" */
 	const char *scope;         /* "manage.domain" */
@@ -32,7 +33,8 @@ struct acp_action {
 	const char *params_schema; /* JSON Schema text of params; compiled when the program starts */
 	acp_handler *run;
 	const char *sql_function; /* for acp_run_sql: a function (tenant uuid, params jsonb, ctx jsonb) returns jsonb */
-	bool writes;              /* changes something: policies apply, and fail closed */
+	const struct acp_upstream *upstream; /* for acp_run_http (core/action_http.h) */
+	bool writes;                         /* changes something: policies apply, and fail closed */
 	bool supports_dry_run;
 	bool billable;
 	int rate_limit;      /* calls a minute and key, where fewer than usual; 0: the usual limit */
@@ -46,10 +48,13 @@ struct acp_pack {
 	const struct acp_action *actions;
 };
 
-/* The handler of actions whose work is one SQL function: acp.<sql_function>. */
+/* The handler of actions whose work is one SQL function: acp.<sql_function>, or one of the operator's: schema.name. */
 acp_handler acp_run_sql;
 
-/* Calls acp.<function>(tenant, params, ctx) in the call's transaction, which begins with the first such call.
+/* The handler of actions whose work an HTTP server of the operator's does. No transaction is open while it waits. */
+acp_handler acp_run_http;
+
+/* Calls acp.<function>(tenant, params, ctx), or <schema>.<function>(…) where a schema is named, in the call's transaction, which begins with the first such call.
  * On ACP_OK *data is its result, owned by the caller. A refusal by acp.fail() in SQL comes back as its code. */
 enum acp_code acp_call_sql(struct acp_call *call, const char *function, struct json_object *params,
 			   struct json_object **data) ACP_MUSTCHECK;

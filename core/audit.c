@@ -36,17 +36,27 @@ static bool add_address(struct json_object *event, const char *ip)
 	return acp_json_add_string(event, "ip_address", ip);
 }
 
-/* W3C trace context: 00-<32 hex>-<16 hex>-<2 hex>; the trace id of all zeros is not one. */
+static bool is_id(const char *hex, size_t len)
+{
+	return strspn(hex, "0123456789abcdef") >= len && strspn(hex, "0") < len;
+}
+
+/* W3C trace context: 00-<32 hex>-<16 hex>-<2 hex>; an id of all zeros is not one. */
+bool acp_audit_trace_id(const char *traceparent, char id[33])
+{
+	if (!traceparent || strlen(traceparent) != 55 || strncmp(traceparent, "00-", 3) != 0 ||
+	    traceparent[35] != '-' || traceparent[52] != '-' || !is_id(traceparent + 3, 32) ||
+	    !is_id(traceparent + 36, 16) || strspn(traceparent + 53, "0123456789abcdef") != 2)
+		return false;
+	memcpy(id, traceparent + 3, 32);
+	id[32] = '\0';
+	return true;
+}
+
 static bool add_trace_id(struct json_object *event, const char *traceparent)
 {
 	char id[33];
-	if (!traceparent || strlen(traceparent) != 55 || strncmp(traceparent, "00-", 3) != 0 || traceparent[35] != '-')
-		return true;
-	memcpy(id, traceparent + 3, 32);
-	id[32] = '\0';
-	if (strspn(id, "0123456789abcdef") != 32 || strspn(id, "0") == 32)
-		return true;
-	return acp_json_add_string(event, "trace_id", id);
+	return !acp_audit_trace_id(traceparent, id) || acp_json_add_string(event, "trace_id", id);
 }
 
 bool acp_audit_request_hash(const struct acp_kernel *kernel, struct json_object *envelope, char hex[ACP_SHA256_HEX])

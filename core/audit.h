@@ -11,6 +11,9 @@ struct acp_call;
  * caller. */
 struct json_object *acp_audit_event(const struct acp_call *call);
 
+/* The trace id of a valid W3C traceparent header (NULL: none). False: there is none to go by. */
+bool acp_audit_trace_id(const char *traceparent, char id[33]);
+
 /* request_hash of an envelope: hex SHA-256 of its canonical form with credentials redacted (contract section 3). */
 bool acp_audit_request_hash(const struct acp_kernel *kernel, struct json_object *envelope,
 			    char hex[ACP_SHA256_HEX]) ACP_MUSTCHECK;

@@ -30,6 +30,9 @@ struct acp_outbound_request {
 	bool keep_alive;    /* reuse a connection to the same host from this thread: only for hosts of the operator's */
 };
 
+/* A request is sent once at most, also where a kept connection turns out to be dead: what is worth another try is for
+ * the caller to decide. (GET and HEAD excepted, which libcurl repeats on a fresh connection.) */
+
 enum acp_outbound_result {
 	ACP_OUTBOUND_REPLIED, /* reply.status is an HTTP status, whatever it is */
 	ACP_OUTBOUND_REFUSED, /* not sent: URL, header or address not allowed */
@@ -48,6 +51,12 @@ bool acp_outbound_init(void) ACP_MUSTCHECK;
 
 enum acp_outbound_result acp_outbound_send(const struct acp_outbound_request *request,
 					   struct acp_outbound_reply *reply) ACP_MUSTCHECK;
+
+/* Can such a URL be asked at all? Else a sentence in why. Says nothing of where its name leads. */
+bool acp_outbound_url_ok(const char *url, bool allow_http, char *why, size_t why_size) ACP_MUSTCHECK;
+
+/* May a header have this name (a token of RFC 9110) and this value (no control characters)? */
+bool acp_outbound_header_ok(const char *name, const char *value) ACP_MUSTCHECK;
 
 /* Is the address (network byte order, 4 or 16 bytes) one of the public internet? Covers IPv4-mapped, NAT64 and 6to4. */
 bool acp_outbound_public(int family, const void *address);

@@ -112,7 +112,7 @@ struct acp_control_plane {
 	enum acp_code (*live_count)(void *self, const char *tenant_id, const char *resource, int64_t *count);
 
 	/* The call's transaction, for handlers that keep their data in the hub's database.
-	 * run: acp.<function>(tenant, params, ctx); refusal is filled when the function refused.
+	 * run: acp.<function>(tenant, params, ctx), or schema.function(…) where a schema is named; refusal is filled when the function refused.
 	 * A transaction ends by settle or rollback, and is gone after either. */
 	enum acp_code (*begin)(void *self, bool read_only, struct acp_tx **tx);
 	enum acp_code (*run)(struct acp_tx *tx, const char *function, const char *tenant_id, struct json_object *params,

@@ -9,7 +9,7 @@
 #include <sys/time.h>
 
 struct acp_exchange {
-	const struct acp_kernel *kernel;
+	const struct acp_config *config;
 	FCGX_Request fcgi;
 	struct acp_buf body; /* of the request; memory kept from one to the next */
 	struct acp_response response;
@@ -25,13 +25,13 @@ bool acp_exchange_init(void)
 	return FCGX_Init() == 0;
 }
 
-struct acp_exchange *acp_exchange_new(const struct acp_kernel *kernel)
+struct acp_exchange *acp_exchange_new(const struct acp_config *config)
 {
 	struct acp_exchange *exchange = calloc(1, sizeof *exchange);
 	if (!exchange)
 		return NULL;
-	exchange->kernel = kernel;
-	acp_buf_init(&exchange->body, (size_t)kernel->config->max_body_bytes);
+	exchange->config = config;
+	acp_buf_init(&exchange->body, (size_t)config->max_body_bytes);
 	acp_buf_init(&exchange->response.body, (size_t)64 << 20);
 	FCGX_InitRequest(&exchange->fcgi, -1, 0);
 	return exchange;
@@ -47,7 +47,7 @@ void acp_exchange_free(struct acp_exchange *exchange)
 /* libfcgi has no time-outs; the socket has. A web server that falls silent then costs a thread io_timeout seconds. */
 static void limit_waiting(const struct acp_exchange *exchange, int connection)
 {
-	const struct timeval limit = {.tv_sec = exchange->kernel->config->io_timeout};
+	const struct timeval limit = {.tv_sec = exchange->config->io_timeout};
 	setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
 	setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
 }
@@ -154,16 +154,16 @@ static void reset_response(struct acp_response *response)
 	*response = (struct acp_response){.body = body};
 }
 
-void acp_exchange_serve(struct acp_exchange *exchange, int connection)
+void acp_exchange_serve(struct acp_exchange *exchange, const struct acp_kernel *kernel, int connection)
 {
 	struct acp_http http;
 	if (!begin(exchange, connection))
 		return;
 	reset_response(&exchange->response);
-	acp_http_read(&http, exchange->fcgi.envp, exchange->kernel->config);
+	acp_http_read(&http, exchange->fcgi.envp, exchange->config);
 	read_body(exchange, &http.request);
 	http.request.started_us = acp_monotonic_us();
-	acp_paths_answer(exchange->kernel, &http, &exchange->response);
+	acp_paths_answer(kernel, &http, &exchange->response);
 	write_response(exchange, &http);
 	FCGX_Finish_r(&exchange->fcgi);
 	log_request(&http, &exchange->response);

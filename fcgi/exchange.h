@@ -10,10 +10,10 @@ bool acp_exchange_init(void) ACP_MUSTCHECK;
 
 /* What a thread keeps between requests. */
 struct acp_exchange;
-struct acp_exchange *acp_exchange_new(const struct acp_kernel *kernel) ACP_MUSTCHECK; /* NULL: memory is lacking */
+struct acp_exchange *acp_exchange_new(const struct acp_config *config) ACP_MUSTCHECK; /* NULL: memory is lacking */
 void acp_exchange_free(struct acp_exchange *exchange);
 
 /* Serves one connection and closes it. */
-void acp_exchange_serve(struct acp_exchange *exchange, int connection);
+void acp_exchange_serve(struct acp_exchange *exchange, const struct acp_kernel *kernel, int connection);
 
 #endif

@@ -5,8 +5,6 @@
 #include "version.h"
 #include "worker.h"
 
-#include "kernel.h"
-
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
@@ -52,18 +50,6 @@ static int read_options(int argc, char **argv, struct options *options)
 	return EXIT_USAGE_ERROR;
 }
 
-/* Everything that can be wrong before a request comes, found before a request comes. */
-static bool check_all(const struct acp_config *config, char *why, size_t why_size)
-{
-	struct acp_kernel probe;
-	const struct acp_control_plane no_plane = {0};
-	if (!acp_config_complete(config, why, why_size) ||
-	    !acp_kernel_init(&probe, config, &no_plane, acp_builtin_packs, why, why_size))
-		return false;
-	acp_kernel_release(&probe);
-	return true;
-}
-
 /* Signals are taken where the program waits for them, never in the middle of something; a file of key material must
  * not be left behind by a crash. */
 static void prepare_process(void)
@@ -89,7 +75,7 @@ static void fit_to_manager(struct acp_config *config)
 		config->workers = config->processes;
 }
 
-static int run(struct acp_config *config, const char *file)
+static int run(struct acp_config *config, struct acp_actions **actions, const char *file)
 {
 	char why[512];
 	enum acp_listen_kind kind;
@@ -107,8 +93,8 @@ static int run(struct acp_config *config, const char *file)
 	acp_log(ACP_LOG_INFO, "acp-fcgi " ACP_VERSION " starts: %lld workers in %lld processes",
 		(long long)config->workers, (long long)config->processes);
 	int status = kind == ACP_LISTEN_STDIN && config->processes == 1
-			     ? acp_worker_run(config, listen_fd, (int)config->workers)
-			     : acp_supervise(config, file, listen_fd, kind == ACP_LISTEN_OWN);
+			     ? acp_worker_run(config, *actions, listen_fd, (int)config->workers)
+			     : acp_supervise(config, actions, file, listen_fd, kind == ACP_LISTEN_OWN);
 	acp_log(ACP_LOG_INFO, "acp-fcgi stopped");
 	return status;
 }
@@ -118,6 +104,7 @@ int main(int argc, char **argv)
 	char why[1024];
 	struct options options = {0};
 	struct acp_config config;
+	struct acp_actions *actions = NULL;
 	int status = read_options(argc, argv, &options);
 	if (status >= 0)
 		return status;
@@ -128,7 +115,7 @@ int main(int argc, char **argv)
 	if (options.print) {
 		acp_config_print(&config, stdout);
 		status = 0;
-	} else if (!check_all(&config, why, sizeof why)) {
+	} else if (!(actions = acp_config_check(&config, why, sizeof why))) {
 		fprintf(stderr, "acp.fcgi: %s\n", why);
 		status = EXIT_CONFIG_ERROR;
 	} else if (options.check) {
@@ -136,8 +123,9 @@ int main(int argc, char **argv)
 		status = 0;
 	} else {
 		prepare_process();
-		status = run(&config, options.file);
+		status = run(&config, &actions, options.file);
 	}
+	acp_actions_free(actions);
 	acp_config_release(&config);
 	return status;
 }

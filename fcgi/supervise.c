@@ -18,6 +18,7 @@ enum { MAX_PROCESSES = 64 };
 
 struct supervisor {
 	struct acp_config *config;
+	struct acp_actions **actions; /* what the workers start with; read here once for all of them */
 	const char *file;
 	int listen_fd;
 	sigset_t signals;
@@ -26,7 +27,7 @@ struct supervisor {
 	pid_t leaving[4 * MAX_PROCESSES]; /* earlier generations that still finish requests */
 };
 
-bool acp_config_complete(const struct acp_config *config, char *why, size_t why_size)
+static bool is_complete(const struct acp_config *config, char *why, size_t why_size)
 {
 	char bad[64];
 	if (!*config->database_url)
@@ -42,6 +43,20 @@ bool acp_config_complete(const struct acp_config *config, char *why, size_t why_
 	else
 		return true;
 	return false;
+}
+
+struct acp_actions *acp_config_check(const struct acp_config *config, char *why, size_t why_size)
+{
+	struct acp_kernel probe;
+	const struct acp_control_plane no_plane = {0};
+	struct acp_actions *actions =
+		is_complete(config, why, why_size) ? acp_actions_load(config, why, why_size) : NULL;
+	if (actions && acp_kernel_init(&probe, config, &no_plane, acp_actions_packs(actions), why, why_size)) {
+		acp_kernel_release(&probe);
+		return actions;
+	}
+	acp_actions_free(actions);
+	return NULL;
 }
 
 static int process_count(const struct acp_config *config)
@@ -66,7 +81,7 @@ static void start_one(struct supervisor *s, int index)
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
 		if (getppid() != parent)
 			_exit(0);
-		exit(acp_worker_run(s->config, s->listen_fd, threads_of(s->config, index)));
+		exit(acp_worker_run(s->config, *s->actions, s->listen_fd, threads_of(s->config, index)));
 	}
 	if (pid < 0)
 		acp_log(ACP_LOG_ERROR, "fork: %s", strerror(errno));
@@ -151,21 +166,20 @@ static void reload(struct supervisor *s)
 {
 	char why[512];
 	struct acp_config fresh;
-	struct acp_kernel probe;
-	const struct acp_control_plane no_plane = {0};
 	if (!acp_config_load(&fresh, s->file, why, sizeof why)) {
 		acp_log(ACP_LOG_ERROR, "reload refused, the old configuration stays: %s", why);
 		return;
 	}
-	if (!acp_config_complete(&fresh, why, sizeof why) ||
-	    !acp_kernel_init(&probe, &fresh, &no_plane, acp_builtin_packs, why, sizeof why)) {
+	struct acp_actions *actions = acp_config_check(&fresh, why, sizeof why);
+	if (!actions) {
 		acp_log(ACP_LOG_ERROR, "reload refused, the old configuration stays: %s", why);
 		acp_config_release(&fresh);
 		return;
 	}
-	acp_kernel_release(&probe);
 	if (strcmp(fresh.listen, s->config->listen) != 0)
 		acp_log(ACP_LOG_WARNING, "listen = %s: a new socket needs a restart", fresh.listen);
+	acp_actions_free(*s->actions);
+	*s->actions = actions;
 	acp_config_release(s->config);
 	*s->config = fresh;
 	if (!acp_log_open(s->config->log_format, s->config->log_level, s->config->log_file))
@@ -192,9 +206,10 @@ static int stop(struct supervisor *s)
 	return acp_monotonic_us() < limit ? 0 : 1;
 }
 
-int acp_supervise(struct acp_config *config, const char *file, int listen_fd, bool unlink_socket)
+int acp_supervise(struct acp_config *config, struct acp_actions **actions, const char *file, int listen_fd,
+		  bool unlink_socket)
 {
-	struct supervisor s = {.config = config, .file = file, .listen_fd = listen_fd};
+	struct supervisor s = {.config = config, .actions = actions, .file = file, .listen_fd = listen_fd};
 	static const int taken[] = {SIGTERM, SIGINT, SIGUSR1, SIGHUP, SIGCHLD, SIGALRM};
 	sigemptyset(&s.signals);
 	for (size_t i = 0; i < ACP_COUNT(taken); i++)

@@ -6,7 +6,9 @@
 #include "worker.h"
 
 #include "exchange.h"
+#include "live.h"
 #include "log.h"
+#include "outbound.h"
 #include "pg_plane.h"
 
 #include <errno.h>
@@ -25,7 +27,8 @@
 enum { MAINTAIN_EVERY = 600 }; /* seconds */
 
 struct worker {
-	const struct acp_kernel *kernel;
+	const struct acp_config *config;
+	struct acp_live *live;
 	int listen_fd;
 	int stop_fd; /* readable from the stop on */
 };
@@ -52,7 +55,10 @@ static bool serve_one(const struct worker *worker, struct acp_exchange *exchange
 {
 	int connection = accept4(worker->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 	if (connection >= 0) {
-		acp_exchange_serve(exchange, connection);
+		struct acp_lease *lease;
+		const struct acp_kernel *kernel = acp_live_take(worker->live, &lease);
+		acp_exchange_serve(exchange, kernel, connection);
+		acp_live_give(worker->live, lease);
 		return true;
 	}
 	if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
@@ -66,7 +72,7 @@ static bool serve_one(const struct worker *worker, struct acp_exchange *exchange
 static void *serve(void *arg)
 {
 	const struct worker *worker = arg;
-	struct acp_exchange *exchange = acp_exchange_new(worker->kernel);
+	struct acp_exchange *exchange = acp_exchange_new(worker->config);
 	int epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (!exchange || epoll < 0 || !watch(epoll, worker->stop_fd, EPOLLIN) ||
 	    !(watch(epoll, worker->listen_fd, EPOLLIN | EPOLLEXCLUSIVE) || watch(epoll, worker->listen_fd, EPOLLIN))) {
@@ -83,24 +89,28 @@ static void *serve(void *arg)
 	return NULL;
 }
 
-static void reopen_log(const struct acp_config *config)
+static void reload(const struct acp_config *config, struct acp_live *live)
 {
+	char why[512];
 	if (!acp_log_open(config->log_format, config->log_level, config->log_file))
 		acp_log(ACP_LOG_ERROR, "log_file = %s: %s; still writing to the old one", config->log_file,
 			strerror(errno));
+	if (!acp_live_reload(live, why, sizeof why))
+		acp_log(ACP_LOG_ERROR, "reload refused, the old actions stay: %s", why);
+	else if (*config->actions_dir)
+		acp_log(ACP_LOG_INFO, "actions read again");
 }
 
 /* Takes signals, and does the upkeep between them, until told to stop. */
-static void wait_for_stop(const struct acp_kernel *kernel, const sigset_t *signals)
+static void wait_for_stop(const struct worker *worker, const struct acp_control_plane *plane, const sigset_t *signals)
 {
-	const struct acp_control_plane *plane = kernel->plane;
 	const struct timespec period = {.tv_sec = MAINTAIN_EVERY};
 	for (;;) {
 		if (plane->maintain)
 			plane->maintain(plane->self);
 		int got = sigtimedwait(signals, NULL, &period);
 		if (got == SIGHUP)
-			reopen_log(kernel->config);
+			reload(worker->config, worker->live);
 		else if (got > 0)
 			return;
 	}
@@ -130,22 +140,23 @@ static int start_threads(struct worker *worker, pthread_t *threads, int count)
 	return started;
 }
 
-static int serve_until_stopped(const struct acp_kernel *kernel, int listen_fd, int count, const sigset_t *signals)
+static int serve_until_stopped(const struct acp_config *config, const struct acp_control_plane *plane,
+			       struct acp_live *live, int listen_fd, int count, const sigset_t *signals)
 {
-	struct worker worker = {kernel, listen_fd, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+	struct worker worker = {config, live, listen_fd, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
 	pthread_t *threads = calloc((size_t)count, sizeof *threads);
 	if (!threads || worker.stop_fd < 0 || start_threads(&worker, threads, count) < count) {
 		acp_log(ACP_LOG_ERROR, "workers = %d: not enough memory or threads", count);
 		exit(1);
 	}
-	wait_for_stop(kernel, signals);
+	wait_for_stop(&worker, plane, signals);
 	const uint64_t one = 1;
 	if (write(worker.stop_fd, &one, sizeof one) < 0)
 		acp_log(ACP_LOG_ERROR, "stop: %s", strerror(errno));
-	if (!join_all(threads, count, kernel->config->shutdown_timeout)) {
+	if (!join_all(threads, count, config->shutdown_timeout)) {
 		acp_log(ACP_LOG_WARNING,
 			"requests were still running after shutdown_timeout = %lld s; they are cut off",
-			(long long)kernel->config->shutdown_timeout);
+			(long long)config->shutdown_timeout);
 		_exit(1); /* their memory is in use: nothing can be released in order */
 	}
 	close(worker.stop_fd);
@@ -155,25 +166,34 @@ static int serve_until_stopped(const struct acp_kernel *kernel, int listen_fd, i
 
 /* The installation's table of rate limits; its name follows from the pepper, so that two installations of one user on
  * one host do not share it, and tells nothing of it. */
-static bool open_limits(struct acp_kernel *kernel, char *why, size_t why_size)
+static bool open_limits(const struct acp_config *config, struct acp_ratelimit **limits, char *why, size_t why_size)
 {
 	static const char purpose[] = "acp-fcgi rate limit zone v1";
-	const char *pepper = kernel->config->key_pepper;
 	uint8_t mac[ACP_SHA256_LEN];
 	char zone[17];
-	if (!kernel->config->rate_limits)
+	*limits = NULL;
+	if (!config->rate_limits)
 		return true;
-	acp_hmac_sha256(pepper, strlen(pepper), purpose, sizeof purpose - 1, mac);
+	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), purpose, sizeof purpose - 1, mac);
 	acp_hex(mac, 8, zone);
-	kernel->limits = acp_ratelimit_open(zone, why, why_size);
-	return kernel->limits != NULL;
+	*limits = acp_ratelimit_open(zone, why, why_size);
+	return *limits != NULL;
 }
 
-int acp_worker_run(const struct acp_config *config, int listen_fd, int threads)
+static bool init_libraries(char *why, size_t why_size)
 {
-	char why[512];
+	if (acp_exchange_init() && acp_outbound_init())
+		return true;
+	snprintf(why, why_size, "libfcgi or libcurl cannot be used");
+	return false;
+}
+
+int acp_worker_run(const struct acp_config *config, const struct acp_actions *actions, int listen_fd, int threads)
+{
+	char why[512] = "out of memory";
 	sigset_t signals;
-	struct acp_kernel kernel;
+	struct acp_live *live = NULL;
+	struct acp_ratelimit *limits = NULL;
 	struct acp_control_plane plane;
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);
@@ -181,18 +201,15 @@ int acp_worker_run(const struct acp_config *config, int listen_fd, int threads)
 	sigaddset(&signals, SIGUSR1);
 	sigaddset(&signals, SIGHUP);
 	struct acp_pg_plane *pg = acp_pg_plane_new(config, &plane);
-	if (!pg || !acp_exchange_init() ||
-	    !acp_kernel_init(&kernel, config, &plane, acp_builtin_packs, why, sizeof why)) {
-		acp_log(ACP_LOG_ERROR, "start: %s", pg ? why : "out of memory");
-		return 1;
-	}
-	if (!open_limits(&kernel, why, sizeof why)) {
+	if (pg && init_libraries(why, sizeof why) && open_limits(config, &limits, why, sizeof why))
+		live = acp_live_new(config, &plane, limits, actions, why, sizeof why);
+	if (!live) {
 		acp_log(ACP_LOG_ERROR, "start: %s", why);
 		return 1;
 	}
-	int status = serve_until_stopped(&kernel, listen_fd, threads, &signals);
-	acp_ratelimit_close(kernel.limits);
-	acp_kernel_release(&kernel);
+	int status = serve_until_stopped(config, &plane, live, listen_fd, threads, &signals);
+	acp_live_free(live);
+	acp_ratelimit_close(limits);
 	acp_pg_plane_free(pg);
 	return status;
 }

@@ -15,6 +15,7 @@ struct acp_pg_plane {
 struct acp_tx {
 	struct acp_pg_plane *pg;
 	struct acp_db_conn *conn;
+	bool read_only;
 };
 
 /* Errors ------------------------------------------------------------------------------------------------------- */
@@ -30,8 +31,10 @@ static enum acp_code code_of(enum acp_db_status status, const struct acp_db_erro
 {
 	if (status == ACP_DB_OK)
 		return ACP_OK;
-	if (is_refusal(error))
-		return acp_code_of(error->hint);
+	if (is_refusal(error)) {
+		enum acp_code code = acp_code_of(error->hint);
+		return acp_code_outcome(code) == ACP_SUCCESS ? ACP_INTERNAL_ERROR : code; /* a refusal is no success */
+	}
 	acp_log(ACP_LOG_ERROR, "database: %s: %s%s%s", what, error->message, *error->sqlstate ? " SQLSTATE " : "",
 		error->sqlstate);
 	return status == ACP_DB_LOST ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
@@ -192,6 +195,7 @@ static enum acp_code begin(void *self, bool read_only, struct acp_tx **out)
 	if (!tx)
 		return ACP_INTERNAL_ERROR;
 	tx->pg = pg;
+	tx->read_only = read_only;
 	tx->conn = acp_db_take(pg->pool, &error);
 	if (!tx->conn) {
 		free(tx);
@@ -216,23 +220,43 @@ static void rollback(struct acp_tx *tx)
 	end_tx(tx);
 }
 
-/* Names of functions come from the action registry, never from a request; still, nothing else may get through. */
-static bool function_name_ok(const char *name)
+/* Length of the identifier at the start of a text; 0: there is none. */
+static size_t identifier(const char *text)
 {
-	size_t len = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_");
-	return len > 0 && len <= 63 && name[len] == '\0';
+	size_t len = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_");
+	return len <= 63 ? len : 0;
+}
+
+/* The function as SQL names it: acp.<name>, or "schema"."name". Names come from the action registry, never from a
+ * request; still, nothing but two identifiers may get through. */
+static bool function_name(const char *function, char out[160])
+{
+	size_t first = identifier(function);
+	const char *rest = function + first;
+	size_t second = *rest == '.' ? identifier(rest + 1) : 0;
+	if (first && !*rest)
+		snprintf(out, 160, "acp.%s", function);
+	else if (first && second && !rest[1 + second])
+		snprintf(out, 160, "\"%.*s\".\"%s\"", (int)first, function, rest + 1);
+	else
+		return false;
+	return true;
 }
 
 static enum acp_code run(struct acp_tx *tx, const char *function, const char *tenant_id, struct json_object *params,
 			 struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
 {
-	char sql[128];
+	char name[160];
+	char sql[256];
 	struct acp_db_error error;
-	if (!function_name_ok(function))
+	if (!function_name(function, name))
 		return ACP_INTERNAL_ERROR;
-	snprintf(sql, sizeof sql, "SELECT acp.%s($1, $2, $3)", function);
+	snprintf(sql, sizeof sql, "SELECT %s($1::uuid, $2::jsonb, $3::jsonb)", name);
 	const char *values[] = {tenant_id, event_text(params), event_text(ctx)};
 	enum acp_code code = fetch_json(tx->conn, NULL, sql, 3, values, data, &error, function);
+	/* Elsewhere that state tells of a standby, and that trying again helps. */
+	if (code == ACP_UNAVAILABLE && tx->read_only && strcmp(error.sqlstate, "25006") == 0)
+		code = ACP_INTERNAL_ERROR;
 	if (code != ACP_OK && is_refusal(&error)) {
 		snprintf(refusal->message, sizeof refusal->message, "%s", error.message);
 		snprintf(refusal->field, sizeof refusal->field, "%s", error.detail);

@@ -1,9 +1,9 @@
 /* doctor.c - acpctl migrate and acpctl doctor. */
 #include "acpctl.h"
 
+#include "actions_dir.h"
+#include "outbound.h"
 #include "pg_plane.h"
-
-#include <curl/curl.h>
 
 #include <stdarg.h>
 #include <time.h>
@@ -132,50 +132,85 @@ static void check_clock(struct ctl *ctl)
 	json_object_put(rows);
 }
 
-static size_t discard(char *bytes, size_t size, size_t count, void *arg)
+/* The function of an action of kind sql: there, of the right type, and acp.fcgi may call it. */
+static void check_function(struct ctl *ctl, const struct acp_action *action)
 {
-	(void)bytes;
-	(void)arg;
-	return size * count;
+	const char *values[] = {action->sql_function};
+	struct json_object *rows = ctl_query(ctl, "handler function", values);
+	if (!rows)
+		return;
+	if (json_object_array_length(rows) == 0)
+		say(false, action->name, "there is no function %s(uuid, jsonb, jsonb): create it",
+		    action->sql_function);
+	else if (!json_object_get_boolean(ctl_value(rows, "gives_json")))
+		say(false, action->name, "%s must return jsonb, one value", action->sql_function);
+	else if (!json_object_get_boolean(ctl_value(rows, "app_may")))
+		say(false, action->name,
+		    "acp_app may not call %s: grant it USAGE on the schema and EXECUTE on the function",
+		    action->sql_function);
+	else
+		say(true, action->name, "%s", action->sql_function);
+	json_object_put(rows);
+}
+
+/* NULL when there are none to check. */
+static struct acp_actions *check_actions(const struct ctl *ctl)
+{
+	char why[1024];
+	size_t count = 0;
+	if (!*ctl->config.actions_dir)
+		return NULL;
+	struct acp_actions *actions = acp_actions_load(&ctl->config, why, sizeof why);
+	while (actions && acp_actions_at(actions, count))
+		count++;
+	if (actions)
+		say(true, "actions_dir", "%zu action%s in %s", count, count == 1 ? "" : "s", ctl->config.actions_dir);
+	else
+		say(false, "actions_dir", "%s", why);
+	return actions;
+}
+
+static void check_functions(struct ctl *ctl, const struct acp_actions *actions)
+{
+	for (size_t i = 0; actions && acp_actions_at(actions, i); i++)
+		if (acp_actions_at(actions, i)->sql_function)
+			check_function(ctl, acp_actions_at(actions, i));
 }
 
 /* Status code of GET url + path, or -1 with the reason. */
-static long ask(const char *url, const char *path, char why[CURL_ERROR_SIZE])
+static int ask(const char *url, const char *path, char why[256])
 {
 	char whole[2048];
-	long status = -1;
-	CURL *curl = curl_easy_init();
+	struct acp_outbound_reply reply;
+	const struct acp_outbound_request request = {.method = "GET",
+						     .url = whole,
+						     .connect_timeout_ms = 3000,
+						     .timeout_ms = 10000,
+						     .max_reply = 65536,
+						     .allow_private = true,
+						     .allow_http = true};
 	snprintf(whole, sizeof whole, "%s%s", url, path);
-	snprintf(why, CURL_ERROR_SIZE, "out of memory");
-	if (!curl)
-		return -1;
-	curl_easy_setopt(curl, CURLOPT_URL, whole);
-	curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, why);
-	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, discard);
-	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-	curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, 3000L);
-	curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, 10000L);
-	if (curl_easy_perform(curl) == CURLE_OK)
-		curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-	curl_easy_cleanup(curl);
+	int status = acp_outbound_send(&request, &reply) == ACP_OUTBOUND_REPLIED ? reply.status : -1;
+	snprintf(why, 256, "%s", reply.error);
+	acp_buf_release(&reply.body);
 	return status;
 }
 
 /* From outside, as clients see it. */
 static void check_mount(const char *url)
 {
-	char why[CURL_ERROR_SIZE];
-	long status = ask(url, "/healthz", why);
+	char why[256];
+	int status = ask(url, "/healthz", why);
 	if (status == 200)
 		say(true, "GET /healthz", "200");
 	else if (status < 0)
 		say(false, "GET /healthz", "%s: is the web server up?", why);
 	else
-		say(false, "GET /healthz", "%ld: is this path mapped to acp.fcgi?", status);
+		say(false, "GET /healthz", "%d: is this path mapped to acp.fcgi?", status);
 	if (status != 200)
 		return;
 	status = ask(url, "/readyz", why);
-	say(status == 200, "GET /readyz", "%ld%s", status, status == 200 ? "" : ": the log of acp.fcgi says why");
+	say(status == 200, "GET /readyz", "%d%s", status, status == 200 ? "" : ": the log of acp.fcgi says why");
 }
 
 int ctl_doctor(struct ctl *ctl)
@@ -185,6 +220,7 @@ int ctl_doctor(struct ctl *ctl)
 		return ACPCTL_USAGE;
 	problems = 0;
 	check_configuration(ctl);
+	struct acp_actions *actions = check_actions(ctl);
 	struct json_object *rows = ctl_query(ctl, "server", NULL);
 	say(rows != NULL, "database", "%s",
 	    rows ? "reachable" : "not reachable: check database_url and that PostgreSQL runs");
@@ -194,8 +230,10 @@ int ctl_doctor(struct ctl *ctl)
 		if (check_schema(ctl)) {
 			check_tables(ctl);
 			check_clock(ctl);
+			check_functions(ctl, actions);
 		}
 	}
+	acp_actions_free(actions);
 	if (options[0].value)
 		check_mount(options[0].value);
 	printf(problems ? "%d problem%s\n" : "no problems\n", problems, problems == 1 ? "" : "s");

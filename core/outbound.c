@@ -1,0 +1,421 @@
+#include "outbound.h"
+
+#include "version.h"
+
+#include <arpa/inet.h>
+#include <curl/curl.h>
+#include <pthread.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Since 7.80 a request can be stopped between connection and sending. Without that hook a kept connection would be
+ * used unchecked, and libcurl would repeat a request on it: older versions connect afresh each time. */
+#define CAN_KEEP (LIBCURL_VERSION_NUM >= 0x075000)
+
+struct exchange {
+	const struct acp_outbound_request *request;
+	struct acp_outbound_reply *reply;
+	struct curl_slist *headers;
+	char curl_error[CURL_ERROR_SIZE];
+	char refused[INET6_ADDRSTRLEN]; /* the last address that was not allowed; "" = none */
+	bool opened;                    /* a socket to an allowed address was made */
+	bool begun;                     /* a connection stood, and sending began */
+	bool repeated;                  /* sending would have begun once more */
+	bool too_long;
+};
+
+/* Addresses ---------------------------------------------------------------------------------------------------- */
+
+struct network {
+	uint8_t bytes[4];
+	unsigned bits;
+};
+
+/* IANA's special-purpose addresses, and multicast. */
+static const struct network not_public_v4[] = {
+	{{0}, 8},         {{10}, 8},       {{100, 64}, 10},      {{127}, 8},
+	{{169, 254}, 16}, {{172, 16}, 12}, {{192, 0, 0}, 24},    {{192, 0, 2}, 24},
+	{{192, 168}, 16}, {{198, 18}, 15}, {{198, 51, 100}, 24}, {{203, 0, 113}, 24},
+	{{224}, 3},
+};
+
+/* Inside 2000::/3: protocol assignments with Teredo, documentation twice. */
+static const struct network not_public_v6[] = {
+	{{0x20, 0x01, 0x00}, 23},
+	{{0x20, 0x01, 0x0d, 0xb8}, 32},
+	{{0x3f, 0xff}, 20},
+};
+
+static uint32_t be32(const uint8_t *bytes)
+{
+	return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
+}
+
+static bool in_any(const uint8_t *address, const struct network *networks, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if ((be32(address) ^ be32(networks[i].bytes)) >> (32 - networks[i].bits) == 0)
+			return true;
+	return false;
+}
+
+static bool public_v4(const uint8_t *address)
+{
+	return !in_any(address, not_public_v4, ACP_COUNT(not_public_v4));
+}
+
+/* Public is what lies in 2000::/3, or carries a public IPv4 address to which a gateway would send it. */
+static bool public_v6(const uint8_t *address)
+{
+	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+	static const uint8_t nat64[12] = {0x00, 0x64, 0xff, 0x9b};
+	if (memcmp(address, mapped, sizeof mapped) == 0 || memcmp(address, nat64, sizeof nat64) == 0)
+		return public_v4(address + 12);
+	if (address[0] == 0x20 && address[1] == 0x02)
+		return public_v4(address + 2);
+	return address[0] >> 5 == 1 && !in_any(address, not_public_v6, ACP_COUNT(not_public_v6));
+}
+
+bool acp_outbound_public(int family, const void *address)
+{
+	if (family == AF_INET)
+		return public_v4(address);
+	return family == AF_INET6 && public_v6(address);
+}
+
+/* What is asked ------------------------------------------------------------------------------------------------- */
+
+static bool part_of(CURLU *parts, CURLUPart which, char out[64])
+{
+	char *text = NULL;
+	if (curl_url_get(parts, which, &text, 0) != CURLUE_OK)
+		return false;
+	snprintf(out, 64, "%s", text);
+	curl_free(text);
+	return true;
+}
+
+static const char *fault_of(CURLU *parts, const char *url, bool allow_http)
+{
+	char text[64];
+	for (const char *at = url; *at; at++)
+		if ((unsigned char)*at <= ' ' || *at == 0x7f)
+			return "the URL holds a space or a control character";
+	if (curl_url_set(parts, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) != CURLUE_OK)
+		return "the URL is malformed";
+	if (!part_of(parts, CURLUPART_SCHEME, text) ||
+	    (strcmp(text, "https") != 0 && !(allow_http && strcmp(text, "http") == 0)))
+		return allow_http ? "the URL must begin with https:// or http://" : "the URL must begin with https://";
+	if (!part_of(parts, CURLUPART_HOST, text) || !*text)
+		return "the URL names no host";
+	if (part_of(parts, CURLUPART_USER, text) || part_of(parts, CURLUPART_PASSWORD, text))
+		return "the URL must not hold a user or a password";
+	if (part_of(parts, CURLUPART_FRAGMENT, text))
+		return "the URL must not have a fragment";
+	return NULL;
+}
+
+bool acp_outbound_url_ok(const char *url, bool allow_http, char *why, size_t why_size)
+{
+	CURLU *parts = curl_url();
+	const char *fault = parts ? fault_of(parts, url, allow_http) : "out of memory";
+	curl_url_cleanup(parts);
+	if (fault)
+		snprintf(why, why_size, "%s", fault);
+	return !fault;
+}
+
+bool acp_outbound_header_ok(const char *name, const char *value)
+{
+	static const char token[] = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+	size_t len = strspn(name, token);
+	if (len == 0 || name[len])
+		return false;
+	for (; *value; value++)
+		if (((unsigned char)*value < ' ' && *value != '\t') || *value == 0x7f)
+			return false;
+	return true;
+}
+
+static bool method_ok(const char *method)
+{
+	size_t len = strspn(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
+	return len > 0 && len <= 20 && !method[len];
+}
+
+static bool has_header(const struct acp_outbound_request *request, const char *name)
+{
+	for (size_t i = 0; i < request->header_count; i++)
+		if (strcasecmp(request->headers[i].name, name) == 0)
+			return true;
+	return false;
+}
+
+static bool add_line(struct exchange *x, const char *format, const char *name, const char *value) ACP_PRINTF(2, 0);
+
+static bool add_line(struct exchange *x, const char *format, const char *name, const char *value)
+{
+	char line[8192];
+	int len = snprintf(line, sizeof line, format, name, value);
+	struct curl_slist *longer = len < (int)sizeof line ? curl_slist_append(x->headers, line) : NULL;
+	if (longer)
+		x->headers = longer;
+	return longer != NULL;
+}
+
+/* "Name:" takes a header away that libcurl would add, "Name;" sends an empty one. */
+static bool add_headers(struct exchange *x)
+{
+	const struct acp_outbound_request *request = x->request;
+	bool ok = add_line(x, "%s:%s", "Expect", "") &&
+		  (has_header(request, "Content-Type") || add_line(x, "%s:%s", "Content-Type", ""));
+	for (size_t i = 0; ok && i < request->header_count; i++) {
+		const char *value = request->headers[i].value + strspn(request->headers[i].value, " \t");
+		ok = add_line(x, *value ? "%s: %s" : "%s;%s", request->headers[i].name, value);
+	}
+	return ok;
+}
+
+/* Refuses what must not be sent, before anything is. */
+static bool check_request(const struct acp_outbound_request *request, struct acp_outbound_reply *reply)
+{
+	if (!acp_outbound_url_ok(request->url, request->allow_http, reply->error, sizeof reply->error))
+		return false;
+	if (!method_ok(request->method)) {
+		snprintf(reply->error, sizeof reply->error, "the method is not one");
+		return false;
+	}
+	for (size_t i = 0; i < request->header_count; i++) {
+		if (acp_outbound_header_ok(request->headers[i].name, request->headers[i].value))
+			continue;
+		snprintf(reply->error, sizeof reply->error, "header %zu has a character that headers may not have",
+			 i + 1);
+		return false;
+	}
+	return true;
+}
+
+/* What libcurl asks on the way ----------------------------------------------------------------------------------- */
+
+static bool address_allowed(struct exchange *x, int family, const void *address)
+{
+	if (x->request->allow_private || acp_outbound_public(family, address))
+		return true;
+	if (!inet_ntop(family, address, x->refused, sizeof x->refused))
+		snprintf(x->refused, sizeof x->refused, "of family %d", family);
+	return false;
+}
+
+/* The resolved address, at the moment when it is used. */
+static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *to)
+{
+	struct exchange *x = arg;
+	const void *address = &to->addr;
+	if (to->family == AF_INET)
+		address = &((const struct sockaddr_in *)(const void *)&to->addr)->sin_addr;
+	else if (to->family == AF_INET6)
+		address = &((const struct sockaddr_in6 *)(const void *)&to->addr)->sin6_addr;
+	else
+		return CURL_SOCKET_BAD;
+	if (purpose != CURLSOCKTYPE_IPCXN || !address_allowed(x, to->family, address))
+		return CURL_SOCKET_BAD;
+	x->opened = true;
+	return socket(to->family, to->socktype | SOCK_CLOEXEC, to->protocol);
+}
+
+#if CAN_KEEP
+/* Before each sending: a kept connection was opened under other rules perhaps, and a second sending is not ours to
+ * decide (libcurl repeats a request when a kept connection dies before the reply begins). */
+static int before_sending(void *arg, char *to, char *from, int to_port, int from_port)
+{
+	struct exchange *x = arg;
+	uint8_t address[16];
+	int family = strchr(to, ':') ? AF_INET6 : AF_INET;
+	const char *method = x->request->method;
+	(void)from;
+	(void)to_port;
+	(void)from_port;
+	if (inet_pton(family, to, address) != 1 || !address_allowed(x, family, address))
+		return CURL_PREREQFUNC_ABORT;
+	x->repeated = x->begun && strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0;
+	x->begun = true;
+	return x->repeated ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
+}
+#endif
+
+static size_t take_body(char *bytes, size_t size, size_t count, void *arg)
+{
+	struct exchange *x = arg;
+	size_t len = size * count;
+	acp_buf_add(&x->reply->body, bytes, len);
+	if (acp_buf_ok(&x->reply->body))
+		return len;
+	x->too_long = true;
+	return 0;
+}
+
+/* Setting up ----------------------------------------------------------------------------------------------------- */
+
+static void set_limits(CURL *curl, const struct acp_outbound_request *request)
+{
+#if LIBCURL_VERSION_NUM >= 0x075500
+	curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, request->allow_http ? "http,https" : "https");
+	curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS_STR, "https");
+#else
+	curl_easy_setopt(curl, CURLOPT_PROTOCOLS,
+			 request->allow_http ? CURLPROTO_HTTP | CURLPROTO_HTTPS : CURLPROTO_HTTPS);
+	curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS, CURLPROTO_HTTPS);
+#endif
+	curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 0L);
+	curl_easy_setopt(curl, CURLOPT_PROXY, "");
+	curl_easy_setopt(curl, CURLOPT_NETRC, (long)CURL_NETRC_IGNORED);
+	curl_easy_setopt(curl, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
+	curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+	curl_easy_setopt(curl, CURLOPT_HTTP09_ALLOWED, 0L);
+	curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, 1L);
+	curl_easy_setopt(curl, CURLOPT_SSL_VERIFYHOST, 2L);
+	curl_easy_setopt(curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+	curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, (long)request->connect_timeout_ms);
+	curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)request->timeout_ms);
+	/* Stops an announced long reply at once; take_body() counts, whatever was announced. */
+	curl_easy_setopt(curl, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)request->max_reply);
+}
+
+static void set_body(CURL *curl, const struct acp_outbound_request *request)
+{
+	if (request->body || strcmp(request->method, "POST") == 0) {
+		curl_easy_setopt(curl, CURLOPT_POSTFIELDS, request->body ? request->body : "");
+		curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE,
+				 (curl_off_t)(request->body ? request->body_len : 0));
+	} else if (strcmp(request->method, "HEAD") == 0) {
+		curl_easy_setopt(curl, CURLOPT_NOBODY, 1L);
+	}
+	curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, request->method);
+}
+
+static void set_hooks(CURL *curl, struct exchange *x)
+{
+	curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, x->curl_error);
+	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, take_body);
+	curl_easy_setopt(curl, CURLOPT_WRITEDATA, x);
+	curl_easy_setopt(curl, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+	curl_easy_setopt(curl, CURLOPT_OPENSOCKETDATA, x);
+#if CAN_KEEP
+	curl_easy_setopt(curl, CURLOPT_PREREQFUNCTION, before_sending);
+	curl_easy_setopt(curl, CURLOPT_PREREQDATA, x);
+#endif
+}
+
+/* The handle that a thread keeps, with its connections. */
+static pthread_key_t kept_key;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static bool usable;
+
+static void free_kept(void *curl)
+{
+	curl_easy_cleanup(curl);
+}
+
+static void init_once(void)
+{
+	usable = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK && pthread_key_create(&kept_key, free_kept) == 0;
+}
+
+bool acp_outbound_init(void)
+{
+	return pthread_once(&once, init_once) == 0 && usable;
+}
+
+static bool keeps(const struct acp_outbound_request *request)
+{
+	return CAN_KEEP && request->keep_alive;
+}
+
+static CURL *take_handle(const struct acp_outbound_request *request)
+{
+	if (!keeps(request))
+		return curl_easy_init();
+	CURL *curl = pthread_getspecific(kept_key);
+	if (curl) {
+		curl_easy_reset(curl); /* its connections stay */
+		return curl;
+	}
+	curl = curl_easy_init();
+	if (curl && pthread_setspecific(kept_key, curl) != 0) {
+		curl_easy_cleanup(curl);
+		return NULL;
+	}
+	return curl;
+}
+
+/* Sending -------------------------------------------------------------------------------------------------------- */
+
+static bool was_sent(CURL *curl, const struct exchange *x)
+{
+	long sent = 0;
+	return x->repeated || (curl_easy_getinfo(curl, CURLINFO_REQUEST_SIZE, &sent) == CURLE_OK && sent > 0);
+}
+
+static enum acp_outbound_result judge(CURL *curl, CURLcode code, struct exchange *x)
+{
+	struct acp_outbound_reply *reply = x->reply;
+	long status = 0;
+	if (code == CURLE_OK && curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK && status > 0) {
+		reply->status = (int)status;
+		return ACP_OUTBOUND_REPLIED;
+	}
+	if (x->too_long || code == CURLE_FILESIZE_EXCEEDED)
+		snprintf(reply->error, sizeof reply->error, "the reply is longer than %zu bytes",
+			 x->request->max_reply);
+	else if (x->repeated)
+		snprintf(reply->error, sizeof reply->error, "the connection was closed before a reply came");
+	else if (*x->refused && !x->opened)
+		snprintf(reply->error, sizeof reply->error, "the address %s is not one of the public internet",
+			 x->refused);
+	else
+		snprintf(reply->error, sizeof reply->error, "%s",
+			 *x->curl_error ? x->curl_error : curl_easy_strerror(code));
+	if (was_sent(curl, x))
+		return ACP_OUTBOUND_UNKNOWN;
+	return *x->refused && !x->opened ? ACP_OUTBOUND_REFUSED : ACP_OUTBOUND_FAILED;
+}
+
+static enum acp_outbound_result perform(CURL *curl, struct exchange *x)
+{
+	curl_easy_setopt(curl, CURLOPT_URL, x->request->url);
+	curl_easy_setopt(curl, CURLOPT_USERAGENT, "acp-fcgi/" ACP_VERSION);
+	curl_easy_setopt(curl, CURLOPT_HTTPHEADER, x->headers);
+	set_limits(curl, x->request);
+	set_body(curl, x->request);
+	set_hooks(curl, x);
+	if (!keeps(x->request)) {
+		curl_easy_setopt(curl, CURLOPT_FRESH_CONNECT, 1L);
+		curl_easy_setopt(curl, CURLOPT_FORBID_REUSE, 1L);
+	}
+	enum acp_outbound_result result = judge(curl, curl_easy_perform(curl), x);
+	/* What a kept handle still points at is about to go. */
+	if (keeps(x->request))
+		curl_easy_reset(curl);
+	else
+		curl_easy_cleanup(curl);
+	return result;
+}
+
+enum acp_outbound_result acp_outbound_send(const struct acp_outbound_request *request, struct acp_outbound_reply *reply)
+{
+	struct exchange x = {.request = request, .reply = reply};
+	*reply = (struct acp_outbound_reply){0};
+	acp_buf_init(&reply->body, request->max_reply);
+	if (!check_request(request, reply))
+		return ACP_OUTBOUND_REFUSED;
+	CURL *curl = acp_outbound_init() && add_headers(&x) ? take_handle(request) : NULL;
+	enum acp_outbound_result result = ACP_OUTBOUND_FAILED;
+	if (curl)
+		result = perform(curl, &x);
+	else
+		snprintf(reply->error, sizeof reply->error, "libcurl cannot be used, or memory is lacking");
+	curl_slist_free_all(x.headers);
+	return result;
+}

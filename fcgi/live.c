@@ -1,0 +1,97 @@
+#include "live.h"
+
+#include <pthread.h>
+
+struct acp_lease {
+	struct acp_kernel kernel;
+	struct acp_actions *own; /* freed with it; NULL: the actions are somebody else's */
+	unsigned holders;        /* requests, and one for being in force */
+};
+
+struct acp_live {
+	pthread_mutex_t lock;
+	struct acp_lease *current;
+};
+
+/* Takes own over, also when it fails. */
+static struct acp_lease *make(const struct acp_config *config, const struct acp_control_plane *plane,
+			      struct acp_ratelimit *limits, const struct acp_actions *actions, struct acp_actions *own,
+			      char *why, size_t why_size)
+{
+	struct acp_lease *made = calloc(1, sizeof *made);
+	if (made && acp_kernel_init(&made->kernel, config, plane, acp_actions_packs(actions), why, why_size)) {
+		made->kernel.limits = limits;
+		made->own = own;
+		made->holders = 1;
+		return made;
+	}
+	if (!made)
+		snprintf(why, why_size, "out of memory");
+	acp_actions_free(own);
+	free(made);
+	return NULL;
+}
+
+struct acp_live *acp_live_new(const struct acp_config *config, const struct acp_control_plane *plane,
+			      struct acp_ratelimit *limits, const struct acp_actions *actions, char *why,
+			      size_t why_size)
+{
+	struct acp_live *live = calloc(1, sizeof *live);
+	struct acp_lease *first = make(config, plane, limits, actions, NULL, why, why_size);
+	if (live && first) {
+		pthread_mutex_init(&live->lock, NULL);
+		live->current = first;
+		return live;
+	}
+	if (first) {
+		acp_kernel_release(&first->kernel);
+		free(first);
+		snprintf(why, why_size, "out of memory");
+	}
+	free(live);
+	return NULL;
+}
+
+const struct acp_kernel *acp_live_take(struct acp_live *live, struct acp_lease **lease)
+{
+	pthread_mutex_lock(&live->lock);
+	*lease = live->current;
+	(*lease)->holders++;
+	pthread_mutex_unlock(&live->lock);
+	return &(*lease)->kernel;
+}
+
+void acp_live_give(struct acp_live *live, struct acp_lease *lease)
+{
+	pthread_mutex_lock(&live->lock);
+	bool last = --lease->holders == 0;
+	pthread_mutex_unlock(&live->lock);
+	if (!last)
+		return;
+	acp_kernel_release(&lease->kernel);
+	acp_actions_free(lease->own);
+	free(lease);
+}
+
+bool acp_live_reload(struct acp_live *live, char *why, size_t why_size)
+{
+	const struct acp_kernel *old = &live->current->kernel; /* nobody else replaces it */
+	struct acp_actions *actions = acp_actions_load(old->config, why, why_size);
+	struct acp_lease *fresh =
+		actions ? make(old->config, old->plane, old->limits, actions, actions, why, why_size) : NULL;
+	if (!fresh)
+		return false;
+	pthread_mutex_lock(&live->lock);
+	struct acp_lease *before = live->current;
+	live->current = fresh;
+	pthread_mutex_unlock(&live->lock);
+	acp_live_give(live, before);
+	return true;
+}
+
+void acp_live_free(struct acp_live *live)
+{
+	acp_live_give(live, live->current);
+	pthread_mutex_destroy(&live->lock);
+	free(live);
+}

@@ -1,0 +1,23 @@
+/* live.h - the kernel in force in this process: requests take it, a reload puts another one in its place, and the old
+ * one goes when the last request that took it has ended. */
+#ifndef ACP_LIVE_H
+#define ACP_LIVE_H
+
+#include "actions_dir.h"
+
+struct acp_live;
+struct acp_lease; /* one request's hold on a kernel */
+
+/* The first kernel, with these actions (which stay the caller's). NULL with a sentence in why. limits may be NULL. */
+struct acp_live *acp_live_new(const struct acp_config *config, const struct acp_control_plane *plane,
+			      struct acp_ratelimit *limits, const struct acp_actions *actions, char *why,
+			      size_t why_size) ACP_MUSTCHECK;
+void acp_live_free(struct acp_live *live); /* no request may hold a kernel */
+
+const struct acp_kernel *acp_live_take(struct acp_live *live, struct acp_lease **lease);
+void acp_live_give(struct acp_live *live, struct acp_lease *lease);
+
+/* Reads actions_dir again. False with the reason in why: then the old kernel stays. */
+bool acp_live_reload(struct acp_live *live, char *why, size_t why_size) ACP_MUSTCHECK;
+
+#endif

@@ -1,0 +1,528 @@
+"""Actions without C: contract 3 (actions.d, kinds sql and http), issue (reload on SIGHUP, two shipped examples)."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from client import LEAKS, refused, succeeded
+from database import clean_environment
+from fcgi import Responder
+from harness import check, equal, parallel, until
+from stack import children
+
+EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "deploy", "examples")
+VERSION = b'{"action":"meta.version"}'
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+SEARCH = "demo.contacts.search"
+COUNT = "demo.text.wordcount"
+
+
+def example(*path):
+    with open(os.path.join(EXAMPLES, *path), encoding="utf-8") as file:
+        return file.read()
+
+
+# A responder with a folder of actions ---------------------------------------------------------------------------------
+
+class Folder:
+    """actions_dir of a test; a context manager."""
+
+    def __init__(self, **files):
+        self.dir = tempfile.TemporaryDirectory(prefix="acp-e2e-")
+        self.path = self.dir.name
+        for name, content in files.items():
+            self.put(name, content)
+
+    def put(self, name, content):
+        """content: text, or what becomes JSON."""
+        text = content if isinstance(content, str) else json.dumps(content, indent=1)
+        path = os.path.join(self.path, name + ".json")
+        with open(path + "~", "w", encoding="utf-8") as file:
+            file.write(text)
+        os.rename(path + "~", path)
+        return path
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.dir.cleanup()
+
+
+class HandedOver(Responder):
+    """One process that got its socket as file descriptor 0, as mod_fcgid starts it."""
+
+    def __enter__(self):
+        self.write_config(listen=None, processes=None)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self.socket)
+            listener.listen(64)
+            self.process = subprocess.Popen([os.path.join(self._stack.sbin, "acp.fcgi"), "--config", self.config],
+                                            stdin=listener, env=clean_environment())
+        return self
+
+
+def call(responder, key, action, params=None, headers=(), **members):
+    body = json.dumps({"action": action, "params": params or {}, **members}).encode()
+    sent = {"Content-Type": "application/json", "X-API-Key": key, **dict(headers)}
+    reply = responder.ask("POST", "/api/manage", body, sent)
+    check(not LEAKS.search(reply.body.decode()), "a reply that shows what it must not\n%s" % reply)
+    return reply
+
+
+def action(name, handler, **members):
+    return {"name": name, "description": "Of a test.", "scope": "manage.domain", "params_schema": {"type": "object"},
+            "handler": handler, **members}
+
+
+def names(responder, key):
+    return {entry["name"]: entry for entry in succeeded(call(responder, key, "meta.actions")).data["actions"]}
+
+
+def none_billed(bench, tenant):
+    equal(bench.tenant_rows(tenant, "billable"), 0, "billable rows")
+    equal(bench.usage(tenant.key)["calls_used"], 0, "calls_used")
+
+
+# An upstream of the test's own ----------------------------------------------------------------------------------------
+
+class Upstream:
+    """Answers what the test set, and remembers what it was asked; a context manager."""
+
+    def __init__(self):
+        self.status, self.body, self.headers, self.wait = 200, b'{"data":1}', {}, 0
+        self.seen = []
+
+    def __enter__(self):
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None  # a client that gives up is no error here
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = "http://127.0.0.1:%d/do" % self.server.server_port
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def _handler(upstream):
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                upstream.seen.append((self.path, dict(self.headers), json.loads(body)))
+                time.sleep(upstream.wait)
+                with contextlib.suppress(OSError):
+                    self.send_response(upstream.status)
+                    for name, value in {"Content-Length": len(upstream.body), **upstream.headers}.items():
+                        self.send_header(name, str(value))
+                    self.end_headers()
+                    self.wfile.write(upstream.body)
+
+            def log_message(self, *_):
+                pass
+
+        return Handler
+
+    def says(self, status, document, **headers):
+        self.status, self.headers = status, headers
+        self.body = document if isinstance(document, bytes) else json.dumps(document).encode()
+
+    def handler(self, **members):
+        return {"kind": "http", "url": self.url, "allow_private": True, "allow_http": True, **members}
+
+
+@contextlib.contextmanager
+def behind(bench, upstream, settings=None, handler=None, **members):
+    """A responder whose action e2e.http asks the upstream."""
+    with Folder(http=action("e2e.http", upstream.handler(**(handler or {})), **members)) as folder:
+        with Responder(bench.stack, actions_dir=folder.path, **(settings or {})) as responder:
+            yield responder
+
+
+# Kind sql -------------------------------------------------------------------------------------------------------------
+
+FUNCTIONS = """
+create schema e2e_sql;
+create table e2e_sql.notes (tenant_id uuid, request_id uuid, note text);
+create function e2e_sql.write(t uuid, p jsonb, c jsonb) returns jsonb language plpgsql as $$
+begin
+	if (c->>'dry_run')::boolean and p->>'then' is null then
+		return acp.impact(p_creates => jsonb_build_array(p->'note'));
+	end if;
+	insert into e2e_sql.notes values (t, (c->>'request_id')::uuid, p->>'note');
+	if p->>'then' = 'fail' then
+		perform acp.fail('NOT_FOUND', 'there is no such note', '/params/note');
+	elsif p->>'then' = 'success' then
+		perform acp.fail('IDEMPOTENT_REPLAY', 'no success');
+	elsif p->>'then' = 'raise' then
+		raise exception 'secret detail of e2e_sql.notes in /var/lib';
+	end if;
+	perform acp.report('{"resource_type":"note"}', 7);
+	return to_jsonb(t);
+end $$;
+grant usage on schema e2e_sql to acp_app;
+grant insert on e2e_sql.notes to acp_app;
+"""
+
+
+@contextlib.contextmanager
+def schema(bench, name, script):
+    """What the script makes, until the end."""
+    bench.db.execute(script)
+    try:
+        yield
+    finally:
+        bench.db.execute("drop schema %s cascade" % name)
+
+
+@contextlib.contextmanager
+def sql_responder(bench):
+    one = action("e2e.sql", {"kind": "sql", "function": "e2e_sql.write"}, supports_dry_run=True, billing_unit="sec")
+    with schema(bench, "e2e_sql", FUNCTIONS), Folder(sql=one) as folder:
+        with Responder(bench.stack, actions_dir=folder.path) as responder:
+            yield responder
+
+
+def test_sql_example(bench):
+    """Issue: the shipped sql example works, is listed like any other action, and is billed by the row found."""
+    tenant = bench.onboard()
+    with schema(bench, "demo", example("sql", "contacts.sql")), Folder() as folder:
+        folder.put("contacts", example("actions.d", "contacts.json"))
+        with Responder(bench.stack, actions_dir=folder.path) as responder:
+            reply = succeeded(call(responder, tenant.key, SEARCH, {"query": "north"}))
+            equal([row["contact_id"] for row in reply.data["contacts"]], [1, 2], "contacts")
+            row = bench.audit(reply, status="success", action=SEARCH, pack="demo.contacts", billable=True,
+                              billing_unit="row", billing_quantity=2)
+            equal(row["result_meta"], {"resource_type": "contact", "count": 2}, "result_meta")
+            refused(call(responder, tenant.key, SEARCH, {"query": " "}), 400, "VALIDATION_ERROR", "/params/query")
+            refused(call(responder, tenant.key, SEARCH, {"query": 5}), 400, "VALIDATION_ERROR", "/params/query")
+            listed = names(responder, tenant.key)[SEARCH]
+            equal((listed["billable"], listed["billing_unit"], listed["scope"]), (True, "row", "manage.domain"), "def")
+            equal(listed["params_schema"], json.loads(example("actions.d", "contacts.json"))["params_schema"], "schema")
+    equal(bench.usage(tenant.key)["calls_used"], 1, "calls_used")
+
+
+def test_sql_is_in_the_calls_transaction(bench):
+    """Contract 3: the function runs in the call's transaction: effect and row together; a failure leaves nothing."""
+    tenant = bench.onboard()
+    notes = lambda: bench.db.value("select count(*) from e2e_sql.notes")
+    with sql_responder(bench) as responder:
+        reply = succeeded(call(responder, tenant.key, "e2e.sql", {"note": "a"}))
+        equal((reply.data, notes()), (tenant.id, 1), "data and notes")
+        bench.audit(reply, billing_unit="sec", billing_quantity=7, result_meta={"resource_type": "note"})
+        for then, status, code in (("fail", 404, "NOT_FOUND"), ("raise", 500, "INTERNAL_ERROR"),
+                                   ("success", 500, "INTERNAL_ERROR")):
+            reply = refused(call(responder, tenant.key, "e2e.sql", {"note": "b", "then": then}), status, code)
+            bench.audit(reply, status="error", billable=False, error_code=code)
+        check("secret detail" in responder.read_log(), "the log says what it was")
+        equal(notes(), 1, "notes after failures")
+    equal(bench.usage(tenant.key)["calls_used"], 1, "calls_used")
+
+
+def test_sql_dry_run(bench):
+    """Contract 3: a dry run of an sql action persists nothing, even where its function writes."""
+    tenant = bench.onboard()
+    with sql_responder(bench) as responder:
+        reply = succeeded(call(responder, tenant.key, "e2e.sql", {"note": "a"}, dry_run=True))
+        equal(reply.data["creates"], ["a"], "creates")
+        refused(call(responder, tenant.key, "e2e.sql", {"note": "a", "then": ""}, dry_run=True), 500, "INTERNAL_ERROR")
+        equal(bench.db.value("select count(*) from e2e_sql.notes"), 0, "notes")
+    none_billed(bench, tenant)
+
+
+HALF_READY = """
+create schema e2e_doctor;
+create function e2e_doctor.good(uuid, jsonb, jsonb) returns jsonb language sql as 'select null::jsonb';
+create function e2e_doctor.text(uuid, jsonb, jsonb) returns text language sql as 'select null::text';
+revoke execute on function e2e_doctor.good(uuid, jsonb, jsonb) from public;
+"""
+
+
+def test_doctor_names_missing_functions(bench):
+    """acpctl doctor says which sql action has no function, one that is no good, or one that may not be called."""
+    files = {name: action("e2e." + name, {"kind": "sql", "function": "e2e_doctor." + name})
+             for name in ("good", "text", "missing")}
+    with schema(bench, "e2e_doctor", HALF_READY), Folder(**files) as folder:
+        doctor = lambda: bench.stack.program("acpctl", "doctor", environment={"ACP_ACTIONS_DIR": folder.path}).stdout
+        found = doctor()
+        for words in (r"WRONG +e2e\.missing +there is no function e2e_doctor\.missing\(uuid, jsonb, jsonb\)",
+                      r"WRONG +e2e\.text +.*must return jsonb", r"WRONG +e2e\.good +acp_app may not call"):
+            check(re.search(words, found), "%s is not in\n%s" % (words, found))
+        bench.db.execute("grant usage on schema e2e_doctor to acp_app;"
+                         "grant execute on all functions in schema e2e_doctor to acp_app")
+        check(re.search(r"ok +e2e\.good", doctor()), "after the grant")
+        folder.put("broken", "{\n]")
+        check(re.search(r"WRONG +actions_dir +.*broken\.json:2: ", doctor()), "a broken file")
+
+
+# Kind http ------------------------------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def shipped_upstream():
+    """deploy/examples/upstream.py on a port of its own; gives its URL."""
+    process = subprocess.Popen([sys.executable, os.path.join(EXAMPLES, "upstream.py"), "0"], stdout=subprocess.PIPE,
+                               text=True)
+    try:
+        yield re.search(r"http://\S+", process.stdout.readline()).group()
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
+
+
+def test_http_example(bench):
+    """Issue: the shipped http example works: its upstream reports the quantity, billed by the word; replays are not."""
+    tenant = bench.onboard()
+    text = {"text": "the cat and the hat"}
+    with shipped_upstream() as url, Folder() as folder:
+        folder.put("count", example("actions.d", "wordcount.json").replace("http://127.0.0.1:8765", url))
+        with Responder(bench.stack, actions_dir=folder.path) as responder:
+            reply = succeeded(call(responder, tenant.key, COUNT, text, idempotency_key="k"))
+            equal(reply.data, {"words": 5, "distinct": 4}, "data")
+            bench.audit(reply, pack="demo.text", billable=True, billing_unit="token", billing_quantity=5,
+                        result_meta={"resource_type": "text", "count": 5})
+            again = succeeded(call(responder, tenant.key, COUNT, text, idempotency_key="k"))
+            equal((again.data, again.code), (reply.data, "IDEMPOTENT_REPLAY"), "replay")
+            bench.audit(again, billable=False)
+            dry = succeeded(call(responder, tenant.key, COUNT, text, dry_run=True))
+            check("creates" in dry.data and "estimated_cost" in dry.data, "the impact\n%s" % dry)
+            bench.audit(dry, billable=False, dry_run=True, billing_quantity=5)
+    equal(bench.usage(tenant.key)["calls_used"], 1, "calls_used")
+
+
+def test_http_request(bench):
+    """Contract 3: what the upstream gets: the call, request id, idempotency key (else the event's id), a valid trace."""
+    tenant = bench.onboard()
+    with Upstream() as upstream, behind(bench, upstream, supports_dry_run=True,
+                                        handler={"headers": {"X-Own": "1"}}) as responder:
+        reply = succeeded(call(responder, tenant.key, "e2e.http", {"n": 2.50, "ä": [None]}, {"traceparent": TRACE},
+                               idempotency_key="key-1"))
+        path, headers, body = upstream.seen[0]
+        equal(body, {"action": "e2e.http", "params": {"n": 2.5, "ä": [None]}, "dry_run": False, "tenant_id": tenant.id,
+                     "request_id": reply.request_id, "idempotency_key": "key-1"}, "body")
+        wanted = {"Content-Type": "application/json", "X-Request-Id": reply.request_id, "Idempotency-Key": "key-1",
+                  "traceparent": TRACE, "X-Own": "1"}
+        equal((path, {name: headers.get(name) for name in wanted}), ("/do", wanted), "path and headers")
+        check(tenant.key not in json.dumps(headers), "the API key went to the upstream")
+        reply = succeeded(call(responder, tenant.key, "e2e.http", {}, {"traceparent": TRACE[:-1] + "x"}))
+        _, headers, body = upstream.seen[1]
+        equal((headers["Idempotency-Key"], body["idempotency_key"]), (bench.audit(reply)["event_id"], None), "no key")
+        check("traceparent" not in headers, "an invalid trace")
+        succeeded(call(responder, tenant.key, "e2e.http", idempotency_key="a\r\nX-Evil: ä"))
+        _, headers, body = upstream.seen[2]
+        check(re.fullmatch("[0-9a-f]{64}", headers["Idempotency-Key"]) and "X-Evil" not in headers, "%r" % headers)
+        equal(body["idempotency_key"], "a\r\nX-Evil: ä", "the key in the body")
+        succeeded(call(responder, tenant.key, "e2e.http", idempotency_key="key-2", dry_run=True))
+        _, headers, body = upstream.seen[3]
+        equal((body["dry_run"], body["idempotency_key"]), (True, None), "dry run")
+        check(headers["Idempotency-Key"] != "key-2", "a dry run under the key of the call that it rehearses")
+
+
+SECRET = "Bearer abcdefghijklmnop"
+# What the upstream says -> data and quantity.
+GOOD_REPLIES = [({"data": None}, None, 1), ({"data": [1], "quantity": 0}, [1], 0), ([1, 2], [1, 2], 1), (None, None, 1),
+                ({"a": 1, "quantity": 9}, {"a": 1, "quantity": 9}, 1),
+                ({"data": {}, "result_meta": {"token": "x", "note": SECRET}}, {}, 1)]
+BAD_REPLIES = [(500, {}, "UPSTREAM_FAILED"), (503, b"", "UPSTREAM_FAILED"), (409, {}, "UPSTREAM_FAILED"),
+               (401, {}, "UPSTREAM_FAILED"), (302, b"", "UPSTREAM_FAILED"), (200, b"", "UPSTREAM_FAILED"),
+               (200, b"{", "UPSTREAM_FAILED"), (200, b'{"a":1,"a":2}', "UPSTREAM_FAILED"),
+               (200, {"data": 1, "quantity": -1}, "UPSTREAM_FAILED"),
+               (200, {"data": 1, "quantity": 1.5}, "UPSTREAM_FAILED"),
+               (200, {"data": 1, "quantity": "1"}, "UPSTREAM_FAILED"),
+               (200, {"data": 1, "result_meta": 1}, "UPSTREAM_FAILED"), (200, {"data": "x" * 2000}, "UPSTREAM_FAILED"),
+               (404, {"error": "no such thing"}, "NOT_FOUND"), (404, b"<html>", "NOT_FOUND"),
+               (400, {"error": "bad " + SECRET}, "VALIDATION_ERROR"),
+               (422, {"error": "ä" * 300, "field": "/params/x"}, "VALIDATION_ERROR"), (422, b"", "VALIDATION_ERROR")]
+
+
+def test_http_good_replies(bench):
+    """Contract 3: a reply of the upstream gives data, quantity and result_meta (without credentials)."""
+    tenant = bench.paid_tenant()
+    with Upstream() as upstream, behind(bench, upstream) as responder:
+        for document, data, quantity in GOOD_REPLIES:
+            upstream.says(200, document)
+            reply = succeeded(call(responder, tenant.key, "e2e.http"))
+            equal(reply.data, data, "data of %r" % (document,))
+            row = bench.audit(reply, billable=True, billing_quantity=quantity, billing_unit=None)
+        equal(row["result_meta"], {"token": "[REDACTED]", "note": "[REDACTED]"}, "result_meta")
+
+
+def test_http_bad_replies(bench):
+    """Contract 3: a refusal of the upstream is passed on without credentials, all else is 502; nothing is billed."""
+    tenant = bench.onboard()
+    codes = {"UPSTREAM_FAILED": 502, "NOT_FOUND": 404, "VALIDATION_ERROR": 400}
+    with Upstream() as upstream, behind(bench, upstream, handler={"max_reply_bytes": 2000}) as responder:
+        for status, document, code in BAD_REPLIES:
+            upstream.says(status, document, **({"Location": upstream.url} if status == 302 else {}))
+            seen = len(upstream.seen)
+            reply = refused(call(responder, tenant.key, "e2e.http"), codes[code], code)
+            check(reply.header("Retry-After") is None and SECRET not in reply.body.decode(), "%s" % reply)
+            bench.audit(reply, billable=False, status="error", error_code=code)
+            equal(len(upstream.seen), seen + 1, "requests for one call")
+            if code == "VALIDATION_ERROR":
+                equal(reply.json["field"], "/params/x" if b"params" in upstream.body else "/params", "field")
+        upstream.says(404, {"error": "no such thing"})
+        equal(call(responder, tenant.key, "e2e.http").json["error"], "no such thing", "the upstream's sentence")
+    none_billed(bench, tenant)
+
+
+def test_upstream_down(bench):
+    """Issue: the upstream is down or late: 502, nothing is billed or used, the place in the allowance is free again."""
+    tenant = bench.onboard()
+    limit = {"free_calls_limit": "1"}
+    with Upstream() as upstream, behind(bench, upstream, limit, handler={"timeout_ms": 400}) as responder:
+        upstream.wait = 1.5
+        start = time.monotonic()
+        refused(call(responder, tenant.key, "e2e.http", idempotency_key="k"), 502, "UPSTREAM_FAILED")
+        check(time.monotonic() - start < 1.2, "the time limit")
+        upstream.server.shutdown()
+        upstream.server.server_close()
+        for _ in range(3):
+            reply = refused(call(responder, tenant.key, "e2e.http", idempotency_key="k"), 502, "UPSTREAM_FAILED")
+            check(reply.header("Retry-After") is None, "%s" % reply)
+            bench.audit(reply, billable=False, status="error")
+        check("the upstream failed" in responder.read_log(), "the log says why")
+    none_billed(bench, tenant)
+    with Upstream() as upstream, behind(bench, upstream, limit) as responder:
+        succeeded(call(responder, tenant.key, "e2e.http", idempotency_key="k"))
+        refused(call(responder, tenant.key, "e2e.http"), 402, "UPGRADE_REQUIRED")
+        equal(len(upstream.seen), 1, "requests")
+
+
+def test_private_address(bench):
+    """Contract 3: no private addresses unless allowed, by number or by name; the upstream sees nothing of the call."""
+    tenant = bench.onboard()
+    with Upstream() as upstream:
+        for url in (upstream.url, upstream.url.replace("127.0.0.1", "localhost")):
+            with behind(bench, upstream, handler={"allow_private": False, "url": url}) as responder:
+                reply = refused(call(responder, tenant.key, "e2e.http"), 502, "UPSTREAM_FAILED")
+                check("127.0.0.1" not in reply.body.decode(), "the address is for the log")
+                check("is not one of the public internet" in responder.read_log(), responder.read_log())
+        equal(upstream.seen, [], "requests")
+    none_billed(bench, tenant)
+
+
+def test_waiting_holds_no_connection(bench):
+    """While an upstream is waited for, calls that need the database go on, even if there is one connection only."""
+    tenant = bench.paid_tenant()
+    settings = {"db_connections": "1", "workers": "8", "processes": "1"}
+    slow = []
+    with Upstream() as upstream, behind(bench, upstream, settings) as responder:
+        upstream.wait = 2
+        threads = [threading.Thread(target=lambda: slow.append(call(responder, tenant.key, "e2e.http")), daemon=True)
+                   for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        until(5, "4 calls wait", lambda: len(upstream.seen) == 4)
+        start = time.monotonic()
+        for _ in range(10):
+            succeeded(responder.call(tenant.key, VERSION))
+        check(time.monotonic() - start < 1.5 and not slow, "calls waited for the upstream")
+        for thread in threads:
+            thread.join(20)
+    equal([reply.status for reply in slow], [200] * 4, "the slow calls")
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+GOOD = action("e2e.good", {"kind": "sql", "function": "e2e.none"})
+OTHER = {**GOOD, "name": "e2e.other"}
+# File, line (None: somewhere), words of the reason.
+BROKEN = [("{\n \"name\": \"e2e.x\",\n}", 3, ""), ({**OTHER, "colour": 1}, None, "/colour"),
+          ({**GOOD, "name": "meta.version"}, 2, "meta.version"), ({**GOOD, "name": "Shop"}, 2, "/name"),
+          (GOOD, 2, "/name"), ({**OTHER, "params_schema": {"tpye": "object"}}, None, "/params_schema/tpye"),
+          ({**OTHER, "handler": {"kind": "http", "url": "http://example.com"}}, None, "/handler/url"),
+          ({name: value for name, value in OTHER.items() if name != "scope"}, 1, "/scope is required")]
+
+
+def test_broken_file_stops_the_start(bench):
+    """Contract 3: a broken file stops the start with file, line and reason; the check of the configuration finds it."""
+    for content, line, words in BROKEN:
+        with Folder(a=GOOD) as folder:
+            path = folder.put("b", content)
+            for options in ((), ("--check-config",)):
+                done = bench.stack.program("acp.fcgi", *options, environment={"ACP_ACTIONS_DIR": folder.path})
+                equal(done.returncode, 78, "exit status; %s" % done.stderr)
+                wanted = re.escape(path) + (":%d: " % line if line else r":\d+: ") + ".*" + re.escape(words)
+                check(re.search(wanted, done.stderr), "%s is not in %s" % (wanted, done.stderr))
+    done = bench.stack.program("acp.fcgi", "--check-config", environment={"ACP_ACTIONS_DIR": "/nonexistent"})
+    check(done.returncode == 78 and "actions_dir = /nonexistent" in done.stderr, done.stderr)
+
+
+def check_reload(bench, kind):
+    tenant = bench.onboard()
+    with Folder(a=GOOD) as folder, kind(bench.stack, actions_dir=folder.path) as responder:
+        ours = lambda: sorted(name for name in names(responder, tenant.key) if name.startswith("e2e."))
+        equal(ours(), ["e2e.good"], "at the start")
+        folder.put("b", "{\n]")
+        responder.reload()
+        until(10, "the reason", lambda: re.search(r"reload refused.*/b\.json:2: ", responder.read_log()))
+        equal([ours() for _ in range(6)], [["e2e.good"]] * 6, "after a broken file")
+        folder.put("b", {**GOOD, "name": "e2e.second", "billing_unit": "row"})
+        responder.reload()
+        until(10, "the new action", lambda: all(ours() == ["e2e.good", "e2e.second"] for _ in range(10)))
+        os.remove(os.path.join(folder.path, "a.json"))
+        responder.reload()
+        until(10, "one is gone", lambda: all(ours() == ["e2e.second"] for _ in range(10)))
+        refused(call(responder, tenant.key, "e2e.good"), 404, "NOT_FOUND")
+        check(responder.process.poll() is None, "the process that was told is still there")
+
+
+def test_reload_with_supervisor(bench):
+    """Issue: SIGHUP with a broken file keeps the old set and says why; with a good one the action is there."""
+    check_reload(bench, Responder)
+
+
+def test_reload_of_a_single_process(bench):
+    """Issue: the same where a web server started the one process, which serves on meanwhile."""
+    check_reload(bench, HandedOver)
+
+
+def test_killed_worker_keeps_the_set(bench):
+    """A worker that takes a dead one's place starts with the set in force, whatever the folder holds by then."""
+    tenant = bench.onboard()
+    with Folder(a=GOOD) as folder, Responder(bench.stack, actions_dir=folder.path, processes="1") as responder:
+        worker = lambda: children(responder.process.pid)
+        before = until(5, "a worker", worker)
+        folder.put("b", "{\n]")
+        time.sleep(1.1)  # one that dies at once is replaced later
+        os.kill(before[0], signal.SIGKILL)
+        until(10, "another worker", lambda: worker() and worker() != before)
+        check("e2e.good" in names(responder, tenant.key), "the action")
+
+
+def test_calls_during_reloads(bench):
+    """SIGHUP again and again while calls of the actions run: every one is answered, and every one has its row."""
+    tenant = bench.paid_tenant()
+    with Upstream() as upstream, Folder(http=action("e2e.http", upstream.handler())) as folder:
+        upstream.wait = 0.02
+        with HandedOver(bench.stack, actions_dir=folder.path, workers="4") as responder:
+            succeeded(call(responder, tenant.key, "e2e.http"))
+            done = threading.Event()
+
+            def reload_often():
+                while not done.wait(0.01):
+                    folder.put("other", {**GOOD, "name": "e2e.x%s" % uuid.uuid4().hex})
+                    responder.reload()
+
+            thread = threading.Thread(target=reload_often, daemon=True)
+            thread.start()
+            replies = sum(parallel(4, lambda _: [call(responder, tenant.key, "e2e.http") for _ in range(50)]), [])
+            done.set()
+            thread.join(10)
+            check(responder.read_log().count("actions read again") > 5, "reloads")
+    for reply in replies:
+        succeeded(reply)
+    bench.audit_each(replies, status="success", billable=True)
