@@ -5,8 +5,10 @@
  * system call of a request is ever interrupted. */
 #include "worker.h"
 
+#include "courier.h"
 #include "exchange.h"
 #include "log.h"
+#include "outbound.h"
 #include "pg_plane.h"
 
 #include <errno.h>
@@ -106,14 +108,11 @@ static void wait_for_stop(const struct acp_kernel *kernel, const sigset_t *signa
 }
 
 /* Waits for the threads until the time limit; false: some are still busy. */
-static bool join_all(pthread_t *threads, int count, int64_t seconds)
+static bool join_all(pthread_t *threads, int count, const struct timespec *limit)
 {
-	struct timespec limit;
 	bool all = true;
-	clock_gettime(CLOCK_REALTIME, &limit);
-	limit.tv_sec += (time_t)seconds;
 	for (int i = 0; i < count; i++)
-		all = pthread_timedjoin_np(threads[i], NULL, &limit) == 0 && all;
+		all = pthread_timedjoin_np(threads[i], NULL, limit) == 0 && all;
 	return all;
 }
 
@@ -129,6 +128,30 @@ static int start_threads(struct worker *worker, pthread_t *threads, int count)
 	return started;
 }
 
+/* Lets what is in flight finish, at most shutdown_timeout seconds. What is cut off has its memory in use: then nothing
+ * can be released in order, and the process ends here. */
+static void stop_all(const struct worker *worker, struct acp_courier *courier, pthread_t *threads, int count)
+{
+	const uint64_t one = 1;
+	int64_t seconds = worker->kernel->config->shutdown_timeout;
+	struct timespec limit;
+	clock_gettime(CLOCK_REALTIME, &limit);
+	limit.tv_sec += (time_t)seconds;
+	if (write(worker->stop_fd, &one, sizeof one) < 0)
+		acp_log(ACP_LOG_ERROR, "stop: %s", strerror(errno));
+	acp_courier_stop(courier);
+	if (!join_all(threads, count, &limit)) {
+		acp_log(ACP_LOG_WARNING, "requests were still running after shutdown_timeout = %lld s; they are cut off",
+		        (long long)seconds);
+		_exit(1);
+	}
+	if (!acp_courier_join(courier, &limit)) {
+		acp_log(ACP_LOG_INFO, "a webhook delivery was cut off after shutdown_timeout = %lld s; it will be tried again",
+		        (long long)seconds);
+		_exit(0);
+	}
+}
+
 static int serve_until_stopped(const struct acp_kernel *kernel, int listen_fd, int count, const sigset_t *signals)
 {
 	struct worker worker = {kernel, listen_fd, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
@@ -137,15 +160,9 @@ static int serve_until_stopped(const struct acp_kernel *kernel, int listen_fd, i
 		acp_log(ACP_LOG_ERROR, "workers = %d: not enough memory or threads", count);
 		exit(1);
 	}
+	struct acp_courier *courier = acp_courier_start(kernel);
 	wait_for_stop(kernel, signals);
-	const uint64_t one = 1;
-	if (write(worker.stop_fd, &one, sizeof one) < 0)
-		acp_log(ACP_LOG_ERROR, "stop: %s", strerror(errno));
-	if (!join_all(threads, count, kernel->config->shutdown_timeout)) {
-		acp_log(ACP_LOG_WARNING, "requests were still running after shutdown_timeout = %lld s; they are cut off",
-		        (long long)kernel->config->shutdown_timeout);
-		_exit(1); /* their memory is in use: nothing can be released in order */
-	}
+	stop_all(&worker, courier, threads, count);
 	close(worker.stop_fd);
 	free(threads);
 	return 0;
@@ -169,7 +186,7 @@ static bool open_limits(struct acp_kernel *kernel, char *why, size_t why_size)
 
 int acp_worker_run(const struct acp_config *config, int listen_fd, int threads)
 {
-	char why[512];
+	char why[512] = "libfcgi or libcurl cannot be used";
 	sigset_t signals;
 	struct acp_kernel kernel;
 	struct acp_control_plane plane;
@@ -179,7 +196,8 @@ int acp_worker_run(const struct acp_config *config, int listen_fd, int threads)
 	sigaddset(&signals, SIGUSR1);
 	sigaddset(&signals, SIGHUP);
 	struct acp_pg_plane *pg = acp_pg_plane_new(config, &plane);
-	if (!pg || !acp_exchange_init() || !acp_kernel_init(&kernel, config, &plane, acp_builtin_packs, why, sizeof why)) {
+	if (!pg || !acp_exchange_init() || !acp_outbound_init() ||
+	    !acp_kernel_init(&kernel, config, &plane, acp_builtin_packs, why, sizeof why)) {
 		acp_log(ACP_LOG_ERROR, "start: %s", pg ? why : "out of memory");
 		return 1;
 	}
