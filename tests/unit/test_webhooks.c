@@ -109,8 +109,7 @@ static void test_urls(void)
 		"https://example.com/\r\nx: y",
 		"https://example.com/#here",
 		"https://example.com\\@evil.example/",
-		"https://b\xc3\xbc"
-		"cher.example/",
+		"https://b\303\274cher.example/",
 		"https://[::1",
 		"https://[2001:4860:4860::8888]x/",
 	};
