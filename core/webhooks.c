@@ -12,8 +12,8 @@ enum {
 	URL_MAX = 2048,
 	CONNECT_TIMEOUT_MS = 5000,
 	TIMEOUT_MS = 15000,
-	LEASE = 60,         /* seconds; an attempt and its report are over long before */
-	REPLY_MAX = 65536,  /* of the receiver's reply only the status matters */
+	LEASE = 60,        /* seconds; an attempt and its report are over long before */
+	REPLY_MAX = 65536, /* of the receiver's reply only the status matters */
 	BODY_MAX = 1 << 20
 };
 
@@ -52,7 +52,7 @@ static bool port_ok(const char *port)
 	return digits > 0 && !port[digits] && number >= 1 && number <= 65535;
 }
 
-/* Does the host say by itself that it is private? inet_aton() knows the short forms that resolvers take: 127.1, 0x7f000001. */
+/* Does the host say by itself that it is private? inet_aton() knows the forms resolvers take: 127.1, 0x7f000001. */
 static bool names_private(const char *host)
 {
 	struct in_addr v4;
@@ -128,7 +128,7 @@ static void sealing_key(const struct acp_config *config, const char *webhook_id,
 }
 
 void acp_webhook_new_secret(const struct acp_config *config, const char *webhook_id, char text[ACP_WEBHOOK_SECRET_TEXT],
-                            char sealed_hex[ACP_WEBHOOK_SEALED_HEX])
+			    char sealed_hex[ACP_WEBHOOK_SEALED_HEX])
 {
 	uint8_t secret[ACP_WEBHOOK_SECRET_LEN], key[ACP_SHA256_LEN], sealed[ACP_WEBHOOK_SEALED_LEN];
 	acp_random(secret, sizeof secret);
@@ -142,7 +142,7 @@ void acp_webhook_new_secret(const struct acp_config *config, const char *webhook
 }
 
 bool acp_webhook_open_secret(const struct acp_config *config, const char *webhook_id, const char *sealed_hex,
-                             uint8_t secret[ACP_WEBHOOK_SECRET_LEN])
+			     uint8_t secret[ACP_WEBHOOK_SECRET_LEN])
 {
 	uint8_t key[ACP_SHA256_LEN], sealed[ACP_WEBHOOK_SEALED_LEN];
 	if (!acp_unhex(sealed_hex, sealed, sizeof sealed))
@@ -154,7 +154,7 @@ bool acp_webhook_open_secret(const struct acp_config *config, const char *webhoo
 }
 
 void acp_webhook_sign(const uint8_t *secret, size_t secret_len, const char *id, int64_t timestamp, const char *body,
-                      char out[ACP_WEBHOOK_SIGNATURE])
+		      char out[ACP_WEBHOOK_SIGNATURE])
 {
 	struct acp_buf signed_text;
 	uint8_t mac[ACP_SHA256_LEN];
@@ -200,7 +200,8 @@ static bool read_delivery(struct json_object *json, struct delivery *d)
 }
 
 /* Appends the signature by one secret. False: it cannot be read. */
-static bool add_signature(const struct acp_config *config, const struct delivery *d, const char *sealed, struct acp_buf *out)
+static bool add_signature(const struct acp_config *config, const struct delivery *d, const char *sealed,
+			  struct acp_buf *out)
 {
 	uint8_t secret[ACP_WEBHOOK_SECRET_LEN];
 	char signature[ACP_WEBHOOK_SIGNATURE];
@@ -223,7 +224,7 @@ static bool sign_delivery(const struct acp_config *config, const struct delivery
 
 /* Sends; fills reply (released by the caller). */
 static enum acp_outbound_result post(const struct acp_config *config, const struct delivery *d, const char *signatures,
-                                     struct acp_outbound_reply *reply)
+				     struct acp_outbound_reply *reply)
 {
 	char timestamp[24];
 	snprintf(timestamp, sizeof timestamp, "%lld", (long long)d->ts);
@@ -293,7 +294,7 @@ static struct json_object *attempt(const struct acp_config *config, const struct
 	else
 		snprintf(error, sizeof error, "%s", reply.error);
 	acp_log(ACP_LOG_DEBUG, "webhook %s: delivery %s, attempt %lld: %s", d->webhook_id, d->delivery_id,
-	        (long long)d->attempt, error);
+		(long long)d->attempt, error);
 	bool silent = !status && acp_monotonic_us() - start > CONNECT_TIMEOUT_MS * 1000ull / 2;
 	struct json_object *outcome = outcome_json(d, status, error, silent);
 	acp_buf_release(&reply.body);
@@ -308,7 +309,8 @@ enum acp_webhooks_step acp_webhooks_deliver(const struct acp_kernel *kernel)
 	struct json_object *outcome = NULL;
 	struct delivery delivery;
 	enum acp_code code = plane->deliveries_take(plane->self, 1, LEASE, &list);
-	size_t count = code == ACP_OK && json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
+	size_t count =
+		code == ACP_OK && json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
 	if (count && read_delivery(json_object_array_get_idx(list, 0), &delivery))
 		outcome = attempt(kernel->config, &delivery);
 	if (outcome)

@@ -20,16 +20,16 @@ bool acp_webhook_url_ok(const struct acp_config *config, const char *url, char *
 /* Makes a secret: its text for the tenant, to be shown once, and what is stored: sealed with a key that follows from
  * the pepper and the webhook's id, in hex. */
 void acp_webhook_new_secret(const struct acp_config *config, const char *webhook_id, char text[ACP_WEBHOOK_SECRET_TEXT],
-                            char sealed_hex[ACP_WEBHOOK_SEALED_HEX]);
+			    char sealed_hex[ACP_WEBHOOK_SEALED_HEX]);
 
 /* The secret behind its stored form. False: the pepper is another, or it was changed. */
 bool acp_webhook_open_secret(const struct acp_config *config, const char *webhook_id, const char *sealed_hex,
-                             uint8_t secret[ACP_WEBHOOK_SECRET_LEN]) ACP_MUSTCHECK;
+			     uint8_t secret[ACP_WEBHOOK_SECRET_LEN]) ACP_MUSTCHECK;
 
 /* One entry of the header webhook-signature: "v1," and the base64 of HMAC-SHA-256(secret, id.timestamp.body). */
 #define ACP_WEBHOOK_SIGNATURE (sizeof "v1," + ACP_BASE64_SIZE(ACP_SHA256_LEN))
 void acp_webhook_sign(const uint8_t *secret, size_t secret_len, const char *id, int64_t timestamp, const char *body,
-                      char out[ACP_WEBHOOK_SIGNATURE]);
+		      char out[ACP_WEBHOOK_SIGNATURE]);
 
 /* Seconds from a failed attempt (1 is the first) to the next one; -1: that was the last. random moves it by up to a
  * tenth in either direction, so that receivers which failed together are not all asked again together. */

@@ -45,7 +45,9 @@ static void *work(void *arg)
 	bool go_on = pause_ms(courier, random % poll_ms);
 	while (go_on) {
 		enum acp_webhooks_step step = acp_webhooks_deliver(courier->kernel);
-		go_on = pause_ms(courier, step == ACP_WEBHOOKS_SENT ? 0 : step == ACP_WEBHOOKS_IDLE ? poll_ms : TROUBLE_PAUSE_MS);
+		go_on = pause_ms(courier, step == ACP_WEBHOOKS_SENT   ? 0
+					  : step == ACP_WEBHOOKS_IDLE ? poll_ms
+								      : TROUBLE_PAUSE_MS);
 	}
 	return NULL;
 }

@@ -1,5 +1,5 @@
-/* Pack webhooks: where a tenant wants to be told of what happens (sql/functions/67_webhooks.sql). A signing secret is made
- * here and goes to the hub sealed; its text is in the reply, once. */
+/* Pack webhooks: where a tenant wants to be told of what happens (sql/functions/67_webhooks.sql). A signing secret is
+ * made here and goes to the hub sealed; its text is in the reply, once. */
 #include "webhooks.h"
 
 static enum acp_code check_url(struct acp_call *call, struct json_object *params)
@@ -13,7 +13,7 @@ static enum acp_code check_url(struct acp_call *call, struct json_object *params
 
 /* params and what a webhook with a new secret is stored with. new_id NULL: the webhook is there already. */
 static struct json_object *with_secret(const struct acp_call *call, struct json_object *params, const char *new_id,
-                                       char secret[ACP_WEBHOOK_SECRET_TEXT])
+				       char secret[ACP_WEBHOOK_SECRET_TEXT])
 {
 	char sealed[ACP_WEBHOOK_SEALED_HEX];
 	struct json_object *whole = NULL;
@@ -28,7 +28,7 @@ static struct json_object *with_secret(const struct acp_call *call, struct json_
 
 /* Runs a function that stores a secret, and puts the secret into what it gives. */
 static enum acp_code store_secret(struct acp_call *call, const char *function, struct json_object *params,
-                                  const char *new_id, struct acp_result *result)
+				  const char *new_id, struct acp_result *result)
 {
 	char secret[ACP_WEBHOOK_SECRET_TEXT];
 	struct json_object *whole = with_secret(call, params, new_id, secret);
@@ -66,13 +66,15 @@ static enum acp_code update_webhook(struct acp_call *call, struct json_object *p
 #define DESCRIPTION "{\"type\":[\"string\",\"null\"],\"minLength\":1,\"maxLength\":255}"
 #define PAGE "\"limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":200},\"after\":" UUID
 #define OBJECT(required, properties)                                                                                   \
-	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "],\"properties\":{" properties "}}"
+	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "],\"properties\":{" properties  \
+	"}}"
 
 static const struct acp_action actions[] = {
 	{
 		.name = "webhooks.list",
 		.scope = "manage.webhooks",
-		.description = "Lists the webhooks of the tenant, never their secrets; after: webhook_id of the last one seen.",
+		.description =
+			"Lists the webhooks of the tenant, never their secrets; after: webhook_id of the last seen.",
 		.params_schema = OBJECT("", PAGE),
 		.run = acp_run_sql,
 		.sql_function = "webhooks_list",
@@ -81,10 +83,11 @@ static const struct acp_action actions[] = {
 		.name = "webhooks.create",
 		.scope = "manage.webhooks",
 		.description =
-			"Makes a webhook for events (names, * stands for anything: key.created, key.revoked, key.rotated, usage.warning, "
-			"usage.limit_reached, webhook.test); its signing secret is in the reply, once.",
-		.params_schema =
-			OBJECT("\"url\",\"events\"", "\"url\":" URL ",\"events\":" EVENTS ",\"description\":" DESCRIPTION),
+			"Makes a webhook for events (names, * stands for anything: key.created, key.revoked, "
+			"key.rotated, "
+			"usage.warning, usage.limit_reached, webhook.test); its signing secret is in the reply, once.",
+		.params_schema = OBJECT("\"url\",\"events\"",
+					"\"url\":" URL ",\"events\":" EVENTS ",\"description\":" DESCRIPTION),
 		.run = create_webhook,
 		.writes = true,
 		.supports_dry_run = true,
@@ -93,12 +96,14 @@ static const struct acp_action actions[] = {
 	{
 		.name = "webhooks.update",
 		.scope = "manage.webhooks",
-		.description = "Changes a webhook, disables or enables it. rotate_secret: a new secret is in the reply, once; for 24 hours "
-			       "deliveries carry the signature of the old one too.",
-		.params_schema = OBJECT("\"webhook_id\"", "\"webhook_id\":" UUID ",\"url\":" URL ",\"events\":" EVENTS
-		                                          ",\"description\":" DESCRIPTION
-		                                          ",\"status\":{\"type\":\"string\",\"enum\":[\"active\",\"disabled\"]},"
-		                                          "\"rotate_secret\":{\"type\":\"boolean\"}"),
+		.description = "Changes a webhook, disables or enables it. rotate_secret: a new secret is in the "
+			       "reply, once; for 24 "
+			       "hours deliveries carry the signature of the old one too.",
+		.params_schema =
+			OBJECT("\"webhook_id\"", "\"webhook_id\":" UUID ",\"url\":" URL ",\"events\":" EVENTS
+						 ",\"description\":" DESCRIPTION
+						 ",\"status\":{\"type\":\"string\",\"enum\":[\"active\",\"disabled\"]},"
+						 "\"rotate_secret\":{\"type\":\"boolean\"}"),
 		.run = update_webhook,
 		.writes = true,
 		.supports_dry_run = true,
@@ -127,9 +132,11 @@ static const struct acp_action actions[] = {
 	{
 		.name = "webhooks.deliveries",
 		.scope = "manage.webhooks",
-		.description = "Lists deliveries of the last 30 days, newest first; after: delivery_id of the last one seen.",
-		.params_schema = OBJECT("", "\"webhook_id\":" UUID
-		                            ",\"status\":{\"type\":\"string\",\"enum\":[\"pending\",\"delivered\",\"failed\"]}," PAGE),
+		.description =
+			"Lists deliveries of the last 30 days, newest first; after: delivery_id of the last one seen.",
+		.params_schema = OBJECT(
+			"", "\"webhook_id\":" UUID
+			    ",\"status\":{\"type\":\"string\",\"enum\":[\"pending\",\"delivered\",\"failed\"]}," PAGE),
 		.run = acp_run_sql,
 		.sql_function = "webhooks_deliveries",
 	},

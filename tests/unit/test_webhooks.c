@@ -18,12 +18,12 @@ static struct acp_config config = {
 static void test_published_signature(void)
 {
 	static const uint8_t secret[] = {0x31, 0xf2, 0x90, 0xf6, 0xbf, 0x06, 0x29, 0x8a, 0xab, 0x4f, 0x08, 0xd4,
-	                                 0x3c, 0x3f, 0x08, 0x2c, 0xf6, 0x48, 0xa3, 0x62, 0xda, 0x2d, 0xa4, 0xb0};
+					 0x3c, 0x3f, 0x08, 0x2c, 0xf6, 0x48, 0xa3, 0x62, 0xda, 0x2d, 0xa4, 0xb0};
 	char text[ACP_BASE64_SIZE(sizeof secret)], signature[ACP_WEBHOOK_SIGNATURE];
 	acp_base64(secret, sizeof secret, text);
 	CU_ASSERT_STRING_EQUAL(text, "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"); /* behind whsec_ */
 	acp_webhook_sign(secret, sizeof secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, "{\"test\": 2432232314}",
-	                 signature);
+			 signature);
 	CU_ASSERT_STRING_EQUAL(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
 }
 
@@ -48,7 +48,8 @@ static void test_encodings(void)
 
 static void test_secret_round_trip(void)
 {
-	char text[ACP_WEBHOOK_SECRET_TEXT], again[ACP_WEBHOOK_SECRET_TEXT], sealed[ACP_WEBHOOK_SEALED_HEX], id[ACP_UUID_LEN];
+	char text[ACP_WEBHOOK_SECRET_TEXT], again[ACP_WEBHOOK_SECRET_TEXT], sealed[ACP_WEBHOOK_SEALED_HEX],
+		id[ACP_UUID_LEN];
 	uint8_t secret[ACP_WEBHOOK_SECRET_LEN];
 	acp_webhook_new_secret(&config, WEBHOOK, text, sealed);
 	CU_ASSERT_EQUAL(strlen(text), 6 + 44);
@@ -88,9 +89,9 @@ static bool url_ok(bool http, bool private, const char *url)
 
 static void test_urls(void)
 {
-	static const char *const good[] = {"https://example.com",       "https://example.com/hook?a=b%20c&d=@",
-	                                   "HTTPS://Example.COM:8443/", "https://8.8.8.8/x",
-	                                   "https://[2001:4860:4860::8888]:443/", "https://xn--bcher-kva.example/"};
+	static const char *const good[] = {
+		"https://example.com", "https://example.com/hook?a=b%20c&d=@", "HTTPS://Example.COM:8443/",
+		"https://8.8.8.8/x",   "https://[2001:4860:4860::8888]:443/",  "https://xn--bcher-kva.example/"};
 	static const char *const bad[] = {
 		"",
 		"example.com",
@@ -128,11 +129,12 @@ static void test_urls(void)
 static void test_private_urls(void)
 {
 	static const char *const private[] = {
-		"https://127.0.0.1/",    "https://127.1/",        "https://2130706433/",        "https://0x7f000001/",
-		"https://0177.0.0.1/",   "https://10.1.2.3:8443", "https://192.168.1.1/",       "https://172.16.0.1/",
-		"https://169.254.169.254/", "https://0.0.0.0/",   "https://[::1]/",             "https://[::ffff:127.0.0.1]/",
-		"https://[fe80::1]:443/", "https://[fd00::1]/",   "https://localhost/",         "https://LOCALHOST.:80/",
-		"https://a.localhost/",
+		"https://127.0.0.1/",     "https://127.1/",       "https://2130706433/",
+		"https://0x7f000001/",    "https://0177.0.0.1/",  "https://10.1.2.3:8443",
+		"https://192.168.1.1/",   "https://172.16.0.1/",  "https://169.254.169.254/",
+		"https://0.0.0.0/",       "https://[::1]/",       "https://[::ffff:127.0.0.1]/",
+		"https://[fe80::1]:443/", "https://[fd00::1]/",   "https://localhost/",
+		"https://LOCALHOST.:80/", "https://a.localhost/",
 	};
 	for (size_t i = 0; i < ACP_COUNT(private); i++) {
 		CU_ASSERT_FALSE(url_ok(false, false, private[i]));
@@ -192,11 +194,12 @@ static const struct acp_kernel kernel = {.config = &config, .plane = &plane};
 static void queue_one(const char *url, const char *sealed, int attempt)
 {
 	queued = json_object_new_object();
-	bool ok = acp_json_add_string(queued, "tenant_id", ACP_NIL_UUID) && acp_json_add_string(queued, "webhook_id", WEBHOOK) &&
-	          acp_json_add_string(queued, "delivery_id", ACP_NIL_UUID) && acp_json_add_string(queued, "url", url) &&
-	          acp_json_add_string(queued, "payload", "{}") && acp_json_add_string(queued, "sealed", sealed) &&
-	          acp_json_add(queued, "attempt", json_object_new_int(attempt)) &&
-	          acp_json_add(queued, "ts", json_object_new_int(1614265330));
+	bool ok = acp_json_add_string(queued, "tenant_id", ACP_NIL_UUID) &&
+		  acp_json_add_string(queued, "webhook_id", WEBHOOK) &&
+		  acp_json_add_string(queued, "delivery_id", ACP_NIL_UUID) && acp_json_add_string(queued, "url", url) &&
+		  acp_json_add_string(queued, "payload", "{}") && acp_json_add_string(queued, "sealed", sealed) &&
+		  acp_json_add(queued, "attempt", json_object_new_int(attempt)) &&
+		  acp_json_add(queued, "ts", json_object_new_int(1614265330));
 	CU_ASSERT_TRUE(ok);
 }
 
