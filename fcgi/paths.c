@@ -4,12 +4,9 @@ static const struct {
 	const char *path; /* ends with '/': everything below it */
 	acp_endpoint *answer;
 } paths[] = {
-	{"/api/manage", acp_endpoint_manage},
-	{"/api/onboard/", acp_endpoint_onboard},
-	{"/api/usage", acp_endpoint_usage},
-	{"/api/upgrade/checkout", acp_endpoint_upgrade},
-	{"/healthz", acp_endpoint_alive},
-	{"/readyz", acp_endpoint_ready},
+	{"/api/manage", acp_endpoint_manage}, {"/api/onboard/", acp_endpoint_onboard},
+	{"/api/usage", acp_endpoint_usage},   {"/api/upgrade/checkout", acp_endpoint_upgrade},
+	{"/healthz", acp_endpoint_alive},     {"/readyz", acp_endpoint_ready},
 };
 
 void acp_paths_answer(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)

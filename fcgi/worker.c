@@ -88,7 +88,8 @@ static void *serve(void *arg)
 static void reopen_log(const struct acp_config *config)
 {
 	if (!acp_log_open(config->log_format, config->log_level, config->log_file))
-		acp_log(ACP_LOG_ERROR, "log_file = %s: %s; still writing to the old one", config->log_file, strerror(errno));
+		acp_log(ACP_LOG_ERROR, "log_file = %s: %s; still writing to the old one", config->log_file,
+			strerror(errno));
 }
 
 /* Takes signals, and does the upkeep between them, until told to stop. */
@@ -141,13 +142,15 @@ static void stop_all(const struct worker *worker, struct acp_courier *courier, p
 		acp_log(ACP_LOG_ERROR, "stop: %s", strerror(errno));
 	acp_courier_stop(courier);
 	if (!join_all(threads, count, &limit)) {
-		acp_log(ACP_LOG_WARNING, "requests were still running after shutdown_timeout = %lld s; they are cut off",
-		        (long long)seconds);
+		acp_log(ACP_LOG_WARNING,
+			"requests were still running after shutdown_timeout = %lld s; they are cut off",
+			(long long)seconds);
 		_exit(1);
 	}
 	if (!acp_courier_join(courier, &limit)) {
-		acp_log(ACP_LOG_INFO, "a webhook delivery was cut off after shutdown_timeout = %lld s; it will be tried again",
-		        (long long)seconds);
+		acp_log(ACP_LOG_INFO,
+			"a webhook delivery was cut off after shutdown_timeout = %lld s; it will be tried again",
+			(long long)seconds);
 		_exit(0);
 	}
 }

@@ -7,7 +7,7 @@
 struct acp_pg_plane {
 	const struct acp_config *config;
 	struct acp_db_pool *pool;
-	char free_limit[24];      /* settings as the statements take them */
+	char free_limit[24]; /* settings as the statements take them */
 	char reservation_ttl[24];
 	char idempotency_lease[24];
 	char warn_at_percent[24];
@@ -34,7 +34,7 @@ static enum acp_code code_of(enum acp_db_status status, const struct acp_db_erro
 	if (is_refusal(error))
 		return acp_code_of(error->hint);
 	acp_log(ACP_LOG_ERROR, "database: %s: %s%s%s", what, error->message, *error->sqlstate ? " SQLSTATE " : "",
-	        error->sqlstate);
+		error->sqlstate);
 	return status == ACP_DB_LOST ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
 }
 
@@ -90,19 +90,20 @@ static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_
 
 /* Runs a statement whose one column is jsonb (or null). */
 static enum acp_code fetch_json(struct acp_db_conn *conn, struct acp_db_pool *pool, const char *sql, int count,
-                                const char *const *values, struct json_object **out, struct acp_db_error *error,
-                                const char *what)
+				const char *const *values, struct json_object **out, struct acp_db_error *error,
+				const char *what)
 {
 	PGresult *rows = NULL;
 	enum acp_db_status status = conn ? acp_db_exec(conn, sql, count, values, 0, &rows, error)
-	                                 : acp_db_once(pool, sql, count, values, 0, &rows, error);
+					 : acp_db_once(pool, sql, count, values, 0, &rows, error);
 	enum acp_code code = code_of(status, error, what);
 	if (code != ACP_OK)
 		return code;
 	*out = NULL;
 	if (PQntuples(rows) == 1 && !PQgetisnull(rows, 0, 0)) {
 		struct json_tokener *tokener = json_tokener_new_ex(128);
-		*out = tokener ? json_tokener_parse_ex(tokener, PQgetvalue(rows, 0, 0), PQgetlength(rows, 0, 0) + 1) : NULL;
+		*out = tokener ? json_tokener_parse_ex(tokener, PQgetvalue(rows, 0, 0), PQgetlength(rows, 0, 0) + 1)
+			       : NULL;
 		bool parsed = tokener && json_tokener_get_error(tokener) == json_tokener_success;
 		json_tokener_free(tokener);
 		code = parsed ? ACP_OK : ACP_INTERNAL_ERROR;
@@ -116,11 +117,12 @@ static enum acp_code get_usage(void *self, const char *tenant_id, const char *pe
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	const char *values[] = {tenant_id, period, pg->free_limit};
-	return fetch_json(NULL, pg->pool, "SELECT acp.usage($1, ($2 || '-01')::date, $3)", 3, values, usage, &error, "usage");
+	return fetch_json(NULL, pg->pool, "SELECT acp.usage($1, ($2 || '-01')::date, $3)", 3, values, usage, &error,
+			  "usage");
 }
 
 static enum acp_code get_price(void *self, const char *unit, const char *action, int64_t quantity,
-                               struct json_object **price)
+			       struct json_object **price)
 {
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
@@ -131,7 +133,7 @@ static enum acp_code get_price(void *self, const char *unit, const char *action,
 }
 
 static enum acp_code reserve(void *self, const char *tenant_id, const char *event_id, const char *ts,
-                             struct acp_reservation *out)
+			     struct acp_reservation *out)
 {
 	static const char sql[] = "SELECT allowed, tier, calls_used, calls_limit"
 				  " FROM acp.usage_reserve($1, $2, $3, $4, make_interval(secs => $5))";
@@ -139,8 +141,9 @@ static enum acp_code reserve(void *self, const char *tenant_id, const char *even
 	struct acp_db_error error;
 	PGresult *rows = NULL;
 	const char *values[] = {tenant_id, event_id, ts, pg->free_limit, pg->reservation_ttl};
-	enum acp_code code = code_of(
-		acp_db_once(pg->pool, sql, 5, values, (int)pg->config->usage_timeout, &rows, &error), &error, "usage check");
+	enum acp_code code =
+		code_of(acp_db_once(pg->pool, sql, 5, values, (int)pg->config->usage_timeout, &rows, &error), &error,
+			"usage check");
 	if (code != ACP_OK)
 		return code;
 	out->allowed = *PQgetvalue(rows, 0, 0) == 't';
@@ -158,8 +161,8 @@ static enum acp_code live_count(void *self, const char *tenant_id, const char *r
 	struct acp_db_error error;
 	PGresult *rows = NULL;
 	const char *values[] = {tenant_id, resource};
-	enum acp_code code =
-		code_of(acp_db_once(pg->pool, "SELECT acp.live_count($1, $2)", 2, values, 0, &rows, &error), &error, "ceiling");
+	enum acp_code code = code_of(
+		acp_db_once(pg->pool, "SELECT acp.live_count($1, $2)", 2, values, 0, &rows, &error), &error, "ceiling");
 	if (code == ACP_OK)
 		*count = strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
 	PQclear(rows);
@@ -222,7 +225,7 @@ static bool function_name_ok(const char *name)
 }
 
 static enum acp_code run(struct acp_tx *tx, const char *function, const char *tenant_id, struct json_object *params,
-                         struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
+			 struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
 {
 	char sql[128];
 	struct acp_db_error error;
@@ -242,18 +245,22 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 
 /* acp.settle() on a connection, or (conn NULL) on any. *used is -1 where no free call was used. */
 static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, const struct acp_settlement *end,
-                                    int64_t *used, struct acp_db_error *error)
+				    int64_t *used, struct acp_db_error *error)
 {
 	static const char sql[] = "SELECT acp.settle($1, $2, $3, $4, $5, $6, $7)";
 	PGresult *rows = NULL;
 	char *sealed = end->sealed ? malloc(2 * end->sealed_len + 3) : NULL;
 	if (sealed)
 		acp_db_bytea(end->sealed, end->sealed_len, sealed);
-	const char *values[] = {event_text(end->event), end->reserved ? acp_json_string(end->event, "event_id") : NULL,
-	                        pg->config->usage_enforcement ? pg->free_limit : NULL, end->claim, sealed, end->approval,
-	                        pg->warn_at_percent};
+	const char *values[] = {event_text(end->event),
+				end->reserved ? acp_json_string(end->event, "event_id") : NULL,
+				pg->config->usage_enforcement ? pg->free_limit : NULL,
+				end->claim,
+				sealed,
+				end->approval,
+				pg->warn_at_percent};
 	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 7, values, 0, &rows, error)
-	                                 : acp_db_once(pg->pool, sql, 7, values, 0, &rows, error);
+					 : acp_db_once(pg->pool, sql, 7, values, 0, &rows, error);
 	free(sealed);
 	if (status == ACP_DB_OK) {
 		*used = PQgetisnull(rows, 0, 0) ? -1 : strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
@@ -297,9 +304,10 @@ static enum acp_claim_verdict verdict_of(const char *text)
 }
 
 static enum acp_code claim(void *self, const char *tenant_id, const char *action, const char *key,
-                           const char *fingerprint, const char *event_id, struct acp_claim *out)
+			   const char *fingerprint, const char *event_id, struct acp_claim *out)
 {
-	static const char sql[] = "SELECT verdict, sealed FROM acp.idempotency_claim($1, $2, $3, $4, $5, make_interval(secs => $6))";
+	static const char sql[] =
+		"SELECT verdict, sealed FROM acp.idempotency_claim($1, $2, $3, $4, $5, make_interval(secs => $6))";
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	PGresult *rows = NULL;
@@ -333,9 +341,10 @@ static struct json_object *onboarding_json(const struct acp_onboarding *in)
 	}
 	ok = ok && acp_json_add_string(p, "product", in->product) && acp_json_add_string(p, "agent_id", in->agent_id) &&
 	     acp_json_add_string(p, "email", in->email) && acp_json_add_string(p, "tenant_id", in->tenant_id) &&
-	     acp_json_add_string(p, "api_key_id", in->api_key_id) && acp_json_add_string(p, "key_prefix", in->key_shown) &&
-	     acp_json_add_string(p, "key_name", "first key") && acp_json_add_string(p, "salt", in->salt) &&
-	     acp_json_add_string(p, "fingerprint", in->fingerprint) && acp_json_add(p, "scopes", json_object_get(scopes)) &&
+	     acp_json_add_string(p, "api_key_id", in->api_key_id) &&
+	     acp_json_add_string(p, "key_prefix", in->key_shown) && acp_json_add_string(p, "key_name", "first key") &&
+	     acp_json_add_string(p, "salt", in->salt) && acp_json_add_string(p, "fingerprint", in->fingerprint) &&
+	     acp_json_add(p, "scopes", json_object_get(scopes)) &&
 	     (!in->organization_name || acp_json_add_string(p, "organization_name", in->organization_name)) &&
 	     (!in->idempotency_key || acp_json_add_string(p, "idempotency_key", in->idempotency_key));
 	json_object_put(scopes);
@@ -394,8 +403,8 @@ static enum acp_code deliveries_take(void *self, int max, int lease, struct json
 	snprintf(most, sizeof most, "%d", max);
 	snprintf(seconds, sizeof seconds, "%d", lease);
 	const char *values[] = {most, seconds};
-	return fetch_json(NULL, pg->pool, "SELECT acp.deliveries_take($1, make_interval(secs => $2))", 2, values, list, &error,
-	                  "webhook deliveries");
+	return fetch_json(NULL, pg->pool, "SELECT acp.deliveries_take($1, make_interval(secs => $2))", 2, values, list,
+			  &error, "webhook deliveries");
 }
 
 static enum acp_code delivery_done(void *self, struct json_object *outcome)
@@ -404,7 +413,7 @@ static enum acp_code delivery_done(void *self, struct json_object *outcome)
 	struct acp_db_error error;
 	const char *values[] = {event_text(outcome)};
 	return code_of(acp_db_once(pg->pool, "SELECT acp.delivery_done($1)", 1, values, 0, NULL, &error), &error,
-	               "end of a webhook delivery");
+		       "end of a webhook delivery");
 }
 
 /* Readiness ---------------------------------------------------------------------------------------------------- */
@@ -418,19 +427,21 @@ static enum acp_code ready(void *self, char *why, size_t why_size)
 	PGresult *rows = NULL;
 	enum acp_db_status status = acp_db_once(pg->pool, sql, 0, NULL, 2000, &rows, &error);
 	if (status != ACP_DB_OK) {
-		snprintf(why, why_size, "%s: %s", status == ACP_DB_LOST ? "database not reachable" : "schema missing, run acpctl migrate",
-		         error.message);
+		snprintf(why, why_size, "%s: %s",
+			 status == ACP_DB_LOST ? "database not reachable" : "schema missing, run acpctl migrate",
+			 error.message);
 		return ACP_UNAVAILABLE;
 	}
 	long long version = strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
 	long long breaking = strtoll(PQgetvalue(rows, 0, 1), NULL, 10);
 	PQclear(rows);
 	if (version < ACP_SCHEMA_VERSION)
-		snprintf(why, why_size, "the schema has version %lld, this program needs %d: run acpctl migrate", version,
-		         ACP_SCHEMA_VERSION);
+		snprintf(why, why_size, "the schema has version %lld, this program needs %d: run acpctl migrate",
+			 version, ACP_SCHEMA_VERSION);
 	else if (breaking > ACP_SCHEMA_VERSION)
-		snprintf(why, why_size, "the schema has the breaking version %lld, this program knows up to %d: upgrade acp-fcgi",
-		         breaking, ACP_SCHEMA_VERSION);
+		snprintf(why, why_size,
+			 "the schema has the breaking version %lld, this program knows up to %d: upgrade acp-fcgi",
+			 breaking, ACP_SCHEMA_VERSION);
 	else
 		return ACP_OK;
 	return ACP_UNAVAILABLE;
@@ -451,7 +462,7 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 		return NULL;
 	pg->config = config;
 	pg->pool = acp_db_pool_new(config->database_url, (int)config->db_connections, (int)config->db_connect_timeout,
-	                           (int)config->db_timeout);
+				   (int)config->db_timeout);
 	if (!pg->pool) {
 		free(pg);
 		return NULL;

@@ -18,7 +18,8 @@ static const struct {
 	{"tenant", "create", ctl_tenant_create, "--agent-id ID --email E [--organization O] [--product P]",
 	 "make a free tenant; prints its UUID"},
 	{"tenant", "update", ctl_tenant_update,
-	 "TENANT [--tier free|paid] [--payment-method none|setup_pending|active] [--status active|suspended|closed] [--calls-limit N]",
+	 "TENANT [--tier free|paid] [--payment-method none|setup_pending|active] [--status active|suspended|closed] "
+	 "[--calls-limit N]",
 	 "change a tenant"},
 	{"key", "list", ctl_key_list, "[--tenant TENANT]", "keys, never their secrets"},
 	{"key", "create", ctl_key_create, "--tenant TENANT --name NAME --scopes \"A B\" [--expires TIME]",
@@ -31,7 +32,7 @@ static void print_usage(FILE *out)
 	fputs("usage: acpctl [--config FILE] [--json] COMMAND\n\n", out);
 	for (size_t i = 0; i < ACP_COUNT(commands); i++)
 		fprintf(out, "  %s%s%s %s\n        %s\n", commands[i].first, commands[i].second ? " " : "",
-		        commands[i].second ? commands[i].second : "", commands[i].arguments, commands[i].help);
+			commands[i].second ? commands[i].second : "", commands[i].arguments, commands[i].help);
 	fputs("\nThe database is the setting database_url (acp.conf(5), or ACP_DATABASE_URL).\n", out);
 }
 
