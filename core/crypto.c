@@ -37,6 +37,32 @@ void acp_hex(const uint8_t *bytes, size_t len, char *out)
 	out[2 * len] = '\0';
 }
 
+static int hex_value(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+bool acp_unhex(const char *text, uint8_t *out, size_t len)
+{
+	if (strlen(text) != 2 * len)
+		return false;
+	for (size_t i = 0; i < len; i++) {
+		int high = hex_value(text[2 * i]);
+		int low = hex_value(text[2 * i + 1]);
+		if (high < 0 || low < 0)
+			return false;
+		out[i] = (uint8_t)(high << 4 | low);
+	}
+	return true;
+}
+
+void acp_base64(const uint8_t *bytes, size_t len, char *out)
+{
+	EVP_EncodeBlock((unsigned char *)out, bytes, (int)len);
+}
+
 void acp_random(void *out, size_t len)
 {
 	must(RAND_bytes(out, (int)len) == 1, "random bytes");

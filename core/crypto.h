@@ -14,6 +14,13 @@ void acp_hmac_sha256(const void *key, size_t key_len, const void *data, size_t l
 /* Lower-case hex of len bytes and a closing NUL: out needs 2 * len + 1 bytes. */
 void acp_hex(const uint8_t *bytes, size_t len, char *out);
 
+/* The reverse, for exactly len bytes. False: the text is not 2 * len lower-case hex digits. */
+bool acp_unhex(const char *text, uint8_t *out, size_t len) ACP_MUSTCHECK;
+
+/* Base64 (RFC 4648, with padding) of len bytes and a closing NUL: out needs ACP_BASE64_SIZE(len) bytes. */
+#define ACP_BASE64_SIZE(len) (((len) + 2) / 3 * 4 + 1)
+void acp_base64(const uint8_t *bytes, size_t len, char *out);
+
 /* Fills out with random bytes fit for keys. Ends the process when the system has none: nothing safe could follow. */
 void acp_random(void *out, size_t len);
 

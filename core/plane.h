@@ -142,6 +142,16 @@ struct acp_control_plane {
 	/* Onboarding. ACP_ALREADY_ONBOARDED: agent_id taken; ACP_IDEMPOTENCY_MISMATCH: same key, other request. */
 	enum acp_code (*onboard)(void *self, const struct acp_onboarding *in, struct acp_onboarded *out);
 
+	/* Webhooks (NULL: nothing is sent). deliveries_take claims at most max deliveries that are due, for an attempt
+	 * that is to be reported within lease seconds. *list (owned by the caller): an array of {tenant_id, webhook_id,
+	 * delivery_id, attempt (1 is the first), ts (seconds since 1970), url, payload (the text to send), sealed,
+	 * sealed_before? (hex: core/webhooks.h)}.
+	 * delivery_done ends the attempt. outcome: tenant_id, webhook_id, delivery_id, attempt, delivered, status?,
+	 * error?, retry_after? (seconds; missing: this was the last), gone? (disable the webhook), silent? (no answer
+	 * in time). */
+	enum acp_code (*deliveries_take)(void *self, int max, int lease, struct json_object **list);
+	enum acp_code (*delivery_done)(void *self, struct json_object *outcome);
+
 	/* Now and then, from one thread of each process: makes partitions ahead, forgets what expired. May be NULL. */
 	void (*maintain)(void *self);
 

@@ -5,6 +5,7 @@
  * system call of a request is ever interrupted. */
 #include "worker.h"
 
+#include "courier.h"
 #include "exchange.h"
 #include "live.h"
 #include "log.h"
@@ -117,14 +118,11 @@ static void wait_for_stop(const struct worker *worker, const struct acp_control_
 }
 
 /* Waits for the threads until the time limit; false: some are still busy. */
-static bool join_all(pthread_t *threads, int count, int64_t seconds)
+static bool join_all(pthread_t *threads, int count, const struct timespec *limit)
 {
-	struct timespec limit;
 	bool all = true;
-	clock_gettime(CLOCK_REALTIME, &limit);
-	limit.tv_sec += (time_t)seconds;
 	for (int i = 0; i < count; i++)
-		all = pthread_timedjoin_np(threads[i], NULL, &limit) == 0 && all;
+		all = pthread_timedjoin_np(threads[i], NULL, limit) == 0 && all;
 	return all;
 }
 
@@ -140,6 +138,32 @@ static int start_threads(struct worker *worker, pthread_t *threads, int count)
 	return started;
 }
 
+/* Lets what is in flight finish, at most shutdown_timeout seconds. What is cut off has its memory in use: then nothing
+ * can be released in order, and the process ends here. */
+static void stop_all(const struct worker *worker, struct acp_courier *courier, pthread_t *threads, int count)
+{
+	const uint64_t one = 1;
+	int64_t seconds = worker->config->shutdown_timeout;
+	struct timespec limit;
+	clock_gettime(CLOCK_REALTIME, &limit);
+	limit.tv_sec += (time_t)seconds;
+	if (write(worker->stop_fd, &one, sizeof one) < 0)
+		acp_log(ACP_LOG_ERROR, "stop: %s", strerror(errno));
+	acp_courier_stop(courier);
+	if (!join_all(threads, count, &limit)) {
+		acp_log(ACP_LOG_WARNING,
+			"requests were still running after shutdown_timeout = %lld s; they are cut off",
+			(long long)seconds);
+		_exit(1);
+	}
+	if (!acp_courier_join(courier, &limit)) {
+		acp_log(ACP_LOG_INFO,
+			"a webhook delivery was cut off after shutdown_timeout = %lld s; it will be tried again",
+			(long long)seconds);
+		_exit(0);
+	}
+}
+
 static int serve_until_stopped(const struct acp_config *config, const struct acp_control_plane *plane,
 			       struct acp_live *live, int listen_fd, int count, const sigset_t *signals)
 {
@@ -149,16 +173,9 @@ static int serve_until_stopped(const struct acp_config *config, const struct acp
 		acp_log(ACP_LOG_ERROR, "workers = %d: not enough memory or threads", count);
 		exit(1);
 	}
+	struct acp_courier *courier = acp_courier_start(config, plane);
 	wait_for_stop(&worker, plane, signals);
-	const uint64_t one = 1;
-	if (write(worker.stop_fd, &one, sizeof one) < 0)
-		acp_log(ACP_LOG_ERROR, "stop: %s", strerror(errno));
-	if (!join_all(threads, count, config->shutdown_timeout)) {
-		acp_log(ACP_LOG_WARNING,
-			"requests were still running after shutdown_timeout = %lld s; they are cut off",
-			(long long)config->shutdown_timeout);
-		_exit(1); /* their memory is in use: nothing can be released in order */
-	}
+	stop_all(&worker, courier, threads, count);
 	close(worker.stop_fd);
 	free(threads);
 	return 0;

@@ -10,6 +10,7 @@ struct acp_pg_plane {
 	char free_limit[24]; /* settings as the statements take them */
 	char reservation_ttl[24];
 	char idempotency_lease[24];
+	char warn_at_percent[24];
 };
 
 struct acp_tx {
@@ -270,7 +271,7 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, const struct acp_settlement *end,
 				    int timeout_ms, int64_t *used, struct acp_db_error *error)
 {
-	static const char sql[] = "SELECT acp.settle($1, $2, $3, $4, $5, $6)";
+	static const char sql[] = "SELECT acp.settle($1, $2, $3, $4, $5, $6, $7)";
 	PGresult *rows = NULL;
 	char *sealed = end->sealed ? malloc(2 * end->sealed_len + 3) : NULL;
 	if (sealed)
@@ -280,9 +281,10 @@ static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn 
 				pg->config->usage_enforcement ? pg->free_limit : NULL,
 				end->claim,
 				sealed,
-				end->approval};
-	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 6, values, timeout_ms, &rows, error)
-					 : acp_db_once(pg->pool, sql, 6, values, timeout_ms, &rows, error);
+				end->approval,
+				pg->warn_at_percent};
+	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 7, values, timeout_ms, &rows, error)
+					 : acp_db_once(pg->pool, sql, 7, values, timeout_ms, &rows, error);
 	free(sealed);
 	if (status == ACP_DB_OK) {
 		*used = PQgetisnull(rows, 0, 0) ? -1 : strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
@@ -418,6 +420,29 @@ static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct
 	return code;
 }
 
+/* Webhooks ----------------------------------------------------------------------------------------------------- */
+
+static enum acp_code deliveries_take(void *self, int max, int lease, struct json_object **list)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	char most[16], seconds[16];
+	snprintf(most, sizeof most, "%d", max);
+	snprintf(seconds, sizeof seconds, "%d", lease);
+	const char *values[] = {most, seconds};
+	return fetch_json(NULL, pg->pool, "SELECT acp.deliveries_take($1, make_interval(secs => $2))", 2, values, list,
+			  &error, "webhook deliveries");
+}
+
+static enum acp_code delivery_done(void *self, struct json_object *outcome)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	const char *values[] = {event_text(outcome)};
+	return code_of(acp_db_once(pg->pool, "SELECT acp.delivery_done($1)", 1, values, 0, NULL, &error), &error,
+		       "end of a webhook delivery");
+}
+
 /* Readiness ---------------------------------------------------------------------------------------------------- */
 
 static enum acp_code ready(void *self, char *why, size_t why_size)
@@ -472,6 +497,7 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 	snprintf(pg->free_limit, sizeof pg->free_limit, "%lld", (long long)config->free_calls_limit);
 	snprintf(pg->reservation_ttl, sizeof pg->reservation_ttl, "%lld", (long long)config->reservation_ttl);
 	snprintf(pg->idempotency_lease, sizeof pg->idempotency_lease, "%lld", (long long)config->idempotency_lease);
+	snprintf(pg->warn_at_percent, sizeof pg->warn_at_percent, "%lld", (long long)config->warn_at_percent);
 	*plane = (struct acp_control_plane){
 		.self = pg,
 		.authenticate = authenticate,
@@ -487,6 +513,8 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 		.settle = settle,
 		.record = record,
 		.onboard = onboard,
+		.deliveries_take = deliveries_take,
+		.delivery_done = delivery_done,
 		.maintain = maintain,
 		.ready = ready,
 	};

@@ -1,6 +1,6 @@
 -- Usage: reserve -> run -> settle, the audit row, and what a tenant may read of it.
 --
--- Lock order, everywhere: what a handler locks, then the tenant's quota row, then its reservations, then its counters.
+-- Lock order, everywhere: what a handler locks, then the tenant's quota row, then its reservations, then (at a warning) its webhooks, then its counters.
 
 CREATE OR REPLACE FUNCTION acp.paid_calls(p_tenant uuid, p_period date) RETURNS bigint
 LANGUAGE sql STABLE
@@ -82,7 +82,8 @@ END
 $$;
 COMMENT ON FUNCTION acp.usage_release(uuid, uuid, timestamptz) IS 'Gives a reserved place back. False: it had expired and was given away.';
 
-CREATE OR REPLACE FUNCTION acp.usage_consume(p_tenant uuid, p_reservation uuid, p_ts timestamptz, p_default_limit integer) RETURNS bigint
+CREATE OR REPLACE FUNCTION acp.usage_consume(p_tenant uuid, p_reservation uuid, p_ts timestamptz, p_default_limit integer,
+	p_warn_percent integer DEFAULT 90) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -91,11 +92,15 @@ DECLARE
 	held        integer;
 	paid        bigint := 0;
 	now_used    bigint;
+	max_calls   integer;
 	t           acp.tenants;
 BEGIN
 	SELECT * INTO STRICT t FROM acp.tenants WHERE tenant_id = p_tenant;
 	IF t.upgraded_at IS NOT NULL THEN
 		paid := acp.paid_calls(p_tenant, this_period);
+	END IF;
+	IF p_default_limit IS NOT NULL THEN
+		max_calls := coalesce(t.calls_limit, p_default_limit);
 	END IF;
 	PERFORM FROM acp.usage_quota WHERE tenant_id = p_tenant AND period = this_period FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
@@ -103,18 +108,23 @@ BEGIN
 	END IF;
 	DELETE FROM acp.usage_reservations WHERE tenant_id = p_tenant AND period = this_period AND reservation_id = p_reservation;
 	GET DIAGNOSTICS held = ROW_COUNT;
+	-- Without a held place (the call outlived its reservation, or the check had failed open) the allowance is exact all
+	-- the same: such a call counts only if there is still room.
 	UPDATE acp.usage_quota SET used = used + 1, reserved = reserved - held
 	WHERE tenant_id = p_tenant AND period = this_period
-	  AND (held = 1 OR p_default_limit IS NULL OR used + reserved + paid < coalesce(t.calls_limit, p_default_limit))
+	  AND (held = 1 OR max_calls IS NULL OR used + reserved + paid < max_calls)
 	RETURNING used + paid INTO now_used;
 	IF NOT FOUND THEN
 		PERFORM acp.fail('UPGRADE_REQUIRED', 'the free allowance is used up');
 	END IF;
+	IF now_used * 100 >= max_calls::bigint * p_warn_percent THEN
+		PERFORM acp.webhook_usage(p_tenant, now_used, max_calls, p_warn_percent, p_ts);
+	END IF;
 	RETURN now_used;
 END
 $$;
-COMMENT ON FUNCTION acp.usage_consume(uuid, uuid, timestamptz, integer) IS
-	'Counts one billable success of a tenant treated as free and ends its reservation. p_reservation null: none was made. p_default_limit null: the allowance is not enforced. Returns the calls used, this one included. p_reservation is looked for even where the router does not know that it was made: its answer may have been lost.';
+COMMENT ON FUNCTION acp.usage_consume(uuid, uuid, timestamptz, integer, integer) IS
+	'Counts one billable success of a tenant treated as free and ends its reservation, which is looked for even where the router does not know that it was made: its answer may have been lost. p_default_limit null: the allowance is not enforced. p_warn_percent: from which part of it on usage is near the limit. Returns the calls used, this one included.';
 
 CREATE OR REPLACE FUNCTION acp.audit_append(p_event jsonb) RETURNS timestamptz
 LANGUAGE plpgsql
@@ -143,7 +153,7 @@ COMMENT ON FUNCTION acp.audit_append(jsonb) IS
 	'Writes one audit row from an object whose members are the columns, and counts it. ts missing: now. Returns ts.';
 
 CREATE OR REPLACE FUNCTION acp.settle(p_event jsonb, p_reservation uuid, p_default_limit integer, p_claim text DEFAULT NULL,
-	p_sealed bytea DEFAULT NULL, p_approval uuid DEFAULT NULL) RETURNS bigint
+	p_sealed bytea DEFAULT NULL, p_approval uuid DEFAULT NULL, p_warn_percent integer DEFAULT 90) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -153,7 +163,8 @@ DECLARE
 	quantity CONSTANT text := nullif(current_setting('acp.quantity', true), '');
 BEGIN
 	IF (p_event->>'billable')::boolean AND p_event->>'tier' = 'free' THEN
-		now_used := acp.usage_consume((p_event->>'tenant_id')::uuid, (p_event->>'event_id')::uuid, (p_event->>'ts')::timestamptz, p_default_limit);
+		now_used := acp.usage_consume((p_event->>'tenant_id')::uuid, (p_event->>'event_id')::uuid, (p_event->>'ts')::timestamptz,
+			p_default_limit, p_warn_percent);
 	ELSIF p_reservation IS NOT NULL THEN
 		PERFORM acp.usage_release((p_event->>'tenant_id')::uuid, p_reservation, (p_event->>'ts')::timestamptz);
 	END IF;
@@ -175,7 +186,7 @@ BEGIN
 	RETURN now_used;
 END
 $$;
-COMMENT ON FUNCTION acp.settle(jsonb, uuid, integer, text, bytea, uuid) IS
+COMMENT ON FUNCTION acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer) IS
 	'Ends a call: consumes or gives back its reservation, ends its idempotency claim (p_claim: the key; a success stores p_sealed) and uses p_approval up, counts it and writes its audit row, all in the caller''s transaction. p_default_limit null: the allowance is not enforced. Returns the free calls used, this one included; null where none was used.';
 
 CREATE OR REPLACE FUNCTION acp.price(p_unit text, p_action text, p_ts timestamptz) RETURNS acp.prices
@@ -253,5 +264,5 @@ COMMENT ON FUNCTION acp.pricing(text, text, bigint) IS
 	'What so many units of an action cost now: unit, unit_amount, currency, amount. A unit without a price is charged as one call.';
 
 GRANT EXECUTE ON FUNCTION acp.paid_calls(uuid, date), acp.usage_reserve(uuid, uuid, timestamptz, integer, interval),
-	acp.usage_release(uuid, uuid, timestamptz), acp.usage_consume(uuid, uuid, timestamptz, integer), acp.audit_append(jsonb),
-	acp.settle(jsonb, uuid, integer, text, bytea, uuid), acp.price(text, text, timestamptz), acp.usage(uuid, date, integer), acp.pricing(text, text, bigint) TO acp_app;
+	acp.usage_release(uuid, uuid, timestamptz), acp.usage_consume(uuid, uuid, timestamptz, integer, integer), acp.audit_append(jsonb),
+	acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer), acp.price(text, text, timestamptz), acp.usage(uuid, date, integer), acp.pricing(text, text, bigint) TO acp_app;

@@ -9,6 +9,8 @@ BEGIN
 	WHEN 'keys' THEN
 		RETURN (SELECT count(*) FROM acp.api_keys
 			WHERE tenant_id = p_tenant AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > acp.now()));
+	WHEN 'webhooks' THEN
+		RETURN (SELECT count(*) FROM acp.webhooks WHERE tenant_id = p_tenant);
 	END CASE;
 END
 $$;
@@ -140,14 +142,18 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	expires CONSTANT timestamptz := acp.iam_check_expiry(p_params);
+	fresh   jsonb;
 BEGIN
 	IF (p_ctx->>'dry_run')::boolean THEN
 		RETURN acp.impact(p_creates => jsonb_build_array(jsonb_build_object('type', 'api_key', 'name', p_params->'name',
-			'scopes', p_params->'scopes', 'expires_at', p_params->'expires_at', 'count', 1)), p_risk => 'medium');
+			'scopes', p_params->'scopes', 'expires_at', p_params->'expires_at', 'count', 1)),
+			p_side_effects => acp.webhook_effects(p_tenant, 'key.created'), p_risk => 'medium');
 	END IF;
 	PERFORM acp.ceiling_hold(p_tenant, 'keys', p_ctx);
-	RETURN acp.iam_key_insert(p_tenant, p_params, p_params->>'name', ARRAY(SELECT jsonb_array_elements_text(p_params->'scopes')),
+	fresh := acp.iam_key_insert(p_tenant, p_params, p_params->>'name', ARRAY(SELECT jsonb_array_elements_text(p_params->'scopes')),
 		(p_params->>'rate_limit')::integer, expires);
+	PERFORM acp.webhook_emit(p_tenant, 'key.created', fresh);
+	RETURN fresh;
 END
 $$;
 COMMENT ON FUNCTION acp.iam_keys_create(uuid, jsonb, jsonb) IS 'iam.keys.create';
@@ -187,15 +193,22 @@ AS $$
 DECLARE
 	k        acp.api_keys := acp.iam_key_of(p_tenant, p_params);
 	own      CONSTANT boolean := k.api_key_id = (p_ctx->>'api_key_id')::uuid;
+	turned   boolean;
 	warnings CONSTANT jsonb := CASE WHEN own THEN '["this is the key that makes this call"]'::jsonb ELSE '[]'::jsonb END;
 BEGIN
 	IF (p_ctx->>'dry_run')::boolean THEN
 		RETURN acp.impact(p_updates => CASE WHEN k.revoked_at IS NULL THEN jsonb_build_array(jsonb_build_object('type', 'api_key',
 			'api_key_id', k.api_key_id, 'name', k.name, 'changes', jsonb_build_object('status', 'revoked'))) ELSE '[]' END,
+			p_side_effects => CASE WHEN k.revoked_at IS NULL THEN acp.webhook_effects(p_tenant, 'key.revoked') ELSE '[]' END,
 			p_risk => 'high', p_warnings => warnings);
 	END IF;
-	UPDATE acp.api_keys SET revoked_at = coalesce(revoked_at, acp.now())
-	WHERE tenant_id = p_tenant AND api_key_id = k.api_key_id RETURNING * INTO k;
+	UPDATE acp.api_keys SET revoked_at = acp.now()
+	WHERE tenant_id = p_tenant AND api_key_id = k.api_key_id AND revoked_at IS NULL;
+	turned := FOUND;
+	k := acp.iam_key_of(p_tenant, p_params);
+	IF turned THEN
+		PERFORM acp.webhook_emit(p_tenant, 'key.revoked', acp.iam_key_json(k));
+	END IF;
 	PERFORM acp.report(jsonb_build_object('resource_type', 'api_key', 'resource_id', k.api_key_id));
 	RETURN acp.iam_key_json(k);
 END
@@ -215,13 +228,16 @@ BEGIN
 		RETURN acp.impact(
 			p_creates => jsonb_build_array(jsonb_build_object('type', 'api_key', 'name', old.name, 'scopes', to_jsonb(old.scopes), 'count', 1)),
 			p_updates => jsonb_build_array(jsonb_build_object('type', 'api_key', 'api_key_id', old.api_key_id,
-				'changes', jsonb_build_object('expires_at', acp.rfc3339(least(old.expires_at, ends))))), p_risk => 'medium');
+				'changes', jsonb_build_object('expires_at', acp.rfc3339(least(old.expires_at, ends))))),
+			p_side_effects => acp.webhook_effects(p_tenant, 'key.rotated'), p_risk => 'medium');
 	END IF;
 	PERFORM acp.ceiling_hold(p_tenant, 'keys', p_ctx);
 	fresh := acp.iam_key_insert(p_tenant, p_params, old.name, old.scopes, old.rate_limit, old.expires_at);
 	UPDATE acp.api_keys SET expires_at = least(expires_at, ends) WHERE tenant_id = p_tenant AND api_key_id = old.api_key_id
 	RETURNING * INTO old;
-	RETURN fresh || jsonb_build_object('replaces', acp.iam_key_json(old));
+	fresh := fresh || jsonb_build_object('replaces', acp.iam_key_json(old));
+	PERFORM acp.webhook_emit(p_tenant, 'key.rotated', fresh);
+	RETURN fresh;
 END
 $$;
 COMMENT ON FUNCTION acp.iam_keys_rotate(uuid, jsonb, jsonb) IS 'iam.keys.rotate: the old key works until the grace period ends.';

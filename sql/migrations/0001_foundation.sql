@@ -429,6 +429,70 @@ COMMENT ON COLUMN acp.leadscoring_questions.text IS 'The question.';
 COMMENT ON COLUMN acp.leadscoring_questions.weight IS 'How much an answer counts.';
 COMMENT ON COLUMN acp.leadscoring_questions.updated_at IS 'Last upsert.';
 
+-- Webhooks --------------------------------------------------------------------------------------------------------
+
+CREATE TABLE acp.webhooks (
+	tenant_id       uuid NOT NULL REFERENCES acp.tenants,
+	webhook_id      uuid NOT NULL,
+	url             text NOT NULL CHECK (length(url) <= 2048),
+	events          text[] NOT NULL,
+	description     text CHECK (length(description) <= 255),
+	status          text NOT NULL CHECK (status IN ('active', 'disabled')),
+	disabled_reason text,
+	sealed          bytea NOT NULL,
+	sealed_before   bytea,
+	before_until    timestamptz,
+	created_at      timestamptz NOT NULL,
+	updated_at      timestamptz NOT NULL,
+	PRIMARY KEY (tenant_id, webhook_id)
+);
+COMMENT ON TABLE acp.webhooks IS 'Where a tenant wants to be told of what happens.';
+COMMENT ON COLUMN acp.webhooks.tenant_id IS 'The tenant.';
+COMMENT ON COLUMN acp.webhooks.webhook_id IS 'Identity.';
+COMMENT ON COLUMN acp.webhooks.url IS 'Receiver.';
+COMMENT ON COLUMN acp.webhooks.events IS 'Names of events, in which * stands for anything.';
+COMMENT ON COLUMN acp.webhooks.description IS 'What its owner calls it.';
+COMMENT ON COLUMN acp.webhooks.status IS 'active, or disabled: by its owner, or because the receiver answered 410.';
+COMMENT ON COLUMN acp.webhooks.disabled_reason IS 'Why it is disabled; null: its owner did it.';
+COMMENT ON COLUMN acp.webhooks.sealed IS 'The signing secret, encrypted with a key made from the pepper and webhook_id.';
+COMMENT ON COLUMN acp.webhooks.sealed_before IS 'The secret before the last rotation: deliveries are signed with both for a while.';
+COMMENT ON COLUMN acp.webhooks.before_until IS 'Until then.';
+COMMENT ON COLUMN acp.webhooks.created_at IS 'When it was made.';
+COMMENT ON COLUMN acp.webhooks.updated_at IS 'Last change.';
+
+CREATE TABLE acp.webhook_deliveries (
+	tenant_id       uuid NOT NULL,
+	delivery_id     uuid NOT NULL,
+	webhook_id      uuid NOT NULL,
+	event           text NOT NULL,
+	payload         jsonb NOT NULL,
+	status          text NOT NULL CHECK (status IN ('pending', 'delivered', 'failed')),
+	attempts        integer NOT NULL DEFAULT 0,
+	next_attempt_at timestamptz CHECK (next_attempt_at IS NOT NULL OR status <> 'pending'),
+	last_status     integer,
+	last_error      text,
+	created_at      timestamptz NOT NULL,
+	delivered_at    timestamptz,
+	PRIMARY KEY (tenant_id, delivery_id),
+	FOREIGN KEY (tenant_id, webhook_id) REFERENCES acp.webhooks ON DELETE CASCADE
+);
+CREATE INDEX webhook_deliveries_due ON acp.webhook_deliveries (next_attempt_at) WHERE status = 'pending';
+CREATE INDEX webhook_deliveries_ended ON acp.webhook_deliveries (created_at) WHERE status <> 'pending';
+CREATE INDEX webhook_deliveries_webhook ON acp.webhook_deliveries (tenant_id, webhook_id, created_at);
+COMMENT ON TABLE acp.webhook_deliveries IS 'Events on their way to a webhook: written with their cause, sent by any process, kept for 30 days.';
+COMMENT ON COLUMN acp.webhook_deliveries.tenant_id IS 'The tenant.';
+COMMENT ON COLUMN acp.webhook_deliveries.delivery_id IS 'Identity: the header webhook-id, the same at every attempt.';
+COMMENT ON COLUMN acp.webhook_deliveries.webhook_id IS 'To which webhook.';
+COMMENT ON COLUMN acp.webhook_deliveries.event IS 'Name of the event, for example key.created.';
+COMMENT ON COLUMN acp.webhook_deliveries.payload IS 'What is sent: type, timestamp, data. Never a secret.';
+COMMENT ON COLUMN acp.webhook_deliveries.status IS 'pending -> delivered, or failed after the last attempt.';
+COMMENT ON COLUMN acp.webhook_deliveries.attempts IS 'Attempts begun; which of them may say how it ended.';
+COMMENT ON COLUMN acp.webhook_deliveries.next_attempt_at IS 'While pending: when it is due; while it is being sent, when that attempt counts as crashed.';
+COMMENT ON COLUMN acp.webhook_deliveries.last_status IS 'HTTP status of the last attempt; null: there was no answer.';
+COMMENT ON COLUMN acp.webhook_deliveries.last_error IS 'What went wrong at the last attempt; null: nothing.';
+COMMENT ON COLUMN acp.webhook_deliveries.created_at IS 'When the event happened.';
+COMMENT ON COLUMN acp.webhook_deliveries.delivered_at IS 'When a receiver took it.';
+
 -- What the program may do: read and write through the functions it is granted, and append to the log. ---------------
 
 GRANT SELECT, INSERT ON acp.audit_logs TO acp_app;
@@ -436,4 +500,5 @@ GRANT SELECT, INSERT, UPDATE ON acp.tenants, acp.api_keys, acp.team_members, acp
 GRANT SELECT, INSERT ON acp.agents, acp.key_lookup TO acp_app;
 GRANT SELECT, INSERT, UPDATE ON acp.usage_quota, acp.usage_counters, acp.leadscoring_questions TO acp_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON acp.usage_reservations, acp.idempotency TO acp_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON acp.webhooks, acp.webhook_deliveries TO acp_app;
 GRANT SELECT ON acp.prices TO acp_app;

@@ -1,0 +1,421 @@
+-- Webhooks: events become deliveries in the transaction of their cause; any process sends them; the pack's handlers.
+--
+-- Lock order: a webhook before its deliveries. Both come before a tenant's counter rows (30_usage.sql).
+
+CREATE OR REPLACE FUNCTION acp.webhook_known_events() RETURNS text[]
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN ARRAY['key.created', 'key.revoked', 'key.rotated', 'usage.warning', 'usage.limit_reached', 'webhook.test'];
+END
+$$;
+COMMENT ON FUNCTION acp.webhook_known_events() IS 'The events there are.';
+
+CREATE OR REPLACE FUNCTION acp.webhook_wants(w acp.webhooks, p_event text) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN w.status = 'active' AND EXISTS (SELECT FROM unnest(w.events) AS pattern WHERE acp.pattern_fits(pattern, p_event));
+END
+$$;
+COMMENT ON FUNCTION acp.webhook_wants(acp.webhooks, text) IS 'Is an event one that this webhook is told of?';
+
+CREATE OR REPLACE FUNCTION acp.webhook_deliver(w acp.webhooks, p_event text, p_data jsonb) RETURNS acp.webhook_deliveries
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	d acp.webhook_deliveries;
+BEGIN
+	INSERT INTO acp.webhook_deliveries (tenant_id, delivery_id, webhook_id, event, payload, status, next_attempt_at, created_at)
+	VALUES (w.tenant_id, gen_random_uuid(), w.webhook_id, p_event,
+		jsonb_build_object('type', p_event, 'timestamp', acp.rfc3339(acp.now()), 'data', p_data), 'pending', acp.now(), acp.now())
+	RETURNING * INTO d;
+	RETURN d;
+END
+$$;
+COMMENT ON FUNCTION acp.webhook_deliver(acp.webhooks, text, jsonb) IS 'Puts one event on its way to one webhook.';
+
+CREATE OR REPLACE FUNCTION acp.webhook_emit(p_tenant uuid, p_event text, p_data jsonb) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	w acp.webhooks;
+BEGIN
+	-- The lock is what the foreign key would take: a webhook that is being deleted is waited for here, and then passed
+	-- over, instead of failing the call that caused the event.
+	FOR w IN SELECT * FROM acp.webhooks x WHERE x.tenant_id = p_tenant ORDER BY x.webhook_id FOR KEY SHARE LOOP
+		IF acp.webhook_wants(w, p_event) THEN
+			PERFORM acp.webhook_deliver(w, p_event, p_data);
+		END IF;
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION acp.webhook_emit(uuid, text, jsonb) IS
+	'Tells every webhook of the tenant that wants the event, when this transaction commits. p_data must hold no secret.';
+
+CREATE OR REPLACE FUNCTION acp.webhook_effects(p_tenant uuid, p_event text) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('type', 'webhook_delivery', 'event', p_event, 'webhook_id', w.webhook_id,
+		'url', w.url) ORDER BY w.webhook_id), '[]') FROM acp.webhooks w WHERE w.tenant_id = p_tenant AND acp.webhook_wants(w, p_event));
+END
+$$;
+COMMENT ON FUNCTION acp.webhook_effects(uuid, text) IS 'side_effects of an impact: the deliveries that acp.webhook_emit would make.';
+
+CREATE OR REPLACE FUNCTION acp.webhook_usage(p_tenant uuid, p_used bigint, p_limit integer, p_percent integer, p_ts timestamptz) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	-- The counter goes up by one under its lock: each number is passed once.
+	near    CONSTANT boolean := p_used = ceil(p_limit::numeric * p_percent / 100);
+	last    CONSTANT boolean := p_used = p_limit;
+	numbers jsonb;
+BEGIN
+	IF NOT near AND NOT last THEN
+		RETURN;
+	END IF;
+	numbers := jsonb_build_object('calls_used', p_used, 'calls_limit', p_limit, 'calls_remaining', greatest(p_limit - p_used, 0),
+		'period', to_char(acp.period(p_ts), 'YYYY-MM'), 'resets_at', acp.rfc3339(acp.period_end(acp.period(p_ts))));
+	IF near THEN
+		PERFORM acp.webhook_emit(p_tenant, 'usage.warning', numbers);
+	END IF;
+	IF last THEN
+		PERFORM acp.webhook_emit(p_tenant, 'usage.limit_reached', numbers);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION acp.webhook_usage(uuid, bigint, integer, integer, timestamptz) IS
+	'Events of a free call that was counted: usage.warning at the first call from which replies carry a warning, usage.limit_reached at the last.';
+
+-- The deliverer ---------------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION acp.deliveries_take(p_max integer, p_lease interval) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	moment CONSTANT timestamptz := acp.now();
+	list   jsonb;
+BEGIN
+	WITH due AS (
+		SELECT d.tenant_id, d.delivery_id FROM acp.webhook_deliveries d
+		WHERE d.status = 'pending' AND d.next_attempt_at <= moment
+		ORDER BY d.next_attempt_at LIMIT p_max FOR UPDATE SKIP LOCKED
+	), taken AS (
+		UPDATE acp.webhook_deliveries d SET attempts = d.attempts + 1, next_attempt_at = moment + p_lease
+		FROM due WHERE d.tenant_id = due.tenant_id AND d.delivery_id = due.delivery_id RETURNING d.*
+	)
+	SELECT jsonb_agg(jsonb_build_object('tenant_id', t.tenant_id, 'delivery_id', t.delivery_id, 'webhook_id', t.webhook_id,
+		'attempt', t.attempts, 'ts', floor(extract(epoch FROM moment))::bigint, 'url', w.url, 'payload', t.payload::text,
+		'sealed', encode(w.sealed, 'hex'), 'sealed_before', CASE WHEN w.before_until > moment THEN encode(w.sealed_before, 'hex') END))
+	INTO list FROM taken t JOIN acp.webhooks w USING (tenant_id, webhook_id);
+	RETURN coalesce(list, '[]');
+END
+$$;
+COMMENT ON FUNCTION acp.deliveries_take(integer, interval) IS
+	'Claims deliveries that are due, for an attempt that must be reported within p_lease; after that it counts as crashed and they are due again.';
+
+CREATE OR REPLACE FUNCTION acp.webhook_disable(p_tenant uuid, p_webhook uuid, p_reason text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	UPDATE acp.webhooks SET status = 'disabled', disabled_reason = p_reason, updated_at = acp.now()
+	WHERE tenant_id = p_tenant AND webhook_id = p_webhook;
+	UPDATE acp.webhook_deliveries SET status = 'failed', next_attempt_at = NULL, last_error = 'the webhook was disabled'
+	WHERE tenant_id = p_tenant AND webhook_id = p_webhook AND status = 'pending';
+END
+$$;
+COMMENT ON FUNCTION acp.webhook_disable(uuid, uuid, text) IS 'Disables a webhook and gives up what was on its way to it. p_reason null: its owner wants it.';
+
+CREATE OR REPLACE FUNCTION acp.delivery_done(p jsonb) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	tenant    CONSTANT uuid := p->>'tenant_id';
+	webhook   CONSTANT uuid := p->>'webhook_id';
+	delivered CONSTANT boolean := p->>'delivered';
+	again     CONSTANT timestamptz := acp.now() + make_interval(secs => (p->>'retry_after')::double precision);
+	breather  CONSTANT timestamptz := acp.now() + interval '1 minute';
+	counted   boolean;
+BEGIN
+	IF NOT delivered THEN
+		-- More rows may be changed below: one failure of a webhook at a time.
+		PERFORM FROM acp.webhooks WHERE tenant_id = tenant AND webhook_id = webhook FOR NO KEY UPDATE;
+	END IF;
+	-- An attempt that outlived its lease has no say any more, unless the receiver took it: then nobody need try again.
+	UPDATE acp.webhook_deliveries SET
+		status = CASE WHEN delivered THEN 'delivered' WHEN again IS NULL THEN 'failed' ELSE 'pending' END,
+		next_attempt_at = CASE WHEN NOT delivered THEN again END,
+		last_status = (p->>'status')::integer, last_error = p->>'error',
+		delivered_at = CASE WHEN delivered THEN acp.now() END
+	WHERE tenant_id = tenant AND delivery_id = (p->>'delivery_id')::uuid AND status = 'pending'
+	  AND (delivered OR attempts = (p->>'attempt')::integer);
+	counted := FOUND;
+	IF counted AND (p->>'gone')::boolean THEN
+		PERFORM acp.webhook_disable(tenant, webhook, 'the receiver answered 410 Gone');
+	ELSIF counted AND (p->>'silent')::boolean THEN
+		-- A receiver that lets us wait must not hold up those of others with all that is due to it.
+		UPDATE acp.webhook_deliveries SET next_attempt_at = breather
+		WHERE tenant_id = tenant AND webhook_id = webhook AND status = 'pending' AND next_attempt_at < breather
+		  AND delivery_id <> (p->>'delivery_id')::uuid;
+	END IF;
+	RETURN counted;
+END
+$$;
+COMMENT ON FUNCTION acp.delivery_done(jsonb) IS
+	'How an attempt ended: tenant_id, webhook_id, delivery_id, attempt, delivered, status?, error?, retry_after? (seconds; missing: the last attempt), gone? (the webhook is to be disabled), silent? (no answer in time). False: the attempt had no say any more.';
+
+-- The pack: handlers (tenant, params, ctx) -> data ----------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION acp.webhook_json(w acp.webhooks) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN jsonb_build_object('webhook_id', w.webhook_id, 'url', w.url, 'events', to_jsonb(w.events), 'description', w.description,
+		'status', w.status, 'disabled_reason', w.disabled_reason, 'created_at', acp.rfc3339(w.created_at),
+		'updated_at', acp.rfc3339(w.updated_at));
+END
+$$;
+COMMENT ON FUNCTION acp.webhook_json(acp.webhooks) IS 'A webhook as replies show it: never its secret.';
+
+CREATE OR REPLACE FUNCTION acp.webhook_of(p_tenant uuid, p_params jsonb) RETURNS acp.webhooks
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	w acp.webhooks;
+BEGIN
+	SELECT * INTO w FROM acp.webhooks WHERE tenant_id = p_tenant AND webhook_id = (p_params->>'webhook_id')::uuid;
+	IF NOT FOUND THEN
+		PERFORM acp.fail('NOT_FOUND', 'no webhook has this webhook_id', '/params/webhook_id');
+	END IF;
+	RETURN w;
+END
+$$;
+COMMENT ON FUNCTION acp.webhook_of(uuid, jsonb) IS 'The tenant''s webhook that params.webhook_id names, or a refusal.';
+
+CREATE OR REPLACE FUNCTION acp.webhook_check_events(p_params jsonb) RETURNS text[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	known CONSTANT text[] := acp.webhook_known_events();
+	wrong integer;
+BEGIN
+	SELECT n - 1 INTO wrong FROM jsonb_array_elements_text(p_params->'events') WITH ORDINALITY AS e(pattern, n)
+	WHERE NOT EXISTS (SELECT FROM unnest(known) AS name WHERE acp.pattern_fits(pattern, name)) ORDER BY n LIMIT 1;
+	IF wrong IS NOT NULL THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'fits no event; there are ' || array_to_string(known, ', '), '/params/events/' || wrong);
+	END IF;
+	RETURN ARRAY(SELECT jsonb_array_elements_text(p_params->'events'));
+END
+$$;
+COMMENT ON FUNCTION acp.webhook_check_events(jsonb) IS 'params.events, or a refusal when one of them could never happen.';
+
+CREATE OR REPLACE FUNCTION acp.webhooks_list(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	list jsonb;
+BEGIN
+	SELECT coalesce(jsonb_agg(acp.webhook_json(w) ORDER BY w.created_at, w.webhook_id), '[]') INTO list FROM (
+		SELECT * FROM acp.webhooks x
+		WHERE x.tenant_id = p_tenant AND (p_params->>'after' IS NULL OR (x.created_at, x.webhook_id) >
+			(SELECT a.created_at, a.webhook_id FROM acp.webhooks a
+			 WHERE a.tenant_id = p_tenant AND a.webhook_id = (p_params->>'after')::uuid))
+		ORDER BY x.created_at, x.webhook_id LIMIT coalesce((p_params->>'limit')::integer, 100)) w;
+	PERFORM acp.report(jsonb_build_object('resource_type', 'webhook', 'count', jsonb_array_length(list)));
+	RETURN list;
+END
+$$;
+COMMENT ON FUNCTION acp.webhooks_list(uuid, jsonb, jsonb) IS 'webhooks.list: oldest first.';
+
+CREATE OR REPLACE FUNCTION acp.webhooks_create(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	wanted CONSTANT text[] := acp.webhook_check_events(p_params);
+	w      acp.webhooks;
+BEGIN
+	IF (p_ctx->>'dry_run')::boolean THEN
+		RETURN acp.impact(p_creates => jsonb_build_array(jsonb_build_object('type', 'webhook', 'url', p_params->'url',
+			'events', p_params->'events', 'description', p_params->'description', 'count', 1)));
+	END IF;
+	PERFORM acp.ceiling_hold(p_tenant, 'webhooks', p_ctx);
+	INSERT INTO acp.webhooks (tenant_id, webhook_id, url, events, description, status, sealed, created_at, updated_at)
+	VALUES (p_tenant, (p_params->>'new_id')::uuid, p_params->>'url', wanted, p_params->>'description', 'active',
+		decode(p_params->>'new_sealed', 'hex'), acp.now(), acp.now())
+	RETURNING * INTO w;
+	PERFORM acp.report(jsonb_build_object('resource_type', 'webhook', 'resource_id', w.webhook_id));
+	RETURN acp.webhook_json(w);
+END
+$$;
+COMMENT ON FUNCTION acp.webhooks_create(uuid, jsonb, jsonb) IS 'webhooks.create: the handler put id and sealed secret into params.';
+
+CREATE OR REPLACE FUNCTION acp.webhook_pending(w acp.webhooks) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	waiting CONSTANT bigint := (SELECT count(*) FROM acp.webhook_deliveries d
+		WHERE d.tenant_id = w.tenant_id AND d.webhook_id = w.webhook_id AND d.status = 'pending');
+BEGIN
+	RETURN CASE WHEN waiting = 0 THEN '[]' ELSE jsonb_build_array(jsonb_build_object('type', 'webhook_delivery',
+		'webhook_id', w.webhook_id, 'changes', jsonb_build_object('status', 'failed'), 'count', waiting)) END;
+END
+$$;
+COMMENT ON FUNCTION acp.webhook_pending(acp.webhooks) IS 'updates of an impact: the deliveries that disabling would give up.';
+
+CREATE OR REPLACE FUNCTION acp.webhook_changes(w acp.webhooks, p_params jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN (SELECT coalesce(jsonb_object_agg(c.key, c.value), '{}')
+		FROM jsonb_each(p_params - ARRAY['webhook_id', 'rotate_secret', 'new_sealed']) c
+		WHERE c.value IS DISTINCT FROM to_jsonb(w)->c.key)
+		|| CASE WHEN (p_params->>'rotate_secret')::boolean THEN jsonb_build_object('secret', 'rotated') ELSE '{}' END;
+END
+$$;
+COMMENT ON FUNCTION acp.webhook_changes(acp.webhooks, jsonb) IS 'What webhooks.update would make different.';
+
+CREATE OR REPLACE FUNCTION acp.webhooks_update(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	w       acp.webhooks := acp.webhook_of(p_tenant, p_params);
+	wanted  CONSTANT text[] := acp.webhook_check_events(p_params);
+	changes CONSTANT jsonb := acp.webhook_changes(w, p_params);
+	rotate  CONSTANT boolean := coalesce((p_params->>'rotate_secret')::boolean, false);
+BEGIN
+	IF p_params - ARRAY['webhook_id', 'new_sealed'] = '{}' THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'name at least one of url, events, description, status, rotate_secret', '/params');
+	END IF;
+	IF (p_ctx->>'dry_run')::boolean THEN
+		RETURN acp.impact(p_updates => CASE WHEN changes = '{}' THEN '[]' ELSE jsonb_build_array(jsonb_build_object(
+			'type', 'webhook', 'webhook_id', w.webhook_id, 'changes', changes)) END
+			|| CASE WHEN changes->>'status' = 'disabled' THEN acp.webhook_pending(w) ELSE '[]' END);
+	END IF;
+	UPDATE acp.webhooks SET
+		url = coalesce(p_params->>'url', url),
+		events = CASE WHEN p_params ? 'events' THEN wanted ELSE events END,
+		description = CASE WHEN p_params ? 'description' THEN p_params->>'description' ELSE description END,
+		status = coalesce(p_params->>'status', status),
+		disabled_reason = CASE WHEN p_params ? 'status' THEN NULL ELSE disabled_reason END,
+		sealed_before = CASE WHEN rotate THEN sealed ELSE sealed_before END,
+		before_until = CASE WHEN rotate THEN acp.now() + interval '24 hours' ELSE before_until END,
+		sealed = CASE WHEN rotate THEN decode(p_params->>'new_sealed', 'hex') ELSE sealed END,
+		updated_at = acp.now()
+	WHERE tenant_id = p_tenant AND webhook_id = w.webhook_id RETURNING * INTO w;
+	IF w.status = 'disabled' THEN
+		PERFORM acp.webhook_disable(p_tenant, w.webhook_id, w.disabled_reason);
+	END IF;
+	PERFORM acp.report(jsonb_build_object('resource_type', 'webhook', 'resource_id', w.webhook_id));
+	RETURN acp.webhook_json(w);
+END
+$$;
+COMMENT ON FUNCTION acp.webhooks_update(uuid, jsonb, jsonb) IS
+	'webhooks.update: members given are set; a new secret is in params.new_sealed, and for a day deliveries are signed with the old one too.';
+
+CREATE OR REPLACE FUNCTION acp.webhooks_delete(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	w    CONSTANT acp.webhooks := acp.webhook_of(p_tenant, p_params);
+	gone CONSTANT bigint := (SELECT count(*) FROM acp.webhook_deliveries WHERE tenant_id = p_tenant AND webhook_id = w.webhook_id);
+BEGIN
+	IF (p_ctx->>'dry_run')::boolean THEN
+		RETURN acp.impact(p_risk => 'medium', p_deletes => jsonb_build_array(jsonb_build_object('type', 'webhook',
+			'webhook_id', w.webhook_id, 'url', w.url, 'count', 1)) || CASE WHEN gone = 0 THEN '[]' ELSE jsonb_build_array(
+			jsonb_build_object('type', 'webhook_delivery', 'webhook_id', w.webhook_id, 'count', gone)) END);
+	END IF;
+	DELETE FROM acp.webhooks WHERE tenant_id = p_tenant AND webhook_id = w.webhook_id;
+	PERFORM acp.report(jsonb_build_object('resource_type', 'webhook', 'resource_id', w.webhook_id));
+	RETURN jsonb_build_object('webhook_id', w.webhook_id, 'deleted', true);
+END
+$$;
+COMMENT ON FUNCTION acp.webhooks_delete(uuid, jsonb, jsonb) IS 'webhooks.delete: its deliveries go with it.';
+
+CREATE OR REPLACE FUNCTION acp.webhooks_test(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	w acp.webhooks := acp.webhook_of(p_tenant, p_params);
+	d acp.webhook_deliveries;
+BEGIN
+	IF w.status <> 'active' THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'this webhook is disabled; webhooks.update with status active enables it', '/params/webhook_id');
+	END IF;
+	IF (p_ctx->>'dry_run')::boolean THEN
+		RETURN acp.impact(p_creates => jsonb_build_array(jsonb_build_object('type', 'webhook_delivery', 'event', 'webhook.test',
+			'webhook_id', w.webhook_id, 'url', w.url, 'count', 1)));
+	END IF;
+	-- As in acp.webhook_emit: whoever deletes it now is waited for.
+	PERFORM FROM acp.webhooks WHERE tenant_id = p_tenant AND webhook_id = w.webhook_id FOR KEY SHARE;
+	w := acp.webhook_of(p_tenant, p_params);
+	d := acp.webhook_deliver(w, 'webhook.test', jsonb_build_object('webhook_id', w.webhook_id, 'request_id', p_ctx->'request_id'));
+	PERFORM acp.report(jsonb_build_object('resource_type', 'webhook_delivery', 'resource_id', d.delivery_id));
+	RETURN acp.delivery_json(d);
+END
+$$;
+COMMENT ON FUNCTION acp.webhooks_test(uuid, jsonb, jsonb) IS 'webhooks.test: a delivery to this webhook, whatever events it wants.';
+
+CREATE OR REPLACE FUNCTION acp.delivery_json(d acp.webhook_deliveries) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN jsonb_build_object('delivery_id', d.delivery_id, 'webhook_id', d.webhook_id, 'event', d.event, 'payload', d.payload,
+		'status', d.status, 'attempts', d.attempts, 'next_attempt_at', acp.rfc3339(d.next_attempt_at), 'last_status', d.last_status,
+		'last_error', d.last_error, 'created_at', acp.rfc3339(d.created_at), 'delivered_at', acp.rfc3339(d.delivered_at));
+END
+$$;
+COMMENT ON FUNCTION acp.delivery_json(acp.webhook_deliveries) IS 'A delivery as replies show it.';
+
+CREATE OR REPLACE FUNCTION acp.webhooks_deliveries(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	list jsonb;
+BEGIN
+	IF p_params ? 'webhook_id' THEN
+		PERFORM acp.webhook_of(p_tenant, p_params);
+	END IF;
+	SELECT coalesce(jsonb_agg(acp.delivery_json(d) ORDER BY d.created_at DESC, d.delivery_id DESC), '[]') INTO list FROM (
+		SELECT * FROM acp.webhook_deliveries x
+		WHERE x.tenant_id = p_tenant
+		  AND (p_params->>'webhook_id' IS NULL OR x.webhook_id = (p_params->>'webhook_id')::uuid)
+		  AND (p_params->>'status' IS NULL OR x.status = p_params->>'status')
+		  AND (p_params->>'after' IS NULL OR (x.created_at, x.delivery_id) <
+			(SELECT a.created_at, a.delivery_id FROM acp.webhook_deliveries a
+			 WHERE a.tenant_id = p_tenant AND a.delivery_id = (p_params->>'after')::uuid))
+		ORDER BY x.created_at DESC, x.delivery_id DESC LIMIT coalesce((p_params->>'limit')::integer, 100)) d;
+	PERFORM acp.report(jsonb_build_object('resource_type', 'webhook_delivery', 'count', jsonb_array_length(list)));
+	RETURN list;
+END
+$$;
+COMMENT ON FUNCTION acp.webhooks_deliveries(uuid, jsonb, jsonb) IS 'webhooks.deliveries: newest first.';
+
+GRANT EXECUTE ON FUNCTION acp.webhook_known_events(), acp.webhook_wants(acp.webhooks, text), acp.webhook_deliver(acp.webhooks, text, jsonb),
+	acp.webhook_emit(uuid, text, jsonb), acp.webhook_effects(uuid, text), acp.webhook_usage(uuid, bigint, integer, integer, timestamptz),
+	acp.deliveries_take(integer, interval), acp.webhook_disable(uuid, uuid, text), acp.delivery_done(jsonb), acp.webhook_json(acp.webhooks),
+	acp.webhook_of(uuid, jsonb), acp.webhook_check_events(jsonb), acp.webhooks_list(uuid, jsonb, jsonb),
+	acp.webhooks_create(uuid, jsonb, jsonb), acp.webhook_pending(acp.webhooks), acp.webhook_changes(acp.webhooks, jsonb),
+	acp.webhooks_update(uuid, jsonb, jsonb), acp.webhooks_delete(uuid, jsonb, jsonb), acp.webhooks_test(uuid, jsonb, jsonb),
+	acp.delivery_json(acp.webhook_deliveries), acp.webhooks_deliveries(uuid, jsonb, jsonb) TO acp_app;
