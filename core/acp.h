@@ -54,8 +54,9 @@ acp_handler acp_run_sql;
 /* The handler of actions whose work an HTTP server of the operator's does. No transaction is open while it waits. */
 acp_handler acp_run_http;
 
-/* Calls acp.<function>(tenant, params, ctx), or <schema>.<function>(…) where a schema is named, in the call's transaction, which begins with the first such call.
- * On ACP_OK *data is its result, owned by the caller. A refusal by acp.fail() in SQL comes back as its code. */
+/* Calls acp.<function>(tenant, params, ctx), or <schema>.<function>(…) where a schema is named, in the call's
+ * transaction, which begins with the first such call. On ACP_OK *data is its result, owned by the caller. A refusal
+ * by acp.fail() in SQL comes back as its code. */
 enum acp_code acp_call_sql(struct acp_call *call, const char *function, struct json_object *params,
 			   struct json_object **data) ACP_MUSTCHECK;
 

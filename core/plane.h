@@ -111,29 +111,30 @@ struct acp_control_plane {
 	/* How many of a kind ("keys", "webhooks") a tenant has now; NULL turns ceilings off. */
 	enum acp_code (*live_count)(void *self, const char *tenant_id, const char *resource, int64_t *count);
 
-	/* The call's transaction, for handlers that keep their data in the hub's database.
-	 * run: acp.<function>(tenant, params, ctx), or schema.function(…) where a schema is named; refusal is filled when the function refused.
-	 * A transaction ends by settle or rollback, and is gone after either. */
+	/* The call's transaction, for handlers that keep their data in the hub's database. run:
+	 * acp.<function>(tenant, params, ctx), or schema.function(…) where a schema is named; refusal is filled
+	 * when the function refused. A transaction ends by settle or rollback, and is gone after either. */
 	enum acp_code (*begin)(void *self, bool read_only, struct acp_tx **tx);
 	enum acp_code (*run)(struct acp_tx *tx, const char *function, const char *tenant_id, struct json_object *params,
 			     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal);
 	void (*rollback)(struct acp_tx *tx);
 
-	/* Policies (NULL: off). query: tenant_id, api_key_id, actor_type, action, request_hash, event_id, dry_run, amount?.
-	 * decision (owned by the caller): decision_id, decision allow|deny|require_approval, reason?, policy_id?,
-	 * policy_version, decision_ttl_ms, approval_id?. */
+	/* Policies (NULL: off). query: tenant_id, api_key_id, actor_type, action, request_hash, event_id, dry_run,
+	 * amount?. decision (owned by the caller): decision_id, decision allow|deny|require_approval, reason?,
+	 * policy_id?, policy_version, decision_ttl_ms, approval_id?. */
 	enum acp_code (*authorize)(void *self, struct json_object *query, struct json_object **decision);
 
-	/* Idempotency of calls (NULL: off). May the call with this event id run under the client's key? The claim is its
-	 * own until it ends, or until the hub's lease for crashed calls passes. */
+	/* Idempotency of calls (NULL: off). May the call with this event id run under the client's key? The claim
+	 * is its own until it ends, or until the hub's lease for crashed calls passes. */
 	enum acp_code (*claim)(void *self, const char *tenant_id, const char *action, const char *key,
 			       const char *fingerprint, const char *event_id, struct acp_claim *out);
 
-	/* Ends a successful call: reservation consumed, usage counted, claim's result stored, event written, all committed
-	 * with tx (NULL: in a transaction of its own). *calls_used: free calls used, this one included, or -1 where none was
-	 * used. ACP_UPGRADE_REQUIRED: no place was held any more (or the check had failed open) and the allowance is used
-	 * up; ACP_IDEMPOTENCY_CONFLICT: the claim had gone to another call. Then nothing was done: so the allowance stays
-	 * exact, and an idempotent call has one effect, whatever happened before. */
+	/* Ends a successful call: reservation consumed, usage counted, claim's result stored, event written, all
+	 * committed with tx (NULL: in a transaction of its own). *calls_used: free calls used, this one included,
+	 * or -1 where none was used. ACP_UPGRADE_REQUIRED: no place was held any more (or the check had failed
+	 * open) and the allowance is used up; ACP_IDEMPOTENCY_CONFLICT: the claim had gone to another call. Then
+	 * nothing was done: so the allowance stays exact, and an idempotent call has one effect, whatever happened
+	 * before. */
 	enum acp_code (*settle)(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *calls_used);
 
 	/* Ends any other call: the event is written, reservation and claim are given back. */

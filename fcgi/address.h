@@ -6,7 +6,8 @@
 
 enum { ACP_ADDRESS_MAX = 46 }; /* longest text of an IPv6 address, and the NUL */
 
-/* The list of trusted_proxies: addresses and CIDR networks separated by spaces. False with the first bad word in bad. */
+/* The list of trusted_proxies: addresses and CIDR networks separated by spaces. False with the first bad word in
+ * bad. */
 bool acp_proxies_ok(const char *trusted, char bad[64]);
 
 /* Writes the client's address to out. remote_addr is believed; while it is that of a trusted proxy, the address before

@@ -208,9 +208,9 @@ static void test_deliver_nothing(void)
 	const struct acp_control_plane broken = {.deliveries_take = away, .delivery_done = done};
 	const struct acp_kernel trouble = {.config = &config, .plane = &broken};
 	takes = 0;
-	CU_ASSERT_EQUAL(acp_webhooks_deliver(&kernel), ACP_WEBHOOKS_IDLE);
+	CU_ASSERT_EQUAL(acp_webhooks_deliver(kernel.config, kernel.plane), ACP_WEBHOOKS_IDLE);
 	CU_ASSERT_EQUAL(takes, 1);
-	CU_ASSERT_EQUAL(acp_webhooks_deliver(&trouble), ACP_WEBHOOKS_TROUBLE);
+	CU_ASSERT_EQUAL(acp_webhooks_deliver(trouble.config, trouble.plane), ACP_WEBHOOKS_TROUBLE);
 }
 
 /* An address that is refused when it is used is a failed attempt, tried again like any other. */
@@ -221,7 +221,7 @@ static void test_deliver_to_private_address(void)
 	config.webhook_allow_private = false;
 	acp_webhook_new_secret(&config, WEBHOOK, text, sealed);
 	queue_one("http://127.0.0.1:9/", sealed, 1);
-	CU_ASSERT_EQUAL(acp_webhooks_deliver(&kernel), ACP_WEBHOOKS_SENT);
+	CU_ASSERT_EQUAL(acp_webhooks_deliver(kernel.config, kernel.plane), ACP_WEBHOOKS_SENT);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(told);
 	CU_ASSERT_FALSE(acp_json_bool(told, "delivered"));
 	CU_ASSERT_PTR_NULL(acp_json_member(told, "status"));
@@ -230,7 +230,7 @@ static void test_deliver_to_private_address(void)
 	CU_ASSERT_TRUE(again >= 4.5 && again <= 5.5);
 	CU_ASSERT_STRING_EQUAL(acp_json_string(told, "delivery_id"), ACP_NIL_UUID);
 	queue_one("http://127.0.0.1:9/", sealed, 10);
-	CU_ASSERT_EQUAL(acp_webhooks_deliver(&kernel), ACP_WEBHOOKS_SENT);
+	CU_ASSERT_EQUAL(acp_webhooks_deliver(kernel.config, kernel.plane), ACP_WEBHOOKS_SENT);
 	CU_ASSERT_PTR_NULL(acp_json_member(told, "retry_after"));
 	CU_ASSERT_EQUAL(json_object_get_int(acp_json_member(told, "attempt")), 10);
 	json_object_put(told);
@@ -240,7 +240,7 @@ static void test_deliver_to_private_address(void)
 static void test_deliver_without_secret(void)
 {
 	queue_one("https://example.com/", "00", 1);
-	CU_ASSERT_EQUAL(acp_webhooks_deliver(&kernel), ACP_WEBHOOKS_SENT);
+	CU_ASSERT_EQUAL(acp_webhooks_deliver(kernel.config, kernel.plane), ACP_WEBHOOKS_SENT);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(told);
 	CU_ASSERT_FALSE(acp_json_bool(told, "delivered"));
 	CU_ASSERT_PTR_NOT_NULL(acp_json_member(told, "retry_after"));
