@@ -39,6 +39,13 @@ $$;
 CREATE TEMP TABLE expected (relation text PRIMARY KEY, app text, report text);
 INSERT INTO expected VALUES
 	('acp.agents', 'ra', ''),
+	('acp.approvals', 'raw', ''),
+	('acp.policies', 'raw', ''),
+	('acp.policy_proposals', 'raw', ''),
+	('acp.team_members', 'raw', ''),
+	('acp.tenant_settings', 'raw', ''),
+	('acp.webhook_deliveries', 'rawd', ''),
+	('acp.webhooks', 'rawd', ''),
 	('acp.api_keys', 'raw', ''),
 	('acp.audit_logs', 'ra', ''),
 	('acp.idempotency', 'rawd', ''),

@@ -114,8 +114,8 @@ SELECT results_eq($$SELECT ts, tenant_id, api_key_id, key_prefix, scopes, tier
 	'11111111-0000-4000-9000-000000000001'::uuid,
 	 'ock_aaaaaaaa', '{manage.read,manage.domain}'::text[], 'free')$$, 'a usable key');
 SELECT results_eq($$SELECT * FROM acp.authenticate(pg_temp.hash('nobody''s'))$$, $$VALUES
-	('2027-05-15 12:00:00+00'::timestamptz, NULL::uuid, NULL::uuid, NULL::text, NULL::text[], NULL::text)$$,
-	'an unknown key: one row, with the clock and nobody');
+	('2027-05-15 12:00:00+00'::timestamptz, NULL::uuid, NULL::uuid, NULL::text, NULL::text[], NULL::text, NULL::integer,
+	 NULL::boolean)$$, 'an unknown key: one row, with the clock and nobody');
 SELECT is(pg_temp.caller(NULL), NULL, 'no key, nobody');
 SELECT is(pg_temp.caller('b'), :'tenant'::uuid, 'a key before its end is usable');
 RESET ROLE;
