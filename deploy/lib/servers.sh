@@ -65,6 +65,9 @@ responder_settings() {
 		sql_dir = $PREFIX/share/acp-fcgi/sql
 		key_pepper_file = $ETC/key_pepper
 		log_file = $RESPONDER_LOG
+		# On loopback everybody has one address, and tests onboard many agents.
+		onboard_per_ip = 100000
+		onboard_total = 100000
 	END
 	if [ "$SERVER" = lighttpd ]; then
 		printf 'listen = %s\nlisten_mode = 660\n' "$RESPONDER_SOCKET"
