@@ -157,22 +157,26 @@ static enum acp_code check_ceiling(struct acp_call *call)
 	return acp_call_fail(call, ACP_CEILING_EXCEEDED, NULL, "at most %lld %s may exist", (long long)most, resource);
 }
 
-static enum acp_code run_handler(struct acp_call *call)
-{
-	enum acp_code code = call->entry->action->run(call, call->params, &call->result);
-	if (code != ACP_OK && call->code != code)
-		return fail_plain(call, code);
-	if (code == ACP_OK && call->dry_run)
-		acp_usage_estimate(call);
-	return code;
-}
-
 /* Ends the handler's transaction, if there is one, without effect. */
 static void undo(struct acp_call *call)
 {
 	if (call->tx)
 		call->kernel->plane->rollback(call->tx);
 	call->tx = NULL;
+}
+
+static enum acp_code run_handler(struct acp_call *call)
+{
+	enum acp_code code = call->entry->action->run(call, call->params, &call->result);
+	if (code != ACP_OK && call->code != code)
+		return fail_plain(call, code);
+	if (code == ACP_OK && call->dry_run) {
+		/* Nothing of a dry run persists but its row; and asking for the price must not need a second connection
+		 * while the first is held. */
+		undo(call);
+		acp_usage_estimate(call);
+	}
+	return code;
 }
 
 /* Success: effect, usage, audit row commit together. */
@@ -185,8 +189,6 @@ static enum acp_code settle(struct acp_call *call)
 		.event = acp_audit_event(call), .reserved = call->reserved, .approval = call->approval};
 	if (!end.event)
 		return fail_plain(call, ACP_INTERNAL_ERROR);
-	if (call->dry_run)
-		undo(call); /* nothing of a dry run persists but its row */
 	struct acp_tx *tx = call->tx;
 	call->tx = NULL;
 	acp_idempotency_seal(call, &sealed, &end);

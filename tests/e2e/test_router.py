@@ -389,7 +389,7 @@ def test_dry_run_cost_of_paid_tenant(bench):
 
 
 def test_many_dry_runs_at_once(bench):
-    """Contract 3: 64 dry runs at once, of an action that reads the database, all tell their cost, and none waits long."""
+    """Contract 3: 64 dry runs at once, of an action that reads the database, all tell their cost; none waits long."""
     tenant = bench.onboard()
     params = {"name": "m", "model_type": "ml"}
     start = time.monotonic()

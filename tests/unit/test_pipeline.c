@@ -572,7 +572,7 @@ static void test_dry_run(void)
 	start();
 	fake.used = fake.limit; /* also when the real call would be refused */
 	call(DRY_SQL);
-	EXPECT_TEXT(fake.trace, "authenticate begin run get_price rollback settle");
+	EXPECT_TEXT(fake.trace, "authenticate begin run rollback get_price settle");
 	check_dry_run();
 	EXPECT(estimated_cost() == 0, "a free tenant pays nothing");
 	EXPECT_TEXT(fake.price_unit, "row");
