@@ -1,9 +1,9 @@
 /* outbound.h - HTTP requests that the program itself makes: http actions, webhooks, a remote hub or executor.
  * outbound.c is the only file of core/ that speaks libcurl.
  *
- * A request goes to exactly the URL given: no redirects, no proxies from the environment, no credentials in the URL. The
- * address that the name resolved to is checked when the socket is opened, so that a name cannot change its mind between
- * check and use. Private, loopback, link-local, multicast and translated addresses are refused unless allowed. */
+ * A request goes to exactly the URL given: no redirects, no proxies from the environment, no credentials in the URL.
+ * The address that the name resolved to is checked when the socket is opened, so that a name cannot change its mind
+ * between check and use. Private, loopback, link-local, multicast and translated addresses are refused unless allowed. */
 #ifndef ACP_OUTBOUND_H
 #define ACP_OUTBOUND_H
 
