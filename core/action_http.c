@@ -9,7 +9,7 @@
 enum {
 	CONNECT_MS = 3000,
 	BODY_MAX = 64 << 20,
-	ERROR_MAX = 200, /* bytes of an upstream's error text that a caller sees */
+	ERROR_MAX = 200, /* bytes of an upstream's error text, and of its field, that a caller sees */
 	META_MAX = 4096, /* bytes of result_meta: it tells about the result, it is not the result */
 	OWN_HEADERS = 4,
 };
@@ -193,7 +193,7 @@ static enum acp_code refused_by_upstream(struct acp_call *call, const struct acp
 	const char *field = acp_json_string(document, "field");
 	if (code != ACP_VALIDATION_ERROR)
 		field = NULL;
-	else if (!field || strncmp(field, "/params", 7) != 0)
+	else if (!field || strncmp(field, "/params", 7) != 0 || strlen(field) > ERROR_MAX)
 		field = "/params";
 	acp_call_fail(call, code, field, "%s", text);
 	json_object_put(document);

@@ -60,7 +60,8 @@ static bool answer(int fd, int nth)
 	char byte;
 	memset(blanks, ' ', 5000);
 	blanks[5000] = '\0';
-	switch (server.behaviour) {
+	enum behaviour behaviour = server.behaviour;
+	switch (behaviour) {
 	case SAY_ONCE:
 		if (nth > 0)
 			return false;
