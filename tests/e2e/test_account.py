@@ -40,12 +40,14 @@ def test_billable_rows(bench):
     """Contract 3: billable is true only for a success of a billable action that is no dry run, of a known tenant."""
     wrong = bench.db.rows("""
         select action, status, dry_run, tier from acp.audit_logs where billable and not (status = 'success'
-            and not dry_run and tier is not null and pack = 'domain.leadscoring'
+            and not dry_run and tier is not null and error_code is null
+            and pack not in ('meta', 'iam', 'webhooks', 'settings', 'governance')
             and tenant_id <> '00000000-0000-0000-0000-000000000000') limit 20""")
     equal(wrong, [], "rows")
     missing = bench.db.rows("""
         select action, request_id from acp.audit_logs
-        where not billable and status = 'success' and not dry_run and pack = 'domain.leadscoring' limit 20""")
+        where not billable and status = 'success' and error_code is null and not dry_run
+            and pack = 'domain.leadscoring' limit 20""")
     equal(missing, [], "successes of billable actions that are not billable")
 
 
