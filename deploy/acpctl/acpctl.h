@@ -23,6 +23,9 @@ typedef int command(struct ctl *ctl);
 command ctl_migrate, ctl_doctor;
 command ctl_tenant_create, ctl_tenant_update, ctl_tenant_list, ctl_tenant_show;
 command ctl_key_create, ctl_key_revoke, ctl_key_list;
+command ctl_policy_list, ctl_policy_add, ctl_policy_enable, ctl_policy_disable;
+command ctl_proposal_list, ctl_proposal_approve, ctl_proposal_reject, ctl_proposal_publish;
+command ctl_approval_list, ctl_approval_approve, ctl_approval_reject;
 
 /* An option of a command: "--name VALUE". Required ones must be given. */
 struct ctl_option {

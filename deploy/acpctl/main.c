@@ -25,6 +25,19 @@ static const struct {
 	{"key", "create", ctl_key_create, "--tenant TENANT --name NAME --scopes \"A B\" [--expires TIME]",
 	 "make an API key; prints it, once"},
 	{"key", "revoke", ctl_key_revoke, "KEY_ID", "revoke a key; takes effect at once"},
+	{"policy", "list", ctl_policy_list, "", "policies in force, first the one that is looked at first"},
+	{"policy", "add", ctl_policy_add, "[--tenant TENANT_UUID] POLICY",
+	 "put a policy (a JSON object) in force; prints its id"},
+	{"policy", "enable", ctl_policy_enable, "POLICY_ID", "switch a policy on"},
+	{"policy", "disable", ctl_policy_disable, "POLICY_ID", "switch a policy off"},
+	{"proposal", "list", ctl_proposal_list, "", "policies that tenants proposed"},
+	{"proposal", "approve", ctl_proposal_approve, "PROPOSAL_ID", "approve a proposal"},
+	{"proposal", "reject", ctl_proposal_reject, "PROPOSAL_ID", "reject a proposal"},
+	{"proposal", "publish", ctl_proposal_publish, "PROPOSAL_ID",
+	 "put an approved proposal in force for its tenant"},
+	{"approval", "list", ctl_approval_list, "", "calls that wait or waited for a human"},
+	{"approval", "approve", ctl_approval_approve, "APPROVAL_ID", "let exactly that call through, once"},
+	{"approval", "reject", ctl_approval_reject, "APPROVAL_ID", "do not let it through"},
 };
 
 static void print_usage(FILE *out)
