@@ -21,6 +21,7 @@ struct acp_kernel {
 	const struct acp_config *config;
 	const struct acp_control_plane *plane;
 	struct acp_ratelimit *limits; /* set by the host after init; NULL: nothing is rate limited */
+	struct acp_hub *hub;          /* set by the host after init (core/hub.h); NULL: no hub for other kernels */
 	struct acp_entry *entries; /* sorted by name */
 	size_t entry_count;
 };

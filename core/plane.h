@@ -138,6 +138,12 @@ struct acp_control_plane {
 	/* Ends any other call: the event is written, reservation and claim are given back. */
 	enum acp_code (*record)(void *self, const struct acp_settlement *end);
 
+	/* Repo B for other kernels (NULL: off): the endpoint of that name (core/hub.c), with its checked body or query.
+	 * ctx: id, event, … for the endpoint's use. reply (owned by the caller): the members of the answer; refusal is filled
+	 * when the hub refused. Other codes as the endpoint says. */
+	enum acp_code (*hub)(void *self, const char *name, struct json_object *body, struct json_object *ctx,
+	                     struct json_object **reply, struct acp_refusal *refusal);
+
 	/* Onboarding. ACP_ALREADY_ONBOARDED: agent_id taken; ACP_IDEMPOTENCY_MISMATCH: same key, other request. */
 	enum acp_code (*onboard)(void *self, const struct acp_onboarding *in, struct acp_onboarded *out);
 

@@ -34,7 +34,7 @@ static const struct setting settings[] = {
 _Static_assert(ACP_COUNT(settings) <= 64, "acp_config.given has one bit a setting");
 
 /* Names that deploy/demo writes for people and tests to source; they are not settings. */
-static const char *const foreign[] = {"ACP_CONFIG", "ACP_URL", "ACP_KERNEL_KEY", "ACP_EXECUTOR_KEY",
+static const char *const foreign[] = {"ACP_CONFIG", "ACP_URL", "ACP_EXECUTOR_KEY",
                                       "ACP_STRIPE_WEBHOOK_SECRET", "ACP_STRIPE_URL", "ACP_STRIPE_KEY", "ACP_API_KEY",
                                       "ACP_LOW_SCOPE_KEY", "ACP_RESPONDER_PID", "ACP_POSTGRES_PID"};
 
@@ -273,6 +273,9 @@ static bool consistent(const struct acp_config *config, char *why, size_t why_si
 		return complain(&source, "key_prefix = %s: must be 2 to 12 of a-z 0-9 followed by _", config->key_prefix);
 	if (*config->key_pepper && strlen(config->key_pepper) < 32)
 		return complain(&source, "key_pepper: must have at least 32 characters; make one with: openssl rand -hex 32");
+	if (*config->kernel_key && (strlen(config->kernel_key) < 32 ||
+	                            strncmp(config->kernel_key, config->key_prefix, strlen(config->key_prefix)) == 0))
+		return complain(&source, "kernel_key: must have at least 32 characters and not begin like an API key; make one with: openssl rand -hex 32");
 	if (prefix_len && (prefix[0] != '/' || prefix[prefix_len - 1] == '/'))
 		return complain(&source, "url_prefix = %s: must start with / and not end with it", prefix);
 	if (strncmp(config->public_url, "http://", 7) != 0 && strncmp(config->public_url, "https://", 8) != 0)

@@ -6,6 +6,7 @@
 #include "worker.h"
 
 #include "exchange.h"
+#include "hub.h"
 #include "log.h"
 #include "pg_plane.h"
 
@@ -167,6 +168,15 @@ static bool open_limits(struct acp_kernel *kernel, char *why, size_t why_size)
 	return kernel->limits != NULL;
 }
 
+/* The hub for other kernels, where a key for them is set. */
+static bool open_hub(struct acp_kernel *kernel, char *why, size_t why_size)
+{
+	if (!*kernel->config->kernel_key)
+		return true;
+	kernel->hub = acp_hub_new(why, why_size);
+	return kernel->hub != NULL;
+}
+
 int acp_worker_run(const struct acp_config *config, int listen_fd, int threads)
 {
 	char why[512];
@@ -183,12 +193,13 @@ int acp_worker_run(const struct acp_config *config, int listen_fd, int threads)
 		acp_log(ACP_LOG_ERROR, "start: %s", pg ? why : "out of memory");
 		return 1;
 	}
-	if (!open_limits(&kernel, why, sizeof why)) {
+	if (!open_limits(&kernel, why, sizeof why) || !open_hub(&kernel, why, sizeof why)) {
 		acp_log(ACP_LOG_ERROR, "start: %s", why);
 		return 1;
 	}
 	int status = serve_until_stopped(&kernel, listen_fd, threads, &signals);
 	acp_ratelimit_close(kernel.limits);
+	acp_hub_free(kernel.hub);
 	acp_kernel_release(&kernel);
 	acp_pg_plane_free(pg);
 	return status;

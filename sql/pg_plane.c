@@ -173,6 +173,15 @@ static enum acp_code authorize(void *self, struct json_object *query, struct jso
 	return fetch_json(NULL, pg->pool, "SELECT acp.authorize($1)", 1, values, decision, &error, "policy");
 }
 
+/* What a function that refused says to the caller. */
+static void read_refusal(enum acp_code code, const struct acp_db_error *error, struct acp_refusal *refusal)
+{
+	if (code == ACP_OK || !is_refusal(error))
+		return;
+	snprintf(refusal->message, sizeof refusal->message, "%s", error->message);
+	snprintf(refusal->field, sizeof refusal->field, "%s", error->detail);
+}
+
 /* The call's transaction --------------------------------------------------------------------------------------- */
 
 static void end_tx(struct acp_tx *tx)
@@ -230,10 +239,7 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 	snprintf(sql, sizeof sql, "SELECT acp.%s($1, $2, $3)", function);
 	const char *values[] = {tenant_id, event_text(params), event_text(ctx)};
 	enum acp_code code = fetch_json(tx->conn, NULL, sql, 3, values, data, &error, function);
-	if (code != ACP_OK && is_refusal(&error)) {
-		snprintf(refusal->message, sizeof refusal->message, "%s", error.message);
-		snprintf(refusal->field, sizeof refusal->field, "%s", error.detail);
-	}
+	read_refusal(code, &error, refusal);
 	return code;
 }
 
@@ -315,6 +321,24 @@ static enum acp_code claim(void *self, const char *tenant_id, const char *action
 	}
 	PQclear(rows);
 	return ACP_OK;
+}
+
+/* Other kernels ------------------------------------------------------------------------------------------------ */
+
+static enum acp_code hub(void *self, const char *name, struct json_object *body, struct json_object *ctx,
+                         struct json_object **reply, struct acp_refusal *refusal)
+{
+	char sql[128];
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	if (!function_name_ok(name) || !acp_json_add_string(ctx, "free_limit", pg->free_limit) ||
+	    !acp_json_add_string(ctx, "reservation_ttl", pg->reservation_ttl))
+		return ACP_INTERNAL_ERROR;
+	snprintf(sql, sizeof sql, "SELECT acp.hub_%s($1, $2)", name);
+	const char *values[] = {event_text(body), event_text(ctx)};
+	enum acp_code code = fetch_json(NULL, pg->pool, sql, 2, values, reply, &error, name);
+	read_refusal(code, &error, refusal);
+	return code;
 }
 
 /* Onboarding --------------------------------------------------------------------------------------------------- */
@@ -448,6 +472,7 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 		.claim = claim,
 		.settle = settle,
 		.record = record,
+		.hub = hub,
 		.onboard = onboard,
 		.maintain = maintain,
 		.ready = ready,
