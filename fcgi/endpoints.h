@@ -8,6 +8,7 @@ acp_endpoint acp_endpoint_manage;  /* manage.c  - the router */
 acp_endpoint acp_endpoint_onboard; /* onboard.c - POST /api/onboard/{product} */
 acp_endpoint acp_endpoint_usage;   /* usage.c   - GET /api/usage */
 acp_endpoint acp_endpoint_upgrade; /* upgrade.c - GET, POST /api/upgrade/checkout */
+acp_endpoint acp_endpoint_openapi; /* openapi.c - GET /api/openapi.json */
 acp_endpoint acp_endpoint_hub;     /* hub.c     - /functions/v1/… */
 acp_endpoint acp_endpoint_alive;   /* health.c  - /healthz */
 acp_endpoint acp_endpoint_ready;   /* health.c  - /readyz */

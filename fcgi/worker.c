@@ -8,6 +8,7 @@
 #include "exchange.h"
 #include "hub.h"
 #include "log.h"
+#include "openapi.h"
 #include "pg_plane.h"
 
 #include <errno.h>
@@ -87,7 +88,8 @@ static void *serve(void *arg)
 static void reopen_log(const struct acp_config *config)
 {
 	if (!acp_log_open(config->log_format, config->log_level, config->log_file))
-		acp_log(ACP_LOG_ERROR, "log_file = %s: %s; still writing to the old one", config->log_file, strerror(errno));
+		acp_log(ACP_LOG_ERROR, "log_file = %s: %s; still writing to the old one", config->log_file,
+			strerror(errno));
 }
 
 /* Takes signals, and does the upkeep between them, until told to stop. */
@@ -143,8 +145,9 @@ static int serve_until_stopped(const struct acp_kernel *kernel, int listen_fd, i
 	if (write(worker.stop_fd, &one, sizeof one) < 0)
 		acp_log(ACP_LOG_ERROR, "stop: %s", strerror(errno));
 	if (!join_all(threads, count, kernel->config->shutdown_timeout)) {
-		acp_log(ACP_LOG_WARNING, "requests were still running after shutdown_timeout = %lld s; they are cut off",
-		        (long long)kernel->config->shutdown_timeout);
+		acp_log(ACP_LOG_WARNING,
+			"requests were still running after shutdown_timeout = %lld s; they are cut off",
+			(long long)kernel->config->shutdown_timeout);
 		_exit(1); /* their memory is in use: nothing can be released in order */
 	}
 	close(worker.stop_fd);
@@ -189,7 +192,8 @@ int acp_worker_run(const struct acp_config *config, int listen_fd, int threads)
 	sigaddset(&signals, SIGUSR1);
 	sigaddset(&signals, SIGHUP);
 	struct acp_pg_plane *pg = acp_pg_plane_new(config, &plane);
-	if (!pg || !acp_exchange_init() || !acp_kernel_init(&kernel, config, &plane, acp_builtin_packs, why, sizeof why)) {
+	if (!pg || !acp_exchange_init() ||
+	    !acp_kernel_init(&kernel, config, &plane, acp_builtin_packs, why, sizeof why)) {
 		acp_log(ACP_LOG_ERROR, "start: %s", pg ? why : "out of memory");
 		return 1;
 	}
@@ -197,9 +201,11 @@ int acp_worker_run(const struct acp_config *config, int listen_fd, int threads)
 		acp_log(ACP_LOG_ERROR, "start: %s", why);
 		return 1;
 	}
+	kernel.openapi = acp_openapi_text(&kernel);
 	int status = serve_until_stopped(&kernel, listen_fd, threads, &signals);
 	acp_ratelimit_close(kernel.limits);
 	acp_hub_free(kernel.hub);
+	free(kernel.openapi);
 	acp_kernel_release(&kernel);
 	acp_pg_plane_free(pg);
 	return status;
