@@ -197,7 +197,8 @@ static enum acp_code check_events(struct hub_call *call)
 
 /* clang-format off */
 #define OBJECT(required, properties) \
-	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "],\"properties\":{" properties "}}"
+	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "]," \
+	"\"properties\":{" properties "}}"
 #define ONE_OF(words) "{\"type\":\"string\",\"enum\":[" words "]}"
 #define UUID "{\"type\":\"string\",\"format\":\"uuid\"}"
 #define TEXT(max) "{\"type\":\"string\",\"minLength\":1,\"maxLength\":" #max "}"
@@ -231,12 +232,13 @@ static const char reserve_schema[] = OBJECT("\"tenant_id\",\"event_id\",\"ts\"",
 	"\"tenant_id\":" UUID ",\"event_id\":" UUID ",\"ts\":" TIME);
 
 static const char settle_schema[] = OBJECT("\"tenant_id\",\"event_id\",\"ts\",\"outcome\"",
-	"\"tenant_id\":" UUID ",\"event_id\":" UUID ",\"ts\":" TIME ",\"outcome\":" ONE_OF("\"success\",\"failure\"") ","
-	"\"reserved\":{\"type\":\"boolean\"},\"approval_id\":" UUID);
+	"\"tenant_id\":" UUID ",\"event_id\":" UUID ",\"ts\":" TIME ","
+	"\"outcome\":" ONE_OF("\"success\",\"failure\"") ",\"reserved\":{\"type\":\"boolean\"},\"approval_id\":" UUID);
 
 /* Members that are not named here are dropped. */
 static const char event_schema[] =
-	"{\"type\":\"object\",\"required\":[\"event_id\",\"request_id\",\"ts\",\"integration\",\"status\"],\"properties\":{"
+	"{\"type\":\"object\",\"required\":[\"event_id\",\"request_id\",\"ts\",\"integration\",\"status\"],"
+	"\"properties\":{"
 	"\"event_id\":" UUID ",\"request_id\":" UUID ",\"tenant_id\":" MAYBE_UUID ","
 	"\"ts\":{\"type\":[\"string\",\"integer\"],\"format\":\"date-time\",\"minimum\":946684800000,"
 	"\"maximum\":7258118399999},"
@@ -267,7 +269,8 @@ static const char authorize_schema[] = OBJECT("\"tenant_id\",\"action\",\"actor\
 
 static const char heartbeat_schema[] =
 	"{\"type\":\"object\",\"required\":[\"kernel_id\"],\"maxProperties\":50,\"properties\":{"
-	"\"kernel_id\":" TEXT(255) ",\"version\":" TEXT(255) ",\"actions_count\":{\"type\":\"integer\",\"minimum\":0}}}";
+	"\"kernel_id\":" TEXT(255) ",\"version\":" TEXT(255) ",\"actions_count\":{\"type\":\"integer\","
+	"\"minimum\":0}}}";
 
 static const char proposal_schema[] = OBJECT("\"tenant_id\",\"policy\"",
 	"\"tenant_id\":" UUID ",\"policy\":{\"type\":\"object\"}");

@@ -193,15 +193,17 @@ static const struct operation public_operations[] = {
 	 "[{'name':'period','in':'query','description':'UTC month; the current one where it is missing',"
 	 "'schema':{'type':'string','pattern':'^[1-9][0-9]{3}-(0[1-9]|1[0-2])$'},'example':'2026-11'}]",
 	 "200", "Usage", "400 401 405 500 503"},
-	{"/api/upgrade/checkout", "get", "upgradeLink", "agents", "The signed link that an agent hands to its human.", "[{}]",
+	{"/api/upgrade/checkout", "get", "upgradeLink", "agents", "The signed link for a human.", "[{}]",
 	 "[{'name':'tenant','in':'query','required':true,'schema':{'type':'string','format':'uuid'}},"
 	 "{'name':'exp','in':'query','required':true,'schema':{'type':'integer'}},"
 	 "{'name':'sig','in':'query','required':true,'schema':{'type':'string'}}]",
 	 "303", NULL, "404 405 503"},
 	{"/api/upgrade/checkout", "post", "upgrade", "agents", "Begins to add a payment method.", KEY, NULL,
 	 "200", "Reply", "401 405 503"},
-	{"/api/openapi.json", "get", "openapi", "operators", "This document.", "[{}]", NULL, "200", "Document", "405 500"},
-	{"/healthz", "get", "alive", "operators", "Does this process answer?", "[{}]", NULL, "200", "Health", "405 500"},
+	{"/api/openapi.json", "get", "openapi", "operators", "This document.", "[{}]", NULL,
+	 "200", "Document", "405 500"},
+	{"/healthz", "get", "alive", "operators", "Does this process answer?", "[{}]", NULL,
+	 "200", "Health", "405 500"},
 	{"/readyz", "get", "ready", "operators", "Can it do its work?", "[{}]", NULL, "200", "Health", "405 500 503"},
 };
 
@@ -210,7 +212,7 @@ static const struct operation manage_operation = {
 	"200", "CallReply", "400 401 402 403 404 405 409 413 415 422 429 500 502 503"};
 
 static const struct operation onboard_operation = {
-	"/api/onboard/{product}", "post", "onboard", "agents", "Registers an agent; its API key is in the reply, once.", "[{}]",
+	"/api/onboard/{product}", "post", "onboard", "agents", "Registers an agent.", "[{}]",
 	"[{'name':'product','in':'path','required':true,'schema':{'type':'string'}}," IDEMPOTENCY "]",
 	"201", "OnboardReply", "400 404 405 409 413 415 422 429 500 503"};
 
@@ -221,50 +223,59 @@ static const struct {
 	{"Error",
 	 "{'type':'object','required':['ok','request_id','error','code'],'properties':{'ok':{'const':false},"
 	 "'request_id':{'type':'string','format':'uuid'},'error':{'type':'string','description':'sentence for people'},"
-	 "'code':{'type':'string'},'field':{'type':'string','description':'VALIDATION_ERROR: JSON Pointer of the member'},"
+	 "'code':{'type':'string'},'field':{'type':'string',"
+	 "'description':'VALIDATION_ERROR: JSON Pointer of the member'},"
 	 "'retryable':{'type':'boolean'},'upgrade_url':{'type':'string','format':'uri'},"
 	 "'usage':{'$ref':'" SCHEMAS "UsageNumbers'},'resets_at':{'type':'string','format':'date-time'},"
 	 "'approval_id':{'type':'string','format':'uuid'}}}"},
 	{"Problem",
 	 "{'description':'RFC 9457: the members of Error and the standard ones','allOf':[{'$ref':'" SCHEMAS "Error'},"
-	 "{'type':'object','required':['type','title','status','detail'],'properties':{'type':{'type':'string','format':'uri'},"
+	 "{'type':'object','required':['type','title','status','detail'],'properties':{'type':{'type':'string',"
+	 "'format':'uri'},"
 	 "'title':{'type':'string'},'status':{'type':'integer'},'detail':{'type':'string'}}}]}"},
 	{"UsageNumbers",
 	 "{'type':'object','required':['calls_used','calls_limit','calls_remaining','tier'],'properties':{"
 	 "'calls_used':{'type':'integer'},'calls_limit':{'type':'integer'},'calls_remaining':{'type':'integer'},"
 	 "'tier':{'type':'string','enum':['free','paid']}}}"},
 	{"Impact",
-	 "{'type':'object','description':'data of a dry run','required':['creates','updates','deletes','side_effects','risk',"
+	 "{'type':'object','description':'data of a dry run','required':['creates','updates','deletes',"
+	 "'side_effects','risk',"
 	 "'warnings'],'properties':{'creates':{'type':'array'},'updates':{'type':'array'},'deletes':{'type':'array'},"
-	 "'side_effects':{'type':'array'},'risk':{'type':'string','enum':['low','medium','high']},'warnings':{'type':'array'},"
+	 "'side_effects':{'type':'array'},'risk':{'type':'string','enum':['low','medium','high']},"
+	 "'warnings':{'type':'array'},"
 	 "'estimated_cost':{'type':'object','required':['amount','currency'],'properties':{'amount':{'type':'number'},"
 	 "'currency':{'type':'string'}}}}}"},
 	{"Reply",
 	 "{'type':'object','required':['ok','request_id'],'properties':{'ok':{'const':true},"
 	 "'request_id':{'type':'string','format':'uuid'}}}"},
 	{"CallReply",
-	 "{'type':'object','required':['ok','request_id','data','dry_run','constraints_applied'],'properties':{'ok':{'const':true},"
+	 "{'type':'object','required':['ok','request_id','data','dry_run','constraints_applied'],"
+	 "'properties':{'ok':{'const':true},"
 	 "'request_id':{'type':'string','format':'uuid'},"
 	 "'data':{'anyOf':[{'$ref':'" SCHEMAS "Impact'},{'description':'result of the action'}]},"
 	 "'dry_run':{'type':'boolean'},'constraints_applied':{'type':'array','items':{'type':'string'}},"
 	 "'code':{'const':'IDEMPOTENT_REPLAY'},'warning':{'type':'object','required':['message','upgrade_url','usage'],"
 	 "'properties':{'message':{'type':'string'},'upgrade_url':{'type':'string','format':'uri'},"
 	 "'usage':{'$ref':'" SCHEMAS "UsageNumbers'}}}},"
-	 "'example':{'ok':true,'request_id':'3f6c1a52-8c0e-4f0b-9a6e-2f1d7c5b9e10','data':{'api_version':'v1'},'dry_run':false,"
+	 "'example':{'ok':true,'request_id':'3f6c1a52-8c0e-4f0b-9a6e-2f1d7c5b9e10','data':{'api_version':'v1'},"
+	 "'dry_run':false,"
 	 "'constraints_applied':['tenant_scoped: 0b9e4c7a-52d1-4c7c-8f38-6d2c9d7c1f11']}}"},
 	{"Usage",
-	 "{'type':'object','required':['ok','request_id','tenant_id','tier','calls_used','calls_limit','calls_remaining',"
+	 "{'type':'object','required':['ok','request_id','tenant_id','tier','calls_used','calls_limit',"
+	 "'calls_remaining',"
 	 "'period_start','period_end','by_action','by_day','cost'],'properties':{'ok':{'const':true},"
 	 "'request_id':{'type':'string','format':'uuid'},'tenant_id':{'type':'string','format':'uuid'},"
 	 "'tier':{'type':'string','enum':['free','paid']},'calls_used':{'type':'integer'},"
-	 "'calls_limit':{'type':['integer','null'],'description':'null: unlimited'},'calls_remaining':{'type':['integer','null']},"
+	 "'calls_limit':{'type':['integer','null'],'description':'null: unlimited'},"
+	 "'calls_remaining':{'type':['integer','null']},"
 	 "'period_start':{'type':'string','format':'date-time'},'period_end':{'type':'string','format':'date-time'},"
 	 "'by_action':{'type':'array','items':{'type':'object'}},'by_day':{'type':'array','items':{'type':'object'}},"
 	 "'cost':{'type':'object','required':['amount','currency'],'properties':{'amount':{'type':'number'},"
 	 "'currency':{'type':'string'}}}}}"},
 	{"OnboardRequest",
 	 "{'type':'object','required':['agent_id','email'],'properties':{"
-	 "'agent_id':{'type':'string','pattern':'^[A-Za-z0-9._:-]{1,128}$'},'email':{'type':'string','format':'email','maxLength':254},"
+	 "'agent_id':{'type':'string','pattern':'^[A-Za-z0-9._:-]{1,128}$'},'email':{'type':'string',"
+	 "'format':'email','maxLength':254},"
 	 "'organization_name':{'type':'string','maxLength':255}},"
 	 "'example':{'agent_id':'crm-bot','email':'ops@example.com','organization_name':'Example Ltd'}}"},
 	{"OnboardReply",
@@ -289,7 +300,8 @@ static const char component_text[] =
 	"'description':'a call with this key has one effect within 24 hours',"
 	"'schema':{'type':'string','minLength':1,'maxLength':255}}},"
 	"'headers':{'X-Request-Id':{'description':'request_id of the reply and of the audit row',"
-	"'schema':{'type':'string','format':'uuid'}},'Retry-After':{'description':'seconds','schema':{'type':'integer'}}}}";
+	"'schema':{'type':'string','format':'uuid'}},'Retry-After':{'description':'seconds',"
+	"'schema':{'type':'integer'}}}}";
 /* clang-format on */
 
 /* Actions ------------------------------------------------------------------------------------------------------ */
