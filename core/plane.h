@@ -65,6 +65,9 @@ struct acp_claim {
 	size_t sealed_len;
 };
 
+/* What became of audit events on their way to a remote hub. */
+enum acp_delivery { ACP_DELIVERED, ACP_NOT_DELIVERED, ACP_DELIVERY_REFUSED };
+
 struct acp_onboarding {
 	const char *product;
 	const char *agent_id;
@@ -146,6 +149,14 @@ struct acp_control_plane {
 
 	/* Onboarding. ACP_ALREADY_ONBOARDED: agent_id taken; ACP_IDEMPOTENCY_MISMATCH: same key, other request. */
 	enum acp_code (*onboard)(void *self, const struct acp_onboarding *in, struct acp_onboarded *out);
+
+	/* Audit events for a remote hub (NULL: there is no way there). The row of an event that has a member `forward`
+	 * (true) waits until it is delivered. take: at most so many, as an array that the caller owns, in a transaction
+	 * that done ends; an empty array comes without one. done: not delivered: they wait on; refused: events (one) is
+	 * put aside with the reason. */
+	enum acp_code (*outbox_take)(void *self, int64_t most, struct acp_tx **tx, struct json_object **events);
+	enum acp_code (*outbox_done)(struct acp_tx *tx, enum acp_delivery delivery, struct json_object *events,
+	                             const char *reason);
 
 	/* Now and then, from one thread of each process: makes partitions ahead, forgets what has expired. May be NULL. */
 	void (*maintain)(void *self);

@@ -9,7 +9,9 @@
 #include "hub.h"
 #include "log.h"
 #include "openapi.h"
+#include "outbound.h"
 #include "pg_plane.h"
+#include "remote_plane.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -180,21 +182,39 @@ static bool open_hub(struct acp_kernel *kernel, char *why, size_t why_size)
 	return kernel->hub != NULL;
 }
 
+/* The control plane: over the database, and where hub_url is set, over a remote hub before it. */
+struct planes {
+	struct acp_pg_plane *pg;
+	struct acp_remote_plane *remote;
+	struct acp_control_plane local, plane;
+};
+
+static bool open_planes(struct planes *planes, const struct acp_config *config, char *why, size_t why_size)
+{
+	snprintf(why, why_size, "not enough memory or threads, or libfcgi or libcurl cannot be used");
+	planes->pg = acp_pg_plane_new(config, &planes->local);
+	if (!planes->pg || !acp_exchange_init() || !acp_outbound_init())
+		return false;
+	planes->plane = planes->local;
+	if (*config->hub_url)
+		planes->remote = acp_remote_plane_new(config, &planes->local, &planes->plane);
+	return !*config->hub_url || planes->remote;
+}
+
 int acp_worker_run(const struct acp_config *config, int listen_fd, int threads)
 {
 	char why[512];
 	sigset_t signals;
 	struct acp_kernel kernel;
-	struct acp_control_plane plane;
+	struct planes planes = {0};
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);
 	sigaddset(&signals, SIGINT);
 	sigaddset(&signals, SIGUSR1);
 	sigaddset(&signals, SIGHUP);
-	struct acp_pg_plane *pg = acp_pg_plane_new(config, &plane);
-	if (!pg || !acp_exchange_init() ||
-	    !acp_kernel_init(&kernel, config, &plane, acp_builtin_packs, why, sizeof why)) {
-		acp_log(ACP_LOG_ERROR, "start: %s", pg ? why : "out of memory");
+	if (!open_planes(&planes, config, why, sizeof why) ||
+	    !acp_kernel_init(&kernel, config, &planes.plane, acp_builtin_packs, why, sizeof why)) {
+		acp_log(ACP_LOG_ERROR, "start: %s", why);
 		return 1;
 	}
 	if (!open_limits(&kernel, why, sizeof why) || !open_hub(&kernel, why, sizeof why)) {
@@ -205,8 +225,8 @@ int acp_worker_run(const struct acp_config *config, int listen_fd, int threads)
 	int status = serve_until_stopped(&kernel, listen_fd, threads, &signals);
 	acp_ratelimit_close(kernel.limits);
 	acp_hub_free(kernel.hub);
-	free(kernel.openapi);
 	acp_kernel_release(&kernel);
-	acp_pg_plane_free(pg);
+	acp_remote_plane_free(planes.remote);
+	acp_pg_plane_free(planes.pg);
 	return status;
 }
