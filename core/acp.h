@@ -14,8 +14,9 @@ struct acp_call;
 /* What a handler leaves behind. */
 struct acp_result {
 	struct json_object *data; /* the reply's `data`; owned by the result; NULL is null */
-	struct json_object *meta; /* for result_meta of the audit row: resource_type, resource_id, count, …; may stay NULL */
-	int64_t quantity;         /* billing units; starts at 1 */
+	struct json_object
+		*meta;    /* for result_meta of the audit row: resource_type, resource_id, count, …; may stay NULL */
+	int64_t quantity; /* billing units; starts at 1 */
 };
 
 /* Runs one call. params has passed the action's schema. For a dry run it changes nothing and gives the impact object
@@ -30,13 +31,13 @@ struct acp_action {
 	const char *description;   /* one sentence for agents */
 	const char *params_schema; /* JSON Schema text of params; compiled when the program starts */
 	acp_handler *run;
-	const char *sql_function;  /* for acp_run_sql: a function (tenant uuid, params jsonb, ctx jsonb) returns jsonb */
-	bool writes;               /* changes something: policies apply, and fail closed */
+	const char *sql_function; /* for acp_run_sql: a function (tenant uuid, params jsonb, ctx jsonb) returns jsonb */
+	bool writes;              /* changes something: policies apply, and fail closed */
 	bool supports_dry_run;
 	bool billable;
-	int rate_limit;            /* calls a minute and key, where fewer than usual; 0: the usual limit */
-	const char *ceiling;       /* what it makes more of, where that has a ceiling (core/ceilings.def); NULL: nothing */
-	const char *billing_unit;  /* NULL, "call", "token", "row" or "sec" */
+	int rate_limit;      /* calls a minute and key, where fewer than usual; 0: the usual limit */
+	const char *ceiling; /* what it makes more of, where that has a ceiling (core/ceilings.def); NULL: nothing */
+	const char *billing_unit; /* NULL, "call", "token", "row" or "sec" */
 };
 
 /* A pack: a name, and its actions up to a row without name. */
@@ -51,7 +52,7 @@ acp_handler acp_run_sql;
 /* Calls acp.<function>(tenant, params, ctx) in the call's transaction, which begins with the first such call.
  * On ACP_OK *data is its result, owned by the caller. A refusal by acp.fail() in SQL comes back as its code. */
 enum acp_code acp_call_sql(struct acp_call *call, const char *function, struct json_object *params,
-                           struct json_object **data) ACP_MUSTCHECK;
+			   struct json_object **data) ACP_MUSTCHECK;
 
 /* Refuses the call: the code, the JSON Pointer of the member at fault (NULL: none) and a sentence for the caller that
  * says what failed and with which value. Returns code, so that a handler can `return acp_call_fail(…)`. */
@@ -60,7 +61,7 @@ enum acp_code acp_call_fail(struct acp_call *call, enum acp_code code, const cha
 
 bool acp_call_has_scope(const struct acp_call *call, const char *scope); /* does the calling key have it? */
 bool acp_call_dry_run(const struct acp_call *call);
-const char *acp_call_tenant(const struct acp_call *call);         /* UUID text */
+const char *acp_call_tenant(const struct acp_call *call); /* UUID text */
 const struct acp_kernel *acp_call_kernel(const struct acp_call *call);
 
 /* An impact object with empty creates, updates, deletes, side_effects and warnings; risk: low, medium or high.

@@ -22,7 +22,7 @@ static bool add_text(struct json_object *event, const char *name, const char *te
 		for (len = TEXT_MAX; len > 0 && ((unsigned char)clean.ptr[len] & 0xc0) == 0x80; len--)
 			;
 	bool ok = acp_buf_ok(&clean) &&
-	          acp_json_add(event, name, json_object_new_string_len(clean.ptr ? clean.ptr : "", (int)len));
+		  acp_json_add(event, name, json_object_new_string_len(clean.ptr ? clean.ptr : "", (int)len));
 	acp_buf_release(&clean);
 	return ok;
 }
@@ -66,17 +66,17 @@ static bool add_request_hash(struct json_object *event, const struct acp_kernel 
 
 /* What every event has, whoever the caller is. */
 static bool add_common(struct json_object *event, const struct acp_kernel *kernel, const struct acp_request *request,
-                       const char *event_id, enum acp_code code, const char *error, struct json_object *envelope)
+		       const char *event_id, enum acp_code code, const char *error, struct json_object *envelope)
 {
 	const char *key_prefix = kernel->config->key_prefix;
 	double latency_ms = (double)(acp_monotonic_us() - request->started_us) / 1000.0;
 	bool ok = acp_json_add_string(event, "event_id", event_id) &&
-	          acp_json_add_string(event, "request_id", request->request_id) &&
-	          acp_json_add_string(event, "integration", kernel->config->kernel_id) &&
-	          acp_json_add_string(event, "status", acp_outcome_name(acp_code_outcome(code))) &&
-	          acp_json_add(event, "latency_ms", acp_json_double(latency_ms)) &&
-	          add_address(event, request->ip_address) && add_trace_id(event, request->traceparent) &&
-	          add_request_hash(event, kernel, envelope);
+		  acp_json_add_string(event, "request_id", request->request_id) &&
+		  acp_json_add_string(event, "integration", kernel->config->kernel_id) &&
+		  acp_json_add_string(event, "status", acp_outcome_name(acp_code_outcome(code))) &&
+		  acp_json_add(event, "latency_ms", acp_json_double(latency_ms)) &&
+		  add_address(event, request->ip_address) && add_trace_id(event, request->traceparent) &&
+		  add_request_hash(event, kernel, envelope);
 	if (ok && code != ACP_OK)
 		ok = acp_json_add_string(event, "error_code", acp_code_name(code)) &&
 		     add_text(event, "error_message_redacted", *error ? error : acp_code_sentence(code), key_prefix);
@@ -135,10 +135,10 @@ static bool add_action(struct json_object *event, const struct acp_call *call)
 	const struct acp_action *action = call->entry ? call->entry->action : NULL;
 	bool billable = action && action->billable && call->code == ACP_OK && !call->dry_run;
 	bool ok = acp_json_add(event, "billable", json_object_new_boolean(billable)) &&
-	          acp_json_add(event, "billing_quantity", json_object_new_int64(call->result.quantity)) &&
-	          acp_json_add(event, "dry_run", json_object_new_boolean(call->dry_run)) &&
-	          add_text(event, "action", call->action_name, call->kernel->config->key_prefix) &&
-	          add_text(event, "idempotency_key", call->idempotency_key, call->kernel->config->key_prefix);
+		  acp_json_add(event, "billing_quantity", json_object_new_int64(call->result.quantity)) &&
+		  acp_json_add(event, "dry_run", json_object_new_boolean(call->dry_run)) &&
+		  add_text(event, "action", call->action_name, call->kernel->config->key_prefix) &&
+		  add_text(event, "idempotency_key", call->idempotency_key, call->kernel->config->key_prefix);
 	if (ok && action)
 		ok = acp_json_add_string(event, "pack", call->entry->pack) &&
 		     (!action->billing_unit || acp_json_add_string(event, "billing_unit", action->billing_unit));
@@ -157,8 +157,8 @@ struct json_object *acp_audit_event(const struct acp_call *call)
 }
 
 struct json_object *acp_audit_public_event(const struct acp_kernel *kernel, const struct acp_request *request,
-                                           const char *action, enum acp_code code, const char *error,
-                                           struct json_object *body)
+					   const char *action, enum acp_code code, const char *error,
+					   struct json_object *body)
 {
 	char event_id[ACP_UUID_LEN];
 	struct json_object *event = json_object_new_object();

@@ -12,12 +12,12 @@ struct acp_call;
 struct json_object *acp_audit_event(const struct acp_call *call);
 
 /* request_hash of an envelope: hex SHA-256 of its canonical form with credentials redacted (contract section 3). */
-bool acp_audit_request_hash(const struct acp_kernel *kernel, struct json_object *envelope, char hex[ACP_SHA256_HEX])
-	ACP_MUSTCHECK;
+bool acp_audit_request_hash(const struct acp_kernel *kernel, struct json_object *envelope,
+			    char hex[ACP_SHA256_HEX]) ACP_MUSTCHECK;
 
 /* The event of a request outside the router (onboarding): unknown caller, not billable. */
 struct json_object *acp_audit_public_event(const struct acp_kernel *kernel, const struct acp_request *request,
-                                           const char *action, enum acp_code code, const char *error,
-                                           struct json_object *body);
+					   const char *action, enum acp_code code, const char *error,
+					   struct json_object *body);
 
 #endif

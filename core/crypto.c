@@ -73,9 +73,9 @@ void acp_seal(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, u
 	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
 	acp_random(out, NONCE);
 	must(ctx && EVP_EncryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, key, out) == 1 &&
-	             EVP_EncryptUpdate(ctx, text, &got, data, (int)len) == 1 &&
-	             EVP_EncryptFinal_ex(ctx, text + got, &got) == 1 &&
-	             EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_GET_TAG, TAG, text + len) == 1,
+		     EVP_EncryptUpdate(ctx, text, &got, data, (int)len) == 1 &&
+		     EVP_EncryptFinal_ex(ctx, text + got, &got) == 1 &&
+		     EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_GET_TAG, TAG, text + len) == 1,
 	     "AES-256-GCM");
 	EVP_CIPHER_CTX_free(ctx);
 }
@@ -90,9 +90,9 @@ bool acp_unseal(const uint8_t key[ACP_SHA256_LEN], const uint8_t *sealed, size_t
 	memcpy(tag, sealed + NONCE + text_len, TAG);
 	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
 	bool ok = ctx && EVP_DecryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, key, sealed) == 1 &&
-	          EVP_DecryptUpdate(ctx, out, &got, sealed + NONCE, (int)text_len) == 1 &&
-	          EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_TAG, TAG, tag) == 1 &&
-	          EVP_DecryptFinal_ex(ctx, out + got, &got) == 1;
+		  EVP_DecryptUpdate(ctx, out, &got, sealed + NONCE, (int)text_len) == 1 &&
+		  EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_TAG, TAG, tag) == 1 &&
+		  EVP_DecryptFinal_ex(ctx, out + got, &got) == 1;
 	EVP_CIPHER_CTX_free(ctx);
 	return ok;
 }

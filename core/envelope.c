@@ -29,15 +29,15 @@ static enum acp_code check_media(const struct acp_request *request, char error[2
 }
 
 enum acp_code acp_body_parse(const struct acp_config *config, const struct acp_request *request, int64_t max_bytes,
-                             struct json_object **out, char error[256], char field[280])
+			     struct json_object **out, char error[256], char field[280])
 {
 	const struct acp_json_limits limits = {(size_t)max_bytes, (unsigned)config->max_json_depth,
-	                                       (unsigned)config->max_json_tokens};
+					       (unsigned)config->max_json_tokens};
 	return acp_body_parse_within(&limits, request, out, error, field);
 }
 
 enum acp_code acp_body_parse_within(const struct acp_json_limits *limits, const struct acp_request *request,
-                                    struct json_object **out, char error[256], char field[280])
+				    struct json_object **out, char error[256], char field[280])
 {
 	struct acp_json_error bad = {0};
 	enum acp_code code = check_media(request, error);
@@ -71,8 +71,8 @@ enum acp_code acp_envelope_parse(struct acp_call *call)
 		call->allow = "POST";
 		return acp_call_fail(call, ACP_METHOD_NOT_ALLOWED, NULL, "use POST here, not %.20s", request->method);
 	}
-	call->code = acp_body_parse(call->kernel->config, request, call->kernel->config->max_body_bytes, &call->envelope,
-	                            call->error, call->field);
+	call->code = acp_body_parse(call->kernel->config, request, call->kernel->config->max_body_bytes,
+				    &call->envelope, call->error, call->field);
 	return call->code;
 }
 
@@ -83,15 +83,16 @@ static enum acp_code check_idempotency_key(struct acp_call *call)
 	const char *in_body = acp_json_string(call->envelope, "idempotency_key");
 	const char *in_header = call->request->idempotency_key;
 	if (member && !in_body)
-		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key", "idempotency_key must be a string");
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key",
+				     "idempotency_key must be a string");
 	if (in_body && in_header && strcmp(in_body, in_header) != 0)
 		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key",
-		                     "idempotency_key differs from the Idempotency-Key header");
+				     "idempotency_key differs from the Idempotency-Key header");
 	call->idempotency_key = in_body ? in_body : in_header;
 	size_t len = call->idempotency_key ? strlen(call->idempotency_key) : 1;
 	if (len < 1 || len > 255)
 		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key",
-		                     "idempotency_key must have 1 to 255 characters");
+				     "idempotency_key must have 1 to 255 characters");
 	return ACP_OK;
 }
 
@@ -117,7 +118,7 @@ static enum acp_code check_member_names(struct acp_call *call)
 		char pointer[64];
 		snprintf(pointer, sizeof pointer, "/%.60s", name);
 		return acp_call_fail(call, ACP_VALIDATION_ERROR, pointer,
-		                     "a call has the members action, params, idempotency_key and dry_run only");
+				     "a call has the members action, params, idempotency_key and dry_run only");
 	}
 	return ACP_OK;
 }
@@ -148,9 +149,9 @@ struct json_object *acp_error_body(enum acp_code code, const char *request_id, c
 {
 	struct json_object *body = json_object_new_object();
 	bool ok = body && acp_json_add(body, "ok", json_object_new_boolean(false)) &&
-	          acp_json_add_string(body, "request_id", request_id) &&
-	          acp_json_add_string(body, "error", *error ? error : acp_code_sentence(code)) &&
-	          acp_json_add_string(body, "code", acp_code_name(code));
+		  acp_json_add_string(body, "request_id", request_id) &&
+		  acp_json_add_string(body, "error", *error ? error : acp_code_sentence(code)) &&
+		  acp_json_add_string(body, "code", acp_code_name(code));
 	if (ok && code == ACP_VALIDATION_ERROR)
 		ok = acp_json_add_string(body, "field", field);
 	if (ok)
@@ -169,7 +170,7 @@ static struct json_object *success_body(struct acp_call *call)
 	if (ok && call->rate.window) {
 		char limited[64];
 		snprintf(limited, sizeof limited, "rate_limit: %lld/%lld remaining", (long long)call->rate.remaining,
-		         (long long)call->rate.limit);
+			 (long long)call->rate.limit);
 		ok = json_object_array_add(constraints, json_object_new_string(limited)) == 0;
 	}
 	ok = ok && acp_json_add(body, "ok", json_object_new_boolean(true)) &&

@@ -3,7 +3,8 @@
 enum { SEALED_MAX = 64 << 20 };
 
 /* HMAC of the pepper over a purpose and the parts that make a key or a fingerprint particular. */
-static void derive(const struct acp_call *call, const char *purpose, const char *text, size_t len, uint8_t out[ACP_SHA256_LEN])
+static void derive(const struct acp_call *call, const char *purpose, const char *text, size_t len,
+		   uint8_t out[ACP_SHA256_LEN])
 {
 	const char *pepper = call->kernel->config->key_pepper;
 	uint8_t key[ACP_SHA256_LEN];
@@ -48,13 +49,14 @@ static enum acp_code replay(struct acp_call *call, const struct acp_claim *claim
 	uint8_t *text = malloc(len + 1);
 	sealing_key(call, key);
 	bool ok = text && claim->sealed && acp_unseal(key, claim->sealed, claim->sealed_len, text) &&
-	          acp_json_parse((const char *)text, len, &limits, &call->result.data, &ignored) == ACP_JSON_OK;
+		  acp_json_parse((const char *)text, len, &limits, &call->result.data, &ignored) == ACP_JSON_OK;
 	if (text)
 		acp_wipe(text, len);
 	free(text);
 	if (ok)
 		return ACP_IDEMPOTENT_REPLAY;
-	return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "the stored reply of this idempotency key cannot be read any more");
+	return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL,
+			     "the stored reply of this idempotency key cannot be read any more");
 }
 
 enum acp_code acp_idempotency_claim(struct acp_call *call)
@@ -67,7 +69,7 @@ enum acp_code acp_idempotency_claim(struct acp_call *call)
 	if (!fingerprint(call, hex))
 		return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
 	enum acp_code code = plane->claim(plane->self, call->principal.tenant_id, call->entry->action->name,
-	                                  call->idempotency_key, hex, call->event_id, &claim);
+					  call->idempotency_key, hex, call->event_id, &claim);
 	if (code == ACP_OK && claim.verdict == ACP_CLAIM_REPLAY)
 		code = replay(call, &claim);
 	else if (code == ACP_OK && claim.verdict == ACP_CLAIM_CONFLICT)

@@ -29,7 +29,8 @@ enum acp_json_verdict {
 struct acp_json_error {
 	size_t offset;     /* of the first byte that could not stay */
 	char message[160]; /* what is wrong there, for people; never a part of the document's strings */
-	char pointer[256]; /* RFC 6901 pointer to the value; "" is the document itself; shortened with "..." where longer */
+	char pointer
+		[256]; /* RFC 6901 pointer to the value; "" is the document itself; shortened with "..." where longer */
 };
 
 /* Reads one document. On ACP_JSON_OK *out is the tree (NULL for the document `null`), owned by the caller
@@ -37,7 +38,7 @@ struct acp_json_error {
  * Numbers: an integer is refused when it does not fit int64 or when a double would round it (|n| > 2^53 and not
  * representable); a fraction or exponent is refused when its value overflows a double. */
 enum acp_json_verdict acp_json_parse(const char *text, size_t len, const struct acp_json_limits *limits,
-                                     struct json_object **out, struct acp_json_error *error) ACP_MUSTCHECK;
+				     struct json_object **out, struct acp_json_error *error) ACP_MUSTCHECK;
 
 /* A JSON number that prints with the fewest digits that read back as the same double (ECMAScript's rule).
  * value must be finite. NULL when memory is lacking. */

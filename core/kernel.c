@@ -18,12 +18,12 @@ static bool row_complete(const struct acp_action *action, char *why, size_t why_
 	static const char units[] = "call token row sec";
 	if (!action->scope || !action->description || !action->params_schema || !action->run)
 		return complain(why, why_size, "action %s: scope, description, params_schema and run are required",
-		                action->name);
+				action->name);
 	if ((action->run == acp_run_sql) != (action->sql_function != NULL))
 		return complain(why, why_size, "action %s: sql_function goes with run = acp_run_sql", action->name);
 	if (action->billing_unit && !acp_word_in_list(units, action->billing_unit))
 		return complain(why, why_size, "action %s: billing_unit %s is none of %s", action->name,
-		                action->billing_unit, units);
+				action->billing_unit, units);
 	return true;
 }
 
@@ -32,13 +32,13 @@ static struct json_object *make_def(const struct acp_action *action, struct json
 {
 	struct json_object *def = json_object_new_object();
 	bool ok = def && acp_json_add_string(def, "name", action->name) &&
-	          acp_json_add_string(def, "scope", action->scope) &&
-	          acp_json_add_string(def, "description", action->description) &&
-	          acp_json_add(def, "params_schema", json_object_get(schema)) &&
-	          acp_json_add(def, "supports_dry_run", json_object_new_boolean(action->supports_dry_run)) &&
-	          acp_json_add(def, "billable", json_object_new_boolean(action->billable)) &&
-	          (action->billing_unit ? acp_json_add_string(def, "billing_unit", action->billing_unit)
-	                                : acp_json_add_null(def, "billing_unit"));
+		  acp_json_add_string(def, "scope", action->scope) &&
+		  acp_json_add_string(def, "description", action->description) &&
+		  acp_json_add(def, "params_schema", json_object_get(schema)) &&
+		  acp_json_add(def, "supports_dry_run", json_object_new_boolean(action->supports_dry_run)) &&
+		  acp_json_add(def, "billable", json_object_new_boolean(action->billable)) &&
+		  (action->billing_unit ? acp_json_add_string(def, "billing_unit", action->billing_unit)
+					: acp_json_add_null(def, "billing_unit"));
 	json_object_put(schema);
 	if (ok)
 		return def;
@@ -47,7 +47,7 @@ static struct json_object *make_def(const struct acp_action *action, struct json
 }
 
 static bool make_entry(struct acp_entry *entry, const char *pack, const struct acp_action *action, char *why,
-                       size_t why_size)
+		       size_t why_size)
 {
 	struct acp_json_error bad_json = {0};
 	struct acp_schema_error bad_schema = {0};
@@ -55,15 +55,16 @@ static bool make_entry(struct acp_entry *entry, const char *pack, const struct a
 	const struct acp_json_limits limits = {1 << 20, 64, 100000};
 	if (!row_complete(action, why, why_size))
 		return false;
-	if (acp_json_parse(action->params_schema, strlen(action->params_schema), &limits, &schema, &bad_json) != ACP_JSON_OK)
+	if (acp_json_parse(action->params_schema, strlen(action->params_schema), &limits, &schema, &bad_json) !=
+	    ACP_JSON_OK)
 		return complain(why, why_size, "action %s: params_schema: %s at byte %zu", action->name,
-		                bad_json.message, bad_json.offset);
+				bad_json.message, bad_json.offset);
 	*entry = (struct acp_entry){.action = action, .pack = pack};
 	entry->schema = acp_schema_compile(schema, &bad_schema);
 	entry->def = make_def(action, schema);
 	if (!entry->schema)
 		return complain(why, why_size, "action %s: params_schema%s: %s", action->name, bad_schema.pointer,
-		                bad_schema.message);
+				bad_schema.message);
 	return entry->def || complain(why, why_size, "out of memory");
 }
 
@@ -86,13 +87,13 @@ static bool names_unique(const struct acp_kernel *kernel, char *why, size_t why_
 	for (size_t i = 1; i < kernel->entry_count; i++)
 		if (by_name(&kernel->entries[i - 1], &kernel->entries[i]) == 0)
 			return complain(why, why_size, "action %s stands in two packs: %s and %s",
-			                kernel->entries[i].action->name, kernel->entries[i - 1].pack,
-			                kernel->entries[i].pack);
+					kernel->entries[i].action->name, kernel->entries[i - 1].pack,
+					kernel->entries[i].pack);
 	return true;
 }
 
 bool acp_kernel_init(struct acp_kernel *kernel, const struct acp_config *config, const struct acp_control_plane *plane,
-                     const struct acp_pack *const *packs, char *why, size_t why_size)
+		     const struct acp_pack *const *packs, char *why, size_t why_size)
 {
 	*kernel = (struct acp_kernel){.config = config, .plane = plane};
 	kernel->entries = calloc(count_actions(packs) + 1, sizeof *kernel->entries);

@@ -22,7 +22,7 @@ struct acp_kernel {
 	const struct acp_control_plane *plane;
 	struct acp_ratelimit *limits; /* set by the host after init; NULL: nothing is rate limited */
 	struct acp_hub *hub;          /* set by the host after init (core/hub.h); NULL: no hub for other kernels */
-	char *openapi;                /* set by the host after init (core/openapi.h), freed with the kernel; NULL: none */
+	char *openapi;             /* set by the host after init (core/openapi.h), freed with the kernel; NULL: none */
 	struct acp_entry *entries; /* sorted by name */
 	size_t entry_count;
 };
@@ -31,7 +31,7 @@ struct acp_kernel {
  * incomplete, a name stands twice or a schema is not valid: the program must not start. config and plane are only
  * referred to. */
 bool acp_kernel_init(struct acp_kernel *kernel, const struct acp_config *config, const struct acp_control_plane *plane,
-                     const struct acp_pack *const *packs, char *why, size_t why_size) ACP_MUSTCHECK;
+		     const struct acp_pack *const *packs, char *why, size_t why_size) ACP_MUSTCHECK;
 void acp_kernel_release(struct acp_kernel *kernel);
 
 /* The entry of that name, or NULL. */

@@ -69,7 +69,8 @@ void acp_log_fields(enum acp_log_level level, const struct acp_log_field *fields
 	stamp(when);
 	acp_buf_init(&line, 8192);
 	if (as_json)
-		acp_buf_printf(&line, "{\"ts\":\"%s\",\"level\":\"%s\",\"pid\":%d", when, level_names[level], (int)getpid());
+		acp_buf_printf(&line, "{\"ts\":\"%s\",\"level\":\"%s\",\"pid\":%d", when, level_names[level],
+			       (int)getpid());
 	else
 		acp_buf_printf(&line, "%s %s [%d]", when, level_names[level], (int)getpid());
 	for (size_t i = 0; i < count; i++)

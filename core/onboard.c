@@ -123,7 +123,8 @@ static enum acp_code check_rate(struct applicant *a, struct acp_reply *reply)
 		reply->rate = total;
 	}
 	reply->retry_after = (int)reply->rate.reset;
-	return refuse(a, ACP_RATE_LIMITED, "", "too many onboarding requests; try again in %lld s", (long long)reply->rate.reset);
+	return refuse(a, ACP_RATE_LIMITED, "", "too many onboarding requests; try again in %lld s",
+		      (long long)reply->rate.reset);
 }
 
 static enum acp_code read_application(struct applicant *a)
@@ -138,13 +139,17 @@ static enum acp_code read_application(struct applicant *a)
 	    !take_string(a, "organization_name", false, &a->organization_name))
 		return a->code;
 	if (!agent_id_ok(a->agent_id))
-		return refuse(a, ACP_VALIDATION_ERROR, "/agent_id", "agent_id must be 1 to 128 characters of A-Z a-z 0-9 . _ : -");
+		return refuse(a, ACP_VALIDATION_ERROR, "/agent_id",
+			      "agent_id must be 1 to 128 characters of A-Z a-z 0-9 . _ : -");
 	if (!email_ok(a->email))
-		return refuse(a, ACP_VALIDATION_ERROR, "/email", "email must be an address like name@example.com, at most 254 characters");
+		return refuse(a, ACP_VALIDATION_ERROR, "/email",
+			      "email must be an address like name@example.com, at most 254 characters");
 	if (a->organization_name && characters(a->organization_name) > 255)
-		return refuse(a, ACP_VALIDATION_ERROR, "/organization_name", "organization_name must have at most 255 characters");
+		return refuse(a, ACP_VALIDATION_ERROR, "/organization_name",
+			      "organization_name must have at most 255 characters");
 	if (a->request->idempotency_key && (!*a->request->idempotency_key || strlen(a->request->idempotency_key) > 255))
-		return refuse(a, ACP_VALIDATION_ERROR, "/idempotency_key", "Idempotency-Key must have 1 to 255 characters");
+		return refuse(a, ACP_VALIDATION_ERROR, "/idempotency_key",
+			      "Idempotency-Key must have 1 to 255 characters");
 	return ACP_OK;
 }
 
@@ -232,7 +237,8 @@ static enum acp_code enrol(struct applicant *a)
 static struct json_object *example_request(const struct applicant *a)
 {
 	static const char body_text[] =
-		"{\"action\":\"domain.leadscoring.scores.compute\",\"params\":{\"weights\":{\"visits\":0.5,\"employees\":0.01},"
+		"{\"action\":\"domain.leadscoring.scores.compute\",\"params\":{\"weights\":{\"visits\":0.5,"
+		"\"employees\":0.01},"
 		"\"leads\":[{\"id\":\"lead-1\",\"features\":{\"visits\":12,\"employees\":250}}]}}";
 	const struct acp_config *config = a->kernel->config;
 	char url[512];
@@ -257,7 +263,8 @@ static struct json_object *instructions(const struct applicant *a)
 {
 	static const char *const steps[] = {
 		"Store api_key now: it is shown only once and cannot be read again.",
-		"Send it as X-API-Key with every POST to the url of example_request; the action meta.actions lists what you can call.",
+		"Send it as X-API-Key with every POST to the url of example_request; the action meta.actions lists "
+		"what you can call.",
 		"Read GET /api/usage to see what is left of the free calls; reading it costs nothing.",
 	};
 	const struct acp_config *config = a->kernel->config;
@@ -270,7 +277,8 @@ static struct json_object *instructions(const struct applicant *a)
 	if (out) {
 		acp_json_add(out, "setup_steps", json_object_get(list));
 		acp_json_add(out, "example_request", example_request(a));
-		acp_json_add_string(out, "documentation_url", *config->documentation_url ? config->documentation_url : url);
+		acp_json_add_string(out, "documentation_url",
+				    *config->documentation_url ? config->documentation_url : url);
 	}
 	json_object_put(list);
 	return out;
@@ -284,9 +292,10 @@ static struct json_object *upgrade_info(const struct applicant *a)
 	struct json_object *out = json_object_new_object();
 	acp_upgrade_url(config, a->tenant.tenant_id, a->tenant.created_at + config->upgrade_link_ttl * 86400, url);
 	snprintf(message, sizeof message,
-	         "%lld billable calls a month are free. This installation takes no payments yet (Stripe is not configured); "
-	         "its operator can make the tenant a paid one.",
-	         (long long)config->free_calls_limit);
+		 "%lld billable calls a month are free. This installation takes no payments yet (Stripe is not "
+		 "configured); "
+		 "its operator can make the tenant a paid one.",
+		 (long long)config->free_calls_limit);
 	if (out) {
 		acp_json_add_string(out, "message", message);
 		acp_json_add_string(out, "upgrade_url", url);
@@ -311,15 +320,15 @@ static struct json_object *welcome(const struct applicant *a)
 	const struct acp_config *config = a->kernel->config;
 	struct json_object *body = json_object_new_object();
 	bool ok = body && acp_json_add(body, "ok", json_object_new_boolean(true)) &&
-	          acp_json_add_string(body, "request_id", a->request->request_id) &&
-	          acp_json_add(body, "onboarded", json_object_new_boolean(true)) &&
-	          acp_json_add_string(body, "tier", "free") && acp_json_add_string(body, "api_key", a->api_key) &&
-	          acp_json_add_string(body, "api_key_id", a->tenant.api_key_id) &&
-	          acp_json_add_string(body, "tenant_uuid", a->tenant.tenant_id) &&
-	          acp_json_add(body, "free_calls_remaining", json_object_new_int64(config->free_calls_limit)) &&
-	          acp_json_add_string(body, "payments", "not_configured") &&
-	          acp_json_add(body, "instructions", instructions(a)) &&
-	          acp_json_add(body, "upgrade_info", upgrade_info(a)) && acp_json_add(body, "pricing", pricing(a));
+		  acp_json_add_string(body, "request_id", a->request->request_id) &&
+		  acp_json_add(body, "onboarded", json_object_new_boolean(true)) &&
+		  acp_json_add_string(body, "tier", "free") && acp_json_add_string(body, "api_key", a->api_key) &&
+		  acp_json_add_string(body, "api_key_id", a->tenant.api_key_id) &&
+		  acp_json_add_string(body, "tenant_uuid", a->tenant.tenant_id) &&
+		  acp_json_add(body, "free_calls_remaining", json_object_new_int64(config->free_calls_limit)) &&
+		  acp_json_add_string(body, "payments", "not_configured") &&
+		  acp_json_add(body, "instructions", instructions(a)) &&
+		  acp_json_add(body, "upgrade_info", upgrade_info(a)) && acp_json_add(body, "pricing", pricing(a));
 	if (ok)
 		return body;
 	json_object_put(body);
@@ -334,14 +343,14 @@ static void record_refusal(struct applicant *a)
 	const struct acp_settlement end = {.event = event};
 	if (!event || plane->record(plane->self, &end) != ACP_OK) {
 		acp_log(ACP_LOG_ERROR, "request %s: the audit row of a refused onboarding could not be written",
-		        a->request->request_id);
+			a->request->request_id);
 		refuse(a, ACP_UNAVAILABLE, "", "%s", acp_code_sentence(ACP_UNAVAILABLE));
 	}
 	json_object_put(event);
 }
 
 void acp_onboard(const struct acp_kernel *kernel, const struct acp_request *request, const char *product,
-                 struct acp_reply *reply)
+		 struct acp_reply *reply)
 {
 	struct applicant a = {.kernel = kernel, .request = request, .product = product, .code = ACP_OK};
 	*reply = (struct acp_reply){0};

@@ -11,6 +11,6 @@ bool acp_onboard_offered(const struct acp_kernel *kernel, const char *product);
  * Never fails: what goes wrong is in the reply, and in one audit row of an unknown caller. The row names the tenant
  * only in result_meta: a tenant's own rows are the calls it makes. */
 void acp_onboard(const struct acp_kernel *kernel, const struct acp_request *request, const char *product,
-                 struct acp_reply *reply);
+		 struct acp_reply *reply);
 
 #endif

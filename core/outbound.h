@@ -16,18 +16,18 @@ struct acp_header {
 };
 
 struct acp_outbound_request {
-	const char *method;             /* "POST", "GET", … */
+	const char *method; /* "POST", "GET", … */
 	const char *url;
 	const struct acp_header *headers;
 	size_t header_count;
-	const char *body;               /* NULL: none */
+	const char *body; /* NULL: none */
 	size_t body_len;
 	int connect_timeout_ms;
-	int timeout_ms;                 /* of the whole exchange */
-	size_t max_reply;               /* bytes; a longer reply fails */
-	bool allow_private;             /* private and loopback addresses are meant */
-	bool allow_http;                /* plain http:// is meant; else only https:// */
-	bool keep_alive;                /* reuse a connection to the same host from this thread: only for hosts of the operator's */
+	int timeout_ms;     /* of the whole exchange */
+	size_t max_reply;   /* bytes; a longer reply fails */
+	bool allow_private; /* private and loopback addresses are meant */
+	bool allow_http;    /* plain http:// is meant; else only https:// */
+	bool keep_alive;    /* reuse a connection to the same host from this thread: only for hosts of the operator's */
 };
 
 enum acp_outbound_result {
@@ -39,15 +39,15 @@ enum acp_outbound_result {
 
 struct acp_outbound_reply {
 	int status;
-	struct acp_buf body;   /* initialised by acp_outbound_send; release it with acp_buf_release in every case */
-	char error[256];       /* sentence for the log; names no secret, and not the URL's query */
+	struct acp_buf body; /* initialised by acp_outbound_send; release it with acp_buf_release in every case */
+	char error[256];     /* sentence for the log; names no secret, and not the URL's query */
 };
 
 /* Once in each process, before threads. False: libcurl cannot be used. */
 bool acp_outbound_init(void) ACP_MUSTCHECK;
 
-enum acp_outbound_result acp_outbound_send(const struct acp_outbound_request *request, struct acp_outbound_reply *reply)
-	ACP_MUSTCHECK;
+enum acp_outbound_result acp_outbound_send(const struct acp_outbound_request *request,
+					   struct acp_outbound_reply *reply) ACP_MUSTCHECK;
 
 /* Is the address (network byte order, 4 or 16 bytes) one of the public internet? Covers IPv4-mapped, NAT64 and 6to4. */
 bool acp_outbound_public(int family, const void *address);

@@ -15,7 +15,7 @@ enum { RATE_WINDOW = 60 }; /* seconds */
 typedef enum acp_code stage(struct acp_call *call);
 
 enum acp_code acp_call_vfail(struct acp_call *call, enum acp_code code, const char *field, const char *format,
-                             va_list args)
+			     va_list args)
 {
 	call->code = code;
 	vsnprintf(call->error, sizeof call->error, format, args);
@@ -53,7 +53,8 @@ static enum acp_code look_up(struct acp_call *call)
 	call->entry = acp_kernel_find(call->kernel, call->action_name);
 	if (call->entry)
 		return ACP_OK;
-	return acp_call_fail(call, ACP_NOT_FOUND, NULL, "there is no action %.100s; meta.actions lists them", call->action_name);
+	return acp_call_fail(call, ACP_NOT_FOUND, NULL, "there is no action %.100s; meta.actions lists them",
+			     call->action_name);
 }
 
 static enum acp_code check_scope(struct acp_call *call)
@@ -62,14 +63,15 @@ static enum acp_code check_scope(struct acp_call *call)
 	if (acp_call_has_scope(call, action->scope))
 		return ACP_OK;
 	return acp_call_fail(call, ACP_SCOPE_DENIED, NULL, "action %s needs scope %s, which this API key does not have",
-	                     action->name, action->scope);
+			     action->name, action->scope);
 }
 
 static enum acp_code check_dry_run(struct acp_call *call)
 {
 	if (!call->dry_run || call->entry->action->supports_dry_run)
 		return ACP_OK;
-	return acp_call_fail(call, ACP_VALIDATION_ERROR, "/dry_run", "action %s does not support dry_run", call->action_name);
+	return acp_call_fail(call, ACP_VALIDATION_ERROR, "/dry_run", "action %s does not support dry_run",
+			     call->action_name);
 }
 
 /* A name of what is counted: one key calling one action. */
@@ -89,12 +91,14 @@ static enum acp_code check_rate(struct acp_call *call)
 	limit = (own && own < limit ? own : limit) / config->rate_limit_hosts;
 	rate_name(call, name);
 	call->rate_taken_us = acp_monotonic_us();
-	acp_ratelimit_take(call->kernel->limits, name, limit > 0 ? limit : 1, RATE_WINDOW, call->rate_taken_us, &call->rate);
+	acp_ratelimit_take(call->kernel->limits, name, limit > 0 ? limit : 1, RATE_WINDOW, call->rate_taken_us,
+			   &call->rate);
 	if (call->rate.allowed)
 		return ACP_OK;
 	call->retry_after = (int)call->rate.reset;
-	return acp_call_fail(call, ACP_RATE_LIMITED, NULL, "more than %lld calls of %.100s a minute with this key; try again in %lld s",
-	                     (long long)limit, call->entry->action->name, (long long)call->rate.reset);
+	return acp_call_fail(call, ACP_RATE_LIMITED, NULL,
+			     "more than %lld calls of %.100s a minute with this key; try again in %lld s",
+			     (long long)limit, call->entry->action->name, (long long)call->rate.reset);
 }
 
 /* What a later rule refused is not counted against the rate: of several limits, none is charged unless all allow. */
@@ -169,8 +173,8 @@ static enum acp_code settle(struct acp_call *call)
 	const struct acp_control_plane *plane = call->kernel->plane;
 	int64_t calls_used = -1;
 	struct acp_buf sealed;
-	struct acp_settlement end = {.event = acp_audit_event(call), .reserved = call->reserved,
-	                             .approval = call->approval};
+	struct acp_settlement end = {
+		.event = acp_audit_event(call), .reserved = call->reserved, .approval = call->approval};
 	if (!end.event)
 		return fail_plain(call, ACP_INTERNAL_ERROR);
 	if (call->dry_run)
@@ -191,10 +195,20 @@ static enum acp_code settle(struct acp_call *call)
 
 /* The line (contract section 3). A stage returns ACP_OK to go on. */
 static stage *const stages[] = {
-	acp_envelope_parse, acp_envelope_check, authenticate, look_up,
-	check_scope,        check_dry_run,      check_rate,   check_params,
-	acp_idempotency_claim, check_ceiling,   acp_policy_check, acp_usage_reserve,
-	run_handler,        settle,
+	acp_envelope_parse,
+	acp_envelope_check,
+	authenticate,
+	look_up,
+	check_scope,
+	check_dry_run,
+	check_rate,
+	check_params,
+	acp_idempotency_claim,
+	check_ceiling,
+	acp_policy_check,
+	acp_usage_reserve,
+	run_handler,
+	settle,
 };
 
 static void run_stages(struct acp_call *call)
@@ -212,13 +226,14 @@ static void record_exit(struct acp_call *call)
 	undo(call);
 	give_back_rate(call);
 	const struct acp_settlement end = {.event = acp_audit_event(call),
-	                                   .reserved = call->reserved,
-	                                   .claim = call->claimed ? call->idempotency_key : NULL};
+					   .reserved = call->reserved,
+					   .claim = call->claimed ? call->idempotency_key : NULL};
 	enum acp_code code = end.event ? plane->record(plane->self, &end) : ACP_INTERNAL_ERROR;
 	if (code != ACP_OK) {
 		const struct acp_log_field fields[] = {
 			{"msg", "the audit row could not be written", false},
-			{"event", end.event ? json_object_to_json_string_ext(end.event, JSON_C_TO_STRING_PLAIN) : NULL, false}};
+			{"event", end.event ? json_object_to_json_string_ext(end.event, JSON_C_TO_STRING_PLAIN) : NULL,
+			 false}};
 		acp_log_fields(ACP_LOG_ERROR, fields, ACP_COUNT(fields));
 		json_object_put(call->extra);
 		call->extra = NULL;
@@ -281,14 +296,14 @@ static struct json_object *sql_context(const struct acp_call *call)
 	    acp_json_add(ctx, "dry_run", json_object_new_boolean(call->dry_run)) &&
 	    (!call->entry->action->ceiling ||
 	     acp_json_add(ctx, "ceiling",
-	                  json_object_new_int64(ceiling_of(call->kernel->config, call->entry->action->ceiling)))))
+			  json_object_new_int64(ceiling_of(call->kernel->config, call->entry->action->ceiling)))))
 		return ctx;
 	json_object_put(ctx);
 	return NULL;
 }
 
 enum acp_code acp_call_sql(struct acp_call *call, const char *function, struct json_object *params,
-                           struct json_object **data)
+			   struct json_object **data)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	struct acp_refusal refusal = {0};

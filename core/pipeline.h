@@ -6,35 +6,35 @@
 
 /* What a host hands over of one request. Strings are borrowed until acp_manage returns; NULL: absent. */
 struct acp_request {
-	const char *request_id;    /* UUID text, made by acp_uuid() */
-	const char *method;        /* "POST" */
+	const char *request_id; /* UUID text, made by acp_uuid() */
+	const char *method;     /* "POST" */
 	const char *content_type;
 	const char *content_encoding;
-	const char *credential;    /* the presented API key; NULL: none or contradictory */
+	const char *credential; /* the presented API key; NULL: none or contradictory */
 	const char *idempotency_key;
 	const char *ip_address;
 	const char *traceparent;
 	const char *body;
 	size_t body_len;
-	bool body_too_large;       /* the host kept only a part: the size limit was passed */
-	bool body_broken;          /* the body did not arrive whole */
-	uint64_t started_us;       /* acp_monotonic_us() when the request was complete */
+	bool body_too_large; /* the host kept only a part: the size limit was passed */
+	bool body_broken;    /* the body did not arrive whole */
+	uint64_t started_us; /* acp_monotonic_us() when the request was complete */
 };
 
 /* What the host sends back. */
 struct acp_reply {
 	enum acp_code code;
-	int http;                  /* status */
-	struct json_object *body;  /* owned by the caller: json_object_put */
-	const char *allow;         /* Allow header of a 405, else NULL */
-	int retry_after;           /* seconds for Retry-After; 0: none */
-	struct acp_rate rate;      /* for the RateLimit fields; window 0: none */
-	bool replayed;             /* Idempotency-Replayed: true */
+	int http;                 /* status */
+	struct json_object *body; /* owned by the caller: json_object_put */
+	const char *allow;        /* Allow header of a 405, else NULL */
+	int retry_after;          /* seconds for Retry-After; 0: none */
+	struct acp_rate rate;     /* for the RateLimit fields; window 0: none */
+	bool replayed;            /* Idempotency-Replayed: true */
 
 	/* for the log line of the request; "" where unknown */
 	char tenant_id[ACP_UUID_LEN];
 	char key_shown[ACP_KEY_SHOWN + 1];
-	const char *action;        /* static: name of a registered action, or NULL */
+	const char *action; /* static: name of a registered action, or NULL */
 };
 
 /* Runs one call of POST /api/manage. Never fails: what goes wrong is in the reply, and in one audit row. */

@@ -33,9 +33,9 @@ struct acp_principal {
 /* The answer to "may this call use one unit of the allowance?" */
 struct acp_reservation {
 	bool allowed;
-	bool limited;         /* calls_used and calls_limit mean something (tier free) */
-	enum acp_tier tier;   /* as of now: may differ from the one at authentication */
-	int64_t calls_used;   /* places held by running calls included */
+	bool limited;       /* calls_used and calls_limit mean something (tier free) */
+	enum acp_tier tier; /* as of now: may differ from the one at authentication */
+	int64_t calls_used; /* places held by running calls included */
 	int64_t calls_limit;
 };
 
@@ -49,12 +49,13 @@ struct acp_tx; /* a transaction of the hub; used by one thread */
 
 /* What ends a call. */
 struct acp_settlement {
-	struct json_object *event; /* a JSON object whose members are the columns of audit_logs (core/audit.c makes it) */
-	bool reserved;             /* a place in the allowance is held under the event's id */
-	const char *claim;         /* the idempotency key whose claim the call holds; NULL: none */
-	const uint8_t *sealed;     /* a success stores this as the claim's result */
+	struct json_object
+		*event;        /* a JSON object whose members are the columns of audit_logs (core/audit.c makes it) */
+	bool reserved;         /* a place in the allowance is held under the event's id */
+	const char *claim;     /* the idempotency key whose claim the call holds; NULL: none */
+	const uint8_t *sealed; /* a success stores this as the claim's result */
 	size_t sealed_len;
-	const char *approval;      /* a success uses this approval up; NULL: none */
+	const char *approval; /* a success uses this approval up; NULL: none */
 };
 
 enum acp_claim_verdict { ACP_CLAIM_RUN, ACP_CLAIM_REPLAY, ACP_CLAIM_CONFLICT, ACP_CLAIM_MISMATCH };
@@ -75,13 +76,13 @@ struct acp_onboarding {
 	const char *organization_name; /* NULL: none */
 	const char *tenant_id;         /* proposed ids */
 	const char *api_key_id;
-	const uint8_t *key_hash;       /* 32 bytes */
+	const uint8_t *key_hash; /* 32 bytes */
 	const char *key_shown;
-	const char *scopes;            /* separated by spaces */
-	const char *salt;              /* what the key was derived with, to derive it again on a replay */
-	const char *idempotency_key;   /* NULL: none; else its HMAC in hex */
-	const char *fingerprint;       /* hex SHA-256 of the canonical body */
-	struct json_object *event;     /* audit event of a success, written with the tenant; the hub adds result_meta */
+	const char *scopes;          /* separated by spaces */
+	const char *salt;            /* what the key was derived with, to derive it again on a replay */
+	const char *idempotency_key; /* NULL: none; else its HMAC in hex */
+	const char *fingerprint;     /* hex SHA-256 of the canonical body */
+	struct json_object *event;   /* audit event of a success, written with the tenant; the hub adds result_meta */
 };
 
 struct acp_onboarded {
@@ -89,7 +90,7 @@ struct acp_onboarded {
 	char tenant_id[ACP_UUID_LEN];
 	char api_key_id[ACP_UUID_LEN];
 	char salt[ACP_SHA256_HEX];
-	int64_t created_at; /* seconds since 1970 by the hub's clock */
+	int64_t created_at;          /* seconds since 1970 by the hub's clock */
 	struct json_object *pricing; /* as from get_price; owned by the caller */
 };
 
@@ -104,11 +105,11 @@ struct acp_control_plane {
 	 * reserve: holds one place for the call whose event id is given, until settle or record ends it. */
 	enum acp_code (*get_usage)(void *self, const char *tenant_id, const char *period, struct json_object **usage);
 	enum acp_code (*reserve)(void *self, const char *tenant_id, const char *event_id, const char *ts,
-	                         struct acp_reservation *out);
+				 struct acp_reservation *out);
 
 	/* What so many units of an action cost a paid tenant now: {unit, unit_amount, amount, currency}. */
 	enum acp_code (*get_price)(void *self, const char *unit, const char *action, int64_t quantity,
-	                           struct json_object **price);
+				   struct json_object **price);
 
 	/* How many of a kind ("keys", "webhooks") a tenant has now; NULL turns ceilings off. */
 	enum acp_code (*live_count)(void *self, const char *tenant_id, const char *resource, int64_t *count);
@@ -118,7 +119,7 @@ struct acp_control_plane {
 	 * A transaction ends by settle or rollback, and is gone after either. */
 	enum acp_code (*begin)(void *self, bool read_only, struct acp_tx **tx);
 	enum acp_code (*run)(struct acp_tx *tx, const char *function, const char *tenant_id, struct json_object *params,
-	                     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal);
+			     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal);
 	void (*rollback)(struct acp_tx *tx);
 
 	/* Policies (NULL: off). query: tenant_id, api_key_id, actor_type, action, request_hash, event_id, dry_run, amount?.
@@ -129,7 +130,7 @@ struct acp_control_plane {
 	/* Idempotency of calls (NULL: off). May the call with this event id run under the client's key? The claim is its
 	 * own until it ends, or until the hub's lease for crashed calls passes. */
 	enum acp_code (*claim)(void *self, const char *tenant_id, const char *action, const char *key,
-	                       const char *fingerprint, const char *event_id, struct acp_claim *out);
+			       const char *fingerprint, const char *event_id, struct acp_claim *out);
 
 	/* Ends a successful call: reservation consumed, usage counted, claim's result stored, event written, all committed
 	 * with tx (NULL: in a transaction of its own). *calls_used: free calls used, this one included, or -1 where none was
@@ -145,7 +146,7 @@ struct acp_control_plane {
 	 * ctx: id, event, … for the endpoint's use. reply (owned by the caller): the members of the answer; refusal is filled
 	 * when the hub refused. Other codes as the endpoint says. */
 	enum acp_code (*hub)(void *self, const char *name, struct json_object *body, struct json_object *ctx,
-	                     struct json_object **reply, struct acp_refusal *refusal);
+			     struct json_object **reply, struct acp_refusal *refusal);
 
 	/* Onboarding. ACP_ALREADY_ONBOARDED: agent_id taken; ACP_IDEMPOTENCY_MISMATCH: same key, other request. */
 	enum acp_code (*onboard)(void *self, const struct acp_onboarding *in, struct acp_onboarded *out);
@@ -156,7 +157,7 @@ struct acp_control_plane {
 	 * put aside with the reason. */
 	enum acp_code (*outbox_take)(void *self, int64_t most, struct acp_tx **tx, struct json_object **events);
 	enum acp_code (*outbox_done)(struct acp_tx *tx, enum acp_delivery delivery, struct json_object *events,
-	                             const char *reason);
+				     const char *reason);
 
 	/* Now and then, from one thread of each process: makes partitions ahead, forgets what has expired. May be NULL. */
 	void (*maintain)(void *self);

@@ -7,12 +7,13 @@ static struct json_object *make_query(const struct acp_call *call)
 	struct json_object *query = json_object_new_object();
 	struct json_object *amount = acp_json_member(call->params, "amount");
 	bool ok = query && acp_audit_request_hash(call->kernel, call->envelope, hash) &&
-	          acp_json_add_string(query, "tenant_id", call->principal.tenant_id) &&
-	          acp_json_add_string(query, "api_key_id", call->principal.api_key_id) &&
-	          acp_json_add_string(query, "actor_type", "api_key") &&
-	          acp_json_add_string(query, "action", call->entry->action->name) &&
-	          acp_json_add_string(query, "request_hash", hash) && acp_json_add_string(query, "event_id", call->event_id) &&
-	          acp_json_add(query, "dry_run", json_object_new_boolean(call->dry_run));
+		  acp_json_add_string(query, "tenant_id", call->principal.tenant_id) &&
+		  acp_json_add_string(query, "api_key_id", call->principal.api_key_id) &&
+		  acp_json_add_string(query, "actor_type", "api_key") &&
+		  acp_json_add_string(query, "action", call->entry->action->name) &&
+		  acp_json_add_string(query, "request_hash", hash) &&
+		  acp_json_add_string(query, "event_id", call->event_id) &&
+		  acp_json_add(query, "dry_run", json_object_new_boolean(call->dry_run));
 	if (ok && (json_object_is_type(amount, json_type_int) || json_object_is_type(amount, json_type_double)))
 		ok = acp_json_add(query, "amount", json_object_get(amount));
 	if (ok)
@@ -36,10 +37,12 @@ static enum acp_code obey(struct acp_call *call)
 		call->extra = json_object_new_object();
 		if (call->extra && approval)
 			acp_json_add_string(call->extra, "approval_id", approval);
-		return acp_call_fail(call, ACP_APPROVAL_REQUIRED, NULL, "%s; send the same call again when it is approved",
-		                     reason ? reason : acp_code_sentence(ACP_APPROVAL_REQUIRED));
+		return acp_call_fail(call, ACP_APPROVAL_REQUIRED, NULL,
+				     "%s; send the same call again when it is approved",
+				     reason ? reason : acp_code_sentence(ACP_APPROVAL_REQUIRED));
 	}
-	return acp_call_fail(call, ACP_POLICY_DENIED, NULL, "%s", reason ? reason : acp_code_sentence(ACP_POLICY_DENIED));
+	return acp_call_fail(call, ACP_POLICY_DENIED, NULL, "%s",
+			     reason ? reason : acp_code_sentence(ACP_POLICY_DENIED));
 }
 
 enum acp_code acp_policy_check(struct acp_call *call)

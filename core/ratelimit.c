@@ -12,15 +12,15 @@
 
 enum {
 	COUNTS = 61,
-	WAYS = 8,      /* slots that a name may stand in */
-	SETS = 2048,   /* each with a lock of its own */
+	WAYS = 8,    /* slots that a name may stand in */
+	SETS = 2048, /* each with a lock of its own */
 	ID_LEN = 16,
 	MAGIC = 0x61637031, /* "acp1": layout of this file */
 };
 
 struct slot {
-	uint8_t id[ID_LEN]; /* of the name; all zero: never used */
-	uint64_t newest;    /* number of the newest count's span since the clock's start */
+	uint8_t id[ID_LEN];      /* of the name; all zero: never used */
+	uint64_t newest;         /* number of the newest count's span since the clock's start */
 	uint32_t counts[COUNTS]; /* span n stands at n % COUNTS */
 	uint32_t total;
 };
@@ -43,8 +43,8 @@ static bool init_table(struct table *table)
 {
 	pthread_mutexattr_t attr;
 	bool ok = pthread_mutexattr_init(&attr) == 0 &&
-	          pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED) == 0 &&
-	          pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST) == 0;
+		  pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED) == 0 &&
+		  pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST) == 0;
 	for (size_t i = 0; ok && i < SETS; i++)
 		ok = pthread_mutex_init(&table->sets[i].lock, &attr) == 0;
 	pthread_mutexattr_destroy(&attr);
@@ -61,7 +61,7 @@ static struct table *map_table(int fd)
 	if (flock(fd, LOCK_EX) != 0)
 		return NULL;
 	bool sized = fstat(fd, &status) == 0 &&
-	             (status.st_size == (off_t)sizeof *table || ftruncate(fd, (off_t)sizeof *table) == 0);
+		     (status.st_size == (off_t)sizeof *table || ftruncate(fd, (off_t)sizeof *table) == 0);
 	void *at = sized ? mmap(NULL, sizeof *table, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
 	if (at != MAP_FAILED) {
 		table = at;
@@ -182,7 +182,7 @@ static int64_t seconds_to_place(const struct slot *slot, uint64_t length, uint64
 }
 
 void acp_ratelimit_take(struct acp_ratelimit *limits, const char *name, int64_t limit, int64_t window, uint64_t now,
-                        struct acp_rate *out)
+			struct acp_rate *out)
 {
 	uint8_t id[ID_LEN];
 	uint64_t length = span_length(window);

@@ -31,7 +31,7 @@ struct acp_schema *acp_schema_compile(struct json_object *schema, struct acp_sch
 void acp_schema_free(struct acp_schema *schema); /* NULL is allowed */
 
 /* True when value (NULL is null) satisfies the schema; else error tells the first violation found. */
-bool acp_schema_check(const struct acp_schema *schema, struct json_object *value, struct acp_schema_error *error)
-	ACP_MUSTCHECK;
+bool acp_schema_check(const struct acp_schema *schema, struct json_object *value,
+		      struct acp_schema_error *error) ACP_MUSTCHECK;
 
 #endif

@@ -17,11 +17,11 @@ struct setting {
 	size_t offset;
 	const char *value; /* default, as text */
 	int64_t min, max;
-	const char *unit;  /* unit of a number, words of a choice */
+	const char *unit; /* unit of a number, words of a choice */
 	const char *help;
 };
 
-#define ROW(name, type, value, min, max, unit, help) \
+#define ROW(name, type, value, min, max, unit, help)                                                                   \
 	{#name, type, offsetof(struct acp_config, name), value, min, max, unit, help},
 static const struct setting settings[] = {
 #define ACP_TEXT(name, value, help) ROW(name, TEXT, value, 0, 0, "", help)
@@ -34,9 +34,9 @@ static const struct setting settings[] = {
 _Static_assert(ACP_COUNT(settings) <= 64, "acp_config.given has one bit a setting");
 
 /* Names that deploy/demo writes for people and tests to source; they are not settings. */
-static const char *const foreign[] = {"ACP_CONFIG", "ACP_URL", "ACP_EXECUTOR_KEY",
-                                      "ACP_STRIPE_WEBHOOK_SECRET", "ACP_STRIPE_URL", "ACP_STRIPE_KEY", "ACP_API_KEY",
-                                      "ACP_LOW_SCOPE_KEY", "ACP_RESPONDER_PID", "ACP_POSTGRES_PID"};
+static const char *const foreign[] = {
+	"ACP_CONFIG",     "ACP_URL",     "ACP_EXECUTOR_KEY",  "ACP_STRIPE_WEBHOOK_SECRET", "ACP_STRIPE_URL",
+	"ACP_STRIPE_KEY", "ACP_API_KEY", "ACP_LOW_SCOPE_KEY", "ACP_RESPONDER_PID",         "ACP_POSTGRES_PID"};
 
 /* Where a value comes from, for messages, and where a message goes. */
 struct source {
@@ -101,7 +101,7 @@ static bool set_text(struct acp_config *config, const struct setting *setting, c
 }
 
 static bool set_number(struct acp_config *config, const struct setting *setting, const char *value,
-                       const struct source *source)
+		       const struct source *source)
 {
 	char *end = NULL;
 	errno = 0;
@@ -110,13 +110,13 @@ static bool set_number(struct acp_config *config, const struct setting *setting,
 		return complain(source, "%s = %s: must be a whole number (%s)", setting->name, value, setting->unit);
 	if (number < setting->min || number > setting->max)
 		return complain(source, "%s = %s: must be %lld to %lld (%s)", setting->name, value,
-		                (long long)setting->min, (long long)setting->max, setting->unit);
+				(long long)setting->min, (long long)setting->max, setting->unit);
 	*(int64_t *)slot(config, setting) = number;
 	return true;
 }
 
 static bool set_value(struct acp_config *config, const struct setting *setting, const char *value,
-                      const struct source *source)
+		      const struct source *source)
 {
 	switch (setting->type) {
 	case NUMBER: return set_number(config, setting, value, source);
@@ -137,7 +137,7 @@ static bool set_value(struct acp_config *config, const struct setting *setting, 
 
 /* <secret>_file = PATH: the value is the file's first line. */
 static bool set_from_file(struct acp_config *config, const struct setting *setting, const char *path,
-                          const struct source *source)
+			  const struct source *source)
 {
 	char line[4096];
 	FILE *file = fopen(path, "re");
@@ -240,7 +240,8 @@ static bool read_environment(struct acp_config *config, char *why, size_t why_si
 	struct source source = {"environment", 0, why, why_size};
 	for (char **variable = environ; variable && *variable; variable++) {
 		const char *equals = strchr(*variable, '=');
-		if (strncmp(*variable, "ACP_", 4) != 0 || !equals || is_foreign(*variable, (size_t)(equals - *variable)))
+		if (strncmp(*variable, "ACP_", 4) != 0 || !equals ||
+		    is_foreign(*variable, (size_t)(equals - *variable)))
 			continue;
 		char name[64];
 		size_t len = (size_t)(equals - *variable) - 4;
@@ -280,14 +281,15 @@ static bool hub_consistent(const struct acp_config *config, const struct source 
 {
 	const char *key = config->kernel_key;
 	if (*key && (strlen(key) < 32 || strlen(key) > 900 ||
-	             strncmp(key, config->key_prefix, strlen(config->key_prefix)) == 0))
+		     strncmp(key, config->key_prefix, strlen(config->key_prefix)) == 0))
 		return complain(source, "kernel_key: must have at least 32 characters and not begin like an API key; "
-		                        "make one with: openssl rand -hex 32");
+					"make one with: openssl rand -hex 32");
 	if (!*config->hub_url)
 		return true;
 	if (!hub_url_ok(config->hub_url))
-		return complain(source, "hub_url = %s: must start with https:// (http:// only to this host) and not end with /",
-		                config->hub_url);
+		return complain(source,
+				"hub_url = %s: must start with https:// (http:// only to this host) and not end with /",
+				config->hub_url);
 	if (strlen(config->hub_key) < 32 || strlen(config->hub_key) > 900)
 		return complain(source, "hub_key: must be the kernel_key of the hub at hub_url");
 	return !*key || complain(source, "kernel_key and hub_url: an installation that has a hub is none itself");
@@ -300,9 +302,11 @@ static bool consistent(const struct acp_config *config, char *why, size_t why_si
 	const char *prefix = config->url_prefix;
 	size_t prefix_len = strlen(prefix);
 	if (!acp_key_prefix_ok(config->key_prefix))
-		return complain(&source, "key_prefix = %s: must be 2 to 12 of a-z 0-9 followed by _", config->key_prefix);
+		return complain(&source, "key_prefix = %s: must be 2 to 12 of a-z 0-9 followed by _",
+				config->key_prefix);
 	if (*config->key_pepper && strlen(config->key_pepper) < 32)
-		return complain(&source, "key_pepper: must have at least 32 characters; make one with: openssl rand -hex 32");
+		return complain(&source,
+				"key_pepper: must have at least 32 characters; make one with: openssl rand -hex 32");
 	if (!hub_consistent(config, &source))
 		return false;
 	if (prefix_len && (prefix[0] != '/' || prefix[prefix_len - 1] == '/'))
@@ -312,9 +316,10 @@ static bool consistent(const struct acp_config *config, char *why, size_t why_si
 	if (config->processes > config->workers && acp_config_given(config, "processes") &&
 	    acp_config_given(config, "workers"))
 		return complain(&source, "processes = %lld: more than workers = %lld", (long long)config->processes,
-		                (long long)config->workers);
+				(long long)config->workers);
 	if (!octal_digits(config->listen_mode))
-		return complain(&source, "listen_mode = %lld: must be octal, for example 660", (long long)config->listen_mode);
+		return complain(&source, "listen_mode = %lld: must be octal, for example 660",
+				(long long)config->listen_mode);
 	return true;
 }
 
@@ -337,7 +342,7 @@ bool acp_config_load(struct acp_config *config, const char *file, char *why, siz
 		named = ACP_CONFIG_FILE;
 	}
 	bool ok = read_defaults(config, why, why_size) && (!named || read_file(config, named, why, why_size)) &&
-	          read_environment(config, why, why_size) && consistent(config, why, why_size);
+		  read_environment(config, why, why_size) && consistent(config, why, why_size);
 	if (!ok)
 		acp_config_release(config);
 	return ok;
@@ -379,7 +384,7 @@ void acp_config_print(const struct acp_config *config, FILE *out)
 			fprintf(out, "# Secret; also %s_file = PATH.\n", setting->name);
 		else if (setting->type == NUMBER)
 			fprintf(out, "# %s, %lld to %lld; default %s.\n", setting->unit, (long long)setting->min,
-			        (long long)setting->max, setting->value);
+				(long long)setting->max, setting->value);
 		else if (*setting->unit)
 			fprintf(out, "# %s; default %s.\n", setting->unit, setting->value);
 		print_value(config, setting, out);

@@ -9,7 +9,8 @@ bool acp_usage_enforced(const struct acp_kernel *kernel)
 }
 
 /* Links are signed with a key of their own, so that a signature can never serve as anything else. */
-static void sign(const struct acp_config *config, const char *tenant_id, const char *expires_at, char hex[ACP_SHA256_HEX])
+static void sign(const struct acp_config *config, const char *tenant_id, const char *expires_at,
+		 char hex[ACP_SHA256_HEX])
 {
 	uint8_t key[ACP_SHA256_LEN];
 	uint8_t mac[ACP_SHA256_LEN];
@@ -28,11 +29,11 @@ void acp_upgrade_url(const struct acp_config *config, const char *tenant_id, int
 	snprintf(expires, sizeof expires, "%lld", (long long)expires_at);
 	sign(config, tenant_id, expires, signature);
 	snprintf(out, 512, "%s%s/api/upgrade/checkout?tenant=%s&exp=%s&sig=%s", config->public_url, config->url_prefix,
-	         tenant_id, expires, signature);
+		 tenant_id, expires, signature);
 }
 
 bool acp_upgrade_url_ok(const struct acp_config *config, const char *tenant_id, const char *expires_at,
-                        const char *signature, int64_t now)
+			const char *signature, int64_t now)
 {
 	char expected[ACP_SHA256_HEX];
 	size_t digits = strspn(expires_at, "0123456789");
@@ -88,8 +89,8 @@ enum acp_code acp_usage_refuse(struct acp_call *call, int64_t calls_used)
 		acp_json_add(call->extra, "retryable", json_object_new_boolean(false));
 	}
 	return acp_call_fail(call, ACP_UPGRADE_REQUIRED, NULL,
-	                     "Free tier limit reached (%lld calls). Add a payment method to continue.",
-	                     (long long)limit);
+			     "Free tier limit reached (%lld calls). Add a payment method to continue.",
+			     (long long)limit);
 }
 
 enum acp_code acp_usage_reserve(struct acp_call *call)
@@ -97,8 +98,8 @@ enum acp_code acp_usage_reserve(struct acp_call *call)
 	const struct acp_control_plane *plane = call->kernel->plane;
 	if (!acp_usage_enforced(call->kernel) || !call->entry->action->billable || call->dry_run)
 		return ACP_OK;
-	enum acp_code code =
-		plane->reserve(plane->self, call->principal.tenant_id, call->event_id, call->principal.ts, &call->reservation);
+	enum acp_code code = plane->reserve(plane->self, call->principal.tenant_id, call->event_id, call->principal.ts,
+					    &call->reservation);
 	if (code != ACP_OK) {
 		call->usage_check_failed = true;
 		call->reservation = (struct acp_reservation){.allowed = true, .tier = call->principal.tier};
@@ -119,8 +120,9 @@ void acp_usage_warn(struct acp_call *call, int64_t calls_used)
 	    calls_used * 100 < place->calls_limit * call->kernel->config->warn_at_percent)
 		return;
 	upgrade_url_now(call, url);
-	snprintf(message, sizeof message, "%lld of %lld free calls of this month are used. Add a payment method to go on after them.",
-	         (long long)calls_used, (long long)place->calls_limit);
+	snprintf(message, sizeof message,
+		 "%lld of %lld free calls of this month are used. Add a payment method to go on after them.",
+		 (long long)calls_used, (long long)place->calls_limit);
 	call->warning = json_object_new_object();
 	if (call->warning) {
 		acp_json_add_string(call->warning, "message", message);

@@ -27,6 +27,6 @@ void acp_upgrade_url(const struct acp_config *config, const char *tenant_id, int
 
 /* True when the three query values are a link that acp_upgrade_url made and that is still good at now. */
 bool acp_upgrade_url_ok(const struct acp_config *config, const char *tenant_id, const char *expires_at,
-                        const char *signature, int64_t now);
+			const char *signature, int64_t now);
 
 #endif

@@ -95,7 +95,7 @@ static bool take_last(const char *list, size_t *len, char out[ACP_ADDRESS_MAX])
 }
 
 void acp_client_address(const char *trusted, const char *remote_addr, const char *forwarded_for,
-                        char out[ACP_ADDRESS_MAX])
+			char out[ACP_ADDRESS_MAX])
 {
 	char before[ACP_ADDRESS_MAX];
 	uint8_t bytes[16];

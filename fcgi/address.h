@@ -13,6 +13,6 @@ bool acp_proxies_ok(const char *trusted, char bad[64]);
  * it in X-Forwarded-For is taken, from the right. A forged header of an untrusted peer changes nothing. "" when
  * remote_addr is no address. */
 void acp_client_address(const char *trusted, const char *remote_addr, const char *forwarded_for,
-                        char out[ACP_ADDRESS_MAX]);
+			char out[ACP_ADDRESS_MAX]);
 
 #endif

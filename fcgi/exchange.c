@@ -11,7 +11,7 @@
 struct acp_exchange {
 	const struct acp_kernel *kernel;
 	FCGX_Request fcgi;
-	struct acp_buf body;      /* of the request; memory kept from one to the next */
+	struct acp_buf body; /* of the request; memory kept from one to the next */
 	struct acp_response response;
 };
 
@@ -94,8 +94,8 @@ static void read_body(struct acp_exchange *exchange, struct acp_request *request
 static void write_head(const struct acp_response *response, const struct acp_http *http, struct acp_buf *head)
 {
 	acp_buf_printf(head, "Status: %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nX-Request-Id: %s\r\n",
-	               response->status, acp_http_reason(response->status), response->content_type, response->body.len,
-	               http->request_id);
+		       response->status, acp_http_reason(response->status), response->content_type, response->body.len,
+		       http->request_id);
 	acp_buf_puts(head, "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n");
 	if (response->status == 401)
 		acp_buf_puts(head, "WWW-Authenticate: Bearer realm=\"acp\"\r\n");
@@ -106,9 +106,10 @@ static void write_head(const struct acp_response *response, const struct acp_htt
 	if (response->replayed)
 		acp_buf_puts(head, "Idempotency-Replayed: true\r\n");
 	if (response->rate.window) /* draft-ietf-httpapi-ratelimit-headers-10 */
-		acp_buf_printf(head, "RateLimit-Policy: \"default\";q=%lld;w=%lld\r\nRateLimit: \"default\";r=%lld;t=%lld\r\n",
-		               (long long)response->rate.limit, (long long)response->rate.window,
-		               (long long)response->rate.remaining, (long long)response->rate.reset);
+		acp_buf_printf(
+			head, "RateLimit-Policy: \"default\";q=%lld;w=%lld\r\nRateLimit: \"default\";r=%lld;t=%lld\r\n",
+			(long long)response->rate.limit, (long long)response->rate.window,
+			(long long)response->rate.remaining, (long long)response->rate.reset);
 	if (*response->location)
 		acp_buf_printf(head, "Location: %s\r\n", response->location);
 	acp_buf_puts(head, "\r\n");

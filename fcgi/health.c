@@ -32,6 +32,8 @@ void acp_endpoint_ready(const struct acp_kernel *kernel, const struct acp_http *
 	}
 	/* The reason may name hosts and paths: it is for the operator. */
 	acp_log(ACP_LOG_WARNING, "request %s: not ready: %s", http->request_id, why);
-	acp_http_error(http, ACP_UNAVAILABLE,
-	               "not ready: the database is not reachable or its schema does not fit; the log of acp.fcgi says more", response);
+	acp_http_error(
+		http, ACP_UNAVAILABLE,
+		"not ready: the database is not reachable or its schema does not fit; the log of acp.fcgi says more",
+		response);
 }

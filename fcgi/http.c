@@ -123,8 +123,8 @@ static void read_path(struct acp_http *http, const char *uri, const char *url_pr
 	for (size_t i = 0; i + 2 < len; i++)
 		if (strncasecmp(uri + i, "%2f", 3) == 0)
 			return;
-	if (!decode(uri, len, false, http->path, sizeof http->path) || http->path[0] != '/' || strstr(http->path, "//") ||
-	    strstr(http->path, "/./") || strstr(http->path, "/../"))
+	if (!decode(uri, len, false, http->path, sizeof http->path) || http->path[0] != '/' ||
+	    strstr(http->path, "//") || strstr(http->path, "/./") || strstr(http->path, "/../"))
 		http->path[0] = '\0';
 }
 
@@ -139,19 +139,24 @@ static void read_method(struct acp_http *http, const char *method)
 void acp_http_read(struct acp_http *http, char **variables, const struct acp_config *config)
 {
 	struct variable found[VARIABLES] = {
-		[METHOD] = {.name = "REQUEST_METHOD"},          [URI] = {.name = "REQUEST_URI"},
-		[TYPE] = {.name = "CONTENT_TYPE"},              [ENCODING] = {.name = "HTTP_CONTENT_ENCODING"},
-		[ADDRESS] = {.name = "REMOTE_ADDR"},            [KEY] = {.name = "HTTP_X_API_KEY"},
-		[AUTHORIZATION] = {.name = "HTTP_AUTHORIZATION"}, [IDEMPOTENCY] = {.name = "HTTP_IDEMPOTENCY_KEY"},
-		[ACCEPT] = {.name = "HTTP_ACCEPT"},             [TRACE] = {.name = "HTTP_TRACEPARENT"},
+		[METHOD] = {.name = "REQUEST_METHOD"},
+		[URI] = {.name = "REQUEST_URI"},
+		[TYPE] = {.name = "CONTENT_TYPE"},
+		[ENCODING] = {.name = "HTTP_CONTENT_ENCODING"},
+		[ADDRESS] = {.name = "REMOTE_ADDR"},
+		[KEY] = {.name = "HTTP_X_API_KEY"},
+		[AUTHORIZATION] = {.name = "HTTP_AUTHORIZATION"},
+		[IDEMPOTENCY] = {.name = "HTTP_IDEMPOTENCY_KEY"},
+		[ACCEPT] = {.name = "HTTP_ACCEPT"},
+		[TRACE] = {.name = "HTTP_TRACEPARENT"},
 		[FORWARDED] = {.name = "HTTP_X_FORWARDED_FOR"},
 	};
 	collect(found, variables);
 	acp_uuid(http->request_id);
 	read_method(http, found[METHOD].value);
 	read_path(http, found[URI].value ? found[URI].value : "", config->url_prefix);
-	acp_client_address(config->trusted_proxies, found[ADDRESS].value, found[FORWARDED].twice ? NULL : found[FORWARDED].value,
-	                   http->address);
+	acp_client_address(config->trusted_proxies, found[ADDRESS].value,
+			   found[FORWARDED].twice ? NULL : found[FORWARDED].value, http->address);
 	http->bearer = find_bearer(found);
 	http->wants_problem = found[ACCEPT].value && strstr(found[ACCEPT].value, "application/problem+json");
 	http->request = (struct acp_request){
@@ -184,9 +189,10 @@ void acp_http_reply(const struct acp_http *http, struct acp_reply *reply, struct
 	size_t len = 0;
 	if (problem && reply->body)
 		add_problem_members(reply->body, reply);
-	const char *text = reply->body ? json_object_to_json_string_length(
-						 reply->body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len)
-				       : NULL;
+	const char *text = reply->body
+				   ? json_object_to_json_string_length(
+					     reply->body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len)
+				   : NULL;
 	response->status = text ? reply->http : 500;
 	response->content_type = problem ? "application/problem+json" : "application/json";
 	acp_buf_add(&response->body, text ? text : no_memory, text ? len : sizeof no_memory - 1);
@@ -255,12 +261,24 @@ const char *acp_http_reason(int status)
 		int status;
 		const char *reason;
 	} reasons[] = {
-		{200, "OK"},         {201, "Created"},       {202, "Accepted"},           {303, "See Other"},
+		{200, "OK"},
+		{201, "Created"},
+		{202, "Accepted"},
+		{303, "See Other"},
 		{400, "Bad Request"},
-		{401, "Unauthorized"}, {402, "Payment Required"}, {403, "Forbidden"},     {404, "Not Found"},
-		{405, "Method Not Allowed"}, {409, "Conflict"}, {413, "Content Too Large"}, {415, "Unsupported Media Type"},
-		{422, "Unprocessable Content"}, {429, "Too Many Requests"}, {500, "Internal Server Error"},
-		{502, "Bad Gateway"}, {503, "Service Unavailable"},
+		{401, "Unauthorized"},
+		{402, "Payment Required"},
+		{403, "Forbidden"},
+		{404, "Not Found"},
+		{405, "Method Not Allowed"},
+		{409, "Conflict"},
+		{413, "Content Too Large"},
+		{415, "Unsupported Media Type"},
+		{422, "Unprocessable Content"},
+		{429, "Too Many Requests"},
+		{500, "Internal Server Error"},
+		{502, "Bad Gateway"},
+		{503, "Service Unavailable"},
 	};
 	for (size_t i = 0; i < ACP_COUNT(reasons); i++)
 		if (reasons[i].status == status)

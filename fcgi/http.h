@@ -10,25 +10,25 @@
 enum { ACP_PATH_MAX = 2048 };
 
 struct acp_http {
-	struct acp_request request;  /* what the core takes; strings live as long as the exchange */
+	struct acp_request request; /* what the core takes; strings live as long as the exchange */
 	char request_id[ACP_UUID_LEN];
 	char method[24];
 	char path[ACP_PATH_MAX + 1]; /* of REQUEST_URI: without query and url_prefix, decoded; "" when it is refused */
 	char address[ACP_ADDRESS_MAX]; /* of the client; "" when unknown */
-	const char *query;           /* raw query string, "" when there is none */
-	const char *bearer;          /* of Authorization: Bearer, when that is the only credential; else NULL */
-	bool wants_problem;          /* Accept: application/problem+json */
+	const char *query;             /* raw query string, "" when there is none */
+	const char *bearer;            /* of Authorization: Bearer, when that is the only credential; else NULL */
+	bool wants_problem;            /* Accept: application/problem+json */
 };
 
 struct acp_response {
 	int status;
 	const char *content_type;
 	struct acp_buf body;
-	char location[512];          /* "" = none */
-	const char *allow;           /* NULL = none */
-	int retry_after;             /* 0 = none */
+	char location[512]; /* "" = none */
+	const char *allow;  /* NULL = none */
+	int retry_after;    /* 0 = none */
 	bool replayed;
-	struct acp_rate rate;        /* window 0 = none */
+	struct acp_rate rate; /* window 0 = none */
 
 	/* for the log line */
 	const char *code;

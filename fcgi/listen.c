@@ -52,7 +52,7 @@ static int bind_path(const struct acp_config *config, char *why, size_t why_size
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	if (strlen(config->listen) >= sizeof address.sun_path) {
 		snprintf(why, why_size, "listen = %s: the path of a Unix socket has at most %zu bytes", config->listen,
-		         sizeof address.sun_path - 1);
+			 sizeof address.sun_path - 1);
 		return -1;
 	}
 	memcpy(address.sun_path, config->listen, strlen(config->listen) + 1);
@@ -64,7 +64,8 @@ static int bind_path(const struct acp_config *config, char *why, size_t why_size
 	mode_t before = umask(0777);
 	bool bound = fd >= 0 && bind(fd, (const struct sockaddr *)&address, sizeof address) == 0;
 	umask(before);
-	if (bound && chmod(config->listen, (mode_t)strtol(octal, NULL, 8)) == 0 && listen(fd, (int)config->backlog) == 0)
+	if (bound && chmod(config->listen, (mode_t)strtol(octal, NULL, 8)) == 0 &&
+	    listen(fd, (int)config->backlog) == 0)
 		return fd;
 	snprintf(why, why_size, "listen = %s: %s", config->listen, strerror(errno));
 	if (fd >= 0)
@@ -85,8 +86,9 @@ int acp_listen_open(const struct acp_config *config, enum acp_listen_kind *kind,
 		*kind = ACP_LISTEN_STDIN;
 		fd = STDIN_FILENO;
 	} else {
-		snprintf(why, why_size, "nothing to listen on: set listen to the path of a Unix socket, or let a web server "
-		                        "start this program (it is not meant to be run by hand without one)");
+		snprintf(why, why_size,
+			 "nothing to listen on: set listen to the path of a Unix socket, or let a web server "
+			 "start this program (it is not meant to be run by hand without one)");
 	}
 	if (fd >= 0) {
 		fcntl(fd, F_SETFD, FD_CLOEXEC);

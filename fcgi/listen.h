@@ -11,7 +11,8 @@ enum acp_listen_kind {
 };
 
 /* Finds or makes the listening socket; it is non-blocking and closed on exec. -1 with a sentence in why. */
-int acp_listen_open(const struct acp_config *config, enum acp_listen_kind *kind, char *why, size_t why_size) ACP_MUSTCHECK;
+int acp_listen_open(const struct acp_config *config, enum acp_listen_kind *kind, char *why,
+		    size_t why_size) ACP_MUSTCHECK;
 
 /* Removes the path of a socket that we bound. */
 void acp_listen_unlink(const struct acp_config *config);

@@ -31,12 +31,10 @@ struct options {
 /* Returns -1 to go on, else the exit status. */
 static int read_options(int argc, char **argv, struct options *options)
 {
-	static const struct option known[] = {{"config", required_argument, NULL, 'c'},
-	                                      {"print-config", no_argument, NULL, 'p'},
-	                                      {"check-config", no_argument, NULL, 't'},
-	                                      {"version", no_argument, NULL, 'V'},
-	                                      {"help", no_argument, NULL, 'h'},
-	                                      {0}};
+	static const struct option known[] = {
+		{"config", required_argument, NULL, 'c'}, {"print-config", no_argument, NULL, 'p'},
+		{"check-config", no_argument, NULL, 't'}, {"version", no_argument, NULL, 'V'},
+		{"help", no_argument, NULL, 'h'},         {0}};
 	int option;
 	while ((option = getopt_long(argc, argv, "c:h", known, NULL)) != -1) {
 		switch (option) {
@@ -106,11 +104,11 @@ static int run(struct acp_config *config, const char *file)
 	}
 	if (kind == ACP_LISTEN_STDIN)
 		fit_to_manager(config);
-	acp_log(ACP_LOG_INFO, "acp-fcgi " ACP_VERSION " starts: %lld workers in %lld processes", (long long)config->workers,
-	        (long long)config->processes);
+	acp_log(ACP_LOG_INFO, "acp-fcgi " ACP_VERSION " starts: %lld workers in %lld processes",
+		(long long)config->workers, (long long)config->processes);
 	int status = kind == ACP_LISTEN_STDIN && config->processes == 1
-	                     ? acp_worker_run(config, listen_fd, (int)config->workers)
-	                     : acp_supervise(config, file, listen_fd, kind == ACP_LISTEN_OWN);
+			     ? acp_worker_run(config, listen_fd, (int)config->workers)
+			     : acp_supervise(config, file, listen_fd, kind == ACP_LISTEN_OWN);
 	acp_log(ACP_LOG_INFO, "acp-fcgi stopped");
 	return status;
 }

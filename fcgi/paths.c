@@ -6,10 +6,13 @@ static const struct {
 	const char *path; /* ends with '/': everything below it */
 	acp_endpoint *answer;
 } paths[] = {
-	{"/api/manage", acp_endpoint_manage}, {"/api/onboard/", acp_endpoint_onboard},
-	{"/api/usage", acp_endpoint_usage},   {"/api/upgrade/checkout", acp_endpoint_upgrade},
+	{"/api/manage", acp_endpoint_manage},
+	{"/api/onboard/", acp_endpoint_onboard},
+	{"/api/usage", acp_endpoint_usage},
+	{"/api/upgrade/checkout", acp_endpoint_upgrade},
 	{"/api/openapi.json", acp_endpoint_openapi},
-	{"/functions/v1/", acp_endpoint_hub}, {"/healthz", acp_endpoint_alive},
+	{"/functions/v1/", acp_endpoint_hub},
+	{"/healthz", acp_endpoint_alive},
 	{"/readyz", acp_endpoint_ready},
 };
 

@@ -30,11 +30,15 @@ bool acp_config_complete(const struct acp_config *config, char *why, size_t why_
 {
 	char bad[64];
 	if (!*config->database_url)
-		snprintf(why, why_size, "database_url is not set: put it into the configuration file (or database_url_file, or ACP_DATABASE_URL)");
+		snprintf(why, why_size,
+			 "database_url is not set: put it into the configuration file (or database_url_file, or "
+			 "ACP_DATABASE_URL)");
 	else if (!acp_proxies_ok(config->trusted_proxies, bad))
 		snprintf(why, why_size, "trusted_proxies: %s is not an address or network", bad);
 	else if (!*config->key_pepper)
-		snprintf(why, why_size, "key_pepper is not set: put key_pepper_file = PATH into the configuration file; make one with: openssl rand -hex 32");
+		snprintf(why, why_size,
+			 "key_pepper is not set: put key_pepper_file = PATH into the configuration file; make one "
+			 "with: openssl rand -hex 32");
 	else
 		return true;
 	return false;
@@ -103,11 +107,11 @@ static void retire(struct supervisor *s)
 static void replace(struct supervisor *s, int index, int status)
 {
 	if (WIFSIGNALED(status))
-		acp_log(ACP_LOG_ERROR, "worker %d died of signal %d; another one takes its place", (int)s->current[index],
-		        WTERMSIG(status));
+		acp_log(ACP_LOG_ERROR, "worker %d died of signal %d; another one takes its place",
+			(int)s->current[index], WTERMSIG(status));
 	else
-		acp_log(ACP_LOG_ERROR, "worker %d ended with status %d; another one takes its place", (int)s->current[index],
-		        WEXITSTATUS(status));
+		acp_log(ACP_LOG_ERROR, "worker %d ended with status %d; another one takes its place",
+			(int)s->current[index], WEXITSTATUS(status));
 	s->current[index] = 0;
 	if (acp_monotonic_us() - s->started[index] > 1000000)
 		start_one(s, index);

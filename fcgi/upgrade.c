@@ -11,7 +11,8 @@ static bool good_link(const struct acp_kernel *kernel, const struct acp_http *ht
 	char tenant[64];
 	char expires[32];
 	char signature[80];
-	return acp_http_query(http, "tenant", tenant, sizeof tenant) && acp_http_query(http, "exp", expires, sizeof expires) &&
+	return acp_http_query(http, "tenant", tenant, sizeof tenant) &&
+	       acp_http_query(http, "exp", expires, sizeof expires) &&
 	       acp_http_query(http, "sig", signature, sizeof signature) &&
 	       acp_upgrade_url_ok(kernel->config, tenant, expires, signature, (int64_t)time(NULL));
 }

@@ -18,7 +18,7 @@ static bool period_ok(const char *period)
 }
 
 static enum acp_code fetch(const struct acp_kernel *kernel, const struct acp_http *http, const char *period,
-                           struct acp_principal *caller, struct json_object **usage)
+			   struct acp_principal *caller, struct json_object **usage)
 {
 	const struct acp_control_plane *plane = kernel->plane;
 	enum acp_code code = acp_authenticate(kernel, http->request.credential, caller);
@@ -39,7 +39,8 @@ void acp_endpoint_usage(const struct acp_kernel *kernel, const struct acp_http *
 	bool asked = strstr(http->query, "period") != NULL;
 	if (asked && (!acp_http_query(http, "period", period, sizeof period) || !period_ok(period))) {
 		reply.code = ACP_VALIDATION_ERROR;
-		reply.body = acp_error_body(reply.code, http->request_id, "period must be a month like 2026-11", "/period");
+		reply.body =
+			acp_error_body(reply.code, http->request_id, "period must be a month like 2026-11", "/period");
 	} else {
 		reply.code = fetch(kernel, http, asked ? period : NULL, &caller, &reply.body);
 	}

@@ -22,7 +22,8 @@ struct acp_admin *acp_admin_open(const struct acp_config *config, char *why, siz
 {
 	struct acp_db_error error;
 	if (!*config->database_url) {
-		snprintf(why, why_size, "database_url is not set: put it into the configuration file or into ACP_DATABASE_URL");
+		snprintf(why, why_size,
+			 "database_url is not set: put it into the configuration file or into ACP_DATABASE_URL");
 		return NULL;
 	}
 	struct acp_admin *admin = calloc(1, sizeof *admin);
@@ -83,14 +84,14 @@ static const struct statement *find(const char *name)
 }
 
 struct json_object *acp_admin_query(struct acp_admin *admin, const char *name, const char *const *values, char *why,
-                                    size_t why_size)
+				    size_t why_size)
 {
 	struct acp_db_error error;
 	PGresult *rows = NULL;
 	const struct statement *statement = find(name);
 	if (acp_db_exec(admin->conn, statement->sql, statement->count, values, 0, &rows, &error) != ACP_DB_OK) {
 		bool missing = strcmp(error.sqlstate, "42P01") == 0 || strcmp(error.sqlstate, "3F000") == 0 ||
-		               strcmp(error.sqlstate, "42883") == 0;
+			       strcmp(error.sqlstate, "42883") == 0;
 		snprintf(why, why_size, "%s%s", error.message, missing ? " (run acpctl migrate)" : "");
 		return NULL;
 	}

@@ -70,8 +70,13 @@ struct acp_db_conn *acp_db_connect(const char *url, int connect_timeout_s, int t
 	}
 	snprintf(seconds, sizeof seconds, "%d", connect_timeout_s);
 	/* What the connection string says comes after, and wins. */
-	const char *names[] = {"connect_timeout", "fallback_application_name", "keepalives_idle", "tcp_user_timeout",
-	                       "client_encoding", "dbname", NULL};
+	const char *names[] = {"connect_timeout",
+			       "fallback_application_name",
+			       "keepalives_idle",
+			       "tcp_user_timeout",
+			       "client_encoding",
+			       "dbname",
+			       NULL};
 	const char *values[] = {seconds, "acp-fcgi", "5", "10000", "UTF8", url, NULL};
 	conn->timeout_ms = timeout_ms;
 	conn->pg = PQconnectdbParams(names, values, 1);
@@ -271,7 +276,7 @@ static enum acp_db_status give_up(struct acp_db_conn *conn, bool timed_out, stru
 }
 
 enum acp_db_status acp_db_exec(struct acp_db_conn *conn, const char *sql, int count, const char *const *values,
-                               int timeout_ms, PGresult **result, struct acp_db_error *error)
+			       int timeout_ms, PGresult **result, struct acp_db_error *error)
 {
 	PGresult *last = NULL;
 	uint64_t deadline = acp_monotonic_us() + (uint64_t)(timeout_ms ? timeout_ms : conn->timeout_ms) * 1000u;
@@ -296,7 +301,7 @@ enum acp_db_status acp_db_exec(struct acp_db_conn *conn, const char *sql, int co
 }
 
 enum acp_db_status acp_db_once(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
-                               int timeout_ms, PGresult **result, struct acp_db_error *error)
+			       int timeout_ms, PGresult **result, struct acp_db_error *error)
 {
 	struct acp_db_conn *conn = acp_db_take(pool, error);
 	if (!conn)

@@ -19,7 +19,7 @@ enum acp_db_status {
 };
 
 struct acp_db_error {
-	char sqlstate[6];   /* "" when there is none */
+	char sqlstate[6]; /* "" when there is none */
 	char message[256];
 	char detail[256];
 	char hint[256];
@@ -42,11 +42,11 @@ void acp_db_give(struct acp_db_pool *pool, struct acp_db_conn *conn);
 /* Runs one statement with text parameters (NULL = null). *result is set on ACP_DB_OK only and may be NULL for
  * statements whose rows do not matter; release it with PQclear. timeout_ms 0: the pool's. */
 enum acp_db_status acp_db_exec(struct acp_db_conn *conn, const char *sql, int count, const char *const *values,
-                               int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
+			       int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
 
 /* Take, run, give. */
 enum acp_db_status acp_db_once(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
-                               int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
+			       int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
 
 /* A connection outside any pool, for acpctl. NULL with the reason in error. */
 struct acp_db_conn *acp_db_connect(const char *url, int connect_timeout_s, int timeout_ms, struct acp_db_error *error);

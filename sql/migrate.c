@@ -57,8 +57,8 @@ static int is_sql(const struct dirent *entry)
 }
 
 /* Calls each(run, path, file name) for the .sql files of a folder, in the order of their names. */
-static bool each_file(struct run *run, const char *folder, bool (*each)(struct run *, const char *, const char *, void *),
-                      void *arg)
+static bool each_file(struct run *run, const char *folder,
+		      bool (*each)(struct run *, const char *, const char *, void *), void *arg)
 {
 	char dir[4096];
 	struct dirent **names = NULL;
@@ -83,7 +83,7 @@ static bool script(struct run *run, const char *what, const char *sql)
 	if (acp_db_script(run->conn, sql, &error) == ACP_DB_OK)
 		return true;
 	complain(run, "%s: %s%s%s%s%s", what, error.message, *error.detail ? ": " : "", error.detail,
-	         *error.hint ? "; " : "", error.hint);
+		 *error.hint ? "; " : "", error.hint);
 	return false;
 }
 
@@ -107,10 +107,12 @@ static bool make_register(struct run *run)
 		"CREATE SCHEMA IF NOT EXISTS acp;"
 		"CREATE TABLE IF NOT EXISTS acp.schema_migrations (version integer PRIMARY KEY, name text NOT NULL,"
 		" sha256 text NOT NULL, breaking boolean NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());"
-		"COMMENT ON TABLE acp.schema_migrations IS 'Which migrations were applied; version 0: the functions and views.';"
+		"COMMENT ON TABLE acp.schema_migrations IS 'Which migrations were applied; version 0: the functions "
+		"and views.';"
 		"COMMENT ON COLUMN acp.schema_migrations.version IS 'Number of the file.';"
 		"COMMENT ON COLUMN acp.schema_migrations.name IS 'Name of the file.';"
-		"COMMENT ON COLUMN acp.schema_migrations.sha256 IS 'SHA-256 of its bytes: an applied migration must not be edited.';"
+		"COMMENT ON COLUMN acp.schema_migrations.sha256 IS 'SHA-256 of its bytes: an applied migration must "
+		"not be edited.';"
 		"COMMENT ON COLUMN acp.schema_migrations.breaking IS 'Programs that do not know it must not run.';"
 		"COMMENT ON COLUMN acp.schema_migrations.applied_at IS 'When.';";
 	char there[8];
@@ -123,12 +125,15 @@ static bool make_register(struct run *run)
 static bool check_newer(struct run *run)
 {
 	char version[24];
-	if (!fetch(run, "SELECT coalesce(max(version), 0) FROM acp.schema_migrations WHERE breaking", NULL, version, sizeof version))
+	if (!fetch(run, "SELECT coalesce(max(version), 0) FROM acp.schema_migrations WHERE breaking", NULL, version,
+		   sizeof version))
 		return false;
 	if (strtol(version, NULL, 10) <= ACP_SCHEMA_VERSION)
 		return true;
-	return complain(run, "the database has the breaking migration %s, this program knows migrations up to %d: upgrade acp-fcgi",
-	                version, ACP_SCHEMA_VERSION);
+	return complain(
+		run,
+		"the database has the breaking migration %s, this program knows migrations up to %d: upgrade acp-fcgi",
+		version, ACP_SCHEMA_VERSION);
 }
 
 static bool apply(struct run *run, const char *name, long version, const struct acp_buf *text, const char *checksum)
@@ -141,11 +146,12 @@ static bool apply(struct run *run, const char *name, long version, const struct 
 	acp_buf_add(&sql, text->ptr, text->len);
 	/* RESET ROLE: the register belongs to whoever migrates. The name holds digits, letters, - and _ only. */
 	acp_buf_printf(&sql,
-	               "\nRESET ROLE; INSERT INTO acp.schema_migrations (version, name, sha256, breaking)"
-	               " VALUES (%ld, '%s', '%s', %s);",
-	               version, name, checksum, breaking);
+		       "\nRESET ROLE; INSERT INTO acp.schema_migrations (version, name, sha256, breaking)"
+		       " VALUES (%ld, '%s', '%s', %s);",
+		       version, name, checksum, breaking);
 	/* A failure ends the run and with it the connection, which rolls back. */
-	bool ok = acp_buf_ok(&sql) && script(run, name, "BEGIN") && script(run, name, sql.ptr) && script(run, name, "COMMIT");
+	bool ok = acp_buf_ok(&sql) && script(run, name, "BEGIN") && script(run, name, sql.ptr) &&
+		  script(run, name, "COMMIT");
 	acp_buf_release(&sql);
 	run->changed = true;
 	return ok;
@@ -160,19 +166,25 @@ static bool migrate_file(struct run *run, const char *path, const char *name, vo
 	if (version < 1 || *end != '_' || strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != strlen(name))
 		return complain(run, "%s: the name must be NNNN_words.sql", path);
 	if (version > ACP_SCHEMA_VERSION)
-		return complain(run, "%s: this program knows migrations up to %d; setting sql_dir names the files of another version",
-		                path, ACP_SCHEMA_VERSION);
+		return complain(run,
+				"%s: this program knows migrations up to %d; setting sql_dir names the files of "
+				"another version",
+				path, ACP_SCHEMA_VERSION);
 	struct acp_buf text;
 	acp_buf_init(&text, (size_t)8 << 20);
 	snprintf(number, sizeof number, "%ld", version);
-	bool ok = read_sql(run, path, &text) &&
-	          fetch(run, "SELECT sha256 FROM acp.schema_migrations WHERE version = $1", number, stored, sizeof stored);
+	bool ok =
+		read_sql(run, path, &text) && fetch(run, "SELECT sha256 FROM acp.schema_migrations WHERE version = $1",
+						    number, stored, sizeof stored);
 	if (ok) {
 		checksum_of(&text, checksum);
 		if (!*stored)
 			ok = apply(run, name, version, &text, checksum);
 		else if (strcmp(stored, checksum) != 0)
-			ok = complain(run, "%s was changed after it had been applied; migrations are never edited, add a new one", path);
+			ok = complain(
+				run,
+				"%s was changed after it had been applied; migrations are never edited, add a new one",
+				path);
 	}
 	acp_buf_release(&text);
 	return ok;
@@ -192,16 +204,16 @@ static bool rerun_functions(struct run *run)
 	acp_buf_init(&text, (size_t)16 << 20);
 	acp_buf_puts(&text, "SET LOCAL ROLE acp_owner;\n");
 	bool ok = each_file(run, "functions", append_file, &text) && each_file(run, "reports", append_file, &text) &&
-	          fetch(run, "SELECT sha256 FROM acp.schema_migrations WHERE version = 0", NULL, stored, sizeof stored);
+		  fetch(run, "SELECT sha256 FROM acp.schema_migrations WHERE version = 0", NULL, stored, sizeof stored);
 	checksum_of(&text, checksum);
 	if (ok && strcmp(stored, checksum) != 0) {
 		fprintf(run->out, "functions and views\n");
 		acp_buf_printf(&text,
-		               "\nRESET ROLE; INSERT INTO acp.schema_migrations (version, name, sha256, breaking)"
-		               " VALUES (0, 'functions and views', '%s', false) ON CONFLICT (version)"
-		               " DO UPDATE SET sha256 = excluded.sha256, applied_at = now();"
-		               "GRANT SELECT ON acp.schema_migrations TO acp_app;",
-		               checksum);
+			       "\nRESET ROLE; INSERT INTO acp.schema_migrations (version, name, sha256, breaking)"
+			       " VALUES (0, 'functions and views', '%s', false) ON CONFLICT (version)"
+			       " DO UPDATE SET sha256 = excluded.sha256, applied_at = now();"
+			       "GRANT SELECT ON acp.schema_migrations TO acp_app;",
+			       checksum);
 		ok = acp_buf_ok(&text) && script(run, "functions", "BEGIN") && script(run, "functions", text.ptr) &&
 		     script(run, "functions", "COMMIT");
 		run->changed = true;
@@ -214,9 +226,9 @@ static bool rerun_functions(struct run *run)
  * migrating user has none, the views are there all the same. */
 static bool set_report_path(struct run *run)
 {
-	static const char sql[] =
-		"DO $$ BEGIN EXECUTE format('ALTER ROLE acp_report IN DATABASE %I SET search_path = acp_report, pg_catalog',"
-		" current_database()); EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
+	static const char sql[] = "DO $$ BEGIN EXECUTE format('ALTER ROLE acp_report IN DATABASE %I SET search_path = "
+				  "acp_report, pg_catalog',"
+				  " current_database()); EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
 	return !run->changed || script(run, "search_path of acp_report", sql);
 }
 
@@ -230,8 +242,9 @@ static bool migrate_locked(struct run *run)
 		return false;
 	if (strcmp(made, "0") != 0)
 		fprintf(run->out, "audit partitions made: %s\n", made);
-	fprintf(run->out, run->changed ? "the schema is now at version %d\n" : "the schema is up to date (version %d)\n",
-	        ACP_SCHEMA_VERSION);
+	fprintf(run->out,
+		run->changed ? "the schema is now at version %d\n" : "the schema is up to date (version %d)\n",
+		ACP_SCHEMA_VERSION);
 	return true;
 }
 
@@ -240,14 +253,16 @@ bool acp_migrate(const struct acp_config *config, FILE *out, char *why, size_t w
 	struct acp_db_error error;
 	struct run run = {.config = config, .out = out, .why = why, .why_size = why_size};
 	if (!*config->database_url)
-		return complain(&run, "database_url is not set: put it into the configuration file or into ACP_DATABASE_URL");
+		return complain(&run,
+				"database_url is not set: put it into the configuration file or into ACP_DATABASE_URL");
 	run.conn = acp_db_connect(config->database_url, (int)config->db_connect_timeout, 600000, &error);
 	if (!run.conn)
 		return complain(&run, "%s", error.message);
 	/* The lock ends with the connection, also when this process dies. */
-	bool ok = script(&run, "lock", "SET client_min_messages = warning; SET search_path = pg_catalog, pg_temp;"
-	                               " SELECT pg_advisory_lock(7236459001)") &&
-	          migrate_locked(&run);
+	bool ok = script(&run, "lock",
+			 "SET client_min_messages = warning; SET search_path = pg_catalog, pg_temp;"
+			 " SELECT pg_advisory_lock(7236459001)") &&
+		  migrate_locked(&run);
 	acp_db_close(run.conn);
 	return ok;
 }

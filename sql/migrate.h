@@ -20,6 +20,6 @@ void acp_admin_close(struct acp_admin *admin);
 /* Runs one of the named statements (sql/admin.def) with its text parameters (NULL = null) and gives its rows as an
  * array of objects, owned by the caller. NULL with a sentence in why. */
 struct json_object *acp_admin_query(struct acp_admin *admin, const char *name, const char *const *values, char *why,
-                                    size_t why_size) ACP_MUSTCHECK;
+				    size_t why_size) ACP_MUSTCHECK;
 
 #endif

@@ -7,7 +7,7 @@
 struct acp_pg_plane {
 	const struct acp_config *config;
 	struct acp_db_pool *pool;
-	char free_limit[24];      /* settings as the statements take them */
+	char free_limit[24]; /* settings as the statements take them */
 	char reservation_ttl[24];
 	char idempotency_lease[24];
 };
@@ -33,7 +33,7 @@ static enum acp_code code_of(enum acp_db_status status, const struct acp_db_erro
 	if (is_refusal(error))
 		return acp_code_of(error->hint);
 	acp_log(ACP_LOG_ERROR, "database: %s: %s%s%s", what, error->message, *error->sqlstate ? " SQLSTATE " : "",
-	        error->sqlstate);
+		error->sqlstate);
 	return status == ACP_DB_LOST ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
 }
 
@@ -89,19 +89,20 @@ static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_
 
 /* Runs a statement whose one column is jsonb (or null). */
 static enum acp_code fetch_json(struct acp_db_conn *conn, struct acp_db_pool *pool, const char *sql, int count,
-                                const char *const *values, struct json_object **out, struct acp_db_error *error,
-                                const char *what)
+				const char *const *values, struct json_object **out, struct acp_db_error *error,
+				const char *what)
 {
 	PGresult *rows = NULL;
 	enum acp_db_status status = conn ? acp_db_exec(conn, sql, count, values, 0, &rows, error)
-	                                 : acp_db_once(pool, sql, count, values, 0, &rows, error);
+					 : acp_db_once(pool, sql, count, values, 0, &rows, error);
 	enum acp_code code = code_of(status, error, what);
 	if (code != ACP_OK)
 		return code;
 	*out = NULL;
 	if (PQntuples(rows) == 1 && !PQgetisnull(rows, 0, 0)) {
 		struct json_tokener *tokener = json_tokener_new_ex(128);
-		*out = tokener ? json_tokener_parse_ex(tokener, PQgetvalue(rows, 0, 0), PQgetlength(rows, 0, 0) + 1) : NULL;
+		*out = tokener ? json_tokener_parse_ex(tokener, PQgetvalue(rows, 0, 0), PQgetlength(rows, 0, 0) + 1)
+			       : NULL;
 		bool parsed = tokener && json_tokener_get_error(tokener) == json_tokener_success;
 		json_tokener_free(tokener);
 		code = parsed ? ACP_OK : ACP_INTERNAL_ERROR;
@@ -115,11 +116,12 @@ static enum acp_code get_usage(void *self, const char *tenant_id, const char *pe
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	const char *values[] = {tenant_id, period, pg->free_limit};
-	return fetch_json(NULL, pg->pool, "SELECT acp.usage($1, ($2 || '-01')::date, $3)", 3, values, usage, &error, "usage");
+	return fetch_json(NULL, pg->pool, "SELECT acp.usage($1, ($2 || '-01')::date, $3)", 3, values, usage, &error,
+			  "usage");
 }
 
 static enum acp_code get_price(void *self, const char *unit, const char *action, int64_t quantity,
-                               struct json_object **price)
+			       struct json_object **price)
 {
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
@@ -130,7 +132,7 @@ static enum acp_code get_price(void *self, const char *unit, const char *action,
 }
 
 static enum acp_code reserve(void *self, const char *tenant_id, const char *event_id, const char *ts,
-                             struct acp_reservation *out)
+			     struct acp_reservation *out)
 {
 	static const char sql[] = "SELECT allowed, tier, calls_used, calls_limit"
 				  " FROM acp.usage_reserve($1, $2, $3, $4, make_interval(secs => $5))";
@@ -138,8 +140,9 @@ static enum acp_code reserve(void *self, const char *tenant_id, const char *even
 	struct acp_db_error error;
 	PGresult *rows = NULL;
 	const char *values[] = {tenant_id, event_id, ts, pg->free_limit, pg->reservation_ttl};
-	enum acp_code code = code_of(
-		acp_db_once(pg->pool, sql, 5, values, (int)pg->config->usage_timeout, &rows, &error), &error, "usage check");
+	enum acp_code code =
+		code_of(acp_db_once(pg->pool, sql, 5, values, (int)pg->config->usage_timeout, &rows, &error), &error,
+			"usage check");
 	if (code != ACP_OK)
 		return code;
 	out->allowed = *PQgetvalue(rows, 0, 0) == 't';
@@ -157,8 +160,8 @@ static enum acp_code live_count(void *self, const char *tenant_id, const char *r
 	struct acp_db_error error;
 	PGresult *rows = NULL;
 	const char *values[] = {tenant_id, resource};
-	enum acp_code code =
-		code_of(acp_db_once(pg->pool, "SELECT acp.live_count($1, $2)", 2, values, 0, &rows, &error), &error, "ceiling");
+	enum acp_code code = code_of(
+		acp_db_once(pg->pool, "SELECT acp.live_count($1, $2)", 2, values, 0, &rows, &error), &error, "ceiling");
 	if (code == ACP_OK)
 		*count = strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
 	PQclear(rows);
@@ -230,7 +233,7 @@ static bool function_name_ok(const char *name)
 }
 
 static enum acp_code run(struct acp_tx *tx, const char *function, const char *tenant_id, struct json_object *params,
-                         struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
+			 struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
 {
 	char sql[128];
 	struct acp_db_error error;
@@ -253,17 +256,21 @@ static bool enforces_here(const struct acp_config *config)
 
 /* acp.settle() on a connection, or (conn NULL) on any. *used is -1 where no free call was used. */
 static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, const struct acp_settlement *end,
-                                    int64_t *used, struct acp_db_error *error)
+				    int64_t *used, struct acp_db_error *error)
 {
 	static const char sql[] = "SELECT acp.settle($1, $2, $3, $4, $5, $6)";
 	PGresult *rows = NULL;
 	char *sealed = end->sealed ? malloc(2 * end->sealed_len + 3) : NULL;
 	if (sealed)
 		acp_db_bytea(end->sealed, end->sealed_len, sealed);
-	const char *values[] = {event_text(end->event), end->reserved ? acp_json_string(end->event, "event_id") : NULL,
-	                        enforces_here(pg->config) ? pg->free_limit : NULL, end->claim, sealed, end->approval};
+	const char *values[] = {event_text(end->event),
+				end->reserved ? acp_json_string(end->event, "event_id") : NULL,
+				enforces_here(pg->config) ? pg->free_limit : NULL,
+				end->claim,
+				sealed,
+				end->approval};
 	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 6, values, 0, &rows, error)
-	                                 : acp_db_once(pg->pool, sql, 6, values, 0, &rows, error);
+					 : acp_db_once(pg->pool, sql, 6, values, 0, &rows, error);
 	free(sealed);
 	if (status == ACP_DB_OK) {
 		*used = PQgetisnull(rows, 0, 0) ? -1 : strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
@@ -307,9 +314,10 @@ static enum acp_claim_verdict verdict_of(const char *text)
 }
 
 static enum acp_code claim(void *self, const char *tenant_id, const char *action, const char *key,
-                           const char *fingerprint, const char *event_id, struct acp_claim *out)
+			   const char *fingerprint, const char *event_id, struct acp_claim *out)
 {
-	static const char sql[] = "SELECT verdict, sealed FROM acp.idempotency_claim($1, $2, $3, $4, $5, make_interval(secs => $6))";
+	static const char sql[] =
+		"SELECT verdict, sealed FROM acp.idempotency_claim($1, $2, $3, $4, $5, make_interval(secs => $6))";
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	PGresult *rows = NULL;
@@ -332,12 +340,13 @@ static enum acp_code claim(void *self, const char *tenant_id, const char *action
 /* Other kernels ------------------------------------------------------------------------------------------------ */
 
 static enum acp_code hub(void *self, const char *name, struct json_object *body, struct json_object *ctx,
-                         struct json_object **reply, struct acp_refusal *refusal)
+			 struct json_object **reply, struct acp_refusal *refusal)
 {
 	char sql[128];
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
-	if (name[strspn(name, "abcdefghijklmnopqrstuvwxyz_")] || !acp_json_add_string(ctx, "free_limit", pg->free_limit) ||
+	if (name[strspn(name, "abcdefghijklmnopqrstuvwxyz_")] ||
+	    !acp_json_add_string(ctx, "free_limit", pg->free_limit) ||
 	    !acp_json_add_string(ctx, "reservation_ttl", pg->reservation_ttl))
 		return ACP_INTERNAL_ERROR;
 	snprintf(sql, sizeof sql, "SELECT acp.hub_%s($1, $2)", name);
@@ -367,7 +376,8 @@ static enum acp_code outbox_take(void *self, int64_t most, struct acp_tx **out, 
 	return code;
 }
 
-static enum acp_code outbox_done(struct acp_tx *tx, enum acp_delivery delivery, struct json_object *events, const char *reason)
+static enum acp_code outbox_done(struct acp_tx *tx, enum acp_delivery delivery, struct json_object *events,
+				 const char *reason)
 {
 	struct acp_db_error error;
 	enum acp_db_status status = ACP_DB_OK;
@@ -398,9 +408,10 @@ static struct json_object *onboarding_json(const struct acp_onboarding *in)
 	}
 	ok = ok && acp_json_add_string(p, "product", in->product) && acp_json_add_string(p, "agent_id", in->agent_id) &&
 	     acp_json_add_string(p, "email", in->email) && acp_json_add_string(p, "tenant_id", in->tenant_id) &&
-	     acp_json_add_string(p, "api_key_id", in->api_key_id) && acp_json_add_string(p, "key_prefix", in->key_shown) &&
-	     acp_json_add_string(p, "key_name", "first key") && acp_json_add_string(p, "salt", in->salt) &&
-	     acp_json_add_string(p, "fingerprint", in->fingerprint) && acp_json_add(p, "scopes", json_object_get(scopes)) &&
+	     acp_json_add_string(p, "api_key_id", in->api_key_id) &&
+	     acp_json_add_string(p, "key_prefix", in->key_shown) && acp_json_add_string(p, "key_name", "first key") &&
+	     acp_json_add_string(p, "salt", in->salt) && acp_json_add_string(p, "fingerprint", in->fingerprint) &&
+	     acp_json_add(p, "scopes", json_object_get(scopes)) &&
 	     (!in->organization_name || acp_json_add_string(p, "organization_name", in->organization_name)) &&
 	     (!in->idempotency_key || acp_json_add_string(p, "idempotency_key", in->idempotency_key));
 	json_object_put(scopes);
@@ -460,19 +471,21 @@ static enum acp_code ready(void *self, char *why, size_t why_size)
 	PGresult *rows = NULL;
 	enum acp_db_status status = acp_db_once(pg->pool, sql, 0, NULL, 2000, &rows, &error);
 	if (status != ACP_DB_OK) {
-		snprintf(why, why_size, "%s: %s", status == ACP_DB_LOST ? "database not reachable" : "schema missing, run acpctl migrate",
-		         error.message);
+		snprintf(why, why_size, "%s: %s",
+			 status == ACP_DB_LOST ? "database not reachable" : "schema missing, run acpctl migrate",
+			 error.message);
 		return ACP_UNAVAILABLE;
 	}
 	long long version = strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
 	long long breaking = strtoll(PQgetvalue(rows, 0, 1), NULL, 10);
 	PQclear(rows);
 	if (version < ACP_SCHEMA_VERSION)
-		snprintf(why, why_size, "the schema has version %lld, this program needs %d: run acpctl migrate", version,
-		         ACP_SCHEMA_VERSION);
+		snprintf(why, why_size, "the schema has version %lld, this program needs %d: run acpctl migrate",
+			 version, ACP_SCHEMA_VERSION);
 	else if (breaking > ACP_SCHEMA_VERSION)
-		snprintf(why, why_size, "the schema has the breaking version %lld, this program knows up to %d: upgrade acp-fcgi",
-		         breaking, ACP_SCHEMA_VERSION);
+		snprintf(why, why_size,
+			 "the schema has the breaking version %lld, this program knows up to %d: upgrade acp-fcgi",
+			 breaking, ACP_SCHEMA_VERSION);
 	else
 		return ACP_OK;
 	return ACP_UNAVAILABLE;
@@ -493,7 +506,7 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 		return NULL;
 	pg->config = config;
 	pg->pool = acp_db_pool_new(config->database_url, (int)config->db_connections, (int)config->db_connect_timeout,
-	                           (int)config->db_timeout);
+				   (int)config->db_timeout);
 	if (!pg->pool) {
 		free(pg);
 		return NULL;

@@ -5,10 +5,12 @@ static const struct acp_action actions[] = {
 	{
 		.name = "governance.propose_policy",
 		.scope = "manage.governance",
-		.description = "Proposes a policy for the tenant's own calls. It decides nothing until an operator has published it.",
+		.description = "Proposes a policy for the tenant's own calls. It decides nothing until an operator has "
+			       "published it.",
 		.params_schema =
 			"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"policy\"],\"properties\":{"
-			"\"policy\":{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"name\",\"decision\"],"
+			"\"policy\":{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"name\","
+			"\"decision\"],"
 			"\"properties\":{\"name\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":200},"
 			"\"decision\":{\"type\":\"string\",\"enum\":[\"allow\",\"deny\",\"require_approval\"]},"
 			"\"priority\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":1000000},"

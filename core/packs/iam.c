@@ -11,7 +11,8 @@ static enum acp_code check_grant(struct acp_call *call, struct json_object *scop
 			continue;
 		char at[96];
 		snprintf(at, sizeof at, "%.60s/%zu", field, i);
-		return acp_call_fail(call, ACP_SCOPE_DENIED, at, "a key cannot grant %s, which it does not have", scope);
+		return acp_call_fail(call, ACP_SCOPE_DENIED, at, "a key cannot grant %s, which it does not have",
+				     scope);
 	}
 	return ACP_OK;
 }
@@ -39,7 +40,7 @@ static struct json_object *with_new_key(const struct acp_call *call, struct json
 
 /* Runs a function that stores a new key, and puts the key into what it gives. */
 static enum acp_code store_key(struct acp_call *call, const char *function, struct json_object *params,
-                               struct acp_result *result)
+			       struct acp_result *result)
 {
 	char key[ACP_KEY_MAX];
 	struct json_object *whole = with_new_key(call, params, key);
@@ -83,14 +84,17 @@ static enum acp_code rotate_key(struct acp_call *call, struct json_object *param
 #define EXPIRES "{\"type\":\"string\",\"format\":\"date-time\"}"
 #define RATE "{\"type\":\"integer\",\"minimum\":1,\"maximum\":1000000}"
 #define OBJECT(required, properties)                                                                                   \
-	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "],\"properties\":{" properties "}}"
+	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "],\"properties\":{" properties  \
+	"}}"
 
 static const struct acp_action actions[] = {
 	{
 		.name = "iam.keys.list",
 		.scope = "manage.iam",
-		.description = "Lists the API keys of the tenant, never their secrets; after: api_key_id of the last one seen.",
-		.params_schema = OBJECT("", "\"limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":200},\"after\":" UUID),
+		.description = "Lists the API keys of the tenant, never their secrets; after: api_key_id of the last "
+			       "one seen.",
+		.params_schema =
+			OBJECT("", "\"limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":200},\"after\":" UUID),
 		.run = acp_run_sql,
 		.sql_function = "iam_keys_list",
 	},
@@ -98,8 +102,8 @@ static const struct acp_action actions[] = {
 		.name = "iam.keys.create",
 		.scope = "manage.iam",
 		.description = "Makes an API key with scopes that the calling key has; its text is in the reply, once.",
-		.params_schema = OBJECT("\"name\",\"scopes\"", "\"name\":" NAME ",\"scopes\":" SCOPES ",\"expires_at\":" EXPIRES
-		                                               ",\"rate_limit\":" RATE),
+		.params_schema = OBJECT("\"name\",\"scopes\"", "\"name\":" NAME ",\"scopes\":" SCOPES
+							       ",\"expires_at\":" EXPIRES ",\"rate_limit\":" RATE),
 		.run = create_key,
 		.writes = true,
 		.supports_dry_run = true,
@@ -111,7 +115,7 @@ static const struct acp_action actions[] = {
 		.scope = "manage.iam",
 		.description = "Changes name, scopes, expiry or rate limit of a key.",
 		.params_schema = OBJECT("\"api_key_id\"", "\"api_key_id\":" UUID ",\"name\":" NAME ",\"scopes\":" SCOPES
-		                                          ",\"expires_at\":" EXPIRES ",\"rate_limit\":" RATE),
+							  ",\"expires_at\":" EXPIRES ",\"rate_limit\":" RATE),
 		.run = update_key,
 		.writes = true,
 		.supports_dry_run = true,
@@ -130,9 +134,11 @@ static const struct acp_action actions[] = {
 	{
 		.name = "iam.keys.rotate",
 		.scope = "manage.iam",
-		.description = "Makes a key that replaces another; both work until the grace period ends. The quota is the tenant's: one for both.",
-		.params_schema = OBJECT("\"api_key_id\"", "\"api_key_id\":" UUID
-		                                          ",\"grace_seconds\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":604800}"),
+		.description = "Makes a key that replaces another; both work until the grace period ends. The quota is "
+			       "the tenant's: one for both.",
+		.params_schema = OBJECT("\"api_key_id\"",
+					"\"api_key_id\":" UUID
+					",\"grace_seconds\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":604800}"),
 		.run = rotate_key,
 		.writes = true,
 		.supports_dry_run = true,
@@ -150,9 +156,12 @@ static const struct acp_action actions[] = {
 	{
 		.name = "iam.team.invite",
 		.scope = "manage.iam",
-		.description = "Puts a person on the tenant's list as invited. Sends nothing: telling the person is the caller's.",
-		.params_schema = OBJECT("\"email\",\"role\"", "\"email\":{\"type\":\"string\",\"format\":\"email\",\"maxLength\":254},"
-		                                              "\"role\":{\"type\":\"string\",\"enum\":[\"owner\",\"admin\",\"member\",\"viewer\"]}"),
+		.description = "Puts a person on the tenant's list as invited. Sends nothing: telling the person is "
+			       "the caller's.",
+		.params_schema =
+			OBJECT("\"email\",\"role\"",
+			       "\"email\":{\"type\":\"string\",\"format\":\"email\",\"maxLength\":254},"
+			       "\"role\":{\"type\":\"string\",\"enum\":[\"owner\",\"admin\",\"member\",\"viewer\"]}"),
 		.run = acp_run_sql,
 		.sql_function = "iam_team_invite",
 		.writes = true,

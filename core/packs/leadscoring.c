@@ -20,7 +20,7 @@ static bool score_lead(struct json_object *weights, struct json_object *lead, do
 }
 
 static enum acp_code score_leads(struct acp_call *call, struct json_object *weights, struct json_object *leads,
-                                 struct json_object *scores)
+				 struct json_object *scores)
 {
 	for (size_t i = 0; i < json_object_array_length(leads); i++) {
 		double score = 0;
@@ -30,7 +30,8 @@ static enum acp_code score_leads(struct acp_call *call, struct json_object *weig
 			char field[64];
 			json_object_put(row);
 			snprintf(field, sizeof field, "/params/leads/%zu/features", i);
-			return acp_call_fail(call, ACP_VALIDATION_ERROR, field, "the score of lead %zu is too large for a number", i);
+			return acp_call_fail(call, ACP_VALIDATION_ERROR, field,
+					     "the score of lead %zu is too large for a number", i);
 		}
 		if (!row || json_object_array_add(scores, row) != 0) {
 			json_object_put(row);
@@ -45,7 +46,7 @@ static enum acp_code score_leads(struct acp_call *call, struct json_object *weig
 
 /* The weights of the call: inline, or those of a model. *owned is to be released. */
 static enum acp_code find_weights(struct acp_call *call, struct json_object *params, struct json_object **weights,
-                                  struct json_object **owned)
+				  struct json_object **owned)
 {
 	struct json_object *inline_weights = acp_json_member(params, "weights");
 	bool by_model = acp_json_member(params, "model_id") != NULL;
@@ -120,13 +121,14 @@ static const struct acp_action actions[] = {
 		.name = "domain.leadscoring.questions.upsert_bulk",
 		.scope = "manage.domain",
 		.description = "Creates or replaces up to 100 qualification questions by their key.",
-		.params_schema =
-			"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"questions\"],\"properties\":{"
-			"\"questions\":{\"type\":\"array\",\"minItems\":1,\"maxItems\":100,\"items\":{\"type\":\"object\","
-			"\"additionalProperties\":false,\"required\":[\"key\",\"text\"],\"properties\":{"
-			"\"key\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":100},"
-			"\"text\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":2000},"
-			"\"weight\":{\"type\":\"number\"}}}}}}",
+		.params_schema = "{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"questions\"],"
+				 "\"properties\":{"
+				 "\"questions\":{\"type\":\"array\",\"minItems\":1,\"maxItems\":100,\"items\":{"
+				 "\"type\":\"object\","
+				 "\"additionalProperties\":false,\"required\":[\"key\",\"text\"],\"properties\":{"
+				 "\"key\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":100},"
+				 "\"text\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":2000},"
+				 "\"weight\":{\"type\":\"number\"}}}}}}",
 		.run = acp_run_sql,
 		.sql_function = "leadscoring_questions_upsert_bulk",
 		.writes = true,
@@ -145,7 +147,8 @@ static const struct acp_action actions[] = {
 	{
 		.name = "domain.leadscoring.scores.compute",
 		.scope = "manage.domain",
-		.description = "Scores up to 100 leads with the given weights or with those of a model; billed by the lead.",
+		.description =
+			"Scores up to 100 leads with the given weights or with those of a model; billed by the lead.",
 		.params_schema =
 			"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"leads\"],\"properties\":{"
 			"\"model_id\":" UUID ",\"weights\":" WEIGHTS ","

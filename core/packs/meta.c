@@ -15,7 +15,8 @@ static enum acp_code list_actions(struct acp_call *call, struct json_object *par
 	for (size_t i = 0; ok && i < kernel->entry_count; i++) {
 		struct json_object *def = NULL;
 		/* A reply owns its tree; the definitions are shared by all threads. */
-		ok = json_object_deep_copy(kernel->entries[i].def, &def, NULL) == 0 && json_object_array_add(list, def) == 0;
+		ok = json_object_deep_copy(kernel->entries[i].def, &def, NULL) == 0 &&
+		     json_object_array_add(list, def) == 0;
 	}
 	ok = ok && acp_json_add(result->data, "actions", json_object_get(list)) &&
 	     acp_json_add_string(result->data, "api_version", ACP_API_VERSION) &&
@@ -30,10 +31,10 @@ static enum acp_code version(struct acp_call *call, struct json_object *params, 
 	const struct acp_kernel *kernel = acp_call_kernel(call);
 	result->data = json_object_new_object();
 	bool ok = result->data && acp_json_add_string(result->data, "api_version", ACP_API_VERSION) &&
-	          acp_json_add_string(result->data, "schema_version", ACP_CONTRACT_VERSION) &&
-	          acp_json_add_string(result->data, "program", "acp-fcgi " ACP_VERSION) &&
-	          acp_json_add_string(result->data, "kernel_id", kernel->config->kernel_id) &&
-	          acp_json_add(result->data, "actions_count", json_object_new_int64((int64_t)kernel->entry_count));
+		  acp_json_add_string(result->data, "schema_version", ACP_CONTRACT_VERSION) &&
+		  acp_json_add_string(result->data, "program", "acp-fcgi " ACP_VERSION) &&
+		  acp_json_add_string(result->data, "kernel_id", kernel->config->kernel_id) &&
+		  acp_json_add(result->data, "actions_count", json_object_new_int64((int64_t)kernel->entry_count));
 	return ok ? ACP_OK : ACP_INTERNAL_ERROR;
 }
 

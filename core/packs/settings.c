@@ -15,8 +15,10 @@ static const struct acp_action actions[] = {
 		.scope = "manage.settings",
 		.description = "Changes settings of the tenant; a member that is null is unset.",
 		.params_schema =
-			"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"settings\"],\"properties\":{"
-			"\"settings\":{\"type\":\"object\",\"minProperties\":1,\"additionalProperties\":false,\"properties\":{"
+			"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"settings\"],"
+			"\"properties\":{"
+			"\"settings\":{\"type\":\"object\",\"minProperties\":1,\"additionalProperties\":false,"
+			"\"properties\":{"
 			"\"organization_name\":{\"type\":[\"string\",\"null\"],\"minLength\":1,\"maxLength\":255},"
 			"\"billing_email\":{\"type\":\"string\",\"format\":\"email\",\"maxLength\":254},"
 			"\"timezone\":{\"type\":[\"string\",\"null\"],\"maxLength\":64},"

@@ -71,8 +71,9 @@ static const char *text_of(struct json_object *value)
 {
 	if (!value)
 		return "-";
-	return json_object_is_type(value, json_type_string) ? json_object_get_string(value)
-	                                                    : json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN);
+	return json_object_is_type(value, json_type_string)
+		       ? json_object_get_string(value)
+		       : json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN);
 }
 
 /* Columns as wide as their longest value. */
@@ -97,8 +98,8 @@ static void print_table(struct json_object *rows)
 		struct json_object *object = json_object_array_get_idx(rows, row);
 		for (int pass = row == 0 ? 0 : 1; pass < 2; pass++) {
 			int column = 0;
-			json_object_object_foreach(object, name, value)
-				printf("%-*s  ", column < MAX_COLUMNS ? widths[column++] : 0, pass ? text_of(value) : name);
+			json_object_object_foreach(object, name, value) printf(
+				"%-*s  ", column < MAX_COLUMNS ? widths[column++] : 0, pass ? text_of(value) : name);
 			putchar('\n');
 		}
 	}
@@ -120,8 +121,7 @@ void ctl_print_one(struct ctl *ctl, struct json_object *rows)
 	if (ctl->json) {
 		puts(json_object_to_json_string_ext(row, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
 	} else {
-		json_object_object_foreach(row, name, value)
-			printf("%-22s %s\n", name, text_of(value));
+		json_object_object_foreach(row, name, value) printf("%-22s %s\n", name, text_of(value));
 	}
 	json_object_put(rows);
 }

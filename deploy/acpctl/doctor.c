@@ -38,7 +38,9 @@ static void check_configuration(const struct ctl *ctl)
 {
 	const struct acp_config *config = &ctl->config;
 	say(*config->key_pepper != '\0', "key_pepper", "%s",
-	    *config->key_pepper ? "set" : "not set: put key_pepper_file = PATH into acp.conf; make one with: openssl rand -hex 32");
+	    *config->key_pepper
+		    ? "set"
+		    : "not set: put key_pepper_file = PATH into acp.conf; make one with: openssl rand -hex 32");
 	bool local = strstr(config->public_url, "//127.0.0.1") || strstr(config->public_url, "//localhost");
 	bool secure = strncmp(config->public_url, "https://", 8) == 0 || local;
 	say(secure, "public_url", "%s%s", config->public_url,
@@ -54,7 +56,9 @@ static void check_server(struct ctl *ctl)
 	const char *commit = json_object_get_string(ctl_value(rows, "synchronous_commit"));
 	say(!json_object_get_boolean(ctl_value(rows, "standby")), "PostgreSQL", "%s as %s%s",
 	    json_object_get_string(ctl_value(rows, "version")), json_object_get_string(ctl_value(rows, "role")),
-	    json_object_get_boolean(ctl_value(rows, "standby")) ? ": a standby; name the primary, or add target_session_attrs=read-write" : "");
+	    json_object_get_boolean(ctl_value(rows, "standby"))
+		    ? ": a standby; name the primary, or add target_session_attrs=read-write"
+		    : "");
 	bool durable = strcmp(fsync, "on") == 0 && strcmp(commit, "off") != 0;
 	say(durable, "durability", "fsync %s, synchronous_commit %s%s", fsync, commit,
 	    durable ? "" : ": an answered call may be lost in a crash; set both on");
@@ -76,7 +80,9 @@ static bool check_schema(struct ctl *ctl)
 	json_object_put(rows);
 	bool good = version >= ACP_SCHEMA_VERSION && breaking <= ACP_SCHEMA_VERSION;
 	say(good, "schema", "version %lld%s", (long long)version,
-	    good ? "" : version < ACP_SCHEMA_VERSION ? ": run acpctl migrate" : ": newer than this program, upgrade acp-fcgi");
+	    good                           ? ""
+	    : version < ACP_SCHEMA_VERSION ? ": run acpctl migrate"
+					   : ": newer than this program, upgrade acp-fcgi");
 	return good;
 }
 
@@ -85,9 +91,10 @@ static void check_tables(struct ctl *ctl)
 	struct json_object *rows = ctl_query(ctl, "audit rights", NULL);
 	if (rows) {
 		bool good = json_object_get_boolean(ctl_value(rows, "can_insert")) &&
-		            !json_object_get_boolean(ctl_value(rows, "can_change"));
-		say(good, "rights of acp_app", "%s", good ? "may append to audit_logs, not change it"
-		                                          : "wrong on audit_logs: run acpctl migrate as its owner");
+			    !json_object_get_boolean(ctl_value(rows, "can_change"));
+		say(good, "rights of acp_app", "%s",
+		    good ? "may append to audit_logs, not change it"
+			 : "wrong on audit_logs: run acpctl migrate as its owner");
 		json_object_put(rows);
 	}
 	rows = ctl_query(ctl, "partitions ahead", NULL);
@@ -113,9 +120,13 @@ static void check_clock(struct ctl *ctl)
 		return;
 	int64_t skew = json_object_get_int64(ctl_value(rows, "epoch")) - (int64_t)time(NULL);
 	int64_t offset = json_object_get_int64(ctl_value(rows, "offset_seconds"));
-	say(skew > -5 && skew < 5, "clock", "%s, database and this host differ by %lld s%s",
-	    json_object_get_string(ctl_value(rows, "now")), (long long)skew,
-	    skew > -5 && skew < 5 ? "" : ": run an NTP client on both");
+	say(skew > -5 &&
+			    skew<5, "clock", "%s, database and this host differ by %lld s%s",
+				    json_object_get_string(ctl_value(rows, "now")), (long long)skew, skew> -
+				    5 &&
+			    skew < 5
+		    ? ""
+		    : ": run an NTP client on both");
 	say(offset == 0, "clock offset", "%lld s%s", (long long)offset,
 	    offset == 0 ? "" : ": acp.clock_offset is for tests; ALTER DATABASE … RESET acp.clock_offset");
 	json_object_put(rows);
@@ -175,7 +186,8 @@ int ctl_doctor(struct ctl *ctl)
 	problems = 0;
 	check_configuration(ctl);
 	struct json_object *rows = ctl_query(ctl, "server", NULL);
-	say(rows != NULL, "database", "%s", rows ? "reachable" : "not reachable: check database_url and that PostgreSQL runs");
+	say(rows != NULL, "database", "%s",
+	    rows ? "reachable" : "not reachable: check database_url and that PostgreSQL runs");
 	json_object_put(rows);
 	if (rows) {
 		check_server(ctl);

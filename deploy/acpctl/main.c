@@ -15,10 +15,12 @@ static const struct {
 	{"doctor", NULL, ctl_doctor, "[--url URL]", "check configuration, database and a mounted installation"},
 	{"tenant", "list", ctl_tenant_list, "", "all tenants"},
 	{"tenant", "show", ctl_tenant_show, "TENANT", "one tenant, by its UUID or agent_id, with its usage"},
-	{"tenant", "create", ctl_tenant_create, "--agent-id ID --email E [--organization O] [--product P] [--tenant-id U]",
+	{"tenant", "create", ctl_tenant_create,
+	 "--agent-id ID --email E [--organization O] [--product P] [--tenant-id U]",
 	 "make a free tenant; prints its UUID"},
 	{"tenant", "update", ctl_tenant_update,
-	 "TENANT [--tier free|paid] [--payment-method none|setup_pending|active] [--status active|suspended|closed] [--calls-limit N]",
+	 "TENANT [--tier free|paid] [--payment-method none|setup_pending|active] [--status active|suspended|closed] "
+	 "[--calls-limit N]",
 	 "change a tenant"},
 	{"key", "list", ctl_key_list, "[--tenant TENANT]", "keys, never their secrets"},
 	{"key", "create", ctl_key_create, "--tenant TENANT --name NAME --scopes \"A B\" [--expires TIME]",
@@ -31,7 +33,7 @@ static void print_usage(FILE *out)
 	fputs("usage: acpctl [--config FILE] [--json] COMMAND\n\n", out);
 	for (size_t i = 0; i < ACP_COUNT(commands); i++)
 		fprintf(out, "  %s%s%s %s\n        %s\n", commands[i].first, commands[i].second ? " " : "",
-		        commands[i].second ? commands[i].second : "", commands[i].arguments, commands[i].help);
+			commands[i].second ? commands[i].second : "", commands[i].arguments, commands[i].help);
 	fputs("\nThe database is the setting database_url (acp.conf(5), or ACP_DATABASE_URL).\n", out);
 }
 

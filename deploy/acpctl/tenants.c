@@ -57,13 +57,16 @@ int ctl_tenant_show(struct ctl *ctl)
 int ctl_tenant_create(struct ctl *ctl)
 {
 	char tenant[ACP_UUID_LEN];
-	struct ctl_option options[] = {{"--agent-id", true, NULL}, {"--email", true, NULL},
-	                               {"--organization", false, NULL}, {"--product", false, NULL},
-	                               {"--tenant-id", false, NULL}};
+	struct ctl_option options[] = {{"--agent-id", true, NULL},
+				       {"--email", true, NULL},
+				       {"--organization", false, NULL},
+				       {"--product", false, NULL},
+				       {"--tenant-id", false, NULL}};
 	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL))
 		return ACPCTL_USAGE;
 	if (options[4].value && !acp_is_uuid(options[4].value))
-		return ctl_fail("--tenant-id %.80s: not a UUID; give the tenant_uuid that the hub made", options[4].value);
+		return ctl_fail("--tenant-id %.80s: not a UUID; give the tenant_uuid that the hub made",
+				options[4].value);
 	acp_uuid(tenant);
 	if (options[4].value)
 		snprintf(tenant, sizeof tenant, "%s", options[4].value);
@@ -84,8 +87,10 @@ int ctl_tenant_update(struct ctl *ctl)
 {
 	char tenant[ACP_UUID_LEN];
 	const char *given = NULL;
-	struct ctl_option options[] = {{"--tier", false, NULL}, {"--payment-method", false, NULL},
-	                               {"--status", false, NULL}, {"--calls-limit", false, NULL}};
+	struct ctl_option options[] = {{"--tier", false, NULL},
+				       {"--payment-method", false, NULL},
+				       {"--status", false, NULL},
+				       {"--calls-limit", false, NULL}};
 	if (!ctl_options(ctl, options, ACP_COUNT(options), "TENANT", &given))
 		return ACPCTL_USAGE;
 	if (!find_tenant(ctl, given, tenant))
@@ -146,13 +151,13 @@ int ctl_key_create(struct ctl *ctl)
 	char tenant[ACP_UUID_LEN], key_id[ACP_UUID_LEN], key[ACP_KEY_MAX], shown[ACP_KEY_SHOWN + 1];
 	char hash_text[2 * ACP_SHA256_LEN + 3] = "\\x";
 	uint8_t seed[ACP_SHA256_LEN], hash[ACP_SHA256_LEN];
-	struct ctl_option options[] = {{"--tenant", true, NULL}, {"--name", true, NULL}, {"--scopes", true, NULL},
-	                               {"--expires", false, NULL}};
+	struct ctl_option options[] = {
+		{"--tenant", true, NULL}, {"--name", true, NULL}, {"--scopes", true, NULL}, {"--expires", false, NULL}};
 	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL) || !scopes_ok(options[2].value))
 		return ACPCTL_USAGE;
 	if (!*ctl->config.key_pepper)
 		return ctl_fail("key_pepper is not set: a key made without it would be refused by acp.fcgi; "
-		                "name its configuration file with --config");
+				"name its configuration file with --config");
 	if (!find_tenant(ctl, options[0].value, tenant))
 		return ACPCTL_FAILED;
 	acp_random(seed, sizeof seed);

@@ -1,11 +1,9 @@
 """The hub's endpoints as another kernel calls them."""
 
-import json
 import os
 import tempfile
 import uuid
 
-from client import encoded
 from harness import Skip
 
 BASE = "/functions/v1/"
@@ -62,7 +60,3 @@ def event(tenant, ts, **more):
             "request_hash": "a" * 64, "status": "success", "latency_ms": 1.5, "ip_address": "192.0.2.7",
             "dry_run": False, "billable": True, "billing_unit": "row", "billing_quantity": 3, "tier": "free",
             "result_meta": {"resource_type": "score", "count": 3}, **more}
-
-
-def size_of(body):
-    return len(encoded(json.loads(json.dumps(body))))

@@ -224,10 +224,14 @@ def test_reserve_is_exact(bench):
         succeeded(settle(hub, tenant, event_id, ts))
     equal(quota(bench, tenant), (4, 0), "after four successes")
     equal(succeeded(settle(hub, tenant, held[1], ts)).json["calls_used"], 4, "the same success again")
-    equal(reserve(hub, tenant, str(uuid.uuid4()), ts)["allowed"], True, "the fifth place")
+    fifth = str(uuid.uuid4())
+    equal(reserve(hub, tenant, fifth, ts)["allowed"], True, "the fifth place")
     refused(settle(hub, tenant, str(uuid.uuid4()), ts), 402, "UPGRADE_REQUIRED")
     succeeded(settle(hub, tenant, held[1], ts, "failure"))
     equal(quota(bench, tenant), (3, 1), "a success that could not be committed in its kernel")
+    succeeded(settle(hub, tenant, fifth, ts, "failure"))
+    succeeded(hub.post("audit-ingest", [{**event(tenant, ts), "event_id": each} for each in held[2:]]), 202)
+    equal(quota(bench, tenant), (3, 0), "when the rows have come")
 
 
 def test_reserve_paid_and_unknown(bench):
@@ -287,6 +291,7 @@ def test_ingest_many_at_once(bench):
     """Contract 2.2: 1000 events in one body; the same batch from eight kernels at once is stored and counted once."""
     hub = Hub(bench)
     tenants = [make_tenant(bench, hub) for _ in range(4)]
+    bench.db.execute("update acp.tenants set calls_limit = 250 where tenant_id = any (:'ids')", ids="{%s}" % ",".join(tenants))
     ts = now(bench)
     events = [event(tenants[n % 4], ts) for n in range(1000)]
     order = [events[n::3] for n in range(3)]
@@ -371,7 +376,7 @@ def test_query(bench):
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
     other = make_tenant(bench, hub)
-    events = [event(tenant, "2026-01-02T03:04:%02d.%06dZ" % (n // 5, n // 10), billable=False, action="a_b.%d" % (n % 3),
+    events = [event(tenant, "2026-01-02T03:04:%02d.%06dZ" % (n // 5, n // 10), billable=False, pack="e2e", action="a_b.%d" % (n % 3),
                     status=("success", "error", "denied")[n % 3]) for n in range(25)]
     succeeded(hub.post("audit-ingest", events + [event(other, "2026-01-02T03:04:02Z")]), 202)
     wanted = sorted(events, key=lambda e: (e["ts"], e["event_id"]), reverse=True)
