@@ -34,21 +34,29 @@ static enum acp_code check_media(const struct acp_request *request, char error[2
 enum acp_code acp_body_parse(const struct acp_config *config, const struct acp_request *request, int64_t max_bytes,
 			     struct json_object **out, char error[256], char field[280])
 {
-	struct acp_json_error bad = {0};
 	const struct acp_json_limits limits = {(size_t)max_bytes, (unsigned)config->max_json_depth,
 					       (unsigned)config->max_json_tokens};
+	enum acp_code code = acp_body_parse_within(&limits, request, out, error, field);
+	acp_redact_in_place(field, 280, config->key_prefix);
+	return code;
+}
+
+enum acp_code acp_body_parse_within(const struct acp_json_limits *limits, const struct acp_request *request,
+				    struct json_object **out, char error[256], char field[280])
+{
+	struct acp_json_error bad = {0};
 	enum acp_code code = check_media(request, error);
 	if (code != ACP_OK)
 		return code;
-	if (request->body_too_large || request->body_len > (size_t)max_bytes) {
-		snprintf(error, 256, "the request body is larger than %lld bytes", (long long)max_bytes);
+	if (request->body_too_large || request->body_len > limits->max_bytes) {
+		snprintf(error, 256, "the request body is larger than %zu bytes", limits->max_bytes);
 		return ACP_PAYLOAD_TOO_LARGE;
 	}
 	if (request->body_broken) {
 		snprintf(error, 256, "the request body did not arrive whole");
 		return ACP_VALIDATION_ERROR;
 	}
-	switch (acp_json_parse(request->body, request->body_len, &limits, out, &bad)) {
+	switch (acp_json_parse(request->body, request->body_len, limits, out, &bad)) {
 	case ACP_JSON_OK: return ACP_OK;
 	case ACP_JSON_NO_MEMORY: return ACP_INTERNAL_ERROR;
 	case ACP_JSON_TOO_LARGE: code = ACP_PAYLOAD_TOO_LARGE; break;
@@ -58,7 +66,6 @@ enum acp_code acp_body_parse(const struct acp_config *config, const struct acp_r
 	if (code == ACP_PAYLOAD_TOO_LARGE)
 		snprintf(error, 256, "%s (at byte %zu)", bad.message, bad.offset);
 	snprintf(field, 280, "%s", bad.pointer);
-	acp_redact_in_place(field, 280, config->key_prefix);
 	return code;
 }
 

@@ -19,6 +19,10 @@ void acp_envelope_reply(struct acp_call *call, struct acp_reply *reply);
 enum acp_code acp_body_parse(const struct acp_config *config, const struct acp_request *request, int64_t max_bytes,
 			     struct json_object **out, char error[256], char field[280]) ACP_MUSTCHECK;
 
+/* The same with limits of the endpoint's own. */
+enum acp_code acp_body_parse_within(const struct acp_json_limits *limits, const struct acp_request *request,
+				    struct json_object **out, char error[256], char field[280]) ACP_MUSTCHECK;
+
 /* An error reply body: ok, request_id, error, code, retryable only where extra says so. NULL: memory is lacking. */
 struct json_object *acp_error_body(enum acp_code code, const char *request_id, const char *error, const char *field);
 

@@ -117,6 +117,7 @@ void acp_kernel_release(struct acp_kernel *kernel)
 		json_object_put(kernel->entries[i].def);
 	}
 	free(kernel->entries);
+	free(kernel->openapi);
 	*kernel = (struct acp_kernel){0};
 }
 

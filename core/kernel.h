@@ -21,7 +21,9 @@ struct acp_kernel {
 	const struct acp_config *config;
 	const struct acp_control_plane *plane;
 	struct acp_ratelimit *limits; /* set by the host after init; NULL: nothing is rate limited */
-	struct acp_entry *entries;    /* sorted by name */
+	struct acp_hub *hub;          /* set by the host after init (core/hub.h); NULL: no hub for other kernels */
+	char *openapi;             /* set by the host after init (core/openapi.h), freed with the kernel; NULL: none */
+	struct acp_entry *entries; /* sorted by name */
 	size_t entry_count;
 };
 

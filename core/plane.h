@@ -66,6 +66,9 @@ struct acp_claim {
 	size_t sealed_len;
 };
 
+/* What became of audit events on their way to a remote hub. */
+enum acp_delivery { ACP_DELIVERED, ACP_NOT_DELIVERED, ACP_DELIVERY_REFUSED };
+
 struct acp_onboarding {
 	const char *product;
 	const char *agent_id;
@@ -140,6 +143,12 @@ struct acp_control_plane {
 	/* Ends any other call: the event is written, reservation and claim are given back. */
 	enum acp_code (*record)(void *self, const struct acp_settlement *end);
 
+	/* Repo B for other kernels (NULL: off): the endpoint of that name (core/hub.c), with its checked body or
+	 * query. ctx: id, event, … for the endpoint's use. reply (owned by the caller): the members of the answer;
+	 * refusal is filled when the hub refused. Other codes as the endpoint says. */
+	enum acp_code (*hub)(void *self, const char *name, struct json_object *body, struct json_object *ctx,
+			     struct json_object **reply, struct acp_refusal *refusal);
+
 	/* Onboarding. ACP_ALREADY_ONBOARDED: agent_id taken; ACP_IDEMPOTENCY_MISMATCH: same key, other request. */
 	enum acp_code (*onboard)(void *self, const struct acp_onboarding *in, struct acp_onboarded *out);
 
@@ -152,6 +161,14 @@ struct acp_control_plane {
 	 * in time). */
 	enum acp_code (*deliveries_take)(void *self, int max, int lease, struct json_object **list);
 	enum acp_code (*delivery_done)(void *self, struct json_object *outcome);
+
+	/* Audit events for a remote hub (NULL: there is no way there). The row of an event that has a member `forward`
+	 * (true) waits until it is delivered. take: at most so many, as an array that the caller owns, in a transaction
+	 * that done ends; an empty array comes without one. done: not delivered: they wait on; refused: events (one) is
+	 * put aside with the reason. */
+	enum acp_code (*outbox_take)(void *self, int64_t most, struct acp_tx **tx, struct json_object **events);
+	enum acp_code (*outbox_done)(struct acp_tx *tx, enum acp_delivery delivery, struct json_object *events,
+				     const char *reason);
 
 	/* Now and then, from one thread of each process: makes partitions ahead, forgets what expired. May be NULL. */
 	void (*maintain)(void *self);

@@ -36,7 +36,6 @@ _Static_assert(ACP_COUNT(settings) <= 64, "acp_config.given has one bit a settin
 /* Names that deploy/demo writes for people and tests to source; they are not settings. */
 static const char *const foreign[] = {"ACP_CONFIG",
 				      "ACP_URL",
-				      "ACP_KERNEL_KEY",
 				      "ACP_EXECUTOR_KEY",
 				      "ACP_STRIPE_WEBHOOK_SECRET",
 				      "ACP_STRIPE_URL",
@@ -281,6 +280,37 @@ static bool octal_digits(int64_t mode)
 	return true;
 }
 
+/* hub_key must not cross a network in clear. */
+static bool hub_url_ok(const char *url)
+{
+	static const char *const safe[] = {"https://", "http://127.0.0.1", "http://localhost", "http://[::1]"};
+	for (size_t i = 0; i < ACP_COUNT(safe); i++) {
+		size_t len = strlen(safe[i]);
+		if (strncmp(url, safe[i], len) == 0 && (i == 0 ? url[len] != '\0' : strchr("/:", url[len]) != NULL))
+			return url[strlen(url) - 1] != '/' && strlen(url) < 900;
+	}
+	return false;
+}
+
+/* A kernel with a hub, and a hub. */
+static bool hub_consistent(const struct acp_config *config, const struct source *source)
+{
+	const char *key = config->kernel_key;
+	if (*key && (strlen(key) < 32 || strlen(key) > 900 ||
+		     strncmp(key, config->key_prefix, strlen(config->key_prefix)) == 0))
+		return complain(source, "kernel_key: must have at least 32 characters and not begin like an API key; "
+					"make one with: openssl rand -hex 32");
+	if (!*config->hub_url)
+		return true;
+	if (!hub_url_ok(config->hub_url))
+		return complain(source,
+				"hub_url = %s: must start with https:// (http:// only to this host) and not end with /",
+				config->hub_url);
+	if (strlen(config->hub_key) < 32 || strlen(config->hub_key) > 900)
+		return complain(source, "hub_key: must be the kernel_key of the hub at hub_url");
+	return !*key || complain(source, "kernel_key and hub_url: an installation that has a hub is none itself");
+}
+
 /* What one value alone does not show. */
 static bool consistent(const struct acp_config *config, char *why, size_t why_size)
 {
@@ -293,6 +323,8 @@ static bool consistent(const struct acp_config *config, char *why, size_t why_si
 	if (*config->key_pepper && strlen(config->key_pepper) < 32)
 		return complain(&source,
 				"key_pepper: must have at least 32 characters; make one with: openssl rand -hex 32");
+	if (!hub_consistent(config, &source))
+		return false;
 	if (prefix_len && (prefix[0] != '/' || prefix[prefix_len - 1] == '/'))
 		return complain(&source, "url_prefix = %s: must start with / and not end with it", prefix);
 	if (strncmp(config->public_url, "http://", 7) != 0 && strncmp(config->public_url, "https://", 8) != 0)

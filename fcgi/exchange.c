@@ -67,12 +67,13 @@ static bool begin(struct acp_exchange *exchange, int connection)
 }
 
 /* Reads the body to its end, also when it is too large to keep. */
-static void read_body(struct acp_exchange *exchange, struct acp_request *request)
+static void read_body(struct acp_exchange *exchange, struct acp_request *request, size_t max)
 {
 	char block[8192];
 	size_t total = 0;
 	int got;
 	acp_buf_clear(&exchange->body);
+	exchange->body.max = max;
 	while (total < DRAIN_MAX && (got = FCGX_GetStr(block, sizeof block, exchange->fcgi.in)) > 0) {
 		total += (size_t)got;
 		acp_buf_add(&exchange->body, block, (size_t)got);
@@ -161,7 +162,7 @@ void acp_exchange_serve(struct acp_exchange *exchange, const struct acp_kernel *
 		return;
 	reset_response(&exchange->response);
 	acp_http_read(&http, exchange->fcgi.envp, exchange->config);
-	read_body(exchange, &http.request);
+	read_body(exchange, &http.request, acp_paths_body_max(kernel, &http));
 	http.request.started_us = acp_monotonic_us();
 	acp_paths_answer(kernel, &http, &exchange->response);
 	write_response(exchange, &http);

@@ -49,6 +49,16 @@ static const char *find_credential(const struct variable *found)
 	return !key || strcmp(key, bearer) == 0 ? nonempty(bearer) : NULL;
 }
 
+/* Authorization: Bearer and nothing beside it: what other kernels present. */
+static const char *find_bearer(const struct variable *found)
+{
+	const char *value = found[AUTHORIZATION].value;
+	if (!value || found[AUTHORIZATION].twice || nonempty(found[KEY].value) || strncasecmp(value, "Bearer ", 7) != 0)
+		return NULL;
+	value += 7;
+	return nonempty(value + strspn(value, " "));
+}
+
 /* Header text that is kept must be printable ASCII; anything else becomes "", which is refused later. */
 static const char *printable(const char *value)
 {
@@ -163,6 +173,7 @@ void acp_http_read(struct acp_http *http, char **variables, const struct acp_con
 	read_path(http, found[URI].value, config->url_prefix);
 	acp_client_address(config->trusted_proxies, found[ADDRESS].value,
 			   found[FORWARDED].twice ? NULL : found[FORWARDED].value, http->address);
+	http->bearer = find_bearer(found);
 	http->wants_problem = found[ACCEPT].value && strstr(found[ACCEPT].value, "application/problem+json");
 	http->request = (struct acp_request){
 		.request_id = http->request_id,
@@ -251,6 +262,15 @@ bool acp_http_query(const struct acp_http *http, const char *name, char *out, si
 	return value && decode(value, value_len, true, out, size);
 }
 
+bool acp_http_query_has(const struct acp_http *http, const char *name)
+{
+	size_t len = strlen(name);
+	for (const char *at = http->query; *at; at += strcspn(at, "&"), at += *at == '&')
+		if (strncmp(at, name, len) == 0 && (at[len] == '=' || at[len] == '&' || !at[len]))
+			return true;
+	return false;
+}
+
 const char *acp_http_reason(int status)
 {
 	static const struct {
@@ -259,6 +279,7 @@ const char *acp_http_reason(int status)
 	} reasons[] = {
 		{200, "OK"},
 		{201, "Created"},
+		{202, "Accepted"},
 		{303, "See Other"},
 		{400, "Bad Request"},
 		{401, "Unauthorized"},

@@ -16,6 +16,7 @@ struct acp_http {
 	char path[ACP_PATH_MAX + 1]; /* of REQUEST_URI: without query and url_prefix, decoded; "" when it is refused */
 	char address[ACP_ADDRESS_MAX]; /* of the client; "" when unknown */
 	const char *query;             /* raw query string, "" when there is none */
+	const char *bearer;            /* of Authorization: Bearer, when that is the only credential; else NULL */
 	bool wants_problem;            /* Accept: application/problem+json */
 };
 
@@ -53,6 +54,9 @@ bool acp_http_require_get(const struct acp_http *http, struct acp_response *resp
 
 /* Copies the decoded value of a query parameter. False: it is not there, stands twice, is malformed or too long. */
 bool acp_http_query(const struct acp_http *http, const char *name, char *out, size_t size);
+
+/* Is there a parameter of this name at all? */
+bool acp_http_query_has(const struct acp_http *http, const char *name);
 
 /* Reason phrase of a status code. */
 const char *acp_http_reason(int status);

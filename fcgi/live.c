@@ -1,5 +1,7 @@
 #include "live.h"
 
+#include "openapi.h"
+
 #include <pthread.h>
 
 struct acp_lease {
@@ -15,12 +17,14 @@ struct acp_live {
 
 /* Takes own over, also when it fails. */
 static struct acp_lease *make(const struct acp_config *config, const struct acp_control_plane *plane,
-			      struct acp_ratelimit *limits, const struct acp_actions *actions, struct acp_actions *own,
-			      char *why, size_t why_size)
+			      const struct acp_live_parts *parts, const struct acp_actions *actions,
+			      struct acp_actions *own, char *why, size_t why_size)
 {
 	struct acp_lease *made = calloc(1, sizeof *made);
 	if (made && acp_kernel_init(&made->kernel, config, plane, acp_actions_packs(actions), why, why_size)) {
-		made->kernel.limits = limits;
+		made->kernel.limits = parts->limits;
+		made->kernel.hub = parts->hub;
+		made->kernel.openapi = acp_openapi_text(&made->kernel);
 		made->own = own;
 		made->holders = 1;
 		return made;
@@ -33,11 +37,11 @@ static struct acp_lease *make(const struct acp_config *config, const struct acp_
 }
 
 struct acp_live *acp_live_new(const struct acp_config *config, const struct acp_control_plane *plane,
-			      struct acp_ratelimit *limits, const struct acp_actions *actions, char *why,
+			      const struct acp_live_parts *parts, const struct acp_actions *actions, char *why,
 			      size_t why_size)
 {
 	struct acp_live *live = calloc(1, sizeof *live);
-	struct acp_lease *first = make(config, plane, limits, actions, NULL, why, why_size);
+	struct acp_lease *first = make(config, plane, parts, actions, NULL, why, why_size);
 	if (live && first) {
 		pthread_mutex_init(&live->lock, NULL);
 		live->current = first;
@@ -76,9 +80,10 @@ void acp_live_give(struct acp_live *live, struct acp_lease *lease)
 bool acp_live_reload(struct acp_live *live, char *why, size_t why_size)
 {
 	const struct acp_kernel *old = &live->current->kernel; /* nobody else replaces it */
+	const struct acp_live_parts parts = {old->limits, old->hub};
 	struct acp_actions *actions = acp_actions_load(old->config, why, why_size);
 	struct acp_lease *fresh =
-		actions ? make(old->config, old->plane, old->limits, actions, actions, why, why_size) : NULL;
+		actions ? make(old->config, old->plane, &parts, actions, actions, why, why_size) : NULL;
 	if (!fresh)
 		return false;
 	pthread_mutex_lock(&live->lock);

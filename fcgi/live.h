@@ -8,9 +8,15 @@
 struct acp_live;
 struct acp_lease; /* one request's hold on a kernel */
 
-/* The first kernel, with these actions (which stay the caller's). NULL with a sentence in why. limits may be NULL. */
+/* What every kernel of the process shares; each may be NULL. They stay the caller's. */
+struct acp_live_parts {
+	struct acp_ratelimit *limits;
+	struct acp_hub *hub;
+};
+
+/* The first kernel, with these actions (which stay the caller's). NULL with a sentence in why. */
 struct acp_live *acp_live_new(const struct acp_config *config, const struct acp_control_plane *plane,
-			      struct acp_ratelimit *limits, const struct acp_actions *actions, char *why,
+			      const struct acp_live_parts *parts, const struct acp_actions *actions, char *why,
 			      size_t why_size) ACP_MUSTCHECK;
 void acp_live_free(struct acp_live *live); /* no request may hold a kernel */
 

@@ -7,10 +7,12 @@
 
 #include "courier.h"
 #include "exchange.h"
+#include "hub.h"
 #include "live.h"
 #include "log.h"
 #include "outbound.h"
 #include "pg_plane.h"
+#include "remote_plane.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -197,36 +199,58 @@ static bool open_limits(const struct acp_config *config, struct acp_ratelimit **
 	return *limits != NULL;
 }
 
-static bool init_libraries(char *why, size_t why_size)
+/* What a process has but for its kernel: the control plane over the database, where hub_url is set a remote hub before
+ * it, the table of rate limits, and the hub for other kernels where a key for them is set. */
+struct process {
+	struct acp_pg_plane *pg;
+	struct acp_remote_plane *remote;
+	struct acp_control_plane local, plane;
+	struct acp_live_parts parts;
+};
+
+static bool open_process(struct process *process, const struct acp_config *config, char *why, size_t why_size)
 {
-	if (acp_exchange_init() && acp_outbound_init())
-		return true;
-	snprintf(why, why_size, "libfcgi or libcurl cannot be used");
-	return false;
+	snprintf(why, why_size, "not enough memory or threads, or libfcgi or libcurl cannot be used");
+	process->pg = acp_pg_plane_new(config, &process->local);
+	if (!process->pg || !acp_exchange_init() || !acp_outbound_init())
+		return false;
+	process->plane = process->local;
+	if (*config->hub_url)
+		process->remote = acp_remote_plane_new(config, &process->local, &process->plane);
+	if (*config->hub_url && !process->remote)
+		return false;
+	if (*config->kernel_key && !(process->parts.hub = acp_hub_new(why, why_size)))
+		return false;
+	return open_limits(config, &process->parts.limits, why, why_size);
+}
+
+static void close_process(struct process *process)
+{
+	acp_ratelimit_close(process->parts.limits);
+	acp_hub_free(process->parts.hub);
+	acp_remote_plane_free(process->remote);
+	acp_pg_plane_free(process->pg);
 }
 
 int acp_worker_run(const struct acp_config *config, const struct acp_actions *actions, int listen_fd, int threads)
 {
-	char why[512] = "out of memory";
+	char why[512];
 	sigset_t signals;
 	struct acp_live *live = NULL;
-	struct acp_ratelimit *limits = NULL;
-	struct acp_control_plane plane;
+	struct process process = {0};
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);
 	sigaddset(&signals, SIGINT);
 	sigaddset(&signals, SIGUSR1);
 	sigaddset(&signals, SIGHUP);
-	struct acp_pg_plane *pg = acp_pg_plane_new(config, &plane);
-	if (pg && init_libraries(why, sizeof why) && open_limits(config, &limits, why, sizeof why))
-		live = acp_live_new(config, &plane, limits, actions, why, sizeof why);
+	if (open_process(&process, config, why, sizeof why))
+		live = acp_live_new(config, &process.plane, &process.parts, actions, why, sizeof why);
 	if (!live) {
 		acp_log(ACP_LOG_ERROR, "start: %s", why);
 		return 1;
 	}
-	int status = serve_until_stopped(config, &plane, live, listen_fd, threads, &signals);
+	int status = serve_until_stopped(config, &process.plane, live, listen_fd, threads, &signals);
 	acp_live_free(live);
-	acp_ratelimit_close(limits);
-	acp_pg_plane_free(pg);
+	close_process(&process);
 	return status;
 }

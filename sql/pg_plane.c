@@ -180,6 +180,15 @@ static enum acp_code authorize(void *self, struct json_object *query, struct jso
 	return fetch_json(NULL, pg->pool, "SELECT acp.authorize($1)", 1, values, decision, &error, "policy");
 }
 
+/* What a function that refused says to the caller. */
+static void read_refusal(enum acp_code code, const struct acp_db_error *error, struct acp_refusal *refusal)
+{
+	if (code == ACP_OK || !is_refusal(error))
+		return;
+	snprintf(refusal->message, sizeof refusal->message, "%s", error->message);
+	snprintf(refusal->field, sizeof refusal->field, "%s", error->detail);
+}
+
 /* The call's transaction --------------------------------------------------------------------------------------- */
 
 static void end_tx(struct acp_tx *tx)
@@ -258,14 +267,17 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 	/* Elsewhere that state tells of a standby, and that trying again helps. */
 	if (code == ACP_UNAVAILABLE && tx->read_only && strcmp(error.sqlstate, "25006") == 0)
 		code = ACP_INTERNAL_ERROR;
-	if (code != ACP_OK && is_refusal(&error)) {
-		snprintf(refusal->message, sizeof refusal->message, "%s", error.message);
-		snprintf(refusal->field, sizeof refusal->field, "%s", error.detail);
-	}
+	read_refusal(code, &error, refusal);
 	return code;
 }
 
 /* The end of a call -------------------------------------------------------------------------------------------- */
+
+/* With a remote hub the allowance is kept there. */
+static bool enforces_here(const struct acp_config *config)
+{
+	return config->usage_enforcement && !*config->hub_url;
+}
 
 /* acp.settle() on a connection, or (conn NULL) on any. *used is -1 where no free call was used. */
 static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, const struct acp_settlement *end,
@@ -278,7 +290,7 @@ static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn 
 		acp_db_bytea(end->sealed, end->sealed_len, sealed);
 	const char *values[] = {event_text(end->event),
 				end->reserved ? acp_json_string(end->event, "event_id") : NULL,
-				pg->config->usage_enforcement ? pg->free_limit : NULL,
+				enforces_here(pg->config) ? pg->free_limit : NULL,
 				end->claim,
 				sealed,
 				end->approval,
@@ -352,6 +364,63 @@ static enum acp_code claim(void *self, const char *tenant_id, const char *action
 	}
 	PQclear(rows);
 	return ACP_OK;
+}
+
+/* Other kernels ------------------------------------------------------------------------------------------------ */
+
+static enum acp_code hub(void *self, const char *name, struct json_object *body, struct json_object *ctx,
+			 struct json_object **reply, struct acp_refusal *refusal)
+{
+	char sql[128];
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	if (name[strspn(name, "abcdefghijklmnopqrstuvwxyz_")] ||
+	    !acp_json_add_string(ctx, "free_limit", pg->free_limit) ||
+	    !acp_json_add_string(ctx, "reservation_ttl", pg->reservation_ttl))
+		return ACP_INTERNAL_ERROR;
+	snprintf(sql, sizeof sql, "SELECT acp.hub_%s($1, $2)", name);
+	const char *values[] = {event_text(body), event_text(ctx)};
+	enum acp_code code = fetch_json(NULL, pg->pool, sql, 2, values, reply, &error, name);
+	read_refusal(code, &error, refusal);
+	return code;
+}
+
+/* Audit events for a remote hub -------------------------------------------------------------------------------- */
+
+static enum acp_code outbox_take(void *self, int64_t most, struct acp_tx **out, struct json_object **events)
+{
+	struct acp_tx *tx = NULL;
+	struct acp_db_error error;
+	char number[24];
+	snprintf(number, sizeof number, "%lld", (long long)most);
+	const char *values[] = {number};
+	enum acp_code code = begin(self, false, &tx);
+	if (code != ACP_OK)
+		return code;
+	code = fetch_json(tx->conn, NULL, "SELECT acp.outbox_take($1)", 1, values, events, &error, "outbox");
+	bool some = code == ACP_OK && json_object_array_length(*events) > 0;
+	if (!some)
+		rollback(tx);
+	*out = some ? tx : NULL;
+	return code;
+}
+
+static enum acp_code outbox_done(struct acp_tx *tx, enum acp_delivery delivery, struct json_object *events,
+				 const char *reason)
+{
+	struct acp_db_error error;
+	enum acp_db_status status = ACP_DB_OK;
+	if (delivery == ACP_DELIVERY_REFUSED) {
+		const char *values[] = {event_text(json_object_array_get_idx(events, 0)), reason};
+		status = acp_db_exec(tx->conn, "SELECT acp.outbox_refused($1, $2)", 2, values, 0, NULL, &error);
+	}
+	if (delivery != ACP_NOT_DELIVERED && status == ACP_DB_OK)
+		status = acp_db_exec(tx->conn, "COMMIT", 0, NULL, 0, NULL, &error);
+	if (delivery != ACP_NOT_DELIVERED && status == ACP_DB_OK)
+		end_tx(tx);
+	else
+		rollback(tx);
+	return code_of(status, &error, "outbox");
 }
 
 /* Onboarding --------------------------------------------------------------------------------------------------- */
@@ -512,6 +581,9 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 		.claim = claim,
 		.settle = settle,
 		.record = record,
+		.hub = hub,
+		.outbox_take = outbox_take,
+		.outbox_done = outbox_done,
 		.onboard = onboard,
 		.deliveries_take = deliveries_take,
 		.delivery_done = delivery_done,

@@ -15,7 +15,8 @@ static const struct {
 	{"doctor", NULL, ctl_doctor, "[--url URL]", "check configuration, database and a mounted installation"},
 	{"tenant", "list", ctl_tenant_list, "", "all tenants"},
 	{"tenant", "show", ctl_tenant_show, "TENANT", "one tenant, by its UUID or agent_id, with its usage"},
-	{"tenant", "create", ctl_tenant_create, "--agent-id ID --email E [--organization O] [--product P]",
+	{"tenant", "create", ctl_tenant_create,
+	 "--agent-id ID --email E [--organization O] [--product P] [--tenant-id U]",
 	 "make a free tenant; prints its UUID"},
 	{"tenant", "update", ctl_tenant_update,
 	 "TENANT [--tier free|paid] [--payment-method none|setup_pending|active] [--status active|suspended|closed] "

@@ -64,10 +64,16 @@ int ctl_tenant_create(struct ctl *ctl)
 	struct ctl_option options[] = {{"--agent-id", true, NULL},
 				       {"--email", true, NULL},
 				       {"--organization", false, NULL},
-				       {"--product", false, NULL}};
+				       {"--product", false, NULL},
+				       {"--tenant-id", false, NULL}};
 	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL))
 		return ACPCTL_USAGE;
+	if (options[4].value && !acp_is_uuid(options[4].value))
+		return ctl_fail("--tenant-id %.80s: not a UUID; give the tenant_uuid that the hub made",
+				options[4].value);
 	acp_uuid(tenant);
+	if (options[4].value)
+		snprintf(tenant, sizeof tenant, "%s", options[4].value);
 	const char *product = options[3].value ? options[3].value : ctl->config.products;
 	const char *values[] = {tenant, product, options[0].value, options[1].value, options[2].value};
 	struct json_object *rows = ctl_query(ctl, "tenant create", values);

@@ -146,11 +146,14 @@ BEGIN
 		ON CONFLICT (tenant_id, day, action, status, billable, tier, billing_unit, slot)
 		DO UPDATE SET calls = c.calls + 1, quantity = c.quantity + excluded.quantity;
 	END IF;
+	IF (p_event->>'forward')::boolean THEN
+		INSERT INTO acp.audit_outbox (tenant_id, ts, event_id, event) VALUES (e.tenant_id, e.ts, e.event_id, acp.audit_event_json(e));
+	END IF;
 	RETURN e.ts;
 END
 $$;
 COMMENT ON FUNCTION acp.audit_append(jsonb) IS
-	'Writes one audit row from an object whose members are the columns, and counts it. ts missing: now. Returns ts.';
+	'Writes one audit row from an object whose members are the columns, and counts it. ts missing: now. Member forward: the row also goes to the remote hub. Returns ts.';
 
 CREATE OR REPLACE FUNCTION acp.settle(p_event jsonb, p_reservation uuid, p_default_limit integer, p_claim text DEFAULT NULL,
 	p_sealed bytea DEFAULT NULL, p_approval uuid DEFAULT NULL, p_warn_percent integer DEFAULT 90) RETURNS bigint

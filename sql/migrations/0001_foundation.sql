@@ -493,6 +493,50 @@ COMMENT ON COLUMN acp.webhook_deliveries.last_error IS 'What went wrong at the l
 COMMENT ON COLUMN acp.webhook_deliveries.created_at IS 'When the event happened.';
 COMMENT ON COLUMN acp.webhook_deliveries.delivered_at IS 'When a receiver took it.';
 
+-- Other kernels ---------------------------------------------------------------------------------------------------
+
+CREATE TABLE acp.kernels (
+	kernel_id    text PRIMARY KEY CHECK (length(kernel_id) BETWEEN 1 AND 255),
+	version      text,
+	info         jsonb NOT NULL,
+	last_seen_at timestamptz NOT NULL
+);
+COMMENT ON TABLE acp.kernels IS 'Kernels that use this installation as their hub, as their heartbeats tell.';
+COMMENT ON COLUMN acp.kernels.kernel_id IS 'The name it has for itself: the same as in audit_logs.integration of its rows.';
+COMMENT ON COLUMN acp.kernels.version IS 'Its program and version.';
+COMMENT ON COLUMN acp.kernels.info IS 'What else it tells, for example actions_count.';
+COMMENT ON COLUMN acp.kernels.last_seen_at IS 'When its last heartbeat came.';
+
+CREATE TABLE acp.usage_settled (
+	tenant_id      uuid NOT NULL,
+	period         date NOT NULL,
+	reservation_id uuid NOT NULL,
+	settled_at     timestamptz NOT NULL,
+	PRIMARY KEY (tenant_id, period, reservation_id)
+);
+COMMENT ON TABLE acp.usage_settled IS
+	'Calls of other kernels that are counted in acp.usage_quota and whose audit row has not arrived yet; its arrival ends the row.';
+COMMENT ON COLUMN acp.usage_settled.tenant_id IS 'The tenant.';
+COMMENT ON COLUMN acp.usage_settled.period IS 'Month it is counted in.';
+COMMENT ON COLUMN acp.usage_settled.reservation_id IS 'event_id of the call.';
+COMMENT ON COLUMN acp.usage_settled.settled_at IS 'When it was counted.';
+
+CREATE TABLE acp.audit_outbox (
+	tenant_id uuid NOT NULL,
+	ts        timestamptz NOT NULL,
+	event_id  uuid NOT NULL,
+	event     jsonb NOT NULL,
+	refused   text,
+	PRIMARY KEY (tenant_id, ts, event_id)
+);
+CREATE INDEX audit_outbox_ts ON acp.audit_outbox (ts) WHERE refused IS NULL;
+COMMENT ON TABLE acp.audit_outbox IS 'Audit rows on their way to a remote hub (setting hub_url): written with the row, deleted when the hub has it.';
+COMMENT ON COLUMN acp.audit_outbox.tenant_id IS 'As in the row.';
+COMMENT ON COLUMN acp.audit_outbox.ts IS 'As in the row.';
+COMMENT ON COLUMN acp.audit_outbox.event_id IS 'As in the row.';
+COMMENT ON COLUMN acp.audit_outbox.event IS 'The row as the hub takes it.';
+COMMENT ON COLUMN acp.audit_outbox.refused IS 'Why the hub will never take it; null: it has not been asked, or was away.';
+
 -- What the program may do: read and write through the functions it is granted, and append to the log. ---------------
 
 GRANT SELECT, INSERT ON acp.audit_logs TO acp_app;
@@ -502,3 +546,6 @@ GRANT SELECT, INSERT, UPDATE ON acp.usage_quota, acp.usage_counters, acp.leadsco
 GRANT SELECT, INSERT, UPDATE, DELETE ON acp.usage_reservations, acp.idempotency TO acp_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON acp.webhooks, acp.webhook_deliveries TO acp_app;
 GRANT SELECT ON acp.prices TO acp_app;
+GRANT SELECT, INSERT, UPDATE ON acp.kernels TO acp_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON acp.audit_outbox TO acp_app;
+GRANT SELECT, INSERT, DELETE ON acp.usage_settled TO acp_app;

@@ -1,0 +1,511 @@
+#include "hub.h"
+
+#include "audit.h"
+#include "envelope.h"
+#include "log.h"
+#include "redact.h"
+
+#include <arpa/inet.h>
+
+struct hub_call;
+
+/* What a schema cannot say. Refuses with refuse(). */
+typedef enum acp_code hub_check(struct hub_call *call);
+
+struct row {
+	const char *name;
+	const char *function; /* of the control plane */
+	const char *action;   /* for the log, and for the audit row of those that change something */
+	const char *summary;
+	const char *schema; /* of the body */
+	const char *query;  /* parameters of GET; NULL: POST only */
+	hub_check *check;
+	int http;
+	bool changes;
+	size_t body_max; /* 0: max_body_bytes */
+};
+
+struct acp_hub_endpoint {
+	const struct row *row;
+	struct acp_schema *schema;
+};
+
+struct hub_call {
+	const struct acp_kernel *kernel;
+	const struct acp_request *request;
+	const struct acp_hub_endpoint *endpoint;
+	struct json_object *body;
+	enum acp_code code;
+	char error[256];
+	char field[280];
+};
+
+static enum acp_code refuse(struct hub_call *call, enum acp_code code, const char *field, const char *format, ...)
+	ACP_PRINTF(4, 5);
+
+static enum acp_code refuse(struct hub_call *call, enum acp_code code, const char *field, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	vsnprintf(call->error, sizeof call->error, format, args);
+	va_end(args);
+	snprintf(call->field, sizeof call->field, "%s", field);
+	return call->code = code;
+}
+
+/* Checks ------------------------------------------------------------------------------------------------------- */
+
+/* Moments that PostgreSQL knows and for which there may be an audit partition. The schema has seen to the form. */
+static bool moment_ok(struct json_object *moment)
+{
+	if (!json_object_is_type(moment, json_type_string))
+		return true;
+	long year = strtol(json_object_get_string(moment), NULL, 10);
+	return year >= 2000 && year < 2200;
+}
+
+static enum acp_code check_moments(struct hub_call *call)
+{
+	static const char *const names[] = {"ts", "from", "to"};
+	char field[16];
+	for (size_t i = 0; i < ACP_COUNT(names); i++) {
+		snprintf(field, sizeof field, "/%s", names[i]);
+		if (!moment_ok(acp_json_member(call->body, names[i])))
+			return refuse(call, ACP_VALIDATION_ERROR, field, "%s must lie between 2000 and 2199", names[i]);
+	}
+	return ACP_OK;
+}
+
+static enum acp_code check_tenant(struct hub_call *call)
+{
+	const struct acp_config *config = call->kernel->config;
+	char first[128];
+	const char *product = acp_json_string(call->body, "product");
+	if (product && !acp_word_in_list(config->products, product))
+		return refuse(call, ACP_VALIDATION_ERROR, "/product", "product must be one of: %.200s",
+			      config->products);
+	if (!product) {
+		snprintf(first, sizeof first, "%.*s", (int)strcspn(config->products, " "), config->products);
+		acp_json_add_string(call->body, "product", first);
+	}
+	const char *key = call->request->idempotency_key;
+	if (key && (!*key || strlen(key) > 255))
+		return refuse(call, ACP_VALIDATION_ERROR, "/idempotency_key",
+			      "Idempotency-Key must have 1 to 255 characters");
+	return ACP_OK;
+}
+
+static enum acp_code check_revocation(struct hub_call *call)
+{
+	if (json_object_object_length(call->body) == 1)
+		return ACP_OK;
+	return refuse(call, ACP_VALIDATION_ERROR, "", "give either api_key_id or tenant_id");
+}
+
+/* The body's policy is checked by the schema of the action that proposes one. */
+static enum acp_code check_proposal(struct hub_call *call)
+{
+	struct acp_schema_error bad;
+	const struct acp_entry *entry = acp_kernel_find(call->kernel, "governance.propose_policy");
+	struct json_object *params = json_object_new_object();
+	acp_json_add(params, "policy", json_object_get(acp_json_member(call->body, "policy")));
+	bool ok = entry && acp_schema_check(entry->schema, params, &bad);
+	json_object_put(params);
+	if (ok)
+		return ACP_OK;
+	if (!entry)
+		return refuse(call, ACP_NOT_FOUND, "", "this installation takes no policies");
+	return refuse(call, ACP_VALIDATION_ERROR, bad.pointer, "%s %s", bad.pointer, bad.message);
+}
+
+static bool is_address(const char *text)
+{
+	unsigned char parsed[16];
+	return inet_pton(AF_INET, text, parsed) == 1 || inet_pton(AF_INET6, text, parsed) == 1;
+}
+
+/* What the columns of the audit log ask of an event beyond its schema. NULL: all is well; else the member at fault. */
+static const char *event_fault(struct json_object *event, const char **why)
+{
+	struct json_object *actor = acp_json_member(event, "actor");
+	const char *status = acp_json_string(event, "status");
+	const char *address = acp_json_string(event, "ip_address");
+	*why = "must be api_key, user, system or anonymous";
+	if (!acp_json_string(actor, "type") && !acp_json_string(event, "actor_type"))
+		return "/actor/type";
+	*why = "must lie between 2000 and 2199";
+	if (!moment_ok(acp_json_member(event, "ts")))
+		return "/ts";
+	*why = "must be an IPv4 or IPv6 address";
+	if (address && !is_address(address))
+		return "/ip_address";
+	*why = "can be true only of a success with a tier that was no dry run";
+	if (acp_json_bool(event, "billable") &&
+	    (strcmp(status, "success") != 0 || acp_json_bool(event, "dry_run") || !acp_json_string(event, "tier")))
+		return "/billable";
+	return NULL;
+}
+
+/* Checks one event and gives its redacted copy: whatever the kernel that made it thought fit to be stored.
+ * at: "" or the index of the event as a pointer. */
+static enum acp_code take_event(struct hub_call *call, struct json_object *event, const char *at,
+				struct json_object **out)
+{
+	char field[280];
+	const char *why = NULL;
+	struct acp_schema_error bad;
+	if (!acp_schema_check(call->endpoint->schema, event, &bad)) {
+		snprintf(field, sizeof field, "%s%s", at, bad.pointer);
+		return refuse(call, ACP_VALIDATION_ERROR, field, "%s %s", field, bad.message);
+	}
+	const char *fault = event_fault(event, &why);
+	if (fault) {
+		snprintf(field, sizeof field, "%s%s", at, fault);
+		return refuse(call, ACP_VALIDATION_ERROR, field, "%s %s", field, why);
+	}
+	return acp_redact_json(event, call->kernel->config->key_prefix, out) ? ACP_OK : ACP_INTERNAL_ERROR;
+}
+
+/* One event or an array of them becomes {"events": […]}. */
+static enum acp_code check_events(struct hub_call *call)
+{
+	bool many = json_object_is_type(call->body, json_type_array);
+	size_t count = many ? json_object_array_length(call->body) : 1;
+	struct json_object *body = json_object_new_object();
+	struct json_object *events = json_object_new_array();
+	enum acp_code code = body && events ? ACP_OK : ACP_INTERNAL_ERROR;
+	if (code == ACP_OK && (count < 1 || count > 1000))
+		code = refuse(call, ACP_VALIDATION_ERROR, "", "send one event, or an array of 1 to 1000 events");
+	for (size_t i = 0; code == ACP_OK && i < count; i++) {
+		char at[24] = "";
+		struct json_object *event = NULL;
+		if (many)
+			snprintf(at, sizeof at, "/%zu", i);
+		code = take_event(call, many ? json_object_array_get_idx(call->body, i) : call->body, at, &event);
+		if (code == ACP_OK && json_object_array_add(events, event) != 0) {
+			json_object_put(event);
+			code = ACP_INTERNAL_ERROR;
+		}
+	}
+	acp_json_add(body, "events", events);
+	json_object_put(call->body);
+	call->body = body;
+	return code;
+}
+
+/* Endpoints ---------------------------------------------------------------------------------------------------- */
+
+/* clang-format off */
+#define OBJECT(required, properties) \
+	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "]," \
+	"\"properties\":{" properties "}}"
+#define ONE_OF(words) "{\"type\":\"string\",\"enum\":[" words "]}"
+#define UUID "{\"type\":\"string\",\"format\":\"uuid\"}"
+#define TEXT(max) "{\"type\":\"string\",\"minLength\":1,\"maxLength\":" #max "}"
+#define MAYBE(max) "{\"type\":[\"string\",\"null\"],\"maxLength\":" #max "}"
+#define MAYBE_UUID "{\"type\":[\"string\",\"null\"],\"format\":\"uuid\"}"
+#define MAYBE_BOOLEAN "{\"type\":[\"boolean\",\"null\"]}"
+#define MATCHING(pattern) "{\"type\":\"string\",\"pattern\":\"^" pattern "$\"}"
+#define TIME "{\"type\":\"string\",\"format\":\"date-time\"}"
+#define MONTH "[12][0-9]{3}-(0[1-9]|1[0-2])"
+#define ACTORS "\"api_key\",\"user\",\"system\""
+#define OUTCOMES "\"success\",\"error\",\"denied\""
+
+static const char tenant_schema[] = OBJECT("\"agent_id\",\"email\"",
+	"\"agent_id\":" MATCHING("[A-Za-z0-9._:-]{1,128}") ","
+	"\"email\":{\"type\":\"string\",\"format\":\"email\",\"maxLength\":254},"
+	"\"organization_name\":" TEXT(255) ",\"product\":" TEXT(100));
+
+static const char update_schema[] =
+	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"tenant_id\"],\"minProperties\":2,"
+	"\"properties\":{\"tenant_id\":" UUID ",\"stripe_customer_id\":" TEXT(255) ","
+	"\"tier\":" ONE_OF("\"free\",\"paid\"") ","
+	"\"payment_method_status\":" ONE_OF("\"none\",\"setup_pending\",\"active\"") ","
+	"\"status\":" ONE_OF("\"active\",\"suspended\",\"closed\"") "}}";
+
+static const char usage_schema[] = OBJECT("\"tenant_id\"",
+	"\"tenant_id\":" UUID ",\"period\":" MATCHING(MONTH) ","
+	"\"period_start\":" MATCHING(MONTH "-01(T00:00:00([.]0+)?(Z|[+]00:00))?") ","
+	"\"period_end\":" MATCHING(MONTH "-[0-3][0-9](T[0-9:.]{8,15}(Z|[+]00:00))?"));
+
+static const char reserve_schema[] = OBJECT("\"tenant_id\",\"event_id\",\"ts\"",
+	"\"tenant_id\":" UUID ",\"event_id\":" UUID ",\"ts\":" TIME);
+
+static const char settle_schema[] = OBJECT("\"tenant_id\",\"event_id\",\"ts\",\"outcome\"",
+	"\"tenant_id\":" UUID ",\"event_id\":" UUID ",\"ts\":" TIME ","
+	"\"outcome\":" ONE_OF("\"success\",\"failure\"") ",\"reserved\":{\"type\":\"boolean\"},\"approval_id\":" UUID);
+
+/* Members that are not named here are dropped. */
+static const char event_schema[] =
+	"{\"type\":\"object\",\"required\":[\"event_id\",\"request_id\",\"ts\",\"integration\",\"status\"],"
+	"\"properties\":{"
+	"\"event_id\":" UUID ",\"request_id\":" UUID ",\"tenant_id\":" MAYBE_UUID ","
+	"\"ts\":{\"type\":[\"string\",\"integer\"],\"format\":\"date-time\",\"minimum\":946684800000,"
+	"\"maximum\":7258118399999},"
+	"\"integration\":" TEXT(255) ",\"pack\":" MAYBE(255) ",\"action\":" MAYBE(255) ","
+	"\"actor\":{\"type\":[\"object\",\"null\"],\"properties\":{\"type\":" ONE_OF(ACTORS ",\"anonymous\"") ","
+	"\"id\":" MAYBE(255) ",\"api_key_id\":" MAYBE_UUID "}},"
+	"\"actor_type\":" ONE_OF(ACTORS ",\"anonymous\"") ",\"actor_id\":" MAYBE(255) ",\"api_key_id\":" MAYBE_UUID ","
+	"\"request_hash\":{\"type\":[\"string\",\"null\"],\"pattern\":\"^[0-9a-f]{64}$\"},"
+	"\"status\":" ONE_OF(OUTCOMES) ",\"error_code\":" MAYBE(100) ",\"error_message_redacted\":" MAYBE(2000) ","
+	"\"result_meta\":{\"type\":[\"object\",\"null\"],\"maxProperties\":100},"
+	"\"latency_ms\":{\"type\":[\"number\",\"null\"],\"minimum\":0,\"maximum\":1000000000},"
+	"\"ip_address\":" MAYBE(45) ",\"idempotency_key\":" MAYBE(255) ",\"dry_run\":" MAYBE_BOOLEAN ","
+	"\"policy_decision_id\":" MAYBE_UUID ",\"trace_id\":" MAYBE(128) ",\"billable\":" MAYBE_BOOLEAN ","
+	"\"billing_unit\":{\"type\":[\"string\",\"null\"],\"enum\":[\"call\",\"token\",\"row\",\"sec\",null]},"
+	"\"billing_quantity\":{\"type\":[\"integer\",\"null\"],\"minimum\":0,\"maximum\":1000000000000},"
+	"\"tier\":{\"type\":[\"string\",\"null\"],\"enum\":[\"free\",\"paid\",null]}}}";
+
+static const char query_schema[] = OBJECT("",
+	"\"tenant_id\":" UUID ",\"action_prefix\":" TEXT(255) ",\"status\":" ONE_OF(OUTCOMES) ","
+	"\"from\":" TIME ",\"to\":" TIME ",\"limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":1000},"
+	"\"cursor\":" MATCHING("[0-9]{1,16}[.][0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"));
+
+static const char authorize_schema[] = OBJECT("\"tenant_id\",\"action\",\"actor\",\"request_hash\"",
+	"\"tenant_id\":" UUID ",\"action\":" TEXT(255) ",\"request_hash\":" MATCHING("[0-9a-f]{64}") ","
+	"\"amount\":{\"type\":\"number\"},\"event_id\":" UUID ",\"dry_run\":{\"type\":\"boolean\"},"
+	"\"kernel_id\":" TEXT(255) ",\"trace_id\":" TEXT(128) ","
+	"\"actor\":" OBJECT("\"type\"", "\"type\":" ONE_OF(ACTORS) ",\"id\":" TEXT(255) ",\"api_key_id\":" UUID));
+
+static const char heartbeat_schema[] =
+	"{\"type\":\"object\",\"required\":[\"kernel_id\"],\"maxProperties\":50,\"properties\":{"
+	"\"kernel_id\":" TEXT(255) ",\"version\":" TEXT(255) ",\"actions_count\":{\"type\":\"integer\","
+	"\"minimum\":0}}}";
+
+static const char proposal_schema[] = OBJECT("\"tenant_id\",\"policy\"",
+	"\"tenant_id\":" UUID ",\"policy\":{\"type\":\"object\"}");
+
+static const char revoke_schema[] = OBJECT("", "\"api_key_id\":" UUID ",\"tenant_id\":" UUID);
+/* clang-format on */
+
+static const struct row rows[] = {
+	{"tenants/create", "tenants_create", "hub.tenants.create", "Makes a free tenant without a key.", tenant_schema,
+	 NULL, check_tenant, 200, true, 0},
+	{"tenants/update", "tenants_update", "hub.tenants.update",
+	 "Changes tier, payment method, status or customer of a tenant.", update_schema, NULL, NULL, 200, true, 0},
+	{"usage", "usage", "hub.usage", "The usage of a tenant in a UTC month.", usage_schema,
+	 "tenant_id period period_start period_end", NULL, 200, false, 0},
+	{"usage/reserve", "usage_reserve", "hub.usage.reserve", "Holds a place of the free allowance for a call.",
+	 reserve_schema, NULL, check_moments, 200, false, 0},
+	{"usage/settle", "usage_settle", "hub.usage.settle",
+	 "Counts a call before it is committed, or gives its place back.", settle_schema, NULL, check_moments, 200,
+	 false, 0},
+	{"audit-ingest", "audit_ingest", "hub.audit-ingest",
+	 "Stores one audit event or an array of up to 1000, each once.", event_schema, NULL, check_events, 202, false,
+	 ACP_HUB_BODY_MAX},
+	{"audit-query", "audit_query", "hub.audit-query", "Reads audit events, newest first, page by page.",
+	 query_schema, "tenant_id action_prefix status from to limit cursor", check_moments, 200, false, 0},
+	{"authorize", "authorize", "hub.authorize", "Asks the policies about a call.", authorize_schema, NULL, NULL,
+	 200, false, 0},
+	{"heartbeat", "heartbeat", "hub.heartbeat", "Tells that a kernel is alive.", heartbeat_schema, NULL, NULL, 200,
+	 false, 16384},
+	{"policy-propose", "policy_propose", "hub.policy-propose", "Proposes a policy for a tenant.", proposal_schema,
+	 NULL, check_proposal, 200, true, 0},
+	{"revoke", "revoke", "hub.revoke", "Revokes a key, or all keys of a tenant.", revoke_schema, NULL,
+	 check_revocation, 200, true, 0},
+};
+
+struct acp_hub {
+	struct acp_hub_endpoint endpoints[ACP_COUNT(rows)];
+};
+
+struct acp_hub *acp_hub_new(char *why, size_t why_size)
+{
+	struct acp_hub *hub = calloc(1, sizeof *hub);
+	for (size_t i = 0; hub && i < ACP_COUNT(rows); i++) {
+		struct acp_schema_error bad = {0};
+		struct json_object *schema = json_tokener_parse(rows[i].schema);
+		hub->endpoints[i].row = &rows[i];
+		hub->endpoints[i].schema = acp_schema_compile(schema, &bad);
+		json_object_put(schema);
+		if (!hub->endpoints[i].schema) {
+			snprintf(why, why_size, "hub endpoint %s: schema%s: %s", rows[i].name, bad.pointer,
+				 bad.message);
+			acp_hub_free(hub);
+			return NULL;
+		}
+	}
+	if (!hub)
+		snprintf(why, why_size, "out of memory");
+	return hub;
+}
+
+void acp_hub_free(struct acp_hub *hub)
+{
+	for (size_t i = 0; hub && i < ACP_COUNT(rows); i++)
+		acp_schema_free(hub->endpoints[i].schema);
+	free(hub);
+}
+
+bool acp_hub_key_ok(const struct acp_kernel *kernel, const char *bearer)
+{
+	const struct acp_config *config = kernel->config;
+	uint8_t shown[ACP_SHA256_LEN];
+	uint8_t right[ACP_SHA256_LEN];
+	if (!kernel->hub || !*config->kernel_key || !bearer)
+		return false;
+	/* Hashes are of one length, and say nothing of how much of a guess was right. */
+	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), bearer, strlen(bearer), shown);
+	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), config->kernel_key, strlen(config->kernel_key),
+			right);
+	return acp_equal_const_time(shown, right, sizeof right);
+}
+
+const struct acp_hub_endpoint *acp_hub_find(const struct acp_hub *hub, const char *name)
+{
+	for (size_t i = 0; i < ACP_COUNT(rows); i++)
+		if (strcmp(rows[i].name, name) == 0)
+			return &hub->endpoints[i];
+	return NULL;
+}
+
+const char *acp_hub_query_names(const struct acp_hub_endpoint *endpoint)
+{
+	return endpoint->row->query;
+}
+
+void acp_hub_each(acp_hub_visit *visit, void *arg)
+{
+	for (size_t i = 0; i < ACP_COUNT(rows); i++)
+		visit(arg, rows[i].name, rows[i].schema, rows[i].query, rows[i].summary, rows[i].http);
+}
+
+/* One call ----------------------------------------------------------------------------------------------------- */
+
+static enum acp_code read_body(struct hub_call *call)
+{
+	const struct acp_config *config = call->kernel->config;
+	const struct row *row = call->endpoint->row;
+	const struct acp_json_limits limits = {
+		row->body_max ? row->body_max : (size_t)config->max_body_bytes, (unsigned)config->max_json_depth,
+		row->body_max == ACP_HUB_BODY_MAX ? 200000 : (unsigned)config->max_json_tokens};
+	return acp_body_parse_within(&limits, call->request, &call->body, call->error, call->field);
+}
+
+/* The parameters of a query are text; a number among them is read as one. */
+static enum acp_code read_query(struct hub_call *call, struct json_object *query)
+{
+	char *end = NULL;
+	const char *limit = acp_json_string(query, "limit");
+	call->body = query;
+	if (!limit)
+		return ACP_OK;
+	long long number = strtoll(limit, &end, 10);
+	if (*end || end == limit)
+		return refuse(call, ACP_VALIDATION_ERROR, "/limit", "/limit must be an integer");
+	return acp_json_add(query, "limit", json_object_new_int64(number)) ? ACP_OK : ACP_INTERNAL_ERROR;
+}
+
+static enum acp_code check_body(struct hub_call *call)
+{
+	struct acp_schema_error bad;
+	const struct row *row = call->endpoint->row;
+	if (row->check == check_events) /* its schema is that of one event */
+		return check_events(call);
+	if (!acp_schema_check(call->endpoint->schema, call->body, &bad))
+		return refuse(call, ACP_VALIDATION_ERROR, bad.pointer, "%s %s", *bad.pointer ? bad.pointer : "the body",
+			      bad.message);
+	return row->check ? row->check(call) : ACP_OK;
+}
+
+/* The row of a change that a kernel asked for; it belongs to no tenant. */
+static struct json_object *make_event(const struct hub_call *call)
+{
+	struct json_object *event = acp_audit_public_event(call->kernel, call->request, call->endpoint->row->action,
+							   call->code, call->error, call->body);
+	const char *tenant = acp_json_string(call->body, "tenant_id");
+	struct json_object *meta = json_object_new_object();
+	bool ok = event && meta && acp_json_add_string(event, "actor_type", "system") &&
+		  (!tenant || !acp_is_uuid(tenant) || acp_json_add_string(meta, "tenant_id", tenant)) &&
+		  acp_json_add(event, "result_meta", json_object_get(meta));
+	json_object_put(meta);
+	if (ok)
+		return event;
+	json_object_put(event);
+	return NULL;
+}
+
+static struct json_object *make_context(const struct hub_call *call)
+{
+	char id[ACP_UUID_LEN];
+	char fingerprint[ACP_SHA256_HEX];
+	struct json_object *ctx = json_object_new_object();
+	acp_uuid(id);
+	bool ok = ctx && acp_json_add_string(ctx, "id", id);
+	if (ok && call->endpoint->row->changes)
+		ok = acp_json_add(ctx, "event", make_event(call));
+	if (ok && call->request->idempotency_key)
+		ok = acp_json_hash(call->body, fingerprint) && acp_json_add_string(ctx, "fingerprint", fingerprint) &&
+		     acp_json_add_string(ctx, "idempotency_key", call->request->idempotency_key);
+	if (ok)
+		return ctx;
+	json_object_put(ctx);
+	return NULL;
+}
+
+static enum acp_code run(struct hub_call *call, struct json_object **data)
+{
+	struct acp_refusal refusal = {0};
+	const struct acp_control_plane *plane = call->kernel->plane;
+	struct json_object *ctx = make_context(call);
+	if (!ctx)
+		return ACP_INTERNAL_ERROR;
+	enum acp_code code = plane->hub(plane->self, call->endpoint->row->function, call->body, ctx, data, &refusal);
+	json_object_put(ctx);
+	/* Functions that handlers use too speak of their params, which are the body here. */
+	const char *field = strncmp(refusal.field, "/params/", 8) == 0 ? refusal.field + 7 : refusal.field;
+	if (code != ACP_OK)
+		refuse(call, code, field, "%s", refusal.message);
+	return code;
+}
+
+/* A change that was refused is on record, too; one that succeeded was recorded with its effect. */
+static void record_refusal(struct hub_call *call)
+{
+	const struct acp_control_plane *plane = call->kernel->plane;
+	struct json_object *event = make_event(call);
+	const struct acp_settlement end = {.event = event};
+	if (!event || plane->record(plane->self, &end) != ACP_OK) {
+		acp_log(ACP_LOG_ERROR, "request %s: the audit row of a refused %s could not be written",
+			call->request->request_id, call->endpoint->row->action);
+		refuse(call, ACP_UNAVAILABLE, "", "%s", acp_code_sentence(ACP_UNAVAILABLE));
+	}
+	json_object_put(event);
+}
+
+static struct json_object *success_body(const struct hub_call *call, struct json_object *data)
+{
+	struct json_object *body = json_object_new_object();
+	bool ok = body && acp_json_add(body, "ok", json_object_new_boolean(true)) &&
+		  acp_json_add_string(body, "request_id", call->request->request_id);
+	json_object_object_foreach(data, name, value) ok =
+		ok && (value ? acp_json_add(body, name, json_object_get(value)) : acp_json_add_null(body, name));
+	if (ok)
+		return body;
+	json_object_put(body);
+	return NULL;
+}
+
+void acp_hub_call(const struct acp_kernel *kernel, const struct acp_hub_endpoint *endpoint,
+		  const struct acp_request *request, struct json_object *query, struct acp_reply *reply)
+{
+	struct hub_call call = {.kernel = kernel, .request = request, .endpoint = endpoint};
+	struct json_object *data = NULL;
+	call.code = query ? read_query(&call, query) : read_body(&call);
+	if (call.code == ACP_OK)
+		call.code = check_body(&call);
+	if (call.code == ACP_OK)
+		call.code = run(&call, &data);
+	if (call.code != ACP_OK && endpoint->row->changes)
+		record_refusal(&call);
+	*reply = (struct acp_reply){.code = call.code, .action = endpoint->row->action};
+	reply->http = call.code == ACP_OK ? endpoint->row->http : acp_code_http(call.code);
+	reply->body = call.code == ACP_OK ? success_body(&call, data)
+					  : acp_error_body(call.code, request->request_id, call.error, call.field);
+	reply->retry_after = call.code == ACP_UNAVAILABLE ? 1 : 0;
+	const char *tenant = acp_json_string(call.body, "tenant_id");
+	if (tenant && acp_is_uuid(tenant))
+		snprintf(reply->tenant_id, sizeof reply->tenant_id, "%s", tenant);
+	json_object_put(data);
+	json_object_put(call.body);
+}

@@ -1,0 +1,658 @@
+#include "remote_plane.h"
+
+#include "clock.h"
+#include "decisions.h"
+#include "json.h"
+#include "log.h"
+#include "outbound.h"
+#include "version.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <time.h>
+
+enum {
+	DECISIONS = 4096,
+	BATCH = 100, /* events in one request */
+	REPLY_MAX = 1 << 20,
+	AWAY_US = 500 * 1000, /* a hub that did not answer is not asked again for so long */
+	POLL_MS = 1000,       /* looks for waiting events at least so often: other processes leave some, too */
+	RETRY_MAX_MS = 5000,
+	HEARTBEAT_US = 30 * 1000000,
+};
+
+struct acp_remote_plane {
+	const struct acp_config *config;
+	struct acp_control_plane local;
+	struct acp_decisions *decisions;
+	uint64_t away_until; /* atomic */
+	pthread_t sender;
+	pthread_mutex_t lock; /* of the next two */
+	pthread_cond_t changed;
+	bool stop, waiting;
+};
+
+/* Asking the hub ----------------------------------------------------------------------------------------------- */
+
+struct question {
+	const char *name; /* "usage/reserve" */
+	struct json_object *body;
+	const char *idempotency_key; /* NULL: none */
+	int timeout_ms;
+	bool patient; /* asks although the hub did not answer a moment ago */
+};
+
+static bool hub_is_away(const struct acp_remote_plane *remote)
+{
+	return acp_monotonic_us() < __atomic_load_n(&remote->away_until, __ATOMIC_RELAXED);
+}
+
+/* Says that the hub did not answer, once for each spell in which it is then left alone. */
+static enum acp_code note_away(struct acp_remote_plane *remote, const struct question *q, const char *why)
+{
+	bool known = hub_is_away(remote);
+	__atomic_store_n(&remote->away_until, acp_monotonic_us() + AWAY_US, __ATOMIC_RELAXED);
+	if (!known)
+		acp_log(ACP_LOG_WARNING, "hub: %s: %s", q->name, why);
+	return ACP_UNAVAILABLE;
+}
+
+/* Every question may be asked twice without harm. So one that a dying kept connection swallowed is repeated. */
+static enum acp_outbound_result send_question(const struct acp_remote_plane *remote, const struct question *q,
+					      struct acp_outbound_reply *reply)
+{
+	char url[1024];
+	char bearer[1024];
+	const struct acp_config *config = remote->config;
+	size_t len = 0;
+	snprintf(url, sizeof url, "%s/functions/v1/%s", config->hub_url, q->name);
+	snprintf(bearer, sizeof bearer, "Bearer %s", config->hub_key);
+	const struct acp_header headers[] = {{"Authorization", bearer},
+					     {"Content-Type", "application/json"},
+					     {"Idempotency-Key", q->idempotency_key}};
+	const char *body = json_object_to_json_string_length(q->body, JSON_C_TO_STRING_PLAIN, &len);
+	struct acp_outbound_request request = {.method = "POST",
+					       .url = url,
+					       .headers = headers,
+					       .body = body,
+					       .header_count = q->idempotency_key ? 3 : 2,
+					       .body_len = len,
+					       .connect_timeout_ms = q->timeout_ms,
+					       .timeout_ms = q->timeout_ms,
+					       .max_reply = REPLY_MAX,
+					       .allow_private = true,
+					       .keep_alive = true,
+					       .allow_http = strncmp(config->hub_url, "http:", 5) == 0};
+	uint64_t start = acp_monotonic_us();
+	enum acp_outbound_result result = acp_outbound_send(&request, reply);
+	int64_t left = q->timeout_ms - (int64_t)((acp_monotonic_us() - start) / 1000);
+	if (result == ACP_OUTBOUND_UNKNOWN && left > q->timeout_ms / 2) {
+		acp_buf_release(&reply->body);
+		request.keep_alive = false;
+		request.timeout_ms = (int)left;
+		result = acp_outbound_send(&request, reply);
+	}
+	acp_wipe(bearer, sizeof bearer);
+	return result;
+}
+
+/* What the hub answered: ACP_OK with its members, or the code of its refusal with its sentence in refused. */
+static enum acp_code read_answer(struct acp_remote_plane *remote, const struct question *q,
+				 const struct acp_outbound_reply *reply, struct json_object **answer, char refused[256])
+{
+	const struct acp_json_limits limits = {REPLY_MAX, 64, 200000};
+	struct acp_json_error bad;
+	struct json_object *tree = NULL;
+	char why[64];
+	bool readable = acp_json_parse(reply->body.ptr ? reply->body.ptr : "", reply->body.len, &limits, &tree, &bad) ==
+			ACP_JSON_OK;
+	const char *code = acp_json_string(tree, "code");
+	struct json_object *version = acp_json_member(tree, "policy_version");
+	if (version)
+		acp_decisions_version(remote->decisions, json_object_get_int64(version));
+	if (reply->status < 300 && readable && acp_json_bool(tree, "ok")) {
+		*answer = tree;
+		return ACP_OK;
+	}
+	if (reply->status < 400 || reply->status >= 500 || reply->status == 401 || !readable || !code) {
+		snprintf(why, sizeof why, "answered %d%s", reply->status,
+			 reply->status == 401 ? ": hub_key is not its kernel key" : "");
+		json_object_put(tree);
+		return note_away(remote, q, why);
+	}
+	enum acp_code refusal = acp_code_of(code);
+	const char *error = acp_json_string(tree, "error");
+	snprintf(refused, 256, "%s", error ? error : code);
+	json_object_put(tree);
+	return refusal;
+}
+
+/* Asks and waits. *answer is owned by the caller. ACP_UNAVAILABLE: the hub is away. Else as the hub says; what it may
+ * say is up to the endpoint. */
+static enum acp_code ask(struct acp_remote_plane *remote, const struct question *q, struct json_object **answer,
+			 char refused[256])
+{
+	struct acp_outbound_reply reply;
+	if (!q->body)
+		return ACP_INTERNAL_ERROR;
+	if (!q->patient && hub_is_away(remote))
+		return ACP_UNAVAILABLE;
+	enum acp_outbound_result result = send_question(remote, q, &reply);
+	enum acp_code code = result == ACP_OUTBOUND_REPLIED ? read_answer(remote, q, &reply, answer, refused)
+							    : note_away(remote, q, reply.error);
+	if (result == ACP_OUTBOUND_REPLIED && code != ACP_UNAVAILABLE)
+		__atomic_store_n(&remote->away_until, 0, __ATOMIC_RELAXED);
+	acp_buf_release(&reply.body);
+	return code;
+}
+
+/* The same for questions whose body is made for them: releases it. */
+static enum acp_code ask_once(struct acp_remote_plane *remote, const char *name, struct json_object *body,
+			      struct json_object **answer)
+{
+	char refused[256] = "";
+	const struct question q = {.name = name, .body = body, .timeout_ms = (int)remote->config->hub_timeout_ms};
+	enum acp_code code = ask(remote, &q, answer, refused);
+	json_object_put(body);
+	if (code != ACP_OK && code != ACP_UNAVAILABLE)
+		acp_log(ACP_LOG_INFO, "hub: %s: %s: %s", name, acp_code_name(code), refused);
+	return code;
+}
+
+/* Who calls, usage --------------------------------------------------------------------------------------------- */
+
+/* The hub decides whether a policy applies. */
+static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out)
+{
+	struct acp_remote_plane *remote = self;
+	enum acp_code code = remote->local.authenticate(remote->local.self, key_hash, out);
+	out->policed = true;
+	return code;
+}
+
+static enum acp_code get_usage(void *self, const char *tenant_id, const char *period, struct json_object **usage)
+{
+	struct json_object *body = json_object_new_object();
+	bool ok = acp_json_add_string(body, "tenant_id", tenant_id) &&
+		  (!period || acp_json_add_string(body, "period", period));
+	if (!ok) {
+		json_object_put(body);
+		return ACP_INTERNAL_ERROR;
+	}
+	enum acp_code code = ask_once(self, "usage", body, usage);
+	if (code != ACP_OK)
+		return code;
+	json_object_object_del(*usage, "ok");
+	json_object_object_del(*usage, "request_id");
+	return ACP_OK;
+}
+
+/* A call as the hub's usage/… name it. ts: as the database writes it, "2026-11-22 10:00:00.123456+00". */
+static struct json_object *name_call(const char *tenant_id, const char *event_id, const char *ts)
+{
+	char time[ACP_TS_LEN + 8];
+	struct json_object *body = json_object_new_object();
+	snprintf(time, sizeof time, "%.10sT%.15sZ", ts, strlen(ts) > 11 ? ts + 11 : "");
+	if (acp_json_add_string(body, "tenant_id", tenant_id) && acp_json_add_string(body, "event_id", event_id) &&
+	    acp_json_add_string(body, "ts", time))
+		return body;
+	json_object_put(body);
+	return NULL;
+}
+
+static enum acp_code reserve(void *self, const char *tenant_id, const char *event_id, const char *ts,
+			     struct acp_reservation *out)
+{
+	struct json_object *answer = NULL;
+	enum acp_code code = ask_once(self, "usage/reserve", name_call(tenant_id, event_id, ts), &answer);
+	if (code != ACP_OK)
+		return code;
+	const char *tier = acp_json_string(answer, "tier");
+	out->allowed = acp_json_bool(answer, "allowed");
+	out->tier = tier && strcmp(tier, "paid") == 0 ? ACP_TIER_PAID : ACP_TIER_FREE;
+	out->limited = acp_json_member(answer, "calls_limit") != NULL;
+	out->calls_used = json_object_get_int64(acp_json_member(answer, "calls_used"));
+	out->calls_limit = json_object_get_int64(acp_json_member(answer, "calls_limit"));
+	json_object_put(answer);
+	return ACP_OK;
+}
+
+/* Tells the hub how a call ended: outcome success or failure. */
+static enum acp_code settle_there(struct acp_remote_plane *remote, const struct acp_settlement *end,
+				  const char *outcome, int64_t *used)
+{
+	struct json_object *answer = NULL;
+	struct json_object *event = end->event;
+	struct json_object *body = name_call(acp_json_string(event, "tenant_id"), acp_json_string(event, "event_id"),
+					     acp_json_string(event, "ts"));
+	bool ok = acp_json_add_string(body, "outcome", outcome) &&
+		  acp_json_add(body, "reserved", json_object_new_boolean(end->reserved)) &&
+		  (!end->approval || acp_json_add_string(body, "approval_id", end->approval));
+	if (!ok) {
+		json_object_put(body);
+		return ACP_INTERNAL_ERROR;
+	}
+	enum acp_code code = ask_once(remote, "usage/settle", body, &answer);
+	if (code == ACP_OK && end->reserved)
+		*used = json_object_get_int64(acp_json_member(answer, "calls_used"));
+	json_object_put(answer);
+	return code;
+}
+
+/* The end of a call -------------------------------------------------------------------------------------------- */
+
+static void wake_sender(struct acp_remote_plane *remote)
+{
+	pthread_mutex_lock(&remote->lock);
+	remote->waiting = true;
+	pthread_cond_signal(&remote->changed);
+	pthread_mutex_unlock(&remote->lock);
+}
+
+/* The settlement for the kernel's own database: the allowance is not kept there, and the row goes on to the hub. */
+static bool make_local(const struct acp_settlement *end, struct acp_settlement *local)
+{
+	*local = *end;
+	local->reserved = false;
+	local->approval = NULL;
+	return acp_json_add(end->event, "forward", json_object_new_boolean(true));
+}
+
+/* The row of a call that the hub could not count when it ended. */
+static bool note_failed_open(struct json_object *event)
+{
+	struct json_object *meta = acp_json_member(event, "result_meta");
+	if (!json_object_is_type(meta, json_type_object)) {
+		meta = json_object_new_object();
+		if (!acp_json_add(event, "result_meta", meta))
+			return false;
+	}
+	return acp_json_add_string(meta, "usage_check", "failed_open");
+}
+
+/* Asks the hub before anything is committed. ACP_OK: go on. An approval can be used up by the hub only. */
+static enum acp_code settle_before(struct acp_remote_plane *remote, const struct acp_settlement *end, int64_t *used)
+{
+	if (!end->reserved && !end->approval)
+		return ACP_OK;
+	enum acp_code code = settle_there(remote, end, "success", used);
+	if (code == ACP_OK || code == ACP_UPGRADE_REQUIRED || code == ACP_APPROVAL_REQUIRED)
+		return code;
+	if (end->approval)
+		return ACP_UNAVAILABLE;
+	return note_failed_open(end->event) ? ACP_OK : ACP_INTERNAL_ERROR;
+}
+
+static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *used)
+{
+	struct acp_remote_plane *remote = self;
+	struct acp_settlement local;
+	int64_t counted_here;
+	*used = -1;
+	enum acp_code code = make_local(end, &local) ? settle_before(remote, end, used) : ACP_INTERNAL_ERROR;
+	if (code != ACP_OK) {
+		if (tx)
+			remote->local.rollback(tx);
+		return code;
+	}
+	code = remote->local.settle(remote->local.self, tx, &local, &counted_here);
+	if (code == ACP_OK) {
+		wake_sender(remote);
+		return ACP_OK;
+	}
+	/* The hub counts what has an audit row: this call has none. */
+	if (end->reserved && settle_there(remote, end, "failure", used) != ACP_OK)
+		acp_log(ACP_LOG_WARNING, "hub: a call that failed stays counted: event %s",
+			acp_json_string(end->event, "event_id"));
+	return code;
+}
+
+static enum acp_code record(void *self, const struct acp_settlement *end)
+{
+	struct acp_remote_plane *remote = self;
+	struct acp_settlement local;
+	int64_t ignored;
+	if (!make_local(end, &local))
+		return ACP_INTERNAL_ERROR;
+	enum acp_code code = remote->local.record(remote->local.self, &local);
+	/* If the hub is away now, the arrival of the row gives the place back, or its expiry. */
+	const struct acp_settlement place = {.event = end->event, .reserved = end->reserved};
+	if (end->reserved && settle_there(remote, &place, "failure", &ignored) != ACP_OK)
+		acp_log(ACP_LOG_INFO, "hub: a place is given back later");
+	wake_sender(remote);
+	return code;
+}
+
+/* Policies ----------------------------------------------------------------------------------------------------- */
+
+static struct json_object *make_authorize_body(const struct acp_remote_plane *remote, struct json_object *query)
+{
+	static const char *const same[] = {"tenant_id", "action", "request_hash", "event_id", "dry_run", "amount"};
+	struct json_object *body = json_object_new_object();
+	struct json_object *actor = json_object_new_object();
+	bool ok = acp_json_add_string(actor, "type", acp_json_string(query, "actor_type")) &&
+		  acp_json_add_string(actor, "api_key_id", acp_json_string(query, "api_key_id")) &&
+		  acp_json_add(body, "actor", json_object_get(actor)) &&
+		  acp_json_add_string(body, "kernel_id", remote->config->kernel_id);
+	for (size_t i = 0; ok && i < ACP_COUNT(same); i++) {
+		struct json_object *value = acp_json_member(query, same[i]);
+		ok = !value || acp_json_add(body, same[i], json_object_get(value));
+	}
+	json_object_put(actor);
+	if (ok)
+		return body;
+	json_object_put(body);
+	return NULL;
+}
+
+static enum acp_code authorize(void *self, struct json_object *query, struct json_object **decision)
+{
+	struct acp_remote_plane *remote = self;
+	uint64_t now = acp_monotonic_us();
+	*decision = acp_decisions_get(remote->decisions, query, now);
+	if (*decision)
+		return ACP_OK;
+	enum acp_code code = ask_once(remote, "authorize", make_authorize_body(remote, query), decision);
+	if (code != ACP_OK)
+		return code == ACP_INTERNAL_ERROR ? code : ACP_UNAVAILABLE;
+	json_object_object_del(*decision, "ok");
+	json_object_object_del(*decision, "request_id");
+	acp_decisions_put(remote->decisions, query, *decision,
+			  json_object_get_int64(acp_json_member(*decision, "policy_version")),
+			  json_object_get_int64(acp_json_member(*decision, "decision_ttl_ms")), now);
+	return ACP_OK;
+}
+
+/* Onboarding --------------------------------------------------------------------------------------------------- */
+
+static struct json_object *make_tenant_body(const struct acp_onboarding *in)
+{
+	struct json_object *body = json_object_new_object();
+	if (acp_json_add_string(body, "agent_id", in->agent_id) && acp_json_add_string(body, "email", in->email) &&
+	    acp_json_add_string(body, "product", in->product) &&
+	    (!in->organization_name || acp_json_add_string(body, "organization_name", in->organization_name)))
+		return body;
+	json_object_put(body);
+	return NULL;
+}
+
+/* The idempotency key follows from what is asked: an onboarding that broke off between hub and kernel is finished when
+ * the agent tries again. The pepper is in it, so that no other kernel is given this one's tenants. */
+static bool make_idempotency_key(const struct acp_config *config, struct json_object *body, char hex[ACP_SHA256_HEX])
+{
+	static const char purpose[] = "acp-fcgi tenant at the hub v1|";
+	uint8_t mac[ACP_SHA256_LEN];
+	char text[sizeof purpose + ACP_SHA256_HEX];
+	if (!acp_json_hash(body, hex))
+		return false;
+	snprintf(text, sizeof text, "%s%s", purpose, hex);
+	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text, strlen(text), mac);
+	acp_hex(mac, sizeof mac, hex);
+	return true;
+}
+
+/* The tenant at the hub. */
+static enum acp_code make_tenant(struct acp_remote_plane *remote, const struct acp_onboarding *in,
+				 char tenant_id[ACP_UUID_LEN])
+{
+	char key[ACP_SHA256_HEX];
+	char refused[256] = "";
+	struct json_object *answer = NULL;
+	struct json_object *body = make_tenant_body(in);
+	const struct question q = {.name = "tenants/create",
+				   .body = body,
+				   .idempotency_key = key,
+				   .timeout_ms = (int)remote->config->hub_timeout_ms};
+	if (!body || !make_idempotency_key(remote->config, body, key)) {
+		json_object_put(body);
+		return ACP_INTERNAL_ERROR;
+	}
+	enum acp_code code = ask(remote, &q, &answer, refused);
+	const char *id = acp_json_string(answer, "tenant_uuid");
+	if (code == ACP_OK)
+		snprintf(tenant_id, ACP_UUID_LEN, "%s", id && acp_is_uuid(id) ? id : "");
+	else if (code != ACP_ALREADY_ONBOARDED)
+		acp_log(ACP_LOG_WARNING, "hub: tenants/create: %s: %s", acp_code_name(code), refused);
+	json_object_put(answer);
+	json_object_put(body);
+	if (code == ACP_OK && !*tenant_id)
+		return ACP_UNAVAILABLE;
+	return code == ACP_OK || code == ACP_ALREADY_ONBOARDED ? code : ACP_UNAVAILABLE;
+}
+
+static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct acp_onboarded *out)
+{
+	struct acp_remote_plane *remote = self;
+	char tenant_id[ACP_UUID_LEN] = "";
+	enum acp_code code = make_tenant(remote, in, tenant_id);
+	if (code != ACP_OK)
+		return code;
+	struct acp_onboarding local = *in;
+	local.tenant_id = tenant_id;
+	if (!acp_json_add(in->event, "forward", json_object_new_boolean(true)))
+		return ACP_INTERNAL_ERROR;
+	code = remote->local.onboard(remote->local.self, &local, out);
+	if (code == ACP_OK)
+		wake_sender(remote);
+	return code;
+}
+
+/* What stays with the kernel's own database -------------------------------------------------------------------- */
+
+static enum acp_code get_price(void *self, const char *unit, const char *action, int64_t quantity,
+			       struct json_object **price)
+{
+	struct acp_remote_plane *remote = self;
+	return remote->local.get_price(remote->local.self, unit, action, quantity, price);
+}
+
+static enum acp_code live_count(void *self, const char *tenant_id, const char *resource, int64_t *count)
+{
+	struct acp_remote_plane *remote = self;
+	return remote->local.live_count(remote->local.self, tenant_id, resource, count);
+}
+
+static enum acp_code begin(void *self, bool read_only, struct acp_tx **tx)
+{
+	struct acp_remote_plane *remote = self;
+	return remote->local.begin(remote->local.self, read_only, tx);
+}
+
+static enum acp_code claim(void *self, const char *tenant_id, const char *action, const char *key,
+			   const char *fingerprint, const char *event_id, struct acp_claim *out)
+{
+	struct acp_remote_plane *remote = self;
+	return remote->local.claim(remote->local.self, tenant_id, action, key, fingerprint, event_id, out);
+}
+
+static void maintain(void *self)
+{
+	struct acp_remote_plane *remote = self;
+	remote->local.maintain(remote->local.self);
+}
+
+static enum acp_code ready(void *self, char *why, size_t why_size)
+{
+	struct acp_remote_plane *remote = self;
+	return remote->local.ready(remote->local.self, why, why_size);
+}
+
+/* Sending ------------------------------------------------------------------------------------------------------ */
+
+static bool stopping(struct acp_remote_plane *remote)
+{
+	pthread_mutex_lock(&remote->lock);
+	bool stop = remote->stop;
+	pthread_mutex_unlock(&remote->lock);
+	return stop;
+}
+
+/* What became of a batch: the hub has it, or will never have it, or did not say. */
+static enum acp_delivery deliver(struct acp_remote_plane *remote, struct json_object *events, char refused[256])
+{
+	struct json_object *answer = NULL;
+	const struct question q = {.name = "audit-ingest",
+				   .body = events,
+				   .patient = true,
+				   .timeout_ms = (int)remote->config->hub_timeout_ms + 5000};
+	enum acp_code code = ask(remote, &q, &answer, refused);
+	json_object_put(answer);
+	if (code == ACP_OK)
+		return ACP_DELIVERED;
+	return code == ACP_VALIDATION_ERROR || code == ACP_PAYLOAD_TOO_LARGE ? ACP_DELIVERY_REFUSED : ACP_NOT_DELIVERED;
+}
+
+/* Sends at most so many events. *sent: how many were taken from the outbox. A batch with an event that the hub refuses
+ * is refused whole: then *one_by_one finds that event, which is put aside. False: try again later. */
+static bool send_batch(struct acp_remote_plane *remote, size_t *one_by_one, size_t *sent)
+{
+	char refused[256] = "";
+	struct acp_tx *tx = NULL;
+	struct json_object *events = NULL;
+	const struct acp_control_plane *local = &remote->local;
+	*sent = 0;
+	if (local->outbox_take(local->self, *one_by_one ? 1 : BATCH, &tx, &events) != ACP_OK)
+		return false;
+	size_t count = json_object_array_length(events);
+	if (count == 0) {
+		json_object_put(events);
+		return true;
+	}
+	enum acp_delivery delivery = deliver(remote, events, refused);
+	if (delivery == ACP_DELIVERY_REFUSED && count > 1) {
+		*one_by_one = count;
+		delivery = ACP_NOT_DELIVERED;
+	} else if (*one_by_one && delivery != ACP_NOT_DELIVERED) {
+		(*one_by_one)--;
+	}
+	if (delivery == ACP_DELIVERY_REFUSED)
+		acp_log(ACP_LOG_ERROR, "hub: refuses an audit event, which stays in acp.audit_outbox: %s", refused);
+	bool ended = local->outbox_done(tx, delivery, events, refused) == ACP_OK;
+	json_object_put(events);
+	*sent = count;
+	return ended && (delivery != ACP_NOT_DELIVERED || *one_by_one);
+}
+
+/* Sends what waits. False: the hub or the database is away. */
+static bool send_all(struct acp_remote_plane *remote)
+{
+	size_t one_by_one = 0;
+	size_t sent = 1;
+	while (sent && !stopping(remote))
+		if (!send_batch(remote, &one_by_one, &sent))
+			return false;
+	return true;
+}
+
+static void send_heartbeat(struct acp_remote_plane *remote)
+{
+	char refused[256] = "";
+	struct json_object *answer = NULL;
+	struct json_object *body = json_object_new_object();
+	const struct question q = {
+		.name = "heartbeat", .body = body, .patient = true, .timeout_ms = (int)remote->config->hub_timeout_ms};
+	if (acp_json_add_string(body, "kernel_id", remote->config->kernel_id) &&
+	    acp_json_add_string(body, "version", "acp-fcgi " ACP_VERSION) &&
+	    acp_json_add_string(body, "api_version", ACP_API_VERSION))
+		(void)!ask(remote, &q, &answer, refused); /* that it failed was logged; the next one comes */
+	json_object_put(answer);
+	json_object_put(body);
+}
+
+/* Waits until there is something to do, so many milliseconds at most. False: to stop. */
+static bool wait_for_events(struct acp_remote_plane *remote, int ms, bool until_woken)
+{
+	struct timespec at;
+	clock_gettime(CLOCK_MONOTONIC, &at);
+	at.tv_sec += ms / 1000;
+	at.tv_nsec += (long)(ms % 1000) * 1000000L;
+	at.tv_sec += at.tv_nsec / 1000000000L;
+	at.tv_nsec %= 1000000000L;
+	pthread_mutex_lock(&remote->lock);
+	while (!remote->stop && !(until_woken && remote->waiting) &&
+	       pthread_cond_timedwait(&remote->changed, &remote->lock, &at) != ETIMEDOUT)
+		;
+	remote->waiting = false;
+	bool go_on = !remote->stop;
+	pthread_mutex_unlock(&remote->lock);
+	return go_on;
+}
+
+static void *run_sender(void *arg)
+{
+	struct acp_remote_plane *remote = arg;
+	uint64_t heartbeat_at = 0;
+	int pause = 0;
+	do {
+		if (acp_monotonic_us() >= heartbeat_at) {
+			send_heartbeat(remote);
+			heartbeat_at = acp_monotonic_us() + HEARTBEAT_US;
+		}
+		if (send_all(remote))
+			pause = 0;
+		else
+			pause = pause ? (2 * pause < RETRY_MAX_MS ? 2 * pause : RETRY_MAX_MS) : POLL_MS / 4;
+	} while (wait_for_events(remote, pause ? pause : POLL_MS, pause == 0));
+	return NULL;
+}
+
+static bool start_sender(struct acp_remote_plane *remote)
+{
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_mutex_init(&remote->lock, NULL);
+	pthread_cond_init(&remote->changed, &attr);
+	pthread_condattr_destroy(&attr);
+	return pthread_create(&remote->sender, NULL, run_sender, remote) == 0;
+}
+
+struct acp_remote_plane *acp_remote_plane_new(const struct acp_config *config, const struct acp_control_plane *local,
+					      struct acp_control_plane *plane)
+{
+	struct acp_remote_plane *remote = calloc(1, sizeof *remote);
+	if (!remote)
+		return NULL;
+	remote->config = config;
+	remote->local = *local;
+	remote->decisions = acp_decisions_new(DECISIONS);
+	/* Every member is named: one that plane.h gets later is off here until somebody thought about it. */
+	*plane = (struct acp_control_plane){
+		.self = remote,
+		.authenticate = authenticate,
+		.get_usage = get_usage,
+		.reserve = reserve,
+		.get_price = get_price,
+		.live_count = live_count,
+		.begin = begin,
+		.run = local->run,
+		.rollback = local->rollback,
+		.authorize = authorize,
+		.claim = claim,
+		.settle = settle,
+		.record = record,
+		.onboard = onboard,
+		.maintain = maintain,
+		.ready = ready,
+	};
+	if (remote->decisions && start_sender(remote))
+		return remote;
+	acp_decisions_free(remote->decisions);
+	free(remote);
+	return NULL;
+}
+
+void acp_remote_plane_free(struct acp_remote_plane *remote)
+{
+	if (!remote)
+		return;
+	pthread_mutex_lock(&remote->lock);
+	remote->stop = true;
+	pthread_cond_signal(&remote->changed);
+	pthread_mutex_unlock(&remote->lock);
+	pthread_join(remote->sender, NULL);
+	pthread_cond_destroy(&remote->changed);
+	pthread_mutex_destroy(&remote->lock);
+	acp_decisions_free(remote->decisions);
+	free(remote);
+}

@@ -1,0 +1,17 @@
+/* GET /api/openapi.json - the description of this installation (core/openapi.c), made when the process starts. It is a
+ * document of a foreign form: request_id is in the X-Request-Id header only. */
+#include "endpoints.h"
+
+void acp_endpoint_openapi(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
+{
+	if (!acp_http_require_get(http, response))
+		return;
+	if (!kernel->openapi) {
+		acp_http_error(http, ACP_INTERNAL_ERROR, "", response);
+		return;
+	}
+	response->status = 200;
+	response->content_type = "application/json";
+	response->code = acp_code_name(ACP_OK);
+	acp_buf_puts(&response->body, kernel->openapi);
+}

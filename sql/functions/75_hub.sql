@@ -1,0 +1,426 @@
+-- The hub (Repo B) for other kernels: what the endpoints below /functions/v1/ run, (p, p_ctx) -> members of the reply.
+--
+-- p: the body, or the query as an object, checked by core/hub.c. p_ctx: id (a fresh UUID), free_limit, reservation_ttl,
+-- and, for calls that change something, event: their audit row, written with the change.
+
+CREATE OR REPLACE FUNCTION acp.audit_event_json(e acp.audit_logs) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN to_jsonb(e) - 'actor_type' - 'actor_id' - 'api_key_id' || jsonb_build_object(
+		'tenant_id', nullif(e.tenant_id, '00000000-0000-0000-0000-000000000000'),
+		'ts', to_char(e.ts AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+		'actor', jsonb_build_object('type', e.actor_type, 'id', e.actor_id, 'api_key_id', e.api_key_id));
+END
+$$;
+COMMENT ON FUNCTION acp.audit_event_json(acp.audit_logs) IS 'An audit row as an AuditEvent: what audit-query gives and audit-ingest takes.';
+
+CREATE OR REPLACE FUNCTION acp.hub_tenant(p jsonb) RETURNS acp.tenants
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	t acp.tenants;
+BEGIN
+	SELECT * INTO t FROM acp.tenants WHERE tenant_id = (p->>'tenant_id')::uuid;
+	IF NOT FOUND THEN
+		PERFORM acp.fail('NOT_FOUND', 'no tenant has this tenant_id', '/tenant_id');
+	END IF;
+	RETURN t;
+END
+$$;
+COMMENT ON FUNCTION acp.hub_tenant(jsonb) IS 'The tenant that a kernel names, or a refusal.';
+
+CREATE OR REPLACE FUNCTION acp.hub_changed(p_ctx jsonb, p_meta jsonb) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM acp.audit_append(p_ctx->'event' || jsonb_build_object('result_meta', p_meta));
+END
+$$;
+COMMENT ON FUNCTION acp.hub_changed(jsonb, jsonb) IS
+	'Writes the audit row of a kernel''s change. The row is the hub''s own; which tenant it is about stands in result_meta.';
+
+CREATE OR REPLACE FUNCTION acp.hub_tenants_create(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	nil      CONSTANT uuid := '00000000-0000-0000-0000-000000000000';
+	op       CONSTANT text := 'hub.tenants.create';
+	idem_key CONSTANT text := p_ctx->>'idempotency_key';
+	earlier  acp.idempotency;
+	result   jsonb;
+BEGIN
+	IF idem_key IS NOT NULL THEN
+		-- Of two first calls with one key, the second waits here and then finds the first one's row.
+		PERFORM pg_advisory_xact_lock(hashtextextended(op || idem_key, 0));
+		SELECT * INTO earlier FROM acp.idempotency i WHERE i.tenant_id = nil AND i.action = op AND i.key = idem_key;
+		IF earlier.expires_at > acp.now() THEN
+			IF earlier.fingerprint <> p_ctx->>'fingerprint' THEN
+				PERFORM acp.fail('IDEMPOTENCY_MISMATCH', 'this idempotency key was used with another request');
+			END IF;
+			PERFORM acp.hub_changed(p_ctx, jsonb_build_object('tenant_id', earlier.reply->'tenant_uuid', 'replay', true));
+			RETURN earlier.reply;
+		END IF;
+		DELETE FROM acp.idempotency i WHERE i.tenant_id = nil AND i.action = op AND i.key = idem_key;
+	END IF;
+	IF NOT acp.tenant_create((p_ctx->>'id')::uuid, p->>'product', p->>'agent_id', p->>'email', p->>'organization_name') THEN
+		PERFORM acp.fail('ALREADY_ONBOARDED', 'this agent_id is taken');
+	END IF;
+	result := jsonb_build_object('tenant_uuid', p_ctx->'id', 'tier', 'free', 'created_at', acp.rfc3339(acp.now()));
+	IF idem_key IS NOT NULL THEN
+		INSERT INTO acp.idempotency (tenant_id, action, key, fingerprint, state, reply, created_at, expires_at)
+		VALUES (nil, op, idem_key, p_ctx->>'fingerprint', 'done', result, acp.now(), acp.now() + interval '24 hours');
+	END IF;
+	PERFORM acp.hub_changed(p_ctx, jsonb_build_object('tenant_id', p_ctx->'id'));
+	RETURN result;
+END
+$$;
+COMMENT ON FUNCTION acp.hub_tenants_create(jsonb, jsonb) IS
+	'tenants/create: a free tenant without a key. The same agent_id again is refused, unless the same Idempotency-Key comes with the same body.';
+
+CREATE OR REPLACE FUNCTION acp.hub_tenants_update(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	t acp.tenants := acp.hub_tenant(p);
+BEGIN
+	PERFORM acp.tenant_update(t.tenant_id, p->>'tier', p->>'payment_method_status', p->>'status', NULL);
+	UPDATE acp.tenants SET stripe_customer_id = coalesce(p->>'stripe_customer_id', stripe_customer_id)
+	WHERE tenant_id = t.tenant_id RETURNING * INTO t;
+	PERFORM acp.hub_changed(p_ctx, jsonb_build_object('tenant_id', t.tenant_id,
+		'changed', (SELECT jsonb_agg(key ORDER BY key) FROM jsonb_object_keys(p - 'tenant_id') key)));
+	RETURN jsonb_build_object('tenant_id', t.tenant_id, 'tier', t.tier, 'payment_method_status', t.payment_method_status,
+		'stripe_customer_id', t.stripe_customer_id, 'status', t.status, 'upgraded_at', acp.rfc3339(t.upgraded_at),
+		'updated_at', acp.rfc3339(t.updated_at));
+END
+$$;
+COMMENT ON FUNCTION acp.hub_tenants_update(jsonb, jsonb) IS 'tenants/update: sets what is given of tier, payment_method_status, status and stripe_customer_id.';
+
+CREATE OR REPLACE FUNCTION acp.hub_usage(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	t          CONSTANT acp.tenants := acp.hub_tenant(p);
+	month      CONSTANT date := coalesce(left(p->>'period_start', 10), p->>'period' || '-01')::date;
+	next_month CONSTANT date := month + interval '1 month';
+BEGIN
+	IF p ? 'period_end' AND (month IS NULL
+	   OR left(p->>'period_end', 10) NOT IN (to_char(next_month, 'YYYY-MM-DD'), to_char(next_month - 1, 'YYYY-MM-DD'))) THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'period_start and period_end must be the first and the last day of one UTC month, or the first of the next',
+			'/period_end');
+	END IF;
+	RETURN acp.usage(t.tenant_id, month, (p_ctx->>'free_limit')::integer)::jsonb;
+END
+$$;
+COMMENT ON FUNCTION acp.hub_usage(jsonb, jsonb) IS 'usage: the usage object of a tenant and UTC month, named by period_start and period_end or by period; now where neither is given.';
+
+CREATE OR REPLACE FUNCTION acp.hub_usage_reserve(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	t     CONSTANT acp.tenants := acp.hub_tenant(p);
+	at    CONSTANT timestamptz := p->>'ts';
+	place record;
+BEGIN
+	-- Asked twice by a kernel that did not see the first answer: the place held stays one.
+	PERFORM acp.usage_release(t.tenant_id, (p->>'event_id')::uuid, at);
+	SELECT * INTO place FROM acp.usage_reserve(t.tenant_id, (p->>'event_id')::uuid, at, (p_ctx->>'free_limit')::integer,
+		make_interval(secs => (p_ctx->>'reservation_ttl')::integer));
+	RETURN jsonb_build_object('allowed', place.allowed, 'tier', place.tier, 'calls_used', place.calls_used,
+		'calls_limit', place.calls_limit, 'policy_version', acp.policy_version());
+END
+$$;
+COMMENT ON FUNCTION acp.hub_usage_reserve(jsonb, jsonb) IS
+	'usage/reserve: holds a place of the tenant''s allowance for a kernel''s call, until usage/settle or the arrival of its audit row ends it.';
+
+CREATE OR REPLACE FUNCTION acp.hub_usage_consume(p jsonb, p_ctx jsonb) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	tenant   CONSTANT uuid := p->>'tenant_id';
+	event    CONSTANT uuid := p->>'event_id';
+	at       CONSTANT timestamptz := p->>'ts';
+	now_used bigint;
+BEGIN
+	INSERT INTO acp.usage_settled (tenant_id, period, reservation_id, settled_at)
+	VALUES (tenant, acp.period(at), event, acp.now()) ON CONFLICT DO NOTHING;
+	IF FOUND AND NOT EXISTS (SELECT FROM acp.audit_logs l WHERE l.tenant_id = tenant AND l.ts = at AND l.event_id = event) THEN
+		RETURN acp.usage_consume(tenant, event, at, (p_ctx->>'free_limit')::integer);
+	END IF;
+	-- Counted before: this is a repetition, or its audit row was faster.
+	DELETE FROM acp.usage_settled s WHERE s.tenant_id = tenant AND s.period = acp.period(at) AND s.reservation_id = event
+		AND EXISTS (SELECT FROM acp.audit_logs l WHERE l.tenant_id = tenant AND l.ts = at AND l.event_id = event);
+	SELECT used INTO now_used FROM acp.usage_quota q WHERE q.tenant_id = tenant AND q.period = acp.period(at);
+	RETURN now_used;
+END
+$$;
+COMMENT ON FUNCTION acp.hub_usage_consume(jsonb, jsonb) IS 'Counts a kernel''s call once, whether this or its audit row comes first, and however often.';
+
+CREATE OR REPLACE FUNCTION acp.hub_usage_settle(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	t        CONSTANT acp.tenants := acp.hub_tenant(p);
+	at       CONSTANT timestamptz := p->>'ts';
+	now_used bigint;
+BEGIN
+	IF p->>'outcome' = 'success' THEN
+		IF coalesce((p->>'reserved')::boolean, true) THEN
+			now_used := acp.hub_usage_consume(p, p_ctx);
+		END IF;
+		IF p ? 'approval_id' THEN
+			PERFORM acp.approval_use(t.tenant_id, (p->>'approval_id')::uuid, (p->>'event_id')::uuid);
+		END IF;
+	ELSIF NOT acp.usage_release(t.tenant_id, (p->>'event_id')::uuid, at) THEN
+		DELETE FROM acp.usage_settled
+		WHERE tenant_id = t.tenant_id AND period = acp.period(at) AND reservation_id = (p->>'event_id')::uuid;
+		IF FOUND THEN
+			UPDATE acp.usage_quota SET used = used - 1 WHERE tenant_id = t.tenant_id AND period = acp.period(at);
+		END IF;
+	END IF;
+	RETURN jsonb_build_object('calls_used', now_used);
+END
+$$;
+COMMENT ON FUNCTION acp.hub_usage_settle(jsonb, jsonb) IS
+	'usage/settle: before a kernel commits a call, success counts it and uses its approval up, or refuses; failure gives the place back.';
+
+CREATE OR REPLACE FUNCTION acp.hub_event_row(p_event jsonb) RETURNS acp.audit_logs
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	actor CONSTANT jsonb := coalesce(nullif(p_event->'actor', 'null'), '{}');
+	e     acp.audit_logs := jsonb_populate_record(NULL::acp.audit_logs, jsonb_strip_nulls(p_event - 'ts' - 'result_meta'));
+BEGIN
+	e.ts := CASE jsonb_typeof(p_event->'ts') WHEN 'number' THEN to_timestamp((p_event->>'ts')::numeric / 1000)
+		ELSE (p_event->>'ts')::timestamptz END;
+	e.result_meta := nullif(p_event->'result_meta', 'null');
+	e.tenant_id := coalesce(e.tenant_id, '00000000-0000-0000-0000-000000000000');
+	e.actor_type := coalesce(actor->>'type', e.actor_type);
+	e.actor_id := coalesce(actor->>'id', e.actor_id);
+	e.api_key_id := coalesce((actor->>'api_key_id')::uuid, e.api_key_id);
+	e.latency_ms := coalesce(e.latency_ms, 0);
+	e.dry_run := coalesce(e.dry_run, false);
+	e.billable := coalesce(e.billable, false);
+	e.billing_quantity := coalesce(e.billing_quantity, 1);
+	RETURN e;
+END
+$$;
+COMMENT ON FUNCTION acp.hub_event_row(jsonb) IS 'The audit row of an AuditEvent. What it does not say is billable is not; members that are no columns are dropped.';
+
+CREATE OR REPLACE FUNCTION acp.hub_count(p_rows acp.audit_logs[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	q record;
+BEGIN
+	-- A call that usage/settle has counted is not counted again; one that still holds its place gives it back.
+	FOR q IN
+		WITH settled AS (
+			DELETE FROM acp.usage_settled s USING unnest(p_rows) e
+			WHERE s.tenant_id = e.tenant_id AND s.period = acp.period(e.ts) AND s.reservation_id = e.event_id
+			RETURNING e.tenant_id, s.period, e.event_id
+		), held AS (
+			DELETE FROM acp.usage_reservations r USING unnest(p_rows) e
+			WHERE r.tenant_id = e.tenant_id AND r.period = acp.period(e.ts) AND r.reservation_id = e.event_id
+			RETURNING e.tenant_id, r.period, e.event_id
+		)
+		SELECT e.tenant_id, acp.period(e.ts) AS period, count(h.event_id)::integer AS released,
+			(count(*) FILTER (WHERE e.billable AND e.tier = 'free' AND s.event_id IS NULL))::integer AS used
+		FROM unnest(p_rows) e LEFT JOIN settled s USING (tenant_id, event_id) LEFT JOIN held h USING (tenant_id, event_id)
+		GROUP BY 1, 2 HAVING bool_or(h.event_id IS NOT NULL OR (e.billable AND e.tier = 'free' AND s.event_id IS NULL)) ORDER BY 1, 2
+	LOOP
+		INSERT INTO acp.usage_quota AS u (tenant_id, period, used) VALUES (q.tenant_id, q.period, q.used)
+		ON CONFLICT (tenant_id, period) DO UPDATE SET used = u.used + excluded.used, reserved = u.reserved - q.released;
+	END LOOP;
+	INSERT INTO acp.usage_counters AS c (tenant_id, day, action, status, billable, tier, billing_unit, slot, calls, quantity)
+	SELECT e.tenant_id, acp.day(e.ts), e.action, e.status, e.billable, e.tier, coalesce(e.billing_unit, 'call'),
+		pg_backend_pid() % 16, count(*), sum(e.billing_quantity)
+	FROM unnest(p_rows) e WHERE e.pack IS NOT NULL AND e.tier IS NOT NULL AND e.action IS NOT NULL
+	GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7
+	ON CONFLICT (tenant_id, day, action, status, billable, tier, billing_unit, slot)
+	DO UPDATE SET calls = c.calls + excluded.calls, quantity = c.quantity + excluded.quantity;
+END
+$$;
+COMMENT ON FUNCTION acp.hub_count(acp.audit_logs[]) IS
+	'Counts audit rows that have just been stored, in the lock order of 30_usage.sql: reservations, quotas, counters, each by tenant.';
+
+CREATE OR REPLACE FUNCTION acp.hub_audit_ingest(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	month  timestamptz;
+	stored acp.audit_logs[];
+BEGIN
+	FOR month IN
+		SELECT DISTINCT date_trunc('month', (acp.hub_event_row(value)).ts, 'UTC') FROM jsonb_array_elements(p->'events') ORDER BY 1
+	LOOP
+		PERFORM acp.ensure_partitions(month, 0);
+	END LOOP;
+	WITH kept AS (
+		INSERT INTO acp.audit_logs SELECT e.* FROM jsonb_array_elements(p->'events'), acp.hub_event_row(value) e
+		ORDER BY e.tenant_id, e.ts, e.event_id ON CONFLICT DO NOTHING RETURNING audit_logs)
+	SELECT coalesce(array_agg(audit_logs), '{}') INTO stored FROM kept;
+	PERFORM acp.hub_count(stored);
+	RETURN jsonb_build_object('accepted', cardinality(stored), 'duplicates', jsonb_array_length(p->'events') - cardinality(stored));
+END
+$$;
+COMMENT ON FUNCTION acp.hub_audit_ingest(jsonb, jsonb) IS
+	'audit-ingest: stores the events that are new by tenant, ts and event_id, and counts exactly those. All or none.';
+
+CREATE OR REPLACE FUNCTION acp.hub_audit_query(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	most     CONSTANT integer := coalesce((p->>'limit')::integer, 100);
+	tenant   CONSTANT uuid := p->>'tenant_id';
+	since    CONSTANT timestamptz := coalesce((p->>'from')::timestamptz, '-infinity');
+	-- The cursor is the last row that was given: microseconds since 1970, and event_id.
+	last_ts  CONSTANT timestamptz := coalesce('epoch'::timestamptz + split_part(p->>'cursor', '.', 1)::bigint * interval '1 microsecond', 'infinity');
+	last_id  CONSTANT uuid := coalesce(split_part(p->>'cursor', '.', 2), 'ffffffff-ffff-ffff-ffff-ffffffffffff')::uuid;
+	until    CONSTANT timestamptz := least(last_ts, coalesce((p->>'to')::timestamptz, 'infinity'));
+	found    acp.audit_logs[];
+	last_row acp.audit_logs;
+BEGIN
+	found := ARRAY(
+		SELECT l FROM acp.audit_logs l
+		WHERE (tenant IS NULL OR l.tenant_id = tenant) AND l.ts >= since AND l.ts <= until
+		  AND (l.ts < last_ts OR l.event_id < last_id) AND (NOT p ? 'to' OR l.ts < (p->>'to')::timestamptz)
+		  AND (NOT p ? 'action_prefix' OR starts_with(l.action, p->>'action_prefix')) AND (NOT p ? 'status' OR l.status = p->>'status')
+		ORDER BY l.ts DESC, l.event_id DESC LIMIT most + 1);
+	last_row := found[most];
+	RETURN jsonb_build_object(
+		'events', (SELECT coalesce(jsonb_agg(acp.audit_event_json(e) ORDER BY e.ts DESC, e.event_id DESC), '[]') FROM unnest(found[:most]) e),
+		'next_cursor', CASE WHEN cardinality(found) > most
+			THEN (extract(epoch FROM last_row.ts) * 1000000)::bigint || '.' || last_row.event_id END);
+END
+$$;
+COMMENT ON FUNCTION acp.hub_audit_query(jsonb, jsonb) IS
+	'audit-query: audit rows, newest first, that fit tenant_id, action_prefix, status, from (inclusive) and to (exclusive); next_cursor leads to the page after this one.';
+
+CREATE OR REPLACE FUNCTION acp.hub_authorize(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	t      CONSTANT acp.tenants := acp.hub_tenant(p);
+	actor  CONSTANT jsonb := p->'actor';
+	key_id CONSTANT text := coalesce(actor->>'api_key_id', CASE WHEN actor->>'type' = 'api_key' THEN actor->>'id' END);
+	query  jsonb := p - 'actor' || jsonb_build_object('actor_type', actor->'type', 'api_key_id', key_id);
+BEGIN
+	IF t.status <> 'active' THEN
+		RETURN jsonb_build_object('decision_id', p_ctx->'id', 'decision', 'deny', 'reason', 'the tenant is ' || t.status,
+			'policy_version', acp.policy_version(), 'decision_ttl_ms', 0);
+	END IF;
+	-- An approval is for one key: without one, the decision asks for what cannot be given.
+	query := query || jsonb_build_object('event_id', CASE WHEN key_id IS NOT NULL THEN coalesce(p->'event_id', p_ctx->'id') END);
+	RETURN jsonb_build_object('decision_id', p_ctx->'id') || jsonb_strip_nulls(acp.authorize(query));
+END
+$$;
+COMMENT ON FUNCTION acp.hub_authorize(jsonb, jsonb) IS 'authorize: may this call of a tenant run in a kernel? A suspended tenant''s may not.';
+
+CREATE OR REPLACE FUNCTION acp.hub_heartbeat(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	INSERT INTO acp.kernels (kernel_id, version, info, last_seen_at)
+	VALUES (p->>'kernel_id', p->>'version', p - 'kernel_id' - 'version', acp.now())
+	ON CONFLICT (kernel_id) DO UPDATE SET version = excluded.version, info = excluded.info, last_seen_at = excluded.last_seen_at;
+	RETURN jsonb_build_object('policy_version', acp.policy_version(), 'now', acp.rfc3339(acp.now()));
+END
+$$;
+COMMENT ON FUNCTION acp.hub_heartbeat(jsonb, jsonb) IS 'heartbeat: remembers the kernel, tells the time and the number of the newest change of the policies.';
+
+CREATE OR REPLACE FUNCTION acp.hub_policy_propose(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	t      CONSTANT acp.tenants := acp.hub_tenant(p);
+	result CONSTANT jsonb := acp.governance_propose_policy(t.tenant_id, p, jsonb_build_object('event_id', p_ctx->'id',
+		'api_key_id', '00000000-0000-0000-0000-000000000000'));
+BEGIN
+	PERFORM acp.hub_changed(p_ctx, jsonb_build_object('tenant_id', t.tenant_id, 'resource_type', 'policy_proposal', 'resource_id', p_ctx->'id'));
+	RETURN result;
+END
+$$;
+COMMENT ON FUNCTION acp.hub_policy_propose(jsonb, jsonb) IS 'policy-propose: as governance.propose_policy, for a tenant; no key of its own stands behind it (nil api_key_id).';
+
+CREATE OR REPLACE FUNCTION acp.hub_revoke(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	tenant uuid;
+	ended  uuid[];
+BEGIN
+	IF p ? 'tenant_id' THEN
+		tenant := (acp.hub_tenant(p)).tenant_id;
+	ELSE
+		SELECT tenant_id INTO tenant FROM acp.api_keys WHERE api_key_id = (p->>'api_key_id')::uuid;
+		IF NOT FOUND THEN
+			PERFORM acp.fail('NOT_FOUND', 'no key has this api_key_id', '/api_key_id');
+		END IF;
+	END IF;
+	WITH gone AS (
+		UPDATE acp.api_keys SET revoked_at = acp.now()
+		WHERE tenant_id = tenant AND revoked_at IS NULL AND (NOT p ? 'api_key_id' OR api_key_id = (p->>'api_key_id')::uuid)
+		RETURNING api_key_id)
+	SELECT coalesce(array_agg(api_key_id ORDER BY api_key_id), '{}') INTO ended FROM gone;
+	PERFORM acp.hub_changed(p_ctx, jsonb_build_object('tenant_id', tenant, 'resource_type', 'api_key', 'count', cardinality(ended)));
+	RETURN jsonb_build_object('tenant_id', tenant, 'revoked', to_jsonb(ended));
+END
+$$;
+COMMENT ON FUNCTION acp.hub_revoke(jsonb, jsonb) IS 'revoke: one key, or all keys of a tenant. revoked: those that were usable until now.';
+
+-- The way to a remote hub ----------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION acp.outbox_take(p_most integer) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	result jsonb;
+BEGIN
+	WITH taken AS (
+		DELETE FROM acp.audit_outbox o USING (
+			SELECT tenant_id, ts, event_id FROM acp.audit_outbox WHERE refused IS NULL ORDER BY ts LIMIT p_most FOR UPDATE SKIP LOCKED) next
+		WHERE o.tenant_id = next.tenant_id AND o.ts = next.ts AND o.event_id = next.event_id RETURNING o.event, o.ts)
+	SELECT coalesce(jsonb_agg(event ORDER BY ts), '[]') INTO result FROM taken;
+	RETURN result;
+END
+$$;
+COMMENT ON FUNCTION acp.outbox_take(integer) IS
+	'Takes audit events that wait for the remote hub, oldest first; the caller commits when the hub has them, and rolls back when it has not.';
+
+CREATE OR REPLACE FUNCTION acp.outbox_refused(p_event jsonb, p_reason text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	INSERT INTO acp.audit_outbox (tenant_id, ts, event_id, event, refused)
+	VALUES (coalesce(p_event->>'tenant_id', '00000000-0000-0000-0000-000000000000')::uuid, (p_event->>'ts')::timestamptz,
+		(p_event->>'event_id')::uuid, p_event, p_reason);
+END
+$$;
+COMMENT ON FUNCTION acp.outbox_refused(jsonb, text) IS 'Puts an event back that the remote hub will never take, for an operator to look at.';
+
+GRANT EXECUTE ON FUNCTION acp.audit_event_json(acp.audit_logs), acp.hub_tenant(jsonb), acp.hub_changed(jsonb, jsonb),
+	acp.hub_tenants_create(jsonb, jsonb), acp.hub_tenants_update(jsonb, jsonb), acp.hub_usage(jsonb, jsonb),
+	acp.hub_usage_reserve(jsonb, jsonb), acp.hub_usage_consume(jsonb, jsonb), acp.hub_usage_settle(jsonb, jsonb),
+	acp.hub_event_row(jsonb), acp.hub_count(acp.audit_logs[]), acp.hub_audit_ingest(jsonb, jsonb), acp.hub_audit_query(jsonb, jsonb),
+	acp.hub_authorize(jsonb, jsonb), acp.hub_heartbeat(jsonb, jsonb), acp.hub_policy_propose(jsonb, jsonb), acp.hub_revoke(jsonb, jsonb),
+	acp.outbox_take(integer), acp.outbox_refused(jsonb, text) TO acp_app;

@@ -1,0 +1,493 @@
+"""A kernel A whose hub is another acp-fcgi: contract 3 (fail-open usage, fail-closed writes), issue (nothing is lost)."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import tempfile
+import threading
+import time
+import uuid
+
+from client import CREATE, NIL, ONBOARD, SCORE, SCORE_PARAMS, refused, succeeded
+from database import with_user
+from fcgi import Responder
+from harness import check, equal, only_on, parallel, until
+from hub import Hub
+from stack import children, end_quietly, is_running
+from test_operator import migrated, scratch_database
+
+MODEL = {"name": "m", "model_type": "linear", "weights": {"a": 1}}
+LIST = "domain.leadscoring.models.list"
+JSON = {"Content-Type": "application/json"}
+
+
+class Line:
+    """The network between A and the hub: a TCP forwarder that can be cut ("refuse") or fall silent ("hang")."""
+
+    def __init__(self, host, port):
+        self._target = (host, port)
+        self._mode = "pass"
+        self._open = set()
+        self._lock = threading.Lock()
+        self.connections = 0
+        self._listen()
+        self.port = self._listener.getsockname()[1]
+
+    def _listen(self, port=0):
+        self._listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def _accept(self, listener):
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._keep(near)
+            if self._mode == "pass":
+                threading.Thread(target=self._connect, args=(near,), daemon=True).start()
+
+    def _keep(self, connection):
+        with self._lock:
+            self._open.add(connection)
+
+    def _connect(self, near):
+        try:
+            far = socket.create_connection(self._target, timeout=60)
+        except OSError:
+            near.close()
+            return
+        self._keep(far)
+        threading.Thread(target=self._copy, args=(far, near), daemon=True).start()
+        self._copy(near, far)
+
+    def _copy(self, source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _drop(self):
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+                connection.close()
+            self._open.clear()
+
+    def set(self, mode):
+        was, self._mode = self._mode, mode
+        if mode == "refuse" and was != "refuse":
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+        elif was == "refuse" and mode != "refuse":
+            self._listen(self.port)
+        self._drop()
+
+    def close(self):
+        self.set("refuse")
+
+
+class Kernel:
+    """Kernel A: a responder with a database of its own, asked on its socket."""
+
+    def __init__(self, bench, responder, database, line):
+        self.bench, self.responder, self.db, self.line = bench, responder, database, line
+
+    def request(self, method, path, body=None, key=None, headers=()):
+        more = {**JSON, **dict(headers), **({"X-API-Key": key} if key else {})}
+        return self.responder.ask(method, path, b"" if body is None else json.dumps(body).encode(), more)
+
+    def call(self, key, action, params=None, **members):
+        return self.request("POST", "/api/manage", {"action": action, "params": params or {}, **members}, key)
+
+    def score(self, key):
+        return self.call(key, SCORE, SCORE_PARAMS)
+
+    def onboard(self, headers=(), **more):
+        body = {"agent_id": self.bench.agent_id(), "email": "agent@example.com", **more}
+        return self.request("POST", ONBOARD, body, headers=headers)
+
+    def tenant(self):
+        reply = succeeded(self.onboard(), 201)
+        return reply.json["tenant_uuid"], reply.json["api_key"]
+
+    def waiting(self):
+        return self.db.value("select count(*) from acp.audit_outbox")
+
+    def audit(self, reply):
+        return self.db.row("select * from acp.audit_logs where request_id = :'id'", id=reply.request_id)
+
+    def delivered(self, seconds=15):
+        """Until the hub has every row; which are then the same in both databases."""
+        until(seconds, "the outbox is empty", lambda: self.waiting() == 0)
+        columns = "event_id, request_id, ts, tenant_id, integration, action, status, billable, tier, billing_quantity, result_meta"
+        ours = self.db.rows("select %s from acp.audit_logs order by event_id" % columns)
+        ids = "{%s}" % ",".join(row["event_id"] for row in ours)
+        theirs = self.bench.db.rows("select %s from acp.audit_logs where event_id = any (:'ids'::uuid[]) order by event_id"
+                                    % columns, ids=ids)
+        equal(theirs, ours, "rows of the hub")
+        return ours
+
+
+class Elsewhere:
+    """The stack's settings with a copy of the program: who looks for the hub's processes by their file finds the hub's."""
+
+    def __init__(self, stack, folder):
+        self.sbin = folder
+        self.setting = stack.setting
+        shutil.copy(os.path.join(stack.sbin, "acp.fcgi"), folder)
+
+
+@contextlib.contextmanager
+def kernel_a(bench, **settings):
+    hub = Hub(bench)
+    line = Line(bench.http.host, bench.http.port)
+    try:
+        with scratch_database(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
+            migrated(bench, database)
+            url = "http://127.0.0.1:%d%s" % (line.port, bench.http.prefix)
+            options = {"database_url": with_user(database.url, "acp_app"), "hub_url": url, "hub_key": hub.key,
+                       "kernel_id": "e2e-kernel-a", "key_pepper": "a" * 64, "key_pepper_file": None,
+                       "onboard_per_ip": "100000", **settings}
+            with Responder(Elsewhere(bench.stack, folder), **options) as responder:
+                yield Kernel(bench, responder, database, line)
+    finally:
+        line.close()
+
+
+def hub_quota(bench, tenant):
+    rows = bench.db.rows("select used, reserved from acp.usage_quota where tenant_id = :'id'", id=tenant)
+    return (rows[0]["used"], rows[0]["reserved"]) if rows else (0, 0)
+
+
+def hub_calls(bench, tenant):
+    return succeeded(Hub(bench).post("usage", {"tenant_id": tenant})).json["calls_used"]
+
+
+@contextlib.contextmanager
+def policy(bench, tenant, decision, **more):
+    """A policy in force at the hub for a tenant."""
+    number = str(uuid.uuid4())
+    text = json.dumps({"name": "e2e", "decision": decision, "action": CREATE, **more})
+    bench.db.execute("select acp.policy_add(:'id', :'tenant', :'policy')", id=number, tenant=tenant, policy=text)
+    try:
+        yield number
+    finally:
+        bench.db.execute("select acp.policy_enable(:'id', false)", id=number)
+
+
+# Together ------------------------------------------------------------------------------------------------------------
+
+def test_tenants_are_the_hub_s(bench):
+    """Contract 2.1: onboarding at A makes the tenant at the hub first; the key works at A only."""
+    with kernel_a(bench) as a:
+        tenant, key = a.tenant()
+        here = a.db.row("select agent_id from acp.tenants where tenant_id = :'id'", id=tenant)
+        there = bench.db.row("select agent_id from acp.tenants where tenant_id = :'id'", id=tenant)
+        equal(there, here, "tenant")
+        succeeded(a.call(key, "meta.version"))
+        refused(bench.call(key, "meta.version"), 401, "INVALID_API_KEY")
+        again = a.request("POST", ONBOARD, {"agent_id": here["agent_id"], "email": "agent@example.com"})
+        refused(again, 409, "ALREADY_ONBOARDED")
+        check("api_key" not in again.json, "a second onboarding gave a key")
+        taken = bench.onboard()
+        refused(a.onboard(agent_id=taken.agent_id), 409, "ALREADY_ONBOARDED")
+        a.delivered()
+
+
+def test_onboarding_replays(bench):
+    """Contract 2.1: with an Idempotency-Key the same key is given again, also through a hub."""
+    with kernel_a(bench) as a:
+        body = {"agent_id": bench.agent_id(), "email": "agent@example.com"}
+        replies = [a.request("POST", ONBOARD, body, headers={"Idempotency-Key": "k"}) for _ in range(2)]
+        equal({(r.status, r.json["api_key"], r.json["tenant_uuid"]) for r in replies}.__len__(), 1, "different replies")
+        # Half of an onboarding: the hub has the tenant, A has not.
+        a.db.execute("truncate acp.api_keys, acp.key_lookup, acp.tenants, acp.agents, acp.idempotency cascade")
+        finished = a.request("POST", ONBOARD, body)
+        equal(succeeded(finished, 201).json["tenant_uuid"], replies[0].json["tenant_uuid"], "tenant of the second try")
+
+
+def test_other_kernels_get_no_key_to_it(bench):
+    """Contract 2.1: who knows agent_id and e-mail gets no key to a tenant of another kernel of the same hub."""
+    with kernel_a(bench) as a:
+        body = {"agent_id": bench.agent_id(), "email": "agent@example.com"}
+        succeeded(a.request("POST", ONBOARD, body), 201)
+        with kernel_a(bench, key_pepper="b" * 64) as b:
+            refused(b.request("POST", ONBOARD, body), 409, "ALREADY_ONBOARDED")
+
+
+def test_usage_is_exact_over_kernels(bench):
+    """Contract 3: never one call more than the allowance, over two kernels of one hub at once; refusals use nothing."""
+    with kernel_a(bench) as a:
+        tenant, key = a.tenant()
+        bench.db.execute("update acp.tenants set calls_limit = 7 where tenant_id = :'id'", id=tenant)
+        hub_key, _ = bench.make_key(type("T", (), {"id": tenant}), "manage.domain")
+        replies = parallel(20, lambda n: a.score(key) if n % 2 else bench.score(hub_key))
+        codes = [reply.code for reply in replies]
+        equal((codes.count(None), codes.count("UPGRADE_REQUIRED")), (7, 13), "successes, refusals")
+        a.delivered()
+        equal(hub_quota(bench, tenant), (7, 0), "used, reserved")
+        equal(hub_calls(bench, tenant), 7, "calls_used")
+        mine = next(reply for n, reply in enumerate(replies) if n % 2 and reply.status == 402)
+        equal((mine.json["usage"]["calls_limit"], mine.json["retryable"]), (7, False), "refusal of A")
+        equal(a.audit(mine)["status"], "denied", "its row")
+
+
+def test_usage_and_warning(bench):
+    """Contract 2.1, 3: A's /api/usage is the hub's; warnings count this call; a failed call gives its place back."""
+    with kernel_a(bench) as a:
+        tenant, key = a.tenant()
+        bench.db.execute("update acp.tenants set calls_limit = 3 where tenant_id = :'id'", id=tenant)
+        succeeded(a.score(key))
+        refused(a.call(key, SCORE, {"model_id": str(uuid.uuid4()), "leads": SCORE_PARAMS["leads"]}), 404, "NOT_FOUND")
+        equal(hub_quota(bench, tenant), (1, 0), "after a failure")
+        check("warning" not in succeeded(a.score(key)).json, "a warning at 2 of 3")
+        equal(succeeded(a.score(key)).json["warning"]["usage"]["calls_used"], 3, "warning at 3 of 3")
+        a.delivered()
+        usage = succeeded(a.request("GET", "/api/usage", key=key)).json
+        equal((usage["tenant_id"], usage["calls_used"], usage["calls_limit"]), (tenant, 3, 3), "usage")
+        refused(a.score(key), 402, "UPGRADE_REQUIRED")
+        dry = a.call(key, SCORE, SCORE_PARAMS, dry_run=True)
+        equal(succeeded(dry).json["dry_run"], True, "a dry run")
+
+
+def test_paid_at_the_hub(bench):
+    """Contract 3: the hub's tier counts: upgraded there, nothing limits the tenant at A, and its rows say paid."""
+    with kernel_a(bench) as a:
+        tenant, key = a.tenant()
+        bench.db.execute("update acp.tenants set calls_limit = 1 where tenant_id = :'id'", id=tenant)
+        succeeded(a.score(key))
+        refused(a.score(key), 402, "UPGRADE_REQUIRED")
+        succeeded(Hub(bench).post("tenants/update", {"tenant_id": tenant, "tier": "paid", "payment_method_status": "active"}))
+        equal(a.audit(succeeded(a.score(key)))["tier"], "paid", "tier")
+        a.delivered()
+        equal(hub_quota(bench, tenant), (1, 0), "used, reserved")
+
+
+def test_policies_are_the_hub_s(bench):
+    """Contract 2.2: a policy of the hub decides at A; a decision that was remembered dies with the next policy version."""
+    with kernel_a(bench, processes="1") as a:
+        tenant, key = a.tenant()
+        succeeded(a.call(key, CREATE, MODEL))
+        with policy(bench, tenant, "deny", reason="frozen"):
+            reply = refused(a.call(key, CREATE, {**MODEL, "name": "other"}), 403, "POLICY_DENIED")
+            check("frozen" in reply.json["error"], "reason: %s" % reply)
+            check(a.audit(reply)["policy_decision_id"], "no policy_decision_id")
+            refused(a.call(key, CREATE, MODEL), 403, "POLICY_DENIED")  # allowed and remembered before
+            succeeded(a.call(key, LIST))
+        succeeded(a.call(key, CREATE, {**MODEL, "name": "after"}))
+        succeeded(Hub(bench).post("tenants/update", {"tenant_id": tenant, "status": "suspended"}))
+        refused(a.call(key, CREATE, {**MODEL, "name": "suspended"}), 403, "POLICY_DENIED")
+
+
+def test_approval_of_the_hub(bench):
+    """Contract 2.2: an approval at the hub lets exactly that call through at A, once."""
+    with kernel_a(bench) as a:
+        tenant, key = a.tenant()
+        with policy(bench, tenant, "require_approval"):
+            first = refused(a.call(key, CREATE, MODEL), 403, "APPROVAL_REQUIRED")
+            bench.db.execute("select acp.approval_decide(:'id', 'approved')", id=first.json["approval_id"])
+            refused(a.call(key, CREATE, {**MODEL, "name": "other"}), 403, "APPROVAL_REQUIRED")
+            replies = parallel(6, lambda _: a.call(key, CREATE, MODEL))
+            equal(sorted(reply.status for reply in replies), [200] + [403] * 5, "statuses")
+            equal(len(succeeded(a.call(key, LIST)).data), 1, "models")
+            refused(a.call(key, CREATE, MODEL), 403, "APPROVAL_REQUIRED")
+
+
+def test_decisions_and_connections_are_kept(bench):
+    """Issue: equal calls ask the hub once for a while, over connections that are kept."""
+    with kernel_a(bench, processes="1", workers="1", usage_enforcement="off") as a:
+        _, key = a.tenant()
+        succeeded(a.call(key, "meta.version"))
+        a.delivered()
+        log = bench.stack.log
+        if not log:
+            return
+        before = asked(log, "authorize")
+        connections = a.line.connections
+        for _ in range(20):
+            succeeded(a.call(key, "meta.version"))
+        check(asked(log, "authorize") - before <= 1, "the hub was asked again and again")
+        a.delivered()
+        check(a.line.connections - connections <= 4, "%d new connections" % (a.line.connections - connections))
+
+
+def asked(log, name):
+    with open(log, encoding="utf-8") as file:
+        return len(re.findall(r"path=/functions/v1/%s status=200" % name, file.read()))
+
+
+def test_heartbeat(bench):
+    """Contract 2.2: A tells the hub that it is there."""
+    with kernel_a(bench, kernel_id="e2e-%s" % uuid.uuid4()) as a:
+        name = a.responder._settings["kernel_id"]
+        until(10, "the heartbeat", lambda: bench.db.value("select count(*) from acp.kernels where kernel_id = :'id'", id=name))
+
+
+def test_secrets_stay(bench):
+    """Contract 2: neither the hub's key nor its address is in A's replies or log."""
+    with kernel_a(bench) as a:
+        _, key = a.tenant()
+        a.line.set("refuse")
+        reply = refused(a.call(key, CREATE, MODEL), 503, "UNAVAILABLE")
+        log = a.responder.read_log()
+        check(Hub(bench).key not in log, "hub_key stands in the log")
+        check(str(a.line.port) not in reply.body.decode(), "the reply names the hub")
+
+
+def test_configuration(bench):
+    """Issue: a hub without a key, over a network in clear, or beside a kernel_key of one's own stops the start."""
+    good = {"ACP_HUB_URL": "https://hub.example.com", "ACP_HUB_KEY": "k" * 40, "ACP_KERNEL_KEY": ""}
+    equal(bench.stack.program("acp.fcgi", "--check-config", environment=good).returncode, 0, "a good one")
+    for change in ({"ACP_HUB_KEY": ""}, {"ACP_HUB_URL": "http://hub.example.com"}, {"ACP_HUB_URL": "http://127.0.0.1.example.com"},
+                   {"ACP_HUB_URL": "https://hub.example.com/"}, {"ACP_KERNEL_KEY": "x" * 40}):
+        done = bench.stack.program("acp.fcgi", "--check-config", environment={**good, **change})
+        equal(done.returncode, 78, "exit status with %r" % change)
+
+
+# Apart ---------------------------------------------------------------------------------------------------------------
+
+def away_and_back(bench, a, mode, limit_ms):
+    tenant, key = a.tenant()
+    succeeded(a.call(key, CREATE, MODEL))
+    a.delivered()
+    before = hub_quota(bench, tenant)[0]
+    a.line.set(mode)
+    start = time.monotonic()
+    scores = [succeeded(a.score(key)) for _ in range(5)]
+    reads = [succeeded(a.call(key, LIST)) for _ in range(3)]
+    writes = [refused(a.call(key, CREATE, {**MODEL, "name": "n%d" % n}), 503, "UNAVAILABLE") for n in range(3)]
+    took = time.monotonic() - start
+    check(took < limit_ms / 1000, "11 calls took %.1f s without the hub" % took)
+    for reply in writes:
+        check(reply.header("Retry-After"), "no Retry-After")
+        equal(a.audit(reply)["status"], "error", "row of a refused write")
+    for reply in scores:
+        equal(a.audit(reply)["result_meta"]["usage_check"], "failed_open", "usage_check")
+    for reply in reads:
+        equal(a.audit(reply)["result_meta"]["policy_check"], "failed_open", "policy_check")
+    refused(a.request("GET", "/api/usage", key=key), 503, "UNAVAILABLE")
+    refused(a.onboard(), 503, "UNAVAILABLE")
+    succeeded(a.request("GET", "/readyz"))
+    check(a.waiting() >= 11, "%d rows wait" % a.waiting())
+    a.line.set("pass")
+    rows = a.delivered(30)
+    billable = sum(row["billable"] for row in rows)
+    equal(billable, 1 + 5 + 3, "billable rows of A")
+    equal(hub_quota(bench, tenant), (before + 8, 0), "used, reserved at the hub")
+    equal(hub_calls(bench, tenant), billable, "calls_used at the hub")
+    equal(len(succeeded(a.call(key, LIST)).data), 1, "models: refused writes did nothing")
+    succeeded(a.call(key, CREATE, {**MODEL, "name": "back"}))
+    equal(bench.db.rows("select * from acp_report.usage_drift limit 5"), [], "drift at the hub")
+
+
+def test_hub_refuses_connections(bench):
+    """Contract 3: the hub is gone: reads and usage go on and say so, writes answer 503; nothing is lost or doubled."""
+    with kernel_a(bench) as a:
+        away_and_back(bench, a, "refuse", 6000)
+
+
+def test_hub_falls_silent(bench):
+    """Contract 3: the hub does not answer: deadlines hold, a silent hub is left alone, and all comes right afterwards."""
+    with kernel_a(bench, hub_timeout_ms="300") as a:
+        away_and_back(bench, a, "hang", 12000)
+
+
+def test_cut_between_reserve_and_settle(bench):
+    """Contract 3: a place that was held when the hub went away is counted once when the row arrives."""
+    with kernel_a(bench) as a:
+        tenant, key = a.tenant()
+        with bench.db.session() as session:
+            # The hub's answer to usage/settle waits for this lock; then the line is cut.
+            succeeded(a.score(key))
+            a.delivered()
+            session.execute("begin; lock table acp.usage_settled in exclusive mode;")
+            result = []
+            thread = threading.Thread(target=lambda: result.append(a.score(key)))
+            thread.start()
+            until(5, "the place is held", lambda: hub_quota(bench, tenant)[1] == 1)
+            time.sleep(0.2)
+            a.line.set("refuse")
+            thread.join(30)
+            equal(a.audit(succeeded(result[0]))["result_meta"]["usage_check"], "failed_open", "usage_check")
+            session.execute("rollback;")
+        a.line.set("pass")
+        a.delivered()
+        equal(hub_quota(bench, tenant), (2, 0), "used, reserved")
+
+
+def test_refused_event_is_put_aside(bench):
+    """Issue: an event that the hub will never take does not hold up the others, and is not lost."""
+    with kernel_a(bench) as a:
+        _, key = a.tenant()
+        a.delivered()
+        a.line.set("refuse")
+        for _ in range(4):
+            succeeded(a.call(key, "meta.version"))
+        bad = str(uuid.uuid4())
+        a.db.execute("insert into acp.audit_outbox (tenant_id, ts, event_id, event) values (:'nil', now() - interval '1 hour', :'id', "
+                     "jsonb_build_object('event_id', :'id', 'ts', now()))", nil=NIL, id=bad)
+        a.line.set("pass")
+        until(20, "the others are delivered", lambda: a.waiting() == 1)
+        row = a.db.row("select event_id, refused from acp.audit_outbox")
+        check(row["event_id"] == bad and "request_id" in row["refused"], "what is left: %s" % row)
+
+
+def test_killed_responder_loses_nothing(bench):
+    """Issue: kill -9 of A with rows waiting; the next A sends them."""
+    with kernel_a(bench) as a:
+        _, key = a.tenant()
+        a.delivered()
+        a.line.set("refuse")
+        for _ in range(5):
+            succeeded(a.score(key))
+        workers = children(a.responder.process.pid)
+        end_quietly(workers)
+        until(10, "the workers are dead", lambda: not any(is_running(pid) for pid in workers))
+        a.line.set("pass")
+        a.delivered(30)
+        succeeded(a.score(key))
+        a.delivered()
+
+
+@only_on("lighttpd", "kills the supervisor and the processes of the hub")
+def test_hub_killed_mid_run(bench):
+    """Issue: kill -9 of the hub's responder under load; when it is back, its rows and counters are A's."""
+    bench.need_own_stack("kills the hub")
+    with kernel_a(bench, rate_limits="off") as a:
+        tenant, key = a.tenant()
+        hub_paid = {"tenant_id": tenant, "tier": "paid", "payment_method_status": "active"}
+        succeeded(Hub(bench).post("tenants/update", hub_paid))
+        replies, stop = [], threading.Event()
+
+        def work():
+            while not stop.is_set():
+                replies.append(a.score(key))
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        until(20, "calls before", lambda: len(replies) > 30)
+        end_quietly([bench.stack.supervisor] + bench.stack.responders())
+        count = len(replies)
+        until(60, "calls without the hub", lambda: len(replies) > count + 30)
+        bench.stack.restart_responder()
+        count = len(replies)
+        until(60, "calls after", lambda: len(replies) > count + 30)
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+        for reply in replies:
+            succeeded(reply)
+        a.delivered(60)
+        rows = bench.db.value("select count(*) from acp.audit_logs where tenant_id = :'id' and billable", id=tenant)
+        equal(rows, len(replies), "billable rows at the hub")
+        equal(hub_calls(bench, tenant), len(replies), "calls_used at the hub")
+
