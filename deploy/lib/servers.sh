@@ -64,6 +64,7 @@ responder_settings() {
 		database_url = $(database_url acp_app acp)
 		sql_dir = $PREFIX/share/acp-fcgi/sql
 		key_pepper_file = $ETC/key_pepper
+		kernel_key_file = $ETC/kernel_key
 		log_file = $RESPONDER_LOG
 		# On loopback everybody has one address, and tests onboard many agents.
 		onboard_per_ip = 100000
@@ -81,7 +82,9 @@ with_extra_settings() {
 		cat
 	else
 		[ -r "$EXTRA_CONF" ] || fail "--conf $EXTRA_CONF: cannot read it"
-		awk -F '[ \t]*=' 'NR == FNR { name = $1; gsub(/^[ \t]+/, "", name); if (name !~ /^#/ && name != "") given[name] = 1; next }
+		awk -F '[ \t]*=' 'NR == FNR { name = $1; gsub(/^[ \t]+/, "", name); if (name !~ /^#/ && name != "") given[name] = 1
+			# An installation that has a hub is none itself.
+			if (name == "hub_url" || name == "kernel_key") given["kernel_key_file"] = 1; next }
 			!($1 in given)' "$EXTRA_CONF" -
 		cat "$EXTRA_CONF"
 	fi
@@ -91,6 +94,9 @@ write_responder_config() {
 	local text
 	if [ ! -s "$ETC/key_pepper" ]; then
 		openssl rand -hex 32 | write_file "$ETC/key_pepper" 640 "$WEB_GROUP"
+	fi
+	if [ ! -s "$ETC/kernel_key" ]; then
+		printf 'acpk_%s\n' "$(openssl rand -hex 24)" | write_file "$ETC/kernel_key" 640 "$WEB_GROUP"
 	fi
 	text=$(responder_settings | with_extra_settings)
 	if printf '%s\n' "$text" | write_file "$ETC/acp.conf" 640 "$WEB_GROUP"; then

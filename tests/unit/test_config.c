@@ -355,10 +355,9 @@ static void test_environment_is_wrong(void)
 /* Names that deploy/demo writes into its env file are not settings and no mistakes. */
 static void test_foreign_names(void)
 {
-	static const char *const names[] = {
-		"ACP_URL",           "ACP_KERNEL_KEY",  "ACP_EXECUTOR_KEY", "ACP_STRIPE_WEBHOOK_SECRET",
-		"ACP_STRIPE_URL",    "ACP_STRIPE_KEY",  "ACP_API_KEY",      "ACP_LOW_SCOPE_KEY",
-		"ACP_RESPONDER_PID", "ACP_POSTGRES_PID"};
+	static const char *const names[] = {"ACP_URL",           "ACP_EXECUTOR_KEY",  "ACP_STRIPE_WEBHOOK_SECRET",
+					    "ACP_STRIPE_URL",    "ACP_STRIPE_KEY",    "ACP_API_KEY",
+					    "ACP_LOW_SCOPE_KEY", "ACP_RESPONDER_PID", "ACP_POSTGRES_PID"};
 	begin();
 	for (size_t i = 0; i < ACP_COUNT(names); i++)
 		setenv(names[i], "anything", 1);
