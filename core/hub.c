@@ -50,6 +50,8 @@ static enum acp_code refuse(struct hub_call *call, enum acp_code code, const cha
 	vsnprintf(call->error, sizeof call->error, format, args);
 	va_end(args);
 	snprintf(call->field, sizeof call->field, "%s", field);
+	acp_utf8_trim(call->error);
+	acp_utf8_trim(call->field);
 	return call->code = code;
 }
 

@@ -465,6 +465,18 @@ static enum acp_code claim(void *self, const char *tenant_id, const char *action
 	return remote->local.claim(remote->local.self, tenant_id, action, key, fingerprint, event_id, out);
 }
 
+static enum acp_code deliveries_take(void *self, int max, int lease, struct json_object **list)
+{
+	struct acp_remote_plane *remote = self;
+	return remote->local.deliveries_take(remote->local.self, max, lease, list);
+}
+
+static enum acp_code delivery_done(void *self, struct json_object *outcome)
+{
+	struct acp_remote_plane *remote = self;
+	return remote->local.delivery_done(remote->local.self, outcome);
+}
+
 static void maintain(void *self)
 {
 	struct acp_remote_plane *remote = self;
@@ -632,6 +644,8 @@ struct acp_remote_plane *acp_remote_plane_new(const struct acp_config *config, c
 		.settle = settle,
 		.record = record,
 		.onboard = onboard,
+		.deliveries_take = deliveries_take,
+		.delivery_done = delivery_done,
 		.maintain = maintain,
 		.ready = ready,
 	};

@@ -71,7 +71,7 @@ CREATE TEMP VIEW function_with_concatenated_sql AS
 CREATE TEMP VIEW table_not_keyed_by_tenant AS
 	SELECT name FROM relations r
 	WHERE relkind IN ('r', 'p')
-	  AND name <> ALL (ARRAY['acp.agents', 'acp.key_lookup', 'acp.policies', 'acp.prices', 'acp.schema_migrations'])
+	  AND name <> ALL (ARRAY['acp.agents', 'acp.key_lookup', 'acp.kernels', 'acp.policies', 'acp.prices', 'acp.schema_migrations'])
 	  AND NOT EXISTS (SELECT FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid
 	AND a.attnum = k.conkey[1]
 	                  WHERE k.conrelid = r.oid AND k.contype = 'p' AND a.attname = 'tenant_id');

@@ -40,6 +40,9 @@ CREATE TEMP TABLE expected (relation text PRIMARY KEY, app text, report text);
 INSERT INTO expected VALUES
 	('acp.agents', 'ra', ''),
 	('acp.approvals', 'raw', ''),
+	('acp.audit_outbox', 'rawd', ''),
+	('acp.kernels', 'raw', ''),
+	('acp.usage_settled', 'rad', ''),
 	('acp.policies', 'raw', ''),
 	('acp.policy_proposals', 'raw', ''),
 	('acp.team_members', 'raw', ''),
