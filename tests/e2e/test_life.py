@@ -237,8 +237,8 @@ def test_stop_when_idle_is_quick(bench):
 def test_socket_left_behind(bench):
     """A socket that a killed responder left behind does not stop the next start; no worker outlives its supervisor."""
     with Responder(bench.stack) as first:
+        until(10, "both workers run", lambda: len(children(first.process.pid)) == 2)
         workers = children(first.process.pid)
-        equal(len(workers), 2, "processes")
         first.process.kill()
         first.process.wait(20)
         until(10, "the workers end", lambda: not any(is_running(pid) for pid in workers))
