@@ -3,7 +3,7 @@
 
 BUILD_PACKAGES=(gcc make libc6-dev autoconf automake pkg-config libfcgi-dev libjson-c-dev libcurl4-openssl-dev libpq-dev
 	libssl-dev libcunit1-dev)
-RUN_PACKAGES=(postgresql curl jq openssl procps)
+RUN_PACKAGES=(postgresql curl jq openssl procps python3)
 LIGHTTPD_PACKAGES=(lighttpd)
 APACHE_PACKAGES=(apache2 libapache2-mod-fcgid)
 TEST_PACKAGES=(clang libclang-rt-14-dev pgtap libtap-parser-sourcehandler-pgtap-perl python3 libfcgi-bin mandoc xz-utils)

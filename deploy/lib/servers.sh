@@ -70,6 +70,9 @@ responder_settings() {
 		onboard_per_ip = 100000
 		onboard_total = 100000
 	END
+	if [ -n "$EXAMPLES" ]; then
+		printf 'actions_dir = %s\n' "$ETC/actions.d"
+	fi
 	if [ "$SERVER" = lighttpd ]; then
 		printf 'listen = %s\nlisten_mode = 660\n' "$RESPONDER_SOCKET"
 		[ -z "$WORKERS" ] || printf 'workers = %s\n' "$WORKERS"
@@ -151,6 +154,48 @@ write_web_config() {
 	fi
 	make_log "$LOG/web-error.log" "$WEB_USER"
 	make_log "$LOG/web-access.log" "$WEB_USER"
+}
+
+# The examples -------------------------------------------------------------------------------------------------------
+
+# Two actions without C (deploy/examples): a function over a sample table, and an upstream of one small Python program.
+write_examples() {
+	local file
+	UPSTREAM_PORT=$((PORT < 65535 ? PORT + 1 : PORT - 1))
+	make_dir "$ETC/actions.d" 755 "$ME"
+	for file in "$PREFIX"/share/acp-fcgi/examples/actions.d/*.json; do
+		if sed "s/:8765/:$UPSTREAM_PORT/" "$file" | write_file "$ETC/actions.d/${file##*/}" 644 "$WEB_GROUP"; then
+			note_change
+		fi
+	done
+}
+
+start_examples() {
+	sql -f "$PREFIX/share/acp-fcgi/examples/sql/contacts.sql" >>"$LOG/migrate.log" 2>&1 || {
+		show_tail "$LOG/migrate.log"
+		fail "the sample table could not be made"
+	}
+	if ! recorded_pid "$RUN/upstream.pid" >/dev/null; then
+		make_log "$LOG/upstream.log" "$WEB_USER"
+		start_daemon "$RUN/upstream.pid" "$WEB_USER" "$LOG/upstream.log" \
+			/usr/bin/python3 "$PREFIX/share/acp-fcgi/examples/upstream.py" "$UPSTREAM_PORT"
+	fi
+	wait_for 10 upstream_listens || {
+		show_tail "$LOG/upstream.log"
+		fail "the example upstream does not listen on 127.0.0.1:$UPSTREAM_PORT"
+	}
+}
+
+upstream_listens() {
+	(exec 3<>"/dev/tcp/127.0.0.1/$UPSTREAM_PORT") 2>/dev/null
+}
+
+stop_examples() {
+	local pid
+	if pid=$(recorded_pid "$RUN/upstream.pid"); then
+		stop_process "$pid" 5
+	fi
+	rm -f "$RUN/upstream.pid"
 }
 
 # The responder ------------------------------------------------------------------------------------------------------
@@ -327,5 +372,6 @@ wait_until_ready() {
 stop_everything() {
 	stop_web
 	stop_responder
+	stop_examples
 	stop_postgres
 }
