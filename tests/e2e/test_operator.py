@@ -278,7 +278,8 @@ def test_environment(bench):
 
 def test_print_config_hides_secrets(bench):
     """Issue: --print-config shows every setting and no secret."""
-    secrets = {"ACP_DATABASE_URL": "postgresql://u:hunter2hunter2@h/d", "ACP_KEY_PEPPER": "pepper" * 8}
+    secrets = {"ACP_DATABASE_URL": "postgresql://u:hunter2hunter2@h/d", "ACP_KEY_PEPPER": "pepper" * 8,
+               "ACP_KERNEL_KEY": "hunter2-" * 5}
     done = bench.stack.program("acp.fcgi", "--print-config", environment=secrets)
     equal(done.returncode, OK, "exit status; %s" % done.stderr)
     check("hunter2" not in done.stdout and "pepperpepper" not in done.stdout, "shows a secret")
