@@ -22,7 +22,7 @@ from harness import Failure, run_one, tests_of
 from stack import OutsideStack, OwnStack
 
 # What disturbs the others stands last; the account is drawn up at the very end.
-AREAS = ["onboarding", "router", "authentication", "usage", "idempotency", "limits", "malformed", "roles",
+AREAS = ["onboarding", "router", "authentication", "usage", "idempotency", "limits", "iam", "malformed", "roles",
          "operator", "life", "account"]
 
 
