@@ -1,0 +1,362 @@
+"""Policies, approvals, proposals: contract 2 (POLICY_DENIED, APPROVAL_REQUIRED), 2.2 (authorize), issue (item 4).
+
+Every policy here is one of its test's tenant, and is switched off at the end of the test.
+"""
+
+import contextlib
+import json
+import uuid
+
+from client import CREATE, NIL, SCORE, SCORE_PARAMS, refused, succeeded
+from harness import check, equal, parallel
+from test_actions_dir import call
+from test_idempotency import echo, fresh, replayed
+from test_usage import clock_shifted
+
+MODEL = {"name": "m", "model_type": "ml"}
+PROPOSE = "governance.propose_policy"
+
+
+@contextlib.contextmanager
+def policies(bench, tenant, *wanted):
+    """These policies in force for the tenant; their ids."""
+    ids = [str(uuid.uuid4()) for _ in wanted]
+    for policy_id, policy in zip(ids, wanted):
+        bench.db.text("select acp.policy_add(:'policy', :'id', :'text')", policy=policy_id, id=tenant.id,
+                      text=json.dumps({"name": "e2e", **policy}))
+    try:
+        yield ids
+    finally:
+        switch_off(bench, tenant)
+
+
+def switch_off(bench, tenant):
+    bench.db.text("select acp.policy_enable(policy_id, false) from acp.policies where tenant_id = :'id' and enabled",
+                  id=tenant.id)
+
+
+def create(bench, key, name="m", **members):
+    return bench.call(key, CREATE, {**MODEL, "name": name}, **members)
+
+
+def models(bench, tenant):
+    return bench.db.value("select count(*) from acp.leadscoring_models where tenant_id = :'id'", id=tenant.id)
+
+
+def approvals(bench, tenant):
+    """approval_id -> status."""
+    rows = bench.db.rows("select approval_id, status from acp.approvals where tenant_id = :'id'", id=tenant.id)
+    return {row["approval_id"]: row["status"] for row in rows}
+
+
+def decide(bench, approval, status="approved"):
+    return bench.db.value("select acp.approval_decide(:'id', :'status')", id=approval, status=status)
+
+
+def asked(bench, reply):
+    """The approval id of a refusal that waits for one."""
+    refused(reply, 403, "APPROVAL_REQUIRED")
+    approval = reply.json.get("approval_id")
+    check(approval, "no approval_id\n%s" % reply)
+    row = bench.audit(reply, status="denied", error_code="APPROVAL_REQUIRED", billable=False)
+    equal(row["result_meta"]["policy"]["approval_id"], approval, "approval_id of the audit row")
+    check(row["policy_decision_id"], "no policy_decision_id: %r" % row)
+    return approval
+
+
+def denied(bench, reply, policy_id):
+    refused(reply, 403, "POLICY_DENIED")
+    row = bench.audit(reply, status="denied", error_code="POLICY_DENIED", billable=False)
+    equal((row["result_meta"]["policy"]["decision"], row["result_meta"]["policy"]["policy_id"]), ("deny", policy_id),
+          "the audit row's policy")
+    check(row["policy_decision_id"], "no policy_decision_id: %r" % row)
+
+
+# Decisions ------------------------------------------------------------------------------------------------------------
+
+def test_deny(bench):
+    """Issue: a policy denies what its pattern fits, in a dry run too; nothing is used; the audit row has the decision."""
+    tenant, other = bench.onboard(), bench.onboard()
+    bench.audit(succeeded(create(bench, tenant.key)), policy_decision_id=None)
+    key = fresh()
+    with policies(bench, tenant, {"action": "domain.*.create", "decision": "deny", "reason": "not on Sundays"}) as ids:
+        for members in ({}, {"dry_run": True}, {"idempotency_key": key}):
+            reply = create(bench, tenant.key, **members)
+            denied(bench, reply, ids[0])
+            equal(reply.json["error"], "not on Sundays", "error")
+        check(bench.audit(succeeded(bench.score(tenant.key)))["policy_decision_id"], "no decision on an allowed call")
+        succeeded(create(bench, other.key))
+    equal((models(bench, tenant), bench.usage(tenant.key)["calls_used"]), (1, 2), "models and calls_used")
+    check("code" not in succeeded(create(bench, tenant.key, idempotency_key=key)).json, "a replay")
+
+
+def test_patterns(bench):
+    """Issue: action patterns with *: anchored at both ends; a name without * is that name; without one it is all."""
+    tenant = bench.onboard()
+    cases = {"meta.version": 403, "meta.*": 403, "*version": 403, "*": 403, None: 403, "m*a.v*n": 403, "eta.version": 200,
+             "meta.versio": 200, "metaxversion": 200, "meta": 200, "iam.*": 200, "meta.version*": 403, "meta?version": 200}
+    for pattern, status in cases.items():
+        with policies(bench, tenant, {"decision": "deny", **({"action": pattern} if pattern else {})}):
+            equal(bench.call(tenant.key, "meta.version").status, status, "status with pattern %s" % pattern)
+
+
+def test_priority(bench):
+    """Contract 2.2: lowest priority number first, first match wins, also when made later; disabled ones do not count."""
+    tenant = bench.onboard()
+    deny = {"action": "meta.*", "decision": "deny", "priority": 20}
+    allow = {"action": "meta.version", "decision": "allow", "priority": 10}
+    with policies(bench, tenant, deny, allow) as ids:
+        succeeded(bench.call(tenant.key, "meta.version"))
+        denied(bench, bench.call(tenant.key, "meta.actions"), ids[0])
+        bench.db.text("select acp.policy_enable(:'id', false)", id=ids[1])
+        denied(bench, bench.call(tenant.key, "meta.version"), ids[0])
+        bench.db.text("select acp.policy_enable(:'id', false)", id=ids[0])
+        succeeded(bench.call(tenant.key, "meta.actions"))
+    with policies(bench, tenant, {**allow, "priority": 30}, deny) as ids:
+        denied(bench, bench.call(tenant.key, "meta.version"), ids[1])
+
+
+def test_actor_type(bench):
+    """Issue: a policy for another type of actor does not apply."""
+    tenant = bench.onboard()
+    with policies(bench, tenant, {"decision": "deny", "actor_type": "user"}):
+        succeeded(bench.call(tenant.key, "meta.version"))
+    with policies(bench, tenant, {"decision": "deny", "actor_type": "api_key"}) as ids:
+        denied(bench, bench.call(tenant.key, "meta.version"), ids[0])
+
+
+def test_amount(bench):
+    """Issue: an amount ceiling: calls whose params.amount is above it, exactly."""
+    tenant = bench.onboard()
+    cases = [(100, 200), (100.01, 403), (99.99, 200), (101, 403), (1e30, 403), (-5, 200), (None, 200)]
+    rule = {"action": "e2e.*", "amount_over": 100, "decision": "deny"}
+    with echo(bench) as responder, policies(bench, tenant, rule):
+        for amount, status in cases:
+            params = {} if amount is None else {"amount": amount}
+            equal(call(responder, tenant.key, "e2e.echo", params).status, status, "status with amount %r" % amount)
+
+
+def test_time_window(bench):
+    """Issue: a time window: inside it the policy applies, outside not; days and zones too."""
+    tenant = bench.onboard()
+    now = bench.db.row("select to_char(n - interval '1 hour', 'HH24:MI') as from, to_char(n + interval '1 hour', 'HH24:MI') "
+                       "as to, extract(isodow from n)::int as day from (select acp.now() at time zone 'UTC' as n) x")
+    day = now.pop("day")
+    deny = lambda window: {"action": "meta.version", "decision": "deny", "time_window": window}
+    ask = lambda: bench.call(tenant.key, "meta.version").status
+    with policies(bench, tenant, deny(now)):
+        equal(ask(), 403, "inside")
+        for offset, status in (("2 hours", 200), ("-2 hours", 200), ("24 hours", 403)):
+            with clock_shifted(bench, offset):
+                equal(ask(), status, "status %s away" % offset)
+    with policies(bench, tenant, deny({**now, "timezone": "Asia/Tokyo"})):
+        equal(ask(), 200, "9 hours away")
+    with policies(bench, tenant, deny({"days": [day % 7 + 1]})):
+        equal(ask(), 200, "on another day")
+        with clock_shifted(bench, "24 hours"):
+            equal(ask(), 403, "on that day")
+
+
+def test_policy_engine_away(bench):
+    """Contract 3: policy fails closed for writes (503, nothing done) and open for reads, and the audit row says so."""
+    bench.need_own_stack("takes a right from the program")
+    tenant = bench.onboard()
+    with policies(bench, tenant, {"decision": "allow"}):
+        bench.db.execute("revoke execute on function acp.authorize(jsonb) from acp_app")
+        try:
+            reply = refused(create(bench, tenant.key), 503, "UNAVAILABLE")
+            check(reply.header("Retry-After"), "no Retry-After\n%s" % reply)
+            read = succeeded(bench.score(tenant.key))
+        finally:
+            bench.db.execute("grant execute on function acp.authorize(jsonb) to acp_app")
+        equal(bench.audit(read)["result_meta"]["policy_check"], "failed_open", "policy_check")
+        equal(models(bench, tenant), 0, "models")
+        succeeded(create(bench, tenant.key))
+
+
+# Approvals ------------------------------------------------------------------------------------------------------------
+
+APPROVE = {"action": CREATE, "decision": "require_approval"}
+
+
+def test_approval(bench):
+    """Issue: APPROVAL_REQUIRED carries an approval id; approved, exactly that call passes, once."""
+    tenant = bench.onboard()
+    with policies(bench, tenant, APPROVE):
+        approval = asked(bench, create(bench, tenant.key))
+        equal(asked(bench, create(bench, tenant.key)), approval, "approval of the same call")
+        equal(approvals(bench, tenant), {approval: "pending"}, "approvals")
+        equal((decide(bench, approval), decide(bench, approval)), (True, False), "decided")
+        other = asked(bench, create(bench, tenant.key, "another"))
+        reply = succeeded(create(bench, tenant.key))
+        row = bench.audit(reply, status="success", billable=True)
+        equal(row["result_meta"]["policy"]["approval_id"], approval, "approval_id of the audit row")
+        used = bench.db.row("select status, used_by from acp.approvals where approval_id = :'id'", id=approval)
+        equal(used, {"status": "used", "used_by": row["event_id"]}, "the approval")
+        again = asked(bench, create(bench, tenant.key))
+        equal(len({approval, other, again}), 3, "different approvals")
+    equal((models(bench, tenant), bench.usage(tenant.key)["calls_used"]), (1, 1), "models and calls_used")
+
+
+def test_approval_is_of_key_and_tenant(bench):
+    """Issue: same hash, actor, tenant: another key's, or another tenant's, same request needs an approval of its own."""
+    tenant, stranger = bench.onboard(), bench.onboard()
+    colleague, _ = bench.make_key(tenant, "manage.domain")
+    with policies(bench, tenant, APPROVE), policies(bench, stranger, APPROVE):
+        approval = asked(bench, create(bench, tenant.key))
+        decide(bench, approval)
+        ids = {approval, asked(bench, create(bench, colleague)), asked(bench, create(bench, stranger.key))}
+        equal(len(ids), 3, "different approvals")
+        succeeded(create(bench, tenant.key))
+
+
+def test_concurrent_use(bench):
+    """Issue: an approved id lets a call through once: of 16 at the same time one passes, and has one effect."""
+    tenant = bench.onboard()
+    with policies(bench, tenant, APPROVE):
+        decide(bench, asked(bench, create(bench, tenant.key)))
+        replies = parallel(16, lambda _: create(bench, tenant.key))
+        passed = [reply for reply in replies if reply.status == 200]
+        equal(len(passed), 1, "calls that passed")
+        for reply in replies:
+            if reply is not passed[0]:
+                refused(reply, 403, "APPROVAL_REQUIRED")
+        bench.audit_each(replies, tenant_id=tenant.id)
+    equal((models(bench, tenant), bench.tenant_rows(tenant, "billable")), (1, 1), "models and billed rows")
+
+
+def test_concurrent_asking(bench):
+    """Issue: one call has one approval id: 16 that ask at the same time do not make 16, each good for a call."""
+    tenant = bench.onboard()
+    with policies(bench, tenant, APPROVE):
+        ids = {asked(bench, reply) for reply in parallel(16, lambda _: create(bench, tenant.key))}
+    equal(len(ids), 1, "approvals of one call")
+
+
+def test_rejected_and_expired(bench):
+    """Issue: a rejected approval lets nothing through; one that was not used for a week neither."""
+    tenant = bench.onboard()
+    with policies(bench, tenant, APPROVE):
+        no = asked(bench, create(bench, tenant.key))
+        equal(decide(bench, no, "rejected"), True, "decided")
+        yes = asked(bench, create(bench, tenant.key))
+        check(yes != no, "the rejected approval again")
+        decide(bench, yes)
+        with clock_shifted(bench, "8 days"):
+            check(asked(bench, create(bench, tenant.key)) != yes, "the approval of a week ago")
+    equal(models(bench, tenant), 0, "models")
+
+
+def test_failed_call_keeps_its_approval(bench):
+    """Contract 3: stages leave nothing behind when a later one refuses: the approval is not used up."""
+    tenant = bench.onboard()
+    params = {"model_id": NIL, "leads": SCORE_PARAMS["leads"]}
+    with policies(bench, tenant, {**APPROVE, "action": SCORE}):
+        approval = asked(bench, bench.call(tenant.key, SCORE, params))
+        decide(bench, approval)
+        refused(bench.call(tenant.key, SCORE, params), 404, "NOT_FOUND")
+        equal(approvals(bench, tenant), {approval: "approved"}, "approvals")
+
+
+def test_approval_and_dry_run(bench):
+    """Contract 3: a dry run needs no approval, makes none and uses none."""
+    tenant = bench.onboard()
+    with policies(bench, tenant, APPROVE):
+        succeeded(create(bench, tenant.key, dry_run=True))
+        equal(approvals(bench, tenant), {}, "approvals")
+        approval = asked(bench, create(bench, tenant.key))
+        decide(bench, approval)
+        succeeded(create(bench, tenant.key, dry_run=True))
+        equal(approvals(bench, tenant), {approval: "approved"}, "approvals")
+        succeeded(create(bench, tenant.key))
+
+
+def test_approval_and_replay(bench):
+    """Contract 3 (order): the refusal frees the idempotency key; the approved call's replay needs no other approval."""
+    tenant = bench.onboard()
+    key = fresh()
+    with policies(bench, tenant, APPROVE):
+        decide(bench, asked(bench, create(bench, tenant.key, idempotency_key=key)))
+        first = succeeded(create(bench, tenant.key, idempotency_key=key))
+        replayed(bench, first, create(bench, tenant.key, idempotency_key=key))
+
+
+def test_approval_is_of_what_was_sent(bench):
+    """Issue: an approved id lets exactly that call through: not one that differs where audit rows show [REDACTED]."""
+    tenant = bench.onboard()
+    name = "settings.update"
+    ask = lambda value: bench.call(tenant.key, name, {"settings": {"metadata": {"token": value}}})
+    with policies(bench, tenant, {**APPROVE, "action": name}):
+        decide(bench, asked(bench, ask("harmless")))
+        reply = ask("something else")
+    refused(reply, 403, "APPROVAL_REQUIRED")
+
+
+# Proposals ------------------------------------------------------------------------------------------------------------
+
+POLICY = {"name": "no models", "decision": "deny", "action": CREATE, "priority": 5, "reason": "frozen"}
+
+
+def proposals(bench, tenant):
+    return bench.db.rows("select proposal_id, status, policy from acp.policy_proposals where tenant_id = :'id'",
+                         id=tenant.id)
+
+
+def judge(bench, proposal, status):
+    return bench.db.value("select acp.proposal_decide(:'id', :'status')", id=proposal, status=status)
+
+
+def publish(bench, proposal):
+    return bench.db.value("select acp.policy_publish(:'id', gen_random_uuid())", id=proposal)
+
+
+def test_proposal_dry_run(bench):
+    """Issue: governance.propose_policy: the dry run is really dry: no table changes, no policy, no proposal."""
+    tenant = bench.onboard()
+    before = bench.db.fingerprints(without=("acp.audit_logs", "acp.usage_counters"))
+    reply = succeeded(bench.call(tenant.key, PROPOSE, {"policy": POLICY}, dry_run=True))
+    equal(bench.db.fingerprints(without=("acp.audit_logs", "acp.usage_counters")), before, "tables")
+    equal([(entry["type"], entry["policy"]) for entry in reply.data["creates"]], [("policy_proposal", POLICY)], "creates")
+    bench.audit(reply, dry_run=True, billable=False)
+
+
+def test_proposal(bench):
+    """Issue: a proposal decides nothing until it is approved and published; then it does, for its tenant alone."""
+    tenant, other = bench.onboard(), bench.onboard()
+    data = succeeded(bench.call(tenant.key, PROPOSE, {"policy": POLICY})).data
+    equal(proposals(bench, tenant), [{"proposal_id": data["proposal_id"], "status": "proposed", "policy": POLICY}],
+          "proposals")
+    succeeded(create(bench, tenant.key))
+    equal(publish(bench, data["proposal_id"]), False, "published without approval")
+    equal([judge(bench, data["proposal_id"], "approved") for _ in range(2)], [True, False], "approved")
+    succeeded(create(bench, tenant.key))
+    try:
+        equal([publish(bench, data["proposal_id"]) for _ in range(2)], [True, False], "published")
+        equal(refused(create(bench, tenant.key), 403, "POLICY_DENIED").json["error"], "frozen", "error")
+        succeeded(create(bench, other.key))
+    finally:
+        switch_off(bench, tenant)
+    succeeded(create(bench, tenant.key))
+
+
+def test_rejected_proposal(bench):
+    """Issue: a rejected proposal cannot be published, nor approved later."""
+    tenant = bench.onboard()
+    proposal = succeeded(bench.call(tenant.key, PROPOSE, {"policy": POLICY})).data["proposal_id"]
+    equal((judge(bench, proposal, "rejected"), judge(bench, proposal, "approved"), publish(bench, proposal)),
+          (True, False, False), "rejected, approved, published")
+    succeeded(create(bench, tenant.key))
+
+
+def test_bad_proposals(bench):
+    """Contract 3: a policy that cannot be is refused when it is proposed, with the member at fault."""
+    tenant = bench.onboard()
+    bad = [({"decision": "maybe"}, "decision"), ({"name": ""}, "name"), ({"priority": 0}, "priority"),
+           ({"action": "IAM.*"}, "action"), ({"amount_over": -1}, "amount_over"), ({"actor_type": "robot"}, "actor_type"),
+           ({"tenant_id": NIL}, "tenant_id"), ({"time_window": {"days": [8]}}, "time_window/days/0"),
+           ({"time_window": {"from": "24:00"}}, "time_window/from"),
+           ({"time_window": {"timezone": "Mars/Olympus"}}, "time_window/timezone")]
+    for change, member in bad:
+        refused(bench.call(tenant.key, PROPOSE, {"policy": {**POLICY, **change}}), 400, "VALIDATION_ERROR",
+                "/params/policy/" + member)
+    equal(proposals(bench, tenant), [], "proposals")
