@@ -13,14 +13,12 @@ static void derive(const struct acp_call *call, const char *purpose, const char 
 	acp_wipe(key, sizeof key);
 }
 
-/* The request as it is compared: action and params in canonical form, hashed with a secret because params may hold
- * something guessable. */
-static bool fingerprint(const struct acp_call *call, char hex[ACP_SHA256_HEX])
+bool acp_idempotency_fingerprint(const struct acp_call *call, char hex[ACP_SHA256_HEX])
 {
 	struct acp_buf canonical;
 	uint8_t mac[ACP_SHA256_LEN];
 	acp_buf_init(&canonical, SEALED_MAX);
-	acp_buf_printf(&canonical, "%s|", call->entry->action->name);
+	acp_buf_printf(&canonical, "%s|%s|", call->entry->action->name, call->principal.scopes);
 	acp_json_canonical(call->params, &canonical);
 	bool ok = acp_buf_ok(&canonical);
 	if (ok) {
@@ -66,7 +64,7 @@ enum acp_code acp_idempotency_claim(struct acp_call *call)
 	struct acp_claim claim = {0};
 	if (!call->idempotency_key || call->dry_run || !plane->claim)
 		return ACP_OK;
-	if (!fingerprint(call, hex))
+	if (!acp_idempotency_fingerprint(call, hex))
 		return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
 	enum acp_code code = plane->claim(plane->self, call->principal.tenant_id, call->entry->action->name,
 					  call->idempotency_key, hex, call->event_id, &claim);

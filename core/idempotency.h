@@ -11,6 +11,10 @@
  * ACP_IDEMPOTENCY_CONFLICT, ACP_IDEMPOTENCY_MISMATCH: as in the contract. */
 enum acp_code acp_idempotency_claim(struct acp_call *call) ACP_MUSTCHECK;
 
+/* What makes two calls the same request: action, params as they were sent, and the scopes of the key, so that no key is
+ * given what another one was allowed to make. Hashed with a secret, because params may hold something guessable. */
+bool acp_idempotency_fingerprint(const struct acp_call *call, char hex[ACP_SHA256_HEX]) ACP_MUSTCHECK;
+
 /* Before settling: puts the claim and the sealed result into end. sealed is initialised here and released by the
  * caller after use. */
 void acp_idempotency_seal(const struct acp_call *call, struct acp_buf *sealed, struct acp_settlement *end);

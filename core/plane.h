@@ -122,9 +122,9 @@ struct acp_control_plane {
 			     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal);
 	void (*rollback)(struct acp_tx *tx);
 
-	/* Policies (NULL: off). query: tenant_id, api_key_id, actor_type, action, request_hash, event_id, dry_run,
-	 * amount?. decision (owned by the caller): decision_id, decision allow|deny|require_approval, reason?,
-	 * policy_id?, policy_version, decision_ttl_ms, approval_id?. */
+	/* Policies (NULL: off). query: tenant_id, api_key_id, actor_type, action, request_hash, fingerprint?,
+	 * event_id, dry_run, amount?. decision (owned by the caller): decision_id, decision
+	 * allow|deny|require_approval, reason?, policy_id?, policy_version, decision_ttl_ms, approval_id?. */
 	enum acp_code (*authorize)(void *self, struct json_object *query, struct json_object **decision);
 
 	/* Idempotency of calls (NULL: off). May the call with this event id run under the client's key? The claim

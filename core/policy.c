@@ -1,12 +1,16 @@
 #include "policy.h"
 
+#include "idempotency.h"
+
 /* The hub is asked with what identifies the call: an approval is for exactly this request. */
 static struct json_object *make_query(const struct acp_call *call)
 {
 	char hash[ACP_SHA256_HEX];
+	char exact[ACP_SHA256_HEX]; /* the hash has credentials redacted; an approval is of what was sent */
 	struct json_object *query = json_object_new_object();
 	struct json_object *amount = acp_json_member(call->params, "amount");
 	bool ok = query && acp_audit_request_hash(call->kernel, call->envelope, hash) &&
+		  acp_idempotency_fingerprint(call, exact) && acp_json_add_string(query, "fingerprint", exact) &&
 		  acp_json_add_string(query, "tenant_id", call->principal.tenant_id) &&
 		  acp_json_add_string(query, "api_key_id", call->principal.api_key_id) &&
 		  acp_json_add_string(query, "actor_type", "api_key") &&

@@ -59,16 +59,19 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	-- Of two calls that ask for the same approval at once, the second finds the first one's.
+	PERFORM pg_advisory_xact_lock(hashtextextended((p_query->>'api_key_id') || (p_query->>'request_hash'), 7236459002));
 	SELECT a.approval_id, a.status = 'approved' INTO approval_id, approved FROM acp.approvals a
 	WHERE a.tenant_id = (p_query->>'tenant_id')::uuid AND a.api_key_id = (p_query->>'api_key_id')::uuid
 	  AND a.action = p_query->>'action' AND a.request_hash = p_query->>'request_hash'
+	  AND a.fingerprint IS NOT DISTINCT FROM p_query->>'fingerprint'
 	  AND a.status IN ('pending', 'approved') AND a.expires_at > acp.now()
 	ORDER BY a.status LIMIT 1;
 	IF NOT FOUND THEN
 		approved := false;
-		INSERT INTO acp.approvals AS a (tenant_id, approval_id, api_key_id, action, request_hash, status, requested_at, expires_at)
+		INSERT INTO acp.approvals AS a (tenant_id, approval_id, api_key_id, action, request_hash, fingerprint, status, requested_at, expires_at)
 		VALUES ((p_query->>'tenant_id')::uuid, (p_query->>'event_id')::uuid, (p_query->>'api_key_id')::uuid, p_query->>'action',
-			p_query->>'request_hash', 'pending', acp.now(), acp.now() + interval '7 days')
+			p_query->>'request_hash', p_query->>'fingerprint', 'pending', acp.now(), acp.now() + interval '7 days')
 		RETURNING a.approval_id INTO approval_id;
 	END IF;
 END

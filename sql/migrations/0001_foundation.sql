@@ -209,6 +209,7 @@ CREATE TABLE acp.approvals (
 	api_key_id   uuid NOT NULL,
 	action       text NOT NULL,
 	request_hash text NOT NULL,
+	fingerprint  text,
 	status       text NOT NULL CHECK (status IN ('pending', 'approved', 'rejected', 'used')),
 	requested_at timestamptz NOT NULL,
 	decided_at   timestamptz,
@@ -223,6 +224,7 @@ COMMENT ON COLUMN acp.approvals.approval_id IS 'Identity: the event_id of the ca
 COMMENT ON COLUMN acp.approvals.api_key_id IS 'With which key.';
 COMMENT ON COLUMN acp.approvals.action IS 'Which action.';
 COMMENT ON COLUMN acp.approvals.request_hash IS 'Which request, as in the audit row.';
+COMMENT ON COLUMN acp.approvals.fingerprint IS 'Secret-keyed hash of the request as it was sent: request_hash has credentials redacted. Null: asked for by another kernel.';
 COMMENT ON COLUMN acp.approvals.status IS 'pending -> approved or rejected; approved -> used.';
 COMMENT ON COLUMN acp.approvals.requested_at IS 'When it was asked for.';
 COMMENT ON COLUMN acp.approvals.decided_at IS 'When a human decided.';
