@@ -4,12 +4,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <time.h>
 #include <unistd.h>
 
-static int log_fd = STDERR_FILENO;
-static bool as_json = false;
-static enum acp_log_level least = ACP_LOG_INFO;
+/* Read by every thread while SIGHUP may change them. */
+static atomic_int log_fd = STDERR_FILENO;
+static atomic_bool as_json;
+static _Atomic enum acp_log_level least = ACP_LOG_INFO;
 
 static const char *const level_names[] = {"error", "warning", "info", "debug"};
 
@@ -21,9 +23,14 @@ bool acp_log_open(const char *format, const char *level, const char *file)
 		if (fd < 0)
 			return false;
 	}
-	if (log_fd != STDERR_FILENO)
-		close(log_fd);
-	log_fd = fd;
+	int before = log_fd;
+	if (before != STDERR_FILENO && fd != STDERR_FILENO) {
+		/* The number stays: who has read it writes to the old file or to the new one, never to another. */
+		dup3(fd, before, O_CLOEXEC);
+		close(fd);
+	} else {
+		log_fd = fd;
+	}
 	as_json = strcmp(format, "json") == 0;
 	for (size_t i = 0; i < ACP_COUNT(level_names); i++)
 		if (strcmp(level_names[i], level) == 0)
