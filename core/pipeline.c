@@ -276,6 +276,12 @@ void acp_manage(const struct acp_kernel *kernel, const struct acp_request *reque
 
 /* What handlers use -------------------------------------------------------------------------------------------- */
 
+int64_t acp_call_rate_limit(const struct acp_call *call)
+{
+	int64_t usual = call->kernel->config->rate_limit;
+	return call->principal.rate_limit > usual ? call->principal.rate_limit : usual;
+}
+
 bool acp_call_has_scope(const struct acp_call *call, const char *scope)
 {
 	return acp_word_in_list(call->principal.scopes, scope);

@@ -17,6 +17,19 @@ static enum acp_code check_grant(struct acp_call *call, struct json_object *scop
 	return ACP_OK;
 }
 
+/* What a key may be given: its scopes, and a rate limit that is not above the usual one or the calling key's own. Rate
+ * limits protect the operator; only the operator raises them. */
+static enum acp_code check_new_rights(struct acp_call *call, struct json_object *params)
+{
+	int64_t most = acp_call_rate_limit(call);
+	struct json_object *rate_limit = acp_json_member(params, "rate_limit");
+	if (rate_limit && json_object_get_int64(rate_limit) > most)
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/params/rate_limit",
+				     "/params/rate_limit must be at most %lld; only the operator raises it",
+				     (long long)most);
+	return check_grant(call, acp_json_member(params, "scopes"), "/params/scopes");
+}
+
 /* params and what a new key is stored with. NULL: memory is lacking. */
 static struct json_object *with_new_key(const struct acp_call *call, struct json_object *params, char key[ACP_KEY_MAX])
 {
@@ -54,13 +67,13 @@ static enum acp_code store_key(struct acp_call *call, const char *function, stru
 
 static enum acp_code create_key(struct acp_call *call, struct json_object *params, struct acp_result *result)
 {
-	enum acp_code code = check_grant(call, acp_json_member(params, "scopes"), "/params/scopes");
+	enum acp_code code = check_new_rights(call, params);
 	return code == ACP_OK ? store_key(call, "iam_keys_create", params, result) : code;
 }
 
 static enum acp_code update_key(struct acp_call *call, struct json_object *params, struct acp_result *result)
 {
-	enum acp_code code = check_grant(call, acp_json_member(params, "scopes"), "/params/scopes");
+	enum acp_code code = check_new_rights(call, params);
 	return code == ACP_OK ? acp_call_sql(call, "iam_keys_update", params, &result->data) : code;
 }
 

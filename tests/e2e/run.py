@@ -22,8 +22,8 @@ from harness import Failure, run_one, tests_of
 from stack import OutsideStack, OwnStack
 
 # What disturbs the others stands last; the account is drawn up at the very end.
-AREAS = ["onboarding", "router", "authentication", "usage", "idempotency", "limits", "iam", "policy", "malformed",
-         "openapi", "hub", "actions_dir", "webhooks", "remote", "roles", "operator", "life", "account"]
+AREAS = ["onboarding", "router", "authentication", "usage", "idempotency", "limits", "iam", "policy", "isolation",
+         "malformed", "openapi", "hub", "actions_dir", "webhooks", "remote", "roles", "operator", "life", "account"]
 
 
 def free_port():

@@ -12,7 +12,8 @@ from test_usage import clock_shifted, quota_rows
 SCOPES = ["manage.read", "manage.domain", "manage.iam", "manage.webhooks", "manage.settings", "manage.governance"]
 LIST, CREATE, UPDATE = "iam.keys.list", "iam.keys.create", "iam.keys.update"
 REVOKE, ROTATE = "iam.keys.revoke", "iam.keys.rotate"
-MEMBERS = {"api_key_id", "key_prefix", "name", "scopes", "rate_limit", "created_at", "expires_at", "revoked_at", "status"}
+MEMBERS = {"api_key_id", "key_prefix", "name", "scopes", "rate_limit", "created_at", "expires_at", "revoked_at",
+           "status"}
 KEY = re.compile(r"^ock_[0-9A-Za-z]{36,}$")
 
 
@@ -51,7 +52,8 @@ def dry(bench, tenant, name, params):
     equal(bench.db.fingerprints(without=("acp.audit_logs", "acp.usage_counters")), before, "tables after the dry run")
     equal(reply.json["dry_run"], True, "dry_run")
     bench.audit(reply, dry_run=True, billable=False, status="success")
-    check({"creates", "updates", "deletes", "side_effects", "risk", "warnings"} <= set(reply.data), "impact\n%s" % reply)
+    wanted = {"creates", "updates", "deletes", "side_effects", "risk", "warnings"}
+    check(wanted <= set(reply.data), "impact\n%s" % reply)
     return reply.data
 
 
@@ -67,21 +69,24 @@ def changes(impact, *filled):
 def test_create_and_list(bench):
     """Contract 1, 3: a key is made and its text shown once; the list shows the keys, oldest first, never a secret."""
     tenant = bench.onboard()
-    reply = succeeded(bench.call(tenant.key, CREATE, {"name": "worker \u00e4", "scopes": ["manage.read", "manage.domain"],
-                                                      "expires_at": "2099-01-01T00:00:00Z", "rate_limit": 50}))
+    params = {"name": "worker \u00e4", "scopes": ["manage.read", "manage.domain"], "expires_at": "2099-01-01T00:00:00Z",
+              "rate_limit": 50}
+    reply = succeeded(bench.call(tenant.key, CREATE, params))
     made = reply.data
     bench.keys.add(made["api_key"])
     equal(set(made), MEMBERS | {"api_key"}, "members")
     check(KEY.match(made["api_key"]), "form of the key")
     equal(made["key_prefix"], made["api_key"][:12], "key_prefix")
-    equal((made["name"], made["scopes"], made["expires_at"][:19], made["rate_limit"], made["status"], made["revoked_at"]),
-          ("worker \u00e4", ["manage.read", "manage.domain"], "2099-01-01T00:00:00", 50, "active", None), "the key")
+    equal({name: made[name] for name in ("name", "scopes", "rate_limit", "status", "revoked_at")},
+          {"name": "worker \u00e4", "scopes": ["manage.read", "manage.domain"], "rate_limit": 50, "status": "active",
+           "revoked_at": None}, "the key")
+    check(made["expires_at"].startswith("2099-01-01T00:00:00"), "expires_at")
     bench.audit(reply, pack="iam", billable=False, status="success")
     made.pop("api_key")
     equal([set(entry) for entry in listed(bench, tenant)], [MEMBERS] * 2, "members of the list")
     equal(listed(bench, tenant)[1], made, "the key as listed")
     first = listed(bench, tenant, limit=1)
-    equal(listed(bench, tenant, limit=1, after=first[0]["api_key_id"])[0]["api_key_id"], made["api_key_id"], "next page")
+    equal(listed(bench, tenant, limit=1, after=first[0]["api_key_id"]), [made], "next page")
     equal(listed(bench, tenant, after=made["api_key_id"]), [], "after the last")
 
 
@@ -118,11 +123,14 @@ def test_bad_params(bench):
     """Issue: unknown scopes, a past expiry and unknown members are refused, with the member at fault."""
     tenant = bench.onboard()
     good = {"name": "k", "scopes": ["manage.read"]}
-    bad = [({"scopes": ["manage.everything"]}, "/params/scopes/0"), ({"scopes": ["manage.read", "*"]}, "/params/scopes/1"),
+    bad = [({"scopes": ["manage.everything"]}, "/params/scopes/0"),
+           ({"scopes": ["manage.read", "*"]}, "/params/scopes/1"),
            ({"scopes": []}, "/params/scopes"), ({"scopes": ["manage.read"] * 2}, "/params/scopes"),
            ({"expires_at": moment(bench, "-1 second")}, "/params/expires_at"),
-           ({"expires_at": "2099-02-30T00:00:00Z"}, "/params/expires_at"), ({"expires_at": "soon"}, "/params/expires_at"),
-           ({"expires_at": None}, "/params/expires_at"), ({"name": ""}, "/params/name"), ({"name": None}, "/params/name"),
+           ({"expires_at": "2099-02-30T00:00:00Z"}, "/params/expires_at"),
+           ({"expires_at": "soon"}, "/params/expires_at"),
+           ({"expires_at": None}, "/params/expires_at"), ({"name": ""}, "/params/name"),
+           ({"name": None}, "/params/name"),
            ({"rate_limit": 0}, "/params/rate_limit"), ({"rate_limit": 0.5}, "/params/rate_limit"),
            ({"new_hash": "00"}, "/params/new_hash"), ({"new_id": str(uuid.uuid4())}, "/params/new_id")]
     key_id = own_id(bench, tenant)

@@ -53,7 +53,7 @@ def replayed(bench, first, again):
     succeeded(again)
     equal(again.code, "IDEMPOTENT_REPLAY", "code")
     equal(again.header("Idempotency-Replayed"), "true", "Idempotency-Replayed")
-    check("code" not in first.json and first.header("Idempotency-Replayed") is None, "the first is a replay\n%s" % first)
+    check("code" not in first.json and not first.header("Idempotency-Replayed"), "the first is a replay\n%s" % first)
     equal(json.dumps(again.data, sort_keys=True), json.dumps(first.data, sort_keys=True), "data of the replay")
     equal(again.json["dry_run"], False, "dry_run")
     bench.audit(again, status="success", error_code="IDEMPOTENT_REPLAY", billable=False)
@@ -67,6 +67,10 @@ def twice(bench, tenant, name, params, **members):
     return replies[0]
 
 
+def models(bench, tenant):
+    return bench.db.value("select count(*) from acp.leadscoring_models where tenant_id = :'id'", id=tenant.id)
+
+
 def claims(bench, tenant):
     return bench.db.value("select count(*) from acp.idempotency where tenant_id = :'id'", id=tenant.id)
 
@@ -75,7 +79,7 @@ def test_replay(bench):
     """Contract 3: the same key and request give the same data again; one effect, one billed row, one call used."""
     tenant = bench.onboard()
     first = twice(bench, tenant, CREATE, MODEL)
-    equal(bench.db.value("select count(*) from acp.leadscoring_models where tenant_id = :'id'", id=tenant.id), 1, "models")
+    equal(models(bench, tenant), 1, "models")
     equal(bench.tenant_rows(tenant, "billable"), 1, "billable rows")
     equal(bench.tenant_rows(tenant), 3, "audit rows")
     equal(bench.usage(tenant.key)["calls_used"], 1, "calls_used")
@@ -175,7 +179,8 @@ def test_keys_are_of_tenant_and_action(bench):
     """Contract 3: idempotency is per (tenant, action, key): another tenant's, or another action's, is another one."""
     one, two = bench.onboard(), bench.onboard()
     key = fresh()
-    ids = [succeeded(bench.call(tenant.key, CREATE, MODEL, idempotency_key=key)).data["model_id"] for tenant in (one, two)]
+    ids = [succeeded(bench.call(tenant.key, CREATE, MODEL, idempotency_key=key)).data["model_id"]
+           for tenant in (one, two)]
     check(ids[0] != ids[1], "two tenants, one model")
     reply = succeeded(bench.call(one.key, LIST, {}, idempotency_key=key))
     check("code" not in reply.json, "a replay of another action\n%s" % reply)
@@ -194,7 +199,7 @@ def test_concurrent_first_calls(bench):
         elif reply is not first[0]:
             refused(reply, 409, "IDEMPOTENCY_CONFLICT")
     bench.audit_each(replies, tenant_id=tenant.id, action=CREATE, idempotency_key=key)
-    equal(bench.db.value("select count(*) from acp.leadscoring_models where tenant_id = :'id'", id=tenant.id), 1, "models")
+    equal(models(bench, tenant), 1, "models")
     equal(bench.tenant_rows(tenant, "billable"), 1, "billed rows")
     equal(bench.tenant_rows(tenant), 32, "audit rows")
     equal(bench.usage(tenant.key)["calls_used"], 1, "calls_used")
@@ -255,16 +260,17 @@ def test_claim_of_a_crash(bench):
     """Issue: a claim whose call never wrote a result (a row as a killed process leaves it) is free after its lease."""
     tenant = bench.onboard()
     key = fresh()
-    bench.db.execute("insert into acp.idempotency (tenant_id, action, key, fingerprint, state, owner, lease_until, created_at, "
-                     "expires_at) values (:'id', :'action', :'key', repeat('0', 64), 'running', gen_random_uuid(), "
-                     "acp.now() - interval '1 second', acp.now() - interval '2 minutes', acp.now() + interval '23 hours')",
+    bench.db.execute("insert into acp.idempotency (tenant_id, action, key, fingerprint, state, owner, lease_until, "
+                     "created_at, expires_at) values (:'id', :'action', :'key', repeat('0', 64), 'running', "
+                     "gen_random_uuid(), acp.now() - interval '1 second', acp.now() - interval '2 minutes', "
+                     "acp.now() + interval '23 hours')",
                      id=tenant.id, action=CREATE, key=key)
     first = bench.call(tenant.key, CREATE, MODEL, idempotency_key=key)
     replayed(bench, succeeded(first), bench.call(tenant.key, CREATE, MODEL, idempotency_key=key))
 
 
 def test_expiry(bench):
-    """Contract 3: a reply is kept for 24 hours: before, a replay; after, a call like any other, billed like any other."""
+    """Contract 3: a reply is kept for 24 hours: before, a replay; after, a call like any other, and billed."""
     tenant = bench.paid_tenant()
     key = fresh()
     ask = lambda params=MODEL: succeeded(bench.call(tenant.key, CREATE, params, idempotency_key=key))
@@ -280,7 +286,7 @@ def test_expiry(bench):
 
 
 def test_free_limit(bench):
-    """Contract 3: replays are not counted, not billed and never refused by the quota; other calls are, and claim nothing."""
+    """Contract 3: replays are not counted, not billed and never refused by the quota; who is, claims nothing."""
     tenant = bench.onboard()
     key, unused = fresh(), fresh()
     first = succeeded(bench.call(tenant.key, CREATE, MODEL, idempotency_key=key))
@@ -302,8 +308,8 @@ def test_ceiling(bench):
     tenant = bench.onboard()
     key = fresh()
     first = succeeded(bench.call(tenant.key, KEYS_CREATE, NEW_KEY, idempotency_key=key))
-    bench.db.execute("select acp.key_create(:'id', gen_random_uuid(), sha256(gen_random_uuid()::text::bytea), 'ock_xxxxxxxx', "
-                     "'filler', '{manage.read}', null) from generate_series(1, 23)", id=tenant.id)
+    bench.db.execute("select acp.key_create(:'id', gen_random_uuid(), sha256(gen_random_uuid()::text::bytea), "
+                     "'ock_xxxxxxxx', 'filler', '{manage.read}', null) from generate_series(1, 23)", id=tenant.id)
     refused(bench.call(tenant.key, KEYS_CREATE, NEW_KEY), 403, "CEILING_EXCEEDED")
     replayed(bench, first, bench.call(tenant.key, KEYS_CREATE, NEW_KEY, idempotency_key=key))
 
@@ -332,7 +338,7 @@ def test_replay_needs_the_right(bench):
 
 
 def test_replay_grants_nothing(bench):
-    """Contract 3 (packs): a key can never grant a scope that it lacks, nor get such a key out of another key's reply."""
+    """Contract 3 (packs): a key cannot grant a scope that it lacks, nor get one out of another key's reply."""
     tenant = bench.onboard()
     key = fresh()
     params = {"name": "k", "scopes": ["manage.domain"]}

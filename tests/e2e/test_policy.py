@@ -75,7 +75,7 @@ def denied(bench, reply, policy_id):
 # Decisions ------------------------------------------------------------------------------------------------------------
 
 def test_deny(bench):
-    """Issue: a policy denies what its pattern fits, in a dry run too; nothing is used; the audit row has the decision."""
+    """Issue: a policy denies what its pattern fits, a dry run too; nothing is used; the audit row has the decision."""
     tenant, other = bench.onboard(), bench.onboard()
     bench.audit(succeeded(create(bench, tenant.key)), policy_decision_id=None)
     key = fresh()
@@ -93,15 +93,17 @@ def test_deny(bench):
 def test_patterns(bench):
     """Issue: action patterns with *: anchored at both ends; a name without * is that name; without one it is all."""
     tenant = bench.onboard()
-    cases = {"meta.version": 403, "meta.*": 403, "*version": 403, "*": 403, None: 403, "m*a.v*n": 403, "eta.version": 200,
-             "meta.versio": 200, "metaxversion": 200, "meta": 200, "iam.*": 200, "meta.version*": 403, "meta?version": 200}
+    cases = {"meta.version": 403, "meta.*": 403, "*version": 403, "*": 403, None: 403, "m*a.v*n": 403,
+             "eta.version": 200,
+             "meta.versio": 200, "metaxversion": 200, "meta": 200, "iam.*": 200, "meta.version*": 403,
+             "meta?version": 200}
     for pattern, status in cases.items():
         with policies(bench, tenant, {"decision": "deny", **({"action": pattern} if pattern else {})}):
             equal(bench.call(tenant.key, "meta.version").status, status, "status with pattern %s" % pattern)
 
 
 def test_priority(bench):
-    """Contract 2.2: lowest priority number first, first match wins, also when made later; disabled ones do not count."""
+    """Contract 2.2: lowest priority number first, first match wins, also if made later; disabled ones do not count."""
     tenant = bench.onboard()
     deny = {"action": "meta.*", "decision": "deny", "priority": 20}
     allow = {"action": "meta.version", "decision": "allow", "priority": 10}
@@ -139,8 +141,9 @@ def test_amount(bench):
 def test_time_window(bench):
     """Issue: a time window: inside it the policy applies, outside not; days and zones too."""
     tenant = bench.onboard()
-    now = bench.db.row("select to_char(n - interval '1 hour', 'HH24:MI') as from, to_char(n + interval '1 hour', 'HH24:MI') "
-                       "as to, extract(isodow from n)::int as day from (select acp.now() at time zone 'UTC' as n) x")
+    now = bench.db.row("select to_char(n - interval '1 hour', 'HH24:MI') as from, "
+                       "to_char(n + interval '1 hour', 'HH24:MI') as to, extract(isodow from n)::int as day "
+                       "from (select acp.now() at time zone 'UTC' as n) x")
     day = now.pop("day")
     deny = lambda window: {"action": "meta.version", "decision": "deny", "time_window": window}
     ask = lambda: bench.call(tenant.key, "meta.version").status
@@ -199,7 +202,7 @@ def test_approval(bench):
 
 
 def test_approval_is_of_key_and_tenant(bench):
-    """Issue: same hash, actor, tenant: another key's, or another tenant's, same request needs an approval of its own."""
+    """Issue: same hash, actor, tenant: another key's or tenant's same request needs an approval of its own."""
     tenant, stranger = bench.onboard(), bench.onboard()
     colleague, _ = bench.make_key(tenant, "manage.domain")
     with policies(bench, tenant, APPROVE), policies(bench, stranger, APPROVE):
@@ -316,7 +319,8 @@ def test_proposal_dry_run(bench):
     before = bench.db.fingerprints(without=("acp.audit_logs", "acp.usage_counters"))
     reply = succeeded(bench.call(tenant.key, PROPOSE, {"policy": POLICY}, dry_run=True))
     equal(bench.db.fingerprints(without=("acp.audit_logs", "acp.usage_counters")), before, "tables")
-    equal([(entry["type"], entry["policy"]) for entry in reply.data["creates"]], [("policy_proposal", POLICY)], "creates")
+    equal([(entry["type"], entry["policy"]) for entry in reply.data["creates"]], [("policy_proposal", POLICY)],
+          "creates")
     bench.audit(reply, dry_run=True, billable=False)
 
 
@@ -352,7 +356,8 @@ def test_bad_proposals(bench):
     """Contract 3: a policy that cannot be is refused when it is proposed, with the member at fault."""
     tenant = bench.onboard()
     bad = [({"decision": "maybe"}, "decision"), ({"name": ""}, "name"), ({"priority": 0}, "priority"),
-           ({"action": "IAM.*"}, "action"), ({"amount_over": -1}, "amount_over"), ({"actor_type": "robot"}, "actor_type"),
+           ({"action": "IAM.*"}, "action"), ({"amount_over": -1}, "amount_over"),
+           ({"actor_type": "robot"}, "actor_type"),
            ({"tenant_id": NIL}, "tenant_id"), ({"time_window": {"days": [8]}}, "time_window/days/0"),
            ({"time_window": {"from": "24:00"}}, "time_window/from"),
            ({"time_window": {"timezone": "Mars/Olympus"}}, "time_window/timezone")]

@@ -1,0 +1,291 @@
+-- 65_router_state.sql - what the router keeps between calls: idempotency, ceilings, policies, approvals, proposals; and
+-- what the handlers of iam refuse. All as acp_app, the program's role.
+-- That concurrent calls are told apart is shown by tests/e2e (idempotency, limits, policy): one session cannot race.
+BEGIN;
+SET LOCAL client_min_messages = warning;
+SET LOCAL timezone = 'UTC';
+CREATE SCHEMA tap;
+CREATE EXTENSION IF NOT EXISTS pgtap SCHEMA tap;
+GRANT USAGE ON SCHEMA tap TO PUBLIC;
+SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace
+	WHERE extname = 'pgtap' \gset
+SET LOCAL search_path = :tap, pg_catalog;
+
+SELECT plan(122);
+
+-- Shifts the program's clock so that this transaction happens at a moment. Undone by the ROLLBACK.
+CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('ALTER DATABASE %I SET acp.clock_offset = %L', current_database(), moment - now());
+END
+$$;
+
+-- Code and member of a refusal; null when the statement works.
+CREATE FUNCTION pg_temp.refusal(statement text) RETURNS text[] LANGUAGE plpgsql AS $$
+DECLARE
+	hint   text;
+	detail text;
+BEGIN
+	EXECUTE statement;
+	RETURN NULL;
+EXCEPTION WHEN SQLSTATE 'ACP01' THEN
+	GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT, detail = PG_EXCEPTION_DETAIL;
+	RETURN ARRAY[hint, detail];
+END
+$$;
+
+CREATE FUNCTION pg_temp.t(n integer) RETURNS uuid LANGUAGE sql AS $$
+	SELECT ('65656565-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid
+$$;
+CREATE FUNCTION pg_temp.k(n integer) RETURNS uuid LANGUAGE sql AS $$
+	SELECT ('65656565-0000-4000-9000-' || lpad(n::text, 12, '0'))::uuid
+$$;
+CREATE FUNCTION pg_temp.e(n integer) RETURNS uuid LANGUAGE sql AS $$
+	SELECT ('65656565-0000-4000-a000-' || lpad(n::text, 12, '0'))::uuid
+$$;
+CREATE FUNCTION pg_temp.p(n integer) RETURNS uuid LANGUAGE sql AS $$
+	SELECT ('65656565-0000-4000-b000-' || lpad(n::text, 12, '0'))::uuid
+$$;
+
+-- What a claim by call e answers: verdict, and the stored result.
+CREATE FUNCTION pg_temp.claim(t integer, key text, request text, e integer, action text DEFAULT 'a.b') RETURNS text
+LANGUAGE sql AS $$
+	SELECT concat_ws(' ', verdict, encode(sealed, 'hex')) FROM acp.idempotency_claim(pg_temp.t(t), action, key,
+		encode(sha256(convert_to(request, 'UTF8')), 'hex'), pg_temp.e(e), interval '2 minutes')
+$$;
+CREATE FUNCTION pg_temp.finish(t integer, key text, e integer, result bytea) RETURNS text[] LANGUAGE sql AS $$
+	SELECT pg_temp.refusal(format('SELECT acp.idempotency_finish(%L, %L, %L, %L, %L)', pg_temp.t(t), 'a.b', key,
+		pg_temp.e(e), result))
+$$;
+CREATE FUNCTION pg_temp.claims(t integer) RETURNS bigint LANGUAGE sql AS $$
+	SELECT count(*) FROM acp.idempotency WHERE tenant_id = pg_temp.t(t)
+$$;
+
+-- A handler for tenant t.
+CREATE FUNCTION pg_temp.run(t integer, handler text, params jsonb, ctx jsonb DEFAULT '{}') RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+	data jsonb;
+BEGIN
+	EXECUTE format('SELECT acp.%I($1, $2, $3)', handler) INTO data USING pg_temp.t(t), params,
+		jsonb_build_object('dry_run', false, 'ceiling', 3, 'request_id', 'r', 'api_key_id', pg_temp.k(1),
+			'event_id', pg_temp.e(900)) || ctx;
+	RETURN data;
+END
+$$;
+CREATE FUNCTION pg_temp.refused(t integer, handler text, params jsonb, ctx jsonb DEFAULT '{}') RETURNS text[]
+LANGUAGE sql AS $$
+	SELECT pg_temp.refusal(format('SELECT pg_temp.run(%s, %L, %L, %L)', t, handler, params, ctx))
+$$;
+CREATE FUNCTION pg_temp.fresh(n integer, more jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
+	SELECT jsonb_build_object('name', 'key ' || n, 'scopes', '["manage.read"]'::jsonb, 'new_id', pg_temp.k(n),
+		'new_hash', encode(sha256(convert_to('65' || n, 'UTF8')), 'hex'), 'new_prefix', 'ock_' || lpad(n::text, 8, '0'))
+		|| more
+$$;
+CREATE FUNCTION pg_temp.named(n integer, more jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
+	SELECT jsonb_build_object('api_key_id', pg_temp.k(n)) || more
+$$;
+
+-- A query of tenant t with key k, and what is decided.
+CREATE FUNCTION pg_temp.q(t integer, action text, e integer, more jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
+	SELECT jsonb_build_object('tenant_id', pg_temp.t(t), 'api_key_id', pg_temp.k(1), 'actor_type', 'api_key', 'action',
+		action, 'request_hash', repeat('a', 64), 'event_id', pg_temp.e(e), 'dry_run', false) || more
+$$;
+CREATE FUNCTION pg_temp.decision(t integer, action text, more jsonb DEFAULT '{}') RETURNS text LANGUAGE sql AS $$
+	SELECT acp.authorize(pg_temp.q(t, action, 800, more))->>'decision'
+$$;
+CREATE FUNCTION pg_temp.policy(p integer, t integer, policy jsonb) RETURNS void LANGUAGE sql AS $$
+	SELECT acp.policy_add(pg_temp.p(p), pg_temp.t(t), '{"name": "p"}' || policy)
+$$;
+CREATE FUNCTION pg_temp.at(window_ jsonb, moment timestamptz) RETURNS boolean LANGUAGE sql AS $$
+	SELECT acp.window_open(window_, moment)
+$$;
+
+SELECT pg_temp.clock_at('2027-05-15 12:00:00+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT count(acp.tenant_create(pg_temp.t(n), 'leadscoring', 'router:' || n, 'a@example.com', NULL))
+	FROM generate_series(1, 9) n \gset ignored_
+
+-- Idempotency --------------------------------------------------------------------------------------------------------
+
+SELECT is(pg_temp.claim(1, 'key', 'one', 1), 'run', 'the first call runs');
+SELECT is(pg_temp.claim(1, 'key', 'one', 2), 'conflict', 'the second waits for it');
+SELECT is(pg_temp.claim(1, 'key', 'two', 3), 'mismatch', 'another request with the key');
+SELECT is(pg_temp.claim(1, 'key', 'one', 4, 'a.c'), 'run', 'another action with the key');
+SELECT is(pg_temp.claim(2, 'key', 'one', 5), 'run', 'another tenant with the key');
+SELECT is(pg_temp.finish(1, 'key', 2, '\x00'), ARRAY['IDEMPOTENCY_CONFLICT', ''], 'who has no claim stores nothing');
+SELECT is(pg_temp.finish(1, 'key', 1, '\xbeef'), NULL, 'who has it stores its result');
+SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'it is given again');
+SELECT is(pg_temp.claim(1, 'key', 'two', 7), 'mismatch', 'but not to another request');
+SELECT is(pg_temp.finish(1, 'key', 1, '\xdead'), ARRAY['IDEMPOTENCY_CONFLICT', ''], 'a result is stored once');
+SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'and stays');
+SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(1), 'a.b', 'key', pg_temp.e(1))$$, 'giving up what is done');
+SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'takes nothing away');
+
+SELECT is(pg_temp.claim(3, 'key', 'one', 1), 'run', 'a call of tenant 3 runs');
+SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(3), 'a.b', 'key', pg_temp.e(2))$$, 'another one gives up');
+SELECT is(pg_temp.claims(3), 1::bigint, 'and takes nothing away');
+SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(3), 'a.b', 'key', pg_temp.e(1))$$, 'the call itself gives up');
+SELECT is(pg_temp.claims(3), 0::bigint, 'and leaves nothing behind');
+SELECT is(pg_temp.claim(3, 'key', 'two', 3), 'run', 'the key is as new, for any request');
+
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-05-15 12:01:59+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT is(pg_temp.claim(3, 'key', 'two', 4), 'conflict', 'a claim holds for its lease');
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-05-15 12:02:00+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT is(pg_temp.claim(3, 'key', 'other', 5), 'run', 'then a crashed one is free for any request');
+SELECT is(pg_temp.claim(3, 'key', 'other', 6), 'conflict', 'for one call');
+SELECT is(pg_temp.finish(3, 'key', 3, '\x03'), ARRAY['IDEMPOTENCY_CONFLICT', ''], 'who ran too long stores nothing');
+SELECT is(pg_temp.finish(3, 'key', 5, '\x05'), NULL, 'who took over does');
+SELECT is(pg_temp.claim(3, 'key', 'other', 7), 'replay 05', 'and that is given again');
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-05-16 11:59:59+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT is(pg_temp.claim(1, 'key', 'one', 8), 'replay beef', 'a result is kept for 24 hours');
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-05-16 12:00:00+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT is(pg_temp.claim(1, 'key', 'new', 9), 'run', 'then the key is as new');
+SELECT ok((SELECT sealed IS NULL AND state = 'running' FROM acp.idempotency
+	WHERE tenant_id = pg_temp.t(1) AND action = 'a.b' AND key = 'key'), 'and the old result is gone');
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-05-15 12:00:00+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+
+-- Ceilings -----------------------------------------------------------------------------------------------------------
+
+SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 0::bigint, 'a tenant starts without keys here');
+SELECT ok(pg_temp.run(1, 'iam_keys_create', pg_temp.fresh(1)) IS NOT NULL, 'a key');
+SELECT ok(pg_temp.run(1, 'iam_keys_create', pg_temp.fresh(2, '{"expires_at": "2027-05-15T13:00:00Z"}')) IS NOT NULL,
+	'one that ends');
+SELECT ok(pg_temp.run(1, 'iam_keys_create', pg_temp.fresh(3)) IS NOT NULL, 'a third');
+SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 3::bigint, 'three live keys');
+SELECT is(pg_temp.refused(1, 'iam_keys_create', pg_temp.fresh(4)), ARRAY['CEILING_EXCEEDED', ''], 'the ceiling holds');
+SELECT is(pg_temp.refused(1, 'iam_keys_rotate', pg_temp.fresh(4, pg_temp.named(1))), ARRAY['CEILING_EXCEEDED', ''],
+	'for a rotation too');
+SELECT is(acp.live_count(pg_temp.t(2), 'keys'), 0::bigint, 'another tenant has none of them');
+SELECT is(pg_temp.refusal($$SELECT acp.ceiling_hold(pg_temp.t(1), 'keys', '{"ceiling": 4}')$$), NULL, 'room for one more');
+SELECT is(pg_temp.refusal($$SELECT acp.ceiling_hold(pg_temp.t(1), 'keys', '{"ceiling": 3}')$$),
+	ARRAY['CEILING_EXCEEDED', ''], 'no room');
+SELECT throws_ok($$SELECT acp.live_count(pg_temp.t(1), 'apples')$$, '20000', NULL, 'a kind that is not counted');
+SELECT ok(pg_temp.run(1, 'iam_keys_revoke', pg_temp.named(3)) IS NOT NULL, 'a key is revoked');
+SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 2::bigint, 'it does not count');
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-05-15 13:00:00+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 1::bigint, 'nor does one that has ended');
+
+-- iam ----------------------------------------------------------------------------------------------------------------
+
+SELECT is(pg_temp.refused(1, h, pg_temp.fresh(9, pg_temp.named(2, '{"name": "x"}'))),
+	ARRAY['VALIDATION_ERROR', '/params/api_key_id'], 'an expired key: ' || h)
+FROM unnest(ARRAY['iam_keys_update', 'iam_keys_rotate', 'iam_keys_scopes']) h;
+SELECT is(pg_temp.refused(1, h, pg_temp.fresh(9, pg_temp.named(3, '{"name": "x"}'))),
+	ARRAY['VALIDATION_ERROR', '/params/api_key_id'], 'a revoked key: ' || h)
+FROM unnest(ARRAY['iam_keys_update', 'iam_keys_rotate', 'iam_keys_scopes']) h;
+SELECT is(pg_temp.refused(2, h, pg_temp.fresh(9, pg_temp.named(1))), ARRAY['NOT_FOUND', '/params/api_key_id'],
+	'another tenant''s key: ' || h)
+FROM unnest(ARRAY['iam_keys_update', 'iam_keys_rotate', 'iam_keys_scopes', 'iam_keys_revoke']) h;
+SELECT is(pg_temp.refused(2, h, pg_temp.fresh(9, pg_temp.named(1)), '{"dry_run": true}'),
+	ARRAY['NOT_FOUND', '/params/api_key_id'], 'nor in a dry run: ' || h)
+FROM unnest(ARRAY['iam_keys_update', 'iam_keys_rotate', 'iam_keys_revoke']) h;
+SELECT is(pg_temp.run(2, 'iam_keys_list', '{}'), '[]', 'another tenant''s list');
+SELECT is(pg_temp.run(2, 'iam_keys_list', jsonb_build_object('after', pg_temp.k(1))), '[]', 'after a key that is not its own');
+SELECT is(pg_temp.refused(1, 'iam_keys_create', pg_temp.fresh(5, '{"expires_at": "2027-05-15T13:00:00Z"}')),
+	ARRAY['VALIDATION_ERROR', '/params/expires_at'], 'a key that ends now');
+SELECT is(pg_temp.refused(1, 'iam_keys_create', pg_temp.fresh(5, '{"expires_at": "2027-05-15T13:00:00Z"}'),
+	'{"dry_run": true}'), ARRAY['VALIDATION_ERROR', '/params/expires_at'], 'nor in a dry run');
+SELECT is(pg_temp.refused(1, 'iam_keys_update', pg_temp.named(1, '{"expires_at": "2020-01-01T00:00:00Z"}')),
+	ARRAY['VALIDATION_ERROR', '/params/expires_at'], 'nor by an update');
+SELECT is(pg_temp.refused(1, 'iam_keys_update', pg_temp.named(1)), ARRAY['VALIDATION_ERROR', '/params'],
+	'an update of nothing');
+SELECT is(pg_temp.run(1, 'iam_keys_update', pg_temp.named(1, '{"name": "new", "scopes": ["manage.iam"]}'))
+	- ARRAY['created_at', 'key_prefix', 'api_key_id'], '{"name": "new", "scopes": ["manage.iam"], "rate_limit": null,
+	"expires_at": null, "revoked_at": null, "status": "active"}', 'an update of name and scopes');
+SELECT is(pg_temp.run(1, 'iam_keys_scopes', pg_temp.named(1)), '["manage.iam"]', 'its scopes');
+SELECT is((pg_temp.run(1, 'iam_keys_rotate', pg_temp.fresh(6, pg_temp.named(1, '{"grace_seconds": 60}'))))
+	#>> '{replaces,expires_at}', '2027-05-15T13:01:00Z', 'a rotation ends the old key after the grace period');
+SELECT is((SELECT ARRAY[name, scopes::text] FROM acp.api_keys WHERE tenant_id = pg_temp.t(1) AND api_key_id = pg_temp.k(6)),
+	ARRAY['new', '{manage.iam}'], 'the new key has name and scopes of the old one');
+SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 2::bigint, 'both live');
+SELECT is(pg_temp.run(1, 'iam_keys_revoke', pg_temp.named(3))->>'revoked_at', '2027-05-15T12:00:00Z',
+	'revoking again changes nothing');
+SELECT is(pg_temp.run(1, 'iam_keys_revoke', pg_temp.named(1), '{"dry_run": true}')->'warnings',
+	'["this is the key that makes this call"]', 'the dry run warns of one''s own key');
+SELECT ok(NOT EXISTS (SELECT FROM jsonb_array_elements(pg_temp.run(1, 'iam_keys_list', '{}')) x WHERE x ? 'key_hash'),
+	'the list holds no hash');
+
+-- Policies -----------------------------------------------------------------------------------------------------------
+
+SELECT is(acp.pattern_fits(pattern, 'iam.keys.create'), fits, 'pattern ' || pattern)
+FROM (VALUES ('iam.keys.create', true), ('iam.*', true), ('*', true), ('*.create', true), ('iam.*.create', true),
+	('iam', false), ('iam.keys', false), ('keys.create', false), ('iamxkeys.create', false), ('', false),
+	('iam.keys.create.*', false)) v (pattern, fits);
+SELECT ok(pg_temp.at(NULL, '2027-05-15 12:00+00'), 'no window is always');
+SELECT is(pg_temp.at('{"from": "09:00", "to": "17:00"}', m::timestamptz), open, 'office hours at ' || m)
+FROM (VALUES ('2027-05-15 08:59:59+00', false), ('2027-05-15 09:00+00', true), ('2027-05-15 16:59:59+00', true),
+	('2027-05-15 17:00+00', false)) v (m, open);
+SELECT is(pg_temp.at('{"from": "22:00", "to": "06:00"}', m::timestamptz), open, 'over midnight at ' || m)
+FROM (VALUES ('2027-05-15 21:59+00', false), ('2027-05-15 23:00+00', true), ('2027-05-15 05:59+00', true),
+	('2027-05-15 06:00+00', false)) v (m, open);
+SELECT ok(pg_temp.at('{"days": [6]}', '2027-05-15 12:00+00') AND NOT pg_temp.at('{"days": [1, 7]}', '2027-05-15 12:00+00'),
+	'days: 15 May 2027 is a Saturday');
+SELECT ok(pg_temp.at('{"from": "21:00", "timezone": "Asia/Tokyo"}', '2027-05-15 12:00+00'), 'zones');
+
+SELECT is(pg_temp.decision(4, 'a.b'), 'allow', 'no policy: allowed');
+SELECT pg_temp.policy(1, 4, '{"decision": "deny", "action": "a.*", "priority": 20}') \gset ignored_
+SELECT is(pg_temp.decision(4, 'a.b'), 'deny', 'denied');
+SELECT is(pg_temp.decision(5, 'a.b'), 'allow', 'another tenant is not');
+SELECT pg_temp.policy(2, 4, '{"decision": "allow", "action": "a.b", "priority": 10}') \gset ignored_
+SELECT is(pg_temp.decision(4, 'a.b') || pg_temp.decision(4, 'a.c'), 'allowdeny', 'the lowest priority number decides');
+SELECT ok(acp.policy_enable(pg_temp.p(2), false), 'that one is switched off');
+SELECT is(pg_temp.decision(4, 'a.b'), 'deny', 'the next one decides');
+SELECT ok(NOT acp.policy_enable(pg_temp.p(99), false), 'there is no such policy');
+SELECT pg_temp.policy(3, 5, '{"decision": "deny", "amount_over": 100}') \gset ignored_
+SELECT is(pg_temp.decision(5, 'a.b', '{"amount": 100}') || pg_temp.decision(5, 'a.b', '{"amount": 100.001}')
+	|| pg_temp.decision(5, 'a.b'), 'allowdenyallow', 'an amount');
+
+-- Approvals ----------------------------------------------------------------------------------------------------------
+
+SELECT pg_temp.policy(4, 6, '{"decision": "require_approval"}') \gset ignored_
+SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 1, '{"dry_run": true}')) ? 'approval_id', false, 'a dry run asks for none');
+SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 1))->>'approval_id', pg_temp.e(1)::text, 'a call asks for one');
+SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 2))->>'approval_id', pg_temp.e(1)::text, 'the same call for the same');
+SELECT is(acp.authorize(pg_temp.q(6, 'a.b', n, more))->>'approval_id', pg_temp.e(n)::text, 'another call for another: ' || more::text)
+FROM (VALUES (3, jsonb_build_object('request_hash', repeat('b', 64))), (4, jsonb_build_object('api_key_id', pg_temp.k(9))),
+	(5, '{"action": "a.c"}'::jsonb)) v (n, more);
+SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(6), pg_temp.e(1), pg_temp.e(7))$$),
+	ARRAY['APPROVAL_REQUIRED', ''], 'one that waits lets nothing through');
+SELECT ok(acp.approval_decide(pg_temp.e(1), 'approved') AND NOT acp.approval_decide(pg_temp.e(1), 'rejected'),
+	'it is decided once');
+SELECT is(pg_temp.decision(6, 'a.b'), 'allow', 'approved, the call passes');
+SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(5), pg_temp.e(1), pg_temp.e(7))$$),
+	ARRAY['APPROVAL_REQUIRED', ''], 'another tenant cannot use it');
+SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(6), pg_temp.e(1), pg_temp.e(7))$$), NULL, 'it is used');
+SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(6), pg_temp.e(1), pg_temp.e(8))$$),
+	ARRAY['APPROVAL_REQUIRED', ''], 'once');
+SELECT ok(acp.approval_decide(pg_temp.e(3), 'rejected'), 'one is rejected');
+SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 20, jsonb_build_object('request_hash', repeat('b', 64))))->>'decision',
+	'require_approval', 'and lets nothing through');
+
+-- Proposals ----------------------------------------------------------------------------------------------------------
+
+SELECT is(pg_temp.refused(7, 'governance_propose_policy', '{"policy": {"time_window": {"timezone": "Mars/Olympus"}}}'),
+	ARRAY['VALIDATION_ERROR', '/params/policy/time_window/timezone'], 'a policy with an unknown zone');
+SELECT ok(pg_temp.run(7, 'governance_propose_policy', '{"policy": {"name": "n", "decision": "deny"}}', '{"dry_run": true}')
+	? 'creates' AND NOT EXISTS (SELECT FROM acp.policy_proposals WHERE tenant_id = pg_temp.t(7)), 'a dry run proposes nothing');
+SELECT is(pg_temp.run(7, 'governance_propose_policy', '{"policy": {"name": "n", "decision": "deny"}}')->>'status', 'proposed',
+	'a proposal');
+SELECT ok(NOT acp.policy_publish(pg_temp.e(900), pg_temp.p(7)), 'it cannot be published');
+SELECT ok(NOT acp.proposal_decide(pg_temp.e(900), 'published'), 'nor decided as anything');
+SELECT ok(acp.proposal_decide(pg_temp.e(900), 'approved'), 'it is approved');
+SELECT is(pg_temp.decision(7, 'a.b'), 'allow', 'which decides nothing yet');
+SELECT ok(acp.policy_publish(pg_temp.e(900), pg_temp.p(7)) AND NOT acp.policy_publish(pg_temp.e(900), pg_temp.p(8)),
+	'it is published once');
+SELECT is(pg_temp.decision(7, 'a.b') || pg_temp.decision(8, 'a.b'), 'denyallow', 'and decides its tenant''s calls');
+
+SELECT * FROM finish();
+ROLLBACK;
