@@ -131,7 +131,7 @@ def test_bad_params(bench):
            ({"expires_at": "soon"}, "/params/expires_at"),
            ({"expires_at": None}, "/params/expires_at"), ({"name": ""}, "/params/name"),
            ({"name": None}, "/params/name"),
-           ({"rate_limit": 0}, "/params/rate_limit"), ({"rate_limit": 0.5}, "/params/rate_limit"),
+           ({"rate_limit": 0}, "/params/rate_limit"), ({"rate_limit": 1001}, "/params/rate_limit"), ({"rate_limit": 0.5}, "/params/rate_limit"),
            ({"new_hash": "00"}, "/params/new_hash"), ({"new_id": str(uuid.uuid4())}, "/params/new_id")]
     key_id = own_id(bench, tenant)
     for change, field in bad:
