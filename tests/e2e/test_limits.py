@@ -137,20 +137,16 @@ def test_what_is_counted(bench):
 
 
 def test_retry_after(bench):
-    """Contract 2: whoever waits as long as Retry-After says gets through; and the window slides."""
+    """Contract 2: Retry-After says when the first of the places comes back. (That it then does, and that the window
+    slides, is tests/unit/test_ratelimit.c's: here it would take a minute.)"""
     tenant = bench.onboard()
     key, _ = bench.make_key(tenant, "manage.domain")
     bench.db.execute("update acp.api_keys set rate_limit = 2 where tenant_id = :'id'", id=tenant.id)
     succeeded(bench.score(key))
-    time.sleep(5)
+    time.sleep(2)
     succeeded(bench.score(key))
     seconds = limited(bench.score(key), 2)
-    check(54 <= seconds <= 57, "Retry-After %d, 5 s after the first of two calls" % seconds)
-    time.sleep(seconds - 3)
-    limited(bench.score(key), 2)
-    time.sleep(3.1)
-    succeeded(bench.score(key))
-    check(limited(bench.score(key), 2) <= 6, "the second place does not come back 5 s after the first")
+    check(57 <= seconds <= 60, "Retry-After %d, 2 s after the first of two calls" % seconds)
 
 
 # Ceilings -------------------------------------------------------------------------------------------------------------
