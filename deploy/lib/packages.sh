@@ -6,7 +6,8 @@ BUILD_PACKAGES=(gcc make libc6-dev autoconf automake pkg-config libfcgi-dev libj
 RUN_PACKAGES=(postgresql curl jq openssl procps python3)
 LIGHTTPD_PACKAGES=(lighttpd)
 APACHE_PACKAGES=(apache2 libapache2-mod-fcgid)
-TEST_PACKAGES=(clang libclang-rt-14-dev pgtap libtap-parser-sourcehandler-pgtap-perl python3 libfcgi-bin mandoc xz-utils)
+TEST_PACKAGES=(clang libclang-rt-14-dev pgtap libtap-parser-sourcehandler-pgtap-perl python3 libfcgi-bin mandoc xz-utils
+	shellcheck universal-ctags)
 
 POLICY=/usr/sbin/policy-rc.d
 POLICY_MARK='# acp-fcgi: temporary, keeps packages from starting their services; remove it if no installation runs'
