@@ -35,6 +35,7 @@ struct acp_action {
 	const char *sql_function; /* for acp_run_sql: a function (tenant uuid, params jsonb, ctx jsonb) returns jsonb */
 	const struct acp_upstream *upstream; /* for acp_run_http (core/action_http.h) */
 	bool writes;                         /* changes something: policies apply, and fail closed */
+	bool changes_access;                 /* changes keys, or what they may do */
 	bool supports_dry_run;
 	bool billable;
 	int rate_limit;      /* calls a minute and key, where fewer than usual; 0: the usual limit */

@@ -44,7 +44,7 @@ static bool make_body(const struct acp_call *call, struct json_object *params, s
 		acp_json_add_string(body, "tenant_id", call->principal.tenant_id) &&
 		acp_json_add_string(body, "request_id", call->request->request_id) &&
 		(key ? acp_json_add_string(body, "idempotency_key", key) : acp_json_add_null(body, "idempotency_key"));
-	const char *text = ok ? json_object_to_json_string_length(body, JSON_C_TO_STRING_PLAIN, &len) : NULL;
+	const char *text = ok ? acp_json_text(body, JSON_C_TO_STRING_PLAIN, &len) : NULL;
 	acp_buf_init(out, BODY_MAX);
 	if (text)
 		acp_buf_add(out, text, len);
@@ -139,9 +139,11 @@ static bool read_json(const struct acp_outbound_reply *reply, struct json_object
 /* result_meta goes into the audit row: no credentials, and not much. */
 static bool take_meta(const struct acp_call *call, struct json_object *meta, struct acp_result *result)
 {
-	if (!json_object_is_type(meta, json_type_object) || strlen(json_object_to_json_string(meta)) > META_MAX)
+	size_t len;
+	if (!json_object_is_type(meta, json_type_object) || !acp_json_text(meta, JSON_C_TO_STRING_SPACED, &len) ||
+	    len > META_MAX)
 		return false;
-	return acp_redact_json(meta, call->kernel->config->key_prefix, &result->meta);
+	return acp_redact_copy(meta, call->kernel->config->key_prefix, &result->meta);
 }
 
 static enum acp_code take_result(struct acp_call *call, struct json_object *document, struct acp_result *result)

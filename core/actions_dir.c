@@ -103,7 +103,9 @@ static bool complain_at(const struct source *source, const char *pointer, const 
 static bool fits(const struct source *source, struct json_object *document, const char *schema_text)
 {
 	struct acp_schema_error bad;
-	struct json_object *tree = json_tokener_parse(schema_text);
+	struct json_object *tree = acp_json_own(schema_text);
+	if (!tree)
+		return complain(source, "out of memory");
 	struct acp_schema *schema = acp_schema_compile(tree, &bad);
 	bool ok = schema && acp_schema_check(schema, document, &bad);
 	if (!ok)
@@ -224,8 +226,9 @@ static bool take_row(const struct source *source, struct loaded *loaded)
 {
 	struct json_object *document = loaded->document;
 	const char *name = acp_json_string(document, "name");
-	loaded->params_schema = strdup(
-		json_object_to_json_string_ext(acp_json_member(document, "params_schema"), JSON_C_TO_STRING_PLAIN));
+	size_t len;
+	const char *schema = acp_json_text(acp_json_member(document, "params_schema"), JSON_C_TO_STRING_PLAIN, &len);
+	loaded->params_schema = schema ? strdup(schema) : NULL;
 	loaded->pack_name = strndup(name, (size_t)(strrchr(name, '.') - name));
 	if (!loaded->params_schema || !loaded->pack_name)
 		return complain(source, "out of memory");

@@ -7,9 +7,9 @@
 
 struct acp_call;
 
-/* The event of a call as it stands, with the columns of audit_logs as members. NULL: memory is lacking. Owned by the
- * caller. */
-struct json_object *acp_audit_event(const struct acp_call *call);
+/* The event of a call as it stands. It borrows from the call; release it with acp_event_release. False: memory is
+ * lacking. */
+bool acp_audit_event(const struct acp_call *call, struct acp_event *event) ACP_MUSTCHECK;
 
 /* The trace id of a valid W3C traceparent header (NULL: none). False: there is none to go by. */
 bool acp_audit_trace_id(const char *traceparent, char id[33]);
@@ -18,9 +18,9 @@ bool acp_audit_trace_id(const char *traceparent, char id[33]);
 bool acp_audit_request_hash(const struct acp_kernel *kernel, struct json_object *envelope,
 			    char hex[ACP_SHA256_HEX]) ACP_MUSTCHECK;
 
-/* The event of a request outside the router (onboarding): unknown caller, not billable. */
-struct json_object *acp_audit_public_event(const struct acp_kernel *kernel, const struct acp_request *request,
-					   const char *action, enum acp_code code, const char *error,
-					   struct json_object *body);
+/* The event of a request outside the router (onboarding, the hub): unknown caller, not billable. As above. */
+bool acp_audit_public_event(const struct acp_kernel *kernel, const struct acp_request *request, const char *action,
+			    enum acp_code code, const char *error, struct json_object *body,
+			    struct acp_event *event) ACP_MUSTCHECK;
 
 #endif

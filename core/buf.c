@@ -1,8 +1,16 @@
 #include "buf.h"
 
+#include "crypto.h"
+
 void acp_buf_init(struct acp_buf *buf, size_t max)
 {
 	*buf = (struct acp_buf){.ptr = NULL, .max = max};
+}
+
+void acp_buf_borrow(struct acp_buf *buf, char *memory, size_t size)
+{
+	*buf = (struct acp_buf){.ptr = memory, .cap = size, .max = size - 1};
+	*memory = '\0';
 }
 
 void acp_buf_release(struct acp_buf *buf)
@@ -19,6 +27,28 @@ void acp_buf_clear(struct acp_buf *buf)
 		buf->ptr[0] = '\0';
 }
 
+static bool grow(struct acp_buf *buf, size_t need)
+{
+	size_t cap = buf->cap ? buf->cap : 128;
+	while (cap < need)
+		cap *= 2;
+	char *ptr = malloc(cap);
+	if (!ptr) {
+		buf->failed = true;
+		return false;
+	}
+	/* Not realloc: a new key may stand in what it would leave behind. */
+	if (buf->ptr) {
+		memcpy(ptr, buf->ptr, buf->len);
+		ptr[buf->len] = '\0';
+		acp_wipe(buf->ptr, buf->cap);
+		free(buf->ptr);
+	}
+	buf->ptr = ptr;
+	buf->cap = cap;
+	return true;
+}
+
 /* Makes room for more bytes and the closing NUL. */
 static bool reserve(struct acp_buf *buf, size_t more)
 {
@@ -29,19 +59,18 @@ static bool reserve(struct acp_buf *buf, size_t more)
 		return false;
 	}
 	size_t need = buf->len + more + 1;
-	if (need <= buf->cap)
-		return true;
-	size_t cap = buf->cap ? buf->cap : 128;
-	while (cap < need)
-		cap *= 2;
-	char *ptr = realloc(buf->ptr, cap);
-	if (!ptr) {
-		buf->failed = true;
+	return need <= buf->cap || grow(buf, need);
+}
+
+bool acp_buf_reserve(struct acp_buf *buf, size_t more)
+{
+	if (buf->failed)
 		return false;
-	}
-	buf->ptr = ptr;
-	buf->cap = cap;
-	return true;
+	bool fits = reserve(buf, more);
+	buf->failed = false;
+	if (fits && buf->ptr && !buf->len)
+		buf->ptr[0] = '\0';
+	return fits;
 }
 
 void acp_buf_add(struct acp_buf *buf, const void *bytes, size_t len)
@@ -61,7 +90,29 @@ void acp_buf_puts(struct acp_buf *buf, const char *text)
 
 void acp_buf_putc(struct acp_buf *buf, char c)
 {
-	acp_buf_add(buf, &c, 1);
+	if (!reserve(buf, 1))
+		return;
+	buf->ptr[buf->len++] = c;
+	buf->ptr[buf->len] = '\0';
+}
+
+char *acp_digits(char *end, uint64_t value)
+{
+	do {
+		*--end = (char)('0' + value % 10);
+		value /= 10;
+	} while (value);
+	return end;
+}
+
+void acp_buf_put_int(struct acp_buf *buf, int64_t value)
+{
+	char digits[21];
+	char *end = digits + sizeof digits;
+	char *at = acp_digits(end, value < 0 ? 0 - (uint64_t)value : (uint64_t)value);
+	if (value < 0)
+		*--at = '-';
+	acp_buf_add(buf, at, (size_t)(end - at));
 }
 
 void acp_buf_vprintf(struct acp_buf *buf, const char *format, va_list args)
@@ -86,27 +137,77 @@ void acp_buf_printf(struct acp_buf *buf, const char *format, ...)
 	va_end(args);
 }
 
+static void put_escape(struct acp_buf *buf, unsigned char c)
+{
+	static const char hex[] = "0123456789abcdef";
+	char escape[7] = {'\\', 'u', '0', '0', hex[c >> 4], hex[c & 15], '\0'};
+	switch (c) {
+	case '"':
+	case '\\': escape[1] = (char)c; break;
+	case '\b': escape[1] = 'b'; break;
+	case '\f': escape[1] = 'f'; break;
+	case '\n': escape[1] = 'n'; break;
+	case '\r': escape[1] = 'r'; break;
+	case '\t': escape[1] = 't'; break;
+	default: acp_buf_add(buf, escape, 6); return;
+	}
+	acp_buf_add(buf, escape, 2);
+}
+
+void acp_buf_json_chars(struct acp_buf *buf, const char *text, size_t len)
+{
+	size_t kept = 0; /* what stands before it is appended */
+	for (size_t i = 0; i < len; i++) {
+		unsigned char c = (unsigned char)text[i];
+		if (c >= 0x20 && c != '"' && c != '\\')
+			continue;
+		acp_buf_add(buf, text + kept, i - kept);
+		put_escape(buf, c);
+		kept = i + 1;
+	}
+	acp_buf_add(buf, text + kept, len - kept);
+}
+
 void acp_buf_json_string(struct acp_buf *buf, const char *text, size_t len)
 {
 	acp_buf_putc(buf, '"');
-	for (size_t i = 0; i < len; i++) {
-		unsigned char c = (unsigned char)text[i];
-		switch (c) {
-		case '"': acp_buf_puts(buf, "\\\""); break;
-		case '\\': acp_buf_puts(buf, "\\\\"); break;
-		case '\b': acp_buf_puts(buf, "\\b"); break;
-		case '\f': acp_buf_puts(buf, "\\f"); break;
-		case '\n': acp_buf_puts(buf, "\\n"); break;
-		case '\r': acp_buf_puts(buf, "\\r"); break;
-		case '\t': acp_buf_puts(buf, "\\t"); break;
-		default:
-			if (c < 0x20)
-				acp_buf_printf(buf, "\\u%04x", c);
-			else
-				acp_buf_putc(buf, (char)c);
-		}
-	}
+	acp_buf_json_chars(buf, text, len);
 	acp_buf_putc(buf, '"');
+}
+
+void acp_copy(char *out, size_t size, const char *text)
+{
+	size_t len = strnlen(text, size - 1);
+	memcpy(out, text, len);
+	out[len] = '\0';
+}
+
+size_t acp_utf8_length(const unsigned char *p, size_t left)
+{
+	unsigned char lead = p[0];
+	unsigned char low = 0x80;
+	unsigned char high = 0xbf;
+	size_t len = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+
+	if (lead < 0x80)
+		return 1;
+	if (lead < 0xc2 || lead > 0xf4 || len > left)
+		return 0;
+	if (lead == 0xe0)
+		low = 0xa0;
+	else if (lead == 0xed)
+		high = 0x9f;
+	else if (lead == 0xf0)
+		low = 0x90;
+	else if (lead == 0xf4)
+		high = 0x8f;
+	if (p[1] < low || p[1] > high)
+		return 0;
+	for (size_t i = 2; i < len; i++) {
+		if ((p[i] & 0xc0) != 0x80)
+			return 0;
+	}
+	return len;
 }
 
 void acp_utf8_trim(char *text)

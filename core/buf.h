@@ -11,7 +11,7 @@
 #include <stdarg.h>
 
 struct acp_buf {
-	char *ptr;   /* owned; "" before the first append */
+	char *ptr;   /* owned; NULL before the first append */
 	size_t len;  /* bytes used, without the closing NUL */
 	size_t cap;  /* bytes allocated */
 	size_t max;  /* len never exceeds this */
@@ -20,6 +20,10 @@ struct acp_buf {
 
 /* Makes an empty buffer that holds at most max bytes. Allocates nothing. */
 void acp_buf_init(struct acp_buf *buf, size_t max) ACP_NONNULL;
+
+/* Makes an empty buffer in memory of the caller's, for texts that are short and soon gone: it holds at most size - 1
+ * bytes, allocates nothing and must not be released. */
+void acp_buf_borrow(struct acp_buf *buf, char *memory, size_t size) ACP_NONNULL;
 
 /* Frees the memory; the buffer is then as after acp_buf_init with the same maximum. */
 void acp_buf_release(struct acp_buf *buf) ACP_NONNULL;
@@ -30,11 +34,29 @@ void acp_buf_clear(struct acp_buf *buf) ACP_NONNULL;
 void acp_buf_add(struct acp_buf *buf, const void *bytes, size_t len);
 void acp_buf_puts(struct acp_buf *buf, const char *text) ACP_NONNULL;
 void acp_buf_putc(struct acp_buf *buf, char c) ACP_NONNULL;
+void acp_buf_put_int(struct acp_buf *buf, int64_t value) ACP_NONNULL; /* in decimal */
 void acp_buf_printf(struct acp_buf *buf, const char *format, ...) ACP_PRINTF(2, 3);
 void acp_buf_vprintf(struct acp_buf *buf, const char *format, va_list args) ACP_PRINTF(2, 0);
 
+/* Makes room for so many more bytes, so that appending them cannot fail. False: they do not fit, or memory is lacking;
+ * the content is as it was. */
+bool acp_buf_reserve(struct acp_buf *buf, size_t more) ACP_MUSTCHECK ACP_NONNULL;
+
 /* Appends text as a JSON string with its quotes. Bytes that are not UTF-8 are passed through unchanged. */
 void acp_buf_json_string(struct acp_buf *buf, const char *text, size_t len);
+
+/* The same without the quotes. */
+void acp_buf_json_chars(struct acp_buf *buf, const char *text, size_t len);
+
+/* Writes the decimal digits of value so that they end before end. Returns where they begin: up to 20 bytes before. */
+char *acp_digits(char *end, uint64_t value) ACP_NONNULL;
+
+/* Copies as much of text as fits, and a NUL. */
+void acp_copy(char *out, size_t size, const char *text) ACP_NONNULL;
+
+/* The length of the UTF-8 sequence at p, which has left bytes; 0 when it is not one (RFC 3629: the shortest form, no
+ * surrogates, nothing above U+10FFFF). */
+size_t acp_utf8_length(const unsigned char *p, size_t left) ACP_NONNULL;
 
 /* Takes an incomplete UTF-8 sequence off the end of a text that was cut to fit. */
 void acp_utf8_trim(char *text) ACP_NONNULL;

@@ -33,6 +33,14 @@ struct acp_call {
 	struct acp_tx *tx;            /* open transaction of the handler, or NULL */
 	struct acp_result result;
 
+	/* its end */
+	struct acp_event event;
+	struct acp_settlement end;
+	struct acp_buf sealed;    /* the result, where it holds a claim */
+	struct json_object *body; /* owned: of a success, made before it is one; NULL: not made */
+	acp_answered *answered;   /* whom to tell; NULL: acp_manage waits */
+	void *arg;
+
 	/* the outcome */
 	enum acp_code code;
 	char error[256];             /* sentence for the caller; "" = the code's own */

@@ -4,10 +4,17 @@
 
 #include "attr.h"
 
+#include <pthread.h>
+#include <time.h>
+
 /* Microseconds of a clock that never jumps; only differences mean something. */
 uint64_t acp_monotonic_us(void);
 
-/* "2026-11-22T09:30:00Z" of seconds since 1970, in UTC. */
-void acp_rfc3339(int64_t seconds, char out[32]);
+/* So many microseconds from now on that clock: until when pthread_cond_timedwait() waits for a condition of
+ * acp_monotonic_cond(). */
+struct timespec acp_monotonic_after(uint64_t us);
+
+/* A condition whose time limits are of that clock; the caller destroys it. */
+void acp_monotonic_cond(pthread_cond_t *cond);
 
 #endif

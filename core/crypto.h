@@ -10,6 +10,16 @@
 
 void acp_sha256(const void *data, size_t len, uint8_t out[ACP_SHA256_LEN]);
 void acp_hmac_sha256(const void *key, size_t key_len, const void *data, size_t len, uint8_t out[ACP_SHA256_LEN]);
+/* Of a short text and, behind it, data. */
+void acp_hmac_sha256_behind(const void *key, size_t key_len, const char *head, const void *data, size_t len,
+			    uint8_t out[ACP_SHA256_LEN]);
+
+/* The same of what comes in pieces. end gives the hash of all pieces since new, or the last end, and begins anew. */
+struct acp_hasher;
+struct acp_hasher *acp_hasher_new(void);
+void acp_hasher_free(struct acp_hasher *hasher);
+void acp_hasher_add(struct acp_hasher *hasher, const void *data, size_t len);
+void acp_hasher_end(struct acp_hasher *hasher, uint8_t out[ACP_SHA256_LEN]);
 
 /* Lower-case hex of len bytes and a closing NUL: out needs 2 * len + 1 bytes. */
 void acp_hex(const uint8_t *bytes, size_t len, char *out);
@@ -30,9 +40,10 @@ void acp_uuid(char out[ACP_UUID_LEN]);
 /* True for the 8-4-4-4-12 hex form in either case. */
 bool acp_is_uuid(const char *text);
 
-/* Encrypts and authenticates (AES-256-GCM, random nonce): out gets len + ACP_SEAL_EXTRA bytes. */
+/* Encrypts and authenticates (AES-256-GCM, random nonce): out gets len + ACP_SEAL_EXTRA bytes. False: memory is
+ * lacking, and out holds nothing of use. */
 #define ACP_SEAL_EXTRA 28
-void acp_seal(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, uint8_t *out);
+bool acp_seal(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, uint8_t *out) ACP_MUSTCHECK;
 
 /* The reverse: out gets len - ACP_SEAL_EXTRA bytes. False: not sealed with this key, or changed since. */
 bool acp_unseal(const uint8_t key[ACP_SHA256_LEN], const uint8_t *sealed, size_t len, uint8_t *out) ACP_MUSTCHECK;
@@ -42,5 +53,9 @@ bool acp_equal_const_time(const void *a, const void *b, size_t len);
 
 /* Overwrites a secret; not optimised away. */
 void acp_wipe(void *secret, size_t len);
+
+/* From now on this process leaves no core dump, neither as a file nor through a program that takes them, and no other
+ * process of its user may look into its memory. */
+void acp_keep_memory_private(void);
 
 #endif

@@ -52,6 +52,8 @@ enum acp_code acp_body_parse_within(const struct acp_json_limits *limits, const 
 		snprintf(error, 256, "the request body is larger than %zu bytes", limits->max_bytes);
 		return ACP_PAYLOAD_TOO_LARGE;
 	}
+	if (request->body_lost)
+		return ACP_INTERNAL_ERROR;
 	if (request->body_broken) {
 		snprintf(error, 256, "the request body did not arrive whole");
 		return ACP_VALIDATION_ERROR;
@@ -89,10 +91,11 @@ static enum acp_code check_idempotency_key(struct acp_call *call)
 	const char *in_header = call->request->idempotency_key;
 	if (there && !in_body)
 		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key",
-				     "idempotency_key must be a string");
+				     "idempotency_key must be a string, for example a UUID");
 	if (in_body && in_header && strcmp(in_body, in_header) != 0)
-		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key",
-				     "idempotency_key differs from the Idempotency-Key header");
+		return acp_call_fail(
+			call, ACP_VALIDATION_ERROR, "/idempotency_key",
+			"idempotency_key differs from the Idempotency-Key header; send one of them, or both alike");
 	call->idempotency_key = in_body ? in_body : in_header;
 	size_t len = call->idempotency_key ? strlen(call->idempotency_key) : 1;
 	if (len < 1 || len > 255)
@@ -106,8 +109,11 @@ static enum acp_code check_params(struct acp_call *call)
 	struct json_object *params = NULL;
 	if (!json_object_object_get_ex(call->envelope, "params", &params))
 		params = call->no_params = json_object_new_object();
+	if (!params && !json_object_object_get_ex(call->envelope, "params", NULL))
+		return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
 	if (!json_object_is_type(params, json_type_object))
-		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/params", "params must be an object");
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/params",
+				     "params must be an object; meta.actions has its schema");
 	call->params = params;
 	return ACP_OK;
 }
@@ -135,7 +141,8 @@ enum acp_code acp_envelope_check(struct acp_call *call)
 	call->action_name = acp_json_string(call->envelope, "action");
 	if (!call->action_name || !*call->action_name) {
 		call->action_name = NULL;
-		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/action", "action must be a non-empty string");
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/action",
+				     "action must be the name of an action, for example meta.actions");
 	}
 	struct json_object *dry_run = NULL;
 	if (json_object_object_get_ex(call->envelope, "dry_run", &dry_run) &&
@@ -165,32 +172,81 @@ struct json_object *acp_error_body(enum acp_code code, const char *request_id, c
 	return NULL;
 }
 
+static bool add_text(struct json_object *array, const struct acp_buf *text)
+{
+	struct json_object *value = acp_buf_ok(text) ? json_object_new_string_len(text->ptr, (int)text->len) : NULL;
+	if (value && json_object_array_add(array, value) == 0)
+		return true;
+	json_object_put(value);
+	return false;
+}
+
+/* Which limits the call was held to. NULL: memory is lacking. */
+static struct json_object *constraints_of(const struct acp_call *call)
+{
+	char memory[80];
+	struct acp_buf text;
+	struct json_object *constraints = json_object_new_array();
+	acp_buf_borrow(&text, memory, sizeof memory);
+	acp_buf_puts(&text, "tenant_scoped: ");
+	acp_buf_puts(&text, call->principal.tenant_id);
+	bool ok = constraints && add_text(constraints, &text);
+	if (ok && call->rate.window) {
+		acp_buf_clear(&text);
+		acp_buf_puts(&text, "rate_limit: ");
+		acp_buf_put_int(&text, call->rate.remaining);
+		acp_buf_putc(&text, '/');
+		acp_buf_put_int(&text, call->rate.limit);
+		acp_buf_puts(&text, " remaining");
+		ok = add_text(constraints, &text);
+	}
+	if (ok)
+		return constraints;
+	json_object_put(constraints);
+	return NULL;
+}
+
 static struct json_object *success_body(struct acp_call *call)
 {
 	struct json_object *body = json_object_new_object();
-	struct json_object *constraints = json_object_new_array();
-	char scoped[64];
-	snprintf(scoped, sizeof scoped, "tenant_scoped: %s", call->principal.tenant_id);
-	bool ok = body && constraints && json_object_array_add(constraints, json_object_new_string(scoped)) == 0;
-	if (ok && call->rate.window) {
-		char limited[64];
-		snprintf(limited, sizeof limited, "rate_limit: %lld/%lld remaining", (long long)call->rate.remaining,
-			 (long long)call->rate.limit);
-		ok = json_object_array_add(constraints, json_object_new_string(limited)) == 0;
-	}
-	ok = ok && acp_json_add(body, "ok", json_object_new_boolean(true)) &&
-	     acp_json_add_string(body, "request_id", call->request->request_id);
+	bool ok = body && acp_json_put(body, "ok", json_object_new_boolean(true)) &&
+		  acp_json_put(body, "request_id", json_object_new_string(call->request->request_id));
 	if (ok && call->result.data)
-		ok = acp_json_add(body, "data", json_object_get(call->result.data));
+		ok = acp_json_put(body, "data", json_object_get(call->result.data));
 	else
 		ok = ok && acp_json_add_null(body, "data");
-	ok = ok && acp_json_add(body, "dry_run", json_object_new_boolean(call->dry_run)) &&
-	     acp_json_add(body, "constraints_applied", json_object_get(constraints));
-	if (ok && call->warning)
-		ok = acp_json_add(body, "warning", json_object_get(call->warning));
+	ok = ok && acp_json_put(body, "dry_run", json_object_new_boolean(call->dry_run)) &&
+	     acp_json_put(body, "constraints_applied", constraints_of(call));
 	if (ok && call->code == ACP_IDEMPOTENT_REPLAY)
 		ok = acp_json_add_string(body, "code", acp_code_name(call->code));
-	json_object_put(constraints);
+	if (ok)
+		return body;
+	json_object_put(body);
+	return NULL;
+}
+
+enum { WARNING_MAX = 2048 }; /* bytes of the warning that may be added to a reply that stands */
+
+bool acp_envelope_prepare(struct acp_call *call)
+{
+	struct acp_buf *out = call->request->out;
+	call->body = success_body(call);
+	if (!call->body || !out)
+		return call->body != NULL;
+	acp_buf_clear(out);
+	acp_json_write(call->body, out);
+	return acp_buf_ok(out) && acp_buf_reserve(out, WARNING_MAX);
+}
+
+/* The error's body with the members that are particular to it. NULL: memory is lacking. */
+static struct json_object *refusal_body(struct acp_call *call)
+{
+	struct json_object *body = acp_error_body(call->code, call->request->request_id, call->error, call->field);
+	bool ok = body != NULL;
+	if (ok && call->extra) {
+		json_object_object_foreach(call->extra, name, value) ok =
+			ok && acp_json_add(body, name, json_object_get(value));
+	}
 	if (ok)
 		return body;
 	json_object_put(body);
@@ -203,18 +259,18 @@ void acp_envelope_reply(struct acp_call *call, struct acp_reply *reply)
 	reply->rate = call->rate;
 	reply->replayed = call->code == ACP_IDEMPOTENT_REPLAY;
 	if (acp_code_outcome(call->code) == ACP_SUCCESS) {
-		reply->body = success_body(call);
+		reply->body = call->body;
+		call->body = NULL;
+		/* The call is done and counted: it is answered without its warning rather than not at all. */
+		bool warned = call->warning && acp_json_put(reply->body, "warning", json_object_get(call->warning));
+		reply->written = call->request->out && !warned;
 	} else {
-		reply->body = acp_error_body(call->code, call->request->request_id, call->error, call->field);
-		if (reply->body && call->extra) {
-			json_object_object_foreach(call->extra, name, value)
-				acp_json_add(reply->body, name, json_object_get(value));
-		}
+		reply->body = refusal_body(call);
 	}
 	if (call->code == ACP_UNAVAILABLE && !reply->retry_after)
 		reply->retry_after = 1;
 	reply->http = acp_code_http(call->code);
-	snprintf(reply->tenant_id, sizeof reply->tenant_id, "%s", call->principal.tenant_id);
-	snprintf(reply->key_shown, sizeof reply->key_shown, "%s", call->principal.key_shown);
+	acp_copy(reply->tenant_id, sizeof reply->tenant_id, call->principal.tenant_id);
+	acp_copy(reply->key_shown, sizeof reply->key_shown, call->principal.key_shown);
 	reply->action = call->entry ? call->entry->action->name : NULL;
 }

@@ -10,6 +10,10 @@ enum acp_code acp_envelope_parse(struct acp_call *call) ACP_MUSTCHECK;
 /* Checks the members and fills call->action_name, params, idempotency_key, dry_run. */
 enum acp_code acp_envelope_check(struct acp_call *call) ACP_MUSTCHECK;
 
+/* Makes the body of a success, and writes it where the host wants it, before the call is one. False: memory is
+ * lacking. */
+bool acp_envelope_prepare(struct acp_call *call) ACP_MUSTCHECK;
+
 /* Makes the reply from the call's outcome. The result's data moves into it. */
 void acp_envelope_reply(struct acp_call *call, struct acp_reply *reply);
 

@@ -3,6 +3,7 @@
 #include "audit.h"
 #include "envelope.h"
 #include "log.h"
+#include "policy.h"
 #include "redact.h"
 
 #include <arpa/inet.h>
@@ -88,13 +89,24 @@ static enum acp_code check_tenant(struct hub_call *call)
 			      config->products);
 	if (!product) {
 		snprintf(first, sizeof first, "%.*s", (int)strcspn(config->products, " "), config->products);
-		acp_json_add_string(call->body, "product", first);
+		if (!acp_json_add_string(call->body, "product", first))
+			return ACP_INTERNAL_ERROR;
 	}
 	const char *key = call->request->idempotency_key;
 	if (key && (!*key || strlen(key) > 255))
 		return refuse(call, ACP_VALIDATION_ERROR, "/idempotency_key",
 			      "Idempotency-Key must have 1 to 255 characters");
 	return ACP_OK;
+}
+
+/* A run is named by its key: without one, a repetition would be another run. */
+static enum acp_code check_billing(struct hub_call *call)
+{
+	const char *key = call->request->idempotency_key;
+	if (key && *key && strlen(key) <= 255)
+		return ACP_OK;
+	return refuse(call, ACP_VALIDATION_ERROR, "/idempotency_key",
+		      "send a header Idempotency-Key of 1 to 255 characters: the same key again is the same run");
 }
 
 static enum acp_code check_revocation(struct hub_call *call)
@@ -110,13 +122,15 @@ static enum acp_code check_proposal(struct hub_call *call)
 	struct acp_schema_error bad;
 	const struct acp_entry *entry = acp_kernel_find(call->kernel, "governance.propose_policy");
 	struct json_object *params = json_object_new_object();
-	acp_json_add(params, "policy", json_object_get(acp_json_member(call->body, "policy")));
-	bool ok = entry && acp_schema_check(entry->schema, params, &bad);
+	bool there = acp_json_add(params, "policy", json_object_get(acp_json_member(call->body, "policy")));
+	bool ok = there && entry && acp_schema_check(entry->schema, params, &bad);
 	json_object_put(params);
 	if (ok)
 		return ACP_OK;
 	if (!entry)
 		return refuse(call, ACP_NOT_FOUND, "", "this installation takes no policies");
+	if (!there || bad.no_memory)
+		return ACP_INTERNAL_ERROR;
 	return refuse(call, ACP_VALIDATION_ERROR, bad.pointer, "%s %s", bad.pointer, bad.message);
 }
 
@@ -157,6 +171,8 @@ static enum acp_code take_event(struct hub_call *call, struct json_object *event
 	const char *why = NULL;
 	struct acp_schema_error bad;
 	if (!acp_schema_check(call->endpoint->schema, event, &bad)) {
+		if (bad.no_memory)
+			return ACP_INTERNAL_ERROR;
 		snprintf(field, sizeof field, "%s%s", at, bad.pointer);
 		return refuse(call, ACP_VALIDATION_ERROR, field, "%s %s", field, bad.message);
 	}
@@ -165,7 +181,7 @@ static enum acp_code take_event(struct hub_call *call, struct json_object *event
 		snprintf(field, sizeof field, "%s%s", at, fault);
 		return refuse(call, ACP_VALIDATION_ERROR, field, "%s %s", field, why);
 	}
-	return acp_redact_json(event, call->kernel->config->key_prefix, out) ? ACP_OK : ACP_INTERNAL_ERROR;
+	return acp_redact_copy(event, call->kernel->config->key_prefix, out) ? ACP_OK : ACP_INTERNAL_ERROR;
 }
 
 /* One event or an array of them becomes {"events": […]}. */
@@ -189,7 +205,8 @@ static enum acp_code check_events(struct hub_call *call)
 			code = ACP_INTERNAL_ERROR;
 		}
 	}
-	acp_json_add(body, "events", events);
+	if (!acp_json_add(body, "events", events) && code == ACP_OK)
+		code = ACP_INTERNAL_ERROR; /* accepted events may not get lost */
 	json_object_put(call->body);
 	call->body = body;
 	return code;
@@ -278,6 +295,12 @@ static const char proposal_schema[] = OBJECT("\"tenant_id\",\"policy\"",
 	"\"tenant_id\":" UUID ",\"policy\":{\"type\":\"object\"}");
 
 static const char revoke_schema[] = OBJECT("", "\"api_key_id\":" UUID ",\"tenant_id\":" UUID);
+
+static const char billing_schema[] =
+	OBJECT("", "\"period\":" MATCHING(MONTH) ",\"dry_run\":{\"type\":\"boolean\"}");
+
+static const char invoice_schema[] =
+	OBJECT("\"tenant_id\"", "\"tenant_id\":" UUID ",\"period\":" MATCHING(MONTH));
 /* clang-format on */
 
 static const struct row rows[] = {
@@ -305,6 +328,11 @@ static const struct row rows[] = {
 	 NULL, check_proposal, 200, true, 0},
 	{"revoke", "revoke", "hub.revoke", "Revokes a key, or all keys of a tenant.", revoke_schema, NULL,
 	 check_revocation, 200, true, 0},
+	{"billing/run", "billing_run", "hub.billing.run",
+	 "Bills a UTC month, each tenant once; needs a header Idempotency-Key.", billing_schema, NULL, check_billing,
+	 200, true, 0},
+	{"billing/invoice", "billing_invoice", "hub.billing.invoice", "The invoice of a tenant and UTC month.",
+	 invoice_schema, "tenant_id period", NULL, 200, false, 0},
 };
 
 struct acp_hub {
@@ -316,7 +344,7 @@ struct acp_hub *acp_hub_new(char *why, size_t why_size)
 	struct acp_hub *hub = calloc(1, sizeof *hub);
 	for (size_t i = 0; hub && i < ACP_COUNT(rows); i++) {
 		struct acp_schema_error bad = {0};
-		struct json_object *schema = json_tokener_parse(rows[i].schema);
+		struct json_object *schema = acp_json_own(rows[i].schema);
 		hub->endpoints[i].row = &rows[i];
 		hub->endpoints[i].schema = acp_schema_compile(schema, &bad);
 		json_object_put(schema);
@@ -405,26 +433,31 @@ static enum acp_code check_body(struct hub_call *call)
 	if (row->check == check_events) /* its schema is that of one event */
 		return check_events(call);
 	if (!acp_schema_check(call->endpoint->schema, call->body, &bad))
-		return refuse(call, ACP_VALIDATION_ERROR, bad.pointer, "%s %s", *bad.pointer ? bad.pointer : "the body",
-			      bad.message);
+		return bad.no_memory ? ACP_INTERNAL_ERROR
+				     : refuse(call, ACP_VALIDATION_ERROR, bad.pointer, "%s %s",
+					      *bad.pointer ? bad.pointer : "the body", bad.message);
 	return row->check ? row->check(call) : ACP_OK;
 }
 
 /* The row of a change that a kernel asked for; it belongs to no tenant. */
-static struct json_object *make_event(const struct hub_call *call)
+static bool make_event(const struct hub_call *call, struct acp_event *event)
 {
-	struct json_object *event = acp_audit_public_event(call->kernel, call->request, call->endpoint->row->action,
-							   call->code, call->error, call->body);
 	const char *tenant = acp_json_string(call->body, "tenant_id");
-	struct json_object *meta = json_object_new_object();
-	bool ok = event && meta && acp_json_add_string(event, "actor_type", "system") &&
-		  (!tenant || !acp_is_uuid(tenant) || acp_json_add_string(meta, "tenant_id", tenant)) &&
-		  acp_json_add(event, "result_meta", json_object_get(meta));
-	json_object_put(meta);
-	if (ok)
-		return event;
-	json_object_put(event);
-	return NULL;
+	if (!acp_audit_public_event(call->kernel, call->request, call->endpoint->row->action, call->code, call->error,
+				    call->body, event))
+		return false;
+	event->actor_type = "system";
+	event->result_meta = json_object_new_object();
+	return event->result_meta &&
+	       (!tenant || !acp_is_uuid(tenant) || acp_json_add_string(event->result_meta, "tenant_id", tenant));
+}
+
+static struct json_object *event_json(const struct hub_call *call)
+{
+	struct acp_event event;
+	struct json_object *json = make_event(call, &event) ? acp_event_json(&event) : NULL;
+	acp_event_release(&event);
+	return json;
 }
 
 static struct json_object *make_context(const struct hub_call *call)
@@ -435,7 +468,7 @@ static struct json_object *make_context(const struct hub_call *call)
 	acp_uuid(id);
 	bool ok = ctx && acp_json_add_string(ctx, "id", id);
 	if (ok && call->endpoint->row->changes)
-		ok = acp_json_add(ctx, "event", make_event(call));
+		ok = acp_json_add(ctx, "event", event_json(call));
 	if (ok && call->request->idempotency_key)
 		ok = acp_json_hash(call->body, fingerprint) && acp_json_add_string(ctx, "fingerprint", fingerprint) &&
 		     acp_json_add_string(ctx, "idempotency_key", call->request->idempotency_key);
@@ -454,6 +487,7 @@ static enum acp_code run(struct hub_call *call, struct json_object **data)
 		return ACP_INTERNAL_ERROR;
 	enum acp_code code = plane->hub(plane->self, call->endpoint->row->function, call->body, ctx, data, &refusal);
 	json_object_put(ctx);
+	acp_policy_note(*data);
 	/* Functions that handlers use too speak of their params, which are the body here. */
 	const char *field = strncmp(refusal.field, "/params/", 8) == 0 ? refusal.field + 7 : refusal.field;
 	if (code != ACP_OK)
@@ -465,14 +499,14 @@ static enum acp_code run(struct hub_call *call, struct json_object **data)
 static void record_refusal(struct hub_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
-	struct json_object *event = make_event(call);
-	const struct acp_settlement end = {.event = event};
-	if (!event || plane->record(plane->self, &end) != ACP_OK) {
+	struct acp_event event;
+	const struct acp_settlement end = {.event = &event};
+	if (!make_event(call, &event) || plane->record(plane->self, &end) != ACP_OK) {
 		acp_log(ACP_LOG_ERROR, "request %s: the audit row of a refused %s could not be written",
 			call->request->request_id, call->endpoint->row->action);
 		refuse(call, ACP_UNAVAILABLE, "", "%s", acp_code_sentence(ACP_UNAVAILABLE));
 	}
-	json_object_put(event);
+	acp_event_release(&event);
 }
 
 static struct json_object *success_body(const struct hub_call *call, struct json_object *data)

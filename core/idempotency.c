@@ -31,11 +31,10 @@ bool acp_idempotency_fingerprint(const struct acp_call *call, char hex[ACP_SHA25
 
 static void sealing_key(const struct acp_call *call, uint8_t key[ACP_SHA256_LEN])
 {
-	struct acp_buf parts;
-	acp_buf_init(&parts, 4096);
-	acp_buf_printf(&parts, "%s|%s|%s", call->principal.tenant_id, call->entry->action->name, call->idempotency_key);
-	derive(call, "acp-fcgi idempotency result v1", parts.ptr, parts.len, key);
-	acp_buf_release(&parts);
+	char parts[512]; /* names have at most 100 characters, idempotency keys 255 */
+	int len = snprintf(parts, sizeof parts, "%s|%s|%s", call->principal.tenant_id, call->entry->action->name,
+			   call->idempotency_key);
+	derive(call, "acp-fcgi idempotency result v1", parts, (size_t)len, key);
 }
 
 static enum acp_code replay(struct acp_call *call, const struct acp_claim *claim)
@@ -83,22 +82,25 @@ enum acp_code acp_idempotency_claim(struct acp_call *call)
 	return acp_call_fail(call, code, NULL, "%s", acp_code_sentence(code));
 }
 
-void acp_idempotency_seal(const struct acp_call *call, struct acp_buf *sealed, struct acp_settlement *end)
+bool acp_idempotency_seal(const struct acp_call *call, struct acp_buf *sealed, struct acp_settlement *end)
 {
+	struct acp_buf text;
 	uint8_t key[ACP_SHA256_LEN];
-	size_t len = 0;
 	acp_buf_init(sealed, SEALED_MAX);
 	if (!call->claimed)
-		return;
-	const char *text = json_object_to_json_string_length(call->result.data, JSON_C_TO_STRING_PLAIN, &len);
-	char *room = malloc(len + ACP_SEAL_EXTRA);
+		return true;
+	acp_buf_init(&text, SEALED_MAX - ACP_SEAL_EXTRA);
+	acp_json_write(call->result.data, &text);
+	uint8_t *room = acp_buf_ok(&text) ? malloc(text.len + ACP_SEAL_EXTRA) : NULL;
 	sealing_key(call, key);
-	if (room && text) {
-		acp_seal(key, text, len, (uint8_t *)room);
-		acp_buf_add(sealed, room, len + ACP_SEAL_EXTRA);
-	}
+	bool ok = room && acp_seal(key, text.ptr, text.len, room);
+	if (ok)
+		acp_buf_add(sealed, room, text.len + ACP_SEAL_EXTRA);
+	acp_wipe(key, sizeof key);
 	free(room);
+	acp_buf_release(&text);
 	end->claim = call->idempotency_key;
 	end->sealed = (const uint8_t *)sealed->ptr;
 	end->sealed_len = sealed->len;
+	return ok && acp_buf_ok(sealed);
 }

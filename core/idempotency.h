@@ -16,7 +16,8 @@ enum acp_code acp_idempotency_claim(struct acp_call *call) ACP_MUSTCHECK;
 bool acp_idempotency_fingerprint(const struct acp_call *call, char hex[ACP_SHA256_HEX]) ACP_MUSTCHECK;
 
 /* Before settling: puts the claim and the sealed result into end. sealed is initialised here and released by the
- * caller after use. */
-void acp_idempotency_seal(const struct acp_call *call, struct acp_buf *sealed, struct acp_settlement *end);
+ * caller after use. False: memory is lacking; a result that cannot be read again must not be stored. */
+bool acp_idempotency_seal(const struct acp_call *call, struct acp_buf *sealed,
+			  struct acp_settlement *end) ACP_MUSTCHECK;
 
 #endif

@@ -40,6 +40,18 @@ struct acp_json_error {
 enum acp_json_verdict acp_json_parse(const char *text, size_t len, const struct acp_json_limits *limits,
 				     struct json_object **out, struct acp_json_error *error) ACP_MUSTCHECK;
 
+/* The same for a document of ours or the hub's: of any size, and an integer that no type of ours holds keeps its
+ * digits. */
+enum acp_json_verdict acp_json_parse_own(const char *text, size_t len, struct json_object **out,
+					 struct acp_json_error *error) ACP_MUSTCHECK;
+
+/* The same for a text that is good. NULL: memory is lacking. */
+struct json_object *acp_json_own(const char *text) ACP_NONNULL;
+
+/* The text that json-c makes of value, which owns it; flags are json-c's. NULL: memory is lacking (json-c itself would
+ * give what it has of the text). */
+const char *acp_json_text(struct json_object *value, int flags, size_t *len);
+
 /* A JSON number that prints with the fewest digits that read back as the same double (ECMAScript's rule).
  * value must be finite. NULL when memory is lacking. */
 struct json_object *acp_json_double(double value);
@@ -47,6 +59,10 @@ struct json_object *acp_json_double(double value);
 /* Appends the RFC 8785 canonical form: names sorted by UTF-16 code units, ECMAScript numbers, minimal escapes.
  * value may be NULL (null). A failure to append shows in acp_buf_ok(out). */
 void acp_json_canonical(struct json_object *value, struct acp_buf *out);
+
+/* Appends value as json-c writes it without spaces and without escaped slashes: names in the order in which they were
+ * added, doubles with the digits they were read with. value may be NULL. A failure shows in acp_buf_ok(out). */
+void acp_json_write(struct json_object *value, struct acp_buf *out);
 
 /* hex SHA-256 of the canonical form, with a closing NUL. False when memory is lacking. */
 bool acp_json_hash(struct json_object *value, char hex[65]) ACP_MUSTCHECK;
@@ -63,6 +79,13 @@ struct json_object *acp_json_member(struct json_object *object, const char *name
  * or value is NULL although a non-null was meant (a constructor failed); pass json null with acp_json_add_null. */
 bool acp_json_add(struct json_object *object, const char *name, struct json_object *value);
 bool acp_json_add_string(struct json_object *object, const char *name, const char *value);
+
+/* The same for a credential: its text is overwritten when the value is freed. Such a value cannot be copied deeply. */
+bool acp_json_add_secret(struct json_object *object, const char *name, const char *value);
+/* The same for a name that is a literal and that object does not have yet: neither looked up nor copied. */
+#define acp_json_put(object, name, value) acp_json_put_literal(object, "" name, value)
+bool acp_json_put_literal(struct json_object *object, const char *name, struct json_object *value);
+
 bool acp_json_add_null(struct json_object *object, const char *name);
 
 #endif

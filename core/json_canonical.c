@@ -2,10 +2,12 @@
 #include "crypto.h"
 
 #include <float.h>
-#include <inttypes.h>
 
 /* Integers up to here are doubles, each of them, so that their decimal digits are also the shortest ones. */
 #define EXACT_MAX 9007199254740992.0
+
+/* Sorted where they stand; objects with more members get memory of their own. */
+enum { FEW_MEMBERS = 16 };
 
 /* More than any tree that passed the limits of acp_json_parse can need. */
 #define CANONICAL_MAX ((size_t)64 * 1024 * 1024)
@@ -81,18 +83,60 @@ static void put_layout(char *out, const char *digits, int point)
 	*out = '\0';
 }
 
+/* 12345 with 2 digits behind the point: 123.45. */
+static void put_fixed(char *out, uint64_t digits, int behind)
+{
+	char text[32];
+	char *end = text + sizeof text;
+	char *at = acp_digits(end, digits);
+	while (end - at <= behind)
+		*--at = '0';
+	int before = (int)(end - at) - behind;
+	out = put(out, at, before);
+	if (behind) {
+		out = put(out, ".", 1);
+		out = put(out, at + before, behind);
+	}
+	*out = '\0';
+}
+
+/* Numbers as people write them: up to 15 digits, not below a millionth. Whole numbers and powers of ten of that size
+ * are exact doubles and their quotient is rounded once, so that it is what the decimal reads as; and no two decimals of
+ * up to 15 digits read as the same double, so that the first one found is the shortest. False: it is none of these. */
+static bool put_short(char *out, double value)
+{
+	static const double powers[] = {1e0, 1e1, 1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
+					1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
+	if (value < 1e-6)
+		return false;
+	for (int behind = 1; behind < (int)ACP_COUNT(powers); behind++) {
+		double scaled = value * powers[behind] + 0.5;
+		if (scaled >= 1e15)
+			return false;
+		int64_t digits = (int64_t)scaled;
+		if ((double)digits / powers[behind] == value) {
+			put_fixed(out, (uint64_t)digits, behind);
+			return true;
+		}
+	}
+	return false;
+}
+
 void acp_json_number(double value, char out[32])
 {
 	char digits[20] = "0";
 	int point = 1;
+	double size = value < 0 ? -value : value;
 
-	if (value >= -EXACT_MAX && value <= EXACT_MAX && value == (double)(int64_t)value) {
-		snprintf(out, 32, "%" PRId64, (int64_t)value);
-		return;
-	}
-	shortest_digits(value < 0 ? -value : value, digits, &point);
 	if (value < 0)
 		*out++ = '-';
+	if (size <= EXACT_MAX && size == (double)(int64_t)size) {
+		put_fixed(out, (uint64_t)size, 0);
+		return;
+	}
+	if (put_short(out, size))
+		return;
+	shortest_digits(size, digits, &point);
 	put_layout(out, digits, point);
 }
 
@@ -111,10 +155,15 @@ static unsigned utf16_rank(char c)
 	return byte == 0xee || byte == 0xef ? byte + 0x10 : byte;
 }
 
+struct entry {
+	const char *name;
+	struct json_object *value;
+};
+
 static int compare_names(const void *left, const void *right)
 {
-	const char *a = *(const char *const *)left;
-	const char *b = *(const char *const *)right;
+	const char *a = ((const struct entry *)left)->name;
+	const char *b = ((const struct entry *)right)->name;
 	while (*a && *a == *b) {
 		a++;
 		b++;
@@ -124,27 +173,45 @@ static int compare_names(const void *left, const void *right)
 	return (ra > rb) - (ra < rb);
 }
 
+/* Most objects have a handful of members, for which qsort is a long way round. */
+static void sort_entries(struct entry *entries, size_t count)
+{
+	if (count > FEW_MEMBERS) {
+		qsort(entries, count, sizeof *entries, compare_names);
+		return;
+	}
+	for (size_t i = 1; i < count; i++) {
+		struct entry moving = entries[i];
+		size_t at = i;
+		for (; at && compare_names(&entries[at - 1], &moving) > 0; at--)
+			entries[at] = entries[at - 1];
+		entries[at] = moving;
+	}
+}
+
 static void put_object(struct json_object *object, struct acp_buf *out)
 {
+	struct entry few[FEW_MEMBERS];
 	size_t count = (size_t)json_object_object_length(object);
-	const char **names = calloc(count ? count : 1, sizeof *names);
-	if (!names) {
+	struct entry *entries = count > FEW_MEMBERS ? calloc(count, sizeof *entries) : few;
+	if (!entries) {
 		out->failed = true;
 		return;
 	}
 	size_t used = 0;
-	json_object_object_foreach(object, name, member) names[used++] = name;
-	qsort(names, used, sizeof *names, compare_names);
+	json_object_object_foreach(object, name, member) entries[used++] = (struct entry){name, member};
+	sort_entries(entries, used);
 	acp_buf_putc(out, '{');
 	for (size_t i = 0; i < used; i++) {
 		if (i)
 			acp_buf_putc(out, ',');
-		acp_buf_json_string(out, names[i], strlen(names[i]));
+		acp_buf_json_string(out, entries[i].name, strlen(entries[i].name));
 		acp_buf_putc(out, ':');
-		acp_json_canonical(acp_json_member(object, names[i]), out);
+		acp_json_canonical(entries[i].value, out);
 	}
 	acp_buf_putc(out, '}');
-	free(names);
+	if (entries != few)
+		free(entries);
 }
 
 static void put_array(struct json_object *array, struct acp_buf *out)

@@ -11,6 +11,7 @@ struct frame {
 	struct json_object *container; /* in the tree already */
 	bool object;
 	bool inside;     /* a member or element is being read: it belongs to the pointer of an error */
+	bool reserved;   /* objects: a stand-in holds the place of the current member */
 	size_t position; /* arrays: of the current element */
 	char *name;      /* where this frame's part of the scratch begins; objects: the current name, with a NUL */
 	size_t name_len;
@@ -19,6 +20,7 @@ struct frame {
 /* The tree is built while the text is read. Each value is put into its container at once, containers when they open,
  * so that root owns all there is. */
 struct scan {
+	bool own; /* the document is ours or the hub's */
 	const char *text;
 	size_t len;
 	size_t pos;
@@ -119,7 +121,8 @@ static bool attach(struct scan *s, struct json_object *value)
 	}
 	const struct frame *top = &s->frames[s->depth - 1];
 	if (top->object) {
-		json_object_object_del(top->container, top->name);
+		if (top->reserved)
+			json_object_object_del(top->container, top->name);
 		failed = json_object_object_add_ex(top->container, top->name, value, JSON_C_OBJECT_ADD_KEY_IS_NEW);
 	} else {
 		failed = json_object_array_add(top->container, value);
@@ -164,36 +167,6 @@ static void skip_space(struct scan *s)
 static bool is_digit(int c)
 {
 	return c >= '0' && c <= '9';
-}
-
-/* The length of the UTF-8 sequence at p, which has left bytes; 0 when it is not one (RFC 3629: the shortest form, no
- * surrogates, nothing above U+10FFFF). */
-static size_t utf8_length(const unsigned char *p, size_t left)
-{
-	unsigned char lead = p[0];
-	unsigned char low = 0x80;
-	unsigned char high = 0xbf;
-	size_t len = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-
-	if (lead < 0x80)
-		return 1;
-	if (lead < 0xc2 || lead > 0xf4 || len > left)
-		return 0;
-	if (lead == 0xe0)
-		low = 0xa0;
-	else if (lead == 0xed)
-		high = 0x9f;
-	else if (lead == 0xf0)
-		low = 0x90;
-	else if (lead == 0xf4)
-		high = 0x8f;
-	if (p[1] < low || p[1] > high)
-		return 0;
-	for (size_t i = 2; i < len; i++) {
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-	}
-	return len;
 }
 
 static int hex_value(int c)
@@ -279,7 +252,7 @@ static bool scan_string(struct scan *s)
 		}
 		if (c < 0x20)
 			return fail(s, "a control character in a string must be escaped");
-		size_t len = utf8_length((const unsigned char *)s->text + s->pos, s->len - s->pos);
+		size_t len = c < 0x80 ? 1 : acp_utf8_length((const unsigned char *)s->text + s->pos, s->len - s->pos);
 		if (!len)
 			return fail(s, "a string is not valid UTF-8");
 		s->pos += len;
@@ -351,15 +324,18 @@ static bool take_text(struct scan *s, char *out, size_t *len)
 }
 
 /* Makes sure that the object on top has no member of this name yet, and room for one. json-c (up to 0.18) loses its
- * copy of the name when its table cannot grow, so the table grows for a member whose name is not copied; attach puts
- * the real one in its place. The hash of the table has a random seed, so names that collide are hard to choose. */
+ * copy of the name when its table cannot grow, so a table that is more than half full (it grows at two thirds) grows
+ * for a stand-in whose name is not copied; attach puts the real member in its place. The hash of the table has a random
+ * seed, so names that collide are hard to choose. */
 static bool reserve_member(struct scan *s, size_t start)
 {
-	const struct frame *top = &s->frames[s->depth - 1];
+	struct frame *top = &s->frames[s->depth - 1];
+	const struct lh_table *table = json_object_get_object(top->container);
 	unsigned how = JSON_C_OBJECT_ADD_KEY_IS_NEW | JSON_C_OBJECT_KEY_IS_CONSTANT;
-	if (json_object_object_get_ex(top->container, top->name, NULL))
+	if (table->count && json_object_object_get_ex(top->container, top->name, NULL))
 		return fail_at(s, start, ACP_JSON_MALFORMED, "an object has two members of the same name");
-	return json_object_object_add_ex(top->container, top->name, NULL, how) == 0 || no_memory(s);
+	top->reserved = table->count >= table->size / 2;
+	return !top->reserved || json_object_object_add_ex(top->container, top->name, NULL, how) == 0 || no_memory(s);
 }
 
 /* A member name and its colon; the name is then the current one of the object on top. */
@@ -398,6 +374,19 @@ static bool skip_digits(struct scan *s)
 	return s->pos > start;
 }
 
+/* The tree keeps the digits as they were written. */
+static bool take_double(struct scan *s, size_t start)
+{
+	size_t len = s->pos - start;
+	char *digits = spare(s);
+	memcpy(digits, s->text + start, len);
+	digits[len] = '\0';
+	double value = strtod(digits, NULL);
+	if (!__builtin_isfinite(value))
+		return fail_at(s, start, ACP_JSON_MALFORMED, "a number is too large to be represented");
+	return attach_new(s, json_object_new_double_s(value, digits));
+}
+
 /* An integer that int64 or double would change is refused rather than changed. */
 static bool take_integer(struct scan *s, size_t start)
 {
@@ -413,20 +402,9 @@ static bool take_integer(struct scan *s, size_t start)
 		if (!errno && rounded < 9223372036854775808.0 && (int64_t)rounded == value)
 			return attach_new(s, json_object_new_int64(value));
 	}
+	if (s->own)
+		return take_double(s, start);
 	return fail_at(s, start, ACP_JSON_MALFORMED, "an integer is too large to be represented exactly");
-}
-
-/* The tree keeps the digits as they were written. */
-static bool take_double(struct scan *s, size_t start)
-{
-	size_t len = s->pos - start;
-	char *digits = spare(s);
-	memcpy(digits, s->text + start, len);
-	digits[len] = '\0';
-	double value = strtod(digits, NULL);
-	if (!__builtin_isfinite(value))
-		return fail_at(s, start, ACP_JSON_MALFORMED, "a number is too large to be represented");
-	return attach_new(s, json_object_new_double_s(value, digits));
 }
 
 static bool take_number(struct scan *s)
@@ -569,17 +547,31 @@ static bool scan_document(struct scan *s)
 	}
 }
 
+static enum acp_json_verdict parse(struct scan *s, struct json_object **out)
+{
+	memset(s->error, 0, sizeof *s->error);
+	if (!scan_document(s)) {
+		json_object_put(s->root);
+		s->root = NULL;
+	}
+	free(s->frames);
+	free(s->scratch);
+	*out = s->root;
+	return s->verdict;
+}
+
 enum acp_json_verdict acp_json_parse(const char *text, size_t len, const struct acp_json_limits *limits,
 				     struct json_object **out, struct acp_json_error *error)
 {
 	struct scan s = {.text = text, .len = len, .limits = limits, .error = error, .verdict = ACP_JSON_OK};
-	memset(error, 0, sizeof *error);
-	if (!scan_document(&s)) {
-		json_object_put(s.root);
-		s.root = NULL;
-	}
-	free(s.frames);
-	free(s.scratch);
-	*out = s.root;
-	return s.verdict;
+	return parse(&s, out);
+}
+
+enum acp_json_verdict acp_json_parse_own(const char *text, size_t len, struct json_object **out,
+					 struct acp_json_error *error)
+{
+	const struct acp_json_limits limits = {SIZE_MAX, 128, UINT32_MAX};
+	struct scan s = {
+		.text = text, .len = len, .limits = &limits, .error = error, .verdict = ACP_JSON_OK, .own = true};
+	return parse(&s, out);
 }

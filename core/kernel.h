@@ -5,6 +5,8 @@
 
 #include "acp.h"
 #include "settings.h"
+#include "executor.h"
+#include "metrics.h"
 #include "plane.h"
 #include "ratelimit.h"
 #include "schema.h"
@@ -21,7 +23,9 @@ struct acp_kernel {
 	const struct acp_config *config;
 	const struct acp_control_plane *plane;
 	struct acp_ratelimit *limits; /* set by the host after init; NULL: nothing is rate limited */
+	struct acp_metrics *metrics;  /* set by the host after init; NULL: nothing is counted */
 	struct acp_hub *hub;          /* set by the host after init (core/hub.h); NULL: no hub for other kernels */
+	const struct acp_executor *executor; /* set by the host after init (core/executor.h); NULL: takes no payments */
 	char *openapi;             /* set by the host after init (core/openapi.h), freed with the kernel; NULL: none */
 	struct acp_entry *entries; /* sorted by name */
 	size_t entry_count;

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <time.h>
 #include <unistd.h>
@@ -38,15 +39,114 @@ bool acp_log_open(const char *format, const char *level, const char *file)
 	return true;
 }
 
-static void stamp(char out[40])
+static atomic_int own_pid; /* 0: not asked yet in this process */
+
+static void forget_pid(void)
 {
+	own_pid = 0;
+}
+
+static void watch_forks(void)
+{
+	pthread_atfork(NULL, NULL, forget_pid);
+}
+
+static int pid(void)
+{
+	static pthread_once_t watched = PTHREAD_ONCE_INIT;
+	pthread_once(&watched, watch_forks);
+	if (!own_pid)
+		own_pid = (int)getpid();
+	return own_pid;
+}
+
+/* The time of day up to the second changes rarely; a thread keeps it. */
+static void put_stamp(struct acp_buf *line)
+{
+	static __thread time_t second = -1;
+	static __thread char shown[24];
 	struct timespec now;
 	struct tm utc;
-	char seconds[24];
 	clock_gettime(CLOCK_REALTIME, &now);
-	gmtime_r(&now.tv_sec, &utc);
-	strftime(seconds, sizeof seconds, "%Y-%m-%dT%H:%M:%S", &utc);
-	snprintf(out, 40, "%s.%03ldZ", seconds, now.tv_nsec / 1000000);
+	if (now.tv_sec != second) {
+		gmtime_r(&now.tv_sec, &utc);
+		strftime(shown, sizeof shown, "%Y-%m-%dT%H:%M:%S", &utc);
+		second = now.tv_sec;
+	}
+	int ms = (int)(now.tv_nsec / 1000000);
+	const char fraction[] = {'.', (char)('0' + ms / 100), (char)('0' + ms / 10 % 10), (char)('0' + ms % 10), 'Z'};
+	acp_buf_puts(line, shown);
+	acp_buf_add(line, fraction, sizeof fraction);
+}
+
+static void put_start(struct acp_buf *line, enum acp_log_level level)
+{
+	acp_buf_puts(line, as_json ? "{\"ts\":\"" : "");
+	put_stamp(line);
+	acp_buf_puts(line, as_json ? "\",\"level\":\"" : " ");
+	acp_buf_puts(line, level_names[level]);
+	acp_buf_puts(line, as_json ? "\",\"pid\":" : " [");
+	acp_buf_put_int(line, pid());
+	acp_buf_puts(line, as_json ? "" : "]");
+}
+
+/* What others sent may be long, and a line that is too long would not be written: a value has three quarters of what
+ * room there is, so that something is left for those behind it. */
+static size_t room_in(const struct acp_buf *line)
+{
+	return (line->max - line->len) / 4 * 3;
+}
+
+/* How many characters stand for themselves in any line and at any terminal. */
+static size_t plain_length(const char *text, size_t most)
+{
+	size_t len = 0;
+	while (len < most && text[len] >= ' ' && text[len] < 0x7f && text[len] != '"' && text[len] != '\\')
+		len++;
+	return len;
+}
+
+/* In text lines a value stands bare unless a reader could take its end for the next field. */
+static bool bare(const char *text)
+{
+	size_t len = plain_length(text, SIZE_MAX);
+	return len && !text[len] && !strpbrk(text, " =");
+}
+
+/* Characters that a terminal obeys and JSON does not escape: DEL, and the controls U+0080 to U+009F. */
+static bool obeyed(const unsigned char *c, size_t len)
+{
+	return c[0] == 0x7f || (len == 2 && c[0] == 0xc2 && c[1] < 0xa0);
+}
+
+/* One character as in a JSON string; as \u00xx what a terminal obeys, or no UTF-8. Returns its length. */
+static size_t put_character(struct acp_buf *line, const char *text, size_t left)
+{
+	const unsigned char *c = (const unsigned char *)text;
+	size_t len = acp_utf8_length(c, left);
+	if (len && !obeyed(c, len)) {
+		acp_buf_json_chars(line, text, len);
+		return len;
+	}
+	acp_buf_printf(line, "\\u00%02x", len == 2 ? c[1] : c[0]);
+	return len ? len : 1;
+}
+
+static void put_quoted(struct acp_buf *line, const char *text)
+{
+	size_t left = strlen(text);
+	const size_t end = line->len + room_in(line);
+	acp_buf_putc(line, '"');
+	while (left && line->len < end) {
+		size_t len = plain_length(text, end - line->len);
+		if (len)
+			acp_buf_add(line, text, len);
+		else
+			len = put_character(line, text, left);
+		text += len;
+		left -= len;
+	}
+	acp_buf_putc(line, '"');
 }
 
 static void add_field(struct acp_buf *line, const struct acp_log_field *field)
@@ -58,35 +158,30 @@ static void add_field(struct acp_buf *line, const struct acp_log_field *field)
 		acp_buf_json_string(line, field->name, strlen(field->name));
 		acp_buf_putc(line, ':');
 	} else {
-		acp_buf_printf(line, " %s=", field->name);
+		acp_buf_putc(line, ' ');
+		acp_buf_puts(line, field->name);
+		acp_buf_putc(line, '=');
 	}
-	/* In text lines a value stands bare unless a reader could take its end for the next field. */
-	if (field->raw || (!as_json && *field->text && !strpbrk(field->text, " \"\\=\r\n\t\v\f\b\x1b\x7f")))
-		acp_buf_puts(line, field->text);
+	if (field->raw || (!as_json && bare(field->text)))
+		acp_buf_add(line, field->text, strnlen(field->text, room_in(line)));
 	else
-		acp_buf_json_string(line, field->text, strlen(field->text));
+		put_quoted(line, field->text);
 }
 
 void acp_log_fields(enum acp_log_level level, const struct acp_log_field *fields, size_t count)
 {
 	struct acp_buf line;
-	char when[40];
+	char memory[8193];
 	if (level > least)
 		return;
-	stamp(when);
-	acp_buf_init(&line, 8192);
-	if (as_json)
-		acp_buf_printf(&line, "{\"ts\":\"%s\",\"level\":\"%s\",\"pid\":%d", when, level_names[level],
-			       (int)getpid());
-	else
-		acp_buf_printf(&line, "%s %s [%d]", when, level_names[level], (int)getpid());
+	acp_buf_borrow(&line, memory, sizeof memory);
+	put_start(&line, level);
 	for (size_t i = 0; i < count; i++)
 		add_field(&line, &fields[i]);
 	acp_buf_puts(&line, as_json ? "}\n" : "\n");
 	if (acp_buf_ok(&line))
 		while (write(log_fd, line.ptr, line.len) < 0 && errno == EINTR)
 			;
-	acp_buf_release(&line);
 }
 
 void acp_log(enum acp_log_level level, const char *format, ...)

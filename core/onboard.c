@@ -4,6 +4,7 @@
 #include "clock.h"
 #include "envelope.h"
 #include "log.h"
+#include "outbox.h"
 #include "usage.h"
 
 #include <ctype.h>
@@ -20,6 +21,7 @@ struct applicant {
 	bool replay;
 	char api_key[ACP_KEY_MAX];
 	struct acp_onboarded tenant;
+	struct json_object *welcome; /* owned: the reply of a success */
 };
 
 static enum acp_code refuse(struct applicant *a, enum acp_code code, const char *field, const char *format, ...)
@@ -135,7 +137,7 @@ static enum acp_code read_application(struct applicant *a)
 	if (a->code != ACP_OK)
 		return a->code;
 	if (!json_object_is_type(a->body, json_type_object))
-		return refuse(a, ACP_VALIDATION_ERROR, "", "the body must be a JSON object");
+		return refuse(a, ACP_VALIDATION_ERROR, "", "the body must be a JSON object with agent_id and email");
 	if (!take_string(a, "agent_id", true, &a->agent_id) || !take_string(a, "email", true, &a->email) ||
 	    !take_string(a, "organization_name", false, &a->organization_name))
 		return a->code;
@@ -161,13 +163,13 @@ static void derive_key(const struct applicant *a, const char *salt, char out[ACP
 	static const char purpose[] = "acp-fcgi onboarding key v1|";
 	const struct acp_config *config = a->kernel->config;
 	uint8_t seed[ACP_SHA256_LEN];
-	struct acp_buf text;
-	acp_buf_init(&text, 1024);
-	acp_buf_printf(&text, "%s%s|%s", purpose, salt, a->request->idempotency_key ? a->request->idempotency_key : "");
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text.ptr, text.len, seed);
+	char text[512];
+	int len = snprintf(text, sizeof text, "%s%s|%s", purpose, salt,
+			   a->request->idempotency_key ? a->request->idempotency_key : "");
+	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text, (size_t)len, seed);
 	acp_key_from_seed(config->key_prefix, seed, out);
 	acp_wipe(seed, sizeof seed);
-	acp_buf_release(&text);
+	acp_wipe(text, sizeof text);
 }
 
 /* The Idempotency-Key as it is stored: it leads to a credential, so only its HMAC is. */
@@ -176,63 +178,42 @@ static const char *stored_idempotency_key(const struct applicant *a, char hex[AC
 	static const char purpose[] = "acp-fcgi onboarding idempotency v1|";
 	const struct acp_config *config = a->kernel->config;
 	uint8_t mac[ACP_SHA256_LEN];
-	struct acp_buf text;
+	char text[512];
 	if (!a->request->idempotency_key)
 		return NULL;
-	acp_buf_init(&text, 1024);
-	acp_buf_printf(&text, "%s%s", purpose, a->request->idempotency_key);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text.ptr, text.len, mac);
-	acp_buf_release(&text);
+	int len = snprintf(text, sizeof text, "%s%s", purpose, a->request->idempotency_key);
+	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text, (size_t)len, mac);
 	acp_hex(mac, sizeof mac, hex);
 	return hex;
 }
 
-static struct json_object *make_event(const struct applicant *a)
+static bool make_event(const struct applicant *a, struct acp_event *event)
 {
 	char action[160];
 	snprintf(action, sizeof action, "onboard.%s", a->product);
-	return acp_audit_public_event(a->kernel, a->request, action, a->code, a->error, a->body);
+	return acp_audit_public_event(a->kernel, a->request, action, a->code, a->error, a->body, event);
 }
 
-/* Tenant first, then its key, in one transaction of the hub. (Repo C is asked for a customer between the two once it
- * is configured.) */
-static enum acp_code enrol(struct applicant *a)
+static struct json_object *event_json(const struct applicant *a)
 {
-	const struct acp_control_plane *plane = a->kernel->plane;
-	uint8_t random[ACP_SHA256_LEN], hash[ACP_SHA256_LEN];
-	char salt[ACP_SHA256_HEX], idempotency_key[ACP_SHA256_HEX], fingerprint[ACP_SHA256_HEX];
-	char tenant_id[ACP_UUID_LEN], api_key_id[ACP_UUID_LEN], shown[ACP_KEY_SHOWN + 1];
-	acp_random(random, sizeof random);
-	acp_hex(random, sizeof random, salt);
-	acp_uuid(tenant_id);
-	acp_uuid(api_key_id);
-	derive_key(a, salt, a->api_key);
-	acp_key_hash(a->kernel->config->key_pepper, a->api_key, hash);
-	acp_key_shown(a->api_key, shown);
-	if (!acp_json_hash(a->body, fingerprint))
-		return refuse(a, ACP_INTERNAL_ERROR, "", "%s", "");
-	const struct acp_onboarding in = {
-		.product = a->product,
-		.agent_id = a->agent_id,
-		.email = a->email,
-		.organization_name = a->organization_name,
-		.tenant_id = tenant_id,
-		.api_key_id = api_key_id,
-		.key_hash = hash,
-		.key_shown = shown,
-		.scopes = a->kernel->config->onboard_scopes,
-		.salt = salt,
-		.idempotency_key = stored_idempotency_key(a, idempotency_key),
-		.fingerprint = fingerprint,
-		.event = make_event(a),
-	};
-	enum acp_code code = in.event ? plane->onboard(plane->self, &in, &a->tenant) : ACP_INTERNAL_ERROR;
-	json_object_put(in.event);
-	if (code != ACP_OK)
-		return refuse(a, code, "", "%s", acp_code_sentence(code));
-	if (a->tenant.replay)
-		derive_key(a, a->tenant.salt, a->api_key);
-	return ACP_OK;
+	struct acp_event event;
+	struct json_object *json = make_event(a, &event) ? acp_event_json(&event) : NULL;
+	acp_event_release(&event);
+	return json;
+}
+
+/* Repo C is asked for a customer before the reply. While it is away or slow the customer is made later, from the
+ * outbox: the obligation was committed with the tenant. */
+static void make_customer(const struct applicant *a)
+{
+	enum { WITHIN_MS = 1700 }; /* of the request's start; the reply is promised within 2 s */
+	char obligation[ACP_OBLIGATION_MAX + 1];
+	int64_t spent_ms = (int64_t)(acp_monotonic_us() - a->request->started_us) / 1000;
+	snprintf(obligation, sizeof obligation, "customer-%s", a->tenant.tenant_id);
+	if (acp_outbox_work_on(a->kernel, a->tenant.tenant_id, obligation, a->request->request_id,
+			       (int)(WITHIN_MS - spent_ms)) != ACP_OUTBOX_DONE)
+		acp_log(ACP_LOG_INFO, "request %s: the customer of tenant %s is made later", a->request->request_id,
+			a->tenant.tenant_id);
 }
 
 static struct json_object *example_request(const struct applicant *a)
@@ -246,42 +227,53 @@ static struct json_object *example_request(const struct applicant *a)
 	struct json_object *request = json_object_new_object();
 	struct json_object *headers = json_object_new_object();
 	snprintf(url, sizeof url, "%s%s/api/manage", config->public_url, config->url_prefix);
-	if (headers) {
-		acp_json_add_string(headers, "Content-Type", "application/json");
-		acp_json_add_string(headers, "X-API-Key", a->api_key);
-	}
-	if (request) {
-		acp_json_add_string(request, "method", "POST");
-		acp_json_add_string(request, "url", url);
-		acp_json_add(request, "headers", json_object_get(headers));
-		acp_json_add(request, "body", json_tokener_parse(body_text));
-	}
+	bool ok = request && headers &&
+		  acp_json_put(headers, "Content-Type", json_object_new_string("application/json")) &&
+		  acp_json_put(headers, "X-API-Key", json_object_new_string(a->api_key)) &&
+		  acp_json_put(request, "method", json_object_new_string("POST")) &&
+		  acp_json_put(request, "url", json_object_new_string(url)) &&
+		  acp_json_put(request, "headers", json_object_get(headers)) &&
+		  acp_json_put(request, "body", acp_json_own(body_text));
 	json_object_put(headers);
-	return request;
+	if (ok)
+		return request;
+	json_object_put(request);
+	return NULL;
 }
 
-static struct json_object *instructions(const struct applicant *a)
+/* NULL: memory is lacking. */
+static struct json_object *setup_steps(void)
 {
 	static const char *const steps[] = {
 		"Store api_key now: it is shown only once and cannot be read again.",
 		"Send it as X-API-Key with every call to the url of example_request; meta.actions lists the actions.",
 		"Read GET /api/usage to see what is left of the free calls; reading it costs nothing.",
 	};
+	struct json_object *list = json_object_new_array();
+	for (size_t i = 0; list && i < ACP_COUNT(steps); i++) {
+		struct json_object *step = json_object_new_string(steps[i]);
+		if (step && json_object_array_add(list, step) == 0)
+			continue;
+		json_object_put(step);
+		json_object_put(list);
+		return NULL;
+	}
+	return list;
+}
+
+static struct json_object *instructions(const struct applicant *a)
+{
 	const struct acp_config *config = a->kernel->config;
+	const char *documentation = config->documentation_url;
 	char url[512];
 	struct json_object *out = json_object_new_object();
-	struct json_object *list = json_object_new_array();
-	for (size_t i = 0; list && i < ACP_COUNT(steps); i++)
-		json_object_array_add(list, json_object_new_string(steps[i]));
-	snprintf(url, sizeof url, "%s%s", config->public_url, config->url_prefix);
-	if (out) {
-		acp_json_add(out, "setup_steps", json_object_get(list));
-		acp_json_add(out, "example_request", example_request(a));
-		acp_json_add_string(out, "documentation_url",
-				    *config->documentation_url ? config->documentation_url : url);
-	}
-	json_object_put(list);
-	return out;
+	snprintf(url, sizeof url, "%s%s/llms.txt", config->public_url, config->url_prefix);
+	if (out && acp_json_put(out, "setup_steps", setup_steps()) &&
+	    acp_json_put(out, "example_request", example_request(a)) &&
+	    acp_json_put(out, "documentation_url", json_object_new_string(*documentation ? documentation : url)))
+		return out;
+	json_object_put(out);
+	return NULL;
 }
 
 static struct json_object *upgrade_info(const struct applicant *a)
@@ -289,64 +281,147 @@ static struct json_object *upgrade_info(const struct applicant *a)
 	char url[512];
 	char message[256];
 	const struct acp_config *config = a->kernel->config;
+	const char *how =
+		acp_outbox_offered(a->kernel)
+			? "For more, a human opens upgrade_url in a browser and adds a payment method."
+			: "This installation takes no payments yet (Stripe is not configured); its operator can "
+			  "make the tenant a paid one.";
 	struct json_object *out = json_object_new_object();
 	acp_upgrade_url(config, a->tenant.tenant_id, a->tenant.created_at + config->upgrade_link_ttl * 86400, url);
-	snprintf(message, sizeof message,
-		 "%lld billable calls a month are free. This installation takes no payments yet (Stripe is not "
-		 "configured); "
-		 "its operator can make the tenant a paid one.",
-		 (long long)config->free_calls_limit);
-	if (out) {
-		acp_json_add_string(out, "message", message);
-		acp_json_add_string(out, "upgrade_url", url);
-	}
-	return out;
+	snprintf(message, sizeof message, "%lld billable calls a month are free. %s",
+		 (long long)config->free_calls_limit, how);
+	if (out && acp_json_put(out, "message", json_object_new_string(message)) &&
+	    acp_json_put(out, "upgrade_url", json_object_new_string(url)))
+		return out;
+	json_object_put(out);
+	return NULL;
 }
 
 static struct json_object *pricing(const struct applicant *a)
 {
 	struct json_object *out = json_object_new_object();
-	struct json_object *unit_amount = acp_json_member(a->tenant.pricing, "unit_amount");
-	if (out) {
-		acp_json_add(out, "per_call", json_object_get(unit_amount));
-		acp_json_add_string(out, "currency", acp_json_string(a->tenant.pricing, "currency"));
-		acp_json_add_string(out, "billing_period", "monthly");
-	}
-	return out;
+	struct json_object *per_call = acp_json_member(a->tenant.pricing, "unit_amount");
+	struct json_object *currency = acp_json_member(a->tenant.pricing, "currency");
+	if (out && acp_json_put(out, "per_call", json_object_get(per_call)) &&
+	    acp_json_put(out, "currency", json_object_get(currency)) &&
+	    acp_json_put(out, "billing_period", json_object_new_string("monthly")))
+		return out;
+	json_object_put(out);
+	return NULL;
 }
 
-static struct json_object *welcome(const struct applicant *a)
+/* What is known of the reply before there is a tenant: above all its key, which nobody could give again. */
+static bool begin_welcome(struct applicant *a)
 {
+	enum { REST_MAX = 4096 }; /* bytes of what comes to it later */
 	const struct acp_config *config = a->kernel->config;
+	struct acp_buf *out = a->request->out;
 	struct json_object *body = json_object_new_object();
-	bool ok = body && acp_json_add(body, "ok", json_object_new_boolean(true)) &&
-		  acp_json_add_string(body, "request_id", a->request->request_id) &&
-		  acp_json_add(body, "onboarded", json_object_new_boolean(true)) &&
-		  acp_json_add_string(body, "tier", "free") && acp_json_add_string(body, "api_key", a->api_key) &&
-		  acp_json_add_string(body, "api_key_id", a->tenant.api_key_id) &&
-		  acp_json_add_string(body, "tenant_uuid", a->tenant.tenant_id) &&
-		  acp_json_add(body, "free_calls_remaining", json_object_new_int64(config->free_calls_limit)) &&
-		  acp_json_add_string(body, "payments", "not_configured") &&
-		  acp_json_add(body, "instructions", instructions(a)) &&
-		  acp_json_add(body, "upgrade_info", upgrade_info(a)) && acp_json_add(body, "pricing", pricing(a));
-	if (ok)
-		return body;
-	json_object_put(body);
-	return NULL;
+	const char *payments = acp_outbox_offered(a->kernel) ? "stripe" : "not_configured";
+	a->welcome = body;
+	if (!body || !acp_json_put(body, "ok", json_object_new_boolean(true)) ||
+	    !acp_json_put(body, "request_id", json_object_new_string(a->request->request_id)) ||
+	    !acp_json_put(body, "onboarded", json_object_new_boolean(true)) ||
+	    !acp_json_put(body, "tier", json_object_new_string("free")) ||
+	    !acp_json_add_secret(body, "api_key", a->api_key) ||
+	    !acp_json_put(body, "api_key_id", json_object_new_string(a->tenant.api_key_id)) ||
+	    !acp_json_put(body, "tenant_uuid", json_object_new_string(a->tenant.tenant_id)) ||
+	    !acp_json_put(body, "free_calls_remaining", json_object_new_int64(config->free_calls_limit)) ||
+	    !acp_json_put(body, "payments", json_object_new_string(payments)) ||
+	    !acp_json_put(body, "instructions", instructions(a)))
+		return false;
+	if (!out)
+		return true;
+	acp_buf_clear(out);
+	acp_json_write(body, out);
+	return acp_buf_ok(out) && acp_buf_reserve(out, REST_MAX);
+}
+
+static bool end_welcome(struct applicant *a)
+{
+	return acp_json_put(a->welcome, "upgrade_info", upgrade_info(a)) &&
+	       acp_json_put(a->welcome, "pricing", pricing(a));
+}
+
+/* The reply to an onboarding that was there before can be asked for again. */
+static enum acp_code welcome_again(struct applicant *a)
+{
+	derive_key(a, a->tenant.salt, a->api_key);
+	json_object_put(a->welcome);
+	if (begin_welcome(a) && end_welcome(a))
+		return ACP_OK;
+	return refuse(a, ACP_INTERNAL_ERROR, "", "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
+}
+
+/* Tenant first, then its customer at Repo C, then the reply with the key. Tenant and key come into being together, in
+ * one transaction of the hub: there is no tenant that nobody has a key of. */
+static enum acp_code enrol(struct applicant *a)
+{
+	const struct acp_control_plane *plane = a->kernel->plane;
+	uint8_t random[ACP_SHA256_LEN], hash[ACP_SHA256_LEN];
+	char salt[ACP_SHA256_HEX], idempotency_key[ACP_SHA256_HEX], fingerprint[ACP_SHA256_HEX];
+	char tenant_id[ACP_UUID_LEN], api_key_id[ACP_UUID_LEN], shown[ACP_KEY_SHOWN + 1];
+	acp_random(random, sizeof random);
+	acp_hex(random, sizeof random, salt);
+	acp_uuid(tenant_id);
+	acp_uuid(api_key_id);
+	derive_key(a, salt, a->api_key);
+	acp_key_hash(a->kernel->config->key_pepper, a->api_key, hash);
+	acp_key_shown(a->api_key, shown);
+	acp_copy(a->tenant.tenant_id, sizeof a->tenant.tenant_id, tenant_id);
+	acp_copy(a->tenant.api_key_id, sizeof a->tenant.api_key_id, api_key_id);
+	bool ready = begin_welcome(a) && acp_json_hash(a->body, fingerprint);
+	const struct acp_onboarding in = {
+		.product = a->product,
+		.agent_id = a->agent_id,
+		.email = a->email,
+		.organization_name = a->organization_name,
+		.tenant_id = tenant_id,
+		.api_key_id = api_key_id,
+		.key_hash = hash,
+		.key_shown = shown,
+		.scopes = a->kernel->config->onboard_scopes,
+		.salt = salt,
+		.idempotency_key = stored_idempotency_key(a, idempotency_key),
+		.fingerprint = fingerprint,
+		.customer = acp_outbox_offered(a->kernel),
+		.event = ready ? event_json(a) : NULL,
+	};
+	enum acp_code code = in.event ? plane->onboard(plane->self, &in, &a->tenant) : ACP_INTERNAL_ERROR;
+	json_object_put(in.event);
+	if (code != ACP_OK) {
+		a->tenant.tenant_id[0] = '\0';
+		return refuse(a, code, "", "%s", acp_code_sentence(code));
+	}
+	if (a->tenant.replay)
+		return welcome_again(a);
+	if (in.customer)
+		make_customer(a);
+	/* The hub may have chosen other ids; a text of the same length needs no memory. */
+	json_object_set_string(acp_json_member(a->welcome, "tenant_uuid"), a->tenant.tenant_id);
+	json_object_set_string(acp_json_member(a->welcome, "api_key_id"), a->tenant.api_key_id);
+	if (!end_welcome(a)) /* the tenant is there: its key matters more than the rest */
+		acp_log(ACP_LOG_WARNING, "request %s: memory is lacking: onboarded without upgrade_info or pricing",
+			a->request->request_id);
+	return ACP_OK;
 }
 
 /* A refusal; a success was recorded with the tenant it made. Nothing is answered that is not on record. */
 static void record_refusal(struct applicant *a)
 {
 	const struct acp_control_plane *plane = a->kernel->plane;
-	struct json_object *event = make_event(a);
-	const struct acp_settlement end = {.event = event};
-	if (!event || plane->record(plane->self, &end) != ACP_OK) {
+	struct acp_event event;
+	const struct acp_settlement end = {.event = &event};
+	bool made = make_event(a, &event);
+	/* While the hub did not answer, it may have made the tenant, or may still do so. */
+	if (a->code == ACP_UNAVAILABLE && *a->tenant.api_key_id)
+		event.unless_onboarded = a->tenant.api_key_id;
+	if (!made || plane->record(plane->self, &end) != ACP_OK) {
 		acp_log(ACP_LOG_ERROR, "request %s: the audit row of a refused onboarding could not be written",
 			a->request->request_id);
 		refuse(a, ACP_UNAVAILABLE, "", "%s", acp_code_sentence(ACP_UNAVAILABLE));
 	}
-	json_object_put(event);
+	acp_event_release(&event);
 }
 
 void acp_onboard(const struct acp_kernel *kernel, const struct acp_request *request, const char *product,
@@ -365,11 +440,13 @@ void acp_onboard(const struct acp_kernel *kernel, const struct acp_request *requ
 	reply->code = a.code;
 	reply->http = a.code == ACP_OK ? 201 : acp_code_http(a.code);
 	reply->replayed = a.tenant.replay;
-	reply->body = a.code == ACP_OK ? welcome(&a) : acp_error_body(a.code, request->request_id, a.error, a.field);
+	reply->body = a.code == ACP_OK ? json_object_get(a.welcome)
+				       : acp_error_body(a.code, request->request_id, a.error, a.field);
 	if (a.code == ACP_UNAVAILABLE)
 		reply->retry_after = 1;
 	snprintf(reply->tenant_id, sizeof reply->tenant_id, "%s", a.tenant.tenant_id);
 	acp_wipe(a.api_key, sizeof a.api_key);
+	json_object_put(a.welcome);
 	json_object_put(a.tenant.pricing);
 	json_object_put(a.body);
 }

@@ -1,6 +1,9 @@
 #include "openapi.h"
 
+#include "execute.h"
+#include "executor_local.h"
 #include "hub.h"
+#include "stripe_events.h"
 #include "version.h"
 
 #define SCHEMAS "#/components/schemas/"
@@ -23,7 +26,7 @@ static struct json_object *from(const char *text)
 	for (char *c = plain; *c; c++)
 		if (*c == '\'')
 			*c = '"';
-	struct json_object *value = json_tokener_parse(plain);
+	struct json_object *value = acp_json_own(plain);
 	free(plain);
 	return value;
 }
@@ -32,6 +35,15 @@ static struct json_object *from(const char *text)
 static void put(struct draft *draft, struct json_object *object, const char *name, struct json_object *value)
 {
 	draft->ok = acp_json_add(object, name, value) && draft->ok;
+}
+
+/* The same for an array. */
+static void append(struct draft *draft, struct json_object *array, struct json_object *value)
+{
+	if (value && json_object_is_type(array, json_type_array) && json_object_array_add(array, value) == 0)
+		return;
+	json_object_put(value);
+	draft->ok = false;
 }
 
 static void put_string(struct draft *draft, struct json_object *object, const char *name, const char *value)
@@ -62,7 +74,7 @@ static void put_codes(struct draft *draft, struct json_object *schema)
 	struct json_object *codes = json_object_new_array();
 	for (int code = 0; code < ACP_CODE_COUNT; code++)
 		if (acp_code_http((enum acp_code)code) >= 400)
-			json_object_array_add(codes, json_object_new_string(acp_code_name((enum acp_code)code)));
+			append(draft, codes, json_object_new_string(acp_code_name((enum acp_code)code)));
 	put(draft, member(schema, "properties", "code"), "enum", codes);
 }
 
@@ -71,9 +83,19 @@ static struct json_object *example_error(enum acp_code code)
 	struct json_object *example =
 		from("{'value':{'ok':false,'request_id':'3f6c1a52-8c0e-4f0b-9a6e-2f1d7c5b9e10'}}");
 	struct json_object *value = acp_json_member(example, "value");
-	if (acp_json_add_string(value, "error", acp_code_sentence(code)) &&
-	    acp_json_add_string(value, "code", acp_code_name(code)) &&
-	    (code != ACP_VALIDATION_ERROR || acp_json_add_string(value, "field", "/params/name")))
+	bool ok = acp_json_add_string(value, "error", acp_code_sentence(code)) &&
+		  acp_json_add_string(value, "code", acp_code_name(code));
+	if (code == ACP_VALIDATION_ERROR)
+		ok = ok && acp_json_add_string(value, "field", "/params/name");
+	if (code == ACP_UPGRADE_REQUIRED)
+		ok = ok &&
+		     acp_json_add_string(value, "upgrade_url", "https://api.example/api/upgrade/checkout?tenant=…") &&
+		     acp_json_add(value, "usage",
+				  from("{'calls_used':100,'calls_limit':100,'calls_remaining':0,"
+				       "'tier':'free'}")) &&
+		     acp_json_add_string(value, "resets_at", "2026-12-01T00:00:00Z") &&
+		     acp_json_add(value, "retryable", json_object_new_boolean(false));
+	if (ok)
 		return example;
 	json_object_put(example);
 	return NULL;
@@ -87,7 +109,10 @@ static struct json_object *error_response(struct draft *draft, int status)
 		from("{'description':'','headers':{'X-Request-Id':{'$ref':'#/components/headers/X-Request-Id'}},"
 		     "'content':{'application/json':{'schema':{'$ref':'" SCHEMAS "Error'},'examples':{}},"
 		     "'application/problem+json':{'schema':{'$ref':'" SCHEMAS "Problem'}}}}");
-	struct json_object *examples = acp_json_member(member(response, "content", "application/json"), "examples");
+	struct json_object *content = member(response, "content", "application/json");
+	struct json_object *examples = acp_json_member(content, "examples");
+	if (status == 402)
+		put(draft, content, "schema", reference(SCHEMAS, "UpgradeRequired"));
 	acp_buf_init(&text, 4096);
 	for (int code = 0; code < ACP_CODE_COUNT; code++) {
 		if (acp_code_http((enum acp_code)code) != status)
@@ -127,6 +152,7 @@ struct operation {
 	const char *success;    /* status */
 	const char *reply;      /* name of the schema of a success; NULL: no body */
 	const char *errors;     /* statuses, separated by spaces */
+	const char *media;      /* of a success; NULL: application/json */
 };
 
 static void put_errors(struct draft *draft, struct json_object *responses, const char *statuses)
@@ -144,18 +170,36 @@ static void put_errors(struct draft *draft, struct json_object *responses, const
 
 static struct json_object *success_response(struct draft *draft, const struct operation *op)
 {
+	const char *media = op->media ? op->media : "application/json";
 	struct json_object *response = from(
 		"{'description':'Success','headers':{'X-Request-Id':{'$ref':'#/components/headers/X-Request-Id'}}}");
-	struct json_object *content = from("{'application/json':{}}");
-	if (op->reply)
-		put(draft, acp_json_member(content, "application/json"), "schema", reference(SCHEMAS, op->reply));
-	if (op->reply)
-		put(draft, response, "content", json_object_get(content));
-	json_object_put(content);
+	if (op->reply) {
+		struct json_object *content = json_object_new_object();
+		put(draft, content, media, json_object_new_object());
+		put(draft, acp_json_member(content, media), "schema", reference(SCHEMAS, op->reply));
+		put(draft, response, "content", content);
+	}
+	if (strcmp(op->success, "303") == 0)
+		put(draft, acp_json_member(response, "headers"), "Location",
+		    from("{'description':'where the human goes on','schema':{'type':'string','format':'uri'}}"));
 	return response;
 }
 
-/* Adds an operation; body (taken over) is the schema of its request body, or NULL. */
+/* Bodies whose schema is one of the shapes below, by the operation's name. */
+static const struct {
+	const char *operation, *schema;
+	bool optional;
+} bodies[] = {{"upgrade", "CheckoutRequest", true}, {"stripeEvent", "StripeEvent", false}};
+
+static void put_body(struct draft *draft, struct json_object *operation, struct json_object *schema, bool optional)
+{
+	struct json_object *request = from(optional ? "{'required':false,'content':{'application/json':{}}}"
+						    : "{'required':true,'content':{'application/json':{}}}");
+	put(draft, member(request, "content", "application/json"), "schema", schema);
+	put(draft, operation, "requestBody", request);
+}
+
+/* Adds an operation; body (taken over) is the schema of its request body; NULL: that of bodies, if any. */
 static void put_operation(struct draft *draft, const struct operation *op, struct json_object *body)
 {
 	struct json_object *item = acp_json_member(draft->paths, op->path);
@@ -168,16 +212,16 @@ static void put_operation(struct draft *draft, const struct operation *op, struc
 	put_string(draft, operation, "operationId", op->id);
 	put_string(draft, operation, "summary", op->summary);
 	struct json_object *tags = json_object_new_array();
-	json_object_array_add(tags, json_object_new_string(op->tag));
+	append(draft, tags, json_object_new_string(op->tag));
 	put(draft, operation, "tags", tags);
 	put(draft, operation, "security", from(op->security));
 	if (op->parameters)
 		put(draft, operation, "parameters", from(op->parameters));
-	if (body) {
-		struct json_object *request = from("{'required':true,'content':{'application/json':{}}}");
-		put(draft, member(request, "content", "application/json"), "schema", body);
-		put(draft, operation, "requestBody", request);
-	}
+	if (body)
+		put_body(draft, operation, body, false);
+	for (size_t i = 0; i < ACP_COUNT(bodies); i++)
+		if (strcmp(bodies[i].operation, op->id) == 0)
+			put_body(draft, operation, reference(SCHEMAS, bodies[i].schema), bodies[i].optional);
 	put(draft, responses, op->success, success_response(draft, op));
 	put_errors(draft, responses, op->errors);
 	put(draft, operation, "responses", responses);
@@ -188,33 +232,54 @@ static void put_operation(struct draft *draft, const struct operation *op, struc
 #define KEY "[{'apiKey':[]},{'bearer':[]}]"
 #define IDEMPOTENCY "{'$ref':'#/components/parameters/Idempotency-Key'}"
 
+#define MONTH "[{'name':'period','in':'query','description':'UTC month; the current one where it is missing'," \
+	"'schema':{'type':'string','pattern':'^[1-9][0-9]{3}-(0[1-9]|1[0-2])$'},'example':'2026-11'}]"
+
 static const struct operation public_operations[] = {
 	{"/api/usage", "get", "usage", "agents", "The usage of the key's tenant in a UTC month; costs nothing.", KEY,
-	 "[{'name':'period','in':'query','description':'UTC month; the current one where it is missing',"
-	 "'schema':{'type':'string','pattern':'^[1-9][0-9]{3}-(0[1-9]|1[0-2])$'},'example':'2026-11'}]",
-	 "200", "Usage", "400 401 405 500 503"},
-	{"/api/upgrade/checkout", "get", "upgradeLink", "agents", "The signed link for a human.", "[{}]",
+	 MONTH,
+	 "200", "Usage", "400 401 404 405 500 503", NULL},
+	{"/api/billing/invoice", "get", "invoice", "agents",
+	 "The invoice of the key's tenant for a UTC month; of one that is not billed yet, what it would be now.", KEY,
+	 MONTH, "200", "Invoice", "400 401 404 405 500 503", NULL},
+	{"/api/upgrade/checkout", "get", "upgradeLink", "agents",
+	 "The signed link for a human: leads to a checkout at Stripe, in which they add a payment method.", "[{}]",
 	 "[{'name':'tenant','in':'query','required':true,'schema':{'type':'string','format':'uuid'}},"
 	 "{'name':'exp','in':'query','required':true,'schema':{'type':'integer'}},"
 	 "{'name':'sig','in':'query','required':true,'schema':{'type':'string'}}]",
-	 "303", NULL, "404 405 503"},
-	{"/api/upgrade/checkout", "post", "upgrade", "agents", "Begins to add a payment method.", KEY, NULL,
-	 "200", "Reply", "401 405 503"},
+	 "303", NULL, "404 405 409 429 500 502 503", NULL},
+	{"/api/upgrade/checkout", "post", "upgrade", "agents",
+	 "Opens a checkout at Stripe, in which a human adds a payment method, or gives the one that is open.",
+	 KEY, NULL,
+	 "200", "CheckoutReply", "400 401 404 405 409 413 415 429 500 502 503", NULL},
+	{"/api/webhooks/stripe", "post", "stripeEvent", "operators", "Takes an event of Stripe.", "[{}]",
+	 "[{'name':'Stripe-Signature','in':'header','required':true,'description':'t=SECONDS,v1=HEX over the raw body',"
+	 "'schema':{'type':'string'}}]",
+	 "200", "StripeEventReply", "400 404 405 413 500 503", NULL},
 	{"/api/openapi.json", "get", "openapi", "operators", "This document.", "[{}]", NULL,
-	 "200", "Document", "405 500"},
+	 "200", "Document", "405 500", NULL},
+	{"/llms.txt", "get", "llms", "agents", "How to use this API, in short, for agents.", "[{}]", NULL,
+	 "200", "Text", "405 500", "text/plain"},
+	{"/.well-known/api-catalog", "get", "catalog", "agents", "Where everything is (RFC 9727).", "[{}]", NULL,
+	 "200", "Catalog", "405 500", "application/linkset+json"},
+	{"/console", "get", "console", "operators", "The console: a page for people, who paste their key into it.",
+	 "[{}]", NULL, "200", "Text", "405 500", "text/html"},
+	{"/metrics", "get", "metrics", "operators", "Numbers for Prometheus.", "[{}]", NULL,
+	 "200", "Text", "404 405 500", "text/plain"},
 	{"/healthz", "get", "alive", "operators", "Does this process answer?", "[{}]", NULL,
-	 "200", "Health", "405 500"},
-	{"/readyz", "get", "ready", "operators", "Can it do its work?", "[{}]", NULL, "200", "Health", "405 500 503"},
+	 "200", "Health", "405 500", NULL},
+	{"/readyz", "get", "ready", "operators", "Can it do its work?", "[{}]", NULL,
+	 "200", "Health", "405 500 503", NULL},
 };
 
 static const struct operation manage_operation = {
 	"/api/manage", "post", "manage", "agents", "The router: one call of an action.", KEY, "[" IDEMPOTENCY "]",
-	"200", "CallReply", "400 401 402 403 404 405 409 413 415 422 429 500 502 503"};
+	"200", "CallReply", "400 401 402 403 404 405 409 413 415 422 429 500 502 503", NULL};
 
 static const struct operation onboard_operation = {
 	"/api/onboard/{product}", "post", "onboard", "agents", "Registers an agent.", "[{}]",
 	"[{'name':'product','in':'path','required':true,'schema':{'type':'string'}}," IDEMPOTENCY "]",
-	"201", "OnboardReply", "400 404 405 409 413 415 422 429 500 503"};
+	"201", "OnboardReply", "400 404 405 409 413 415 422 429 500 503", NULL};
 
 /* Shapes of requests and replies that do not depend on what is registered. */
 static const struct {
@@ -228,6 +293,9 @@ static const struct {
 	 "'retryable':{'type':'boolean'},'upgrade_url':{'type':'string','format':'uri'},"
 	 "'usage':{'$ref':'" SCHEMAS "UsageNumbers'},'resets_at':{'type':'string','format':'date-time'},"
 	 "'approval_id':{'type':'string','format':'uuid'}}}"},
+	{"UpgradeRequired",
+	 "{'description':'the free calls are used up','allOf':[{'$ref':'" SCHEMAS "Error'},{'type':'object',"
+	 "'required':['upgrade_url','usage','resets_at','retryable'],'properties':{'retryable':{'const':false}}}]}"},
 	{"Problem",
 	 "{'description':'RFC 9457: the members of Error and the standard ones','allOf':[{'$ref':'" SCHEMAS "Error'},"
 	 "{'type':'object','required':['type','title','status','detail'],'properties':{'type':{'type':'string',"
@@ -248,6 +316,22 @@ static const struct {
 	{"Reply",
 	 "{'type':'object','required':['ok','request_id'],'properties':{'ok':{'const':true},"
 	 "'request_id':{'type':'string','format':'uuid'}}}"},
+	{"CheckoutRequest",
+	 "{'type':'object','properties':{'tenant_uuid':{'type':'string','format':'uuid',"
+	 "'description':'must be that of the API key'}}}"},
+	{"CheckoutReply",
+	 "{'type':'object','required':['ok','request_id','checkout_url','expires_at'],"
+	 "'properties':{'ok':{'const':true},"
+	 "'request_id':{'type':'string','format':'uuid'},'checkout_url':{'type':'string','format':'uri'},"
+	 "'expires_at':{'type':'string','format':'date-time'}}}"},
+	{"StripeEvent",
+	 "{'type':'object','required':['id','type','created'],'properties':{'id':{'type':'string','minLength':1,"
+	 "'maxLength':255},'type':{'type':'string','minLength':1,'maxLength':255},'created':{'type':'integer'},"
+	 "'livemode':{'type':'boolean'},'data':{'type':'object'}}}"},
+	{"StripeEventReply",
+	 "{'type':'object','required':['ok','request_id','received','effect'],'properties':{'ok':{'const':true},"
+	 "'request_id':{'type':'string','format':'uuid'},'received':{'const':true},'effect':{'type':'string',"
+	 "'enum':['applied','duplicate','ignored','mismatch','older','unchanged','unknown_tenant']}}}"},
 	{"CallReply",
 	 "{'type':'object','required':['ok','request_id','data','dry_run','constraints_applied'],"
 	 "'properties':{'ok':{'const':true},"
@@ -269,9 +353,28 @@ static const struct {
 	 "'calls_limit':{'type':['integer','null'],'description':'null: unlimited'},"
 	 "'calls_remaining':{'type':['integer','null']},"
 	 "'period_start':{'type':'string','format':'date-time'},'period_end':{'type':'string','format':'date-time'},"
-	 "'by_action':{'type':'array','items':{'type':'object'}},'by_day':{'type':'array','items':{'type':'object'}},"
+	 "'by_action':{'type':'array','items':{'type':'object','required':['action','calls','billing_unit','quantity'],"
+	 "'properties':{'action':{'type':'string'},'calls':{'type':'integer'},'billing_unit':{'type':'string',"
+	 "'enum':['call','token','row','sec']},'quantity':{'type':'integer'}}}},"
+	 "'by_day':{'type':'array','items':{'type':'object','required':['day','calls'],'properties':{"
+	 "'day':{'type':'string','format':'date'},'calls':{'type':'integer'}}}},"
 	 "'cost':{'type':'object','required':['amount','currency'],'properties':{'amount':{'type':'number'},"
-	 "'currency':{'type':'string'}}}}}"},
+	 "'currency':{'type':'string'}}},"
+	 "'scopes':{'type':'array','items':{'type':'string'},'description':'what the calling key may use'}}}"},
+	{"Invoice",
+	 "{'type':'object','required':['ok','request_id','tenant_uuid','period','usage','charges','stripe_invoice_id',"
+	 "'status'],'properties':{'ok':{'const':true},'request_id':{'type':'string','format':'uuid'},"
+	 "'tenant_uuid':{'type':'string','format':'uuid'},'period':{'type':'string'},"
+	 "'usage':{'type':'object','required':['total_calls','successful_calls','failed_calls'],'properties':{"
+	 "'total_calls':{'type':'integer'},'successful_calls':{'type':'integer'},'failed_calls':{'type':'integer'}}},"
+	 "'charges':{'type':'object','required':['per_call','total_charge','currency','lines'],'properties':{"
+	 "'per_call':{'type':'number'},'total_charge':{'type':'number'},'currency':{'type':'string'},"
+	 "'amount_due':{'type':'number','description':'0 while it is carried over'},'minimum':{'type':'number'},"
+	 "'carried_in':{'type':'number'},'carried_out':{'type':'number'},"
+	 "'lines':{'type':'array','items':{'type':'object'}}}},"
+	 "'hash':{'type':['string','null'],'description':'SHA-256 of the invoice'},"
+	 "'stripe_invoice_id':{'type':['string','null']},"
+	 "'status':{'type':'string','enum':['none','open','pending','invoiced','paid','failed','carried']}}}"},
 	{"OnboardRequest",
 	 "{'type':'object','required':['agent_id','email'],'properties':{"
 	 "'agent_id':{'type':'string','pattern':'^[A-Za-z0-9._:-]{1,128}$'},'email':{'type':'string',"
@@ -284,9 +387,24 @@ static const struct {
 	 "'request_id':{'type':'string','format':'uuid'},'onboarded':{'const':true},'tier':{'const':'free'},"
 	 "'api_key':{'type':'string','description':'shown only now'},'api_key_id':{'type':'string','format':'uuid'},"
 	 "'tenant_uuid':{'type':'string','format':'uuid'},'free_calls_remaining':{'type':'integer'},"
-	 "'instructions':{'type':'object'},'upgrade_info':{'type':'object'},'pricing':{'type':'object'}}}"},
+	 "'payments':{'type':'string'},"
+	 "'instructions':{'type':'object','required':['setup_steps','example_request','documentation_url'],"
+	 "'properties':{"
+	 "'setup_steps':{'type':'array','items':{'type':'string'}},"
+	 "'example_request':{'type':'object','required':['method','url','headers','body'],'properties':{"
+	 "'method':{'type':'string'},'url':{'type':'string','format':'uri'},"
+	 "'headers':{'type':'object','additionalProperties':{'type':'string'}},'body':{'type':'object'}}},"
+	 "'documentation_url':{'type':'string','format':'uri'}}},"
+	 "'upgrade_info':{'type':'object','required':['message','upgrade_url'],"
+	 "'properties':{'message':{'type':'string'},"
+	 "'upgrade_url':{'type':'string','format':'uri'}}},"
+	 "'pricing':{'type':'object','required':['per_call','currency','billing_period'],'properties':{"
+	 "'per_call':{'type':'number'},'currency':{'type':'string'},'billing_period':{'type':'string'}}}}}"},
 	{"Document", "{'type':'object','required':['openapi','info','paths'],'properties':{'openapi':{'type':'string'},"
 	 "'info':{'type':'object'},'paths':{'type':'object'}}}"},
+	{"Text", "{'type':'string'}"},
+	{"Catalog", "{'type':'object','required':['linkset'],'properties':{'linkset':{'type':'array',"
+	 "'items':{'type':'object'}}}}"},
 	{"Health",
 	 "{'type':'object','required':['ok','request_id','status'],'properties':{'ok':{'const':true},"
 	 "'request_id':{'type':'string','format':'uuid'},'status':{'type':'string','enum':['alive','ready']}}}"},
@@ -333,7 +451,7 @@ static struct json_object *call_schema(struct draft *draft, const struct acp_ent
 	if (json_object_deep_copy(acp_json_member(entry->def, "params_schema"), &params, NULL) != 0)
 		draft->ok = false;
 	if (acp_json_member(params, "required") && json_object_array_length(acp_json_member(params, "required")) > 0)
-		json_object_array_add(acp_json_member(schema, "required"), json_object_new_string("params"));
+		append(draft, acp_json_member(schema, "required"), json_object_new_string("params"));
 	put(draft, properties, "params", params);
 	put_string(draft, acp_json_member(properties, "action"), "const", entry->action->name);
 	if (!entry->action->supports_dry_run)
@@ -358,7 +476,7 @@ static void put_calls(struct draft *draft)
 		snprintf(target, sizeof target, SCHEMAS "%s", name);
 		put(draft, draft->schemas, name, call_schema(draft, entry));
 		put_string(draft, mapping, entry->action->name, target);
-		json_object_array_add(acp_json_member(call, "oneOf"), reference(SCHEMAS, name));
+		append(draft, acp_json_member(call, "oneOf"), reference(SCHEMAS, name));
 	}
 	put(draft, draft->schemas, "Call", call);
 }
@@ -368,7 +486,7 @@ static void put_calls(struct draft *draft)
 static bool is_required(struct json_object *schema, const char *name)
 {
 	struct json_object *required = acp_json_member(schema, "required");
-	for (size_t i = 0; i < json_object_array_length(required); i++)
+	for (size_t i = 0; required && i < json_object_array_length(required); i++)
 		if (strcmp(json_object_get_string(json_object_array_get_idx(required, i)), name) == 0)
 			return true;
 	return false;
@@ -387,7 +505,7 @@ static struct json_object *query_parameters(struct draft *draft, const char *nam
 		put_string(draft, parameter, "in", "query");
 		put(draft, parameter, "required", json_object_new_boolean(is_required(schema, name)));
 		put(draft, parameter, "schema", json_object_get(member(schema, "properties", name)));
-		json_object_array_add(list, parameter);
+		append(draft, list, parameter);
 		at += len;
 	}
 	return list;
@@ -408,7 +526,8 @@ static void put_endpoint(void *arg, const char *name, const char *schema_text, c
 {
 	struct draft *draft = arg;
 	char path[64], id[64], read_id[72], success[8];
-	struct json_object *schema = json_tokener_parse(schema_text);
+	struct json_object *schema = acp_json_own(schema_text);
+	draft->ok = schema && draft->ok;
 	snprintf(path, sizeof path, "/functions/v1/%s", name);
 	snprintf(id, sizeof id, "hub.%s", name);
 	for (char *c = id; *c; c++)
@@ -419,7 +538,8 @@ static void put_endpoint(void *arg, const char *name, const char *schema_text, c
 			       id,      "kernels",
 			       summary, "[{'kernelKey':[]}]",
 			       NULL,    success,
-			       "Reply", "400 401 402 403 404 405 409 413 415 422 500 503"};
+			       "Reply", "400 401 402 403 404 405 409 413 415 422 500 503",
+			       NULL};
 	put_operation(draft, &op, hub_body(draft, name, schema));
 	if (query) {
 		op.method = "get";
@@ -431,7 +551,44 @@ static void put_endpoint(void *arg, const char *name, const char *schema_text, c
 	json_object_put(schema);
 }
 
+/* The executor ------------------------------------------------------------------------------------------------- */
+
+static const struct operation execute_operation = {
+	"/functions/v1/execute",
+	"post",
+	"executor.execute",
+	"kernels",
+	"Acts at a vendor for another kernel; a failed execution is answered with ok: false.",
+	"[{'executorKey':[]}]",
+	NULL,
+	"200",
+	"Execution",
+	"400 401 404 405 413 415 500 503",
+	NULL};
+
+static const char execution_schema[] =
+	"{'type':'object','required':['ok','request_id','status','data','result_meta','error_code',"
+	"'error_message_redacted'],'properties':{'ok':{'type':'boolean'},'request_id':{'type':'string','format':'uuid'}"
+	","
+	"'status':{'type':['integer','null'],'description':'HTTP status of the vendor; null: none was received'},"
+	"'data':{'type':['object','null']},'result_meta':{'type':'object'},'error_code':{'type':['string','null']},"
+	"'error_message_redacted':{'type':['string','null']},"
+	"'retry':{'type':'boolean','description':'of a failure: may the same succeed later?'}}}";
+
+static void put_execute(struct draft *draft)
+{
+	put(draft, draft->schemas, "Execution", from(execution_schema));
+	put_operation(draft, &execute_operation, acp_json_own(acp_execute_body_schema));
+}
+
 /* The document ------------------------------------------------------------------------------------------------- */
+
+static bool offered(const struct acp_kernel *kernel, const char *path)
+{
+	return (kernel->plane->get_usage || strcmp(path, "/api/usage") != 0) &&
+	       (kernel->plane->get_invoice || strcmp(path, "/api/billing/invoice") != 0) &&
+	       (acp_stripe_events_offered(kernel) || strcmp(path, "/api/webhooks/stripe") != 0);
+}
 
 static void put_paths(struct draft *draft)
 {
@@ -440,10 +597,12 @@ static void put_paths(struct draft *draft)
 	if (kernel->config->onboarding && kernel->plane->onboard)
 		put_operation(draft, &onboard_operation, reference(SCHEMAS, "OnboardRequest"));
 	for (size_t i = 0; i < ACP_COUNT(public_operations); i++)
-		if (kernel->plane->get_usage || strcmp(public_operations[i].path, "/api/usage") != 0)
+		if (offered(kernel, public_operations[i].path))
 			put_operation(draft, &public_operations[i], NULL);
 	if (kernel->hub)
 		acp_hub_each(put_endpoint, draft);
+	if (acp_execute_offered(kernel))
+		put_execute(draft);
 }
 
 static struct json_object *components(struct draft *draft)
@@ -456,6 +615,9 @@ static struct json_object *components(struct draft *draft)
 	if (draft->kernel->hub)
 		put(draft, acp_json_member(all, "securitySchemes"), "kernelKey",
 		    from("{'type':'http','scheme':'bearer','description':'key of other kernels; no API key'}"));
+	if (acp_execute_offered(draft->kernel))
+		put(draft, acp_json_member(all, "securitySchemes"), "executorKey",
+		    from("{'type':'http','scheme':'bearer','description':'key of the executor; no API key'}"));
 	put(draft, all, "responses", error_responses(draft));
 	put(draft, all, "schemas", json_object_get(draft->schemas));
 	return all;
@@ -475,7 +637,7 @@ static void put_head(struct draft *draft, struct json_object *document)
 	put(draft, document, "info", info);
 	snprintf(url, sizeof url, "%.500s%.500s", config->public_url, config->url_prefix);
 	put_string(draft, server, "url", url);
-	json_object_array_add(servers, server);
+	append(draft, servers, server);
 	put(draft, document, "servers", servers);
 	put(draft, document, "tags",
 	    from("[{'name':'agents','description':'for agents'},{'name':'operators','description':'for operators'},"
@@ -501,9 +663,9 @@ struct json_object *acp_openapi(const struct acp_kernel *kernel)
 char *acp_openapi_text(const struct acp_kernel *kernel)
 {
 	struct json_object *document = acp_openapi(kernel);
-	const char *text = document ? json_object_to_json_string_ext(document, JSON_C_TO_STRING_PLAIN |
-										       JSON_C_TO_STRING_NOSLASHESCAPE)
-				    : NULL;
+	size_t len;
+	const int flags = JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE;
+	const char *text = document ? acp_json_text(document, flags, &len) : NULL;
 	char *copy = text ? strdup(text) : NULL;
 	json_object_put(document);
 	return copy;

@@ -1,9 +1,11 @@
 #include "outbound.h"
 
+#include "crypto.h"
 #include "version.h"
 
 #include <arpa/inet.h>
 #include <curl/curl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <strings.h>
 #include <sys/socket.h>
@@ -14,6 +16,7 @@
 #define CAN_KEEP (LIBCURL_VERSION_NUM >= 0x075000)
 
 struct exchange {
+	bool unset; /* libcurl did not take an option */
 	const struct acp_outbound_request *request;
 	struct acp_outbound_reply *reply;
 	struct curl_slist *headers;
@@ -159,6 +162,7 @@ static bool add_line(struct exchange *x, const char *format, const char *name, c
 	char line[8192];
 	int len = snprintf(line, sizeof line, format, name, value);
 	struct curl_slist *longer = len < (int)sizeof line ? curl_slist_append(x->headers, line) : NULL;
+	acp_wipe(line, strnlen(line, sizeof line)); /* it may be a key */
 	if (longer)
 		x->headers = longer;
 	return longer != NULL;
@@ -211,7 +215,7 @@ static bool address_allowed(struct exchange *x, int family, const void *address)
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *to)
 {
 	struct exchange *x = arg;
-	const void *address = &to->addr;
+	const void *address;
 	if (to->family == AF_INET)
 		address = &((const struct sockaddr_in *)(const void *)&to->addr)->sin_addr;
 	else if (to->family == AF_INET6)
@@ -255,56 +259,83 @@ static size_t take_body(char *bytes, size_t size, size_t count, void *arg)
 	return 0;
 }
 
-/* Setting up ----------------------------------------------------------------------------------------------------- */
-
-static void set_limits(CURL *curl, const struct acp_outbound_request *request)
+/* A header that was asked for. An interim reply's are forgotten when the next status line comes. */
+static size_t take_header(char *line, size_t size, size_t count, void *arg)
 {
-#if LIBCURL_VERSION_NUM >= 0x075500
-	curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, request->allow_http ? "http,https" : "https");
-	curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS_STR, "https");
-#else
-	curl_easy_setopt(curl, CURLOPT_PROTOCOLS,
-			 request->allow_http ? CURLPROTO_HTTP | CURLPROTO_HTTPS : CURLPROTO_HTTPS);
-	curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS, CURLPROTO_HTTPS);
-#endif
-	curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 0L);
-	curl_easy_setopt(curl, CURLOPT_PROXY, "");
-	curl_easy_setopt(curl, CURLOPT_NETRC, (long)CURL_NETRC_IGNORED);
-	curl_easy_setopt(curl, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
-	curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
-	curl_easy_setopt(curl, CURLOPT_HTTP09_ALLOWED, 0L);
-	curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, 1L);
-	curl_easy_setopt(curl, CURLOPT_SSL_VERIFYHOST, 2L);
-	curl_easy_setopt(curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-	curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, (long)request->connect_timeout_ms);
-	curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)request->timeout_ms);
-	/* Stops an announced long reply at once; take_body() counts, whatever was announced. */
-	curl_easy_setopt(curl, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)request->max_reply);
+	struct exchange *x = arg;
+	size_t len = size * count;
+	if (len > 5 && strncmp(line, "HTTP/", 5) == 0)
+		memset(x->reply->headers, 0, sizeof x->reply->headers);
+	for (size_t i = 0; i < ACP_OUTBOUND_KEPT && x->request->reply_headers[i]; i++) {
+		const char *name = x->request->reply_headers[i];
+		size_t at = strlen(name);
+		if (len <= at || line[at] != ':' || strncasecmp(line, name, at) != 0)
+			continue;
+		for (at++; at < len && (line[at] == ' ' || line[at] == '\t'); at++)
+			;
+		size_t end = len;
+		while (end > at && strchr(" \t\r\n", line[end - 1]))
+			end--;
+		snprintf(x->reply->headers[i], sizeof x->reply->headers[i], "%.*s", (int)(end - at), line + at);
+	}
+	return len;
 }
 
-static void set_body(CURL *curl, const struct acp_outbound_request *request)
+/* Setting up ----------------------------------------------------------------------------------------------------- */
+
+/* An option that could not be set may be the one that keeps the request from going astray: then it does not go. */
+#define SET(option, value) (x->unset = curl_easy_setopt(curl, option, value) != CURLE_OK || x->unset)
+
+static void set_limits(CURL *curl, struct exchange *x)
 {
+	const struct acp_outbound_request *request = x->request;
+#if LIBCURL_VERSION_NUM >= 0x075500
+	SET(CURLOPT_PROTOCOLS_STR, request->allow_http ? "http,https" : "https");
+	SET(CURLOPT_REDIR_PROTOCOLS_STR, "https");
+#else
+	SET(CURLOPT_PROTOCOLS, request->allow_http ? CURLPROTO_HTTP | CURLPROTO_HTTPS : CURLPROTO_HTTPS);
+	SET(CURLOPT_REDIR_PROTOCOLS, CURLPROTO_HTTPS);
+#endif
+	SET(CURLOPT_FOLLOWLOCATION, 0L);
+	SET(CURLOPT_PROXY, "");
+	SET(CURLOPT_NETRC, (long)CURL_NETRC_IGNORED);
+	SET(CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
+	SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+	SET(CURLOPT_HTTP09_ALLOWED, 0L);
+	SET(CURLOPT_SSL_VERIFYPEER, 1L);
+	SET(CURLOPT_SSL_VERIFYHOST, 2L);
+	SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+	SET(CURLOPT_NOSIGNAL, 1L);
+	SET(CURLOPT_CONNECTTIMEOUT_MS, (long)request->connect_timeout_ms);
+	SET(CURLOPT_TIMEOUT_MS, (long)request->timeout_ms);
+	/* Stops an announced long reply at once; take_body() counts, whatever was announced. */
+	SET(CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)request->max_reply);
+}
+
+static void set_body(CURL *curl, struct exchange *x)
+{
+	const struct acp_outbound_request *request = x->request;
 	if (request->body || strcmp(request->method, "POST") == 0) {
-		curl_easy_setopt(curl, CURLOPT_POSTFIELDS, request->body ? request->body : "");
-		curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE,
-				 (curl_off_t)(request->body ? request->body_len : 0));
+		SET(CURLOPT_POSTFIELDS, request->body ? request->body : "");
+		SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)(request->body ? request->body_len : 0));
 	} else if (strcmp(request->method, "HEAD") == 0) {
-		curl_easy_setopt(curl, CURLOPT_NOBODY, 1L);
+		SET(CURLOPT_NOBODY, 1L);
 	}
-	curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, request->method);
+	SET(CURLOPT_CUSTOMREQUEST, request->method);
 }
 
 static void set_hooks(CURL *curl, struct exchange *x)
 {
-	curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, x->curl_error);
-	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, take_body);
-	curl_easy_setopt(curl, CURLOPT_WRITEDATA, x);
-	curl_easy_setopt(curl, CURLOPT_OPENSOCKETFUNCTION, open_socket);
-	curl_easy_setopt(curl, CURLOPT_OPENSOCKETDATA, x);
+	SET(CURLOPT_ERRORBUFFER, x->curl_error);
+	SET(CURLOPT_WRITEFUNCTION, take_body);
+	SET(CURLOPT_WRITEDATA, x);
+	SET(CURLOPT_HEADERFUNCTION, take_header);
+	SET(CURLOPT_HEADERDATA, x);
+	SET(CURLOPT_OPENSOCKETFUNCTION, open_socket);
+	SET(CURLOPT_OPENSOCKETDATA, x);
 #if CAN_KEEP
-	curl_easy_setopt(curl, CURLOPT_PREREQFUNCTION, before_sending);
-	curl_easy_setopt(curl, CURLOPT_PREREQDATA, x);
+	SET(CURLOPT_PREREQFUNCTION, before_sending);
+	SET(CURLOPT_PREREQDATA, x);
 #endif
 }
 
@@ -318,9 +349,30 @@ static void free_kept(void *curl)
 	curl_easy_cleanup(curl);
 }
 
+/* libcurl frees requests as they are, vendors' keys in them. */
+static void forget(void *memory)
+{
+	if (memory)
+		acp_wipe(memory, malloc_usable_size(memory));
+	free(memory);
+}
+
+/* realloc() might leave a copy where the memory was. */
+static void *resize(void *memory, size_t size)
+{
+	size_t old = memory ? malloc_usable_size(memory) : 0;
+	void *moved = malloc(size ? size : 1);
+	if (moved && memory) {
+		memcpy(moved, memory, old < size ? old : size);
+		forget(memory);
+	}
+	return moved;
+}
+
 static void init_once(void)
 {
-	usable = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK && pthread_key_create(&kept_key, free_kept) == 0;
+	usable = curl_global_init_mem(CURL_GLOBAL_DEFAULT, malloc, forget, resize, strdup, calloc) == CURLE_OK &&
+		 pthread_key_create(&kept_key, free_kept) == 0;
 }
 
 bool acp_outbound_init(void)
@@ -355,7 +407,7 @@ static CURL *take_handle(const struct acp_outbound_request *request)
 static bool was_sent(CURL *curl, const struct exchange *x)
 {
 	long sent = 0;
-	return x->repeated || (curl_easy_getinfo(curl, CURLINFO_REQUEST_SIZE, &sent) == CURLE_OK && sent > 0);
+	return x->repeated || curl_easy_getinfo(curl, CURLINFO_REQUEST_SIZE, &sent) != CURLE_OK || sent > 0;
 }
 
 static enum acp_outbound_result judge(CURL *curl, CURLcode code, struct exchange *x)
@@ -384,17 +436,21 @@ static enum acp_outbound_result judge(CURL *curl, CURLcode code, struct exchange
 
 static enum acp_outbound_result perform(CURL *curl, struct exchange *x)
 {
-	curl_easy_setopt(curl, CURLOPT_URL, x->request->url);
-	curl_easy_setopt(curl, CURLOPT_USERAGENT, "acp-fcgi/" ACP_VERSION);
-	curl_easy_setopt(curl, CURLOPT_HTTPHEADER, x->headers);
-	set_limits(curl, x->request);
-	set_body(curl, x->request);
+	SET(CURLOPT_URL, x->request->url);
+	SET(CURLOPT_USERAGENT, "acp-fcgi/" ACP_VERSION);
+	SET(CURLOPT_HTTPHEADER, x->headers);
+	set_limits(curl, x);
+	set_body(curl, x);
 	set_hooks(curl, x);
 	if (!keeps(x->request)) {
-		curl_easy_setopt(curl, CURLOPT_FRESH_CONNECT, 1L);
-		curl_easy_setopt(curl, CURLOPT_FORBID_REUSE, 1L);
+		SET(CURLOPT_FRESH_CONNECT, 1L);
+		SET(CURLOPT_FORBID_REUSE, 1L);
 	}
-	enum acp_outbound_result result = judge(curl, curl_easy_perform(curl), x);
+	enum acp_outbound_result result = ACP_OUTBOUND_FAILED;
+	if (x->unset)
+		snprintf(x->reply->error, sizeof x->reply->error, "libcurl could not be told how to send it");
+	else
+		result = judge(curl, curl_easy_perform(curl), x);
 	/* What a kept handle still points at is about to go. */
 	if (keeps(x->request))
 		curl_easy_reset(curl);

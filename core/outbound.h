@@ -16,6 +16,8 @@ struct acp_header {
 	const char *value; /* one with CR, LF or NUL makes the request fail before it is sent */
 };
 
+enum { ACP_OUTBOUND_KEPT = 3 }; /* headers of a reply that can be asked for */
+
 struct acp_outbound_request {
 	const char *method; /* "POST", "GET", … */
 	const char *url;
@@ -28,7 +30,9 @@ struct acp_outbound_request {
 	size_t max_reply;   /* bytes; a longer reply fails */
 	bool allow_private; /* private and loopback addresses are meant */
 	bool allow_http;    /* plain http:// is meant; else only https:// */
-	bool keep_alive;    /* reuse a connection to the same host from this thread: only for hosts of the operator's */
+	/* Names of headers whose values the reply tells, up to a NULL where they are fewer. */
+	const char *reply_headers[ACP_OUTBOUND_KEPT];
+	bool keep_alive; /* reuse a connection to the same host from this thread: only for hosts of the operator's */
 };
 
 /* A request is sent once at most, also where a kept connection turns out to be dead: what is worth another try is for
@@ -44,7 +48,8 @@ enum acp_outbound_result {
 struct acp_outbound_reply {
 	int status;
 	struct acp_buf body; /* initialised by acp_outbound_send; release it with acp_buf_release in every case */
-	char error[256];     /* sentence for the log; names no secret, and not the URL's query */
+	char headers[ACP_OUTBOUND_KEPT][64]; /* values of reply_headers, cut; "" where there is none */
+	char error[256];                     /* sentence for the log; names no secret, and not the URL's query */
 };
 
 /* Once in each process, before threads. False: libcurl cannot be used. */

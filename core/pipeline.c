@@ -1,4 +1,4 @@
-/* pipeline.c - the router. run_stages() is the order of the contract (section 3); acp_manage() is its single exit. */
+/* pipeline.c - the router. run_stages() is the order of the contract (section 3); finish() is its single exit. */
 #include "pipeline.h"
 
 #include "auth.h"
@@ -70,7 +70,8 @@ static enum acp_code check_scope(struct acp_call *call)
 	const struct acp_action *action = call->entry->action;
 	if (acp_call_has_scope(call, action->scope))
 		return ACP_OK;
-	return acp_call_fail(call, ACP_SCOPE_DENIED, NULL, "action %s needs scope %s, which this API key does not have",
+	return acp_call_fail(call, ACP_SCOPE_DENIED, NULL,
+			     "action %s needs scope %s, which this API key does not have; call with a key that has it",
 			     action->name, action->scope);
 }
 
@@ -78,8 +79,8 @@ static enum acp_code check_dry_run(struct acp_call *call)
 {
 	if (!call->dry_run || call->entry->action->supports_dry_run)
 		return ACP_OK;
-	return acp_call_fail(call, ACP_VALIDATION_ERROR, "/dry_run", "action %s does not support dry_run",
-			     call->action_name);
+	return acp_call_fail(call, ACP_VALIDATION_ERROR, "/dry_run",
+			     "action %s does not support dry_run; leave it out to run it", call->action_name);
 }
 
 /* A name of what is counted: one key calling one action. */
@@ -126,6 +127,8 @@ static enum acp_code check_params(struct acp_call *call)
 	char field[280];
 	if (acp_schema_check(call->entry->schema, call->params, &bad))
 		return ACP_OK;
+	if (bad.no_memory)
+		return fail_plain(call, ACP_INTERNAL_ERROR);
 	snprintf(field, sizeof field, "/params%s", bad.pointer);
 	return acp_call_fail(call, ACP_VALIDATION_ERROR, field, "%s %s", field, bad.message);
 }
@@ -154,7 +157,8 @@ static enum acp_code check_ceiling(struct acp_call *call)
 		return fail_plain(call, code);
 	if (count < most)
 		return ACP_OK;
-	return acp_call_fail(call, ACP_CEILING_EXCEEDED, NULL, "at most %lld %s may exist", (long long)most, resource);
+	return acp_call_fail(call, ACP_CEILING_EXCEEDED, NULL, "at most %lld %s may exist; delete or revoke one first",
+			     (long long)most, resource);
 }
 
 /* Ends the handler's transaction, if there is one, without effect. */
@@ -169,41 +173,67 @@ static enum acp_code run_handler(struct acp_call *call)
 {
 	enum acp_code code = call->entry->action->run(call, call->params, &call->result);
 	if (code != ACP_OK && call->code != code)
-		return fail_plain(call, code);
+		fail_plain(call, code);
+	if (code != ACP_OK)
+		return acp_usage_after_failure(call);
 	if (code == ACP_OK && call->dry_run) {
 		/* Nothing of a dry run persists but its row; and asking for the price must not need a second connection
 		 * while the first is held. */
 		undo(call);
-		acp_usage_estimate(call);
+		if (!acp_usage_estimate(call))
+			return fail_plain(call, ACP_INTERNAL_ERROR);
 	}
 	return code;
 }
 
-/* Success: effect, usage, audit row commit together. */
-static enum acp_code settle(struct acp_call *call)
+static void release_end(struct acp_call *call)
 {
-	const struct acp_control_plane *plane = call->kernel->plane;
-	int64_t calls_used = -1;
-	struct acp_buf sealed;
-	struct acp_settlement end = {
-		.event = acp_audit_event(call), .reserved = call->reserved, .approval = call->approval};
-	if (!end.event)
-		return fail_plain(call, ACP_INTERNAL_ERROR);
-	struct acp_tx *tx = call->tx;
-	call->tx = NULL;
-	acp_idempotency_seal(call, &sealed, &end);
-	enum acp_code code = plane->settle(plane->self, tx, &end, &calls_used);
-	json_object_put(end.event);
-	acp_buf_release(&sealed);
+	acp_event_release(&call->event);
+	acp_buf_release(&call->sealed);
+}
+
+/* Success: effect, usage and audit row commit together. */
+static bool make_end(struct acp_call *call)
+{
+	call->end = (struct acp_settlement){.event = &call->event,
+					    .reserved = call->reserved,
+					    .approval = call->approval,
+					    .changes_access = call->entry->action->changes_access};
+	if (!acp_audit_event(call, &call->event)) {
+		call->code = fail_plain(call, ACP_INTERNAL_ERROR);
+		return false;
+	}
+	/* All that can fail here fails before the call is one that happened: what is committed is answered. */
+	if (acp_idempotency_seal(call, &call->sealed, &call->end) && acp_envelope_prepare(call))
+		return true;
+	release_end(call);
+	call->code = fail_plain(call, ACP_INTERNAL_ERROR);
+	return false;
+}
+
+static void take_end(struct acp_call *call, enum acp_code code, int64_t calls_used)
+{
+	release_end(call);
 	if (code == ACP_OK) {
 		call->reserved = call->claimed = false;
 		acp_usage_warn(call, calls_used);
-		return ACP_OK;
+		return;
 	}
-	return code == ACP_UPGRADE_REQUIRED ? acp_usage_refuse(call, -1) : fail_plain(call, code);
+	call->code = code == ACP_UPGRADE_REQUIRED ? acp_usage_refuse(call, -1) : fail_plain(call, code);
 }
 
-/* The line (contract section 3). A stage returns ACP_OK to go on. */
+static void settle(struct acp_call *call)
+{
+	const struct acp_control_plane *plane = call->kernel->plane;
+	int64_t calls_used = -1;
+	struct acp_tx *tx = call->tx;
+	call->tx = NULL;
+	enum acp_code code = plane->settle(plane->self, tx, &call->end, &calls_used);
+	take_end(call, code, calls_used);
+}
+
+/* The line (contract section 3), up to the call's end. A stage returns ACP_OK to go on. */
+/* clang-format off */
 static stage *const stages[] = {
 	acp_envelope_parse,
 	acp_envelope_check,
@@ -218,14 +248,24 @@ static stage *const stages[] = {
 	acp_policy_check,
 	acp_usage_reserve,
 	run_handler,
-	settle,
 };
+/* clang-format on */
 
 static void run_stages(struct acp_call *call)
 {
 	call->code = ACP_OK;
 	for (size_t i = 0; i < ACP_COUNT(stages) && call->code == ACP_OK; i++)
 		call->code = stages[i](call);
+}
+
+static void log_lost(const struct acp_event *event)
+{
+	struct json_object *json = event ? acp_event_json(event) : NULL;
+	const struct acp_log_field fields[] = {
+		{"msg", "the audit row could not be written", false},
+		{"event", json ? json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN) : NULL, false}};
+	acp_log_fields(ACP_LOG_ERROR, fields, ACP_COUNT(fields));
+	json_object_put(json);
 }
 
 /* Every exit that is not a settled success: what the handler did is undone, place and claim are given back, and the
@@ -235,25 +275,23 @@ static void record_exit(struct acp_call *call)
 	const struct acp_control_plane *plane = call->kernel->plane;
 	undo(call);
 	give_back_rate(call);
-	const struct acp_settlement end = {.event = acp_audit_event(call),
-					   .reserved = call->reserved,
-					   .claim = call->claimed ? call->idempotency_key : NULL};
-	enum acp_code code = end.event ? plane->record(plane->self, &end) : ACP_INTERNAL_ERROR;
-	if (code != ACP_OK) {
-		const struct acp_log_field fields[] = {
-			{"msg", "the audit row could not be written", false},
-			{"event", end.event ? json_object_to_json_string_ext(end.event, JSON_C_TO_STRING_PLAIN) : NULL,
-			 false}};
-		acp_log_fields(ACP_LOG_ERROR, fields, ACP_COUNT(fields));
+	struct acp_event event;
+	const struct acp_settlement end = {
+		.event = &event, .reserved = call->reserved, .claim = call->claimed ? call->idempotency_key : NULL};
+	bool made = acp_audit_event(call, &event);
+	if (!made || plane->record(plane->self, &end) != ACP_OK) {
+		log_lost(made ? &event : NULL);
 		json_object_put(call->extra);
 		call->extra = NULL;
 		fail_plain(call, ACP_UNAVAILABLE);
 	}
-	json_object_put(end.event);
+	if (made)
+		acp_event_release(&event);
 }
 
 static void release(struct acp_call *call)
 {
+	json_object_put(call->body);
 	json_object_put(call->result.data);
 	json_object_put(call->result.meta);
 	json_object_put(call->decision);
@@ -263,15 +301,79 @@ static void release(struct acp_call *call)
 	json_object_put(call->envelope);
 }
 
+static void begin(struct acp_call *call, const struct acp_kernel *kernel, const struct acp_request *request)
+{
+	*call = (struct acp_call){.kernel = kernel, .request = request, .result = {.quantity = 1}};
+	acp_uuid(call->event_id);
+}
+
+/* The single exit of every call. */
+static void finish(struct acp_call *call, struct acp_reply *reply)
+{
+	if (call->code == ACP_IDEMPOTENT_REPLAY && !acp_envelope_prepare(call))
+		fail_plain(call, ACP_INTERNAL_ERROR);
+	if (call->code != ACP_OK)
+		record_exit(call);
+	acp_envelope_reply(call, reply);
+	release(call);
+}
+
 void acp_manage(const struct acp_kernel *kernel, const struct acp_request *request, struct acp_reply *reply)
 {
-	struct acp_call call = {.kernel = kernel, .request = request, .result = {.quantity = 1}};
-	acp_uuid(call.event_id);
+	struct acp_call call;
+	begin(&call, kernel, request);
 	run_stages(&call);
-	if (call.code != ACP_OK)
-		record_exit(&call);
-	acp_envelope_reply(&call, reply);
-	release(&call);
+	if (call.code == ACP_OK && make_end(&call))
+		settle(&call);
+	finish(&call, reply);
+}
+
+static void answer(struct acp_call *call)
+{
+	struct acp_reply reply;
+	acp_answered *answered = call->answered;
+	void *arg = call->arg;
+	finish(call, &reply);
+	answered(arg, &reply);
+}
+
+static void settled(void *arg, enum acp_code code, int64_t calls_used)
+{
+	struct acp_call *call = arg;
+	take_end(call, code, calls_used);
+	answer(call);
+}
+
+/* Once true, the call may have been answered already. */
+static bool settle_later(struct acp_call *call)
+{
+	const struct acp_control_plane *plane = call->kernel->plane;
+	return !call->tx && plane->settle_later && plane->settle_later(plane->self, &call->end, settled, call);
+}
+
+void acp_manage_later(struct acp_call *call, const struct acp_kernel *kernel, const struct acp_request *request,
+		      acp_answered *answered, void *arg)
+{
+	begin(call, kernel, request);
+	call->answered = answered;
+	call->arg = arg;
+	run_stages(call);
+	if (call->code == ACP_OK && make_end(call)) {
+		if (settle_later(call))
+			return;
+		settle(call);
+	}
+	answer(call);
+}
+
+struct acp_call *acp_call_new(void)
+{
+	return malloc(sizeof(struct acp_call));
+}
+
+void acp_call_free(struct acp_call *call)
+{
+	free(call);
 }
 
 /* What handlers use -------------------------------------------------------------------------------------------- */
@@ -318,21 +420,46 @@ static struct json_object *sql_context(const struct acp_call *call)
 	return NULL;
 }
 
+/* In the call's transaction, which begins here. */
+static enum acp_code run_sql(struct acp_call *call, const char *function, struct json_object *params,
+			     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
+{
+	const struct acp_control_plane *plane = call->kernel->plane;
+	/* A dry run cannot write even if its function is wrong: its transaction is read only. */
+	enum acp_code code = call->tx ? ACP_OK : plane->begin(plane->self, call->dry_run, &call->tx);
+	if (code != ACP_OK)
+		return code;
+	return plane->run(call->tx, function, call->principal.tenant_id, params, ctx, data, refusal);
+}
+
+/* What changes nothing has nothing to commit with the call's end. */
+static enum acp_code read_sql(struct acp_call *call, const char *function, struct json_object *params,
+			      struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
+{
+	const struct acp_control_plane *plane = call->kernel->plane;
+	struct acp_result found = {.quantity = call->result.quantity};
+	enum acp_code code =
+		plane->read(plane->self, function, call->principal.tenant_id, params, ctx, &found, refusal);
+	if (code == ACP_OK) {
+		*data = found.data;
+		call->result.quantity = found.quantity;
+		json_object_put(call->result.meta);
+		call->result.meta = found.meta;
+	}
+	return code;
+}
+
 enum acp_code acp_call_sql(struct acp_call *call, const char *function, struct json_object *params,
 			   struct json_object **data)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	struct acp_refusal refusal = {0};
-	if (!call->tx) {
-		/* A dry run cannot write even if its function is wrong: its transaction is read only. */
-		enum acp_code code = plane->begin(plane->self, call->dry_run, &call->tx);
-		if (code != ACP_OK)
-			return fail_plain(call, code);
-	}
 	struct json_object *ctx = sql_context(call);
 	if (!ctx)
 		return fail_plain(call, ACP_INTERNAL_ERROR);
-	enum acp_code code = plane->run(call->tx, function, call->principal.tenant_id, params, ctx, data, &refusal);
+	enum acp_code code = plane->read && !call->entry->action->writes
+				     ? read_sql(call, function, params, ctx, data, &refusal)
+				     : run_sql(call, function, params, ctx, data, &refusal);
 	json_object_put(ctx);
 	if (code == ACP_OK)
 		return ACP_OK;

@@ -18,7 +18,10 @@ struct acp_request {
 	size_t body_len;
 	bool body_too_large; /* the host kept only a part: the size limit was passed */
 	bool body_broken;    /* the body did not arrive whole */
+	bool body_lost;      /* it did, but memory was lacking to keep it */
 	uint64_t started_us; /* acp_monotonic_us() when the request was complete */
+	struct acp_buf *out; /* where the host writes replies; NULL: nowhere. With it, the reply of a success is written
+			      * before the call is one, so that a lack of memory cannot lose it */
 };
 
 /* What the host sends back. */
@@ -30,6 +33,7 @@ struct acp_reply {
 	int retry_after;          /* seconds for Retry-After; 0: none */
 	struct acp_rate rate;     /* for the RateLimit fields; window 0: none */
 	bool replayed;            /* Idempotency-Replayed: true */
+	bool written;             /* the request's out holds the body as text already */
 
 	/* for the log line of the request; "" where unknown */
 	char tenant_id[ACP_UUID_LEN];
@@ -39,5 +43,14 @@ struct acp_reply {
 
 /* Runs one call of POST /api/manage. Never fails: what goes wrong is in the reply, and in one audit row. */
 void acp_manage(const struct acp_kernel *kernel, const struct acp_request *request, struct acp_reply *reply);
+
+/* The same for a host that would rather not keep a thread waiting while the call is stored. answered is called once,
+ * with arg, by this thread before acp_manage_later returns, or by another one: then it must not block, and the rest of
+ * the request's life is its own. kernel and request live until then. call: room for one call at a time, used again. */
+typedef void acp_answered(void *arg, struct acp_reply *reply);
+void acp_manage_later(struct acp_call *call, const struct acp_kernel *kernel, const struct acp_request *request,
+		      acp_answered *answered, void *arg);
+struct acp_call *acp_call_new(void) ACP_MUSTCHECK; /* NULL: memory is lacking */
+void acp_call_free(struct acp_call *call);         /* no call may be on its way */
 
 #endif

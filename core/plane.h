@@ -6,15 +6,16 @@
 #ifndef ACP_PLANE_H
 #define ACP_PLANE_H
 
+#include "acp.h"
 #include "apikey.h"
 #include "attr.h"
 #include "crypto.h"
+#include "event.h"
 #include "status.h"
 
 #include <json-c/json.h>
 
 #define ACP_NIL_UUID "00000000-0000-0000-0000-000000000000"
-#define ACP_TS_LEN 40 /* a timestamp in the hub's own text form, microseconds and zone included */
 
 enum acp_tier { ACP_TIER_FREE, ACP_TIER_PAID };
 
@@ -26,8 +27,9 @@ struct acp_principal {
 	char key_shown[ACP_KEY_SHOWN + 1];
 	char scopes[512]; /* space between them and at both ends: " manage.read manage.domain " */
 	enum acp_tier tier;
-	bool policed;       /* a policy may apply: ask authorize */
-	int64_t rate_limit; /* calls of one action a minute; 0: the setting rate_limit */
+	bool policed;        /* a policy may apply: ask authorize */
+	int64_t rate_limit;  /* calls of one action a minute; 0: the setting rate_limit */
+	int64_t calls_limit; /* free calls a month; -1: the setting free_calls_limit */
 };
 
 /* The answer to "may this call use one unit of the allowance?" */
@@ -49,14 +51,17 @@ struct acp_tx; /* a transaction of the hub; used by one thread */
 
 /* What ends a call. */
 struct acp_settlement {
-	struct json_object
-		*event;        /* a JSON object whose members are the columns of audit_logs (core/audit.c makes it) */
-	bool reserved;         /* a place in the allowance is held under the event's id */
-	const char *claim;     /* the idempotency key whose claim the call holds; NULL: none */
-	const uint8_t *sealed; /* a success stores this as the claim's result */
+	struct acp_event *event; /* its row; settle and record may complete it */
+	bool reserved;           /* a place in the allowance is held under the event's id */
+	const char *claim;       /* the idempotency key whose claim the call holds; NULL: none */
+	const uint8_t *sealed;   /* a success stores this as the claim's result */
 	size_t sealed_len;
 	const char *approval; /* a success uses this approval up; NULL: none */
+	bool changes_access; /* the call changed keys or what they may do: known in every process when it is answered */
 };
+
+/* How a call ended that was settled later. */
+typedef void acp_settled(void *arg, enum acp_code code, int64_t calls_used);
 
 enum acp_claim_verdict { ACP_CLAIM_RUN, ACP_CLAIM_REPLAY, ACP_CLAIM_CONFLICT, ACP_CLAIM_MISMATCH };
 
@@ -82,6 +87,7 @@ struct acp_onboarding {
 	const char *salt;            /* what the key was derived with, to derive it again on a replay */
 	const char *idempotency_key; /* NULL: none; else its HMAC in hex */
 	const char *fingerprint;     /* hex SHA-256 of the canonical body */
+	bool customer;               /* the executor shall make a customer of it: put that in the outbox */
 	struct json_object *event;   /* audit event of a success, written with the tenant; the hub adds result_meta */
 };
 
@@ -103,9 +109,15 @@ struct acp_control_plane {
 	/* Usage enforcement; get_usage NULL turns it off, and with it reserve.
 	 * get_usage: the usage object (contract 2.1) of a tenant; period "YYYY-MM" or NULL for the current one.
 	 * reserve: holds one place for the call whose event id is given, until settle or record ends it. */
+	bool usage_at_settle; /* principals carry tier and calls_limit as they are now, and settle counts a call that
+				 holds no place as exactly as one that does: who changes nothing need not reserve */
 	enum acp_code (*get_usage)(void *self, const char *tenant_id, const char *period, struct json_object **usage);
 	enum acp_code (*reserve)(void *self, const char *tenant_id, const char *event_id, const char *ts,
 				 struct acp_reservation *out);
+
+	/* The invoice (contract 2.1) of a tenant and month, named as for get_usage; NULL: nothing is billed here. */
+	enum acp_code (*get_invoice)(void *self, const char *tenant_id, const char *period,
+				     struct json_object **invoice);
 
 	/* What so many units of an action cost a paid tenant now: {unit, unit_amount, amount, currency}. */
 	enum acp_code (*get_price)(void *self, const char *unit, const char *action, int64_t quantity,
@@ -122,9 +134,16 @@ struct acp_control_plane {
 			     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal);
 	void (*rollback)(struct acp_tx *tx);
 
+	/* The same for a handler that changes nothing, without a transaction to end: the function can only read.
+	 * result gets data, and the meta and quantity that it reported of itself with acp.report(). NULL: begin and
+	 * run do it. */
+	enum acp_code (*read)(void *self, const char *function, const char *tenant_id, struct json_object *params,
+			      struct json_object *ctx, struct acp_result *result, struct acp_refusal *refusal);
+
 	/* Policies (NULL: off). query: tenant_id, api_key_id, actor_type, action, request_hash, fingerprint?,
 	 * event_id, dry_run, amount?. decision (owned by the caller): decision_id, decision
-	 * allow|deny|require_approval, reason?, policy_id?, policy_version, decision_ttl_ms, approval_id?. */
+	 * allow|deny|require_approval, reason?, policy_id?, policy_version, decision_ttl_ms, approval_id?; fault?: the
+	 * policy that cannot be evaluated, which then is a deny. ACP_UNAVAILABLE: there was nobody to ask. */
 	enum acp_code (*authorize)(void *self, struct json_object *query, struct json_object **decision);
 
 	/* Idempotency of calls (NULL: off). May the call with this event id run under the client's key? The claim
@@ -139,6 +158,12 @@ struct acp_control_plane {
 	 * nothing was done: so the allowance stays exact, and an idempotent call has one effect, whatever happened
 	 * before. */
 	enum acp_code (*settle)(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *calls_used);
+
+	/* The same without waiting, for a call without a transaction (NULL: there is no such way). True: settled is
+	 * called, once, with what settle would have returned; the event lives until then. It may be called before this
+	 * returns. With ACP_OK it is called by a thread that others wait for, and must not block. False: settle does
+	 * it. */
+	bool (*settle_later)(void *self, const struct acp_settlement *end, acp_settled *settled, void *arg);
 
 	/* Ends any other call: the event is written, reservation and claim are given back. */
 	enum acp_code (*record)(void *self, const struct acp_settlement *end);
@@ -162,16 +187,34 @@ struct acp_control_plane {
 	enum acp_code (*deliveries_take)(void *self, int max, int lease, struct json_object **list);
 	enum acp_code (*delivery_done)(void *self, struct json_object *outcome);
 
-	/* Audit events for a remote hub (NULL: there is no way there). The row of an event that has a member `forward`
-	 * (true) waits until it is delivered. take: at most so many, as an array that the caller owns, in a transaction
-	 * that done ends; an empty array comes without one. done: not delivered: they wait on; refused: events (one) is
-	 * put aside with the reason. */
+	/* Money (NULL: off): upgrades, what Repo C is to do, Stripe's events. acp.<function>(what): sql/functions/43
+	 * and 44 say what each takes and gives. reply is owned by the caller; refusal is filled when it refused. */
+	enum acp_code (*money)(void *self, const char *function, struct json_object *what, struct json_object **reply,
+			       struct acp_refusal *refusal);
+
+	/* The operator's view of the console (NULL: there is none). acp.<function>(what): sql/functions/82_console.sql
+	 * says what each takes and gives. reply and refusal as above. */
+	enum acp_code (*console)(void *self, const char *function, struct json_object *what, struct json_object **reply,
+				 struct acp_refusal *refusal);
+
+	/* Audit events for a remote hub (NULL: there is no way there). The row of an event with `forward` waits until
+	 * it is delivered. take: at most so many, as an array that the caller owns, in a transaction that done ends;
+	 * an empty array comes without one. done: not delivered: they wait on; refused: events (one) is put aside with
+	 * the reason. */
 	enum acp_code (*outbox_take)(void *self, int64_t most, struct acp_tx **tx, struct json_object **events);
 	enum acp_code (*outbox_done)(struct acp_tx *tx, enum acp_delivery delivery, struct json_object *events,
 				     const char *reason);
 
+	/* Every second, from one thread of each process: brings what was kept on this host's disk, while the hub was
+	 * away, to its place. May be NULL. */
+	void (*catch_up)(void *self);
+
 	/* Now and then, from one thread of each process: makes partitions ahead, forgets what expired. May be NULL. */
 	void (*maintain)(void *self);
+
+	/* What the hub knows of itself for people who watch it (NULL: nothing), all gauges: an array, owned by the
+	 * caller, of {name, help, samples: [{labels, value}]}. Cheap: it is asked every few seconds. */
+	enum acp_code (*gauges)(void *self, struct json_object **gauges);
 
 	/* Ready to serve? ACP_OK, or ACP_UNAVAILABLE with one sentence in why (for the operator, without secrets). */
 	enum acp_code (*ready)(void *self, char *why, size_t why_size);

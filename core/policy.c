@@ -1,6 +1,7 @@
 #include "policy.h"
 
 #include "idempotency.h"
+#include "log.h"
 
 /* The hub is asked with what identifies the call: an approval is for exactly this request. */
 static struct json_object *make_query(const struct acp_call *call)
@@ -26,6 +27,16 @@ static struct json_object *make_query(const struct acp_call *call)
 	return NULL;
 }
 
+void acp_policy_note(struct json_object *decision)
+{
+	const char *fault = acp_json_string(decision, "fault");
+	if (fault)
+		acp_log(ACP_LOG_ERROR,
+			"%s cannot be evaluated, so the calls that it is about are refused; acpctl doctor says why, "
+			"acpctl policy disable switches it off",
+			fault);
+}
+
 static enum acp_code obey(struct acp_call *call)
 {
 	const char *decision = acp_json_string(call->decision, "decision");
@@ -39,11 +50,13 @@ static enum acp_code obey(struct acp_call *call)
 		if (call->dry_run)
 			return ACP_OK; /* what needs an approval is the call that it tries out */
 		call->extra = json_object_new_object();
-		if (call->extra && approval)
-			acp_json_add_string(call->extra, "approval_id", approval);
-		return acp_call_fail(call, ACP_APPROVAL_REQUIRED, NULL,
-				     "%s; send the same call again when it is approved",
-				     reason ? reason : acp_code_sentence(ACP_APPROVAL_REQUIRED));
+		if (!call->extra || (approval && !acp_json_add_string(call->extra, "approval_id", approval)))
+			return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "%s",
+					     acp_code_sentence(ACP_INTERNAL_ERROR));
+		return acp_call_fail(
+			call, ACP_APPROVAL_REQUIRED, NULL, "%s%s",
+			reason ? reason : acp_code_sentence(ACP_APPROVAL_REQUIRED),
+			reason ? "; give the operator its approval_id and send it again when it is approved" : "");
 	}
 	return acp_call_fail(call, ACP_POLICY_DENIED, NULL, "%s",
 			     reason ? reason : acp_code_sentence(ACP_POLICY_DENIED));
@@ -57,8 +70,11 @@ enum acp_code acp_policy_check(struct acp_call *call)
 	struct json_object *query = make_query(call);
 	enum acp_code code = query ? plane->authorize(plane->self, query, &call->decision) : ACP_INTERNAL_ERROR;
 	json_object_put(query);
+	acp_policy_note(call->decision);
 	if (code == ACP_OK)
 		return obey(call);
+	if (code != ACP_UNAVAILABLE) /* the policies were asked and could not be evaluated: one of them may say no */
+		return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
 	if (call->entry->action->writes)
 		return acp_call_fail(call, ACP_UNAVAILABLE, NULL, "%s", acp_code_sentence(ACP_UNAVAILABLE));
 	call->policy_check_failed = true;

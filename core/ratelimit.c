@@ -1,5 +1,6 @@
 #include "ratelimit.h"
 
+#include "buf.h"
 #include "crypto.h"
 
 #include <errno.h>
@@ -155,8 +156,11 @@ static struct set *enter(struct acp_ratelimit *limits, const char *name, int64_t
 	uint8_t hash[ACP_SHA256_LEN];
 	uint32_t index;
 	char text[320];
-	int len = snprintf(text, sizeof text, "%lld|%.300s", (long long)window, name);
-	acp_sha256(text, (size_t)len < sizeof text ? (size_t)len : sizeof text - 1, hash);
+	char *begin = acp_digits(text + 20, (uint64_t)window);
+	size_t name_len = strnlen(name, sizeof text - 21);
+	text[20] = '|';
+	memcpy(text + 21, name, name_len);
+	acp_sha256(begin, (size_t)(text + 21 + name_len - begin), hash);
 	memcpy(id, hash, ID_LEN);
 	memcpy(&index, hash + ID_LEN, sizeof index);
 	struct set *set = &limits->table->sets[index % SETS];

@@ -31,6 +31,13 @@ struct source {
 	size_t no_jwt_before; /* the base64url run up to here is known not to begin a JWT */
 };
 
+/* Whether a name may be one of secret_names, told by its first letter. */
+static const bool secret_letters[256] = {
+	['a'] = true, ['b'] = true, ['c'] = true, ['p'] = true, ['r'] = true, ['s'] = true, ['t'] = true,
+	['w'] = true, ['x'] = true, ['A'] = true, ['B'] = true, ['C'] = true, ['P'] = true, ['R'] = true,
+	['S'] = true, ['T'] = true, ['W'] = true, ['X'] = true, ['-'] = true, ['_'] = true,
+};
+
 static char lower(char c)
 {
 	return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c;
@@ -45,6 +52,8 @@ bool acp_redact_name(const char *name)
 {
 	char plain[16];
 	size_t len = 0;
+	if (!secret_letters[(unsigned char)*name])
+		return false;
 	for (; *name; name++) {
 		if (*name == '-' || *name == '_')
 			continue;
@@ -54,7 +63,7 @@ bool acp_redact_name(const char *name)
 	}
 	plain[len] = '\0';
 	for (size_t i = 0; i < ACP_COUNT(secret_names); i++) {
-		if (strcmp(plain, secret_names[i]) == 0)
+		if (plain[0] == secret_names[i][0] && strcmp(plain, secret_names[i]) == 0)
 			return true;
 	}
 	return false;
@@ -111,7 +120,7 @@ static size_t match_key_form(const struct source *s, size_t at)
 
 static size_t match_own_key(const struct source *s, size_t at, const char *key_prefix)
 {
-	if (!key_prefix || !*key_prefix || !starts_with(s, at, key_prefix))
+	if (!starts_with(s, at, key_prefix))
 		return 0;
 	size_t prefix = strlen(key_prefix);
 	size_t run = run_length(s, at + prefix, "");
@@ -142,20 +151,38 @@ static size_t match_jwt(struct source *s, size_t at)
 	return 0;
 }
 
-static size_t match_any(struct source *s, size_t at, const char *key_prefix)
+/* What begins with this character goes on with that one, in lower case; 0: no credential of a fixed form begins so. */
+static const char second_of[256] = {
+	['b'] = 'e', ['B'] = 'e', ['e'] = 'y', ['s'] = 'k', ['r'] = 'k', ['w'] = 'h',
+};
+
+static size_t match_fixed(struct source *s, size_t at)
 {
-	size_t own = match_own_key(s, at, key_prefix);
-	if (own)
-		return own;
 	switch (s->text[at]) {
 	case 'b':
 	case 'B': return match_bearer(s, at);
 	case 'e': return match_jwt(s, at);
-	case 's':
-	case 'r':
-	case 'w': return match_key_form(s, at);
-	default: return 0;
+	default: return match_key_form(s, at);
 	}
+}
+
+/* Finds the first credential at or behind *at and puts its place there. Returns its length, or 0: there is none.
+ * Nearly every text has none, so two characters are looked at before anything is called. */
+static size_t find_credential(struct source *s, size_t *at, const char *key_prefix)
+{
+	char own = key_prefix ? *key_prefix : '\0';
+	for (size_t i = *at; i + 1 < s->len; i++) {
+		char c = s->text[i];
+		char second = second_of[(unsigned char)c];
+		size_t match = own && c == own ? match_own_key(s, i, key_prefix) : 0;
+		if (!match && second && lower(s->text[i + 1]) == second)
+			match = match_fixed(s, i);
+		if (match) {
+			*at = i;
+			return match;
+		}
+	}
+	return 0;
 }
 
 void acp_redact_text(struct acp_buf *out, const char *text, size_t len, const char *key_prefix)
@@ -163,12 +190,8 @@ void acp_redact_text(struct acp_buf *out, const char *text, size_t len, const ch
 	struct source s = {.text = text, .len = len};
 	size_t kept = 0; /* everything before it was appended or replaced */
 	size_t at = 0;
-	while (at < len) {
-		size_t match = match_any(&s, at, key_prefix);
-		if (!match) {
-			at++;
-			continue;
-		}
+	size_t match;
+	while ((match = find_credential(&s, &at, key_prefix)) > 0) {
 		acp_buf_add(out, text + kept, at - kept);
 		acp_buf_puts(out, ACP_REDACTED);
 		at += match;
@@ -176,6 +199,13 @@ void acp_redact_text(struct acp_buf *out, const char *text, size_t len, const ch
 	}
 	if (kept < len)
 		acp_buf_add(out, text + kept, len - kept);
+}
+
+bool acp_redact_needed(const char *text, size_t len, const char *key_prefix)
+{
+	struct source s = {.text = text, .len = len};
+	size_t at = 0;
+	return find_credential(&s, &at, key_prefix) > 0;
 }
 
 /* The redacted form of a string, in a buffer that the caller releases. False when memory is lacking. */
@@ -207,7 +237,7 @@ static bool redact_member(struct json_object *copy, const char *name, struct jso
 	if (ok && acp_redact_name(name))
 		ok = acp_json_add_string(copy, plain, ACP_REDACTED);
 	else if (ok)
-		ok = acp_redact_json(value, key_prefix, &redacted) &&
+		ok = acp_redact_copy(value, key_prefix, &redacted) &&
 		     (redacted ? acp_json_add(copy, plain, redacted) : acp_json_add_null(copy, plain));
 	acp_buf_release(&buf);
 	return ok;
@@ -234,7 +264,7 @@ static struct json_object *redact_array(struct json_object *value, const char *k
 	struct json_object *copy = json_object_new_array();
 	for (size_t i = 0; copy && i < count; i++) {
 		struct json_object *element = NULL;
-		if (!acp_redact_json(json_object_array_get_idx(value, i), key_prefix, &element) ||
+		if (!acp_redact_copy(json_object_array_get_idx(value, i), key_prefix, &element) ||
 		    json_object_array_add(copy, element) != 0) {
 			json_object_put(element);
 			json_object_put(copy);
@@ -252,7 +282,7 @@ static struct json_object *copy_integer(struct json_object *value)
 				   : json_object_new_int64(number);
 }
 
-bool acp_redact_json(struct json_object *value, const char *key_prefix, struct json_object **out)
+bool acp_redact_copy(struct json_object *value, const char *key_prefix, struct json_object **out)
 {
 	*out = NULL;
 	switch (json_object_get_type(value)) {
@@ -267,11 +297,56 @@ bool acp_redact_json(struct json_object *value, const char *key_prefix, struct j
 	return *out != NULL;
 }
 
+static bool needs_redaction(struct json_object *value, const char *key_prefix);
+
+static bool member_needs_redaction(const char *name, struct json_object *value, const char *key_prefix)
+{
+	return acp_redact_name(name) || acp_redact_needed(name, strlen(name), key_prefix) ||
+	       needs_redaction(value, key_prefix);
+}
+
+/* Would acp_redact_copy change anything? */
+static bool needs_redaction(struct json_object *value, const char *key_prefix)
+{
+	bool needed = false;
+	switch (json_object_get_type(value)) {
+	case json_type_string:
+		return acp_redact_needed(json_object_get_string(value), (size_t)json_object_get_string_len(value),
+					 key_prefix);
+	case json_type_array:
+		for (size_t i = 0; !needed && i < json_object_array_length(value); i++)
+			needed = needs_redaction(json_object_array_get_idx(value, i), key_prefix);
+		return needed;
+	case json_type_object: {
+		json_object_object_foreach(value, name, member)
+		{
+			if (member_needs_redaction(name, member, key_prefix))
+				return true;
+		}
+		return false;
+	}
+	default: return false;
+	}
+}
+
+bool acp_redact_json(struct json_object *value, const char *key_prefix, struct json_object **out)
+{
+	if (needs_redaction(value, key_prefix))
+		return acp_redact_copy(value, key_prefix, out);
+	*out = json_object_get(value);
+	return true;
+}
+
 void acp_redact_in_place(char *text, size_t size, const char *key_prefix)
 {
+	size_t len = strlen(text);
 	struct acp_buf clean;
+	if (!acp_redact_needed(text, len, key_prefix)) {
+		acp_utf8_trim(text);
+		return;
+	}
 	acp_buf_init(&clean, 4 * size);
-	acp_redact_text(&clean, text, strlen(text), key_prefix);
+	acp_redact_text(&clean, text, len, key_prefix);
 	/* Rather nothing than a secret, where memory is lacking. */
 	snprintf(text, size, "%s", acp_buf_ok(&clean) && clean.ptr ? clean.ptr : "");
 	acp_utf8_trim(text);

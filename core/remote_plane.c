@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <time.h>
 
 enum {
 	DECISIONS = 4096,
@@ -70,7 +69,11 @@ static enum acp_outbound_result send_question(const struct acp_remote_plane *rem
 	const struct acp_header headers[] = {{"Authorization", bearer},
 					     {"Content-Type", "application/json"},
 					     {"Idempotency-Key", q->idempotency_key}};
-	const char *body = json_object_to_json_string_length(q->body, JSON_C_TO_STRING_PLAIN, &len);
+	const char *body = acp_json_text(q->body, JSON_C_TO_STRING_PLAIN, &len);
+	if (!body) {
+		*reply = (struct acp_outbound_reply){.error = "out of memory"};
+		return ACP_OUTBOUND_FAILED;
+	}
 	struct acp_outbound_request request = {.method = "POST",
 					       .url = url,
 					       .headers = headers,
@@ -96,6 +99,12 @@ static enum acp_outbound_result send_question(const struct acp_remote_plane *rem
 	return result;
 }
 
+/* The hub is there, and could not evaluate its policies. Reads go on without a hub that is away, not without this. */
+static bool cannot_decide(const struct question *q, const char *code)
+{
+	return strcmp(q->name, "authorize") == 0 && code && strcmp(code, acp_code_name(ACP_INTERNAL_ERROR)) == 0;
+}
+
 /* What the hub answered: ACP_OK with its members, or the code of its refusal with its sentence in refused. */
 static enum acp_code read_answer(struct acp_remote_plane *remote, const struct question *q,
 				 const struct acp_outbound_reply *reply, struct json_object **answer, char refused[256])
@@ -114,7 +123,8 @@ static enum acp_code read_answer(struct acp_remote_plane *remote, const struct q
 		*answer = tree;
 		return ACP_OK;
 	}
-	if (reply->status < 400 || reply->status >= 500 || reply->status == 401 || !readable || !code) {
+	if (!cannot_decide(q, code) &&
+	    (reply->status < 400 || reply->status >= 500 || reply->status == 401 || !readable || !code)) {
 		snprintf(why, sizeof why, "answered %d%s", reply->status,
 			 reply->status == 401 ? ": hub_key is not its kernel key" : "");
 		json_object_put(tree);
@@ -170,7 +180,9 @@ static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_
 	return code;
 }
 
-static enum acp_code get_usage(void *self, const char *tenant_id, const char *period, struct json_object **usage)
+/* What the hub knows of a tenant's month. */
+static enum acp_code get_month(void *self, const char *what, const char *tenant_id, const char *period,
+			       struct json_object **out)
 {
 	struct json_object *body = json_object_new_object();
 	bool ok = acp_json_add_string(body, "tenant_id", tenant_id) &&
@@ -179,12 +191,22 @@ static enum acp_code get_usage(void *self, const char *tenant_id, const char *pe
 		json_object_put(body);
 		return ACP_INTERNAL_ERROR;
 	}
-	enum acp_code code = ask_once(self, "usage", body, usage);
+	enum acp_code code = ask_once(self, what, body, out);
 	if (code != ACP_OK)
 		return code;
-	json_object_object_del(*usage, "ok");
-	json_object_object_del(*usage, "request_id");
+	json_object_object_del(*out, "ok");
+	json_object_object_del(*out, "request_id");
 	return ACP_OK;
+}
+
+static enum acp_code get_usage(void *self, const char *tenant_id, const char *period, struct json_object **usage)
+{
+	return get_month(self, "usage", tenant_id, period, usage);
+}
+
+static enum acp_code get_invoice(void *self, const char *tenant_id, const char *period, struct json_object **invoice)
+{
+	return get_month(self, "billing/invoice", tenant_id, period, invoice);
 }
 
 /* A call as the hub's usage/… name it. ts: as the database writes it, "2026-11-22 10:00:00.123456+00". */
@@ -222,9 +244,7 @@ static enum acp_code settle_there(struct acp_remote_plane *remote, const struct 
 				  const char *outcome, int64_t *used)
 {
 	struct json_object *answer = NULL;
-	struct json_object *event = end->event;
-	struct json_object *body = name_call(acp_json_string(event, "tenant_id"), acp_json_string(event, "event_id"),
-					     acp_json_string(event, "ts"));
+	struct json_object *body = name_call(end->event->tenant_id, end->event->event_id, end->event->ts);
 	bool ok = acp_json_add_string(body, "outcome", outcome) &&
 		  acp_json_add(body, "reserved", json_object_new_boolean(end->reserved)) &&
 		  (!end->approval || acp_json_add_string(body, "approval_id", end->approval));
@@ -250,24 +270,12 @@ static void wake_sender(struct acp_remote_plane *remote)
 }
 
 /* The settlement for the kernel's own database: the allowance is not kept there, and the row goes on to the hub. */
-static bool make_local(const struct acp_settlement *end, struct acp_settlement *local)
+static void make_local(const struct acp_settlement *end, struct acp_settlement *local)
 {
 	*local = *end;
 	local->reserved = false;
 	local->approval = NULL;
-	return acp_json_add(end->event, "forward", json_object_new_boolean(true));
-}
-
-/* The row of a call that the hub could not count when it ended. */
-static bool note_failed_open(struct json_object *event)
-{
-	struct json_object *meta = acp_json_member(event, "result_meta");
-	if (!json_object_is_type(meta, json_type_object)) {
-		meta = json_object_new_object();
-		if (!acp_json_add(event, "result_meta", meta))
-			return false;
-	}
-	return acp_json_add_string(meta, "usage_check", "failed_open");
+	end->event->forward = true;
 }
 
 /* Asks the hub before anything is committed. ACP_OK: go on. An approval can be used up by the hub only. */
@@ -280,7 +288,7 @@ static enum acp_code settle_before(struct acp_remote_plane *remote, const struct
 		return code;
 	if (end->approval)
 		return ACP_UNAVAILABLE;
-	return note_failed_open(end->event) ? ACP_OK : ACP_INTERNAL_ERROR;
+	return acp_event_failed_open(end->event) ? ACP_OK : ACP_INTERNAL_ERROR;
 }
 
 static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *used)
@@ -289,7 +297,8 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 	struct acp_settlement local;
 	int64_t counted_here;
 	*used = -1;
-	enum acp_code code = make_local(end, &local) ? settle_before(remote, end, used) : ACP_INTERNAL_ERROR;
+	make_local(end, &local);
+	enum acp_code code = settle_before(remote, end, used);
 	if (code != ACP_OK) {
 		if (tx)
 			remote->local.rollback(tx);
@@ -302,8 +311,7 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 	}
 	/* The hub counts what has an audit row: this call has none. */
 	if (end->reserved && settle_there(remote, end, "failure", used) != ACP_OK)
-		acp_log(ACP_LOG_WARNING, "hub: a call that failed stays counted: event %s",
-			acp_json_string(end->event, "event_id"));
+		acp_log(ACP_LOG_WARNING, "hub: a call that failed stays counted: event %s", end->event->event_id);
 	return code;
 }
 
@@ -312,8 +320,7 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 	struct acp_remote_plane *remote = self;
 	struct acp_settlement local;
 	int64_t ignored;
-	if (!make_local(end, &local))
-		return ACP_INTERNAL_ERROR;
+	make_local(end, &local);
 	enum acp_code code = remote->local.record(remote->local.self, &local);
 	/* If the hub is away now, the arrival of the row gives the place back, or its expiry. */
 	const struct acp_settlement place = {.event = end->event, .reserved = end->reserved};
@@ -458,6 +465,13 @@ static enum acp_code begin(void *self, bool read_only, struct acp_tx **tx)
 	return remote->local.begin(remote->local.self, read_only, tx);
 }
 
+static enum acp_code read(void *self, const char *function, const char *tenant_id, struct json_object *params,
+			  struct json_object *ctx, struct acp_result *result, struct acp_refusal *refusal)
+{
+	struct acp_remote_plane *remote = self;
+	return remote->local.read(remote->local.self, function, tenant_id, params, ctx, result, refusal);
+}
+
 static enum acp_code claim(void *self, const char *tenant_id, const char *action, const char *key,
 			   const char *fingerprint, const char *event_id, struct acp_claim *out)
 {
@@ -481,6 +495,13 @@ static void maintain(void *self)
 {
 	struct acp_remote_plane *remote = self;
 	remote->local.maintain(remote->local.self);
+}
+
+static void catch_up(void *self)
+{
+	struct acp_remote_plane *remote = self;
+	if (remote->local.catch_up)
+		remote->local.catch_up(remote->local.self);
 }
 
 static enum acp_code ready(void *self, char *why, size_t why_size)
@@ -574,12 +595,7 @@ static void send_heartbeat(struct acp_remote_plane *remote)
 /* Waits until there is something to do, so many milliseconds at most. False: to stop. */
 static bool wait_for_events(struct acp_remote_plane *remote, int ms, bool until_woken)
 {
-	struct timespec at;
-	clock_gettime(CLOCK_MONOTONIC, &at);
-	at.tv_sec += ms / 1000;
-	at.tv_nsec += (long)(ms % 1000) * 1000000L;
-	at.tv_sec += at.tv_nsec / 1000000000L;
-	at.tv_nsec %= 1000000000L;
+	struct timespec at = acp_monotonic_after((uint64_t)ms * 1000);
 	pthread_mutex_lock(&remote->lock);
 	while (!remote->stop && !(until_woken && remote->waiting) &&
 	       pthread_cond_timedwait(&remote->changed, &remote->lock, &at) != ETIMEDOUT)
@@ -610,12 +626,8 @@ static void *run_sender(void *arg)
 
 static bool start_sender(struct acp_remote_plane *remote)
 {
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_mutex_init(&remote->lock, NULL);
-	pthread_cond_init(&remote->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	acp_monotonic_cond(&remote->changed);
 	return pthread_create(&remote->sender, NULL, run_sender, remote) == 0;
 }
 
@@ -633,10 +645,12 @@ struct acp_remote_plane *acp_remote_plane_new(const struct acp_config *config, c
 		.self = remote,
 		.authenticate = authenticate,
 		.get_usage = get_usage,
+		.get_invoice = get_invoice,
 		.reserve = reserve,
 		.get_price = get_price,
 		.live_count = live_count,
 		.begin = begin,
+		.read = local->read ? read : NULL,
 		.run = local->run,
 		.rollback = local->rollback,
 		.authorize = authorize,
@@ -646,6 +660,7 @@ struct acp_remote_plane *acp_remote_plane_new(const struct acp_config *config, c
 		.onboard = onboard,
 		.deliveries_take = deliveries_take,
 		.delivery_done = delivery_done,
+		.catch_up = catch_up,
 		.maintain = maintain,
 		.ready = ready,
 	};

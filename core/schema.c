@@ -171,6 +171,34 @@ static const char *translate_wide(struct translation *t, const char *p)
 	return p;
 }
 
+/* The length of the quantifier at p: * + ? {n} {n,} {n,m}; 0: there is none. */
+static size_t quantifier(const char *p)
+{
+	if (*p && strchr("*+?", *p))
+		return 1;
+	size_t first = *p == '{' ? strspn(p + 1, "0123456789") : 0;
+	if (!first)
+		return 0;
+	size_t end = 1 + first;
+	if (p[end] == ',')
+		end += 1 + strspn(p + end + 1, "0123456789");
+	return p[end] == '}' ? end + 1 : 0;
+}
+
+/* A quantifier, from its first byte on; returns its last. A ? behind it is for what a match takes, not for whether
+ * there is one, and would mean something else in POSIX. Any other one behind it is no ECMAScript, and the memory
+ * that the C library takes for it doubles with each. */
+static const char *translate_quantifier(struct translation *t, const char *p, size_t len)
+{
+	acp_buf_add(&t->out, p, len);
+	p += len - 1;
+	if (p[1] == '?')
+		p++;
+	if (quantifier(p + 1))
+		t->problem = "has a quantifier behind a quantifier";
+	return p;
+}
+
 /* Writes an ECMAScript pattern as a POSIX extended one that matches the same, or tells why that cannot be. */
 static void translate(struct translation *t, const char *pattern)
 {
@@ -188,6 +216,8 @@ static void translate(struct translation *t, const char *pattern)
 				t->problem = "uses (?...), which is not supported";
 			acp_buf_putc(&t->out, '(');
 			p += p[2] == ':' ? 2 : 1;
+		} else if (quantifier(p)) {
+			p = translate_quantifier(t, p, quantifier(p));
 		} else {
 			acp_buf_putc(&t->out, *p);
 		}

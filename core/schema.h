@@ -3,7 +3,7 @@
  * Understood: type (one name or a list), enum, const, required, properties, additionalProperties (boolean or schema),
  * minProperties, maxProperties, items (one schema), minItems, maxItems, uniqueItems, minLength, maxLength (in
  * characters, not bytes), minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf, pattern, format
- * (date-time, date, email, uri, uuid; other formats are annotations), and the boolean schemas. title, description,
+ * (date-time, date, month, email, uri, uuid; others annotate), and the boolean schemas. title, description,
  * default, examples, $schema, $id and $comment are annotations. Any other keyword is an error at compile time: a
  * constraint that is silently not checked would be worse.
  *
@@ -22,6 +22,7 @@ struct acp_schema; /* immutable after compilation: any number of threads may che
 struct acp_schema_error {
 	char pointer[256]; /* RFC 6901 pointer to the value that is wrong, relative to the checked value */
 	char message[192]; /* "must be an integer", "is required", …; shows no string of the value */
+	bool no_memory;    /* nothing is wrong with the value: it could not be checked */
 };
 
 /* Compiles a schema. NULL with the reason in error (pointer then points into the schema) when it is not valid or uses

@@ -1,6 +1,7 @@
 #include "schema_node.h"
 #include "json.h"
 
+#include <errno.h>
 #include <float.h>
 #include <math.h>
 
@@ -14,6 +15,7 @@ static const char *const type_names[] = {
 
 static bool no_memory(struct acp_schema_error *error, const struct step *at)
 {
+	error->no_memory = true;
 	return acp_schema_fail(error, at, "could not be checked: memory is lacking");
 }
 
@@ -242,15 +244,18 @@ static bool check_string(const struct acp_schema *schema, struct json_object *js
 		count += ((unsigned char)*p & 0xc0) != 0x80;
 	if (!check_count(count, schema->min_length, schema->max_length, "character", at, error))
 		return false;
+	/* Before pattern: it says more. */
+	if (schema->format && !schema->format->check(text))
+		return acp_schema_fail(error, at, "%s", schema->format->shown);
 	if (schema->pattern) {
+		errno = 0;
 		int found = regexec(schema->pattern, text, 0, NULL, 0);
-		if (found == REG_NOMATCH)
+		/* The C library says "no match" when it got no memory. */
+		if (found == REG_NOMATCH && errno != ENOMEM)
 			return acp_schema_fail(error, at, "does not have the required form");
 		if (found)
 			return no_memory(error, at);
 	}
-	if (schema->format && !schema->format->check(text))
-		return acp_schema_fail(error, at, "%s", schema->format->shown);
 	return true;
 }
 

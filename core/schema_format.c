@@ -33,6 +33,13 @@ static bool is_date(const char *text)
 	return starts_with_date(text) && text[10] == '\0';
 }
 
+/* Not of JSON Schema: a UTC month, as the API names them. */
+static bool is_month(const char *text)
+{
+	int month = fixed_digits(text, 4) > 0 && text[4] == '-' ? fixed_digits(text + 5, 2) : 0;
+	return month >= 1 && month <= 12 && text[7] == '\0';
+}
+
 /* The offset from UTC in minutes that text consists of; false when it is none. */
 static bool parse_offset(const char *text, int *minutes)
 {
@@ -137,6 +144,7 @@ static bool is_uri(const char *text)
 static const struct format formats[] = {
 	{"date-time", is_date_time, "must be a date and time such as 2026-01-31T23:59:59Z"},
 	{"date", is_date, "must be a date such as 2026-01-31"},
+	{"month", is_month, "must be a month such as 2026-01"},
 	{"email", is_email, "must be an e-mail address"},
 	{"uri", is_uri, "must be an absolute URI"},
 	{"uuid", acp_is_uuid, "must be a UUID"},

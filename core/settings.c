@@ -6,6 +6,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
+#include <unistd.h>
 
 extern char **environ;
 
@@ -31,22 +32,12 @@ static const struct setting settings[] = {
 #define ACP_CHOICE(name, value, words, help) ROW(name, CHOICE, value, 0, 0, words, help)
 #include "settings.def"
 };
-_Static_assert(ACP_COUNT(settings) <= 64, "acp_config.given has one bit a setting");
+_Static_assert(ACP_COUNT(settings) <= ACP_SETTINGS_MAX, "acp_config.given has a place for each setting");
 
 /* Names that deploy/demo writes for people and tests to source; they are not settings. */
-static const char *const foreign[] = {"ACP_CONFIG",
-				      "ACP_URL",
-				      "ACP_EXECUTOR_KEY",
-				      "ACP_STRIPE_WEBHOOK_SECRET",
-				      "ACP_STRIPE_URL",
-				      "ACP_STRIPE_KEY",
-				      "ACP_API_KEY",
-				      "ACP_LOW_SCOPE_KEY",
-				      "ACP_RESPONDER_PID",
-				      "ACP_POSTGRES_PID",
-				      "ACP_SBIN",
-				      "ACP_STATE",
-				      "ACP_LOG"};
+static const char *const foreign[] = {"ACP_CONFIG",        "ACP_URL",           "ACP_API_KEY",
+				      "ACP_LOW_SCOPE_KEY", "ACP_RESPONDER_PID", "ACP_POSTGRES_PID",
+				      "ACP_SBIN",          "ACP_STATE",         "ACP_LOG"};
 
 /* Where a value comes from, for messages, and where a message goes. */
 struct source {
@@ -178,13 +169,13 @@ static bool assign(struct acp_config *config, const char *name, const char *valu
 		snprintf(stem, sizeof stem, "%.*s", (int)(len - 5), name);
 		const struct setting *secret = find(stem);
 		if (secret && secret->type == SECRET) {
-			config->given |= UINT64_C(1) << (secret - settings);
+			config->given[secret - settings] = true;
 			return set_from_file(config, secret, value, source);
 		}
 	}
 	if (!setting)
 		return complain(source, "%s: there is no such setting (acp.fcgi --print-config lists them)", name);
-	config->given |= UINT64_C(1) << (setting - settings);
+	config->given[setting - settings] = true;
 	return set_value(config, setting, value, source);
 }
 
@@ -201,8 +192,9 @@ static char *trim(char *text)
 /* One line of the file, which it takes apart. */
 static bool read_line(struct acp_config *config, char *line, const struct source *source)
 {
-	uint64_t before = config->given;
+	bool before[ACP_SETTINGS_MAX];
 	char *text = trim(line);
+	memcpy(before, config->given, sizeof before);
 	if (*text == '\0' || *text == '#')
 		return true;
 	char *equals = strchr(text, '=');
@@ -218,7 +210,7 @@ static bool read_line(struct acp_config *config, char *line, const struct source
 	}
 	if (!assign(config, name, value, source))
 		return false;
-	return config->given != before || complain(source, "%s: given a second time", name);
+	return memcmp(before, config->given, sizeof before) != 0 || complain(source, "%s: given a second time", name);
 }
 
 static bool read_file(struct acp_config *config, const char *path, char *why, size_t why_size)
@@ -280,8 +272,8 @@ static bool octal_digits(int64_t mode)
 	return true;
 }
 
-/* hub_key must not cross a network in clear. */
-static bool hub_url_ok(const char *url)
+/* Where a key is shown: it must not cross a network in clear. */
+static bool safe_url(const char *url)
 {
 	static const char *const safe[] = {"https://", "http://127.0.0.1", "http://localhost", "http://[::1]"};
 	for (size_t i = 0; i < ACP_COUNT(safe); i++) {
@@ -292,23 +284,78 @@ static bool hub_url_ok(const char *url)
 	return false;
 }
 
+#define SAFE_URL "must start with https:// (http:// only to this host) and not end with /"
+
+/* A key that others show, or that is shown to another. */
+static bool service_key_ok(const struct acp_config *config, const char *key)
+{
+	size_t len = strlen(key);
+	return len >= 32 && len <= 900 && strncmp(key, config->key_prefix, strlen(config->key_prefix)) != 0;
+}
+
 /* A kernel with a hub, and a hub. */
 static bool hub_consistent(const struct acp_config *config, const struct source *source)
 {
 	const char *key = config->kernel_key;
-	if (*key && (strlen(key) < 32 || strlen(key) > 900 ||
-		     strncmp(key, config->key_prefix, strlen(config->key_prefix)) == 0))
+	if (*key && !service_key_ok(config, key))
 		return complain(source, "kernel_key: must have at least 32 characters and not begin like an API key; "
 					"make one with: openssl rand -hex 32");
 	if (!*config->hub_url)
 		return true;
-	if (!hub_url_ok(config->hub_url))
-		return complain(source,
-				"hub_url = %s: must start with https:// (http:// only to this host) and not end with /",
-				config->hub_url);
+	if (!safe_url(config->hub_url))
+		return complain(source, "hub_url = %s: " SAFE_URL, config->hub_url);
 	if (strlen(config->hub_key) < 32 || strlen(config->hub_key) > 900)
 		return complain(source, "hub_key: must be the kernel_key of the hub at hub_url");
 	return !*key || complain(source, "kernel_key and hub_url: an installation that has a hub is none itself");
+}
+
+/* Words of printable ASCII, as many as most: what goes into a header. */
+static bool words_ok(const char *text, int most)
+{
+	int words = 0;
+	for (const char *at = text; *at; at++) {
+		if ((unsigned char)*at < ' ' || (unsigned char)*at > '~')
+			return false;
+		words += *at != ' ' && (at == text || at[-1] == ' ');
+	}
+	return words <= most && strlen(text) <= 900;
+}
+
+/* Payments: vendor keys are in this program, or in the one at executor_url, and never in both. */
+static bool executor_consistent(const struct acp_config *config, const struct source *source)
+{
+	if (!safe_url(config->stripe_url))
+		return complain(source, "stripe_url = %s: " SAFE_URL, config->stripe_url);
+	if (!words_ok(config->stripe_key, 1))
+		return complain(source, "stripe_key: must be one word of printable ASCII, as Stripe shows it");
+	if (!words_ok(config->stripe_webhook_secret, 2))
+		return complain(source, "stripe_webhook_secret: must be one word, or two with a space between");
+	if (*config->executor_key && !service_key_ok(config, config->executor_key))
+		return complain(source, "executor_key: must have at least 32 characters and not begin like an API key; "
+					"make one with: openssl rand -hex 32");
+	if (*config->executor_key && strcmp(config->executor_key, config->kernel_key) == 0)
+		return complain(source, "executor_key and kernel_key: must not be the same; each opens one thing only");
+	if (!*config->executor_url)
+		return true;
+	if (!safe_url(config->executor_url))
+		return complain(source, "executor_url = %s: " SAFE_URL, config->executor_url);
+	if (*config->stripe_key)
+		return complain(source,
+				"stripe_key and executor_url: the program at executor_url holds the vendor's key; "
+				"take stripe_key out here");
+	return *config->executor_key || complain(source, "executor_key: must be that of the program at executor_url");
+}
+
+/* Decimal text: money is never a binary fraction. */
+static bool amount_ok(const char *text)
+{
+	size_t whole = strspn(text, "0123456789");
+	const char *rest = text + whole;
+	if (whole == 0 || whole > 9)
+		return false;
+	if (*rest == '.')
+		rest += 1 + strspn(rest + 1, "0123456789");
+	return *rest == '\0' && rest[-1] != '.' && strlen(text) < 20;
 }
 
 /* What one value alone does not show. */
@@ -323,8 +370,10 @@ static bool consistent(const struct acp_config *config, char *why, size_t why_si
 	if (*config->key_pepper && strlen(config->key_pepper) < 32)
 		return complain(&source,
 				"key_pepper: must have at least 32 characters; make one with: openssl rand -hex 32");
-	if (!hub_consistent(config, &source))
+	if (!hub_consistent(config, &source) || !executor_consistent(config, &source))
 		return false;
+	if (!amount_ok(config->invoice_minimum))
+		return complain(&source, "invoice_minimum = %s: must be an amount like 0.50", config->invoice_minimum);
 	if (prefix_len && (prefix[0] != '/' || prefix[prefix_len - 1] == '/'))
 		return complain(&source, "url_prefix = %s: must start with / and not end with it", prefix);
 	if (strncmp(config->public_url, "http://", 7) != 0 && strncmp(config->public_url, "https://", 8) != 0)
@@ -362,6 +411,17 @@ bool acp_config_load(struct acp_config *config, const char *file, char *why, siz
 	if (!ok)
 		acp_config_release(config);
 	return ok;
+}
+
+/* A file with secrets in it is not for everybody: it was skipped where this user may not read it. */
+const char *acp_config_no_database(void)
+{
+	if (access(ACP_CONFIG_FILE, F_OK) == 0 && access(ACP_CONFIG_FILE, R_OK) != 0)
+		return "database_url is not set: " ACP_CONFIG_FILE
+		       " may not be read by this user; be another one, or set "
+		       "ACP_DATABASE_URL";
+	return "database_url is not set: put it into the configuration file (or database_url_file, or "
+	       "ACP_DATABASE_URL)";
 }
 
 void acp_config_release(struct acp_config *config)
@@ -411,5 +471,5 @@ void acp_config_print(const struct acp_config *config, FILE *out)
 bool acp_config_given(const struct acp_config *config, const char *name)
 {
 	const struct setting *setting = find(name);
-	return setting && (config->given >> (setting - settings) & 1);
+	return setting && config->given[setting - settings];
 }

@@ -8,6 +8,8 @@
 
 #include "attr.h"
 
+enum { ACP_SETTINGS_MAX = 96 };
+
 struct acp_config {
 #define ACP_TEXT(name, value, help) char *name;
 #define ACP_SECRET(name, help) char *name;
@@ -20,7 +22,7 @@ struct acp_config {
 #undef ACP_NUMBER
 #undef ACP_SWITCH
 #undef ACP_CHOICE
-	uint64_t given; /* bit i: setting i came from the file or the environment */
+	bool given[ACP_SETTINGS_MAX]; /* by setting: it came from the file or the environment */
 };
 
 /* Reads defaults, then file (NULL: the one named by ACP_CONFIG, else the installed one if it is there), then the
@@ -37,5 +39,8 @@ bool acp_config_given(const struct acp_config *config, const char *name);
 
 /* True when word is one of the words of a list separated by spaces. */
 bool acp_word_in_list(const char *list, const char *word);
+
+/* The sentence for a program that needs the database and was told none. */
+const char *acp_config_no_database(void);
 
 #endif

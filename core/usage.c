@@ -82,26 +82,25 @@ enum acp_code acp_usage_refuse(struct acp_call *call, int64_t calls_used)
 	upgrade_url_now(call, url);
 	resets_at(call->principal.ts, resets);
 	call->extra = json_object_new_object();
-	if (call->extra) {
-		acp_json_add_string(call->extra, "upgrade_url", url);
-		acp_json_add(call->extra, "usage", usage_numbers(calls_used < 0 ? limit : calls_used, limit));
-		acp_json_add_string(call->extra, "resets_at", resets);
-		acp_json_add(call->extra, "retryable", json_object_new_boolean(false));
-	}
+	if (!call->extra || !acp_json_add_string(call->extra, "upgrade_url", url) ||
+	    !acp_json_add(call->extra, "usage", usage_numbers(calls_used < 0 ? limit : calls_used, limit)) ||
+	    !acp_json_add_string(call->extra, "resets_at", resets) ||
+	    !acp_json_add(call->extra, "retryable", json_object_new_boolean(false)))
+		return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
 	return acp_call_fail(call, ACP_UPGRADE_REQUIRED, NULL,
 			     "Free tier limit reached (%lld calls). Add a payment method to continue.",
 			     (long long)limit);
 }
 
-enum acp_code acp_usage_reserve(struct acp_call *call)
+/* Holds a place, or refuses. A check that fails lets the call go on (fail-open). */
+static enum acp_code hold_place(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
-	if (!acp_usage_enforced(call->kernel) || !call->entry->action->billable || call->dry_run)
-		return ACP_OK;
 	enum acp_code code = plane->reserve(plane->self, call->principal.tenant_id, call->event_id, call->principal.ts,
 					    &call->reservation);
 	if (code != ACP_OK) {
 		call->usage_check_failed = true;
+		call->reserved = plane->usage_at_settle; /* the place may be held: only its answer was lost */
 		call->reservation = (struct acp_reservation){.allowed = true, .tier = call->principal.tier};
 		return ACP_OK;
 	}
@@ -109,6 +108,40 @@ enum acp_code acp_usage_reserve(struct acp_call *call)
 		return acp_usage_refuse(call, call->reservation.calls_used);
 	call->reserved = call->reservation.limited;
 	return ACP_OK;
+}
+
+/* A call that changes nothing takes its place when it ends, in the statement that stores its row: there and then it is
+ * counted or refused as exactly as one that held a place before. */
+static bool may_wait_for_settle(const struct acp_call *call)
+{
+	const struct acp_action *action = call->entry->action;
+	return call->kernel->plane->usage_at_settle &&
+	       (call->principal.tier == ACP_TIER_PAID || (!action->writes && !action->upstream));
+}
+
+enum acp_code acp_usage_reserve(struct acp_call *call)
+{
+	const struct acp_principal *who = &call->principal;
+	if (!acp_usage_enforced(call->kernel) || !call->entry->action->billable || call->dry_run)
+		return ACP_OK;
+	if (!may_wait_for_settle(call))
+		return hold_place(call);
+	call->reservation = (struct acp_reservation){
+		.allowed = true,
+		.limited = who->tier == ACP_TIER_FREE,
+		.tier = who->tier,
+		.calls_limit = who->calls_limit < 0 ? call->kernel->config->free_calls_limit : who->calls_limit};
+	return ACP_OK;
+}
+
+enum acp_code acp_usage_after_failure(struct acp_call *call)
+{
+	enum acp_code failed = call->code;
+	if (call->reserved || !call->reservation.limited)
+		return failed;
+	/* The allowance comes before the handler: one that is used up is what the caller hears of. A place taken here
+	 * goes back with the call's row. */
+	return hold_place(call) == ACP_OK ? failed : ACP_UPGRADE_REQUIRED;
 }
 
 void acp_usage_warn(struct acp_call *call, int64_t calls_used)
@@ -124,15 +157,16 @@ void acp_usage_warn(struct acp_call *call, int64_t calls_used)
 		 "%lld of %lld free calls of this month are used. Add a payment method to go on after them.",
 		 (long long)calls_used, (long long)place->calls_limit);
 	call->warning = json_object_new_object();
-	if (call->warning) {
-		acp_json_add_string(call->warning, "message", message);
-		acp_json_add_string(call->warning, "upgrade_url", url);
-		acp_json_add(call->warning, "usage", usage_numbers(calls_used, place->calls_limit));
-	}
+	if (call->warning && acp_json_add_string(call->warning, "message", message) &&
+	    acp_json_add_string(call->warning, "upgrade_url", url) &&
+	    acp_json_add(call->warning, "usage", usage_numbers(calls_used, place->calls_limit)))
+		return;
+	json_object_put(call->warning);
+	call->warning = NULL;
 }
 
 /* Amounts come from the hub as exact decimals. A tenant treated as free pays nothing for any call it may make. */
-void acp_usage_estimate(struct acp_call *call)
+bool acp_usage_estimate(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	const struct acp_action *action = call->entry->action;
@@ -141,13 +175,13 @@ void acp_usage_estimate(struct acp_call *call)
 	struct json_object *price = NULL;
 	if (!plane->get_price || !json_object_is_type(call->result.data, json_type_object) ||
 	    plane->get_price(plane->self, unit, action->name, call->result.quantity, &price) != ACP_OK)
-		return;
+		return true;
 	struct json_object *cost = json_object_new_object();
 	struct json_object *amount = charged ? acp_json_member(price, "amount") : NULL;
-	if (cost) {
-		acp_json_add(cost, "amount", amount ? json_object_get(amount) : json_object_new_int(0));
-		acp_json_add_string(cost, "currency", acp_json_string(price, "currency"));
-		acp_json_add(call->result.data, "estimated_cost", cost);
-	}
+	bool ok = cost && acp_json_add(cost, "amount", amount ? json_object_get(amount) : json_object_new_int(0)) &&
+		  acp_json_add_string(cost, "currency", acp_json_string(price, "currency")) &&
+		  acp_json_add(call->result.data, "estimated_cost", json_object_get(cost));
+	json_object_put(cost);
 	json_object_put(price);
+	return ok;
 }

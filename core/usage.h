@@ -8,9 +8,13 @@
 /* Is the allowance enforced at all in this kernel? */
 bool acp_usage_enforced(const struct acp_kernel *kernel);
 
-/* Before the handler: holds a place for a billable call that is not a dry run. ACP_UPGRADE_REQUIRED when the
- * allowance is used up. When the check itself fails the call proceeds and the audit row says so. */
+/* Before the handler: holds a place for a billable call that is not a dry run, unless it can be taken with the call's
+ * end. ACP_UPGRADE_REQUIRED when the allowance is used up. When the check itself fails the call proceeds and the audit
+ * row says so. */
 enum acp_code acp_usage_reserve(struct acp_call *call) ACP_MUSTCHECK;
+
+/* When the handler failed: the code the call ends with, call->code or ACP_UPGRADE_REQUIRED. */
+enum acp_code acp_usage_after_failure(struct acp_call *call) ACP_MUSTCHECK;
 
 /* The 402 of a call that finds no place: link, usage and the time the allowance is back. calls_used: as the hub said,
  * -1 when only the fact is known. */
@@ -20,7 +24,7 @@ enum acp_code acp_usage_refuse(struct acp_call *call, int64_t calls_used);
 void acp_usage_warn(struct acp_call *call, int64_t calls_used);
 
 /* For dry runs: what the real call would cost this tenant now, as member estimated_cost of the impact. */
-void acp_usage_estimate(struct acp_call *call);
+bool acp_usage_estimate(struct acp_call *call) ACP_MUSTCHECK;
 
 /* The signed link a human can open to add a card (contract 2.1). expires_at: seconds since 1970. out: 512 bytes. */
 void acp_upgrade_url(const struct acp_config *config, const char *tenant_id, int64_t expires_at, char out[512]);

@@ -14,7 +14,6 @@ enum {
 	TIMEOUT_MS = 15000,
 	LEASE = 60,        /* seconds; an attempt and its report are over long before */
 	REPLY_MAX = 65536, /* of the receiver's reply only the status matters */
-	BODY_MAX = 1 << 20
 };
 
 /* Seconds before the second attempt, the third, … */
@@ -127,7 +126,7 @@ static void sealing_key(const struct acp_config *config, const char *webhook_id,
 	acp_wipe(parent, sizeof parent);
 }
 
-void acp_webhook_new_secret(const struct acp_config *config, const char *webhook_id, char text[ACP_WEBHOOK_SECRET_TEXT],
+bool acp_webhook_new_secret(const struct acp_config *config, const char *webhook_id, char text[ACP_WEBHOOK_SECRET_TEXT],
 			    char sealed_hex[ACP_WEBHOOK_SEALED_HEX])
 {
 	uint8_t secret[ACP_WEBHOOK_SECRET_LEN], key[ACP_SHA256_LEN], sealed[ACP_WEBHOOK_SEALED_LEN];
@@ -135,10 +134,12 @@ void acp_webhook_new_secret(const struct acp_config *config, const char *webhook
 	memcpy(text, "whsec_", 6);
 	acp_base64(secret, sizeof secret, text + 6);
 	sealing_key(config, webhook_id, key);
-	acp_seal(key, secret, sizeof secret, sealed);
-	acp_hex(sealed, sizeof sealed, sealed_hex);
+	bool ok = acp_seal(key, secret, sizeof secret, sealed);
+	if (ok)
+		acp_hex(sealed, sizeof sealed, sealed_hex);
 	acp_wipe(secret, sizeof secret);
 	acp_wipe(key, sizeof key);
+	return ok;
 }
 
 bool acp_webhook_open_secret(const struct acp_config *config, const char *webhook_id, const char *sealed_hex,
@@ -156,13 +157,10 @@ bool acp_webhook_open_secret(const struct acp_config *config, const char *webhoo
 void acp_webhook_sign(const uint8_t *secret, size_t secret_len, const char *id, int64_t timestamp, const char *body,
 		      char out[ACP_WEBHOOK_SIGNATURE])
 {
-	struct acp_buf signed_text;
+	char head[160]; /* ids have at most 128 characters */
 	uint8_t mac[ACP_SHA256_LEN];
-	acp_buf_init(&signed_text, BODY_MAX);
-	acp_buf_printf(&signed_text, "%s.%lld.", id, (long long)timestamp);
-	acp_buf_puts(&signed_text, body);
-	acp_hmac_sha256(secret, secret_len, signed_text.ptr, signed_text.len, mac);
-	acp_buf_release(&signed_text);
+	snprintf(head, sizeof head, "%.128s.%lld.", id, (long long)timestamp);
+	acp_hmac_sha256_behind(secret, secret_len, head, body, strlen(body), mac);
 	memcpy(out, "v1,", 3);
 	acp_base64(mac, sizeof mac, out + 3);
 }

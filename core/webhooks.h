@@ -18,9 +18,9 @@
 bool acp_webhook_url_ok(const struct acp_config *config, const char *url, char *why, size_t why_size) ACP_MUSTCHECK;
 
 /* Makes a secret: its text for the tenant, to be shown once, and what is stored: sealed with a key that follows from
- * the pepper and the webhook's id, in hex. */
-void acp_webhook_new_secret(const struct acp_config *config, const char *webhook_id, char text[ACP_WEBHOOK_SECRET_TEXT],
-			    char sealed_hex[ACP_WEBHOOK_SEALED_HEX]);
+ * the pepper and the webhook's id, in hex. False: memory is lacking. */
+bool acp_webhook_new_secret(const struct acp_config *config, const char *webhook_id, char text[ACP_WEBHOOK_SECRET_TEXT],
+			    char sealed_hex[ACP_WEBHOOK_SEALED_HEX]) ACP_MUSTCHECK;
 
 /* The secret behind its stored form. False: the pepper is another, or it was changed. */
 bool acp_webhook_open_secret(const struct acp_config *config, const char *webhook_id, const char *sealed_hex,

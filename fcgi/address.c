@@ -1,5 +1,7 @@
 #include "address.h"
 
+#include "buf.h"
+
 #include <arpa/inet.h>
 
 /* An address as 16 bytes; IPv4 in its mapped form, so that one comparison serves both. */
@@ -27,8 +29,11 @@ static bool parse_network(const char *word, uint8_t out[16], long *bits)
 	*bits = 128;
 	if (!slash)
 		return true;
-	*bits = offset + strtol(slash + 1, &end, 10);
-	return end != slash + 1 && !*end && *bits >= offset && *bits <= 128;
+	long given = strtol(slash + 1, &end, 10);
+	if (end == slash + 1 || *end || given < 0 || given > 128 - offset)
+		return false;
+	*bits = offset + given;
+	return true;
 }
 
 static bool within(const uint8_t address[16], const uint8_t network[16], long bits)
@@ -100,7 +105,7 @@ void acp_client_address(const char *trusted, const char *remote_addr, const char
 	char before[ACP_ADDRESS_MAX];
 	uint8_t bytes[16];
 	bool known = remote_addr && strlen(remote_addr) < ACP_ADDRESS_MAX && parse_address(remote_addr, bytes);
-	snprintf(out, ACP_ADDRESS_MAX, "%s", known ? remote_addr : "");
+	acp_copy(out, ACP_ADDRESS_MAX, known ? remote_addr : "");
 	size_t left = known && forwarded_for ? strlen(forwarded_for) : 0;
 	while (left && is_trusted(trusted, out) && take_last(forwarded_for, &left, before))
 		memcpy(out, before, sizeof before);

@@ -1,33 +1,39 @@
 #include "courier.h"
 
+#include "clock.h"
 #include "crypto.h"
 #include "log.h"
+#include "outbox.h"
 #include "webhooks.h"
 
 #include <pthread.h>
 
-enum { TROUBLE_PAUSE_MS = 5000 };
+enum { TROUBLE_PAUSE_MS = 5000, OUTBOX_POLL_MS = 1000 };
+
+/* What a round of work came to. */
+enum step { WORKED, IDLE, TROUBLE };
+
+/* One thread: does a round of work, and waits where there was none. */
+struct errand {
+	struct acp_courier *courier;
+	enum step (*round)(const struct acp_courier *courier);
+	int64_t poll_ms;
+	pthread_t thread;
+	bool running;
+};
 
 struct acp_courier {
-	const struct acp_config *config;
-	const struct acp_control_plane *plane;
-	pthread_t thread;
+	struct acp_kernel kernel; /* of which only config, plane and executor are there */
 	pthread_mutex_t lock;
 	pthread_cond_t stop;
 	bool stopping;
+	struct errand webhooks, outbox;
 };
 
 /* Waits so long, or until told to stop. False: stop. */
 static bool pause_ms(struct acp_courier *courier, int64_t ms)
 {
-	struct timespec until;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += ms / 1000;
-	until.tv_nsec += (long)(ms % 1000) * 1000000L;
-	if (until.tv_nsec >= 1000000000L) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000L;
-	}
+	struct timespec until = acp_monotonic_after((uint64_t)ms * 1000);
 	pthread_mutex_lock(&courier->lock);
 	while (!courier->stopping && pthread_cond_timedwait(&courier->stop, &courier->lock, &until) == 0)
 		;
@@ -36,50 +42,61 @@ static bool pause_ms(struct acp_courier *courier, int64_t ms)
 	return go_on;
 }
 
+static enum step deliver(const struct acp_courier *courier)
+{
+	enum acp_webhooks_step step = acp_webhooks_deliver(courier->kernel.config, courier->kernel.plane);
+	return step == ACP_WEBHOOKS_SENT ? WORKED : step == ACP_WEBHOOKS_IDLE ? IDLE : TROUBLE;
+}
+
+static enum step work_outbox(const struct acp_courier *courier)
+{
+	enum acp_outbox_step step = acp_outbox_work(&courier->kernel);
+	return step == ACP_OUTBOX_TROUBLE ? TROUBLE : step == ACP_OUTBOX_IDLE ? IDLE : WORKED;
+}
+
 static void *work(void *arg)
 {
-	struct acp_courier *courier = arg;
-	int64_t poll_ms = courier->config->webhook_poll_ms;
+	struct errand *errand = arg;
 	uint32_t random;
 	acp_random(&random, sizeof random);
 	/* Processes that start together shall not ask together. */
-	bool go_on = pause_ms(courier, random % poll_ms);
+	bool go_on = pause_ms(errand->courier, random % errand->poll_ms);
 	while (go_on) {
-		enum acp_webhooks_step step = acp_webhooks_deliver(courier->config, courier->plane);
-		go_on = pause_ms(courier, step == ACP_WEBHOOKS_SENT   ? 0
-					  : step == ACP_WEBHOOKS_IDLE ? poll_ms
-								      : TROUBLE_PAUSE_MS);
+		enum step step = errand->round(errand->courier);
+		go_on = pause_ms(errand->courier, step == WORKED ? 0
+						  : step == IDLE ? errand->poll_ms
+								 : TROUBLE_PAUSE_MS);
 	}
 	return NULL;
 }
 
-static void init_sync(struct acp_courier *courier)
+static void start(struct acp_courier *courier, struct errand *errand, const char *what)
 {
-	pthread_condattr_t attr;
-	pthread_mutex_init(&courier->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&courier->stop, &attr);
-	pthread_condattr_destroy(&attr);
+	errand->courier = courier;
+	errand->running = pthread_create(&errand->thread, NULL, work, errand) == 0;
+	if (!errand->running)
+		acp_log(ACP_LOG_ERROR, "%s by this process: no thread could be started", what);
 }
 
-struct acp_courier *acp_courier_start(const struct acp_config *config, const struct acp_control_plane *plane)
+struct acp_courier *acp_courier_start(const struct acp_config *config, const struct acp_control_plane *plane,
+				      const struct acp_executor *executor)
 {
-	if (!plane->deliveries_take)
-		return NULL;
 	struct acp_courier *courier = calloc(1, sizeof *courier);
 	if (!courier) {
-		acp_log(ACP_LOG_ERROR, "webhooks are not sent by this process: out of memory");
+		acp_log(ACP_LOG_ERROR, "no webhooks are sent, and no outbox is worked off, by this process: "
+				       "out of memory");
 		return NULL;
 	}
-	courier->config = config;
-	courier->plane = plane;
-	init_sync(courier);
-	if (pthread_create(&courier->thread, NULL, work, courier) == 0)
-		return courier;
-	acp_log(ACP_LOG_ERROR, "webhooks are not sent by this process: no thread could be started");
-	free(courier);
-	return NULL;
+	courier->kernel = (struct acp_kernel){.config = config, .plane = plane, .executor = executor};
+	courier->webhooks = (struct errand){.round = deliver, .poll_ms = config->webhook_poll_ms};
+	courier->outbox = (struct errand){.round = work_outbox, .poll_ms = OUTBOX_POLL_MS};
+	pthread_mutex_init(&courier->lock, NULL);
+	acp_monotonic_cond(&courier->stop);
+	if (plane->deliveries_take)
+		start(courier, &courier->webhooks, "webhooks are not sent");
+	if (acp_outbox_offered(&courier->kernel))
+		start(courier, &courier->outbox, "the outbox is not worked off");
+	return courier;
 }
 
 void acp_courier_stop(struct acp_courier *courier)
@@ -88,15 +105,20 @@ void acp_courier_stop(struct acp_courier *courier)
 		return;
 	pthread_mutex_lock(&courier->lock);
 	courier->stopping = true;
-	pthread_cond_signal(&courier->stop);
+	pthread_cond_broadcast(&courier->stop);
 	pthread_mutex_unlock(&courier->lock);
+}
+
+static bool join(struct errand *errand, const struct timespec *limit)
+{
+	return !errand->running || pthread_timedjoin_np(errand->thread, NULL, limit) == 0;
 }
 
 bool acp_courier_join(struct acp_courier *courier, const struct timespec *limit)
 {
 	if (!courier)
 		return true;
-	if (pthread_timedjoin_np(courier->thread, NULL, limit) != 0)
+	if (!join(&courier->webhooks, limit) || !join(&courier->outbox, limit))
 		return false;
 	pthread_cond_destroy(&courier->stop);
 	pthread_mutex_destroy(&courier->lock);

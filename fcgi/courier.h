@@ -1,5 +1,5 @@
-/* courier.h - the thread of a process that sends webhook deliveries (core/webhooks.h). Processes share the queue: none
- * sends what another one is sending. */
+/* courier.h - the threads of a process that send webhook deliveries (core/webhooks.h), and that have done what is owed
+ * to the outside world (core/outbox.h). Processes share both queues: none does what another one is doing. */
 #ifndef ACP_COURIER_H
 #define ACP_COURIER_H
 
@@ -9,13 +9,15 @@
 
 struct acp_courier;
 
-/* Starts the thread. NULL: the kernel has no webhooks, or (said in the log) the thread could not start. */
-struct acp_courier *acp_courier_start(const struct acp_config *config, const struct acp_control_plane *plane);
+/* Starts the threads there is work for; what could not start is said in the log. executor NULL: the outbox is left
+ * alone. NULL: there is none. */
+struct acp_courier *acp_courier_start(const struct acp_config *config, const struct acp_control_plane *plane,
+				      const struct acp_executor *executor);
 
 /* Says stop; does not wait. courier may be NULL. */
 void acp_courier_stop(struct acp_courier *courier);
 
-/* Waits until the delivery in flight has ended, and releases courier (NULL is allowed). False: it had not at the limit
+/* Waits until what is in flight has ended, and releases courier (NULL is allowed). False: it had not at the limit
  * (CLOCK_REALTIME); then its memory is in use, and the process must end without releasing the kernel. */
 bool acp_courier_join(struct acp_courier *courier, const struct timespec *limit) ACP_MUSTCHECK;
 

@@ -1,10 +1,12 @@
 #include "exchange.h"
 
 #include "clock.h"
+#include "crypto.h"
 #include "endpoints.h"
 #include "log.h"
 
 #include <fcgiapp.h>
+#include <pthread.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 
@@ -12,7 +14,13 @@ struct acp_exchange {
 	const struct acp_config *config;
 	FCGX_Request fcgi;
 	struct acp_buf body; /* of the request; memory kept from one to the next */
+	struct acp_http http;
 	struct acp_response response;
+	struct acp_call *call; /* room for one */
+	struct acp_metrics *metrics;
+	pthread_t reader; /* the thread that read the request */
+	void (*left)(void *arg);
+	void *arg;
 };
 
 /* How much of a body that is refused anyway is read, so that the web server can deliver the answer. */
@@ -25,14 +33,25 @@ bool acp_exchange_init(void)
 	return FCGX_Init() == 0;
 }
 
+enum { ERROR_MAX = 1024 }; /* bytes of a reply that says that memory is lacking: there is always room for it */
+
 struct acp_exchange *acp_exchange_new(const struct acp_config *config)
 {
 	struct acp_exchange *exchange = calloc(1, sizeof *exchange);
 	if (!exchange)
 		return NULL;
 	exchange->config = config;
+	exchange->call = acp_call_new();
+	if (!exchange->call) {
+		free(exchange);
+		return NULL;
+	}
 	acp_buf_init(&exchange->body, (size_t)config->max_body_bytes);
 	acp_buf_init(&exchange->response.body, (size_t)64 << 20);
+	if (!acp_buf_reserve(&exchange->response.body, ERROR_MAX)) {
+		acp_exchange_free(exchange);
+		return NULL;
+	}
 	FCGX_InitRequest(&exchange->fcgi, -1, 0);
 	return exchange;
 }
@@ -41,22 +60,26 @@ void acp_exchange_free(struct acp_exchange *exchange)
 {
 	acp_buf_release(&exchange->body);
 	acp_buf_release(&exchange->response.body);
+	acp_call_free(exchange->call);
 	free(exchange);
 }
 
-/* libfcgi has no time-outs; the socket has. A web server that falls silent then costs a thread io_timeout seconds. */
-static void limit_waiting(const struct acp_exchange *exchange, int connection)
+/* Replies up to SMALL_REPLY fit into the empty send buffer of any socket, up to LARGE_REPLY into a Unix socket's. */
+enum { SMALL_REPLY = 2048, LARGE_REPLY = 32768 };
+
+/* libfcgi has no time-outs; the socket has. A web server that falls silent then costs a thread io_timeout seconds.
+ * which: SO_RCVTIMEO or SO_SNDTIMEO. */
+static void limit_waiting(const struct acp_exchange *exchange, int connection, int which)
 {
 	const struct timeval limit = {.tv_sec = exchange->config->io_timeout};
-	setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-	setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+	setsockopt(connection, SOL_SOCKET, which, &limit, sizeof limit);
 }
 
 /* Lets libfcgi read a request from a connection that we accepted: it takes an open ipcFd for a kept-alive one and
  * does not accept itself. (Its own accept has a signal race, and a 2 s stall for silent peers.) */
 static bool begin(struct acp_exchange *exchange, int connection)
 {
-	limit_waiting(exchange, connection);
+	limit_waiting(exchange, connection, SO_RCVTIMEO);
 	exchange->fcgi.ipcFd = connection;
 	exchange->fcgi.keepConnection = 1;
 	if (FCGX_Accept_r(&exchange->fcgi) != 0)
@@ -64,6 +87,12 @@ static bool begin(struct acp_exchange *exchange, int connection)
 	/* A connection kept alive would hold its thread while other requests wait. */
 	exchange->fcgi.keepConnection = 0;
 	return true;
+}
+
+/* Is that the length announced? Digits only: what web servers send is a number, and strtoull() takes -1 for one. */
+static bool is_length(const char *announced, size_t total)
+{
+	return strspn(announced, "0123456789") == strlen(announced) && strtoull(announced, NULL, 10) == total;
 }
 
 /* Reads the body to its end, also when it is too large to keep. */
@@ -80,8 +109,9 @@ static void read_body(struct acp_exchange *exchange, struct acp_request *request
 	}
 	/* Less than announced, or an error on the way: what arrived is not what was sent. */
 	const char *announced = FCGX_GetParam("CONTENT_LENGTH", exchange->fcgi.envp);
-	bool whole = !announced || !*announced || strtoull(announced, NULL, 10) == total;
+	bool whole = !announced || !*announced || is_length(announced, total);
 	request->body_too_large = total > exchange->body.max;
+	request->body_lost = !request->body_too_large && !acp_buf_ok(&exchange->body);
 	request->body_broken = FCGX_GetError(exchange->fcgi.in) != 0 || (!whole && !request->body_too_large);
 	request->body = exchange->body.ptr ? exchange->body.ptr : "";
 	request->body_len = exchange->body.len;
@@ -90,28 +120,56 @@ static void read_body(struct acp_exchange *exchange, struct acp_request *request
 		exchange->fcgi.detached = 1;
 }
 
+static void put_number_header(struct acp_buf *head, const char *name, int64_t value)
+{
+	acp_buf_puts(head, name);
+	acp_buf_put_int(head, value);
+	acp_buf_puts(head, "\r\n");
+}
+
+static void put_header(struct acp_buf *head, const char *name, const char *value)
+{
+	acp_buf_puts(head, name);
+	acp_buf_puts(head, value);
+	acp_buf_puts(head, "\r\n");
+}
+
+/* draft-ietf-httpapi-ratelimit-headers-10 */
+static void put_rate(struct acp_buf *head, const struct acp_rate *rate)
+{
+	acp_buf_puts(head, "RateLimit-Policy: \"default\";q=");
+	acp_buf_put_int(head, rate->limit);
+	put_number_header(head, ";w=", rate->window);
+	acp_buf_puts(head, "RateLimit: \"default\";r=");
+	acp_buf_put_int(head, rate->remaining);
+	put_number_header(head, ";t=", rate->reset);
+}
+
 /* Status and headers. Values come from our own tables and from numbers: nothing of the request gets in. */
 static void write_head(const struct acp_response *response, const struct acp_http *http, struct acp_buf *head)
 {
-	acp_buf_printf(head, "Status: %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nX-Request-Id: %s\r\n",
-		       response->status, acp_http_reason(response->status), response->content_type, response->body.len,
-		       http->request_id);
-	acp_buf_puts(head, "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n");
+	acp_buf_puts(head, "Status: ");
+	acp_buf_put_int(head, response->status);
+	put_header(head, " ", acp_http_reason(response->status));
+	put_header(head, "Content-Type: ", response->content_type);
+	put_number_header(head, "Content-Length: ", (int64_t)response->body.len);
+	put_header(head, "X-Request-Id: ", http->request_id);
+	put_header(head, "Cache-Control: ", response->cache ? response->cache : "no-store");
+	acp_buf_puts(head, "X-Content-Type-Options: nosniff\r\n");
+	if (response->headers)
+		acp_buf_puts(head, response->headers);
 	if (response->status == 401)
 		acp_buf_puts(head, "WWW-Authenticate: Bearer realm=\"acp\"\r\n");
 	if (response->allow)
-		acp_buf_printf(head, "Allow: %s\r\n", response->allow);
+		put_header(head, "Allow: ", response->allow);
 	if (response->retry_after)
-		acp_buf_printf(head, "Retry-After: %d\r\n", response->retry_after);
+		put_number_header(head, "Retry-After: ", response->retry_after);
 	if (response->replayed)
 		acp_buf_puts(head, "Idempotency-Replayed: true\r\n");
-	if (response->rate.window) /* draft-ietf-httpapi-ratelimit-headers-10 */
-		acp_buf_printf(
-			head, "RateLimit-Policy: \"default\";q=%lld;w=%lld\r\nRateLimit: \"default\";r=%lld;t=%lld\r\n",
-			(long long)response->rate.limit, (long long)response->rate.window,
-			(long long)response->rate.remaining, (long long)response->rate.reset);
+	if (response->rate.window)
+		put_rate(head, &response->rate);
 	if (*response->location)
-		acp_buf_printf(head, "Location: %s\r\n", response->location);
+		put_header(head, "Location: ", response->location);
 	acp_buf_puts(head, "\r\n");
 }
 
@@ -119,33 +177,76 @@ static void write_response(struct acp_exchange *exchange, const struct acp_http 
 {
 	struct acp_response *response = &exchange->response;
 	struct acp_buf head;
-	acp_buf_init(&head, 4096);
+	char memory[4097];
+	acp_buf_borrow(&head, memory, sizeof memory);
 	write_head(response, http, &head);
+	if (head.len + response->body.len > SMALL_REPLY)
+		limit_waiting(exchange, exchange->fcgi.ipcFd, SO_SNDTIMEO);
 	FCGX_PutStr(head.ptr, (int)head.len, exchange->fcgi.out);
 	if (strcmp(http->method, "HEAD") != 0)
 		FCGX_PutStr(response->body.ptr, (int)response->body.len, exchange->fcgi.out);
-	acp_buf_release(&head);
 }
 
-static void log_request(const struct acp_http *http, const struct acp_response *response)
+/* Microseconds as milliseconds with three digits behind the point. */
+static const char *show_ms(uint64_t us, char out[32])
 {
-	char status[16];
+	char *at = acp_digits(out + 31, 1000 + us % 1000);
+	out[31] = '\0';
+	*at = '.';
+	return acp_digits(at, us / 1000);
+}
+
+static void count_request(struct acp_metrics *metrics, const struct acp_response *response, uint64_t us)
+{
+	const struct acp_served served = {.endpoint = response->endpoint,
+					  .http = response->status,
+					  .code = response->outcome,
+					  .action = response->action,
+					  .us = us};
+	acp_metrics_end(metrics, &served);
+}
+
+static const char *show_status(int status, char out[12])
+{
+	out[11] = '\0';
+	return acp_digits(out + 11, (uint64_t)status);
+}
+
+static void log_request(const struct acp_http *http, const struct acp_response *response, uint64_t us)
+{
+	char status[12];
 	char ms[32];
-	snprintf(status, sizeof status, "%d", response->status);
-	snprintf(ms, sizeof ms, "%.3f", (double)(acp_monotonic_us() - http->request.started_us) / 1000.0);
 	const struct acp_log_field fields[] = {
 		{"request_id", http->request_id, false},
 		{"method", http->method, false},
 		{"path", *http->path ? http->path : "(refused)", false},
-		{"status", status, true},
+		{"status", show_status(response->status, status), true},
 		{"code", response->code, false},
 		{"action", response->action, false},
 		{"tenant", *response->tenant_id ? response->tenant_id : NULL, false},
 		{"key", *response->key_shown ? response->key_shown : NULL, false},
 		{"ip", http->request.ip_address, false},
-		{"ms", ms, true},
+		{"ms", show_ms(us, ms), true},
 	};
 	acp_log_fields(ACP_LOG_INFO, fields, ACP_COUNT(fields));
+}
+
+/* What leads nowhere is often mounted in the wrong place: what the web server made of the path, without its query. */
+static void log_mount(const struct acp_exchange *exchange, const struct acp_http *http)
+{
+	char **variables = exchange->fcgi.envp;
+	const char *sent = FCGX_GetParam("REQUEST_URI", variables);
+	char uri[ACP_PATH_MAX + 1] = "";
+	if (sent)
+		snprintf(uri, sizeof uri, "%.*s", (int)strcspn(sent, "?"), sent);
+	const struct acp_log_field fields[] = {
+		{"request_id", http->request_id, false},
+		{"request_uri", uri, false},
+		{"script_name", FCGX_GetParam("SCRIPT_NAME", variables), false},
+		{"path_info", FCGX_GetParam("PATH_INFO", variables), false},
+		{"url_prefix", exchange->config->url_prefix, false},
+	};
+	acp_log_fields(ACP_LOG_DEBUG, fields, ACP_COUNT(fields));
 }
 
 static void reset_response(struct acp_response *response)
@@ -155,17 +256,85 @@ static void reset_response(struct acp_response *response)
 	*response = (struct acp_response){.body = body};
 }
 
-void acp_exchange_serve(struct acp_exchange *exchange, const struct acp_kernel *kernel, int connection)
+/* What libfcgi keeps a stream's bytes in is freed as it is, and a key stands in it. The first two members of a stream's
+ * data say where that is, as in every release of libfcgi so far; where its own pointers do not lie in there, nothing is
+ * touched. */
+static void wipe_stream(const FCGX_Stream *stream)
 {
-	struct acp_http http;
-	if (!begin(exchange, connection))
-		return;
-	reset_response(&exchange->response);
-	acp_http_read(&http, exchange->fcgi.envp, exchange->config);
-	read_body(exchange, &http.request, acp_paths_body_max(kernel, &http));
-	http.request.started_us = acp_monotonic_us();
-	acp_paths_answer(kernel, &http, &exchange->response);
-	write_response(exchange, &http);
+	struct {
+		unsigned char *start;
+		int size;
+	} kept;
+	memcpy(&kept, stream->data, sizeof kept);
+	if (kept.start && kept.size > 0 && kept.size <= 65536 && stream->stop >= kept.start &&
+	    stream->stop <= kept.start + kept.size)
+		acp_wipe(kept.start, (size_t)kept.size);
+}
+
+/* Keys come with the request and may leave with the reply; neither is to be found in memory afterwards. */
+static void wipe(struct acp_exchange *exchange)
+{
+	const struct acp_buf *body = &exchange->response.body;
+	for (char **variable = exchange->fcgi.envp; *variable; variable++)
+		acp_wipe(*variable, strlen(*variable));
+	wipe_stream(exchange->fcgi.in);
+	wipe_stream(exchange->fcgi.out);
+	if (body->len)
+		acp_wipe(body->ptr, body->len);
+}
+
+/* Writes the response, closes the connection, and leaves the exchange to whoever waits for it. */
+static void *finish_here(void *arg)
+{
+	struct acp_exchange *exchange = arg;
+	const struct acp_http *http = &exchange->http;
+	write_response(exchange, http);
+	if (exchange->response.status == 404)
+		log_mount(exchange, http);
+	FCGX_FClose(exchange->fcgi.err);
+	FCGX_FClose(exchange->fcgi.out);
+	wipe(exchange);
 	FCGX_Finish_r(&exchange->fcgi);
-	log_request(&http, &exchange->response);
+	uint64_t us = acp_monotonic_us() - http->request.started_us;
+	log_request(http, &exchange->response, us);
+	count_request(exchange->metrics, &exchange->response, us);
+	exchange->left(exchange->arg);
+	return NULL;
+}
+
+/* A large reply to a web server that does not read it would hold up the thread that stores everybody's calls. */
+static void finish(struct acp_exchange *exchange)
+{
+	pthread_t thread;
+	bool own = pthread_equal(pthread_self(), exchange->reader);
+	if (!own && exchange->response.body.len > LARGE_REPLY &&
+	    pthread_create(&thread, NULL, finish_here, exchange) == 0)
+		pthread_detach(thread);
+	else
+		finish_here(exchange);
+}
+
+void acp_exchange_serve(struct acp_exchange *exchange, const struct acp_kernel *kernel, int connection,
+			void (*left)(void *arg), void *arg)
+{
+	bool taken = false;
+	struct acp_http *http = &exchange->http;
+	exchange->left = left;
+	exchange->arg = arg;
+	exchange->reader = pthread_self();
+	if (!begin(exchange, connection)) {
+		left(arg);
+		return;
+	}
+	exchange->metrics = kernel->metrics;
+	acp_metrics_begin(kernel->metrics);
+	reset_response(&exchange->response);
+	acp_http_read(http, exchange->fcgi.envp, exchange->config);
+	http->request.out = &exchange->response.body;
+	http->later = (struct acp_later){&taken, &exchange->response, exchange, finish, exchange->call};
+	read_body(exchange, &http->request, acp_paths_body_max(kernel, http));
+	http->request.started_us = acp_monotonic_us();
+	acp_paths_answer(kernel, http, &exchange->response);
+	if (!taken)
+		finish_here(exchange);
 }

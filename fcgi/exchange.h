@@ -8,12 +8,14 @@
 /* Once in each process, before threads start. False: libfcgi cannot be used. */
 bool acp_exchange_init(void) ACP_MUSTCHECK;
 
-/* What a thread keeps between requests. */
+/* What is kept between requests. */
 struct acp_exchange;
 struct acp_exchange *acp_exchange_new(const struct acp_config *config) ACP_MUSTCHECK; /* NULL: memory is lacking */
 void acp_exchange_free(struct acp_exchange *exchange);
 
-/* Serves one connection and closes it. */
-void acp_exchange_serve(struct acp_exchange *exchange, const struct acp_kernel *kernel, int connection);
+/* Serves one connection and closes it. left is called with arg, once, when the exchange may be used for another one: by
+ * this thread before acp_exchange_serve returns, or by the thread that stored the call. kernel lives until then. */
+void acp_exchange_serve(struct acp_exchange *exchange, const struct acp_kernel *kernel, int connection,
+			void (*left)(void *arg), void *arg);
 
 #endif

@@ -9,11 +9,32 @@
  * X_API_Key as two variables of one name) is marked: two credentials are no credential. */
 struct variable {
 	const char *name;
+	size_t len; /* of name */
 	const char *value;
 	bool twice;
 };
 
-enum { METHOD, URI, TYPE, ENCODING, ADDRESS, KEY, AUTHORIZATION, IDEMPOTENCY, ACCEPT, TRACE, FORWARDED, VARIABLES };
+#define NAMED(text)                                                                                                    \
+	{                                                                                                              \
+		.name = (text), .len = sizeof(text) - 1                                                                \
+	}
+
+enum {
+	METHOD,
+	URI,
+	TYPE,
+	ENCODING,
+	ADDRESS,
+	KEY,
+	AUTHORIZATION,
+	IDEMPOTENCY,
+	ACCEPT,
+	TRACE,
+	FORWARDED,
+	FORWARDED_RFC,
+	STRIPE,
+	VARIABLES
+};
 
 static void collect(struct variable *wanted, char **variables)
 {
@@ -21,7 +42,7 @@ static void collect(struct variable *wanted, char **variables)
 		const char *equals = strchr(*variables, '=');
 		size_t len = equals ? (size_t)(equals - *variables) : 0;
 		for (size_t i = 0; equals && i < VARIABLES; i++) {
-			if (strncmp(wanted[i].name, *variables, len) != 0 || wanted[i].name[len])
+			if (len != wanted[i].len || memcmp(wanted[i].name, *variables, len) != 0)
 				continue;
 			wanted[i].twice = wanted[i].value != NULL;
 			wanted[i].value = equals + 1;
@@ -53,7 +74,8 @@ static const char *find_credential(const struct variable *found)
 static const char *find_bearer(const struct variable *found)
 {
 	const char *value = found[AUTHORIZATION].value;
-	if (!value || found[AUTHORIZATION].twice || nonempty(found[KEY].value) || strncasecmp(value, "Bearer ", 7) != 0)
+	bool key = found[KEY].twice || nonempty(found[KEY].value);
+	if (!value || found[AUTHORIZATION].twice || key || strncasecmp(value, "Bearer ", 7) != 0)
 		return NULL;
 	value += 7;
 	return nonempty(value + strspn(value, " "));
@@ -149,23 +171,25 @@ static void read_method(struct acp_http *http, const char *method)
 {
 	size_t len = method ? strspn(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") : 0;
 	bool plain = len > 0 && len < sizeof http->method && method[len] == '\0';
-	snprintf(http->method, sizeof http->method, "%s", plain ? method : "UNKNOWN");
+	acp_copy(http->method, sizeof http->method, plain ? method : "UNKNOWN");
 }
 
 void acp_http_read(struct acp_http *http, char **variables, const struct acp_config *config)
 {
 	struct variable found[VARIABLES] = {
-		[METHOD] = {.name = "REQUEST_METHOD"},
-		[URI] = {.name = "REQUEST_URI"},
-		[TYPE] = {.name = "CONTENT_TYPE"},
-		[ENCODING] = {.name = "HTTP_CONTENT_ENCODING"},
-		[ADDRESS] = {.name = "REMOTE_ADDR"},
-		[KEY] = {.name = "HTTP_X_API_KEY"},
-		[AUTHORIZATION] = {.name = "HTTP_AUTHORIZATION"},
-		[IDEMPOTENCY] = {.name = "HTTP_IDEMPOTENCY_KEY"},
-		[ACCEPT] = {.name = "HTTP_ACCEPT"},
-		[TRACE] = {.name = "HTTP_TRACEPARENT"},
-		[FORWARDED] = {.name = "HTTP_X_FORWARDED_FOR"},
+		[METHOD] = NAMED("REQUEST_METHOD"),
+		[URI] = NAMED("REQUEST_URI"),
+		[TYPE] = NAMED("CONTENT_TYPE"),
+		[ENCODING] = NAMED("HTTP_CONTENT_ENCODING"),
+		[ADDRESS] = NAMED("REMOTE_ADDR"),
+		[KEY] = NAMED("HTTP_X_API_KEY"),
+		[AUTHORIZATION] = NAMED("HTTP_AUTHORIZATION"),
+		[IDEMPOTENCY] = NAMED("HTTP_IDEMPOTENCY_KEY"),
+		[ACCEPT] = NAMED("HTTP_ACCEPT"),
+		[TRACE] = NAMED("HTTP_TRACEPARENT"),
+		[FORWARDED] = NAMED("HTTP_X_FORWARDED_FOR"),
+		[FORWARDED_RFC] = NAMED("HTTP_FORWARDED"),
+		[STRIPE] = NAMED("HTTP_STRIPE_SIGNATURE"),
 	};
 	collect(found, variables);
 	acp_uuid(http->request_id);
@@ -174,7 +198,10 @@ void acp_http_read(struct acp_http *http, char **variables, const struct acp_con
 	acp_client_address(config->trusted_proxies, found[ADDRESS].value,
 			   found[FORWARDED].twice ? NULL : found[FORWARDED].value, http->address);
 	http->bearer = find_bearer(found);
+	http->forwarded = found[FORWARDED].value || found[FORWARDED_RFC].value;
 	http->wants_problem = found[ACCEPT].value && strstr(found[ACCEPT].value, "application/problem+json");
+	http->wants_html = found[ACCEPT].value && strstr(found[ACCEPT].value, "text/html");
+	http->stripe_signature = found[STRIPE].twice ? NULL : found[STRIPE].value;
 	http->request = (struct acp_request){
 		.request_id = http->request_id,
 		.method = http->method,
@@ -188,35 +215,54 @@ void acp_http_read(struct acp_http *http, char **variables, const struct acp_con
 }
 
 /* RFC 9457: the members of the error reply, and the standard ones made from them. */
-static void add_problem_members(struct json_object *body, const struct acp_reply *reply)
+static bool add_problem_members(struct json_object *body, const struct acp_reply *reply)
 {
 	char type[96];
 	snprintf(type, sizeof type, "urn:acp-fcgi:error:%s", acp_code_name(reply->code));
-	acp_json_add_string(body, "type", type);
-	acp_json_add_string(body, "title", acp_code_sentence(reply->code));
-	acp_json_add(body, "status", json_object_new_int(reply->http));
-	acp_json_add_string(body, "detail", acp_json_string(body, "error"));
+	return acp_json_add_string(body, "type", type) &&
+	       acp_json_add_string(body, "title", acp_code_sentence(reply->code)) &&
+	       acp_json_add(body, "status", json_object_new_int(reply->http)) &&
+	       acp_json_add_string(body, "detail", acp_json_string(body, "error"));
+}
+
+/* The body as text. False: memory is lacking. */
+static bool write_body(const struct acp_http *http, struct acp_reply *reply, struct acp_buf *out)
+{
+	bool problem = reply->http >= 400 && http->wants_problem;
+	if (!reply->body || (problem && !add_problem_members(reply->body, reply)))
+		return false;
+	if (reply->written && out == http->request.out)
+		return true;
+	acp_buf_clear(out);
+	acp_json_write(reply->body, out);
+	return acp_buf_ok(out);
+}
+
+/* In memory that every exchange has from its start. The work may have been done before memory ran out: the router
+ * writes its replies before it commits, other endpoints cannot. */
+static void write_no_memory(const struct acp_http *http, struct acp_buf *out)
+{
+	acp_buf_clear(out);
+	acp_buf_puts(out, "{\"ok\":false,\"request_id\":\"");
+	acp_buf_puts(out, http->request_id);
+	acp_buf_puts(out, "\",\"error\":\"memory is lacking to answer; the request may have been done\","
+			  "\"code\":\"INTERNAL_ERROR\"}");
 }
 
 void acp_http_reply(const struct acp_http *http, struct acp_reply *reply, struct acp_response *response)
 {
-	static const char no_memory[] = "{\"ok\":false,\"code\":\"INTERNAL_ERROR\",\"error\":\"out of memory\"}";
-	bool problem = reply->http >= 400 && http->wants_problem;
-	size_t len = 0;
-	if (problem && reply->body)
-		add_problem_members(reply->body, reply);
-	const char *text = reply->body
-				   ? json_object_to_json_string_length(
-					     reply->body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len)
-				   : NULL;
-	response->status = text ? reply->http : 500;
+	bool whole = write_body(http, reply, &response->body);
+	bool problem = whole && reply->http >= 400 && http->wants_problem;
+	if (!whole)
+		write_no_memory(http, &response->body);
+	response->status = whole ? reply->http : 500;
 	response->content_type = problem ? "application/problem+json" : "application/json";
-	acp_buf_add(&response->body, text ? text : no_memory, text ? len : sizeof no_memory - 1);
 	response->allow = reply->allow;
 	response->retry_after = reply->retry_after;
 	response->replayed = reply->replayed;
 	response->rate = reply->rate;
-	response->code = acp_code_name(text ? reply->code : ACP_INTERNAL_ERROR);
+	response->outcome = whole ? reply->code : ACP_INTERNAL_ERROR;
+	response->code = acp_code_name(response->outcome);
 	response->action = reply->action;
 	memcpy(response->tenant_id, reply->tenant_id, sizeof response->tenant_id);
 	memcpy(response->key_shown, reply->key_shown, sizeof response->key_shown);
@@ -231,6 +277,17 @@ void acp_http_error(const struct acp_http *http, enum acp_code code, const char 
 	reply.allow = response->allow;
 	reply.retry_after = code == ACP_UNAVAILABLE ? 1 : 0;
 	acp_http_reply(http, &reply, response);
+}
+
+void acp_http_nothing(const struct acp_http *http, const struct acp_config *config, const char *error,
+		      struct acp_response *response)
+{
+	char text[1024];
+	const char *mark = strchr(error, '%');
+	size_t before = mark ? (size_t)(mark - error) : strlen(error);
+	snprintf(text, sizeof text, "%.*s%.500s%s", (int)before, error, mark ? config->url_prefix : "",
+		 mark ? mark + 1 : "");
+	acp_http_error(http, ACP_NOT_FOUND, text, response);
 }
 
 bool acp_http_require_get(const struct acp_http *http, struct acp_response *response)

@@ -9,6 +9,18 @@
 
 enum { ACP_PATH_MAX = 2048 };
 
+struct acp_exchange;
+struct acp_response;
+
+/* For an endpoint that answers after it has returned: it sets *taken, fills response when it can, and then finishes. */
+struct acp_later {
+	bool *taken; /* read when the endpoint returns; gone after that */
+	struct acp_response *response;
+	struct acp_exchange *exchange;
+	void (*finish)(struct acp_exchange *exchange); /* writes the response; the exchange may be gone after that */
+	struct acp_call *call;                         /* room for a call */
+};
+
 struct acp_http {
 	struct acp_request request; /* what the core takes; strings live as long as the exchange */
 	char request_id[ACP_UUID_LEN];
@@ -17,20 +29,28 @@ struct acp_http {
 	char address[ACP_ADDRESS_MAX]; /* of the client; "" when unknown */
 	const char *query;             /* raw query string, "" when there is none */
 	const char *bearer;            /* of Authorization: Bearer, when that is the only credential; else NULL */
+	const char *stripe_signature;  /* the header Stripe-Signature; NULL: none, or several */
 	bool wants_problem;            /* Accept: application/problem+json */
+	bool forwarded;                /* a proxy says whom it speaks for, believed or not */
+	bool wants_html;               /* Accept: text/html */
+	struct acp_later later;
 };
 
 struct acp_response {
 	int status;
 	const char *content_type;
 	struct acp_buf body;
-	char location[512]; /* "" = none */
-	const char *allow;  /* NULL = none */
-	int retry_after;    /* 0 = none */
+	const char *headers; /* more of them, each with its end of line; NULL = none */
+	const char *cache;   /* Cache-Control; NULL = no-store */
+	char location[2048]; /* "" = none */
+	const char *allow;   /* NULL = none */
+	int retry_after;     /* 0 = none */
 	bool replayed;
 	struct acp_rate rate; /* window 0 = none */
 
-	/* for the log line */
+	/* for the log line and the metrics */
+	size_t endpoint; /* see acp_paths_names() */
+	enum acp_code outcome;
 	const char *code;
 	const char *action;
 	char tenant_id[ACP_UUID_LEN];
@@ -48,6 +68,10 @@ void acp_http_reply(const struct acp_http *http, struct acp_reply *reply, struct
 
 /* An error reply in one line. */
 void acp_http_error(const struct acp_http *http, enum acp_code code, const char *error, struct acp_response *response);
+
+/* 404 that says where there is something; % in error stands for url_prefix. */
+void acp_http_nothing(const struct acp_http *http, const struct acp_config *config, const char *error,
+		      struct acp_response *response);
 
 /* 405 unless the method is GET or HEAD; then true. */
 bool acp_http_require_get(const struct acp_http *http, struct acp_response *response);

@@ -23,7 +23,9 @@ static struct acp_lease *make(const struct acp_config *config, const struct acp_
 	struct acp_lease *made = calloc(1, sizeof *made);
 	if (made && acp_kernel_init(&made->kernel, config, plane, acp_actions_packs(actions), why, why_size)) {
 		made->kernel.limits = parts->limits;
+		made->kernel.metrics = parts->metrics;
 		made->kernel.hub = parts->hub;
+		made->kernel.executor = parts->executor;
 		made->kernel.openapi = acp_openapi_text(&made->kernel);
 		made->own = own;
 		made->holders = 1;
@@ -80,7 +82,7 @@ void acp_live_give(struct acp_live *live, struct acp_lease *lease)
 bool acp_live_reload(struct acp_live *live, char *why, size_t why_size)
 {
 	const struct acp_kernel *old = &live->current->kernel; /* nobody else replaces it */
-	const struct acp_live_parts parts = {old->limits, old->hub};
+	const struct acp_live_parts parts = {old->limits, old->metrics, old->hub, old->executor};
 	struct acp_actions *actions = acp_actions_load(old->config, why, why_size);
 	struct acp_lease *fresh =
 		actions ? make(old->config, old->plane, &parts, actions, actions, why, why_size) : NULL;

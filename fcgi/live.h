@@ -11,7 +11,9 @@ struct acp_lease; /* one request's hold on a kernel */
 /* What every kernel of the process shares; each may be NULL. They stay the caller's. */
 struct acp_live_parts {
 	struct acp_ratelimit *limits;
+	struct acp_metrics *metrics;
 	struct acp_hub *hub;
+	const struct acp_executor *executor;
 };
 
 /* The first kernel, with these actions (which stay the caller's). NULL with a sentence in why. */

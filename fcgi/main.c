@@ -1,4 +1,5 @@
 /* main.c - acp.fcgi: options, configuration, listening socket, then one process or a supervisor of several. */
+#include "crypto.h"
 #include "listen.h"
 #include "log.h"
 #include "supervise.h"
@@ -8,7 +9,6 @@
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 /* Exit statuses, from sysexits(3): what a service manager should not try again. */
@@ -50,12 +50,10 @@ static int read_options(int argc, char **argv, struct options *options)
 	return EXIT_USAGE_ERROR;
 }
 
-/* Signals are taken where the program waits for them, never in the middle of something; a file of key material must
- * not be left behind by a crash. */
+/* Signals are taken where the program waits for them, never in the middle of something. */
 static void prepare_process(void)
 {
 	sigset_t signals;
-	const struct rlimit no_core = {0, 0};
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);
 	sigaddset(&signals, SIGINT);
@@ -63,7 +61,7 @@ static void prepare_process(void)
 	sigaddset(&signals, SIGHUP);
 	sigprocmask(SIG_BLOCK, &signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
-	setrlimit(RLIMIT_CORE, &no_core);
+	signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files then shows as a write that fails */
 }
 
 /* A process manager that hands over file descriptor 0 counts processes itself and sends each one request at a time. */
@@ -106,6 +104,7 @@ int main(int argc, char **argv)
 	struct acp_config config;
 	struct acp_actions *actions = NULL;
 	int status = read_options(argc, argv, &options);
+	acp_keep_memory_private(); /* before anything secret is read */
 	if (status >= 0)
 		return status;
 	if (!acp_config_load(&config, options.file, why, sizeof why)) {

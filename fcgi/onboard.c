@@ -8,7 +8,8 @@ void acp_endpoint_onboard(const struct acp_kernel *kernel, const struct acp_http
 	struct acp_reply reply;
 	const char *product = http->path + strlen("/api/onboard/");
 	if (!acp_onboard_offered(kernel, product)) {
-		acp_http_error(http, ACP_NOT_FOUND, "there is no such product to onboard to", response);
+		acp_http_nothing(http, kernel->config,
+				 "there is no such product to onboard to; GET %/llms.txt names them", response);
 		return;
 	}
 	acp_onboard(kernel, &http->request, product, &reply);

@@ -31,9 +31,7 @@ static bool is_complete(const struct acp_config *config, char *why, size_t why_s
 {
 	char bad[64];
 	if (!*config->database_url)
-		snprintf(why, why_size,
-			 "database_url is not set: put it into the configuration file (or database_url_file, or "
-			 "ACP_DATABASE_URL)");
+		snprintf(why, why_size, "%s", acp_config_no_database());
 	else if (!acp_proxies_ok(config->trusted_proxies, bad))
 		snprintf(why, why_size, "trusted_proxies: %s is not an address or network", bad);
 	else if (!*config->key_pepper)
@@ -81,6 +79,7 @@ static void start_one(struct supervisor *s, int index)
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
 		if (getppid() != parent)
 			_exit(0);
+		s->config->close_on_stop = false; /* the socket is that of all of them, and of the next generation */
 		exit(acp_worker_run(s->config, *s->actions, s->listen_fd, threads_of(s->config, index)));
 	}
 	if (pid < 0)

@@ -1,13 +1,13 @@
-/* GET /api/usage?period=YYYY-MM - a tenant reads its usage (contract 2.1). Never billed, counted or refused by the
- * quota, and not a call of the router: it leaves a log line but no audit row. */
+/* GET /api/usage?period=YYYY-MM and GET /api/billing/invoice?period=YYYY-MM - a tenant reads its usage and what it owes
+ * (contract 2.1). Never billed, counted or refused by the quota, and no calls of the router: they leave a log line but
+ * no audit row. */
 #include "auth.h"
 #include "endpoints.h"
 #include "envelope.h"
 
 #include <ctype.h>
 
-/* YYYY-MM with a month that exists; years that PostgreSQL and people understand. */
-static bool period_ok(const char *period)
+bool acp_period_ok(const char *period)
 {
 	static const char form[] = "dddd-dd";
 	for (size_t i = 0; i < sizeof form - 1; i++)
@@ -17,34 +17,44 @@ static bool period_ok(const char *period)
 	return period[7] == '\0' && month >= 1 && month <= 12 && period[0] != '0';
 }
 
-static enum acp_code fetch(const struct acp_kernel *kernel, const struct acp_http *http, const char *period,
-			   struct acp_principal *caller, struct json_object **usage)
+/* One of the control plane's: what it knows of a tenant's month. */
+typedef enum acp_code get_month(void *self, const char *tenant_id, const char *period, struct json_object **out);
+
+static enum acp_code fetch(const struct acp_kernel *kernel, const struct acp_http *http, get_month *get,
+			   const char *period, struct acp_principal *caller, struct json_object **out)
 {
-	const struct acp_control_plane *plane = kernel->plane;
 	enum acp_code code = acp_authenticate(kernel, http->request.credential, caller);
-	return code == ACP_OK ? plane->get_usage(plane->self, caller->tenant_id, period, usage) : code;
+	return code == ACP_OK ? get(kernel->plane->self, caller->tenant_id, period, out) : code;
 }
 
-void acp_endpoint_usage(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
+/* What the calling key may use: who knows it need not try, and be refused on record. */
+static void add_scopes(struct json_object *reply, const char *scopes)
+{
+	struct json_object *list = json_object_new_array();
+	for (const char *word = scopes; list && *(word += strspn(word, " ")); word += strcspn(word, " "))
+		json_object_array_add(list, json_object_new_string_len(word, (int)strcspn(word, " ")));
+	acp_json_add(reply, "scopes", list);
+}
+
+static void answer(const struct acp_kernel *kernel, const struct acp_http *http, get_month *get,
+		   struct acp_response *response)
 {
 	char period[16] = "";
 	struct acp_principal caller = {0};
 	struct acp_reply reply = {0};
-	if (!kernel->plane->get_usage) {
-		acp_http_error(http, ACP_NOT_FOUND, "this installation keeps no usage", response);
-		return;
-	}
 	if (!acp_http_require_get(http, response))
 		return;
-	bool asked = strstr(http->query, "period") != NULL;
-	if (asked && (!acp_http_query(http, "period", period, sizeof period) || !period_ok(period))) {
+	bool asked = acp_http_query_has(http, "period");
+	if (asked && (!acp_http_query(http, "period", period, sizeof period) || !acp_period_ok(period))) {
 		reply.code = ACP_VALIDATION_ERROR;
 		reply.body =
 			acp_error_body(reply.code, http->request_id, "period must be a month like 2026-11", "/period");
 	} else {
-		reply.code = fetch(kernel, http, asked ? period : NULL, &caller, &reply.body);
+		reply.code = fetch(kernel, http, get, asked ? period : NULL, &caller, &reply.body);
 	}
 	if (reply.code == ACP_OK) {
+		if (get == kernel->plane->get_usage)
+			add_scopes(reply.body, caller.scopes);
 		acp_json_add(reply.body, "ok", json_object_new_boolean(true));
 		acp_json_add_string(reply.body, "request_id", http->request_id);
 	} else if (!reply.body) {
@@ -55,4 +65,20 @@ void acp_endpoint_usage(const struct acp_kernel *kernel, const struct acp_http *
 	memcpy(reply.tenant_id, caller.tenant_id, sizeof reply.tenant_id);
 	memcpy(reply.key_shown, caller.key_shown, sizeof reply.key_shown);
 	acp_http_reply(http, &reply, response);
+}
+
+void acp_endpoint_usage(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
+{
+	if (kernel->plane->get_usage)
+		answer(kernel, http, kernel->plane->get_usage, response);
+	else
+		acp_http_error(http, ACP_NOT_FOUND, "this installation keeps no usage", response);
+}
+
+void acp_endpoint_invoice(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
+{
+	if (kernel->plane->get_invoice)
+		answer(kernel, http, kernel->plane->get_invoice, response);
+	else
+		acp_http_error(http, ACP_NOT_FOUND, "this installation bills nothing", response);
 }

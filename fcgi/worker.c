@@ -1,11 +1,13 @@
-/* worker.c - threads that each take a connection, serve it whole, and take the next.
+/* worker.c - threads that each take a connection, serve it, and take the next.
  *
  * Every thread waits in its own epoll set for the listening socket (EPOLLEXCLUSIVE: the kernel wakes one) and for an
- * eventfd that says stop. Signals are blocked in all threads; the main thread takes them with sigtimedwait(), so no
- * system call of a request is ever interrupted. */
+ * eventfd that says stop; while connections are queued it takes some one after the other without asking epoll. Signals
+ * are blocked in all threads; the main thread takes them with sigtimedwait(), so no system call of a request is ever
+ * interrupted. */
 #include "worker.h"
 
 #include "courier.h"
+#include "endpoints.h"
 #include "exchange.h"
 #include "hub.h"
 #include "live.h"
@@ -27,14 +29,107 @@
 #define EPOLLEXCLUSIVE 0
 #endif
 
-enum { MAINTAIN_EVERY = 600 }; /* seconds */
+enum { MAINTAIN_EVERY = 600 }; /* seconds; more often where the audit log is sealed more often */
 
 struct worker {
 	const struct acp_config *config;
 	struct acp_live *live;
 	int listen_fd;
-	int stop_fd; /* readable from the stop on */
+	int stop_fd;          /* readable from the stop on */
+	pthread_mutex_t lock; /* of the rest */
+	pthread_cond_t left;
+	struct seat *free;
+	int seats, most, taken;
+	int waiting; /* threads that wait for a seat */
 };
+
+/* A request has a seat from its arrival to its end: longer than it has a thread, when its end is stored by another. */
+struct seat {
+	struct worker *worker;
+	struct acp_exchange *exchange;
+	struct acp_lease *lease;
+	struct seat *next;
+};
+
+enum { SEATS_PER_THREAD = 4 };
+
+static struct seat *new_seat(struct worker *worker)
+{
+	struct seat *seat = calloc(1, sizeof *seat);
+	if (!seat || !(seat->exchange = acp_exchange_new(worker->config))) {
+		free(seat);
+		return NULL;
+	}
+	seat->worker = worker;
+	worker->seats++;
+	return seat;
+}
+
+/* Waits while all are taken. */
+static struct seat *take_seat(struct worker *worker)
+{
+	struct seat *seat = NULL;
+	pthread_mutex_lock(&worker->lock);
+	while (!worker->free && !(worker->seats < worker->most && (seat = new_seat(worker)))) {
+		worker->waiting++;
+		pthread_cond_wait(&worker->left, &worker->lock);
+		worker->waiting--;
+	}
+	if (!seat) {
+		seat = worker->free;
+		worker->free = seat->next;
+	}
+	worker->taken++;
+	pthread_mutex_unlock(&worker->lock);
+	return seat;
+}
+
+static void leave_seat(void *arg)
+{
+	struct seat *seat = arg;
+	struct worker *worker = seat->worker;
+	acp_live_give(worker->live, seat->lease);
+	pthread_mutex_lock(&worker->lock);
+	seat->next = worker->free;
+	worker->free = seat;
+	worker->taken--;
+	if (worker->waiting || worker->taken == 0)
+		pthread_cond_broadcast(&worker->left);
+	pthread_mutex_unlock(&worker->lock);
+}
+
+/* The first ones, so that there are always some. */
+static bool make_seats(struct worker *worker, int count)
+{
+	struct seat *seat = NULL;
+	for (int i = 0; i < count && (seat = new_seat(worker)); i++) {
+		seat->next = worker->free;
+		worker->free = seat;
+	}
+	return seat;
+}
+
+static void free_seats(struct worker *worker)
+{
+	while (worker->free) {
+		struct seat *seat = worker->free;
+		worker->free = seat->next;
+		acp_exchange_free(seat->exchange);
+		free(seat);
+	}
+}
+
+/* Waits until no request is on its way, or until the time limit: false. */
+static bool wait_for_seats(struct worker *worker, const struct timespec *limit)
+{
+	bool in_time = true;
+	pthread_mutex_lock(&worker->lock);
+	while (worker->taken && in_time)
+		in_time = pthread_cond_timedwait(&worker->left, &worker->lock, limit) == 0;
+	bool empty = !worker->taken;
+	pthread_mutex_unlock(&worker->lock);
+	return empty;
+}
 
 static bool watch(int epoll, int fd, uint32_t events)
 {
@@ -54,14 +149,13 @@ static bool wait_for_work(int epoll, const struct worker *worker)
 }
 
 /* Serves one waiting connection. False: none was waiting (another thread or process took it). */
-static bool serve_one(const struct worker *worker, struct acp_exchange *exchange)
+static bool serve_one(struct worker *worker)
 {
 	int connection = accept4(worker->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 	if (connection >= 0) {
-		struct acp_lease *lease;
-		const struct acp_kernel *kernel = acp_live_take(worker->live, &lease);
-		acp_exchange_serve(exchange, kernel, connection);
-		acp_live_give(worker->live, lease);
+		struct seat *seat = take_seat(worker);
+		const struct acp_kernel *kernel = acp_live_take(worker->live, &seat->lease);
+		acp_exchange_serve(seat->exchange, kernel, connection, leave_seat, seat);
 		return true;
 	}
 	if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
@@ -72,23 +166,27 @@ static bool serve_one(const struct worker *worker, struct acp_exchange *exchange
 	return false;
 }
 
+/* Serves what is queued, but not more than most: a steady stream must not keep a thread from the stop. */
+static void serve_queued(struct worker *worker, int most)
+{
+	for (int i = 0; i < most && serve_one(worker); i++)
+		;
+}
+
 static void *serve(void *arg)
 {
-	const struct worker *worker = arg;
-	struct acp_exchange *exchange = acp_exchange_new(worker->config);
+	struct worker *worker = arg;
 	int epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (!exchange || epoll < 0 || !watch(epoll, worker->stop_fd, EPOLLIN) ||
+	if (epoll < 0 || !watch(epoll, worker->stop_fd, EPOLLIN) ||
 	    !(watch(epoll, worker->listen_fd, EPOLLIN | EPOLLEXCLUSIVE) || watch(epoll, worker->listen_fd, EPOLLIN))) {
 		acp_log(ACP_LOG_ERROR, "a thread could not start: %s", strerror(errno));
 		exit(1);
 	}
 	while (wait_for_work(epoll, worker))
-		serve_one(worker, exchange);
-	/* Connections that were queued before the stop are somebody's requests; a steady stream must not keep us. */
-	for (int i = 0; i < 64 && serve_one(worker, exchange); i++)
-		;
+		serve_queued(worker, 16);
+	/* Connections that were queued before the stop are somebody's requests. */
+	serve_queued(worker, 64);
 	close(epoll);
-	acp_exchange_free(exchange);
 	return NULL;
 }
 
@@ -107,11 +205,15 @@ static void reload(const struct acp_config *config, struct acp_live *live)
 /* Takes signals, and does the upkeep between them, until told to stop. */
 static void wait_for_stop(const struct worker *worker, const struct acp_control_plane *plane, const sigset_t *signals)
 {
-	const struct timespec period = {.tv_sec = MAINTAIN_EVERY};
-	for (;;) {
-		if (plane->maintain)
+	const struct timespec second = {.tv_sec = 1};
+	int64_t sealing = worker->config->audit_seal_interval;
+	int64_t period = sealing && sealing < MAINTAIN_EVERY ? sealing : MAINTAIN_EVERY;
+	for (int64_t seconds = 0;; seconds++) {
+		if (plane->catch_up)
+			plane->catch_up(plane->self);
+		if (plane->maintain && seconds % period == 0)
 			plane->maintain(plane->self);
-		int got = sigtimedwait(signals, NULL, &period);
+		int got = sigtimedwait(signals, NULL, &second);
 		if (got == SIGHUP)
 			reload(worker->config, worker->live);
 		else if (got > 0)
@@ -133,7 +235,7 @@ static int start_threads(struct worker *worker, pthread_t *threads, int count)
 	pthread_attr_t attr;
 	int started = 0;
 	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, 512 * 1024);
+	pthread_attr_setstacksize(&attr, (size_t)512 * 1024);
 	while (started < count && pthread_create(&threads[started], &attr, serve, worker) == 0)
 		started++;
 	pthread_attr_destroy(&attr);
@@ -142,17 +244,20 @@ static int start_threads(struct worker *worker, pthread_t *threads, int count)
 
 /* Lets what is in flight finish, at most shutdown_timeout seconds. What is cut off has its memory in use: then nothing
  * can be released in order, and the process ends here. */
-static void stop_all(const struct worker *worker, struct acp_courier *courier, pthread_t *threads, int count)
+static void stop_all(struct worker *worker, struct acp_courier *courier, pthread_t *threads, int count)
 {
 	const uint64_t one = 1;
 	int64_t seconds = worker->config->shutdown_timeout;
 	struct timespec limit;
 	clock_gettime(CLOCK_REALTIME, &limit);
 	limit.tv_sec += (time_t)seconds;
+	/* What is queued can still be accepted, and nothing more gets in. */
+	if (worker->config->close_on_stop)
+		shutdown(worker->listen_fd, SHUT_RD);
 	if (write(worker->stop_fd, &one, sizeof one) < 0)
 		acp_log(ACP_LOG_ERROR, "stop: %s", strerror(errno));
 	acp_courier_stop(courier);
-	if (!join_all(threads, count, &limit)) {
+	if (!join_all(threads, count, &limit) || !wait_for_seats(worker, &limit)) {
 		acp_log(ACP_LOG_WARNING,
 			"requests were still running after shutdown_timeout = %lld s; they are cut off",
 			(long long)seconds);
@@ -160,7 +265,8 @@ static void stop_all(const struct worker *worker, struct acp_courier *courier, p
 	}
 	if (!acp_courier_join(courier, &limit)) {
 		acp_log(ACP_LOG_INFO,
-			"a webhook delivery was cut off after shutdown_timeout = %lld s; it will be tried again",
+			"a webhook delivery or what the outbox owes was cut off after shutdown_timeout = %lld s; it "
+			"will be tried again",
 			(long long)seconds);
 		_exit(0);
 	}
@@ -169,49 +275,67 @@ static void stop_all(const struct worker *worker, struct acp_courier *courier, p
 static int serve_until_stopped(const struct acp_config *config, const struct acp_control_plane *plane,
 			       struct acp_live *live, int listen_fd, int count, const sigset_t *signals)
 {
-	struct worker worker = {config, live, listen_fd, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+	struct worker worker = {.config = config,
+				.live = live,
+				.listen_fd = listen_fd,
+				.stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
+				.lock = PTHREAD_MUTEX_INITIALIZER,
+				.left = PTHREAD_COND_INITIALIZER,
+				.most = count * SEATS_PER_THREAD};
 	pthread_t *threads = calloc((size_t)count, sizeof *threads);
-	if (!threads || worker.stop_fd < 0 || start_threads(&worker, threads, count) < count) {
+	if (!threads || worker.stop_fd < 0 || !make_seats(&worker, count) ||
+	    start_threads(&worker, threads, count) < count) {
 		acp_log(ACP_LOG_ERROR, "workers = %d: not enough memory or threads", count);
 		exit(1);
 	}
-	struct acp_courier *courier = acp_courier_start(config, plane);
+	struct acp_lease *lease;
+	const struct acp_executor *executor = acp_live_take(live, &lease)->executor;
+	acp_live_give(live, lease);
+	struct acp_courier *courier = acp_courier_start(config, plane, executor);
 	wait_for_stop(&worker, plane, signals);
 	stop_all(&worker, courier, threads, count);
 	close(worker.stop_fd);
+	free_seats(&worker);
 	free(threads);
 	return 0;
 }
 
-/* The installation's table of rate limits; its name follows from the pepper, so that two installations of one user on
- * one host do not share it, and tells nothing of it. */
-static bool open_limits(const struct acp_config *config, struct acp_ratelimit **limits, char *why, size_t why_size)
+/* The name of what the installation's processes share in memory. It follows from the pepper, so that two installations
+ * of one user on one host do not share it, and tells nothing of it. */
+static void zone_name(const struct acp_config *config, char zone[17])
 {
 	static const char purpose[] = "acp-fcgi rate limit zone v1";
 	uint8_t mac[ACP_SHA256_LEN];
-	char zone[17];
-	*limits = NULL;
-	if (!config->rate_limits)
-		return true;
 	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), purpose, sizeof purpose - 1, mac);
 	acp_hex(mac, 8, zone);
-	*limits = acp_ratelimit_open(zone, why, why_size);
-	return *limits != NULL;
 }
 
 /* What a process has but for its kernel: the control plane over the database, where hub_url is set a remote hub before
- * it, the table of rate limits, and the hub for other kernels where a key for them is set. */
+ * it, the table of rate limits, the executor that the settings ask for, and the hub for other kernels where a key for
+ * them is set. */
 struct process {
+	struct acp_shared_counter *changes;
 	struct acp_pg_plane *pg;
 	struct acp_remote_plane *remote;
 	struct acp_control_plane local, plane;
+	struct acp_executor *executor;
 	struct acp_live_parts parts;
 };
 
-static bool open_process(struct process *process, const struct acp_config *config, char *why, size_t why_size)
+static bool open_process(struct process *process, const struct acp_config *config, int threads, char *why,
+			 size_t why_size)
 {
+	char zone[17];
+	zone_name(config, zone);
+	if (config->rate_limits && !(process->parts.limits = acp_ratelimit_open(zone, why, why_size)))
+		return false;
+	if (strcmp(config->metrics, "off") != 0 &&
+	    !(process->parts.metrics = acp_metrics_open(zone, acp_paths_names(), threads, why, why_size)))
+		return false;
+	if (!(process->changes = acp_shared_counter_open(zone, why, why_size)))
+		return false;
 	snprintf(why, why_size, "not enough memory or threads, or libfcgi or libcurl cannot be used");
-	process->pg = acp_pg_plane_new(config, &process->local);
+	process->pg = acp_pg_plane_new(config, process->changes, &process->local);
 	if (!process->pg || !acp_exchange_init() || !acp_outbound_init())
 		return false;
 	process->plane = process->local;
@@ -219,17 +343,21 @@ static bool open_process(struct process *process, const struct acp_config *confi
 		process->remote = acp_remote_plane_new(config, &process->local, &process->plane);
 	if (*config->hub_url && !process->remote)
 		return false;
-	if (*config->kernel_key && !(process->parts.hub = acp_hub_new(why, why_size)))
+	if (!acp_executor_open(config, &process->plane, &process->executor, why, why_size))
 		return false;
-	return open_limits(config, &process->parts.limits, why, why_size);
+	process->parts.executor = process->executor;
+	return !*config->kernel_key || (process->parts.hub = acp_hub_new(why, why_size));
 }
 
 static void close_process(struct process *process)
 {
 	acp_ratelimit_close(process->parts.limits);
+	acp_metrics_close(process->parts.metrics);
 	acp_hub_free(process->parts.hub);
+	acp_executor_close(process->executor);
 	acp_remote_plane_free(process->remote);
 	acp_pg_plane_free(process->pg);
+	acp_shared_counter_close(process->changes);
 }
 
 int acp_worker_run(const struct acp_config *config, const struct acp_actions *actions, int listen_fd, int threads)
@@ -243,7 +371,7 @@ int acp_worker_run(const struct acp_config *config, const struct acp_actions *ac
 	sigaddset(&signals, SIGINT);
 	sigaddset(&signals, SIGUSR1);
 	sigaddset(&signals, SIGHUP);
-	if (open_process(&process, config, why, sizeof why))
+	if (open_process(&process, config, threads, why, sizeof why))
 		live = acp_live_new(config, &process.plane, &process.parts, actions, why, sizeof why);
 	if (!live) {
 		acp_log(ACP_LOG_ERROR, "start: %s", why);

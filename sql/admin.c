@@ -3,10 +3,15 @@
 
 #include "db.h"
 #include "json.h"
+#include "seal.h"
 
 struct acp_admin {
 	struct acp_db_conn *conn;
+	int timeout_ms;
+	struct json_object *columns; /* of the last statement */
 };
+
+enum { MINUTE_MS = 60000, DAYS_MS = 7 * 86400 * 1000 };
 
 static const struct statement {
 	const char *name;
@@ -22,8 +27,7 @@ struct acp_admin *acp_admin_open(const struct acp_config *config, char *why, siz
 {
 	struct acp_db_error error;
 	if (!*config->database_url) {
-		snprintf(why, why_size,
-			 "database_url is not set: put it into the configuration file or into ACP_DATABASE_URL");
+		snprintf(why, why_size, "%s", acp_config_no_database());
 		return NULL;
 	}
 	struct acp_admin *admin = calloc(1, sizeof *admin);
@@ -31,7 +35,8 @@ struct acp_admin *acp_admin_open(const struct acp_config *config, char *why, siz
 		snprintf(why, why_size, "out of memory");
 		return NULL;
 	}
-	admin->conn = acp_db_connect(config->database_url, (int)config->db_connect_timeout, 60000, &error);
+	admin->conn = acp_db_connect(config->database_url, (int)config->db_connect_timeout, MINUTE_MS, &error);
+	admin->timeout_ms = MINUTE_MS;
 	if (admin->conn)
 		return admin;
 	snprintf(why, why_size, "%s", error.message);
@@ -41,9 +46,16 @@ struct acp_admin *acp_admin_open(const struct acp_config *config, char *why, siz
 
 void acp_admin_close(struct acp_admin *admin)
 {
-	if (admin)
+	if (admin) {
 		acp_db_close(admin->conn);
+		json_object_put(admin->columns);
+	}
 	free(admin);
+}
+
+void acp_admin_patient(struct acp_admin *admin)
+{
+	admin->timeout_ms = DAYS_MS;
 }
 
 enum { OID_BOOL = 16, OID_INT8 = 20, OID_INT4 = 23, OID_JSON = 114, OID_JSONB = 3802 };
@@ -58,7 +70,7 @@ static struct json_object *value_of(const PGresult *rows, int row, int column)
 	case OID_INT4:
 	case OID_INT8: return json_object_new_int64(strtoll(text, NULL, 10));
 	case OID_JSON:
-	case OID_JSONB: return json_tokener_parse(text);
+	case OID_JSONB: return acp_json_own(text);
 	default: return json_object_new_string(text);
 	}
 }
@@ -75,6 +87,19 @@ static struct json_object *rows_to_json(const PGresult *rows)
 	return list;
 }
 
+static void note_columns(struct acp_admin *admin, const PGresult *rows)
+{
+	json_object_put(admin->columns);
+	admin->columns = json_object_new_array();
+	for (int column = 0; admin->columns && column < PQnfields(rows); column++)
+		json_object_array_add(admin->columns, json_object_new_string(PQfname(rows, column)));
+}
+
+struct json_object *acp_admin_columns(const struct acp_admin *admin)
+{
+	return admin->columns;
+}
+
 static const struct statement *find(const char *name)
 {
 	for (size_t i = 0; i < ACP_COUNT(statements); i++)
@@ -83,21 +108,110 @@ static const struct statement *find(const char *name)
 	abort(); /* a name that is not in admin.def is a fault of the program */
 }
 
+static bool begins(const char *text, const char *with)
+{
+	return strncmp(text, with, strlen(with)) == 0;
+}
+
+/* The role that may run a statement. */
+static const char *role_of(const char *name)
+{
+	if (begins(name, "report ") || strcmp(name, "drift") == 0)
+		return "acp_report";
+	bool owner = begins(name, "price add") || begins(name, "archive ");
+	return owner ? "acp_owner" : "acp_app";
+}
+
+/* What went wrong, and what helps where the role or the schema is not the right one. */
+static void explain(const struct acp_db_error *error, const char *name, char *why, size_t why_size)
+{
+	if (strcmp(error->sqlstate, "42501") == 0) {
+		snprintf(why, why_size,
+			 "%s (let the role of database_url be a member of %s, or give another: acpctl(8), ROLES)",
+			 error->message, role_of(name));
+		return;
+	}
+	if (strcmp(error->sqlstate, "22007") == 0 || strcmp(error->sqlstate, "22008") == 0) {
+		snprintf(why, why_size, "%s (give a time as 2026-11-01 or 2026-11-01T08:00:00Z)", error->message);
+		return;
+	}
+	bool missing = strcmp(error->sqlstate, "42P01") == 0 || strcmp(error->sqlstate, "3F000") == 0 ||
+		       strcmp(error->sqlstate, "42883") == 0;
+	snprintf(why, why_size, "%s%s", error->message, missing ? " (run acpctl migrate)" : "");
+}
+
 struct json_object *acp_admin_query(struct acp_admin *admin, const char *name, const char *const *values, char *why,
 				    size_t why_size)
 {
 	struct acp_db_error error;
 	PGresult *rows = NULL;
 	const struct statement *statement = find(name);
-	if (acp_db_exec(admin->conn, statement->sql, statement->count, values, 0, &rows, &error) != ACP_DB_OK) {
-		bool missing = strcmp(error.sqlstate, "42P01") == 0 || strcmp(error.sqlstate, "3F000") == 0 ||
-			       strcmp(error.sqlstate, "42883") == 0;
-		snprintf(why, why_size, "%s%s", error.message, missing ? " (run acpctl migrate)" : "");
+	if (acp_db_exec(admin->conn, statement->sql, statement->count, values, admin->timeout_ms, &rows, &error) !=
+	    ACP_DB_OK) {
+		explain(&error, name, why, why_size);
 		return NULL;
 	}
 	struct json_object *list = rows_to_json(rows);
+	note_columns(admin, rows);
 	PQclear(rows);
 	if (!list)
 		snprintf(why, why_size, "out of memory");
 	return list;
+}
+
+enum { MAX_STREAM_COLUMNS = 16 };
+
+/* Hands on the rows of one part; false: each wants no more. */
+static bool each_row(const PGresult *rows, acp_admin_row *each, void *arg)
+{
+	const char *columns[MAX_STREAM_COLUMNS] = {0};
+	for (int row = 0; row < PQntuples(rows); row++) {
+		for (int i = 0; i < PQnfields(rows) && i < MAX_STREAM_COLUMNS; i++)
+			columns[i] = PQgetisnull(rows, row, i) ? NULL : PQgetvalue(rows, row, i);
+		if (!each(arg, columns))
+			return false;
+	}
+	return true;
+}
+
+bool acp_admin_stream(struct acp_admin *admin, const char *name, const char *const *values, acp_admin_row *each,
+		      void *arg, char *why, size_t why_size)
+{
+	struct acp_db_error error;
+	const struct statement *statement = find(name);
+	bool more = true;
+	*why = '\0';
+	enum acp_db_status status =
+		acp_db_exec(admin->conn, statement->sql, statement->count, values, DAYS_MS, NULL, &error);
+	while (more && status == ACP_DB_OK) {
+		PGresult *rows = NULL;
+		status = acp_db_exec(admin->conn, "FETCH 2000 FROM acp_stream", 0, NULL, DAYS_MS, &rows, &error);
+		if (status != ACP_DB_OK)
+			break;
+		more = PQntuples(rows) > 0;
+		bool on = each_row(rows, each, arg);
+		PQclear(rows);
+		if (!on)
+			return false;
+	}
+	if (status == ACP_DB_OK)
+		status = acp_db_exec(admin->conn, "CLOSE acp_stream", 0, NULL, 0, NULL, &error);
+	if (status != ACP_DB_OK)
+		explain(&error, name, why, why_size);
+	return status == ACP_DB_OK;
+}
+
+bool acp_admin_seal(struct acp_admin *admin, const struct acp_config *config, int64_t *id, int64_t *rows, char hash[65],
+		    char *why, size_t why_size)
+{
+	struct acp_db_error error;
+	struct acp_seal_made made;
+	if (acp_seal_make(admin->conn, config, -1, &made, &error) != ACP_DB_OK) {
+		explain(&error, "seal", why, why_size);
+		return false;
+	}
+	*id = made.id;
+	*rows = made.rows;
+	snprintf(hash, 65, "%s", made.hash);
+	return true;
 }

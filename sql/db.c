@@ -8,13 +8,17 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <time.h>
+
+enum { PREPARED_MAX = 32, AWAY_MS = 200 };
 
 struct acp_db_conn {
 	PGconn *pg;
+	struct acp_db_pool *pool; /* NULL: outside any */
 	int timeout_ms;
 	bool lost;
-	struct acp_db_conn *next; /* in the pool's list of free ones */
+	unsigned server;                    /* the pool's number of the server that it leads to */
+	const char *prepared[PREPARED_MAX]; /* names of statements, as far as there are some */
+	struct acp_db_conn *next;           /* in the pool's list of free ones */
 };
 
 struct acp_db_pool {
@@ -24,6 +28,11 @@ struct acp_db_pool {
 	pthread_cond_t given;
 	struct acp_db_conn *idle; /* last given first: the others may age and be replaced */
 	int count;                /* connections that exist or are being made */
+	char host[256];           /* which of several servers (database_url) took the last connection */
+	unsigned server;          /* how often that was another one than before */
+	atomic_bool unprepared;   /* prepared statements do not work on the way to this server */
+	/* Monotonic time until which nobody tries; 0: the server answers. One caller moves it on and tries. */
+	atomic_uint_fast64_t away_until;
 };
 
 /* Requests to cancel a statement that are under way, in all pools of the process. */
@@ -107,7 +116,6 @@ void acp_db_close(struct acp_db_conn *conn)
 
 struct acp_db_pool *acp_db_pool_new(const char *url, int max, int connect_timeout_s, int timeout_ms)
 {
-	pthread_condattr_t attr;
 	struct acp_db_pool *pool = calloc(1, sizeof *pool);
 	if (!pool || !(pool->url = strdup(url))) {
 		free(pool);
@@ -117,10 +125,7 @@ struct acp_db_pool *acp_db_pool_new(const char *url, int max, int connect_timeou
 	pool->connect_timeout_s = connect_timeout_s;
 	pool->timeout_ms = timeout_ms;
 	pthread_mutex_init(&pool->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&pool->given, &attr);
-	pthread_condattr_destroy(&attr);
+	acp_monotonic_cond(&pool->given);
 	return pool;
 }
 
@@ -138,19 +143,6 @@ void acp_db_pool_free(struct acp_db_pool *pool)
 	acp_wipe(pool->url, strlen(pool->url));
 	free(pool->url);
 	free(pool);
-}
-
-static struct timespec after_ms(int ms)
-{
-	struct timespec at;
-	clock_gettime(CLOCK_MONOTONIC, &at);
-	at.tv_sec += ms / 1000;
-	at.tv_nsec += (long)(ms % 1000) * 1000000L;
-	if (at.tv_nsec >= 1000000000L) {
-		at.tv_sec++;
-		at.tv_nsec -= 1000000000L;
-	}
-	return at;
 }
 
 /* One place less in use: somebody else may connect or take. */
@@ -178,7 +170,8 @@ static struct acp_db_conn *take_idle(struct acp_db_pool *pool)
 	while (pool->idle) {
 		struct acp_db_conn *conn = pool->idle;
 		pool->idle = conn->next;
-		if (!died_idle(conn))
+		/* The server before may have vanished without a word: nobody shall wait for it once more. */
+		if (conn->server == pool->server && !died_idle(conn))
 			return conn;
 		acp_db_close(conn);
 		pool->count--;
@@ -186,9 +179,65 @@ static struct acp_db_conn *take_idle(struct acp_db_pool *pool)
 	return NULL;
 }
 
+/* True: the server was away a moment ago, and it is not for this caller to try again. */
+static bool still_away(struct acp_db_pool *pool)
+{
+	uint64_t until = atomic_load(&pool->away_until);
+	if (!until)
+		return false;
+	uint64_t now = acp_monotonic_us();
+	/* Who tries may need as long as a connection and a statement may take. */
+	uint64_t longest = (uint64_t)pool->connect_timeout_s * 1000000u + (uint64_t)pool->timeout_ms * 1000u;
+	return now < until || !atomic_compare_exchange_strong(&pool->away_until, &until, now + longest);
+}
+
+static void note_away(struct acp_db_pool *pool)
+{
+	if (pool)
+		atomic_store(&pool->away_until, acp_monotonic_us() + AWAY_MS * UINT64_C(1000));
+}
+
+static void note_answer(struct acp_db_pool *pool)
+{
+	if (pool && atomic_load(&pool->away_until))
+		atomic_store(&pool->away_until, 0);
+}
+
+bool acp_db_away(struct acp_db_pool *pool)
+{
+	return atomic_load(&pool->away_until) != 0;
+}
+
+void acp_db_stands_still(struct acp_db_pool *pool)
+{
+	if (!acp_db_away(pool))
+		note_away(pool);
+}
+
+/* A new connection is the pool's. Of several servers only one can be the right one at a time. */
+static void welcome(struct acp_db_pool *pool, struct acp_db_conn *conn)
+{
+	char host[sizeof pool->host] = "";
+	const char *name = PQhost(conn->pg), *port = PQport(conn->pg);
+	snprintf(host, sizeof host, "%s:%s", name ? name : "", port ? port : "");
+	conn->pool = pool;
+	pthread_mutex_lock(&pool->lock);
+	if (strcmp(pool->host, host) != 0) {
+		memcpy(pool->host, host, sizeof host);
+		pool->server++;
+	}
+	conn->server = pool->server;
+	pthread_mutex_unlock(&pool->lock);
+}
+
 struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, struct acp_db_error *error)
 {
-	struct timespec deadline = after_ms(pool->timeout_ms);
+	if (still_away(pool)) {
+		set_error(error, "PostgreSQL was away a moment ago");
+		error->timed_out = true;
+		return NULL;
+	}
+	struct timespec deadline = acp_monotonic_after((uint64_t)pool->timeout_ms * 1000);
 	pthread_mutex_lock(&pool->lock);
 	while (!pool->idle && pool->count >= pool->max)
 		if (pthread_cond_timedwait(&pool->given, &pool->lock, &deadline) == ETIMEDOUT)
@@ -203,11 +252,17 @@ struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, struct acp_db_error *e
 	if (!may_connect) {
 		set_error(error, "every connection of the pool is busy (db_connections)");
 		error->timed_out = true;
+		if (acp_db_away(pool))
+			note_away(pool); /* it was this caller's to try, and it could not */
 		return NULL;
 	}
 	conn = acp_db_connect(pool->url, pool->connect_timeout_s, pool->timeout_ms, error);
-	if (!conn)
+	if (conn) {
+		welcome(pool, conn);
+	} else {
+		note_away(pool);
 		free_place(pool);
+	}
 	return conn;
 }
 
@@ -292,7 +347,7 @@ static void cancel_statement(struct acp_db_conn *conn)
 		return;
 	pthread_attr_init(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attr, 128 * 1024);
+	pthread_attr_setstacksize(&attr, (size_t)128 * 1024);
 	bool sent =
 		atomic_fetch_add(&cancels, 1) < MAX_CANCELS && pthread_create(&thread, &attr, send_cancel, cancel) == 0;
 	pthread_attr_destroy(&attr);
@@ -312,17 +367,10 @@ static enum acp_db_status give_up(struct acp_db_conn *conn, bool timed_out, stru
 	return ACP_DB_LOST;
 }
 
-enum acp_db_status acp_db_exec(struct acp_db_conn *conn, const char *sql, int count, const char *const *values,
-			       int timeout_ms, PGresult **result, struct acp_db_error *error)
+/* What a statement's last result means, which becomes the caller's or is released. */
+static enum acp_db_status judge(struct acp_db_conn *conn, PGresult *last, PGresult **result, struct acp_db_error *error)
 {
-	PGresult *last = NULL;
-	uint64_t deadline = acp_monotonic_us() + (uint64_t)(timeout_ms ? timeout_ms : conn->timeout_ms) * 1000u;
-	if (!PQsendQueryParams(conn->pg, sql, count, NULL, values, NULL, NULL, 0))
-		return give_up(conn, false, error);
-	if (!flush_out(conn, deadline) || !collect(conn, deadline, &last)) {
-		PQclear(last);
-		return give_up(conn, acp_monotonic_us() >= deadline, error);
-	}
+	note_answer(conn->pool);
 	ExecStatusType status = PQresultStatus(last);
 	if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK) {
 		if (result)
@@ -336,6 +384,145 @@ enum acp_db_status acp_db_exec(struct acp_db_conn *conn, const char *sql, int co
 	conn->lost = means_lost(error->sqlstate) || PQstatus(conn->pg) != CONNECTION_OK;
 	return conn->lost ? ACP_DB_LOST : ACP_DB_REFUSED;
 }
+
+/* Waits for the end of what was sent (sent false: it could not be) and takes its last result. */
+static enum acp_db_status finish(struct acp_db_conn *conn, bool sent, uint64_t deadline, PGresult **result,
+				 struct acp_db_error *error)
+{
+	PGresult *last = NULL;
+	if (!sent)
+		return give_up(conn, false, error);
+	if (flush_out(conn, deadline) && collect(conn, deadline, &last))
+		return judge(conn, last, result, error);
+	PQclear(last);
+	return give_up(conn, acp_monotonic_us() >= deadline, error);
+}
+
+static uint64_t deadline_of(const struct acp_db_conn *conn, int timeout_ms)
+{
+	return acp_monotonic_us() + (uint64_t)(timeout_ms ? timeout_ms : conn->timeout_ms) * 1000u;
+}
+
+enum acp_db_status acp_db_exec(struct acp_db_conn *conn, const char *sql, int count, const char *const *values,
+			       int timeout_ms, PGresult **result, struct acp_db_error *error)
+{
+	uint64_t deadline = deadline_of(conn, timeout_ms);
+	bool sent = PQsendQueryParams(conn->pg, sql, count, NULL, values, NULL, NULL, 0);
+	return finish(conn, sent, deadline, result, error);
+}
+
+/* Where the statement stands, or may stand, in the connection's list; NULL: the list is full. */
+static const char **find_prepared(struct acp_db_conn *conn, const char *name)
+{
+	for (size_t i = 0; i < PREPARED_MAX; i++)
+		if (!conn->prepared[i] || conn->prepared[i] == name)
+			return &conn->prepared[i];
+	return NULL;
+}
+
+/* 26000, 42P05: the server that answers is another one than that which prepared it: there is a pooler in between.
+ * 0A000: a function that it calls has been made anew since. */
+static bool prepared_in_vain(const char *sqlstate)
+{
+	return strcmp(sqlstate, "26000") == 0 || strcmp(sqlstate, "42P05") == 0 || strcmp(sqlstate, "0A000") == 0;
+}
+
+enum acp_db_status acp_db_exec_again(struct acp_db_conn *conn, const struct acp_db_statement *statement,
+				     const char *const *values, const struct acp_db_binary *binary, int timeout_ms,
+				     PGresult **result, struct acp_db_error *error)
+{
+	uint64_t deadline = deadline_of(conn, timeout_ms);
+	const int *lengths = binary ? binary->lengths : NULL;
+	const int *formats = binary ? binary->formats : NULL;
+	const char **place = find_prepared(conn, statement->name);
+	enum acp_db_status status = ACP_DB_OK;
+	if (place && conn->pool && !atomic_load(&conn->pool->unprepared)) {
+		if (!*place)
+			status = finish(conn,
+					PQsendPrepare(conn->pg, statement->name, statement->sql, statement->count,
+						      statement->types),
+					deadline, NULL, error);
+		if (status == ACP_DB_OK) {
+			*place = statement->name;
+			status = finish(conn,
+					PQsendQueryPrepared(conn->pg, statement->name, statement->count, values,
+							    lengths, formats, 0),
+					deadline, result, error);
+		}
+		if (status != ACP_DB_REFUSED || !prepared_in_vain(error->sqlstate))
+			return status;
+		atomic_store(&conn->pool->unprepared, true);
+	}
+	bool sent = PQsendQueryParams(conn->pg, statement->sql, statement->count, statement->types, values, lengths,
+				      formats, 0);
+	return finish(conn, sent, deadline, result, error);
+}
+
+#ifdef LIBPQ_HAS_PIPELINING
+
+/* Is it prepared there, as far as we know? */
+static bool is_prepared(struct acp_db_conn *conn, const struct acp_db_statement *statement)
+{
+	const char **place = find_prepared(conn, statement->name);
+	return place && *place && conn->pool && !atomic_load(&conn->pool->unprepared);
+}
+
+/* The server commits when it reads the Sync, and tells before, asked to by the Flush, what the statement gave. */
+static bool send_early(struct acp_db_conn *conn, const struct acp_db_statement *statement, const char *const *values,
+		       const struct acp_db_binary *binary)
+{
+	return PQsendQueryPrepared(conn->pg, statement->name, statement->count, values, binary->lengths,
+				   binary->formats, 0) &&
+	       PQsendFlushRequest(conn->pg) && PQpipelineSync(conn->pg);
+}
+
+/* After the statement's result: its commit. False: it is not known to be committed. */
+static bool collect_commit(struct acp_db_conn *conn, uint64_t deadline)
+{
+	PGresult *sync = NULL;
+	while (PQisBusy(conn->pg))
+		if (!wait_socket(conn, POLLIN, deadline) || !PQconsumeInput(conn->pg))
+			return false;
+	sync = PQgetResult(conn->pg);
+	bool committed = PQresultStatus(sync) == PGRES_PIPELINE_SYNC;
+	PQclear(sync);
+	return committed;
+}
+
+enum acp_db_status acp_db_exec_early(struct acp_db_conn *conn, const struct acp_db_statement *statement,
+				     const char *const *values, const struct acp_db_binary *binary,
+				     const struct acp_db_early *early, PGresult **result, struct acp_db_error *error)
+{
+	PGresult *last = NULL;
+	uint64_t deadline = deadline_of(conn, 0);
+	if (!is_prepared(conn, statement) || !PQenterPipelineMode(conn->pg))
+		return acp_db_exec_again(conn, statement, values, binary, 0, result, error);
+	bool ok = send_early(conn, statement, values, binary) && flush_out(conn, deadline) &&
+		  collect(conn, deadline, &last);
+	if (ok && PQresultStatus(last) == PGRES_TUPLES_OK)
+		early->executed(early->arg);
+	ok = ok && collect_commit(conn, deadline) && PQexitPipelineMode(conn->pg);
+	if (!ok) {
+		PQclear(last);
+		return give_up(conn, acp_monotonic_us() >= deadline, error);
+	}
+	enum acp_db_status status = judge(conn, last, result, error);
+	if (status == ACP_DB_REFUSED && prepared_in_vain(error->sqlstate))
+		return acp_db_exec_again(conn, statement, values, binary, 0, result, error);
+	return status;
+}
+
+#else /* libpq 13, of Debian 11 */
+
+enum acp_db_status acp_db_exec_early(struct acp_db_conn *conn, const struct acp_db_statement *statement,
+				     const char *const *values, const struct acp_db_binary *binary,
+				     const struct acp_db_early *early, PGresult **result, struct acp_db_error *error)
+{
+	(void)early;
+	return acp_db_exec_again(conn, statement, values, binary, 0, result, error);
+}
+
+#endif
 
 enum acp_db_status acp_db_once(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
 			       int timeout_ms, PGresult **result, struct acp_db_error *error)
@@ -355,6 +542,26 @@ enum acp_db_status acp_db_read(struct acp_db_pool *pool, const char *sql, int co
 	if (status != ACP_DB_LOST || error->timed_out)
 		return status;
 	return acp_db_once(pool, sql, count, values, 0, result, error);
+}
+
+static enum acp_db_status once_again(struct acp_db_pool *pool, const struct acp_db_statement *statement,
+				     const char *const *values, PGresult **result, struct acp_db_error *error)
+{
+	struct acp_db_conn *conn = acp_db_take(pool, error);
+	if (!conn)
+		return ACP_DB_LOST;
+	enum acp_db_status status = acp_db_exec_again(conn, statement, values, NULL, 0, result, error);
+	acp_db_give(pool, conn);
+	return status;
+}
+
+enum acp_db_status acp_db_read_again(struct acp_db_pool *pool, const struct acp_db_statement *statement,
+				     const char *const *values, PGresult **result, struct acp_db_error *error)
+{
+	enum acp_db_status status = once_again(pool, statement, values, result, error);
+	if (status != ACP_DB_LOST || error->timed_out)
+		return status;
+	return once_again(pool, statement, values, result, error);
 }
 
 enum acp_db_status acp_db_script(struct acp_db_conn *conn, const char *sql, struct acp_db_error *error)

@@ -100,6 +100,21 @@ static bool fetch(struct run *run, const char *sql, const char *parameter, char 
 	return true;
 }
 
+/* Each step is a transaction of its own with the lock in it: settings and locks of a session would stay behind in the
+ * connections of a pooler (PgBouncer in transaction mode). A failure ends the run and with it the connection, which
+ * rolls back. */
+static bool begin(struct run *run)
+{
+	return script(run, "lock",
+		      "BEGIN; SET LOCAL client_min_messages = warning; SET LOCAL search_path = pg_catalog, pg_temp;"
+		      " SELECT pg_advisory_xact_lock(7236459001)");
+}
+
+static bool commit(struct run *run, const char *what)
+{
+	return script(run, what, "COMMIT");
+}
+
 /* The register of migrations. Made by whoever comes first, under the lock. */
 static bool make_register(struct run *run)
 {
@@ -149,9 +164,7 @@ static bool apply(struct run *run, const char *name, long version, const struct 
 		       "\nRESET ROLE; INSERT INTO acp.schema_migrations (version, name, sha256, breaking)"
 		       " VALUES (%ld, '%s', '%s', %s);",
 		       version, name, checksum, breaking);
-	/* A failure ends the run and with it the connection, which rolls back. */
-	bool ok = acp_buf_ok(&sql) && script(run, name, "BEGIN") && script(run, name, sql.ptr) &&
-		  script(run, name, "COMMIT");
+	bool ok = acp_buf_ok(&sql) && script(run, name, sql.ptr);
 	acp_buf_release(&sql);
 	run->changed = true;
 	return ok;
@@ -173,9 +186,9 @@ static bool migrate_file(struct run *run, const char *path, const char *name, vo
 	struct acp_buf text;
 	acp_buf_init(&text, (size_t)8 << 20);
 	snprintf(number, sizeof number, "%ld", version);
-	bool ok =
-		read_sql(run, path, &text) && fetch(run, "SELECT sha256 FROM acp.schema_migrations WHERE version = $1",
-						    number, stored, sizeof stored);
+	bool ok = read_sql(run, path, &text) && begin(run) &&
+		  fetch(run, "SELECT sha256 FROM acp.schema_migrations WHERE version = $1", number, stored,
+			sizeof stored);
 	if (ok) {
 		checksum_of(&text, checksum);
 		if (!*stored)
@@ -187,7 +200,7 @@ static bool migrate_file(struct run *run, const char *path, const char *name, vo
 				path);
 	}
 	acp_buf_release(&text);
-	return ok;
+	return ok && commit(run, name);
 }
 
 static bool append_file(struct run *run, const char *path, const char *name, void *arg)
@@ -204,6 +217,7 @@ static bool rerun_functions(struct run *run)
 	acp_buf_init(&text, (size_t)16 << 20);
 	acp_buf_puts(&text, "SET LOCAL ROLE acp_owner;\n");
 	bool ok = each_file(run, "functions", append_file, &text) && each_file(run, "reports", append_file, &text) &&
+		  begin(run) && check_newer(run) &&
 		  fetch(run, "SELECT sha256 FROM acp.schema_migrations WHERE version = 0", NULL, stored, sizeof stored);
 	checksum_of(&text, checksum);
 	if (ok && strcmp(stored, checksum) != 0) {
@@ -214,12 +228,11 @@ static bool rerun_functions(struct run *run)
 			       " DO UPDATE SET sha256 = excluded.sha256, applied_at = now();"
 			       "GRANT SELECT ON acp.schema_migrations TO acp_app;",
 			       checksum);
-		ok = acp_buf_ok(&text) && script(run, "functions", "BEGIN") && script(run, "functions", text.ptr) &&
-		     script(run, "functions", "COMMIT");
+		ok = acp_buf_ok(&text) && script(run, "functions", text.ptr);
 		run->changed = true;
 	}
 	acp_buf_release(&text);
-	return ok;
+	return ok && commit(run, "functions");
 }
 
 /* A login as acp_report then reads `from audit_logs` without a schema name. Needs rights over the role: where the
@@ -229,16 +242,18 @@ static bool set_report_path(struct run *run)
 	static const char sql[] = "DO $$ BEGIN EXECUTE format('ALTER ROLE acp_report IN DATABASE %I SET search_path = "
 				  "acp_report, pg_catalog',"
 				  " current_database()); EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
-	return !run->changed || script(run, "search_path of acp_report", sql);
+	return !run->changed || (begin(run) && script(run, "search_path of acp_report", sql) &&
+				 commit(run, "search_path of acp_report"));
 }
 
-static bool migrate_locked(struct run *run)
+static bool migrate_all(struct run *run)
 {
 	char made[24];
-	if (!make_register(run) || !check_newer(run) || !each_file(run, "migrations", migrate_file, NULL) ||
-	    !rerun_functions(run) || !set_report_path(run))
+	if (!begin(run) || !make_register(run) || !check_newer(run) || !commit(run, "schema_migrations") ||
+	    !each_file(run, "migrations", migrate_file, NULL) || !rerun_functions(run) || !set_report_path(run))
 		return false;
-	if (!fetch(run, "SELECT acp.ensure_partitions(acp.now(), 12)", NULL, made, sizeof made))
+	if (!begin(run) || !fetch(run, "SELECT acp.ensure_partitions(acp.now(), 12)", NULL, made, sizeof made) ||
+	    !commit(run, "audit partitions"))
 		return false;
 	if (strcmp(made, "0") != 0)
 		fprintf(run->out, "audit partitions made: %s\n", made);
@@ -253,16 +268,11 @@ bool acp_migrate(const struct acp_config *config, FILE *out, char *why, size_t w
 	struct acp_db_error error;
 	struct run run = {.config = config, .out = out, .why = why, .why_size = why_size};
 	if (!*config->database_url)
-		return complain(&run,
-				"database_url is not set: put it into the configuration file or into ACP_DATABASE_URL");
+		return complain(&run, "%s", acp_config_no_database());
 	run.conn = acp_db_connect(config->database_url, (int)config->db_connect_timeout, 600000, &error);
 	if (!run.conn)
 		return complain(&run, "%s", error.message);
-	/* The lock ends with the connection, also when this process dies. */
-	bool ok = script(&run, "lock",
-			 "SET client_min_messages = warning; SET search_path = pg_catalog, pg_temp;"
-			 " SELECT pg_advisory_lock(7236459001)") &&
-		  migrate_locked(&run);
+	bool ok = migrate_all(&run);
 	acp_db_close(run.conn);
 	return ok;
 }

@@ -1,12 +1,24 @@
 #include "pg_plane.h"
 
+#include "clock.h"
 #include "db.h"
 #include "json.h"
 #include "log.h"
+#include "pg_journal.h"
+#include "reader.h"
+#include "seal.h"
+#include "writer.h"
+
+#include <time.h>
 
 struct acp_pg_plane {
 	const struct acp_config *config;
 	struct acp_db_pool *pool;
+	struct acp_reader *reader;
+	struct acp_key_cache *keys;
+	struct acp_writer *writer;
+	struct acp_journal *journal; /* NULL: off */
+	struct acp_shared_counter *changes;
 	char free_limit[24]; /* settings as the statements take them */
 	char reservation_ttl[24];
 	char idempotency_lease[24];
@@ -27,6 +39,13 @@ static bool is_refusal(const struct acp_db_error *error)
 	return strcmp(error->sqlstate, "ACP01") == 0;
 }
 
+/* A server that is there and cannot do it just now: a full disk, no memory, a deadlock. The statement did nothing, and
+ * the same call may succeed in a moment. */
+static bool passes(const char *sqlstate)
+{
+	return strncmp(sqlstate, "53", 2) == 0 || strncmp(sqlstate, "40", 2) == 0 || strcmp(sqlstate, "58030") == 0;
+}
+
 /* What the caller is told; what happened goes to the log. */
 static enum acp_code code_of(enum acp_db_status status, const struct acp_db_error *error, const char *what)
 {
@@ -38,7 +57,7 @@ static enum acp_code code_of(enum acp_db_status status, const struct acp_db_erro
 	}
 	acp_log(ACP_LOG_ERROR, "database: %s: %s%s%s", what, error->message, *error->sqlstate ? " SQLSTATE " : "",
 		error->sqlstate);
-	return status == ACP_DB_LOST ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
+	return status == ACP_DB_LOST || passes(error->sqlstate) ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
 }
 
 static void copy_column(char *out, size_t size, const PGresult *rows, int column)
@@ -46,9 +65,12 @@ static void copy_column(char *out, size_t size, const PGresult *rows, int column
 	snprintf(out, size, "%s", PQgetvalue(rows, 0, column));
 }
 
+/* Where memory is lacking: a text that is no JSON, so that the database refuses the whole statement. */
 static const char *event_text(struct json_object *event)
 {
-	return json_object_to_json_string_ext(event, JSON_C_TO_STRING_PLAIN);
+	size_t len;
+	const char *text = acp_json_text(event, JSON_C_TO_STRING_PLAIN, &len);
+	return text ? text : "";
 }
 
 static enum acp_tier tier_of(const char *text)
@@ -58,38 +80,105 @@ static enum acp_tier tier_of(const char *text)
 
 /* Who calls ---------------------------------------------------------------------------------------------------- */
 
-static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out)
+/* A column with a number; none: the given one. */
+static int64_t number_column(const PGresult *rows, int column, int64_t none)
 {
-	static const char sql[] = "SELECT to_char(ts AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US\"+00\"'), tenant_id,"
-				  " api_key_id, key_prefix, ' ' || array_to_string(scopes, ' ') || ' ', tier,"
-				  " coalesce(rate_limit, 0), policed"
-				  " FROM acp.authenticate($1)";
-	struct acp_pg_plane *pg = self;
+	return PQgetisnull(rows, 0, column) ? none : strtoll(PQgetvalue(rows, 0, column), NULL, 10);
+}
+
+enum { KEY_COLUMNS = 10, VERSION_COLUMN = KEY_COLUMNS, CHANGED_COLUMN, CLOCK_COLUMN };
+
+static void read_principal(const PGresult *rows, struct acp_principal *out)
+{
+	copy_column(out->tenant_id, sizeof out->tenant_id, rows, 1);
+	copy_column(out->api_key_id, sizeof out->api_key_id, rows, 2);
+	copy_column(out->key_shown, sizeof out->key_shown, rows, 3);
+	copy_column(out->scopes, sizeof out->scopes, rows, 4);
+	out->tier = tier_of(PQgetvalue(rows, 0, 5));
+	out->rate_limit = number_column(rows, 6, 0);
+	out->policed = *PQgetvalue(rows, 0, 7) == 't';
+	out->calls_limit = number_column(rows, 8, -1);
+}
+
+static enum acp_code ask_who(struct acp_pg_plane *pg, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out)
+{
+	static const struct acp_db_statement statement = {
+		.name = "acp_authenticate_1",
+		.sql = "SELECT to_char(ts AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US\"+00\"'), tenant_id,"
+		       " api_key_id, key_prefix, ' ' || array_to_string(scopes, ' ') || ' ', tier, rate_limit, policed,"
+		       " calls_limit, (extract(epoch FROM expires_at) * 1000000)::bigint,"
+		       " version, coalesce(changed::text, ''), (extract(epoch FROM ts) * 1000000)::bigint"
+		       " FROM acp.authenticate($1, $2)",
+		.count = 2,
+	};
 	struct acp_db_error error;
 	PGresult *rows = NULL;
 	char hash[2 * ACP_SHA256_LEN + 3];
+	char since[24];
 	acp_db_bytea(key_hash, ACP_SHA256_LEN, hash);
-	const char *values[] = {hash};
-	enum acp_code code = code_of(acp_db_read(pg->pool, sql, 1, values, &rows, &error), &error, "authenticate");
+	struct acp_news news = {0};
+	bool ask_clock; /* this statement tells the clock anyway */
+	acp_key_cache_ask(pg->keys, &news, &ask_clock);
+	snprintf(since, sizeof since, "%lld", (long long)news.since);
+	const char *values[] = {hash, since};
+	enum acp_db_status status = acp_db_read_again(pg->pool, &statement, values, &rows, &error);
+	/* It takes no time and waits for nobody's lock, as an action's reads may. */
+	if (status == ACP_DB_LOST && error.timed_out)
+		acp_db_stands_still(pg->pool);
+	enum acp_code code = code_of(status, &error, "authenticate");
 	if (code != ACP_OK)
 		return code;
+	news.version = number_column(rows, VERSION_COLUMN, 0);
+	news.changed = PQgetvalue(rows, 0, CHANGED_COLUMN);
+	news.at_us = number_column(rows, CLOCK_COLUMN, 0);
+	acp_key_cache_hear(pg->keys, &news);
 	copy_column(out->ts, sizeof out->ts, rows, 0);
 	if (PQgetisnull(rows, 0, 1)) {
 		code = ACP_INVALID_API_KEY;
 	} else {
-		copy_column(out->tenant_id, sizeof out->tenant_id, rows, 1);
-		copy_column(out->api_key_id, sizeof out->api_key_id, rows, 2);
-		copy_column(out->key_shown, sizeof out->key_shown, rows, 3);
-		copy_column(out->scopes, sizeof out->scopes, rows, 4);
-		out->tier = tier_of(PQgetvalue(rows, 0, 5));
-		out->rate_limit = strtoll(PQgetvalue(rows, 0, 6), NULL, 10);
-		out->policed = *PQgetvalue(rows, 0, 7) == 't';
+		read_principal(rows, out);
+		acp_key_cache_put(pg->keys, key_hash, out, number_column(rows, 9, 0), news.version);
 	}
 	PQclear(rows);
 	return code;
 }
 
+/* Asking costs nothing while there is little to do, and then every change is seen at once. While the database is away a
+ * caller that was known a moment ago still is, if what the call leaves behind has a place to wait in. */
+static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out)
+{
+	struct acp_pg_plane *pg = self;
+	if (acp_writer_busy(pg->writer) && acp_key_cache_get(pg->keys, key_hash, 0, out))
+		return ACP_OK;
+	enum acp_code code = ask_who(pg, key_hash, out);
+	if (code == ACP_UNAVAILABLE && pg->journal &&
+	    acp_key_cache_get(pg->keys, key_hash, pg->config->key_cache_stale * 1000, out))
+		return ACP_OK;
+	return code;
+}
+
 /* Usage -------------------------------------------------------------------------------------------------------- */
+
+/* A jsonb; NULL gives NULL. */
+static enum acp_code parse_text(const char *text, struct json_object **out)
+{
+	*out = NULL;
+	if (!text)
+		return ACP_OK;
+	struct acp_json_error bad;
+	enum acp_json_verdict verdict = acp_json_parse_own(text, strlen(text), out, &bad);
+	if (verdict != ACP_JSON_OK)
+		acp_log(ACP_LOG_ERROR, "database: a result cannot be read: %s",
+			verdict == ACP_JSON_NO_MEMORY ? "out of memory" : bad.message);
+	return verdict == ACP_JSON_OK ? ACP_OK : ACP_INTERNAL_ERROR;
+}
+
+/* A column of type jsonb of one row. */
+static enum acp_code parse_column(const PGresult *rows, int column, struct json_object **out)
+{
+	bool none = PQntuples(rows) != 1 || PQgetisnull(rows, 0, column);
+	return parse_text(none ? NULL : PQgetvalue(rows, 0, column), out);
+}
 
 /* Runs a statement whose one column is jsonb (or null). */
 static enum acp_code fetch_json(struct acp_db_conn *conn, struct acp_db_pool *pool, const char *sql, int count,
@@ -100,17 +189,8 @@ static enum acp_code fetch_json(struct acp_db_conn *conn, struct acp_db_pool *po
 	enum acp_db_status status = conn ? acp_db_exec(conn, sql, count, values, 0, &rows, error)
 					 : acp_db_read(pool, sql, count, values, &rows, error);
 	enum acp_code code = code_of(status, error, what);
-	if (code != ACP_OK)
-		return code;
-	*out = NULL;
-	if (PQntuples(rows) == 1 && !PQgetisnull(rows, 0, 0)) {
-		struct json_tokener *tokener = json_tokener_new_ex(128);
-		*out = tokener ? json_tokener_parse_ex(tokener, PQgetvalue(rows, 0, 0), PQgetlength(rows, 0, 0) + 1)
-			       : NULL;
-		bool parsed = tokener && json_tokener_get_error(tokener) == json_tokener_success;
-		json_tokener_free(tokener);
-		code = parsed ? ACP_OK : ACP_INTERNAL_ERROR;
-	}
+	if (code == ACP_OK)
+		code = parse_column(rows, 0, out);
 	PQclear(rows);
 	return code;
 }
@@ -122,6 +202,15 @@ static enum acp_code get_usage(void *self, const char *tenant_id, const char *pe
 	const char *values[] = {tenant_id, period, pg->free_limit};
 	return fetch_json(NULL, pg->pool, "SELECT acp.usage($1, ($2 || '-01')::date, $3)", 3, values, usage, &error,
 			  "usage");
+}
+
+static enum acp_code get_invoice(void *self, const char *tenant_id, const char *period, struct json_object **invoice)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	const char *values[] = {tenant_id, period, pg->config->invoice_minimum};
+	return fetch_json(NULL, pg->pool, "SELECT acp.invoice_json($1, ($2 || '-01')::date, $3)", 3, values, invoice,
+			  &error, "invoice");
 }
 
 static enum acp_code get_price(void *self, const char *unit, const char *action, int64_t quantity,
@@ -230,36 +319,13 @@ static void rollback(struct acp_tx *tx)
 	end_tx(tx);
 }
 
-/* Length of the identifier at the start of a text; 0: there is none. */
-static size_t identifier(const char *text)
-{
-	size_t len = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_");
-	return len <= 63 ? len : 0;
-}
-
-/* The function as SQL names it: acp.<name>, or "schema"."name". Names come from the action registry, never from a
- * request; still, nothing but two identifiers may get through. */
-static bool function_name(const char *function, char out[160])
-{
-	size_t first = identifier(function);
-	const char *rest = function + first;
-	size_t second = *rest == '.' ? identifier(rest + 1) : 0;
-	if (first && !*rest)
-		snprintf(out, 160, "acp.%s", function);
-	else if (first && second && !rest[1 + second])
-		snprintf(out, 160, "\"%.*s\".\"%s\"", (int)first, function, rest + 1);
-	else
-		return false;
-	return true;
-}
-
 static enum acp_code run(struct acp_tx *tx, const char *function, const char *tenant_id, struct json_object *params,
 			 struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
 {
-	char name[160];
+	char name[ACP_FUNCTION_SIZE];
 	char sql[256];
 	struct acp_db_error error;
-	if (!function_name(function, name))
+	if (!acp_function_name(function, name))
 		return ACP_INTERNAL_ERROR;
 	snprintf(sql, sizeof sql, "SELECT %s($1::uuid, $2::jsonb, $3::jsonb)", name);
 	const char *values[] = {tenant_id, event_text(params), event_text(ctx)};
@@ -268,6 +334,34 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 	if (code == ACP_UNAVAILABLE && tx->read_only && strcmp(error.sqlstate, "25006") == 0)
 		code = ACP_INTERNAL_ERROR;
 	read_refusal(code, &error, refusal);
+	return code;
+}
+
+static enum acp_code parse_read(const struct acp_read *read, struct acp_result *result)
+{
+	enum acp_code code = parse_text(read->data, &result->data);
+	if (code == ACP_OK && read->meta)
+		code = parse_text(read->meta, &result->meta);
+	if (read->quantity)
+		result->quantity = strtoll(read->quantity, NULL, 10);
+	return code;
+}
+
+static enum acp_code read_only_call(void *self, const char *function, const char *tenant_id, struct json_object *params,
+				    struct json_object *ctx, struct acp_result *result, struct acp_refusal *refusal)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	struct acp_read read;
+	enum acp_db_status status =
+		acp_reader_call(pg->reader, function, tenant_id, event_text(params), event_text(ctx), &read, &error);
+	enum acp_code code = code_of(status, &error, function);
+	if (code == ACP_UNAVAILABLE && strcmp(error.sqlstate, "25006") == 0)
+		code = ACP_INTERNAL_ERROR;
+	read_refusal(code, &error, refusal);
+	if (code == ACP_OK)
+		code = parse_read(&read, result);
+	acp_read_release(&read);
 	return code;
 }
 
@@ -285,11 +379,12 @@ static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn 
 {
 	static const char sql[] = "SELECT acp.settle($1, $2, $3, $4, $5, $6, $7)";
 	PGresult *rows = NULL;
+	struct json_object *event = acp_event_json(end->event);
 	char *sealed = end->sealed ? malloc(2 * end->sealed_len + 3) : NULL;
 	if (sealed)
 		acp_db_bytea(end->sealed, end->sealed_len, sealed);
-	const char *values[] = {event_text(end->event),
-				end->reserved ? acp_json_string(end->event, "event_id") : NULL,
+	const char *values[] = {event_text(event),
+				end->reserved ? end->event->event_id : NULL,
 				enforces_here(pg->config) ? pg->free_limit : NULL,
 				end->claim,
 				sealed,
@@ -298,6 +393,7 @@ static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn 
 	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 7, values, timeout_ms, &rows, error)
 					 : acp_db_once(pg->pool, sql, 7, values, timeout_ms, &rows, error);
 	free(sealed);
+	json_object_put(event);
 	if (status == ACP_DB_OK) {
 		*used = PQgetisnull(rows, 0, 0) ? -1 : strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
 		PQclear(rows);
@@ -305,11 +401,111 @@ static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn 
 	return status;
 }
 
+/* What nothing else has to be done with but storing it: such rows may wait in the journal. */
+static bool stands_alone(const struct acp_settlement *end)
+{
+	return !end->claim && !end->approval;
+}
+
+/* The row waits on this host's disk until the database is back. A free call that it could not count says so. */
+static bool keep(struct acp_pg_plane *pg, struct acp_event *event)
+{
+	bool free_call = event->billable && event->tier && strcmp(event->tier, "free") == 0;
+	if (!pg->journal || (free_call && !acp_event_failed_open(event)))
+		return false;
+	struct json_object *json = acp_event_json(event);
+	bool kept = json && acp_journal_append(pg->journal, &json, 1);
+	json_object_put(json);
+	return kept;
+}
+
+/* What became of a call that was stored, or was not. */
+static enum acp_code end_store(struct acp_pg_plane *pg, struct acp_event *event, const struct acp_writer_result *result)
+{
+	if (result->status == ACP_DB_LOST && keep(pg, event))
+		return ACP_OK;
+	return result->refused ? ACP_UPGRADE_REQUIRED : code_of(result->status, result->error, "audit");
+}
+
+static void give_time(struct acp_pg_plane *pg, struct acp_event *event)
+{
+	if (event->ts)
+		return;
+	acp_key_cache_clock(pg->keys, event->own.ts);
+	event->ts = event->own.ts;
+}
+
+static enum acp_code store(struct acp_pg_plane *pg, const struct acp_settlement *end, int64_t *used)
+{
+	struct acp_db_error error;
+	struct acp_event *event = end->event;
+	struct acp_writer_result result = {.used = -1, .error = &error};
+	give_time(pg, event);
+	if (event->forward || event->unless_onboarded)
+		result.status = settle_on(pg, NULL, end, 0, &result.used, &error);
+	else
+		acp_writer_store(pg->writer, event, end->reserved, &result, &error);
+	*used = result.used;
+	return end_store(pg, event, &result);
+}
+
+struct later {
+	struct acp_pg_plane *pg;
+	struct acp_event *event;
+	acp_settled *settled;
+	void *arg;
+};
+
+static void stored(void *arg, const struct acp_writer_result *result)
+{
+	const struct later later = *(struct later *)arg;
+	free(arg);
+	later.settled(later.arg, end_store(later.pg, later.event, result), result->used);
+}
+
+static bool settle_later(void *self, const struct acp_settlement *end, acp_settled *settled, void *arg)
+{
+	struct acp_pg_plane *pg = self;
+	if (!stands_alone(end) || end->event->forward)
+		return false;
+	struct later *later = malloc(sizeof *later);
+	if (!later)
+		return false;
+	*later = (struct later){pg, end->event, settled, arg};
+	give_time(pg, end->event);
+	if (acp_writer_store_later(pg->writer, end->event, end->reserved, stored, later))
+		return true;
+	free(later);
+	return false;
+}
+
+/* A connection that broke during the commit leaves its outcome unknown: the row tells it. A server that crashed is
+ * asked as soon as it is back; at the end of its recovery what is not there never will be. */
+static bool committed_all_the_same(struct acp_pg_plane *pg, const struct acp_event *event)
+{
+	static const char sql[] = "SELECT acp.audit_found($1, $2, $3)";
+	const struct timespec pause = {.tv_nsec = 100 * 1000000L};
+	uint64_t deadline = acp_monotonic_us() + (uint64_t)pg->config->db_timeout * 1000u;
+	struct acp_db_error error;
+	PGresult *rows = NULL;
+	const char *values[] = {event->tenant_id, event->ts, event->event_id};
+	while (acp_db_read(pg->pool, sql, 3, values, &rows, &error) != ACP_DB_OK) {
+		if (acp_monotonic_us() >= deadline)
+			return false;
+		nanosleep(&pause, NULL);
+	}
+	bool stored = *PQgetvalue(rows, 0, 0) == 't';
+	PQclear(rows);
+	return stored;
+}
+
 static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *used)
 {
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	*used = -1;
+	if (!tx && stands_alone(end))
+		return store(pg, end, used);
 	enum acp_db_status status = settle_on(pg, tx ? tx->conn : NULL, end, 0, used, &error);
 	if (tx && status == ACP_DB_OK)
 		status = acp_db_exec(tx->conn, "COMMIT", 0, NULL, 0, NULL, &error);
@@ -317,6 +513,11 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 		end_tx(tx);
 	else if (tx)
 		rollback(tx);
+	/* Also when the outcome is unknown: asking once more than needed does no harm. */
+	if (end->changes_access)
+		acp_shared_counter_add(pg->changes);
+	if (status == ACP_DB_LOST && !error.timed_out && committed_all_the_same(pg, end->event))
+		return ACP_OK;
 	return code_of(status, &error, "settle");
 }
 
@@ -325,8 +526,10 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	int64_t used;
+	if (stands_alone(end))
+		return store(pg, end, &used);
 	/* A call that found the database away has waited long enough. */
-	const char *code = acp_json_string(end->event, "error_code");
+	const char *code = end->event->error_code;
 	int timeout_ms = code && strcmp(code, acp_code_name(ACP_UNAVAILABLE)) == 0 ? 1000 : 0;
 	return code_of(settle_on(pg, NULL, end, timeout_ms, &used, &error), &error, "audit");
 }
@@ -368,6 +571,20 @@ static enum acp_code claim(void *self, const char *tenant_id, const char *action
 
 /* Other kernels ------------------------------------------------------------------------------------------------ */
 
+/* A month of all tenants takes longer than a call may. */
+static enum acp_code run_long(struct acp_pg_plane *pg, const char *sql, const char *const *values,
+			      struct json_object **reply, struct acp_db_error *error)
+{
+	enum { TEN_MINUTES_MS = 600000 };
+	PGresult *rows = NULL;
+	enum acp_code code =
+		code_of(acp_db_once(pg->pool, sql, 2, values, TEN_MINUTES_MS, &rows, error), error, "billing run");
+	if (code == ACP_OK)
+		code = parse_column(rows, 0, reply);
+	PQclear(rows);
+	return code;
+}
+
 static enum acp_code hub(void *self, const char *name, struct json_object *body, struct json_object *ctx,
 			 struct json_object **reply, struct acp_refusal *refusal)
 {
@@ -376,11 +593,16 @@ static enum acp_code hub(void *self, const char *name, struct json_object *body,
 	struct acp_db_error error;
 	if (name[strspn(name, "abcdefghijklmnopqrstuvwxyz_")] ||
 	    !acp_json_add_string(ctx, "free_limit", pg->free_limit) ||
-	    !acp_json_add_string(ctx, "reservation_ttl", pg->reservation_ttl))
+	    !acp_json_add_string(ctx, "reservation_ttl", pg->reservation_ttl) ||
+	    !acp_json_add_string(ctx, "invoice_minimum", pg->config->invoice_minimum))
 		return ACP_INTERNAL_ERROR;
 	snprintf(sql, sizeof sql, "SELECT acp.hub_%s($1, $2)", name);
 	const char *values[] = {event_text(body), event_text(ctx)};
-	enum acp_code code = fetch_json(NULL, pg->pool, sql, 2, values, reply, &error, name);
+	enum acp_code code = strcmp(name, "billing_run") == 0
+				     ? run_long(pg, sql, values, reply, &error)
+				     : fetch_json(NULL, pg->pool, sql, 2, values, reply, &error, name);
+	if (strcmp(name, "revoke") == 0 || strcmp(name, "tenants_update") == 0)
+		acp_shared_counter_add(pg->changes);
 	read_refusal(code, &error, refusal);
 	return code;
 }
@@ -441,6 +663,7 @@ static struct json_object *onboarding_json(const struct acp_onboarding *in)
 	     acp_json_add_string(p, "key_prefix", in->key_shown) && acp_json_add_string(p, "key_name", "first key") &&
 	     acp_json_add_string(p, "salt", in->salt) && acp_json_add_string(p, "fingerprint", in->fingerprint) &&
 	     acp_json_add(p, "scopes", json_object_get(scopes)) &&
+	     acp_json_add(p, "customer", json_object_new_boolean(in->customer)) &&
 	     (!in->organization_name || acp_json_add_string(p, "organization_name", in->organization_name)) &&
 	     (!in->idempotency_key || acp_json_add_string(p, "idempotency_key", in->idempotency_key));
 	json_object_put(scopes);
@@ -462,8 +685,28 @@ static enum acp_code read_onboarded(const PGresult *rows, struct acp_onboarded *
 	copy_column(out->api_key_id, sizeof out->api_key_id, rows, 2);
 	copy_column(out->salt, sizeof out->salt, rows, 3);
 	out->created_at = strtoll(PQgetvalue(rows, 0, 4), NULL, 10);
-	out->pricing = json_tokener_parse(PQgetvalue(rows, 0, 5));
+	out->pricing = acp_json_own(PQgetvalue(rows, 0, 5));
 	return ACP_OK;
+}
+
+/* A connection that broke leaves it unknown whether the tenant was made. Sent again, the statement knows its own tenant
+ * and does not make it twice; a server that crashed is asked as soon as it is back. That others find it away meanwhile
+ * ends nothing here: the tenant may be there, and nobody else has its key. */
+static enum acp_db_status make_tenant(struct acp_pg_plane *pg, const char *sql, const char *const *values,
+				      PGresult **rows, struct acp_db_error *error)
+{
+	const struct timespec pause = {.tv_nsec = 100 * 1000000L};
+	uint64_t deadline = acp_monotonic_us() + (uint64_t)pg->config->db_timeout * 1000u;
+	struct acp_db_conn *conn = acp_db_take(pg->pool, error);
+	if (!conn)
+		return ACP_DB_LOST;
+	enum acp_db_status status = acp_db_exec(conn, sql, 3, values, 0, rows, error);
+	acp_db_give(pg->pool, conn);
+	while (status == ACP_DB_LOST && acp_monotonic_us() < deadline) {
+		nanosleep(&pause, NULL);
+		status = acp_db_once(pg->pool, sql, 3, values, 0, rows, error);
+	}
+	return status;
 }
 
 static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct acp_onboarded *out)
@@ -480,7 +723,7 @@ static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct
 		return ACP_INTERNAL_ERROR;
 	acp_db_bytea(in->key_hash, ACP_SHA256_LEN, hash);
 	const char *values[] = {event_text(p), hash, event_text(in->event)};
-	enum acp_db_status status = acp_db_once(pg->pool, sql, 3, values, 0, &rows, &error);
+	enum acp_db_status status = make_tenant(pg, sql, values, &rows, &error);
 	enum acp_code code = code_of(status, &error, "onboard");
 	json_object_put(p);
 	if (code == ACP_OK)
@@ -510,6 +753,48 @@ static enum acp_code delivery_done(void *self, struct json_object *outcome)
 	const char *values[] = {event_text(outcome)};
 	return code_of(acp_db_once(pg->pool, "SELECT acp.delivery_done($1)", 1, values, 0, NULL, &error), &error,
 		       "end of a webhook delivery");
+}
+
+/* Money --------------------------------------------------------------------------------------------------------- */
+
+static enum acp_code money(void *self, const char *function, struct json_object *what, struct json_object **reply,
+			   struct acp_refusal *refusal)
+{
+	char name[ACP_FUNCTION_SIZE], sql[ACP_FUNCTION_SIZE + 16];
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	if (!acp_function_name(function, name))
+		return ACP_INTERNAL_ERROR;
+	snprintf(sql, sizeof sql, "SELECT %s($1)", name);
+	const char *values[] = {event_text(what)};
+	enum acp_code code = fetch_json(NULL, pg->pool, sql, 1, values, reply, &error, function);
+	/* Nearly all of it may change what a tenant pays: asking once more than needed does no harm. */
+	if (strcmp(function, "obligations_take") != 0)
+		acp_shared_counter_add(pg->changes);
+	read_refusal(code, &error, refusal);
+	return code;
+}
+
+/* The operator's view of the console. A month of all tenants takes longer than a call may. */
+static enum acp_code console(void *self, const char *function, struct json_object *what, struct json_object **reply,
+			     struct acp_refusal *refusal)
+{
+	enum { HALF_MINUTE_MS = 30000 };
+	char name[ACP_FUNCTION_SIZE], sql[ACP_FUNCTION_SIZE + 16];
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	PGresult *rows = NULL;
+	if (!acp_function_name(function, name))
+		return ACP_INTERNAL_ERROR;
+	snprintf(sql, sizeof sql, "SELECT %s($1)", name);
+	const char *values[] = {event_text(what)};
+	enum acp_code code =
+		code_of(acp_db_once(pg->pool, sql, 1, values, HALF_MINUTE_MS, &rows, &error), &error, function);
+	if (code == ACP_OK)
+		code = parse_column(rows, 0, reply);
+	PQclear(rows);
+	read_refusal(code, &error, refusal);
+	return code;
 }
 
 /* Readiness ---------------------------------------------------------------------------------------------------- */
@@ -543,15 +828,64 @@ static enum acp_code ready(void *self, char *why, size_t why_size)
 	return ACP_UNAVAILABLE;
 }
 
+static enum acp_code gauges(void *self, struct json_object **list)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	if (acp_db_away(pg->pool))
+		return ACP_UNAVAILABLE;
+	return fetch_json(NULL, pg->pool, "SELECT acp.gauges()", 0, NULL, list, &error, "gauges");
+}
+
+/* The journal ------------------------------------------------------------------------------------------------- */
+
+static void open_journal(struct acp_pg_plane *pg)
+{
+	char why[512];
+	if (!*pg->config->journal_dir)
+		return;
+	pg->journal = acp_journal_open(pg->config->journal_dir, pg->config->journal_max_bytes, why, sizeof why);
+	if (!pg->journal)
+		acp_log(ACP_LOG_WARNING, "%s; while PostgreSQL is away every call is refused", why);
+}
+
+static void roll_up(struct acp_pg_plane *pg)
+{
+	struct acp_db_error error;
+	if (acp_db_once(pg->pool, "SELECT acp.usage_roll_up()", 0, NULL, 0, NULL, &error) == ACP_DB_REFUSED)
+		acp_log(ACP_LOG_WARNING, "database: usage_roll_up: %s", error.message);
+}
+
+/* Replays what this process, or one that died, left in the journal (with nothing there: a look into a folder), and adds
+ * up what calls have counted. */
+static void catch_up(void *self)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_journal_counts counts;
+	roll_up(pg);
+	struct acp_pg_journal into = {.pool = pg->pool, .config = pg->config};
+	if (!pg->journal)
+		return;
+	acp_journal_replay(pg->journal, acp_pg_journal_commit, &into, &counts);
+	if (counts.events)
+		acp_log(ACP_LOG_INFO,
+			"journal: %lld audit rows are in PostgreSQL now (%lld were there before, %lld not billable for "
+			"want "
+			"of room in the allowance)",
+			(long long)counts.events, (long long)into.duplicates, (long long)into.uncounted);
+}
+
 static void maintain(void *self)
 {
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	if (acp_db_once(pg->pool, "SELECT acp.maintain()", 0, NULL, 0, NULL, &error) != ACP_DB_OK)
 		acp_log(ACP_LOG_WARNING, "database: maintenance: %s", error.message);
+	acp_seal_when_due(pg->pool, pg->config);
 }
 
-struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct acp_control_plane *plane)
+struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct acp_shared_counter *changes,
+				      struct acp_control_plane *plane)
 {
 	struct acp_pg_plane *pg = calloc(1, sizeof *pg);
 	if (!pg)
@@ -559,27 +893,40 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 	pg->config = config;
 	pg->pool = acp_db_pool_new(config->database_url, (int)config->db_connections, (int)config->db_connect_timeout,
 				   (int)config->db_timeout);
-	if (!pg->pool) {
-		free(pg);
-		return NULL;
-	}
+	pg->keys = acp_key_cache_new(config->key_cache_ms, changes);
+	pg->changes = changes;
 	snprintf(pg->free_limit, sizeof pg->free_limit, "%lld", (long long)config->free_calls_limit);
 	snprintf(pg->reservation_ttl, sizeof pg->reservation_ttl, "%lld", (long long)config->reservation_ttl);
 	snprintf(pg->idempotency_lease, sizeof pg->idempotency_lease, "%lld", (long long)config->idempotency_lease);
 	snprintf(pg->warn_at_percent, sizeof pg->warn_at_percent, "%lld", (long long)config->warn_at_percent);
+	const struct acp_writer_options options = {.writers = (int)config->audit_writers,
+						   .own_chains = config->workers > config->processes,
+						   .free_limit = enforces_here(config) ? pg->free_limit : NULL,
+						   .warn_at_percent = pg->warn_at_percent};
+	pg->writer = acp_writer_new(pg->pool, pg->keys, &options);
+	pg->reader = acp_reader_new(pg->pool);
+	if (!pg->pool || !pg->keys || !pg->writer || !pg->reader) {
+		acp_pg_plane_free(pg);
+		return NULL;
+	}
+	open_journal(pg);
 	*plane = (struct acp_control_plane){
 		.self = pg,
 		.authenticate = authenticate,
+		.usage_at_settle = true,
 		.get_usage = get_usage,
+		.get_invoice = get_invoice,
 		.reserve = reserve,
 		.get_price = get_price,
 		.live_count = live_count,
 		.authorize = authorize,
 		.begin = begin,
 		.run = run,
+		.read = read_only_call,
 		.rollback = rollback,
 		.claim = claim,
 		.settle = settle,
+		.settle_later = settle_later,
 		.record = record,
 		.hub = hub,
 		.outbox_take = outbox_take,
@@ -587,7 +934,11 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 		.onboard = onboard,
 		.deliveries_take = deliveries_take,
 		.delivery_done = delivery_done,
+		.money = money,
+		.console = console,
+		.catch_up = catch_up,
 		.maintain = maintain,
+		.gauges = gauges,
 		.ready = ready,
 	};
 	return pg;
@@ -595,7 +946,13 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 
 void acp_pg_plane_free(struct acp_pg_plane *pg)
 {
-	if (pg)
-		acp_db_pool_free(pg->pool);
+	if (!pg)
+		return;
+	if (pg->journal)
+		acp_journal_close(pg->journal);
+	acp_reader_free(pg->reader);
+	acp_writer_free(pg->writer);
+	acp_key_cache_free(pg->keys);
+	acp_db_pool_free(pg->pool);
 	free(pg);
 }

@@ -4,15 +4,18 @@
 
 #include "settings.h"
 #include "plane.h"
+#include "shared_counter.h"
 
 /* The newest migration this program knows. */
-#define ACP_SCHEMA_VERSION 1
+#define ACP_SCHEMA_VERSION 8
 
 struct acp_pg_plane;
 
 /* Makes the plane of one process (after fork). Connects on demand. NULL when memory is lacking. The config is only
- * referred to. plane is filled; its functions may be used by any number of threads. */
-struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct acp_control_plane *plane) ACP_MUSTCHECK;
+ * referred to. changes (borrowed): shared by the processes of this host, raised when one of them changed a key or
+ * tenant. plane is filled; its functions may be used by any number of threads. */
+struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct acp_shared_counter *changes,
+				      struct acp_control_plane *plane) ACP_MUSTCHECK;
 void acp_pg_plane_free(struct acp_pg_plane *pg);
 
 #endif

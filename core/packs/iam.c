@@ -11,8 +11,10 @@ static enum acp_code check_grant(struct acp_call *call, struct json_object *scop
 			continue;
 		char at[96];
 		snprintf(at, sizeof at, "%.60s/%zu", field, i);
-		return acp_call_fail(call, ACP_SCOPE_DENIED, at, "a key cannot grant %s, which it does not have",
-				     scope);
+		return acp_call_fail(
+			call, ACP_SCOPE_DENIED, at,
+			"a key cannot grant %s, which it does not have; leave it out, or call with a key that has it",
+			scope);
 	}
 	return ACP_OK;
 }
@@ -58,7 +60,7 @@ static enum acp_code store_key(struct acp_call *call, const char *function, stru
 	char key[ACP_KEY_MAX];
 	struct json_object *whole = with_new_key(call, params, key);
 	enum acp_code code = whole ? acp_call_sql(call, function, whole, &result->data) : ACP_INTERNAL_ERROR;
-	if (code == ACP_OK && !acp_call_dry_run(call) && !acp_json_add_string(result->data, "api_key", key))
+	if (code == ACP_OK && !acp_call_dry_run(call) && !acp_json_add_secret(result->data, "api_key", key))
 		code = ACP_INTERNAL_ERROR;
 	acp_wipe(key, sizeof key);
 	json_object_put(whole);
@@ -131,6 +133,7 @@ static const struct acp_action actions[] = {
 							  ",\"expires_at\":" EXPIRES ",\"rate_limit\":" RATE),
 		.run = update_key,
 		.writes = true,
+		.changes_access = true,
 		.supports_dry_run = true,
 	},
 	{
@@ -141,6 +144,7 @@ static const struct acp_action actions[] = {
 		.run = acp_run_sql,
 		.sql_function = "iam_keys_revoke",
 		.writes = true,
+		.changes_access = true,
 		.supports_dry_run = true,
 		.rate_limit = 20,
 	},
@@ -154,6 +158,7 @@ static const struct acp_action actions[] = {
 					",\"grace_seconds\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":604800}"),
 		.run = rotate_key,
 		.writes = true,
+		.changes_access = true,
 		.supports_dry_run = true,
 		.rate_limit = 20,
 		.ceiling = "keys",

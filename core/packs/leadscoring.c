@@ -37,8 +37,8 @@ static enum acp_code score_leads(struct acp_call *call, struct json_object *weig
 			json_object_put(row);
 			return ACP_INTERNAL_ERROR;
 		}
-		if (!acp_json_add_string(row, "id", acp_json_string(lead, "id")) ||
-		    !acp_json_add(row, "score", acp_json_double(score)))
+		if (!acp_json_put(row, "id", json_object_get(acp_json_member(lead, "id"))) ||
+		    !acp_json_put(row, "score", acp_json_double(score)))
 			return ACP_INTERNAL_ERROR;
 	}
 	return ACP_OK;
@@ -72,7 +72,7 @@ static enum acp_code compute_scores(struct acp_call *call, struct json_object *p
 	} else if (code == ACP_OK) {
 		struct json_object *scores = json_object_new_array();
 		result->data = json_object_new_object();
-		if (!scores || !result->data || !acp_json_add(result->data, "scores", json_object_get(scores)))
+		if (!scores || !result->data || !acp_json_put(result->data, "scores", json_object_get(scores)))
 			code = ACP_INTERNAL_ERROR;
 		else
 			code = score_leads(call, weights, leads, scores);
@@ -148,7 +148,7 @@ static const struct acp_action actions[] = {
 		.name = "domain.leadscoring.scores.compute",
 		.scope = "manage.domain",
 		.description =
-			"Scores up to 100 leads with the given weights or with those of a model; billed by the lead.",
+			"Scores up to 100 leads with the given weights or with those of a model; counted by the lead.",
 		.params_schema =
 			"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"leads\"],\"properties\":{"
 			"\"model_id\":" UUID ",\"weights\":" WEIGHTS ","

@@ -17,6 +17,8 @@ static enum acp_code list_actions(struct acp_call *call, struct json_object *par
 		/* A reply owns its tree; the definitions are shared by all threads. */
 		ok = json_object_deep_copy(kernel->entries[i].def, &def, NULL) == 0 &&
 		     json_object_array_add(list, def) == 0;
+		if (!ok)
+			json_object_put(def);
 	}
 	ok = ok && acp_json_add(result->data, "actions", json_object_get(list)) &&
 	     acp_json_add_string(result->data, "api_version", ACP_API_VERSION) &&
@@ -52,6 +54,19 @@ static const struct acp_action actions[] = {
 		.description = "Tells the versions of the API and of this program.",
 		.params_schema = NO_PARAMS,
 		.run = version,
+	},
+	{
+		.name = "meta.activity",
+		.scope = "manage.read",
+		.description = "Shows the tenant's calls of a month by outcome, its latest failed and refused calls, "
+			       "and when its keys were used last.",
+		.params_schema =
+			"{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{\"period\":{\"type\":"
+			"\"string\",\"format\":\"month\",\"pattern\":\"^[1-9][0-9]{3}-(0[1-9]|1[0-2])$\"},\"limit\":{"
+			"\"type\":\"integer\","
+			"\"minimum\":1,\"maximum\":200}}}",
+		.run = acp_run_sql,
+		.sql_function = "meta_activity",
 	},
 	{0},
 };

@@ -18,8 +18,8 @@ static struct json_object *with_secret(const struct acp_call *call, struct json_
 	char sealed[ACP_WEBHOOK_SEALED_HEX];
 	struct json_object *whole = NULL;
 	const char *id = new_id ? new_id : acp_json_string(params, "webhook_id");
-	acp_webhook_new_secret(acp_call_kernel(call)->config, id, secret, sealed);
-	if (json_object_deep_copy(params, &whole, NULL) == 0 && acp_json_add_string(whole, "new_sealed", sealed) &&
+	if (acp_webhook_new_secret(acp_call_kernel(call)->config, id, secret, sealed) &&
+	    json_object_deep_copy(params, &whole, NULL) == 0 && acp_json_add_string(whole, "new_sealed", sealed) &&
 	    (!new_id || acp_json_add_string(whole, "new_id", new_id)))
 		return whole;
 	json_object_put(whole);
@@ -33,7 +33,7 @@ static enum acp_code store_secret(struct acp_call *call, const char *function, s
 	char secret[ACP_WEBHOOK_SECRET_TEXT];
 	struct json_object *whole = with_secret(call, params, new_id, secret);
 	enum acp_code code = whole ? acp_call_sql(call, function, whole, &result->data) : ACP_INTERNAL_ERROR;
-	if (code == ACP_OK && !acp_call_dry_run(call) && !acp_json_add_string(result->data, "secret", secret))
+	if (code == ACP_OK && !acp_call_dry_run(call) && !acp_json_add_secret(result->data, "secret", secret))
 		code = ACP_INTERNAL_ERROR;
 	acp_wipe(secret, sizeof secret);
 	json_object_put(whole);

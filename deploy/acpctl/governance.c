@@ -2,6 +2,10 @@
 #include "acpctl.h"
 
 #include "crypto.h"
+#include "kernel.h"
+#include "schema.h"
+
+extern const struct acp_pack acp_pack_governance;
 
 static int list(struct ctl *ctl, const char *statement)
 {
@@ -30,46 +34,70 @@ int ctl_approval_list(struct ctl *ctl)
 }
 
 /* The params schema of governance.propose_policy is what a policy must satisfy, whoever makes it. */
+static bool fits_schema(struct json_object *policy)
+{
+	struct acp_schema_error bad;
+	struct json_object *tree = json_tokener_parse(acp_pack_governance.actions[0].params_schema);
+	struct acp_schema *schema = acp_schema_compile(tree, &bad);
+	struct json_object *params = json_object_new_object();
+	json_object_object_add(params, "policy", json_object_get(policy));
+	bool good = schema && acp_schema_check(schema, params, &bad);
+	/* "/policy/time_window/from" is time_window/from of what was given */
+	const char *place = strncmp(bad.pointer, "/policy/", 8) == 0 ? bad.pointer + 8 : "it";
+	if (!good)
+		ctl_fail("the policy: %s %s; acpctl(8) says what a policy has", place, bad.message);
+	acp_schema_free(schema);
+	json_object_put(params);
+	json_object_put(tree);
+	return good;
+}
+
 static bool policy_ok(const char *text)
 {
 	struct acp_json_error bad;
 	struct json_object *policy = NULL;
 	const struct acp_json_limits limits = {65536, 8, 1000};
 	bool parsed = acp_json_parse(text, strlen(text), &limits, &policy, &bad) == ACP_JSON_OK;
-	bool good = parsed && acp_json_string(policy, "name") && acp_json_string(policy, "decision");
 	if (!parsed)
 		ctl_fail("the policy is not JSON: byte %zu: %s", bad.offset, bad.message);
-	else if (!good)
-		ctl_fail("a policy needs name and decision (allow, deny or require_approval)");
+	bool good = parsed && fits_schema(policy);
 	json_object_put(policy);
 	return good;
 }
 
 int ctl_policy_add(struct ctl *ctl)
 {
-	char id[ACP_UUID_LEN];
+	char id[ACP_UUID_LEN], tenant[ACP_UUID_LEN];
 	const char *policy = NULL;
 	struct ctl_option options[] = {{"--tenant", false, NULL}};
 	if (!ctl_options(ctl, options, ACP_COUNT(options), "POLICY (a JSON object)", &policy) || !policy_ok(policy))
 		return ACPCTL_USAGE;
+	if (options[0].value && !ctl_tenant_id(ctl, options[0].value, tenant))
+		return ACPCTL_FAILED;
 	acp_uuid(id);
-	const char *values[] = {id, options[0].value, policy};
+	const char *values[] = {id, options[0].value ? tenant : NULL, policy};
 	struct json_object *rows = ctl_query(ctl, "policy add", values);
 	if (!rows)
 		return ACPCTL_FAILED;
 	json_object_put(rows);
-	puts(id);
+	if (ctl->json || ctl->csv)
+		ctl_print_done(ctl, "policy_id", id, "added");
+	else
+		puts(id);
 	return ACPCTL_OK;
 }
 
 /* Runs a statement (id, word) that tells whether it changed anything. */
 static int decide(struct ctl *ctl, const char *statement, const char *word, const char *done)
 {
+	char id_name[32];
 	const char *id = NULL;
+	int noun = (int)strcspn(statement, " "); /* "policy", "proposal", "approval" */
 	if (!ctl_options(ctl, NULL, 0, "ID", &id))
 		return ACPCTL_USAGE;
 	if (!acp_is_uuid(id))
-		return ctl_fail("ID must be a UUID; the list command shows them");
+		return ctl_misuse("ID must be a UUID; acpctl %.*s list shows them", noun, statement);
+	snprintf(id_name, sizeof id_name, "%.*s_id", noun, statement);
 	const char *values[] = {id, word};
 	struct json_object *rows = ctl_query(ctl, statement, values);
 	if (!rows)
@@ -77,8 +105,10 @@ static int decide(struct ctl *ctl, const char *statement, const char *word, cons
 	bool changed = json_object_get_boolean(ctl_value(rows, "changed"));
 	json_object_put(rows);
 	if (!changed)
-		return ctl_fail("%s: there is none by this id that this could be done to", id);
-	printf("%s %s\n", done, id);
+		return ctl_fail("%s: there is no %.*s with this id, or none that can be %s (acpctl %.*s list shows "
+				"their states)",
+				id, noun, statement, done, noun, statement);
+	ctl_print_done(ctl, id_name, id, done);
 	return ACPCTL_OK;
 }
 

@@ -4,9 +4,9 @@
 #include "apikey.h"
 #include "crypto.h"
 #include "redact.h"
+#include "schema.h"
 
-/* The UUID of a tenant given by UUID or agent_id; false after saying that there is none. */
-static bool find_tenant(struct ctl *ctl, const char *given, char uuid[ACP_UUID_LEN])
+bool ctl_tenant_id(struct ctl *ctl, const char *given, char uuid[ACP_UUID_LEN])
 {
 	const char *values[] = {given};
 	struct json_object *rows = ctl_query(ctl, "tenant show", values);
@@ -42,7 +42,7 @@ int ctl_tenant_show(struct ctl *ctl)
 	const char *given = NULL;
 	if (!ctl_options(ctl, NULL, 0, "TENANT", &given))
 		return ACPCTL_USAGE;
-	if (!find_tenant(ctl, given, tenant))
+	if (!ctl_tenant_id(ctl, given, tenant))
 		return ACPCTL_FAILED;
 	snprintf(limit, sizeof limit, "%lld", (long long)ctl->config.free_calls_limit);
 	const char *values[] = {tenant, limit};
@@ -58,8 +58,31 @@ int ctl_tenant_show(struct ctl *ctl)
 	return ACPCTL_OK;
 }
 
+static bool agent_id_ok(const char *id)
+{
+	static const char may[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-";
+	size_t len = strlen(id);
+	return len >= 1 && len <= 128 && strspn(id, may) == len;
+}
+
+static bool email_ok(const char *text)
+{
+	struct acp_schema_error bad = {0};
+	struct json_object *rule = json_tokener_parse("{\"type\":\"string\",\"format\":\"email\",\"maxLength\":254}");
+	struct acp_schema *schema = acp_schema_compile(rule, &bad);
+	struct json_object *value = json_object_new_string(text);
+	bool good = schema && acp_schema_check(schema, value, &bad);
+	if (!good)
+		ctl_fail("--email %.260s: %s", text, bad.message);
+	acp_schema_free(schema);
+	json_object_put(value);
+	json_object_put(rule);
+	return good;
+}
+
 int ctl_tenant_create(struct ctl *ctl)
 {
+	char first[128];
 	char tenant[ACP_UUID_LEN];
 	struct ctl_option options[] = {{"--agent-id", true, NULL},
 				       {"--email", true, NULL},
@@ -69,12 +92,19 @@ int ctl_tenant_create(struct ctl *ctl)
 	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL))
 		return ACPCTL_USAGE;
 	if (options[4].value && !acp_is_uuid(options[4].value))
-		return ctl_fail("--tenant-id %.80s: not a UUID; give the tenant_uuid that the hub made",
-				options[4].value);
+		return ctl_misuse("--tenant-id %.80s: not a UUID; give the tenant_uuid that the hub made",
+				  options[4].value);
+	if (!agent_id_ok(options[0].value))
+		return ctl_misuse("--agent-id %.140s: must have 1 to 128 letters, digits, dots, underscores, colons or "
+				  "hyphens",
+				  options[0].value);
+	if (!email_ok(options[1].value) || !ctl_one_of("--product", ctl->config.products, options[3].value))
+		return ACPCTL_USAGE;
 	acp_uuid(tenant);
 	if (options[4].value)
 		snprintf(tenant, sizeof tenant, "%s", options[4].value);
-	const char *product = options[3].value ? options[3].value : ctl->config.products;
+	snprintf(first, sizeof first, "%.*s", (int)strcspn(ctl->config.products, " "), ctl->config.products);
+	const char *product = options[3].value ? options[3].value : first;
 	const char *values[] = {tenant, product, options[0].value, options[1].value, options[2].value};
 	struct json_object *rows = ctl_query(ctl, "tenant create", values);
 	if (!rows)
@@ -82,8 +112,12 @@ int ctl_tenant_create(struct ctl *ctl)
 	bool created = json_object_get_boolean(ctl_value(rows, "created"));
 	json_object_put(rows);
 	if (!created)
-		return ctl_fail("%s: this agent_id is taken", options[0].value);
-	puts(tenant);
+		return ctl_fail("%s: this agent_id is taken; acpctl tenant show %s shows whose it is", options[0].value,
+				options[0].value);
+	if (ctl->json || ctl->csv)
+		ctl_print_done(ctl, "tenant_id", tenant, "created");
+	else
+		puts(tenant);
 	return ACPCTL_OK;
 }
 
@@ -97,10 +131,16 @@ int ctl_tenant_update(struct ctl *ctl)
 				       {"--calls-limit", false, NULL}};
 	if (!ctl_options(ctl, options, ACP_COUNT(options), "TENANT", &given))
 		return ACPCTL_USAGE;
+	if (!ctl_one_of("--tier", "free paid", options[0].value) ||
+	    !ctl_one_of("--payment-method", "none setup_pending active", options[1].value) ||
+	    !ctl_one_of("--status", "active suspended closed", options[2].value))
+		return ACPCTL_USAGE;
 	const char *calls = options[3].value;
-	if (calls && strcmp(calls, "default") != 0 && (!*calls || calls[strspn(calls, "0123456789")]))
-		return ctl_fail("--calls-limit %s: must be a number of calls, or default", calls);
-	if (!find_tenant(ctl, given, tenant))
+	if (calls && strcmp(calls, "default") != 0 &&
+	    (!*calls || strlen(calls) > 9 || calls[strspn(calls, "0123456789")]))
+		return ctl_misuse("--calls-limit %.80s: must be a number of calls, at most 999999999, or default",
+				  calls);
+	if (!ctl_tenant_id(ctl, given, tenant))
 		return ACPCTL_FAILED;
 	bool usual = options[3].value && strcmp(options[3].value, "default") == 0;
 	const char *values[] = {tenant, options[0].value, options[1].value, options[2].value,
@@ -122,7 +162,7 @@ int ctl_key_list(struct ctl *ctl)
 	struct ctl_option options[] = {{"--tenant", false, NULL}};
 	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL))
 		return ACPCTL_USAGE;
-	if (options[0].value && !find_tenant(ctl, options[0].value, tenant))
+	if (options[0].value && !ctl_tenant_id(ctl, options[0].value, tenant))
 		return ACPCTL_FAILED;
 	const char *values[] = {options[0].value ? tenant : NULL};
 	struct json_object *rows = ctl_query(ctl, "key list", values);
@@ -164,10 +204,12 @@ int ctl_key_create(struct ctl *ctl)
 		{"--tenant", true, NULL}, {"--name", true, NULL}, {"--scopes", true, NULL}, {"--expires", false, NULL}};
 	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL) || !scopes_ok(options[2].value))
 		return ACPCTL_USAGE;
+	if (!*options[1].value || strlen(options[1].value) > 200)
+		return ctl_misuse("--name: must have 1 to 200 characters; acpctl key list shows it");
 	if (!*ctl->config.key_pepper)
 		return ctl_fail("key_pepper is not set: a key made without it would be refused by acp.fcgi; "
 				"name its configuration file with --config");
-	if (!find_tenant(ctl, options[0].value, tenant))
+	if (!ctl_tenant_id(ctl, options[0].value, tenant))
 		return ACPCTL_FAILED;
 	acp_random(seed, sizeof seed);
 	acp_key_from_seed(ctl->config.key_prefix, seed, key);
@@ -180,8 +222,14 @@ int ctl_key_create(struct ctl *ctl)
 	if (!rows)
 		return ACPCTL_FAILED;
 	json_object_put(rows);
-	fprintf(stderr, "key %s of tenant %s; it is shown only now:\n", key_id, tenant);
-	puts(key);
+	if (!ctl->json && !ctl->csv)
+		fprintf(stderr, "key %s of tenant %s; it is shown only now:\n", key_id, tenant);
+	if (ctl->json)
+		printf("{\"api_key_id\":\"%s\",\"tenant_id\":\"%s\",\"api_key\":\"%s\"}\n", key_id, tenant, key);
+	else if (ctl->csv)
+		printf("api_key_id,tenant_id,api_key\n%s,%s,%s\n", key_id, tenant, key);
+	else
+		puts(key);
 	acp_wipe(key, sizeof key);
 	acp_wipe(seed, sizeof seed);
 	return ACPCTL_OK;
@@ -193,7 +241,7 @@ int ctl_key_revoke(struct ctl *ctl)
 	if (!ctl_options(ctl, NULL, 0, "KEY_ID", &key_id))
 		return ACPCTL_USAGE;
 	if (!acp_is_uuid(key_id))
-		return ctl_fail("KEY_ID must be a UUID; acpctl key list shows them (never give the key itself)");
+		return ctl_misuse("KEY_ID must be a UUID; acpctl key list shows them (never give the key itself)");
 	const char *values[] = {key_id};
 	struct json_object *rows = ctl_query(ctl, "key revoke", values);
 	if (!rows)
@@ -202,6 +250,6 @@ int ctl_key_revoke(struct ctl *ctl)
 	json_object_put(rows);
 	if (!revoked)
 		return ctl_fail("%s: there is no such key, or it was revoked before", key_id);
-	printf("revoked %s\n", key_id);
+	ctl_print_done(ctl, "api_key_id", key_id, "revoked");
 	return ACPCTL_OK;
 }

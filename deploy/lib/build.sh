@@ -41,7 +41,7 @@ build_tree() {
 	: >"$log"
 	if [ ! -f "$REPO/$name/Makefile" ]; then
 		ensure_configure "$log" || return 1
-		logged "$log" "Configuring in $name/" in_dir "$REPO/$name" ../configure "$@" || return 1
+		logged "$log" "Configuring in $name/" in_dir "$REPO/$name" "$(realpath --relative-to="$REPO/$name" "$REPO")/configure" "$@" || return 1
 	fi
 	logged "$log" "Building in $name/" make -C "$REPO/$name" -j"$(nproc)"
 }

@@ -6,8 +6,14 @@ BUILD_PACKAGES=(gcc make libc6-dev autoconf automake pkg-config libfcgi-dev libj
 RUN_PACKAGES=(postgresql curl jq openssl procps python3)
 LIGHTTPD_PACKAGES=(lighttpd)
 APACHE_PACKAGES=(apache2 libapache2-mod-fcgid)
+NGINX_PACKAGES=(nginx)
+CADDY_PACKAGES=(caddy)
 TEST_PACKAGES=(clang libclang-rt-14-dev pgtap libtap-parser-sourcehandler-pgtap-perl python3 libfcgi-bin mandoc xz-utils
-	shellcheck universal-ctags)
+	shellcheck universal-ctags prometheus pgbouncer chromium cppcheck clang-tidy)
+PACKAGE_PACKAGES=(debhelper dpkg-dev fakeroot lintian debootstrap systemd-container)
+BENCH_PACKAGES=(wrk nginx)
+# Of the parts that run only where named.
+ANALYSIS_PACKAGES=(clang-tools valgrind gcovr)
 
 POLICY=/usr/sbin/policy-rc.d
 POLICY_MARK='# acp-fcgi: temporary, keeps packages from starting their services; remove it if no installation runs'
@@ -116,7 +122,7 @@ disable_new_services() {
 	local name
 	for name in "$@"; do
 		case $name in
-		lighttpd | apache2 | postgresql)
+		lighttpd | apache2 | nginx | caddy | postgresql | prometheus | pgbouncer)
 			if command -v systemctl >/dev/null; then
 				systemctl disable "$name" || true
 			elif command -v update-rc.d >/dev/null; then

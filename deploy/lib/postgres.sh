@@ -69,7 +69,7 @@ write_as_postgres() {
 
 configure_cluster() {
 	postgres_settings | write_as_postgres "$PGDATA/acp.conf"
-	printf 'local all all peer map=acp\n' | write_as_postgres "$PGDATA/pg_hba.conf"
+	printf 'local all all peer map=acp\nlocal replication postgres peer map=acp\n' | write_as_postgres "$PGDATA/pg_hba.conf"
 	postgres_ident | write_as_postgres "$PGDATA/pg_ident.conf"
 }
 

@@ -1,16 +1,43 @@
 # shellcheck shell=bash
 # The responder and the web server in front of it. SERVER says which:
-#   lighttpd      the responder is a supervisor on a Unix socket, started here; lighttpd passes requests to it
-#   apache-fcgid  Apache's mod_fcgid starts the responder's processes and hands each its socket
-#   none          neither: only the database
+#   lighttpd, nginx, apache-proxy, caddy
+#                   the responder is a supervisor on a Unix socket, started here; the web server passes requests to it
+#   lighttpd-spawn  lighttpd starts two of the responder's processes (bin-path) and hands each its socket
+#   apache-fcgid    Apache's mod_fcgid starts the responder's processes and hands each its socket
+#   none            neither: only the database
+SERVERS=(lighttpd lighttpd-spawn nginx apache-fcgid apache-proxy caddy)
+# MOUNT says where: everything at /, /api (and what stands beside it) at /api, or all of it below /acp.
+MOUNTS=(/ /api /acp)
 
 # check_server NAME
 check_server() {
-	case $1 in
-	lighttpd | apache-fcgid) ;;
-	nginx | apache-proxy) fail "--server $1 comes in a later version; lighttpd and apache-fcgid are here" ;;
-	*) fail "--server $1: unknown; must be lighttpd or apache-fcgid" ;;
+	local known
+	for known in "${SERVERS[@]}"; do
+		[ "$1" != "$known" ] || return 0
+	done
+	fail "--server $1: unknown; must be one of: ${SERVERS[*]}"
+}
+
+# check_mount PATH
+check_mount() {
+	local known
+	for known in "${MOUNTS[@]}"; do
+		[ "$1" != "$known" ] || return 0
+	done
+	fail "--mount $1: unknown; must be one of: ${MOUNTS[*]}"
+}
+
+# Is the responder started here, and not by the web server?
+starts_responder() {
+	case $SERVER in
+	lighttpd | nginx | apache-proxy | caddy) return 0 ;;
+	*) return 1 ;;
 	esac
+}
+
+# The setting url_prefix that goes with the mount.
+url_prefix() {
+	[ "$MOUNT" != /acp ] || printf '/acp'
 }
 
 check_number() {
@@ -61,11 +88,12 @@ responder_settings() {
 	cat <<-END
 		# Written by deploy/lib/stack; changes are lost at its next start. deploy/conf/acp.conf lists every setting.
 		public_url = http://127.0.0.1:$PORT
-		database_url = $(database_url acp_app acp)
+		database_url = $(app_database_url)
 		sql_dir = $PREFIX/share/acp-fcgi/sql
 		key_pepper_file = $ETC/key_pepper
 		kernel_key_file = $ETC/kernel_key
 		log_file = $RESPONDER_LOG
+		journal_dir = $STATE/journal
 		# On loopback everybody has one address, and tests onboard many agents.
 		onboard_per_ip = 100000
 		onboard_total = 100000
@@ -73,7 +101,19 @@ responder_settings() {
 	if [ -n "$EXAMPLES" ]; then
 		printf 'actions_dir = %s\n' "$ETC/actions.d"
 	fi
-	if [ "$SERVER" = lighttpd ]; then
+	if [ -n "$STRIPE" ]; then
+		printf 'stripe_url = http://127.0.0.1:%s\n' "$STRIPE_PORT"
+		printf '%s_file = %s\n' stripe_key "$ETC/stripe_key" stripe_webhook_secret "$ETC/stripe_webhook_secret" \
+			executor_key "$ETC/executor_key"
+	fi
+	# Caddy says of every caller that it forwards for them: "local" is nobody there.
+	if [ "$SERVER" = caddy ]; then
+		echo 'metrics = on'
+	fi
+	if [ "$MOUNT" = /acp ]; then
+		printf 'url_prefix = %s\n' "$(url_prefix)"
+	fi
+	if starts_responder; then
 		printf 'listen = %s\nlisten_mode = 660\n' "$RESPONDER_SOCKET"
 		[ -z "$WORKERS" ] || printf 'workers = %s\n' "$WORKERS"
 	fi
@@ -87,7 +127,10 @@ with_extra_settings() {
 		[ -r "$EXTRA_CONF" ] || fail "--conf $EXTRA_CONF: cannot read it"
 		awk -F '[ \t]*=' 'NR == FNR { name = $1; gsub(/^[ \t]+/, "", name); if (name !~ /^#/ && name != "") given[name] = 1
 			# An installation that has a hub is none itself.
-			if (name == "hub_url" || name == "kernel_key") given["kernel_key_file"] = 1; next }
+			given[name "_file"] = 1
+			if (name == "hub_url") given["kernel_key_file"] = 1
+			# Where another program executes, there is no key of a vendor.
+			if (name == "executor_url") given["stripe_key_file"] = given["executor_key_file"] = 1; next }
 			!($1 in given)' "$EXTRA_CONF" -
 		cat "$EXTRA_CONF"
 	fi
@@ -125,30 +168,55 @@ fill() {
 	printf '%s\n' "$out"
 }
 
-PLACEHOLDERS=(PORT RUN LOG ETC SBIN WEB_USER WEB_GROUP RESPONDER_SOCKET MAX_FDS MAX_CONNECTIONS MODULES MPM POOL POOL_MIN)
+PLACEHOLDERS=(PORT RUN LOG ETC SBIN WEB_USER WEB_GROUP RESPONDER_SOCKET PG_SOCKETS MAX_FDS MAX_CONNECTIONS MODULES MPM POOL POOL_MIN
+	USER_LINE AT_ROOT AT_API AT_PREFIX EXTERNAL SPAWNED)
 
 # shellcheck disable=SC2034 # fill reads them by name
 web_values() {
 	local hard
 	hard=$(ulimit -Hn)
-	MAX_FDS=16384
+	MAX_FDS=24576
 	if [ "$hard" != unlimited ] && [ "$hard" -lt "$MAX_FDS" ]; then
 		MAX_FDS=$hard
 	fi
-	MAX_CONNECTIONS=$((MAX_FDS / 3))
+	# lighttpd takes no more connections than half its descriptors. 10,000 clients that wait or send slowly have room.
+	MAX_CONNECTIONS=$((MAX_FDS / 2))
 	POOL=${WORKERS:-16}
 	POOL_MIN=$((POOL < 4 ? POOL : 4))
 	MODULES=/usr/lib/apache2/modules
 	for MPM in event worker prefork; do
 		[ ! -e "$MODULES/mod_mpm_$MPM.so" ] || break
 	done
+	USER_LINE=
+	if is_root; then
+		USER_LINE="user $WEB_USER $WEB_GROUP;"
+	fi
+	# What a template has for the other mounts, and for the other way to start the program, stays as a comment.
+	AT_ROOT='# ' AT_API='# ' AT_PREFIX='# ' EXTERNAL='# ' SPAWNED='# '
+	case $MOUNT in
+	/) AT_ROOT= ;;
+	/api) AT_API= ;;
+	/acp) AT_PREFIX= ;;
+	esac
+	if starts_responder; then
+		EXTERNAL=
+	else
+		SPAWNED=
+	fi
+}
+
+web_template() {
+	case $SERVER in
+	lighttpd-spawn) printf '%s' "$REPO/deploy/conf/lighttpd.conf.in" ;;
+	*) printf '%s' "$REPO/deploy/conf/$SERVER.conf.in" ;;
+	esac
 }
 
 write_web_config() {
 	local text
 	web_values
 	WEB_CONF=$ETC/$SERVER.conf
-	text=$(fill "$REPO/deploy/conf/$SERVER.conf.in")
+	text=$(fill "$(web_template)")
 	if printf '%s\n' "$text" | write_file "$WEB_CONF" 644 "$WEB_GROUP"; then
 		note_change
 	fi
@@ -198,6 +266,62 @@ stop_examples() {
 	rm -f "$RUN/upstream.pid"
 }
 
+# The stand-in for Stripe --------------------------------------------------------------------------------------------
+
+choose_stripe_port() {
+	STRIPE_PORT=$((PORT < 65534 ? PORT + 2 : PORT - 2))
+}
+
+# Its keys, and a copy of the program where the web server's user can run it.
+write_stripe() {
+	local name prefix
+	choose_stripe_port
+	for name in stripe_key:sk_test_ stripe_webhook_secret:whsec_ executor_key:acpx_; do
+		prefix=${name#*:}
+		name=${name%:*}
+		if secret "$name" "$prefix" | write_file "$ETC/$name" 640 "$WEB_GROUP"; then
+			note_change
+		fi
+	done
+	make_dir "$STATE/stripe" 755 "$ME"
+	make_dir "$STATE/stripe/state" 700 "$WEB_USER"
+	for name in "$REPO"/tests/stripe/*.py; do
+		write_file "$STATE/stripe/${name##*/}" 644 "$WEB_GROUP" <"$name" || true
+	done
+}
+
+# Keys go through the environment: arguments are for everybody to see.
+start_stripe() {
+	local -x STAND_IN_KEY STAND_IN_WEBHOOK_SECRET
+	if recorded_pid "$RUN/stripe.pid" >/dev/null && stripe_listens; then
+		return 0
+	fi
+	stop_stripe
+	STAND_IN_KEY=$(secret stripe_key sk_test_)
+	STAND_IN_WEBHOOK_SECRET=$(secret stripe_webhook_secret whsec_)
+	say "Starting the stand-in for Stripe on 127.0.0.1:$STRIPE_PORT"
+	make_log "$LOG/stripe.log" "$WEB_USER"
+	start_daemon "$RUN/stripe.pid" "$WEB_USER" "$LOG/stripe.log" /usr/bin/python3 -B "$STATE/stripe/stand_in.py" \
+		--port "$STRIPE_PORT" --webhook-url "http://127.0.0.1:$PORT/api/webhooks/stripe" \
+		--state "$STATE/stripe/state/account.json"
+	wait_for 10 stripe_listens || {
+		show_tail "$LOG/stripe.log"
+		fail "the stand-in for Stripe does not listen on 127.0.0.1:$STRIPE_PORT"
+	}
+}
+
+stripe_listens() {
+	(exec 3<>"/dev/tcp/127.0.0.1/$STRIPE_PORT") 2>/dev/null
+}
+
+stop_stripe() {
+	local pid
+	if pid=$(recorded_pid "$RUN/stripe.pid"); then
+		stop_process "$pid" 5
+	fi
+	rm -f "$RUN/stripe.pid"
+}
+
 # The responder ------------------------------------------------------------------------------------------------------
 
 responder_running() {
@@ -242,7 +366,9 @@ our_processes() {
 	for proc in /proc/[0-9]*; do
 		mapfile -d '' -t args <"$proc/cmdline" || continue
 		case ${args[0]:-}:${args[*]: -1} in
-		"$SBIN/acp.fcgi:"* | */lighttpd:"$ETC/lighttpd.conf" | */apache2:"$ETC/apache-fcgid.conf") ;;
+		"$SBIN/acp.fcgi:"* | */lighttpd:"$ETC"/lighttpd*.conf | */apache2:"$ETC"/apache-*.conf | */caddy:"$ETC/caddy.conf") ;;
+		# nginx says it in one word, and of its workers not even that: these notice the end of their master.
+		"nginx: master process"*"$ETC/nginx.conf"*) ;;
 		*) continue ;;
 		esac
 		if process_started "${proc#/proc/}" >/dev/null && { [ "$1" = all ] || [ "${args[0]}" = "$SBIN/acp.fcgi" ]; }; then
@@ -264,22 +390,26 @@ stop_left_over() {
 	if [ "$1" = responder ]; then
 		patience=35
 	fi
-	wait_for "$patience" none_left "$1" && return 0
-	mapfile -t pids < <(our_processes "$1")
-	kill -KILL "${pids[@]}" 2>/dev/null || true
+	# Just these: what a web server starts in their place is meant to stay.
+	wait_for "$patience" none_runs "${pids[@]}" || kill -KILL "${pids[@]}" 2>/dev/null || true
 }
 
-none_left() {
-	[ -z "$(our_processes "$1")" ]
+none_runs() {
+	local pid
+	for pid in "$@"; do
+		! process_started "$pid" >/dev/null || return 1
+	done
 }
 
 # Number of a running responder: the supervisor, or one of the processes that mod_fcgid started.
 responder_pid() {
-	case $SERVER in
-	lighttpd) recorded_pid "$RUN/responder.pid" ;;
-	apache-fcgid) our_processes responder | head -n 1 | grep . ;;
-	*) return 1 ;;
-	esac
+	if starts_responder; then
+		recorded_pid "$RUN/responder.pid"
+	elif [ "$SERVER" != none ]; then
+		our_processes responder | head -n 1 | grep .
+	else
+		return 1
+	fi
 }
 
 # The web server -----------------------------------------------------------------------------------------------------
@@ -294,7 +424,10 @@ port_is_taken() {
 
 find_web_server() {
 	case $SERVER in
-	lighttpd) WEB_SERVER=$(command -v lighttpd) || fail "lighttpd is missing: apt-get install lighttpd" ;;
+	lighttpd | lighttpd-spawn) WEB_SERVER=$(command -v lighttpd) || fail "lighttpd is missing: apt-get install lighttpd" ;;
+	nginx) WEB_SERVER=$(command -v nginx) || fail "nginx is missing: apt-get install nginx" ;;
+	caddy) WEB_SERVER=$(command -v caddy) || fail "caddy is missing: apt-get install caddy" ;;
+	apache-proxy) WEB_SERVER=$(command -v apache2) || fail "apache2 is missing: apt-get install apache2" ;;
 	apache-fcgid)
 		WEB_SERVER=$(command -v apache2) || fail "apache2 is missing: apt-get install apache2 libapache2-mod-fcgid"
 		[ -e /usr/lib/apache2/modules/mod_fcgid.so ] || fail "mod_fcgid is missing: apt-get install libapache2-mod-fcgid"
@@ -305,8 +438,10 @@ find_web_server() {
 check_web_config() {
 	local -a check
 	case $SERVER in
-	lighttpd) check=("$WEB_SERVER" -tt -f "$WEB_CONF") ;;
-	apache-fcgid) check=("$WEB_SERVER" -t -f "$WEB_CONF") ;;
+	lighttpd*) check=("$WEB_SERVER" -tt -f "$WEB_CONF") ;;
+	apache-*) check=("$WEB_SERVER" -t -f "$WEB_CONF") ;;
+	nginx) check=("$WEB_SERVER" -t -c "$WEB_CONF" -e stderr) ;;
+	caddy) check=(env "HOME=$RUN/web" "$WEB_SERVER" validate --adapter caddyfile --config "$WEB_CONF") ;;
 	esac
 	"${check[@]}" >"$LOG/web.log" 2>&1 </dev/null || {
 		show_tail "$LOG/web.log"
@@ -321,8 +456,12 @@ start_web() {
 	check_web_config
 	say "Starting $SERVER on 127.0.0.1:$PORT"
 	case $SERVER in
-	lighttpd) start_daemon "$RUN/web.pid" "$ME" "$LOG/web.log" "$WEB_SERVER" -D -f "$WEB_CONF" ;;
-	apache-fcgid)
+	lighttpd*) start_daemon "$RUN/web.pid" "$ME" "$LOG/web.log" "$WEB_SERVER" -D -f "$WEB_CONF" ;;
+	nginx) start_daemon "$RUN/web.pid" "$ME" "$LOG/web.log" "$WEB_SERVER" -e stderr -c "$WEB_CONF" ;;
+	# It gives no rights up by itself.
+	caddy) HOME=$RUN/web start_daemon "$RUN/web.pid" "$WEB_USER" "$LOG/web.log" \
+		"$WEB_SERVER" run --adapter caddyfile --config "$WEB_CONF" ;;
+	apache-*)
 		# Ours is not running (see above); Apache would believe a number that now belongs to something else.
 		rm -f "$RUN/apache.pid"
 		start_daemon "$RUN/web.pid" "$ME" "$LOG/web.log" "$WEB_SERVER" -D FOREGROUND -f "$WEB_CONF"
@@ -337,9 +476,9 @@ stop_web() {
 		stop_process "$pid" 20
 	fi
 	rm -f "$RUN/web.pid"
-	if [ "$(remembered server)" = apache-fcgid ]; then
-		stop_left_over all
-	fi
+	case $(remembered server) in
+	apache-fcgid | lighttpd-spawn) stop_left_over all ;;
+	esac
 }
 
 # Before anything is started: a wrong port should leave nothing behind.
@@ -355,7 +494,7 @@ check_port() {
 
 web_ready() {
 	# A server that ended will never be ready; the caller looks again.
-	! web_running || [ "$(curl -s -o /dev/null -m 5 -w '%{http_code}' --noproxy '*' "http://127.0.0.1:$PORT/readyz")" = 200 ]
+	! web_running || [ "$(curl -s -o /dev/null -m 5 -w '%{http_code}' --noproxy '*' "http://127.0.0.1:$PORT$(url_prefix)/readyz")" = 200 ]
 }
 
 wait_until_ready() {
@@ -364,7 +503,7 @@ wait_until_ready() {
 	show_tail "$LOG/web-error.log"
 	show_tail "$RESPONDER_LOG"
 	web_running || fail "$WEB_SERVER ended instead of serving port $PORT"
-	fail "http://127.0.0.1:$PORT/readyz did not answer 200 within 30 s"
+	fail "http://127.0.0.1:$PORT$(url_prefix)/readyz did not answer 200 within 30 s"
 }
 
 # Everything ----------------------------------------------------------------------------------------------------------
@@ -373,5 +512,7 @@ stop_everything() {
 	stop_web
 	stop_responder
 	stop_examples
+	stop_stripe
+	stop_pooler
 	stop_postgres
 }

@@ -80,6 +80,7 @@ make_state() {
 	make_dir "$PG_SOCKETS" 755 "$PG_USER"
 	make_dir "$RUN/acp" 750 "$WEB_USER"
 	make_dir "$RUN/web" 750 "$WEB_USER"
+	make_dir "$STATE/journal" 700 "$WEB_USER"
 }
 
 # Somebody removed DIR, maybe while it ran: what it left in /var/tmp belongs to nobody now.

@@ -90,16 +90,21 @@ AS $$
 DECLARE
 	month date := acp.period(p_from);
 	made  integer := 0;
+	late  text;
 	child text;
 BEGIN
 	FOR i IN 0 .. least(coalesce(p_months, 0), 120) LOOP
 		child := 'audit_logs_' || to_char(month, 'YYYY_MM');
-		IF to_regclass('acp.' || child) IS NULL THEN
+		-- A month that was archived gets a partition again only for a row that came late: it must not be lost.
+		IF to_regclass('acp.' || child) IS NULL AND (i = 0 OR NOT EXISTS (SELECT FROM acp.audit_archives a WHERE a.month = to_date(right(child, 7), 'YYYY_MM'))) THEN
 			-- One creator at a time; ATTACH takes a weaker lock on the log than CREATE … PARTITION OF, so calls go on.
 			PERFORM pg_advisory_xact_lock(hashtext('acp.ensure_partitions'));
-			IF to_regclass('acp.' || child) IS NULL THEN
+			-- to_regclass() may remember what was before the wait.
+			IF NOT EXISTS (SELECT FROM pg_class WHERE relname = child AND relnamespace = 'acp'::regnamespace) THEN
 				EXECUTE format('CREATE TABLE acp.%I (LIKE acp.audit_logs INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', child);
-				EXECUTE format('COMMENT ON TABLE acp.%I IS %L', child, 'Audit rows of ' || to_char(month, 'YYYY-MM') || ' (UTC).');
+				late := CASE WHEN EXISTS (SELECT FROM acp.audit_archives a WHERE a.month = to_date(right(child, 7), 'YYYY_MM'))
+					THEN ' that came after the month had been archived' ELSE '' END;
+				EXECUTE format('COMMENT ON TABLE acp.%I IS %L', child, 'Audit rows of ' || to_char(month, 'YYYY-MM') || ' (UTC)' || late || '.');
 				EXECUTE format('ALTER TABLE acp.audit_logs ATTACH PARTITION acp.%I FOR VALUES FROM (%L) TO (%L)',
 					child, acp.period_start(month), acp.period_end(month));
 				made := made + 1;
@@ -111,7 +116,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.ensure_partitions(timestamptz, integer) IS
-	'Makes the audit partitions of the month of a moment and of so many months after it, where missing. Returns how many were made.';
+	'Makes the audit partitions of the month of a moment and of so many months after it, where missing; an archived month gets one only as the first. Returns how many were made.';
 
 GRANT EXECUTE ON FUNCTION acp.now(), acp.period(timestamptz), acp.day(timestamptz), acp.period_start(date), acp.period_end(date),
 	acp.rfc3339(timestamptz), acp.fail(text, text, text), acp.report(jsonb, bigint), acp.ensure_partitions(timestamptz, integer) TO acp_app;

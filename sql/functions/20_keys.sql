@@ -6,17 +6,22 @@ SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN CASE WHEN p_tier = 'paid' AND p_payment_method_status = 'active' THEN 'paid' ELSE 'free' END; END $$;
 COMMENT ON FUNCTION acp.effective_tier(text, text) IS 'paid only with an active payment method, else free (contract section 3, usage).';
 
-CREATE OR REPLACE FUNCTION acp.authenticate(p_key_hash bytea,
+DROP FUNCTION IF EXISTS acp.authenticate(bytea); -- its form up to schema version 1
+
+CREATE OR REPLACE FUNCTION acp.authenticate(p_key_hash bytea, p_since bigint,
 	OUT ts timestamptz, OUT tenant_id uuid, OUT api_key_id uuid, OUT key_prefix text, OUT scopes text[], OUT tier text,
-	OUT rate_limit integer, OUT policed boolean)
-LANGUAGE plpgsql STABLE
+	OUT rate_limit integer, OUT policed boolean, OUT calls_limit integer, OUT expires_at timestamptz, OUT version bigint, OUT changed uuid[])
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-	ts := acp.now();
+	-- First the number of the last change, then the key: what is read is at least as new as the number says.
+	SELECT n.at, n.version, n.changed INTO ts, version, changed FROM acp.news(p_since, true) n;
 	SELECT k.tenant_id, k.api_key_id, k.key_prefix, k.scopes, acp.effective_tier(t.tier, t.payment_method_status), k.rate_limit,
-		EXISTS (SELECT FROM acp.policies p WHERE p.enabled AND (p.tenant_id IS NULL OR p.tenant_id = k.tenant_id))
-	INTO tenant_id, api_key_id, key_prefix, scopes, tier, rate_limit, policed
+		EXISTS (SELECT FROM acp.policies p WHERE p.enabled AND (p.tenant_id IS NULL OR p.tenant_id = k.tenant_id)), t.calls_limit,
+		k.expires_at
+	INTO tenant_id, api_key_id, key_prefix, scopes, tier, rate_limit, policed, calls_limit, expires_at
 	FROM acp.key_lookup l
 	JOIN acp.api_keys k ON k.tenant_id = l.tenant_id AND k.api_key_id = l.api_key_id
 	JOIN acp.tenants t ON t.tenant_id = k.tenant_id
@@ -25,8 +30,8 @@ BEGIN
 	  AND t.status = 'active';
 END
 $$;
-COMMENT ON FUNCTION acp.authenticate(bytea) IS
-	'The caller behind a key hash, and the clock. tenant_id is null unless the key is usable: known, not revoked, not expired, tenant active. policed: a policy may apply to its calls.';
+COMMENT ON FUNCTION acp.authenticate(bytea, bigint) IS
+	'The caller behind a key hash, and what acp.news() says, the clock among it. tenant_id is null unless the key is usable: known, not revoked, not expired, tenant active. policed: a policy may apply to its calls.';
 
 CREATE OR REPLACE FUNCTION acp.key_create(p_tenant uuid, p_api_key_id uuid, p_key_hash bytea, p_key_prefix text, p_name text,
 	p_scopes text[], p_expires_at timestamptz) RETURNS void
@@ -98,6 +103,56 @@ SET search_path = pg_catalog, pg_temp
 AS $$ SELECT jsonb_build_object('result_meta', jsonb_build_object('resource_type', 'tenant', 'resource_id', p_tenant)) $$;
 COMMENT ON FUNCTION acp.onboard_meta(uuid) IS 'result_meta of an onboarding''s audit row: which tenant it made.';
 
+CREATE OR REPLACE FUNCTION acp.onboard_decide(p_api_key_id uuid, p_outcome text) RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- Of two at the same time the second waits here for the first one's commit.
+	INSERT INTO acp.idempotency (tenant_id, action, key, fingerprint, state, reply, created_at, expires_at)
+	VALUES ('00000000-0000-0000-0000-000000000000', 'onboarding', p_api_key_id::text, repeat('0', 64), 'done', to_jsonb(p_outcome),
+		acp.now(), acp.now() + interval '31 days')
+	ON CONFLICT DO NOTHING;
+	IF FOUND THEN
+		RETURN NULL;
+	END IF;
+	RETURN (SELECT i.reply #>> '{}' FROM acp.idempotency i
+		WHERE i.tenant_id = '00000000-0000-0000-0000-000000000000' AND i.action = 'onboarding' AND i.key = p_api_key_id::text);
+END
+$$;
+COMMENT ON FUNCTION acp.onboard_decide(uuid, text) IS
+	'How one request to onboard, known by the key id that it proposes, ends: recorded (acp.onboard() wrote its audit row) or given_up (it was answered as failed before). Null: as p_outcome says; else what was decided before.';
+
+CREATE OR REPLACE FUNCTION acp.onboard_record(p_api_key_id uuid, p_event jsonb) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	CASE acp.onboard_decide(p_api_key_id, 'recorded')
+		WHEN 'recorded' THEN PERFORM acp.audit_confirm(); -- sent again, because its answer was lost
+		WHEN 'given_up' THEN PERFORM acp.fail('UNAVAILABLE', 'this request was answered as failed before');
+		ELSE PERFORM acp.audit_append(p_event);
+	END CASE;
+END
+$$;
+COMMENT ON FUNCTION acp.onboard_record(uuid, jsonb) IS
+	'Writes the audit row of an onboarding, once, however often its request comes; fails where it was given up.';
+
+CREATE OR REPLACE FUNCTION acp.onboard_give_up(p_api_key_id uuid) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF acp.onboard_decide(p_api_key_id, 'given_up') = 'recorded' THEN
+		PERFORM acp.audit_confirm();
+		RETURN false;
+	END IF;
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION acp.onboard_give_up(uuid) IS
+	'For an onboarding whose answer did not come and that was answered as failed: acp.onboard() does not do it any more, should it still arrive. False: it was done before, and has its audit row.';
+
 CREATE OR REPLACE FUNCTION acp.onboard(p jsonb, p_key_hash bytea, p_event jsonb,
 	OUT verdict text, OUT tenant_id uuid, OUT api_key_id uuid, OUT salt text, OUT created_at timestamptz)
 LANGUAGE plpgsql
@@ -108,6 +163,7 @@ DECLARE
 	op       CONSTANT text := 'onboard.' || (p->>'product');
 	idem_key CONSTANT text := p->>'idempotency_key';
 	earlier  acp.idempotency;
+	made_at  timestamptz;
 BEGIN
 	created_at := acp.now();
 	IF idem_key IS NOT NULL THEN
@@ -119,12 +175,18 @@ BEGIN
 				verdict := 'mismatch';
 				RETURN;
 			END IF;
-			verdict := 'replay';
 			tenant_id := earlier.reply->>'tenant_id';
 			api_key_id := earlier.reply->>'api_key_id';
 			salt := earlier.reply->>'salt';
 			created_at := earlier.created_at;
-			PERFORM acp.audit_append(p_event || acp.onboard_meta(tenant_id));
+			-- This very call, sent again because its answer was lost: all of it is there.
+			IF api_key_id = (p->>'api_key_id')::uuid THEN
+				PERFORM acp.audit_confirm();
+				verdict := 'created';
+				RETURN;
+			END IF;
+			verdict := 'replay';
+			PERFORM acp.onboard_record((p->>'api_key_id')::uuid, p_event || acp.onboard_meta(tenant_id));
 			RETURN;
 		END IF;
 	END IF;
@@ -132,6 +194,15 @@ BEGIN
 	api_key_id := p->>'api_key_id';
 	salt := p->>'salt';
 	IF NOT acp.tenant_create(tenant_id, p->>'product', p->>'agent_id', p->>'email', p->>'organization_name') THEN
+		-- By this very call, sent again because its answer was lost? (The tenant's id may be an older one, of a hub.)
+		SELECT t.onboarded_at INTO made_at FROM acp.api_keys k JOIN acp.tenants t ON t.tenant_id = k.tenant_id
+		WHERE k.tenant_id = (p->>'tenant_id')::uuid AND k.api_key_id = (p->>'api_key_id')::uuid AND t.agent_id = p->>'agent_id';
+		IF FOUND THEN
+			created_at := made_at;
+			PERFORM acp.audit_confirm();
+			verdict := 'created';
+			RETURN;
+		END IF;
 		verdict := 'taken';
 		tenant_id := NULL;
 		api_key_id := NULL;
@@ -145,13 +216,16 @@ BEGIN
 		VALUES (nil, op, idem_key, p->>'fingerprint', 'done',
 			jsonb_build_object('tenant_id', tenant_id, 'api_key_id', api_key_id, 'salt', salt), created_at, created_at + interval '24 hours');
 	END IF;
-	PERFORM acp.audit_append(p_event || acp.onboard_meta(tenant_id));
+	IF (p->>'customer')::boolean THEN
+		PERFORM acp.outbox_customer(tenant_id);
+	END IF;
+	PERFORM acp.onboard_record(api_key_id, p_event || acp.onboard_meta(tenant_id));
 	verdict := 'created';
 END
 $$;
 COMMENT ON FUNCTION acp.onboard(jsonb, bytea, jsonb) IS
-	'Creates tenant, first key and the audit row p_event together. verdict: created; replay (same Idempotency-Key, same request: ids and salt of the first call); mismatch (same key, other request); taken (agent_id in use).';
+	'Creates tenant, first key, the audit row p_event, and (member customer) the obligation to make its customer at Stripe, together. verdict: created (also when it comes again with the api_key_id that it made: nothing is done then); replay (same Idempotency-Key, same request: ids and salt of the first call); mismatch (same key, other request); taken (agent_id in use). Fails where acp.onboard_give_up() came first.';
 
-GRANT EXECUTE ON FUNCTION acp.effective_tier(text, text), acp.authenticate(bytea), acp.key_create(uuid, uuid, bytea, text, text, text[], timestamptz),
+GRANT EXECUTE ON FUNCTION acp.onboard_decide(uuid, text), acp.onboard_record(uuid, jsonb), acp.onboard_give_up(uuid), acp.effective_tier(text, text), acp.authenticate(bytea, bigint), acp.key_create(uuid, uuid, bytea, text, text, text[], timestamptz),
 	acp.key_revoke(uuid), acp.tenant_create(uuid, text, text, text, text), acp.tenant_update(uuid, text, text, text, integer),
 	acp.onboard_meta(uuid), acp.onboard(jsonb, bytea, jsonb) TO acp_app;

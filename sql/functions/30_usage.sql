@@ -1,13 +1,70 @@
 -- Usage: reserve -> run -> settle, the audit row, and what a tenant may read of it.
 --
--- Lock order, everywhere: what a handler locks, then the tenant's quota row, then its reservations, then (at a warning) its webhooks, then its counters.
+-- Lock order, everywhere: what a handler locks, then the tenant's quota row, then its reservations, then (at a warning) its webhooks.
+
+DROP FUNCTION IF EXISTS acp.usage_of(uuid, date);
+CREATE OR REPLACE FUNCTION acp.usage_of(p_tenant uuid, p_period date, p_billable boolean DEFAULT false)
+RETURNS TABLE (day date, action text, status text, billable boolean, tier text, billing_unit text, calls bigint, quantity bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off -- acp.usage_pending is small when PostgreSQL looks how large it is
+AS $$
+BEGIN
+	RETURN QUERY
+	SELECT c.day, c.action, c.status, c.billable, c.tier, c.billing_unit, c.calls, c.quantity FROM acp.usage_counted c
+	WHERE c.tenant_id = p_tenant AND c.day >= p_period AND c.day < p_period + interval '1 month'
+	  AND c.billable >= p_billable -- so that the index alone says which rows of the table to open
+	UNION ALL
+	SELECT p.day, p.action, p.status, p.billable, p.tier, p.billing_unit, 1::bigint, t.quantity
+	FROM acp.usage_pending_from f JOIN acp.usage_pending p ON p.chain_id = f.chain_id AND p.chain_seq > f.chain_seq,
+		unnest(p.tenants, p.quantities) t(tenant_id, quantity)
+	WHERE p.tenants @> ARRAY[p_tenant] AND t.tenant_id = p_tenant AND p.day >= p_period AND p.day < p_period + interval '1 month'
+	  AND p.billable >= p_billable;
+END
+$$;
+COMMENT ON FUNCTION acp.usage_of(uuid, date, boolean) IS
+	'acp.usage_counters of one tenant and month, found without opening what is pending of others. p_billable: those of billable calls only.';
+
+CREATE OR REPLACE FUNCTION acp.usage_roll_up() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+DECLARE
+	rolled bigint := 0;
+BEGIN
+	-- One at a time: so whoever adds up needs no order of locks. Writers of audit rows never wait for it.
+	IF NOT pg_try_advisory_xact_lock(hashtext('acp.usage_roll_up')) THEN
+		RETURN rolled;
+	END IF;
+	WITH taken AS (
+		DELETE FROM acp.usage_pending p USING acp.usage_pending_from f
+		WHERE p.chain_id = f.chain_id AND p.chain_seq > f.chain_seq RETURNING p.*
+	), place AS (
+		INSERT INTO acp.usage_rolled AS r (chain_id, chain_seq)
+		SELECT p.chain_id, max(p.chain_seq) FROM taken p WHERE p.chain_id > 0 GROUP BY 1
+		ON CONFLICT (chain_id) DO UPDATE SET chain_seq = excluded.chain_seq
+	)
+	INSERT INTO acp.usage_counted AS c (tenant_id, day, action, status, billable, tier, billing_unit, slot, calls, quantity)
+	SELECT t.tenant_id, p.day, p.action, p.status, p.billable, p.tier, p.billing_unit, 0, count(*), sum(t.quantity)
+	FROM taken p, unnest(p.tenants, p.quantities) t(tenant_id, quantity)
+	GROUP BY 1, 2, 3, 4, 5, 6, 7
+	ON CONFLICT (tenant_id, day, action, status, billable, tier, billing_unit, slot)
+	DO UPDATE SET calls = c.calls + excluded.calls, quantity = c.quantity + excluded.quantity;
+	GET DIAGNOSTICS rolled = ROW_COUNT;
+	RETURN rolled;
+END
+$$;
+COMMENT ON FUNCTION acp.usage_roll_up() IS
+	'Adds what is pending up into acp.usage_counted, in one step: acp.usage_counters says the same before and after. Returns how many counters moved; 0 also where another one is at it.';
 
 CREATE OR REPLACE FUNCTION acp.paid_calls(p_tenant uuid, p_period date) RETURNS bigint
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT coalesce(sum(calls), 0)::bigint FROM acp.usage_counters
-	WHERE tenant_id = p_tenant AND day >= p_period AND day < p_period + interval '1 month' AND billable AND tier = 'paid'
+	SELECT coalesce(sum(calls), 0)::bigint FROM acp.usage_of(p_tenant, p_period, true) WHERE tier = 'paid'
 $$;
 COMMENT ON FUNCTION acp.paid_calls(uuid, date) IS 'Billable calls made while paid, in a period. They count when the tenant is treated as free again.';
 
@@ -82,78 +139,87 @@ END
 $$;
 COMMENT ON FUNCTION acp.usage_release(uuid, uuid, timestamptz) IS 'Gives a reserved place back. False: it had expired and was given away.';
 
-CREATE OR REPLACE FUNCTION acp.usage_consume(p_tenant uuid, p_reservation uuid, p_ts timestamptz, p_default_limit integer,
+CREATE OR REPLACE FUNCTION acp.usage_count(p_tenant uuid, p_reservation uuid, p_ts timestamptz, p_default_limit integer,
 	p_warn_percent integer DEFAULT 90) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-	this_period CONSTANT date := acp.period(p_ts);
-	held        integer;
+	this_period CONSTANT date := date_trunc('month', p_ts AT TIME ZONE 'UTC')::date;
+	held        integer := 0;
 	paid        bigint := 0;
 	now_used    bigint;
 	max_calls   integer;
-	t           acp.tenants;
+	upgraded    timestamptz;
 BEGIN
-	SELECT * INTO STRICT t FROM acp.tenants WHERE tenant_id = p_tenant;
-	IF t.upgraded_at IS NOT NULL THEN
+	SELECT calls_limit, upgraded_at INTO STRICT max_calls, upgraded FROM acp.tenants WHERE tenant_id = p_tenant;
+	max_calls := CASE WHEN p_default_limit IS NOT NULL THEN coalesce(max_calls, p_default_limit) END;
+	IF upgraded IS NOT NULL THEN
 		paid := acp.paid_calls(p_tenant, this_period);
 	END IF;
-	IF p_default_limit IS NOT NULL THEN
-		max_calls := coalesce(t.calls_limit, p_default_limit);
+	IF p_reservation IS NOT NULL THEN
+		PERFORM FROM acp.usage_quota WHERE tenant_id = p_tenant AND period = this_period FOR NO KEY UPDATE;
+		DELETE FROM acp.usage_reservations WHERE tenant_id = p_tenant AND period = this_period AND reservation_id = p_reservation;
+		GET DIAGNOSTICS held = ROW_COUNT;
 	END IF;
-	PERFORM FROM acp.usage_quota WHERE tenant_id = p_tenant AND period = this_period FOR NO KEY UPDATE;
-	IF NOT FOUND THEN
+	-- Without a held place (the call asks only now, outlived its reservation, or the check had failed open) the allowance
+	-- is exact all the same: such a call counts only if there is still room.
+	FOR attempt IN 1 .. 2 LOOP
+		UPDATE acp.usage_quota SET used = used + 1, reserved = reserved - held
+		WHERE tenant_id = p_tenant AND period = this_period
+		  AND (held = 1 OR max_calls IS NULL OR used + reserved + paid < max_calls)
+		RETURNING used + paid INTO now_used;
+		EXIT WHEN FOUND OR attempt = 2;
+		-- No row yet (of two that make it one waits here), or no room: then maybe places of calls that died.
 		INSERT INTO acp.usage_quota (tenant_id, period) VALUES (p_tenant, this_period) ON CONFLICT DO NOTHING;
-	END IF;
-	DELETE FROM acp.usage_reservations WHERE tenant_id = p_tenant AND period = this_period AND reservation_id = p_reservation;
-	GET DIAGNOSTICS held = ROW_COUNT;
-	-- Without a held place (the call outlived its reservation, or the check had failed open) the allowance is exact all
-	-- the same: such a call counts only if there is still room.
-	UPDATE acp.usage_quota SET used = used + 1, reserved = reserved - held
-	WHERE tenant_id = p_tenant AND period = this_period
-	  AND (held = 1 OR max_calls IS NULL OR used + reserved + paid < max_calls)
-	RETURNING used + paid INTO now_used;
-	IF NOT FOUND THEN
-		PERFORM acp.fail('UPGRADE_REQUIRED', 'the free allowance is used up');
-	END IF;
+		PERFORM acp.usage_expire(p_tenant, this_period);
+	END LOOP;
 	IF now_used * 100 >= max_calls::bigint * p_warn_percent THEN
 		PERFORM acp.webhook_usage(p_tenant, now_used, max_calls, p_warn_percent, p_ts);
 	END IF;
 	RETURN now_used;
 END
 $$;
-COMMENT ON FUNCTION acp.usage_consume(uuid, uuid, timestamptz, integer, integer) IS
-	'Counts one billable success of a tenant treated as free and ends its reservation, which is looked for even where the router does not know that it was made: its answer may have been lost. p_default_limit null: the allowance is not enforced. p_warn_percent: from which part of it on usage is near the limit. Returns the calls used, this one included.';
+COMMENT ON FUNCTION acp.usage_count(uuid, uuid, timestamptz, integer, integer) IS
+	'Counts one billable success of a tenant treated as free and ends its reservation, if there is one by that id (null: it never asked for one). p_default_limit null: the allowance is not enforced. p_warn_percent: from which part of it on usage is near the limit. Returns the calls used, this one included; null: no room, nothing was counted.';
 
-CREATE OR REPLACE FUNCTION acp.audit_append(p_event jsonb) RETURNS timestamptz
+CREATE OR REPLACE FUNCTION acp.usage_expire(p_tenant uuid, p_period date) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	e acp.audit_logs := jsonb_populate_record(NULL::acp.audit_logs, p_event);
+	expired integer;
 BEGIN
-	e.ts := coalesce(e.ts, acp.now());
-	-- Partitions are made months ahead; this is for a shifted clock and for a database that slept.
-	IF to_regclass('acp.audit_logs_' || to_char(acp.period(e.ts), 'YYYY_MM')) IS NULL THEN
-		PERFORM acp.ensure_partitions(e.ts, 3);
+	IF NOT EXISTS (SELECT FROM acp.usage_reservations
+			WHERE tenant_id = p_tenant AND period = p_period AND expires_at <= acp.now()) THEN
+		RETURN false;
 	END IF;
-	INSERT INTO acp.audit_logs SELECT e.*;
-	IF e.pack IS NOT NULL AND e.tier IS NOT NULL THEN
-		INSERT INTO acp.usage_counters AS c (tenant_id, day, action, status, billable, tier, billing_unit, slot, calls, quantity)
-		VALUES (e.tenant_id, acp.day(e.ts), e.action, e.status, e.billable, e.tier, coalesce(e.billing_unit, 'call'),
-			pg_backend_pid() % 16, 1, e.billing_quantity)
-		ON CONFLICT (tenant_id, day, action, status, billable, tier, billing_unit, slot)
-		DO UPDATE SET calls = c.calls + 1, quantity = c.quantity + excluded.quantity;
-	END IF;
-	IF (p_event->>'forward')::boolean THEN
-		INSERT INTO acp.audit_outbox (tenant_id, ts, event_id, event) VALUES (e.tenant_id, e.ts, e.event_id, acp.audit_event_json(e));
-	END IF;
-	RETURN e.ts;
+	PERFORM FROM acp.usage_quota WHERE tenant_id = p_tenant AND period = p_period FOR NO KEY UPDATE;
+	DELETE FROM acp.usage_reservations WHERE tenant_id = p_tenant AND period = p_period AND expires_at <= acp.now();
+	GET DIAGNOSTICS expired = ROW_COUNT;
+	UPDATE acp.usage_quota SET reserved = reserved - expired WHERE tenant_id = p_tenant AND period = p_period;
+	RETURN expired > 0;
 END
 $$;
-COMMENT ON FUNCTION acp.audit_append(jsonb) IS
-	'Writes one audit row from an object whose members are the columns, and counts it. ts missing: now. Member forward: the row also goes to the remote hub. Returns ts.';
+COMMENT ON FUNCTION acp.usage_expire(uuid, date) IS 'Frees the places of a tenant''s calls that died. False: there are none.';
+
+CREATE OR REPLACE FUNCTION acp.usage_consume(p_tenant uuid, p_reservation uuid, p_ts timestamptz, p_default_limit integer,
+	p_warn_percent integer DEFAULT 90) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	now_used bigint := acp.usage_count(p_tenant, p_reservation, p_ts, p_default_limit, p_warn_percent);
+BEGIN
+	IF now_used IS NULL THEN
+		PERFORM acp.fail('UPGRADE_REQUIRED', 'the free allowance is used up');
+	END IF;
+	RETURN now_used;
+END
+$$;
+COMMENT ON FUNCTION acp.usage_consume(uuid, uuid, timestamptz, integer, integer) IS
+	'acp.usage_count() for one call, whose reservation is looked for even where the router does not know that it was made: its answer may have been lost. Refuses the call where there is no room.';
 
 CREATE OR REPLACE FUNCTION acp.settle(p_event jsonb, p_reservation uuid, p_default_limit integer, p_claim text DEFAULT NULL,
 	p_sealed bytea DEFAULT NULL, p_approval uuid DEFAULT NULL, p_warn_percent integer DEFAULT 90) RETURNS bigint
@@ -165,6 +231,7 @@ DECLARE
 	meta     CONSTANT text := nullif(current_setting('acp.result_meta', true), '');
 	quantity CONSTANT text := nullif(current_setting('acp.quantity', true), '');
 BEGIN
+	PERFORM acp.audit_pending((p_event->>'event_id')::uuid);
 	IF (p_event->>'billable')::boolean AND p_event->>'tier' = 'free' THEN
 		now_used := acp.usage_consume((p_event->>'tenant_id')::uuid, (p_event->>'event_id')::uuid, (p_event->>'ts')::timestamptz,
 			p_default_limit, p_warn_percent);
@@ -192,6 +259,150 @@ $$;
 COMMENT ON FUNCTION acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer) IS
 	'Ends a call: consumes or gives back its reservation, ends its idempotency claim (p_claim: the key; a success stores p_sealed) and uses p_approval up, counts it and writes its audit row, all in the caller''s transaction. p_default_limit null: the allowance is not enforced. Returns the free calls used, this one included; null where none was used.';
 
+CREATE OR REPLACE FUNCTION acp.settle_far(p_rows acp.audit_logs[], p_skipped boolean[], p_default_limit integer, p_warn_percent integer)
+RETURNS bigint[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+	used bigint[] := array_fill(-1::bigint, ARRAY[cardinality(p_rows)]);
+	e    record;
+BEGIN
+	FOR e IN
+		WITH wanted AS (
+			SELECT r.tenant_id, date_trunc('month', r.ts AT TIME ZONE 'UTC')::date AS period, count(*) AS calls,
+				array_agg(r.ordinality ORDER BY r.ordinality) AS places
+			FROM unnest(p_rows) WITH ORDINALITY r
+			WHERE r.billable AND r.tier = 'free' AND NOT coalesce(p_skipped[r.ordinality], false)
+			GROUP BY 1, 2
+		), locked AS MATERIALIZED (
+			SELECT q.tenant_id, q.period FROM wanted w JOIN acp.usage_quota q USING (tenant_id, period)
+			ORDER BY 1, 2 FOR NO KEY UPDATE OF q
+		)
+		UPDATE acp.usage_quota q SET used = q.used + w.calls
+		FROM wanted w JOIN locked USING (tenant_id, period) JOIN acp.tenants t USING (tenant_id)
+		WHERE q.tenant_id = w.tenant_id AND q.period = w.period AND t.upgraded_at IS NULL
+		  AND (p_default_limit IS NULL
+		       OR (q.used + q.reserved + w.calls) * 100 < coalesce(t.calls_limit, p_default_limit)::bigint * p_warn_percent)
+		RETURNING q.used, w.places
+	LOOP
+		FOR i IN 1 .. cardinality(e.places) LOOP
+			used[e.places[i]] := e.used - cardinality(e.places) + i;
+		END LOOP;
+	END LOOP;
+	RETURN used;
+END
+$$;
+COMMENT ON FUNCTION acp.settle_far(acp.audit_logs[], boolean[], integer, integer) IS
+	'Counts the free calls among rows whose tenants are far from their limit, all at once: the calls used for each, this one included; -1: not counted.';
+
+CREATE OR REPLACE FUNCTION acp.settle_rows(p_rows acp.audit_logs[], p_held boolean[], p_default_limit integer, p_warn_percent integer,
+	p_again boolean) RETURNS bigint[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+	used    bigint[];
+	skipped boolean[] := CASE WHEN p_again THEN acp.audit_stored(p_rows) ELSE array_fill(false, ARRAY[cardinality(p_rows)]) END;
+	e       record;
+BEGIN
+	used := acp.settle_far(p_rows, ARRAY(SELECT h OR s FROM unnest(p_held, skipped) WITH ORDINALITY x(h, s, n) ORDER BY n),
+		p_default_limit, p_warn_percent);
+	-- Every other one by itself.
+	FOR e IN
+		SELECT r.* FROM unnest(p_rows) WITH ORDINALITY r
+		WHERE used[r.ordinality] = -1 AND NOT skipped[r.ordinality] AND (p_held[r.ordinality] OR (r.billable AND r.tier = 'free'))
+		ORDER BY r.tenant_id, r.ts
+	LOOP
+		IF e.billable AND e.tier = 'free' THEN
+			used[e.ordinality] := acp.usage_count(e.tenant_id, CASE WHEN p_held[e.ordinality] THEN e.event_id END, e.ts, p_default_limit, p_warn_percent);
+			skipped[e.ordinality] := used[e.ordinality] IS NULL;
+		ELSE
+			PERFORM acp.usage_release(e.tenant_id, e.event_id, e.ts);
+		END IF;
+	END LOOP;
+	IF false = ALL (skipped) THEN
+		PERFORM acp.audit_append_rows(p_rows);
+	ELSIF false = ANY (skipped) THEN
+		PERFORM acp.audit_append_rows(acp.rows_where(p_rows, ARRAY(SELECT NOT s FROM unnest(skipped) WITH ORDINALITY x(s, n) ORDER BY n)));
+	END IF;
+	RETURN used;
+END
+$$;
+COMMENT ON FUNCTION acp.settle_rows(acp.audit_logs[], boolean[], integer, integer, boolean) IS
+	'Ends several calls that hold nothing but, maybe, a place (p_held): what acp.settle() does for one. Returns for each the free calls used, this one included; -1: none was used; null: refused, the allowance is used up, and no row was written. p_again: it may have been tried before with an unknown outcome; calls that are stored stay as they are.';
+
+CREATE OR REPLACE FUNCTION acp.settle_batch(p_event uuid[], p_request uuid[], p_ts timestamptz[], p_tenant uuid[], p_integration text[],
+	p_pack text[], p_action text[], p_actor_type text[], p_actor text[], p_api_key uuid[], p_hash text[], p_status text[], p_code text[],
+	p_message text[], p_meta jsonb[], p_latency real[], p_ip inet[], p_idempotency text[], p_dry boolean[], p_decision uuid[], p_trace text[],
+	p_billable boolean[], p_unit text[], p_quantity bigint[], p_tier text[], p_held boolean[], p_default_limit integer,
+	p_warn_percent integer, p_again boolean, p_since bigint, p_clock boolean,
+	OUT used bigint[], OUT version bigint, OUT changed uuid[], OUT at timestamptz)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+	rows acp.audit_logs[];
+BEGIN
+	SELECT n.version, n.changed, n.at INTO version, changed, at FROM acp.news(p_since, p_clock) n;
+	IF cardinality(p_event) > 1 OR NOT p_again THEN
+		-- Nobody's calls wait long because somebody else's tenant is locked: then the program sends each call alone, again.
+		PERFORM set_config('lock_timeout', '250ms', true);
+	END IF;
+	rows := ARRAY(
+		SELECT ROW(r.*, 0, 0, NULL)::acp.audit_logs
+		FROM unnest(p_event, p_request, p_ts, p_tenant, p_integration, p_pack, p_action, p_actor_type, p_actor, p_api_key, p_hash,
+			p_status, p_code, p_message, p_meta, p_latency, p_ip, p_idempotency, p_dry, p_decision, p_trace, p_billable, p_unit,
+			p_quantity, p_tier) r);
+	IF p_again OR true = ANY (p_held) OR 'free' = ANY (p_tier) THEN
+		used := acp.settle_rows(rows, p_held, p_default_limit, p_warn_percent, p_again);
+	ELSE
+		PERFORM acp.audit_append_rows(rows);
+		used := array_fill(-1::bigint, ARRAY[cardinality(rows)]);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION acp.settle_batch(uuid[], uuid[], timestamptz[], uuid[], text[], text[], text[], text[], text[], uuid[], text[], text[],
+	text[], text[], jsonb[], real[], inet[], text[], boolean[], uuid[], text[], boolean[], text[], bigint[], text[], boolean[], integer,
+	integer, boolean, bigint, boolean) IS
+	'acp.settle_rows() with each column as an array, as the program sends them in binary; also returns acp.news().';
+
+CREATE OR REPLACE FUNCTION acp.settle_links(p_rows acp.audit_logs[], p_seq bigint, p_head bytea, p_free boolean,
+	p_default_limit integer, p_warn_percent integer, p_since bigint, p_clock boolean,
+	OUT used bigint[], OUT version bigint, OUT changed uuid[], OUT at timestamptz)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET lock_timeout = '250ms'
+AS $$
+BEGIN
+	SELECT n.version, n.changed, n.at INTO version, changed, at FROM acp.news(p_since, p_clock) n;
+	IF p_free THEN
+		used := acp.settle_far(p_rows, NULL, p_default_limit, p_warn_percent);
+		IF -1 = ANY (used) THEN
+			-- Those of a tenant's first call of the month have nothing to count in.
+			INSERT INTO acp.usage_quota (tenant_id, period)
+			SELECT DISTINCT r.tenant_id, date_trunc('month', r.ts AT TIME ZONE 'UTC')::date
+			FROM unnest(p_rows) WITH ORDINALITY r WHERE r.billable AND r.tier = 'free' AND used[r.ordinality] = -1 ORDER BY 1, 2
+			ON CONFLICT DO NOTHING;
+			IF FOUND THEN
+				used := ARRAY(SELECT greatest(u, v) FROM unnest(used, acp.settle_far(p_rows, ARRAY(SELECT x <> -1 FROM unnest(used)
+					WITH ORDINALITY y(x, n) ORDER BY n), p_default_limit, p_warn_percent)) WITH ORDINALITY z(u, v, n) ORDER BY n);
+			END IF;
+		END IF;
+		IF EXISTS (SELECT FROM unnest(p_rows) WITH ORDINALITY r WHERE r.billable AND r.tier = 'free' AND used[r.ordinality] = -1) THEN
+			RAISE EXCEPTION 'a tenant is near its limit' USING ERRCODE = 'ACP02';
+		END IF;
+	END IF;
+	PERFORM acp.audit_append_links(p_rows, p_seq, p_head);
+END
+$$;
+COMMENT ON FUNCTION acp.settle_links(acp.audit_logs[], bigint, bytea, boolean, integer, integer, bigint, boolean) IS
+	'acp.settle_batch() for calls that hold nothing, were not tried before and are linked already (acp.audit_append_links). p_free: there are free ones among them. used is null where there are none. ACP02: a free call wants to be looked at by itself, nothing was stored.';
+
 CREATE OR REPLACE FUNCTION acp.price(p_unit text, p_action text, p_ts timestamptz) RETURNS acp.prices
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -209,6 +420,7 @@ COMMENT ON FUNCTION acp.price(text, text, timestamptz) IS
 CREATE OR REPLACE FUNCTION acp.usage(p_tenant uuid, p_period date, p_default_limit integer) RETURNS json
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	this_period CONSTANT date := coalesce(p_period, acp.period(acp.now()));
@@ -225,27 +437,37 @@ BEGIN
 	IF tier = 'free' THEN
 		max_calls := coalesce(t.calls_limit, p_default_limit);
 	END IF;
-	WITH counted AS (
-		SELECT c.day, c.action, c.billing_unit, c.tier, sum(c.calls) AS calls, sum(c.quantity) AS quantity
-		FROM acp.usage_counters c
-		WHERE c.tenant_id = p_tenant AND c.day >= this_period AND c.day < this_period + interval '1 month' AND c.billable
-		GROUP BY 1, 2, 3, 4
-	), priced AS (
-		SELECT c.*, p.currency, CASE WHEN c.tier <> 'paid' THEN 0
-			WHEN p.unit = c.billing_unit THEN c.quantity * p.unit_amount ELSE c.calls * p.unit_amount END AS amount
-		FROM counted c, LATERAL acp.price(c.billing_unit, c.action, c.day::timestamp AT TIME ZONE 'UTC') p
+	WITH changed AS (
+		-- The days from which on other prices than the day before apply. What is counted is counted by day.
+		SELECT (date_trunc('day', (p.valid_from - interval '1 microsecond') AT TIME ZONE 'UTC') + interval '1 day')::date AS since
+		FROM acp.prices p
+	), span AS (
+		SELECT since, lead(since, 1, 'infinity') OVER (ORDER BY since) AS until FROM (
+			SELECT this_period AS since
+			UNION SELECT since FROM changed WHERE since > this_period AND since < this_period + interval '1 month') x
+	), counted AS MATERIALIZED (
+		SELECT c.day, c.action, c.billing_unit, c.tier, s.since, sum(c.calls) AS calls, sum(c.quantity) AS quantity
+		FROM acp.usage_of(p_tenant, this_period, true) c JOIN span s ON c.day >= s.since AND c.day < s.until
+		GROUP BY GROUPING SETS ((c.day), (c.action, c.billing_unit, c.tier, s.since))
 	), total AS (
-		SELECT coalesce(sum(calls), 0)::bigint AS calls, coalesce(sum(amount), 0) AS amount, max(currency) AS currency FROM priced
+		SELECT coalesce(sum(c.calls), 0)::bigint AS calls, max(p.currency) AS currency,
+			coalesce(sum(CASE WHEN c.tier <> 'paid' THEN 0
+				WHEN p.unit = c.billing_unit THEN c.quantity * p.unit_amount ELSE c.calls * p.unit_amount END), 0) AS amount
+		FROM counted c, LATERAL acp.price(c.billing_unit, c.action, c.since::timestamp AT TIME ZONE 'UTC') p
+		WHERE c.day IS NULL
 	)
 	SELECT json_build_object(
 		'tenant_id', p_tenant, 'tier', tier, 'calls_used', total.calls, 'calls_limit', max_calls,
 		'calls_remaining', CASE WHEN max_calls IS NOT NULL THEN greatest(max_calls - total.calls, 0) END,
 		'period_start', acp.rfc3339(acp.period_start(this_period)), 'period_end', acp.rfc3339(acp.period_end(this_period)),
-		'by_action', (SELECT coalesce(json_agg(x ORDER BY x->>'action'), '[]') FROM (
-			SELECT json_build_object('action', action, 'calls', sum(calls), 'billing_unit', billing_unit, 'quantity', sum(quantity)) AS x
-			FROM priced GROUP BY action, billing_unit) a),
-		'by_day', (SELECT coalesce(json_agg(x ORDER BY x->>'day'), '[]') FROM (
-			SELECT json_build_object('day', day, 'calls', sum(calls)) AS x FROM priced GROUP BY day) d),
+		'by_action', (
+			SELECT coalesce(json_agg(json_build_object('action', a.action, 'calls', a.calls, 'billing_unit', a.billing_unit,
+				'quantity', a.quantity) ORDER BY a.action, a.billing_unit), '[]')
+			FROM (SELECT action, billing_unit, sum(calls) AS calls, sum(quantity) AS quantity FROM counted
+				WHERE day IS NULL GROUP BY 1, 2) a),
+		'by_day', (
+			SELECT coalesce(json_agg(json_build_object('day', d.day, 'calls', d.calls) ORDER BY d.day), '[]')
+			FROM counted d WHERE d.day IS NOT NULL),
 		'cost', json_build_object('amount', trim_scale(total.amount),
 			'currency', coalesce(total.currency, (acp.price('call', '*', acp.now())).currency)))
 	INTO result FROM total;
@@ -266,6 +488,11 @@ $$;
 COMMENT ON FUNCTION acp.pricing(text, text, bigint) IS
 	'What so many units of an action cost now: unit, unit_amount, currency, amount. A unit without a price is charged as one call.';
 
-GRANT EXECUTE ON FUNCTION acp.paid_calls(uuid, date), acp.usage_reserve(uuid, uuid, timestamptz, integer, interval),
-	acp.usage_release(uuid, uuid, timestamptz), acp.usage_consume(uuid, uuid, timestamptz, integer, integer), acp.audit_append(jsonb),
+GRANT EXECUTE ON FUNCTION acp.usage_of(uuid, date, boolean), acp.usage_roll_up(), acp.settle_far(acp.audit_logs[], boolean[], integer, integer),
+	acp.settle_links(acp.audit_logs[], bigint, bytea, boolean, integer, integer, bigint, boolean), acp.paid_calls(uuid, date), acp.usage_reserve(uuid, uuid, timestamptz, integer, interval),
+	acp.usage_release(uuid, uuid, timestamptz), acp.usage_consume(uuid, uuid, timestamptz, integer, integer),
+	acp.usage_count(uuid, uuid, timestamptz, integer, integer), acp.usage_expire(uuid, date),
+	acp.settle_rows(acp.audit_logs[], boolean[], integer, integer, boolean),
+	acp.settle_batch(uuid[], uuid[], timestamptz[], uuid[], text[], text[], text[], text[], text[], uuid[], text[], text[], text[], text[],
+		jsonb[], real[], inet[], text[], boolean[], uuid[], text[], boolean[], text[], bigint[], text[], boolean[], integer, integer, boolean, bigint, boolean),
 	acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer), acp.price(text, text, timestamptz), acp.usage(uuid, date, integer), acp.pricing(text, text, bigint) TO acp_app;

@@ -50,7 +50,7 @@ BEGIN
 	UPDATE acp.idempotency SET state = 'done', sealed = p_sealed, lease_until = NULL
 	WHERE tenant_id = p_tenant AND action = p_action AND key = p_key AND owner = p_owner AND state = 'running';
 	IF NOT FOUND THEN
-		PERFORM acp.fail('IDEMPOTENCY_CONFLICT', 'the call ran longer than its claim, and another call with this key took over');
+		PERFORM acp.fail('IDEMPOTENCY_CONFLICT', 'the call ran longer than its claim, and another call with this key took over; nothing was done, send it again for the result of that one');
 	END IF;
 END
 $$;

@@ -44,6 +44,7 @@ COMMENT ON FUNCTION acp.leadscoring_model_json(acp.leadscoring_models) IS 'A mod
 CREATE OR REPLACE FUNCTION acp.leadscoring_models_list(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	list jsonb;
@@ -63,6 +64,7 @@ COMMENT ON FUNCTION acp.leadscoring_models_list(uuid, jsonb, jsonb) IS 'domain.l
 CREATE OR REPLACE FUNCTION acp.leadscoring_model_weights(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	found_weights jsonb;
@@ -70,7 +72,7 @@ BEGIN
 	SELECT weights INTO found_weights FROM acp.leadscoring_models
 	WHERE tenant_id = p_tenant AND model_id = (p_params->>'model_id')::uuid;
 	IF NOT FOUND THEN
-		PERFORM acp.fail('NOT_FOUND', 'no model has this model_id', '/params/model_id');
+		PERFORM acp.fail('NOT_FOUND', 'no model has this model_id; domain.leadscoring.models.list shows them', '/params/model_id');
 	END IF;
 	RETURN found_weights;
 END
@@ -87,7 +89,7 @@ DECLARE
 	total   CONSTANT integer := jsonb_array_length(asked);
 BEGIN
 	IF (SELECT count(DISTINCT q->>'key') FROM jsonb_array_elements(asked) q) < total THEN
-		PERFORM acp.fail('VALIDATION_ERROR', 'two questions have the same key', '/params/questions');
+		PERFORM acp.fail('VALIDATION_ERROR', 'two questions have the same key; give each key once', '/params/questions');
 	END IF;
 	SELECT coalesce(array_agg(w.key), '{}') INTO known FROM acp.leadscoring_questions w
 	WHERE w.tenant_id = p_tenant AND w.key IN (SELECT q->>'key' FROM jsonb_array_elements(asked) q);
@@ -111,6 +113,7 @@ COMMENT ON FUNCTION acp.leadscoring_questions_upsert_bulk(uuid, jsonb, jsonb) IS
 CREATE OR REPLACE FUNCTION acp.leadscoring_questions_list(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	list jsonb;

@@ -24,6 +24,8 @@ BEGIN
 		SELECT tenant_id, action, key FROM acp.idempotency WHERE expires_at <= acp.now() ORDER BY expires_at
 		LIMIT 1000 FOR UPDATE SKIP LOCKED) old
 	WHERE i.tenant_id = old.tenant_id AND i.action = old.action AND i.key = old.key;
+	-- Who asks from a number that is gone is told that everything may have changed.
+	DELETE FROM acp.changes WHERE at <= now() - interval '1 day';
 	DELETE FROM acp.webhook_deliveries d USING (
 		SELECT tenant_id, delivery_id FROM acp.webhook_deliveries
 		WHERE status <> 'pending' AND created_at <= acp.now() - interval '30 days' ORDER BY created_at
@@ -31,6 +33,6 @@ BEGIN
 	WHERE d.tenant_id = old.tenant_id AND d.delivery_id = old.delivery_id;
 END
 $$;
-COMMENT ON FUNCTION acp.maintain() IS 'Makes audit partitions three months ahead, gives back the places of calls that died, forgets expired idempotency keys and deliveries that ended 30 days ago.';
+COMMENT ON FUNCTION acp.maintain() IS 'Makes audit partitions three months ahead, gives back the places of calls that died, forgets expired idempotency keys, changes of a day ago, and deliveries that ended 30 days ago.';
 
 GRANT EXECUTE ON FUNCTION acp.maintain() TO acp_app;

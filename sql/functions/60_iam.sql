@@ -24,7 +24,7 @@ BEGIN
 	-- The router has looked already; here two calls at once are told apart: the second waits for the first to commit.
 	PERFORM FROM acp.tenants WHERE tenant_id = p_tenant FOR NO KEY UPDATE;
 	IF acp.live_count(p_tenant, p_resource) >= (p_ctx->>'ceiling')::bigint THEN
-		PERFORM acp.fail('CEILING_EXCEEDED', format('at most %s %s may exist', p_ctx->>'ceiling', p_resource));
+		PERFORM acp.fail('CEILING_EXCEEDED', format('at most %s %s may exist; delete or revoke one first', p_ctx->>'ceiling', p_resource));
 	END IF;
 END
 $$;
@@ -52,7 +52,7 @@ DECLARE
 BEGIN
 	SELECT * INTO k FROM acp.api_keys WHERE tenant_id = p_tenant AND api_key_id = (p_params->>'api_key_id')::uuid;
 	IF NOT FOUND THEN
-		PERFORM acp.fail('NOT_FOUND', 'no key has this api_key_id', '/params/api_key_id');
+		PERFORM acp.fail('NOT_FOUND', 'no key has this api_key_id; iam.keys.list shows them', '/params/api_key_id');
 	END IF;
 	RETURN k;
 END

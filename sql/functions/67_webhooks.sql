@@ -197,7 +197,7 @@ DECLARE
 BEGIN
 	SELECT * INTO w FROM acp.webhooks WHERE tenant_id = p_tenant AND webhook_id = (p_params->>'webhook_id')::uuid;
 	IF NOT FOUND THEN
-		PERFORM acp.fail('NOT_FOUND', 'no webhook has this webhook_id', '/params/webhook_id');
+		PERFORM acp.fail('NOT_FOUND', 'no webhook has this webhook_id; webhooks.list shows them', '/params/webhook_id');
 	END IF;
 	RETURN w;
 END
@@ -215,7 +215,8 @@ BEGIN
 	SELECT n - 1 INTO wrong FROM jsonb_array_elements_text(p_params->'events') WITH ORDINALITY AS e(pattern, n)
 	WHERE NOT EXISTS (SELECT FROM unnest(known) AS name WHERE acp.pattern_fits(pattern, name)) ORDER BY n LIMIT 1;
 	IF wrong IS NOT NULL THEN
-		PERFORM acp.fail('VALIDATION_ERROR', 'fits no event; there are ' || array_to_string(known, ', '), '/params/events/' || wrong);
+		PERFORM acp.fail('VALIDATION_ERROR', 'this pattern fits no event; there are ' || array_to_string(known, ', '),
+			'/params/events/' || wrong);
 	END IF;
 	RETURN ARRAY(SELECT jsonb_array_elements_text(p_params->'events'));
 END

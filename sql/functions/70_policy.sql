@@ -11,18 +11,28 @@ $$;
 COMMENT ON FUNCTION acp.pattern_fits(text, text) IS 'Does an action fit a pattern in which * stands for anything?';
 
 CREATE OR REPLACE FUNCTION acp.window_open(p_window jsonb, p_ts timestamptz) RETURNS boolean
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	there CONSTANT timestamp := p_ts AT TIME ZONE coalesce(p_window->>'timezone', 'UTC');
-	since CONSTANT time := coalesce((p_window->>'from')::time, '00:00');
-	until CONSTANT time := coalesce((p_window->>'to')::time, '24:00');
+	days  CONSTANT jsonb := coalesce(p_window->'days', '[1, 2, 3, 4, 5, 6, 7]');
+	there timestamp;
+	since time;
+	until time;
 BEGIN
 	IF p_window IS NULL THEN
 		RETURN true;
+	ELSIF jsonb_typeof(p_window) <> 'object' OR days::text !~ '^\[[1-7](, [1-7])*\]$' THEN
+		RETURN NULL;
 	END IF;
-	IF p_window ? 'days' AND NOT p_window->'days' @> to_jsonb(extract(isodow FROM there)::integer) THEN
+	BEGIN
+		there := p_ts AT TIME ZONE coalesce(p_window->>'timezone', 'UTC');
+		since := coalesce((p_window->>'from')::time, '00:00');
+		until := coalesce((p_window->>'to')::time, '24:00');
+	EXCEPTION WHEN data_exception THEN -- no such zone, no such time
+		RETURN NULL;
+	END;
+	IF NOT days @> to_jsonb(extract(isodow FROM there)::integer) THEN
 		RETURN false;
 	END IF;
 	-- A window such as 22:00 to 06:00 goes over midnight.
@@ -31,7 +41,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.window_open(jsonb, timestamptz) IS
-	'Is a moment inside a time window {days: [1=Monday..7], from, to, timezone}? Null is always; to before from goes over midnight.';
+	'Is a moment inside a time window {days: [1=Monday..7], from, to, timezone}? Without a window: always; to before from goes over midnight. Null: it cannot be told.';
 
 CREATE OR REPLACE FUNCTION acp.policy_version() RETURNS bigint
 LANGUAGE sql STABLE
@@ -49,10 +59,10 @@ AS $$
 	  AND acp.pattern_fits(p.action_pattern, p_query->>'action')
 	  AND (p.actor_type IS NULL OR p.actor_type = p_query->>'actor_type')
 	  AND (p.amount_over IS NULL OR (p_query->>'amount')::numeric > p.amount_over)
-	  AND acp.window_open(p.time_window, acp.now())
+	  AND acp.window_open(p.time_window, acp.now()) IS NOT FALSE
 	ORDER BY p.priority, p.version LIMIT 1
 $$;
-COMMENT ON FUNCTION acp.find_policy(jsonb) IS 'The policy that decides a call: enabled, fitting, lowest priority number first; none: allowed.';
+COMMENT ON FUNCTION acp.find_policy(jsonb) IS 'The policy that decides a call: enabled, fitting, lowest priority number first; none: allowed. Also one of which it cannot be told whether it is time for it.';
 
 CREATE OR REPLACE FUNCTION acp.approval_for(p_query jsonb, OUT approval_id uuid, OUT approved boolean)
 LANGUAGE plpgsql
@@ -88,6 +98,12 @@ DECLARE
 	approval record;
 	result   jsonb;
 BEGIN
+	-- Whatever that policy says, what it is about is not let through.
+	IF acp.window_open(p.time_window, acp.now()) IS NULL THEN
+		RETURN jsonb_build_object('decision_id', p_query->'event_id', 'decision', 'deny', 'policy_id', p.policy_id,
+			'reason', 'a policy for this call cannot be evaluated; its operator has to correct or disable it',
+			'fault', format('policy %s (%s)', p.policy_id, p.name), 'policy_version', acp.policy_version(), 'decision_ttl_ms', 0);
+	END IF;
 	result := jsonb_build_object('decision_id', p_query->'event_id', 'reason', p.reason, 'policy_id', p.policy_id,
 		'policy_version', acp.policy_version(), 'decision_ttl_ms', CASE WHEN verdict = 'allow' AND p.time_window IS NULL THEN 5000 ELSE 0 END);
 	IF verdict = 'require_approval' AND p_query->>'event_id' IS NOT NULL AND NOT coalesce((p_query->>'dry_run')::boolean, false) THEN
@@ -101,7 +117,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.authorize(jsonb) IS
-	'Decides a call {tenant_id, api_key_id, actor_type, action, request_hash, amount, event_id, dry_run}: decision allow, deny or require_approval. approval_id with allow: to be used up when the call succeeds; with require_approval: what a human has to approve.';
+	'Decides a call {tenant_id, api_key_id, actor_type, action, request_hash, amount, event_id, dry_run}: decision allow, deny or require_approval. approval_id with allow: to be used up when the call succeeds; with require_approval: what a human has to approve. fault: the policy that cannot be evaluated, for the log.';
 
 CREATE OR REPLACE FUNCTION acp.approval_use(p_tenant uuid, p_approval uuid, p_event uuid) RETURNS void
 LANGUAGE plpgsql
@@ -111,11 +127,45 @@ BEGIN
 	UPDATE acp.approvals SET status = 'used', used_by = p_event
 	WHERE tenant_id = p_tenant AND approval_id = p_approval AND status = 'approved' AND expires_at > acp.now();
 	IF NOT FOUND THEN
-		PERFORM acp.fail('APPROVAL_REQUIRED', 'the approval of this call was used by another one');
+		PERFORM acp.fail('APPROVAL_REQUIRED', 'the approval of this call was used by another one; send it again to ask for a new one');
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION acp.approval_use(uuid, uuid, uuid) IS 'Uses an approval up, in the transaction of the call it lets through; an approval lets one call through.';
+
+CREATE OR REPLACE FUNCTION acp.policy_fault(p_policy jsonb, OUT place text, OUT why text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH rules (place, kind, most, form, why) AS (VALUES
+		('/name', 'string', 200, '.', 'must have 1 to 200 characters'),
+		('/decision', 'string', 20, '^(allow|deny|require_approval)$', 'must be allow, deny or require_approval'),
+		('/priority', 'number', 20, '^([1-9][0-9]{0,5}|1000000)$', 'must be an integer from 1 to 1000000'),
+		('/action', 'string', 200, '^[a-z0-9_.*]+$', 'must be the name of an action, in which * stands for anything'),
+		('/actor_type', 'string', 20, '^(api_key|user|system)$', 'must be api_key, user or system'),
+		('/amount_over', 'number', 400, '^[0-9]', 'must be a number of at least 0'),
+		('/reason', 'string', 500, '', 'must have at most 500 characters'),
+		('/time_window', 'object', 60000, '', 'must be an object with days, from, to and timezone'),
+		('/time_window/days', 'array', 100, '^\[[1-7](, [1-7])*\]$', 'must be an array of numbers from 1 (Monday) to 7'),
+		('/time_window/from', 'string', 5, '^([01][0-9]|2[0-3]):[0-5][0-9]$', 'must be a time from 00:00 to 23:59'),
+		('/time_window/to', 'string', 5, '^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$', 'must be a time from 00:00 to 24:00'),
+		('/time_window/timezone', 'string', 64, '.', 'must be a name of the tz database, for example Europe/Berlin')),
+	given (place, value) AS (
+		SELECT '/' || key, value FROM jsonb_each(CASE jsonb_typeof(p_policy) WHEN 'object' THEN p_policy END)
+		UNION ALL SELECT '/time_window/' || key, value
+		FROM jsonb_each(CASE jsonb_typeof(p_policy->'time_window') WHEN 'object' THEN p_policy->'time_window' END)),
+	faults (rank, place, why) AS (
+		SELECT 1, g.place, coalesce(r.why, 'is no member of a policy') FROM given g LEFT JOIN rules r USING (place)
+		WHERE r.place IS NULL OR jsonb_typeof(g.value) <> r.kind OR g.value #>> '{}' !~ r.form OR length(g.value #>> '{}') > r.most
+		UNION ALL SELECT 2, '/' || name, 'is required' FROM unnest(ARRAY['name', 'decision']) name WHERE p_policy->name IS NULL)
+	SELECT place, why FROM (
+		SELECT rank, place, why FROM faults
+		-- What else is wrong with a window whose members have their form.
+		UNION ALL SELECT 3, r.place, r.why FROM rules r WHERE r.place = '/time_window/timezone' AND NOT EXISTS (SELECT FROM faults)
+			AND acp.window_open(p_policy->'time_window', acp.now()) IS NULL) f
+	ORDER BY rank, place LIMIT 1
+$$;
+COMMENT ON FUNCTION acp.policy_fault(jsonb) IS 'The member at fault of what is to be a policy {name, decision, priority, action, actor_type, amount_over, reason, time_window}, and why; null: none.';
 
 CREATE OR REPLACE FUNCTION acp.check_policy(p_policy jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -123,13 +173,33 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	zone CONSTANT text := p_policy->'time_window'->>'timezone';
+	at   text;
+	says text;
 BEGIN
-	IF zone IS NOT NULL AND NOT EXISTS (SELECT FROM pg_timezone_names WHERE name = zone) THEN
-		PERFORM acp.fail('VALIDATION_ERROR', 'timezone is not a name of the tz database', '/params/policy/time_window/timezone');
+	SELECT f.place, f.why INTO at, says FROM acp.policy_fault(p_policy) f;
+	-- PostgreSQL takes more than names for a zone, such as UTC+3, and not for what people mean by it.
+	IF at IS NULL AND zone IS NOT NULL AND NOT EXISTS (SELECT FROM pg_timezone_names WHERE name = zone) THEN
+		at := '/time_window/timezone';
+		says := 'must be a name of the tz database, for example Europe/Berlin';
+	END IF;
+	IF at IS NOT NULL THEN
+		PERFORM acp.fail('VALIDATION_ERROR', substr(at, 2) || ' ' || says, '/params/policy' || at);
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION acp.check_policy(jsonb) IS 'What JSON Schema cannot say of a policy.';
+COMMENT ON FUNCTION acp.check_policy(jsonb) IS 'Refuses what cannot be a policy.';
+
+CREATE OR REPLACE FUNCTION acp.policy_faults() RETURNS TABLE (policy_id uuid, name text, place text, why text, refuses boolean)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT p.policy_id, p.name, f.place, f.why, acp.window_open(p.time_window, acp.now()) IS NULL
+	FROM acp.policies p, acp.policy_fault(jsonb_strip_nulls(jsonb_build_object('name', p.name, 'decision', p.decision,
+		'priority', p.priority, 'action', p.action_pattern, 'actor_type', p.actor_type, 'amount_over', p.amount_over,
+		'reason', p.reason)) || CASE WHEN p.time_window IS NULL THEN '{}' ELSE jsonb_build_object('time_window', p.time_window) END) f
+	WHERE p.enabled AND f.place IS NOT NULL ORDER BY p.priority, p.version
+$$;
+COMMENT ON FUNCTION acp.policy_faults() IS 'Policies in force that are none that could be put in force now. refuses: such a one cannot be evaluated, and refuses what it is about.';
 
 CREATE OR REPLACE FUNCTION acp.governance_propose_policy(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -185,15 +255,16 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	PERFORM acp.check_policy(p_policy);
 	PERFORM pg_advisory_xact_lock(hashtext('acp.policies'));
 	INSERT INTO acp.policies (policy_id, tenant_id, name, priority, enabled, action_pattern, actor_type, time_window, amount_over,
 		decision, reason, version, created_at)
 	VALUES (p_policy_id, p_tenant, p_policy->>'name', coalesce((p_policy->>'priority')::integer, 100), true,
-		coalesce(p_policy->>'action', '*'), p_policy->>'actor_type', nullif(p_policy->'time_window', 'null'),
+		coalesce(p_policy->>'action', '*'), p_policy->>'actor_type', p_policy->'time_window',
 		(p_policy->>'amount_over')::numeric, p_policy->>'decision', p_policy->>'reason', acp.policy_version() + 1, acp.now());
 END
 $$;
-COMMENT ON FUNCTION acp.policy_add(uuid, uuid, jsonb) IS 'Puts a policy in force. p_tenant null: for all tenants.';
+COMMENT ON FUNCTION acp.policy_add(uuid, uuid, jsonb) IS 'Puts a policy in force, or refuses what cannot be one. p_tenant null: for all tenants.';
 
 CREATE OR REPLACE FUNCTION acp.policy_enable(p_policy_id uuid, p_enabled boolean) RETURNS boolean
 LANGUAGE plpgsql
@@ -219,6 +290,6 @@ $$;
 COMMENT ON FUNCTION acp.approval_decide(uuid, text) IS 'approved or rejected. False: there is no such approval that waits for a decision.';
 
 GRANT EXECUTE ON FUNCTION acp.pattern_fits(text, text), acp.window_open(jsonb, timestamptz), acp.policy_version(), acp.find_policy(jsonb),
-	acp.approval_for(jsonb), acp.authorize(jsonb), acp.approval_use(uuid, uuid, uuid), acp.check_policy(jsonb),
-	acp.governance_propose_policy(uuid, jsonb, jsonb), acp.proposal_decide(uuid, text), acp.policy_publish(uuid, uuid),
-	acp.policy_add(uuid, uuid, jsonb), acp.policy_enable(uuid, boolean), acp.approval_decide(uuid, text) TO acp_app;
+	acp.approval_for(jsonb), acp.authorize(jsonb), acp.approval_use(uuid, uuid, uuid), acp.policy_fault(jsonb),
+	acp.check_policy(jsonb), acp.policy_faults(), acp.governance_propose_policy(uuid, jsonb, jsonb), acp.proposal_decide(uuid, text),
+	acp.policy_publish(uuid, uuid), acp.policy_add(uuid, uuid, jsonb), acp.policy_enable(uuid, boolean), acp.approval_decide(uuid, text) TO acp_app;

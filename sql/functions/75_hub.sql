@@ -8,7 +8,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	RETURN to_jsonb(e) - 'actor_type' - 'actor_id' - 'api_key_id' || jsonb_build_object(
+	RETURN to_jsonb(e) - '{actor_type,actor_id,api_key_id,chain_id,chain_seq,chain_hash}'::text[] || jsonb_build_object(
 		'tenant_id', nullif(e.tenant_id, '00000000-0000-0000-0000-000000000000'),
 		'ts', to_char(e.ts AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
 		'actor', jsonb_build_object('type', e.actor_type, 'id', e.actor_id, 'api_key_id', e.api_key_id));
@@ -25,7 +25,7 @@ DECLARE
 BEGIN
 	SELECT * INTO t FROM acp.tenants WHERE tenant_id = (p->>'tenant_id')::uuid;
 	IF NOT FOUND THEN
-		PERFORM acp.fail('NOT_FOUND', 'no tenant has this tenant_id', '/tenant_id');
+		PERFORM acp.fail('NOT_FOUND', 'no tenant has this tenant_id; tenants/create makes one', '/tenant_id');
 	END IF;
 	RETURN t;
 END
@@ -60,7 +60,7 @@ BEGIN
 		SELECT * INTO earlier FROM acp.idempotency i WHERE i.tenant_id = nil AND i.action = op AND i.key = idem_key;
 		IF earlier.expires_at > acp.now() THEN
 			IF earlier.fingerprint <> p_ctx->>'fingerprint' THEN
-				PERFORM acp.fail('IDEMPOTENCY_MISMATCH', 'this idempotency key was used with another request');
+				PERFORM acp.fail('IDEMPOTENCY_MISMATCH', 'this idempotency key was used with another request; give each request a key of its own');
 			END IF;
 			PERFORM acp.hub_changed(p_ctx, jsonb_build_object('tenant_id', earlier.reply->'tenant_uuid', 'replay', true));
 			RETURN earlier.reply;
@@ -68,7 +68,7 @@ BEGIN
 		DELETE FROM acp.idempotency i WHERE i.tenant_id = nil AND i.action = op AND i.key = idem_key;
 	END IF;
 	IF NOT acp.tenant_create((p_ctx->>'id')::uuid, p->>'product', p->>'agent_id', p->>'email', p->>'organization_name') THEN
-		PERFORM acp.fail('ALREADY_ONBOARDED', 'this agent_id is taken');
+		PERFORM acp.fail('ALREADY_ONBOARDED', 'this agent_id is taken; choose another one');
 	END IF;
 	result := jsonb_build_object('tenant_uuid', p_ctx->'id', 'tier', 'free', 'created_at', acp.rfc3339(acp.now()));
 	IF idem_key IS NOT NULL THEN
@@ -150,6 +150,10 @@ DECLARE
 	at       CONSTANT timestamptz := p->>'ts';
 	now_used bigint;
 BEGIN
+	-- A kernel that waited in vain sends the row while this may still be under way: one of the two sees the other, by the locks
+	-- of acp.audit_stored().
+	PERFORM pg_advisory_xact_lock_shared(hashtext('acp.audit_stored'));
+	PERFORM pg_advisory_xact_lock(hashtext('acp.audit_stored'), hashtext(event::text));
 	INSERT INTO acp.usage_settled (tenant_id, period, reservation_id, settled_at)
 	VALUES (tenant, acp.period(at), event, acp.now()) ON CONFLICT DO NOTHING;
 	IF FOUND AND NOT EXISTS (SELECT FROM acp.audit_logs l WHERE l.tenant_id = tenant AND l.ts = at AND l.event_id = event) THEN
@@ -212,19 +216,26 @@ BEGIN
 	e.dry_run := coalesce(e.dry_run, false);
 	e.billable := coalesce(e.billable, false);
 	e.billing_quantity := coalesce(e.billing_quantity, 1);
+	IF e.billable THEN
+		e.pack := coalesce(e.pack, split_part(e.action, '.', 1)); -- without a pack it would not be counted, nor billed
+	END IF;
 	RETURN e;
 END
 $$;
 COMMENT ON FUNCTION acp.hub_event_row(jsonb) IS 'The audit row of an AuditEvent. What it does not say is billable is not; members that are no columns are dropped.';
 
-CREATE OR REPLACE FUNCTION acp.hub_count(p_rows acp.audit_logs[]) RETURNS void
+DROP FUNCTION IF EXISTS acp.hub_count(acp.audit_logs[]);
+CREATE OR REPLACE FUNCTION acp.hub_count(p_rows acp.audit_logs[], p_default_limit integer) RETURNS uuid[]
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	q record;
+	no_room uuid[] := '{}';
+	q       record;
+	call    record;
 BEGIN
-	-- A call that usage/settle has counted is not counted again; one that still holds its place gives it back.
+	-- A call that usage/settle has counted is not counted again; one that still holds its place gives it back; one that went on
+	-- without being asked about is counted where there is room.
 	FOR q IN
 		WITH settled AS (
 			DELETE FROM acp.usage_settled s USING unnest(p_rows) e
@@ -234,50 +245,57 @@ BEGIN
 			DELETE FROM acp.usage_reservations r USING unnest(p_rows) e
 			WHERE r.tenant_id = e.tenant_id AND r.period = acp.period(e.ts) AND r.reservation_id = e.event_id
 			RETURNING e.tenant_id, r.period, e.event_id
+		), calls AS (
+			SELECT e.tenant_id, acp.period(e.ts) AS period, e.event_id, e.ts, h.event_id IS NOT NULL AS released,
+				e.billable AND e.tier = 'free' AND s.event_id IS NULL AS uses,
+				h.event_id IS NULL AND coalesce(e.result_meta->>'usage_check' = 'failed_open'
+					AND acp.effective_tier(t.tier, t.payment_method_status) = 'free', false) AS unasked
+			FROM unnest(p_rows) e LEFT JOIN settled s USING (tenant_id, event_id) LEFT JOIN held h USING (tenant_id, event_id)
+				LEFT JOIN acp.tenants t USING (tenant_id)
 		)
-		SELECT e.tenant_id, acp.period(e.ts) AS period, count(h.event_id)::integer AS released,
-			(count(*) FILTER (WHERE e.billable AND e.tier = 'free' AND s.event_id IS NULL))::integer AS used
-		FROM unnest(p_rows) e LEFT JOIN settled s USING (tenant_id, event_id) LEFT JOIN held h USING (tenant_id, event_id)
-		GROUP BY 1, 2 HAVING bool_or(h.event_id IS NOT NULL OR (e.billable AND e.tier = 'free' AND s.event_id IS NULL)) ORDER BY 1, 2
+		SELECT c.tenant_id, c.period, count(*) FILTER (WHERE c.released)::integer AS released,
+			count(*) FILTER (WHERE c.uses AND NOT c.unasked)::integer AS used,
+			jsonb_agg(jsonb_build_object('event_id', c.event_id, 'ts', c.ts) ORDER BY c.ts) FILTER (WHERE c.uses AND c.unasked) AS unasked
+		FROM calls c GROUP BY 1, 2 HAVING bool_or(c.released OR c.uses) ORDER BY 1, 2
 	LOOP
 		INSERT INTO acp.usage_quota AS u (tenant_id, period, used) VALUES (q.tenant_id, q.period, q.used)
 		ON CONFLICT (tenant_id, period) DO UPDATE SET used = u.used + excluded.used, reserved = u.reserved - q.released;
+		FOR call IN SELECT * FROM jsonb_to_recordset(q.unasked) c(event_id uuid, ts timestamptz) LOOP
+			IF acp.usage_count(q.tenant_id, NULL, call.ts, p_default_limit) IS NULL THEN
+				no_room := no_room || call.event_id;
+			END IF;
+		END LOOP;
 	END LOOP;
-	INSERT INTO acp.usage_counters AS c (tenant_id, day, action, status, billable, tier, billing_unit, slot, calls, quantity)
-	SELECT e.tenant_id, acp.day(e.ts), e.action, e.status, e.billable, e.tier, coalesce(e.billing_unit, 'call'),
-		pg_backend_pid() % 16, count(*), sum(e.billing_quantity)
-	FROM unnest(p_rows) e WHERE e.pack IS NOT NULL AND e.tier IS NOT NULL AND e.action IS NOT NULL
-	GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7
-	ON CONFLICT (tenant_id, day, action, status, billable, tier, billing_unit, slot)
-	DO UPDATE SET calls = c.calls + excluded.calls, quantity = c.quantity + excluded.quantity;
+	RETURN no_room;
 END
 $$;
-COMMENT ON FUNCTION acp.hub_count(acp.audit_logs[]) IS
-	'Counts audit rows that have just been stored, in the lock order of 30_usage.sql: reservations, quotas, counters, each by tenant.';
+COMMENT ON FUNCTION acp.hub_count(acp.audit_logs[], integer) IS
+	'Counts audit rows that are about to be stored in the quotas, by tenant, and ends their reservations. Returns the events of calls that went on without a usage check, and for which there is no room in the allowance: they were not counted.';
 
 CREATE OR REPLACE FUNCTION acp.hub_audit_ingest(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	month  timestamptz;
-	stored acp.audit_logs[];
+	rows    CONSTANT acp.audit_logs[] := ARRAY(SELECT acp.hub_event_row(value) FROM jsonb_array_elements(p->'events'));
+	fresh   acp.audit_logs[] := acp.rows_where(rows, ARRAY(SELECT NOT stored FROM unnest(acp.audit_stored(rows)) WITH ORDINALITY x(stored, n) ORDER BY n));
+	no_room CONSTANT uuid[] := acp.hub_count(fresh, (p_ctx->>'free_limit')::integer);
 BEGIN
-	FOR month IN
-		SELECT DISTINCT date_trunc('month', (acp.hub_event_row(value)).ts, 'UTC') FROM jsonb_array_elements(p->'events') ORDER BY 1
-	LOOP
-		PERFORM acp.ensure_partitions(month, 0);
-	END LOOP;
-	WITH kept AS (
-		INSERT INTO acp.audit_logs SELECT e.* FROM jsonb_array_elements(p->'events'), acp.hub_event_row(value) e
-		ORDER BY e.tenant_id, e.ts, e.event_id ON CONFLICT DO NOTHING RETURNING audit_logs)
-	SELECT coalesce(array_agg(audit_logs), '{}') INTO stored FROM kept;
-	PERFORM acp.hub_count(stored);
-	RETURN jsonb_build_object('accepted', cardinality(stored), 'duplicates', jsonb_array_length(p->'events') - cardinality(stored));
+	IF cardinality(no_room) > 0 THEN
+		FOR i IN 1 .. cardinality(fresh) LOOP
+			IF (fresh[i]).event_id = ANY (no_room) THEN
+				fresh[i] := acp.journal_no_room(fresh[i]);
+			END IF;
+		END LOOP;
+	END IF;
+	IF cardinality(fresh) > 0 THEN
+		PERFORM acp.audit_append_rows(fresh);
+	END IF;
+	RETURN jsonb_build_object('accepted', cardinality(fresh), 'duplicates', jsonb_array_length(p->'events') - cardinality(fresh));
 END
 $$;
 COMMENT ON FUNCTION acp.hub_audit_ingest(jsonb, jsonb) IS
-	'audit-ingest: stores the events that are new by tenant, ts and event_id, and counts exactly those. All or none.';
+	'audit-ingest: stores the events that are new by tenant, ts and event_id, and counts exactly those. All or none. A call that went on without the usage check, and for which there is no room, is stored as not billable: nobody gets more than the allowance.';
 
 CREATE OR REPLACE FUNCTION acp.hub_audit_query(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -421,6 +439,6 @@ COMMENT ON FUNCTION acp.outbox_refused(jsonb, text) IS 'Puts an event back that 
 GRANT EXECUTE ON FUNCTION acp.audit_event_json(acp.audit_logs), acp.hub_tenant(jsonb), acp.hub_changed(jsonb, jsonb),
 	acp.hub_tenants_create(jsonb, jsonb), acp.hub_tenants_update(jsonb, jsonb), acp.hub_usage(jsonb, jsonb),
 	acp.hub_usage_reserve(jsonb, jsonb), acp.hub_usage_consume(jsonb, jsonb), acp.hub_usage_settle(jsonb, jsonb),
-	acp.hub_event_row(jsonb), acp.hub_count(acp.audit_logs[]), acp.hub_audit_ingest(jsonb, jsonb), acp.hub_audit_query(jsonb, jsonb),
+	acp.hub_event_row(jsonb), acp.hub_count(acp.audit_logs[], integer), acp.hub_audit_ingest(jsonb, jsonb), acp.hub_audit_query(jsonb, jsonb),
 	acp.hub_authorize(jsonb, jsonb), acp.hub_heartbeat(jsonb, jsonb), acp.hub_policy_propose(jsonb, jsonb), acp.hub_revoke(jsonb, jsonb),
 	acp.outbox_take(integer), acp.outbox_refused(jsonb, text) TO acp_app;

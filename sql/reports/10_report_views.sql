@@ -1,12 +1,21 @@
 -- Stable views for SQL reporting (schema acp_report). They run with their owner's rights and show no secret.
 
+-- Two parts, so that a condition on tenant_id is one on the table's column: an expression in its place would not find
+-- the index.
 CREATE OR REPLACE VIEW acp_report.audit_logs AS
-	SELECT event_id, request_id, ts, nullif(tenant_id, '00000000-0000-0000-0000-000000000000') AS tenant_id,
+	SELECT event_id, request_id, ts, tenant_id,
 		integration, pack, action, actor_type, actor_id, api_key_id, request_hash, status, error_code, error_message_redacted,
 		result_meta, latency_ms, ip_address, idempotency_key, dry_run, policy_decision_id, trace_id,
 		billable, billing_unit, billing_quantity, tier
-	FROM acp.audit_logs;
-COMMENT ON VIEW acp_report.audit_logs IS 'The audit log: one row a call; tenant_id is null for unknown callers.';
+	FROM acp.audit_logs WHERE tenant_id <> '00000000-0000-0000-0000-000000000000'
+	UNION ALL
+	SELECT event_id, request_id, ts, NULL,
+		integration, pack, action, actor_type, actor_id, api_key_id, request_hash, status, error_code, error_message_redacted,
+		result_meta, latency_ms, ip_address, idempotency_key, dry_run, policy_decision_id, trace_id,
+		billable, billing_unit, billing_quantity, tier
+	FROM acp.audit_logs WHERE tenant_id = '00000000-0000-0000-0000-000000000000';
+COMMENT ON VIEW acp_report.audit_logs IS
+	'The audit log: one row a call; tenant_id is null for unknown callers. A range of ts reads only the months in it, a tenant_id only that tenant''s rows.';
 
 CREATE OR REPLACE VIEW acp_report.tenants AS
 	SELECT tenant_id, agent_id, organization_name, product, acp.effective_tier(tier, payment_method_status) AS tier,
@@ -14,8 +23,10 @@ CREATE OR REPLACE VIEW acp_report.tenants AS
 	FROM acp.tenants;
 COMMENT ON VIEW acp_report.tenants IS 'Tenants; tier is the one they are treated as.';
 
+-- From the counters: as exact as the log, and as fast with 20 million calls as with none -----------------------------
+
 CREATE OR REPLACE VIEW acp_report.usage_by_tenant_month AS
-	SELECT c.tenant_id, t.agent_id, date_trunc('month', c.day)::date AS period, c.tier,
+	SELECT c.tenant_id, t.agent_id, date_trunc('month', c.day::timestamp)::date AS period, c.tier,
 		coalesce(sum(c.calls) FILTER (WHERE c.billable), 0)::bigint AS billable_calls,
 		coalesce(sum(c.quantity) FILTER (WHERE c.billable), 0)::bigint AS billable_quantity,
 		coalesce(sum(c.calls) FILTER (WHERE c.status = 'success'), 0)::bigint AS successful_calls,
@@ -32,23 +43,133 @@ CREATE OR REPLACE VIEW acp_report.usage_by_action_day AS
 	GROUP BY 1, 2, 3, 4, 5, 6;
 COMMENT ON VIEW acp_report.usage_by_action_day IS 'Calls by UTC day, action, status, billable, tier and unit, over all tenants.';
 
+CREATE OR REPLACE VIEW acp_report.error_rate_by_action_day AS
+	SELECT c.day, c.action, sum(c.calls)::bigint AS calls,
+		coalesce(sum(c.calls) FILTER (WHERE c.status = 'error'), 0)::bigint AS errors,
+		coalesce(sum(c.calls) FILTER (WHERE c.status = 'denied'), 0)::bigint AS denied,
+		round(coalesce(sum(c.calls) FILTER (WHERE c.status = 'error'), 0) / sum(c.calls), 4) AS error_rate
+	FROM acp.usage_counters c
+	GROUP BY 1, 2;
+COMMENT ON VIEW acp_report.error_rate_by_action_day IS
+	'Of the calls of each action and UTC day, how many failed (errors) or were refused (denied); error_rate is errors / calls, from 0 to 1.';
+
+CREATE OR REPLACE VIEW acp_report.prices AS
+	SELECT unit, action_pattern, unit_amount, currency, valid_from FROM acp.prices;
+COMMENT ON VIEW acp_report.prices IS
+	'What a unit costs from a moment on: of those whose pattern fits an action the longest applies, and of these the newest.';
+
+-- As acp.price() chooses, written out: a function with a pinned search_path would be planned anew for every line.
+CREATE OR REPLACE VIEW acp_report.revenue_lines AS
+	SELECT c.tenant_id, t.agent_id, date_trunc('month', c.day::timestamp)::date AS period, c.action, c.tier, p.unit, p.unit_amount,
+		p.currency, sum(c.calls)::bigint AS calls,
+		sum(CASE WHEN p.unit = c.billing_unit THEN c.quantity ELSE c.calls END)::bigint AS units,
+		trim_scale(coalesce(sum(p.unit_amount * CASE WHEN p.unit = c.billing_unit THEN c.quantity ELSE c.calls END)
+			FILTER (WHERE c.tier = 'paid'), 0)) AS amount,
+		trim_scale(coalesce(sum(p.unit_amount * CASE WHEN p.unit = c.billing_unit THEN c.quantity ELSE c.calls END), 0)) AS list_amount
+	FROM (SELECT tenant_id, day, action, tier, billing_unit, sum(calls) AS calls, sum(quantity) AS quantity
+		FROM acp.usage_counters WHERE billable GROUP BY 1, 2, 3, 4, 5) c
+	JOIN acp.tenants t USING (tenant_id)
+	LEFT JOIN LATERAL (
+		SELECT q.unit, q.unit_amount, q.currency FROM acp.prices q
+		WHERE q.unit IN (c.billing_unit, 'call') AND q.valid_from <= c.day::timestamp AT TIME ZONE 'UTC'
+		  AND (q.action_pattern = c.action OR (right(q.action_pattern, 1) = '*' AND starts_with(c.action, left(q.action_pattern, -1))))
+		ORDER BY q.unit = c.billing_unit DESC, q.action_pattern = c.action DESC, length(q.action_pattern) DESC, q.valid_from DESC
+		LIMIT 1) p ON true
+	GROUP BY 1, 2, 3, 4, 5, 6, 7, 8;
+COMMENT ON VIEW acp_report.revenue_lines IS
+	'What the billable calls of a tenant, UTC month, action and price come to, from the counters and the prices, unrounded. amount: earned (tier paid); list_amount: what it would be had every call been paid. unit_amount is null where no price fits. A price counts from the first UTC day that begins at or after its valid_from. What was invoiced is rounded, and may carry over.';
+
+CREATE OR REPLACE VIEW acp_report.revenue_by_tenant_month AS
+	SELECT tenant_id, agent_id, period, currency, sum(calls) FILTER (WHERE tier = 'paid')::bigint AS paid_calls, sum(amount) AS amount
+	FROM acp_report.revenue_lines
+	GROUP BY 1, 2, 3, 4
+	HAVING bool_or(tier = 'paid');
+COMMENT ON VIEW acp_report.revenue_by_tenant_month IS 'What each tenant''s paid calls of a UTC month come to, unrounded: the sum of revenue_lines.';
+
+CREATE OR REPLACE VIEW acp_report.revenue_by_month AS
+	SELECT period, currency, count(*) AS paying_tenants, sum(paid_calls)::bigint AS paid_calls, sum(amount) AS amount
+	FROM acp_report.revenue_by_tenant_month
+	GROUP BY 1, 2;
+COMMENT ON VIEW acp_report.revenue_by_month IS 'What the paid calls of a UTC month come to, unrounded, and how many tenants made them.';
+
+CREATE OR REPLACE VIEW acp_report.conversion_by_month AS
+	SELECT date_trunc('month', t.onboarded_at AT TIME ZONE 'UTC')::date AS onboarded_in, count(*) AS tenants,
+		count(*) FILTER (WHERE u.active) AS active_tenants,
+		count(t.upgraded_at) AS upgraded_tenants,
+		round(count(t.upgraded_at)::numeric / count(*), 4) AS conversion_rate,
+		round(percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM t.upgraded_at - t.onboarded_at)::double precision / 86400)::numeric, 1)
+			AS median_days
+	FROM acp.tenants t
+	LEFT JOIN (SELECT DISTINCT tenant_id, true AS active FROM acp.usage_counters WHERE billable) u USING (tenant_id)
+	GROUP BY 1;
+COMMENT ON VIEW acp_report.conversion_by_month IS
+	'Of the tenants onboarded in a UTC month: how many ever made a billable call (active), how many became paid, which part that is (0 to 1), and after how many days half of those had.';
+
+-- From the log: what no counter knows. With a condition on period only that month's rows are read ----------------------
+
+-- A condition on period may be tried on every table there is, before the join: names that are no month must not fail.
+CREATE OR REPLACE VIEW acp_report.audit_months AS
+	SELECT CASE WHEN c.relname ~ '^audit_logs_[0-9]{4}_[0-9]{2}$' THEN to_date(right(c.relname, 7), 'YYYY_MM') END AS period
+	FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+	WHERE i.inhparent = 'acp.audit_logs'::regclass;
+COMMENT ON VIEW acp_report.audit_months IS 'UTC months that the log has room for: archived ones are gone, some lie ahead.';
+
 CREATE OR REPLACE VIEW acp_report.denials AS
-	SELECT acp.day(ts) AS day, error_code, action, count(*) AS calls
-	FROM acp.audit_logs WHERE status = 'denied'
-	GROUP BY 1, 2, 3;
-COMMENT ON VIEW acp_report.denials IS 'Refused calls by UTC day, code and action.';
+	SELECT d.day, d.error_code, d.action, d.calls, m.period
+	FROM acp_report.audit_months m CROSS JOIN LATERAL (
+		SELECT (l.ts AT TIME ZONE 'UTC')::date AS day, l.error_code, l.action, count(*) AS calls
+		FROM acp.audit_logs l
+		WHERE l.ts >= m.period::timestamp AT TIME ZONE 'UTC' AND l.ts < (m.period + interval '1 month') AT TIME ZONE 'UTC'
+		  AND l.status = 'denied'
+		GROUP BY 1, 2, 3) d;
+COMMENT ON VIEW acp_report.denials IS
+	'Refused calls by UTC day, code and action, those of unknown callers too. Reads the log: give the period (UTC month).';
+
+CREATE OR REPLACE VIEW acp_report.latency_by_action_day AS
+	SELECT d.day, d.action, d.calls, d.p50_ms, d.p95_ms, d.p99_ms, d.max_ms, m.period
+	FROM acp_report.audit_months m CROSS JOIN LATERAL (
+		SELECT g.day, g.action, g.calls, round(g.p[1]::numeric, 1) AS p50_ms, round(g.p[2]::numeric, 1) AS p95_ms,
+			round(g.p[3]::numeric, 1) AS p99_ms, round(g.p[4]::numeric, 1) AS max_ms
+		FROM (SELECT (l.ts AT TIME ZONE 'UTC')::date AS day, l.action, count(*) AS calls,
+				percentile_cont(ARRAY[0.5, 0.95, 0.99, 1]) WITHIN GROUP (ORDER BY l.latency_ms) AS p
+			FROM acp.audit_logs l
+			WHERE l.ts >= m.period::timestamp AT TIME ZONE 'UTC' AND l.ts < (m.period + interval '1 month') AT TIME ZONE 'UTC'
+			  AND l.status <> 'denied' AND l.pack IS NOT NULL
+			GROUP BY 1, 2) g) d;
+COMMENT ON VIEW acp_report.latency_by_action_day IS
+	'How long calls took (ms), by UTC day and action: half, 95 % and 99 % of them at most that long; refused ones are left out. Reads the log: give the period (UTC month).';
 
 CREATE OR REPLACE VIEW acp_report.usage_drift AS
-	SELECT coalesce(a.tenant_id, c.tenant_id) AS tenant_id, coalesce(a.day, c.day) AS day, coalesce(a.action, c.action) AS action,
-		coalesce(a.status, c.status) AS status, coalesce(a.billable, c.billable) AS billable, coalesce(a.tier, c.tier) AS tier,
-		coalesce(a.calls, 0) AS audit_rows, coalesce(c.calls, 0) AS counted
-	FROM (SELECT tenant_id, acp.day(ts) AS day, action, status, billable, tier, count(*) AS calls
-	      FROM acp.audit_logs WHERE pack IS NOT NULL AND tier IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6) a
-	FULL JOIN (SELECT tenant_id, day, action, status, billable, tier, sum(calls)::bigint AS calls
-	      FROM acp.usage_counters GROUP BY 1, 2, 3, 4, 5, 6) c
-	USING (tenant_id, day, action, status, billable, tier)
-	WHERE coalesce(a.calls, 0) <> coalesce(c.calls, 0);
-COMMENT ON VIEW acp_report.usage_drift IS 'Where the counters and the audit rows differ. Always empty.';
+	SELECT d.tenant_id, d.day, d.action, d.status, d.billable, d.tier, d.audit_rows, d.counted,
+		d.billing_unit, d.audit_quantity, d.counted_quantity, m.period
+	FROM (
+		SELECT period FROM acp_report.audit_months
+		UNION SELECT date_trunc('month', day::timestamp)::date FROM acp.usage_counters
+		UNION SELECT date_trunc('month', day::timestamp)::date FROM acp.audit_archive_totals) m
+	CROSS JOIN LATERAL (
+		SELECT r.tenant_id, r.day, r.action, r.status, r.billable, r.tier, sum(r.audit_rows)::bigint AS audit_rows,
+			sum(r.counted)::bigint AS counted, r.billing_unit, sum(r.audit_quantity)::bigint AS audit_quantity,
+			sum(r.counted_quantity)::bigint AS counted_quantity
+		FROM (
+			SELECT l.tenant_id, (l.ts AT TIME ZONE 'UTC')::date AS day, l.action, l.status, l.billable, l.tier,
+				coalesce(l.billing_unit, 'call') AS billing_unit, count(*) AS audit_rows, sum(l.billing_quantity) AS audit_quantity,
+				0 AS counted, 0 AS counted_quantity
+			FROM acp.audit_logs l
+			WHERE l.ts >= m.period::timestamp AT TIME ZONE 'UTC' AND l.ts < (m.period + interval '1 month') AT TIME ZONE 'UTC'
+			  AND l.pack IS NOT NULL AND l.action IS NOT NULL AND l.tier IS NOT NULL
+			GROUP BY 1, 2, 3, 4, 5, 6, 7
+			UNION ALL
+			SELECT a.tenant_id, a.day, a.action, a.status, a.billable, a.tier, a.billing_unit, a.calls, a.quantity, 0, 0
+			FROM acp.audit_archive_totals a
+			WHERE a.counted AND a.day >= m.period AND a.day < m.period + interval '1 month'
+			UNION ALL
+			SELECT c.tenant_id, c.day, c.action, c.status, c.billable, c.tier, c.billing_unit, 0, 0, c.calls, c.quantity
+			FROM acp.usage_counters c
+			WHERE c.day >= m.period AND c.day < m.period + interval '1 month') r
+		GROUP BY r.tenant_id, r.day, r.action, r.status, r.billable, r.tier, r.billing_unit
+		HAVING sum(r.audit_rows) <> sum(r.counted) OR sum(r.audit_quantity) <> sum(r.counted_quantity)) d;
+COMMENT ON VIEW acp_report.usage_drift IS
+	'Where the counters and the audit rows, archived ones included, differ, in calls or quantity. Always empty. Reads the log: give the period (UTC month).';
 
 -- A view runs its functions as its reader.
 GRANT EXECUTE ON FUNCTION acp.effective_tier(text, text), acp.day(timestamptz) TO acp_report;

@@ -10,7 +10,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(41);
+SELECT plan(55);
 
 -- What the rules look at ---------------------------------------------------------------------------------------------
 
@@ -57,9 +57,12 @@ CREATE TEMP VIEW not_owned_by_owner AS
 	SELECT name FROM relations WHERE pg_get_userbyid(relowner) <> 'acp_owner'
 	UNION ALL SELECT name FROM functions WHERE pg_get_userbyid(proowner) <> 'acp_owner';
 
--- The one that may: partitions are made on demand by a role that must not create tables.
+-- Those that may: partitions are made on demand by a role that must not create tables, and rows get into the log, and
+-- into the counters, by these doors.
 CREATE TEMP VIEW function_with_owners_rights AS
-	SELECT name FROM functions WHERE prosecdef AND name <> 'acp.ensure_partitions(timestamp with time zone,integer)';
+	SELECT name FROM functions WHERE prosecdef
+	  AND name <> ALL (ARRAY['acp.ensure_partitions(timestamp with time zone,integer)', 'acp.audit_append_rows(acp.audit_logs[])',
+		'acp.audit_append_links(acp.audit_logs[],bigint,bytea)', 'acp.audit_chain_own(uuid)', 'acp.console_link(bytea,integer)', 'acp.console_open(jsonb)', 'acp.console_data(jsonb)', 'acp.usage_roll_up()']);
 
 -- Dynamic SQL is format() of one literal, with %I and %L only. (A crude check: it reads the text.)
 CREATE TEMP VIEW function_with_concatenated_sql AS
@@ -67,11 +70,50 @@ CREATE TEMP VIEW function_with_concatenated_sql AS
 	WHERE prosrc ~* '\mexecute\M(?!\s+format\s*\(\s*'')' OR prosrc ~* '\mexecute\s+format\s*\(\s*''[^'']*%s'
 	   OR prosrc ~* '\mexecute\s+format\s*\(\s*''[^'']*''\s*\|\|';
 
+-- What a body names without a schema is looked for in pg_catalog and then in pg_temp, where anyone may put something:
+-- with the owner's rights it would be used. (Operators are never looked for in pg_temp.) These read the text, without
+-- comments and literals, and know the names of common table expressions.
+CREATE TEMP VIEW bodies AS
+	SELECT name, regexp_replace(regexp_replace(prosrc, '--[^\n]*', '', 'g'), '''[^'']*''', '''''', 'g') AS body FROM functions;
+
+CREATE TEMP VIEW function_with_bare_table AS
+	WITH b AS MATERIALIZED (SELECT * FROM bodies)
+	SELECT DISTINCT f.name || ' ' || c.relname AS name
+	FROM b f, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+	WHERE n.nspname IN ('acp', 'acp_report') AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND NOT c.relispartition
+	  AND f.body ~* ('\m(from|join|insert\s+into|update|only|table)\s+' || c.relname || '\M(?!\s*[(.])')
+	  AND f.body !~* ('\m' || c.relname || '\s*(\([a-z_, ]+\)\s*)?\mas\s+((not\s+)?materialized\s+)?\(');
+
+CREATE TEMP VIEW function_with_bare_call AS
+	WITH b AS MATERIALIZED (SELECT * FROM bodies)
+	SELECT DISTINCT f.name || ' ' || called.proname AS name
+	FROM b f, (SELECT DISTINCT p.proname FROM pg_proc p JOIN functions o ON o.oid = p.oid
+		WHERE NOT EXISTS (SELECT FROM pg_proc b WHERE b.proname = p.proname AND b.pronamespace = 'pg_catalog'::regnamespace)) called
+	WHERE f.body ~ ('(^|[^.[:alnum:]_])' || called.proname || '\s*\(');
+
+-- A body that changes who runs it, or reads and writes files of the server.
+CREATE TEMP VIEW function_beyond_its_place AS
+	SELECT name FROM functions
+	WHERE prosrc ~* '\mset\s+(local\s+|session\s+)?(role|session\s+authorization)\M(?!\s*=)'
+	   OR prosrc ~* 'set_config\s*\(\s*''(role|session_authorization|search_path)'
+	   OR prosrc ~* '\m(pg_read_file|pg_read_binary_file|pg_ls_dir|pg_stat_file|lo_import|lo_export|dblink\w*)\s*\('
+	   OR prosrc ~* '\mcopy\s+[\w.(][^;]*\m(from|to)\s+(program\M|'')';
+
+CREATE TEMP VIEW function_of_another_language AS
+	SELECT f.name FROM functions f JOIN pg_proc p USING (oid) JOIN pg_language l ON l.oid = p.prolang
+	WHERE l.lanname NOT IN ('sql', 'plpgsql');
+
+-- Ours only, and not theirs to give away.
+CREATE TEMP VIEW function_given_to_others AS
+	SELECT f.name || ' ' || a.grantee::regrole AS name
+	FROM functions f JOIN pg_proc p USING (oid), aclexplode(p.proacl) a
+	WHERE a.grantee <> 0 AND (pg_get_userbyid(a.grantee) NOT LIKE 'acp\_%' OR a.is_grantable AND a.grantee <> p.proowner);
+
 -- What cannot be keyed by the tenant: it is looked up to find the tenant, or belongs to none.
 CREATE TEMP VIEW table_not_keyed_by_tenant AS
 	SELECT name FROM relations r
 	WHERE relkind IN ('r', 'p')
-	  AND name <> ALL (ARRAY['acp.agents', 'acp.key_lookup', 'acp.kernels', 'acp.policies', 'acp.prices', 'acp.schema_migrations'])
+	  AND name <> ALL (ARRAY['acp.agents', 'acp.audit_archive_runs', 'acp.audit_archives', 'acp.audit_chains', 'acp.audit_seals', 'acp.billing_closings', 'acp.billing_cuts', 'acp.billing_runs', 'acp.change_clock', 'acp.changes', 'acp.console_access', 'acp.key_lookup', 'acp.invoice_payments', 'acp.kernels', 'acp.policies', 'acp.prices', 'acp.schema_migrations', 'acp.stripe_events', 'acp.usage_pending', 'acp.usage_rolled'])
 	  AND NOT EXISTS (SELECT FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid
 	AND a.attnum = k.conkey[1]
 	                  WHERE k.conrelid = r.oid AND k.contype = 'p' AND a.attname = 'tenant_id');
@@ -109,6 +151,11 @@ INSERT INTO rules VALUES
 	('not_owned_by_owner', 'everything belongs to acp_owner'),
 	('function_with_owners_rights', 'SECURITY DEFINER only where it is meant'),
 	('function_with_concatenated_sql', 'no function executes concatenated text'),
+	('function_with_bare_table', 'no function names a table of ours without its schema'),
+	('function_with_bare_call', 'no function calls one of ours without its schema'),
+	('function_beyond_its_place', 'no function changes its role or search path, or reads files'),
+	('function_of_another_language', 'functions are SQL or PL/pgSQL'),
+	('function_given_to_others', 'functions are for our roles only'),
 	('table_not_keyed_by_tenant', 'primary keys start with tenant_id'),
 	('foreign_key_without_index', 'foreign keys have an index'),
 	('partition_of_another_month', 'each partition holds the UTC month of its name'),
@@ -121,6 +168,21 @@ FROM unnest(ARRAY['acp', 'acp_report']) s, unnest(ARRAY['USAGE', 'CREATE']) p;
 
 SELECT isnt(obj_description(oid, 'pg_namespace'), NULL, 'schema ' || nspname || ' has a comment')
 FROM pg_namespace WHERE nspname IN ('acp', 'acp_report') ORDER BY nspname;
+
+-- Whose rights SECURITY DEFINER gives.
+SELECT is_empty($$
+	SELECT rolname FROM pg_roles WHERE rolname IN ('acp_owner', 'acp_app', 'acp_report')
+	  AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication)$$, 'our roles are no more than roles');
+SELECT is_empty($$
+	SELECT r FROM unnest(ARRAY['acp_app', 'acp_report']) r WHERE pg_has_role(r, 'acp_owner', 'MEMBER')$$,
+	'neither the program nor reports can become the owner');
+SELECT is_empty($$
+	SELECT s || ' ' || r FROM unnest(ARRAY['acp', 'acp_report']) s, unnest(ARRAY['acp_app', 'acp_report']) r
+	WHERE has_schema_privilege(r, s, 'CREATE')$$, 'neither can put anything into our schemas');
+SELECT is_empty($$
+	SELECT oid::regoperator::text FROM pg_operator WHERE oprnamespace IN ('acp'::regnamespace, 'acp_report'::regnamespace)
+	UNION ALL SELECT format('%s as %s', castsource::regtype, casttarget::regtype) FROM pg_cast WHERE oid >= 16384
+	UNION ALL SELECT evtname::text FROM pg_event_trigger$$, 'there are no operators, casts and event triggers of ours');
 
 -- The audit log ------------------------------------------------------------------------------------------------------
 
@@ -143,8 +205,9 @@ CREATE TABLE acp.bad (id integer PRIMARY KEY, tenant uuid REFERENCES acp.tenants
 GRANT SELECT ON acp.bad TO PUBLIC;
 CREATE TABLE acp.audit_logs_2071_01 PARTITION OF acp.audit_logs FOR VALUES FROM ('2071-02-01') TO ('2071-03-01');
 CREATE FUNCTION acp.bad(what text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS
-	$$ BEGIN EXECUTE 'DROP TABLE ' || what; END $$;
-GRANT EXECUTE ON FUNCTION acp.bad(text) TO PUBLIC;
+	$$ BEGIN EXECUTE 'DROP TABLE ' || what; PERFORM effective_tier(t.tier, 'x') FROM tenants t; SET LOCAL ROLE acp_owner; END $$;
+GRANT EXECUTE ON FUNCTION acp.bad(text) TO PUBLIC, pg_monitor;
+CREATE FUNCTION acp.bad_language(integer) RETURNS integer LANGUAGE internal AS 'int4inc';
 
 CREATE FUNCTION pg_temp.offenders(rule text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE

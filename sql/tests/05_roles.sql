@@ -9,7 +9,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(31);
+SELECT plan(32);
 
 -- Rights, as short as psql shows them: r select, a insert, w update, d delete, D truncate, x references, t trigger.
 CREATE FUNCTION pg_temp.rights(role text, relation regclass) RETURNS text LANGUAGE sql AS $$
@@ -40,8 +40,27 @@ CREATE TEMP TABLE expected (relation text PRIMARY KEY, app text, report text);
 INSERT INTO expected VALUES
 	('acp.agents', 'ra', ''),
 	('acp.approvals', 'raw', ''),
+	('acp.audit_archive_runs', 'r', ''),
+	('acp.audit_archive_totals', 'r', ''),
+	('acp.audit_archives', 'r', ''),
+	('acp.audit_chains', 'r', ''),
 	('acp.audit_outbox', 'rawd', ''),
+	('acp.audit_seals', 'ra', ''),
+	('acp.billing_closings', 'ra', ''),
+	('acp.billing_credits', 'raw', ''),
+	('acp.billing_cuts', 'ra', ''),
+	('acp.billing_periods', 'raw', ''),
+	('acp.billing_runs', 'raw', ''),
+	('acp.change_clock', 'rw', ''),
+	('acp.checkouts', 'raw', ''),
+	('acp.changes', 'rad', ''),
+	('acp.console_access', '', ''),
+	('acp.invoice_lines', 'ra', ''),
+	('acp.invoice_payments', 'raw', ''),
 	('acp.kernels', 'raw', ''),
+	('acp.outbox', 'raw', ''),
+	('acp.stripe_events', 'raw', ''),
+	('acp.stripe_marks', 'raw', ''),
 	('acp.usage_settled', 'rad', ''),
 	('acp.policies', 'raw', ''),
 	('acp.policy_proposals', 'raw', ''),
@@ -50,7 +69,7 @@ INSERT INTO expected VALUES
 	('acp.webhook_deliveries', 'rawd', ''),
 	('acp.webhooks', 'rawd', ''),
 	('acp.api_keys', 'raw', ''),
-	('acp.audit_logs', 'ra', ''),
+	('acp.audit_logs', 'r', ''),
 	('acp.idempotency', 'rawd', ''),
 	('acp.key_lookup', 'ra', ''),
 	('acp.leadscoring_models', 'raw', ''),
@@ -58,11 +77,26 @@ INSERT INTO expected VALUES
 	('acp.prices', 'r', ''),
 	('acp.schema_migrations', 'r', ''),
 	('acp.tenants', 'raw', ''),
-	('acp.usage_counters', 'raw', ''),
+	('acp.usage_counted', 'r', ''),
+	('acp.usage_counters', 'r', ''),
+	('acp.usage_pending', 'r', ''),
+	('acp.usage_pending_from', 'r', ''),
+	('acp.usage_rolled', 'r', ''),
 	('acp.usage_quota', 'raw', ''),
 	('acp.usage_reservations', 'rawd', ''),
 	('acp_report.audit_logs', '', 'r'),
+	('acp_report.audit_months', '', 'r'),
+	('acp_report.conversion_by_month', '', 'r'),
+	('acp_report.billed_calls', '', 'r'),
 	('acp_report.denials', '', 'r'),
+	('acp_report.error_rate_by_action_day', '', 'r'),
+	('acp_report.latency_by_action_day', '', 'r'),
+	('acp_report.prices', '', 'r'),
+	('acp_report.revenue_by_month', '', 'r'),
+	('acp_report.revenue_by_tenant_month', '', 'r'),
+	('acp_report.revenue_lines', '', 'r'),
+	('acp_report.invoice_lines', '', 'r'),
+	('acp_report.invoices', '', 'r'),
 	('acp_report.tenants', '', 'r'),
 	('acp_report.usage_by_action_day', '', 'r'),
 	('acp_report.usage_by_tenant_month', '', 'r'),
@@ -92,16 +126,19 @@ SELECT set_eq($$
 		('acp_report', 'acp_app', false, false), ('acp_report', 'acp_report', true, false)$$,
 	'acp_app works in acp, acp_report in acp_report, neither creates anything');
 
-SELECT is_empty($$
-	SELECT oid::regprocedure FROM pg_proc
+SELECT set_eq($$
+	SELECT oid::regprocedure::text FROM pg_proc
 	WHERE pronamespace = 'acp'::regnamespace AND NOT has_function_privilege('acp_app', oid, 'EXECUTE')$$,
-	'acp_app may run every function of acp');
+	ARRAY['acp.audit_archive_begin(date)', 'acp.audit_archive_end(date,bigint,integer)', 'acp.audit_insert(acp.audit_logs[])',
+		'acp.console_calls()', 'acp.console_drift(date)', 'acp.console_money()', 'acp.console_month(date,integer)', 'acp.console_state()'],
+	'acp_app may run every function of acp, but not take a month out of the log, store rows without a link, or read reports without a session');
 
 SELECT set_eq($$
 	SELECT oid::regprocedure::text FROM pg_proc
 	WHERE pronamespace = 'acp'::regnamespace AND has_function_privilege('acp_report', oid, 'EXECUTE')$$,
-	ARRAY['acp.effective_tier(text,text)', 'acp.day(timestamp with time zone)'],
-	'acp_report may run the two functions that its views call');
+	ARRAY['acp.effective_tier(text,text)', 'acp.day(timestamp with time zone)',
+	'acp.currency_unit(text)'],
+	'acp_report may run the functions that its views call');
 
 SELECT ok(NOT (rolsuper OR rolcreaterole OR rolcreatedb OR rolbypassrls OR rolreplication),
 	rolname || ' is an ordinary role')
@@ -127,7 +164,8 @@ INSERT INTO tries VALUES
 	('acp_report', 'SELECT key_hash FROM acp.key_lookup', '42501'),
 	('acp_report', 'SELECT billing_email FROM acp.tenants', '42501'),
 	('acp_report', 'SELECT acp.authenticate(NULL)', '42501'),
-	('acp_report', 'DELETE FROM acp_report.audit_logs', '42501'),
+	('acp_report', 'DELETE FROM acp.audit_logs', '42501'),
+	('acp_report', 'DELETE FROM acp_report.tenants', '42501'),
 	('acp_report', 'CREATE TABLE acp_report.mine ()', '42501'),
 	('acp_app', 'UPDATE acp.audit_logs SET billable = false', '42501'),
 	('acp_app', 'DELETE FROM acp.audit_logs', '42501'),

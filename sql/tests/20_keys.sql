@@ -9,7 +9,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(71);
+SELECT plan(87);
 
 -- Shifts the program's clock so that this transaction happens at a moment. Undone by the ROLLBACK.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -35,7 +35,7 @@ $$;
 CREATE FUNCTION pg_temp.hash(key text) RETURNS bytea LANGUAGE sql AS $$ SELECT sha256(convert_to(key, 'UTF8')) $$;
 
 CREATE FUNCTION pg_temp.caller(key text) RETURNS uuid LANGUAGE sql AS $$ SELECT tenant_id
-	FROM acp.authenticate(pg_temp.hash(key)) $$;
+	FROM acp.authenticate(pg_temp.hash(key), 0) $$;
 
 SELECT '11111111-0000-4000-8000-000000000001' AS tenant, '11111111-0000-4000-9000-000000000001' AS key \gset
 SELECT pg_temp.clock_at('2027-05-15 12:00:00+00') \gset ignored_
@@ -109,11 +109,11 @@ SELECT lives_ok(format($$SELECT acp.key_create(%L, '11111111-0000-4000-9000-0000
 -- Who is calling -----------------------------------------------------------------------------------------------------
 
 SELECT results_eq($$SELECT ts, tenant_id, api_key_id, key_prefix, scopes, tier
-	FROM acp.authenticate(pg_temp.hash('a'))$$, $$VALUES
+	FROM acp.authenticate(pg_temp.hash('a'), 0)$$, $$VALUES
 	('2027-05-15 12:00:00+00'::timestamptz, '11111111-0000-4000-8000-000000000001'::uuid,
 	'11111111-0000-4000-9000-000000000001'::uuid,
 	 'ock_aaaaaaaa', '{manage.read,manage.domain}'::text[], 'free')$$, 'a usable key');
-SELECT results_eq($$SELECT * FROM acp.authenticate(pg_temp.hash('nobody''s'))$$, $$VALUES
+SELECT results_eq($$SELECT ts, tenant_id, api_key_id, key_prefix, scopes, tier, rate_limit, policed FROM acp.authenticate(pg_temp.hash('nobody''s'), 0)$$, $$VALUES
 	('2027-05-15 12:00:00+00'::timestamptz, NULL::uuid, NULL::uuid, NULL::text, NULL::text[], NULL::text, NULL::integer,
 	 NULL::boolean)$$, 'an unknown key: one row, with the clock and nobody');
 SELECT is(pg_temp.caller(NULL), NULL, 'no key, nobody');
@@ -134,9 +134,9 @@ SELECT ok(acp.tenant_update(:'tenant', NULL, NULL, 'active', NULL), 'active agai
 SELECT is(pg_temp.caller('a'), :'tenant'::uuid, 'then it is usable again');
 
 SELECT ok(acp.tenant_update(:'tenant', 'paid', NULL, NULL, NULL), 'the tenant is upgraded');
-SELECT is((acp.authenticate(pg_temp.hash('a'))).tier, 'free', 'paid without a payment method is treated as free');
+SELECT is((acp.authenticate(pg_temp.hash('a'), 0)).tier, 'free', 'paid without a payment method is treated as free');
 SELECT ok(acp.tenant_update(:'tenant', NULL, 'active', NULL, NULL), 'its payment method is active');
-SELECT is((acp.authenticate(pg_temp.hash('a'))).tier, 'paid', 'now it is paid');
+SELECT is((acp.authenticate(pg_temp.hash('a'), 0)).tier, 'paid', 'now it is paid');
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-06-01 00:00:00+00') \gset ignored_
 SET LOCAL ROLE acp_app;
@@ -161,12 +161,12 @@ SELECT ok(NOT acp.key_revoke(gen_random_uuid()), 'there is no such key');
 
 -- One application: agent, Idempotency-Key (null: none), what was asked (fingerprint), number of the attempt, product.
 CREATE FUNCTION pg_temp.apply(agent text, idem_key text, asked text, attempt integer,
-	product text DEFAULT 'leadscoring',
+	product text DEFAULT 'leadscoring', tenant integer DEFAULT NULL,
 	OUT verdict text, OUT tenant_id uuid, OUT api_key_id uuid, OUT salt text, OUT created_at timestamptz)
 LANGUAGE sql AS $$
 	SELECT o.* FROM acp.onboard(jsonb_strip_nulls(jsonb_build_object('product', product, 'agent_id', agent, 'email',
 	'a@example.com',
-			'tenant_id', '22222222-0000-4000-8000-' || lpad(attempt::text, 12, '0'),
+			'tenant_id', '22222222-0000-4000-8000-' || lpad(coalesce(tenant, attempt)::text, 12, '0'),
 			'api_key_id', '22222222-0000-4000-9000-' || lpad(attempt::text, 12, '0'),
 			'key_prefix', 'ock_' || lpad(attempt::text, 8, '0'), 'key_name', 'first key', 'salt', 'salt' || attempt,
 			'scopes', '["manage.read", "manage.domain"]'::jsonb, 'idempotency_key', idem_key,
@@ -194,7 +194,7 @@ SELECT results_eq($$SELECT * FROM pg_temp.apply('new:1', 'idem', 'body', 1)$$,
 SELECT results_eq('TABLE traces', 'VALUES (1::bigint, 1::bigint, 1::bigint, 1::bigint)',
 	'with tenant, key, idempotency and audit row');
 SELECT results_eq($$SELECT tenant_id, api_key_id, key_prefix, scopes, tier
-	FROM acp.authenticate(pg_temp.hash('onboarded 1'))$$, $$VALUES
+	FROM acp.authenticate(pg_temp.hash('onboarded 1'), 0)$$, $$VALUES
 	(pg_temp.id('8000', 1), pg_temp.id('9000', 1), 'ock_00000001', '{manage.read,manage.domain}'::text[], 'free')$$,
 	'whose key is usable');
 SELECT results_eq($$SELECT tenant_id, action, status, billable, ts, result_meta FROM acp.audit_logs
@@ -246,6 +246,30 @@ SELECT results_eq($$SELECT reply->>'salt', expires_at FROM acp.idempotency WHERE
 	AND action = 'onboard.leadscoring'$$,
 	$$VALUES ('salt9', '2027-06-04 00:00:00+00'::timestamptz)$$, 'in the place of the old one');
 SELECT results_eq('TABLE traces', 'VALUES (4::bigint, 4::bigint, 2::bigint, 5::bigint)', 'with one audit row');
+
+SELECT results_eq($$SELECT * FROM pg_temp.apply('new:9', 'idem', 'another body', 9)$$,
+	$$VALUES ('created', pg_temp.id('8000', 9), pg_temp.id('9000', 9), 'salt9', '2027-06-03 00:00:00+00'::timestamptz)$$,
+	'a call that is sent again, because its answer was lost, is told the same');
+SELECT results_eq($$SELECT * FROM pg_temp.apply('new:7', NULL, 'body 7', 7)$$,
+	$$VALUES ('created', pg_temp.id('8000', 7), pg_temp.id('9000', 7), 'salt7',
+	'2027-06-02 23:59:59.999999+00'::timestamptz)$$, 'also one without a key');
+SELECT is((SELECT verdict FROM pg_temp.apply('new:1', NULL, 'body', 7)), 'taken', 'but not for another agent');
+SELECT is((SELECT verdict FROM pg_temp.apply('new:7', NULL, 'body 7', 8, tenant => 7)), 'taken', 'nor with another key: a hub gives the tenant''s id again');
+SELECT is((SELECT verdict FROM pg_temp.apply('new:9', 'idem', 'another body', 8, tenant => 9)), 'replay', 'which replays where it was asked to');
+SELECT results_eq('TABLE traces', 'VALUES (4::bigint, 4::bigint, 2::bigint, 6::bigint)',
+	'and nothing is done twice: the replay left its row, and no other');
+
+-- One that is answered as failed, because its answer did not come
+SELECT ok(acp.onboard_give_up(pg_temp.id('9000', 11)), 'one that has not arrived is given up');
+SELECT throws_ok($$SELECT pg_temp.apply('new:11', 'idem 11', 'body', 11)$$, 'ACP01', NULL, 'and fails when it does');
+SELECT ok(acp.onboard_give_up(pg_temp.id('9000', 11)), 'giving it up again changes nothing');
+SELECT results_eq('TABLE traces', 'VALUES (4::bigint, 4::bigint, 2::bigint, 6::bigint)', 'nothing of it is there');
+SELECT ok(NOT acp.onboard_give_up(pg_temp.id('9000', 9)), 'one that made its tenant is not given up');
+SELECT ok(NOT acp.onboard_give_up(pg_temp.id('9000', 8)), 'nor one that replayed another');
+SELECT ok(acp.onboard_give_up(pg_temp.id('9000', 3)), 'but one that was refused is: it has no row yet');
+SELECT is((SELECT verdict FROM pg_temp.apply('new:9', 'idem', 'another body', 8, tenant => 9)), 'replay', 'a replay that is sent again');
+SELECT is((SELECT verdict FROM pg_temp.apply('new:11', 'idem 11', 'body', 12)), 'created', 'the agent asks again, and is onboarded');
+SELECT results_eq('TABLE traces', 'VALUES (5::bigint, 5::bigint, 3::bigint, 7::bigint)', 'with one audit row; the replay left no second one');
 
 SELECT throws_ok(format($$SELECT acp.onboard(jsonb_build_object('product', 'p', 'agent_id', 'new:10', 'email',
 	'a@example.com',

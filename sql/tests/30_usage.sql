@@ -10,7 +10,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(131);
+SELECT plan(152);
 
 -- Shifts the program's clock so that this transaction happens at a moment. Undone by the ROLLBACK.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -84,6 +84,9 @@ SELECT is(pg_temp.reserve(1, 101), 'yes 1/3', 'the first call gets a place');
 SELECT is(pg_temp.record(1), '0+1 1 0 0 0 0', 'which is held, not used');
 SELECT is(pg_temp.settle(1, 101), 1::bigint, 'its success uses it');
 SELECT is(pg_temp.record(1), '1+0 0 1 1 1 1', 'and leaves an audit row that is counted');
+SELECT isnt_empty($$SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objid::bigint =
+	hashtextextended('acp.audit_pending ' || pg_temp.e(101), 0) & 4294967295$$,
+	'for which acp.audit_found() waits until the transaction has ended');
 SELECT is(pg_temp.reserve(1, 102), 'yes 2/3', 'the second call');
 SELECT is(pg_temp.reserve(1, 103), 'yes 3/3', 'and the third, at the same time');
 SELECT is(pg_temp.reserve(1, 104), 'no 3/3', 'the fourth is refused while they run');
@@ -322,6 +325,21 @@ SELECT is(acp.usage(pg_temp.t(15), NULL, 100)::jsonb, jsonb_build_object('tenant
 SELECT is(pg_temp.refusal($$SELECT acp.usage(pg_temp.t(99), NULL, 100)$$), ARRAY['ACP01', 'NOT_FOUND', ''],
 	'of no tenant');
 SELECT is(acp.usage(pg_temp.t(13), '2028-02-01', 100)->>'period_end', '2028-03-01T00:00:00Z', 'of a leap February');
+RESET ROLE;
+INSERT INTO acp.prices (unit, action_pattern, unit_amount, currency, valid_from) VALUES
+	('call', 'test.one', 0.005, 'USD', '2027-05-10 12:00+00'), ('call', 'test.one', 0.006, 'USD', '2027-05-20');
+SELECT pg_temp.clock_at('2027-05-09 13:00+00') \gset ignored_
+SELECT pg_temp.settle(14, 720, false, '{"tier": "paid"}') \gset ignored_
+SELECT pg_temp.clock_at('2027-05-10 13:00+00') \gset ignored_
+SELECT pg_temp.settle(14, 721, false, '{"tier": "paid"}') \gset ignored_
+SELECT pg_temp.clock_at('2027-05-11 13:00+00') \gset ignored_
+SELECT pg_temp.settle(14, 722, false, '{"tier": "paid"}') \gset ignored_
+SELECT pg_temp.clock_at('2027-05-20 00:00+00') \gset ignored_
+SELECT pg_temp.settle(14, 723, false, '{"tier": "paid"}') \gset ignored_
+SELECT is(acp.usage(pg_temp.t(14), '2027-05-01', 100)->'cost'->>'amount', '0.017',
+	'prices that change within the month: a day has the price of its first instant');
+SELECT pg_temp.clock_at('2027-03-12 00:00:00+00') \gset ignored_
+SET LOCAL ROLE acp_app;
 
 -- Counters, quota and audit rows say the same ------------------------------------------------------------------------
 
@@ -337,10 +355,56 @@ SELECT is_empty($$SELECT tenant_id, period, reserved FROM acp.usage_quota EXCEPT
 	SELECT tenant_id, period, (SELECT count(*)::integer FROM acp.usage_reservations r
 	WHERE (r.tenant_id, r.period) = (q.tenant_id, q.period))
 	FROM acp.usage_quota q$$, 'reserved is the number of reservations');
-UPDATE acp.usage_counters SET calls = calls + 2 WHERE tenant_id = pg_temp.t(14) AND billing_unit = 'row'
+
+-- Linked by the program: rows whose place and hash in a chain are made outside.
+CREATE TEMP TABLE mine AS SELECT * FROM acp.audit_chain_own(pg_temp.e(1));
+CREATE FUNCTION pg_temp.link(n integer, seq bigint, more jsonb DEFAULT '{}') RETURNS acp.audit_logs LANGUAGE sql AS $$
+	SELECT jsonb_populate_record(NULL::acp.audit_logs, pg_temp.event(2, n, more || jsonb_build_object('chain_id', (SELECT chain_id FROM mine),
+		'chain_seq', seq, 'chain_hash', sha256(n::text::bytea), 'tier', 'paid')))
+$$;
+CREATE FUNCTION pg_temp.append(seq bigint, head bytea, VARIADIC links acp.audit_logs[]) RETURNS text LANGUAGE sql AS $$
+	SELECT (pg_temp.refusal(format('SELECT acp.audit_append_links(%L, %s, %L)', links, seq, head)))[1]
+$$;
+SELECT results_eq('SELECT seq, head, row_type FROM mine', $$VALUES (0::bigint, decode(repeat('00', 32), 'hex'), 'acp.audit_logs'::regtype::oid)$$,
+	'a chain of one''s own begins empty');
+SELECT is((acp.audit_chain_own(pg_temp.e(1))).chain_id, (SELECT chain_id FROM mine), 'who owns one gets it again');
+SELECT isnt((acp.audit_chain_own(pg_temp.e(2))).chain_id, (SELECT chain_id FROM mine), 'another gets another');
+SELECT is(pg_temp.append(0, (SELECT head FROM mine), pg_temp.link(901, 1), pg_temp.link(902, 2)), NULL, 'two rows are added to its end');
+SELECT is(pg_temp.append(0, (SELECT head FROM mine), pg_temp.link(903, 1)), 'ACP01', 'it does not end there any more');
+SELECT is(pg_temp.append(2, sha256('901'), pg_temp.link(903, 3)), 'ACP01', 'nor with this hash');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 4)), 'ACP01', 'a place may not be left out');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"status": "denied"}')), '23514', 'rows keep the rules');
+UPDATE acp.audit_chains SET owned_until = now() - interval '1 s' WHERE owner = pg_temp.e(1);
+SELECT results_eq('SELECT chain_id, seq, head FROM acp.audit_chain_own(pg_temp.e(3))', $$SELECT chain_id, 2::bigint, sha256('902') FROM mine$$,
+	'who fell silent loses it to another, who goes on at its end');
+
+CREATE TEMP TABLE before AS SELECT tenant_id, day, action, status, billable, tier, billing_unit, sum(calls) AS calls, sum(quantity) AS quantity
+	FROM acp.usage_counters GROUP BY 1, 2, 3, 4, 5, 6, 7;
+-- What every tenant is told of every month, by what it may read.
+CREATE TEMP VIEW told AS SELECT x.tenant_id, u.day, u.action, u.status, u.billable, u.tier, u.billing_unit, sum(u.calls) AS calls, sum(u.quantity) AS quantity
+	FROM (SELECT DISTINCT tenant_id, date_trunc('month', day)::date AS month FROM before) x, acp.usage_of(x.tenant_id, x.month) u
+	GROUP BY 1, 2, 3, 4, 5, 6, 7;
+-- Such as come from a function of the schema before: without a place in a chain.
+UPDATE acp.usage_pending SET chain_id = DEFAULT, chain_seq = DEFAULT WHERE ctid IN (SELECT ctid FROM acp.usage_pending LIMIT 2);
+SELECT isnt_empty('SELECT FROM acp.usage_pending WHERE chain_id > 0', 'something is pending');
+SELECT set_eq('TABLE told', 'TABLE before', 'tenants are told of what is pending');
+SELECT acp.usage_roll_up() \gset ignored_
+SELECT set_eq('SELECT tenant_id, day, action, status, billable, tier, billing_unit, calls, quantity FROM acp.usage_counters', 'TABLE before',
+	'what is added up says the same as before');
+SELECT set_eq('TABLE told', 'TABLE before', 'and so are tenants');
+SELECT is_empty('TABLE acp.usage_pending', 'nothing is pending then');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(904, 3), pg_temp.link(905, 4)), NULL, 'the chain goes on');
+CREATE TEMP VIEW now_ AS SELECT tenant_id, day, action, status, billable, tier, billing_unit, sum(calls) AS calls, sum(quantity) AS quantity
+	FROM acp.usage_counters GROUP BY 1, 2, 3, 4, 5, 6, 7;
+SELECT isnt_empty('TABLE now_ EXCEPT TABLE before', 'what came since counts');
+SELECT set_eq('TABLE told', 'TABLE now_', 'tenants are told of it');
+SELECT acp.usage_roll_up() \gset ignored_
+SELECT set_eq('TABLE told', 'TABLE now_', 'also when it is added up');
+SELECT is_empty('TABLE acp.usage_pending', 'nothing is left again');
+UPDATE acp.usage_counted SET calls = calls + 2 WHERE tenant_id = pg_temp.t(14) AND billing_unit = 'row'
 	AND action = 'test.two';
-DELETE FROM acp.usage_counters WHERE tenant_id = pg_temp.t(5);
-INSERT INTO acp.usage_counters VALUES (pg_temp.t(15), '2027-03-11', 'test.none', 'success', true, 'free',
+DELETE FROM acp.usage_counted WHERE tenant_id = pg_temp.t(5);
+INSERT INTO acp.usage_counted VALUES (pg_temp.t(15), '2027-03-11', 'test.none', 'success', true, 'free',
 	'call', 0, 1, 1);
 SELECT results_eq($$SELECT tenant_id, day, action, status, billable, tier, audit_rows, counted
 	FROM acp_report.usage_drift ORDER BY 1, 3$$, $$VALUES

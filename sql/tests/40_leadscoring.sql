@@ -138,7 +138,7 @@ SELECT is(pg_temp.refusal($$SELECT acp.leadscoring_model_weights(pg_temp.t(1), j
 	ARRAY['ACP01', 'NOT_FOUND', '/params/model_id'], 'as one that does not exist');
 SELECT throws_ok($$SELECT acp.leadscoring_model_weights(pg_temp.t(1), jsonb_build_object('model_id', pg_temp.m(4)),
 	pg_temp.ctx(6))$$,
-	'ACP01', 'no model has this model_id', 'in the same words');
+	'ACP01', 'no model has this model_id; domain.leadscoring.models.list shows them', 'in the same words');
 
 -- questions.upsert_bulk ----------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(15);
+SELECT plan(25);
 
 -- Shifts the program's clock so that this transaction happens at a moment. Undone by the ROLLBACK.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -38,8 +38,36 @@ INSERT INTO promised VALUES
 		'status text, error_code text, error_message_redacted text, result_meta jsonb, latency_ms real, '
 		'ip_address inet, idempotency_key text, dry_run boolean, policy_decision_id uuid, trace_id text, '
 		'billable boolean, billing_unit text, billing_quantity bigint, tier text'),
+	('audit_months', 'period date'),
+	('conversion_by_month',
+		'onboarded_in date, tenants bigint, active_tenants bigint, upgraded_tenants bigint, conversion_rate numeric, '
+		'median_days numeric'),
+	('billed_calls',
+		'tenant_id uuid, event_id uuid, ts timestamp with time zone, action text, billing_unit text, '
+		'billing_quantity bigint, chain_id integer, chain_seq bigint, period date, line integer, unit_amount numeric'),
+	('invoice_lines',
+		'tenant_id uuid, period date, line integer, kind text, source_period date, action text, billing_unit text, '
+		'unit text, price_pattern text, price_version bigint, unit_amount numeric, calls bigint, quantity bigint, '
+		'amount numeric, amount_minor bigint, from_ts timestamp with time zone, to_ts timestamp with time zone, '
+		'first_ts timestamp with time zone, last_ts timestamp with time zone, first_chain integer, first_seq bigint, '
+		'last_chain integer, last_seq bigint, credit_id bigint, reason text'),
+	('invoices',
+		'tenant_id uuid, agent_id text, organization_name text, period date, status text, currency text, '
+		'total numeric, amount_minor bigint, amount numeric, carried_in numeric, carried_out numeric, sha256 text, '
+		'billed_at timestamp with time zone, stripe_invoice_id text, paid_at timestamp with time zone, error text'),
 	('denials',
-		'day date, error_code text, action text, calls bigint'),
+		'day date, error_code text, action text, calls bigint, period date'),
+	('error_rate_by_action_day',
+		'day date, action text, calls bigint, errors bigint, denied bigint, error_rate numeric'),
+	('latency_by_action_day',
+		'day date, action text, calls bigint, p50_ms numeric, p95_ms numeric, p99_ms numeric, max_ms numeric, period date'),
+	('prices', 'unit text, action_pattern text, unit_amount numeric, currency text, valid_from timestamp with time zone'),
+	('revenue_by_month', 'period date, currency text, paying_tenants bigint, paid_calls bigint, amount numeric'),
+	('revenue_by_tenant_month',
+		'tenant_id uuid, agent_id text, period date, currency text, paid_calls bigint, amount numeric'),
+	('revenue_lines',
+		'tenant_id uuid, agent_id text, period date, action text, tier text, unit text, unit_amount numeric, currency text, '
+		'calls bigint, units bigint, amount numeric, list_amount numeric'),
 	('tenants',
 		'tenant_id uuid, agent_id text, organization_name text, product text, tier text, '
 		'payment_method_status text, status text, onboarded_at timestamp with time zone, '
@@ -52,7 +80,7 @@ INSERT INTO promised VALUES
 		'billable_quantity bigint, successful_calls bigint, failed_calls bigint, denied_calls bigint'),
 	('usage_drift',
 		'tenant_id uuid, day date, action text, status text, billable boolean, tier text, audit_rows bigint, '
-		'counted bigint');
+		'counted bigint, billing_unit text, audit_quantity bigint, counted_quantity bigint, period date');
 SELECT results_eq('SELECT view, columns FROM shapes ORDER BY view', 'SELECT view, columns FROM promised ORDER BY view',
 	'the views and their columns are the promised ones');
 
@@ -89,6 +117,23 @@ SELECT count(acp.audit_append(jsonb_build_object('event_id', gen_random_uuid(), 
 	'status', status, 'error_code', code, 'latency_ms', n, 'dry_run', false, 'billable', billable, 'billing_unit', unit,
 	'billing_quantity', quantity, 'tier', tier, 'ip_address', '192.0.2.1', 'idempotency_key', 'key ' || n)))
 	FROM calls \gset ignored_
+
+INSERT INTO acp.prices (unit, action_pattern, unit_amount, currency, valid_from) VALUES
+	('call', 'report.*', 0.5, 'USD', '2061-01-01'), ('call', 'report.*', 0.7, 'USD', '2061-02-01'),
+	('row', 'report.rows', 0.01, 'USD', '2061-01-01'), ('call', 'report.one', 9, 'USD', '2061-03-01');
+CREATE FUNCTION pg_temp.cost(tenant uuid, period date) RETURNS jsonb LANGUAGE sql SECURITY DEFINER AS
+	$$ SELECT (acp.usage(tenant, period, 100)::jsonb)->'cost' $$;
+CREATE FUNCTION pg_temp.plan_of(query text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	line text;
+	plan text := '';
+BEGIN
+	FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS off, TIMING off) ' || query LOOP
+		plan := plan || line || chr(10);
+	END LOOP;
+	RETURN plan;
+END
+$$;
 
 -- A session of acp_report: its rights, and the path that its logins have.
 SET LOCAL search_path = acp_report, :tap, pg_catalog;
@@ -144,21 +189,64 @@ SELECT results_eq($$SELECT * FROM usage_by_action_day WHERE action LIKE 'report.
 	('2061-02-28', 'report.rows', 'success', true, 'paid', 'row', 1, 7)$$, 'usage_by_action_day');
 
 SELECT results_eq($$SELECT * FROM denials WHERE day >= '2061-01-01' ORDER BY 1, 2$$, $$VALUES
-	('2061-02-02'::date, 'SCOPE_DENIED', 'report.one', 1::bigint),
-	('2061-02-02', 'UPGRADE_REQUIRED', 'report.one', 2),
-	('2061-02-28', 'INVALID_API_KEY', NULL, 1)$$, 'denials: unknown callers too');
+	('2061-02-02'::date, 'SCOPE_DENIED', 'report.one', 1::bigint, '2061-02-01'::date),
+	('2061-02-02', 'UPGRADE_REQUIRED', 'report.one', 2, '2061-02-01'),
+	('2061-02-28', 'INVALID_API_KEY', NULL, 1, '2061-02-01')$$, 'denials: unknown callers too');
+
+SELECT results_eq($$SELECT * FROM error_rate_by_action_day WHERE action LIKE 'report.%' ORDER BY 1, 2$$, $$VALUES
+	('2061-01-31'::date, 'report.one', 1::bigint, 0::bigint, 0::bigint, 0.0000),
+	('2061-02-01', 'report.one', 2, 0, 0, 0), ('2061-02-01', 'report.rows', 1, 0, 0, 0),
+	('2061-02-02', 'report.one', 5, 1, 3, 0.2), ('2061-02-28', 'report.rows', 2, 0, 0, 0)$$, 'error_rate_by_action_day');
+
+-- latency_ms is the number of the call.
+SELECT results_eq($$SELECT * FROM latency_by_action_day WHERE period >= '2061-01-01' ORDER BY 1, 2$$, $$VALUES
+	('2061-01-31'::date, 'report.one', 1::bigint, 1.0, 1.0, 1.0, 1.0, '2061-01-01'::date),
+	('2061-02-01', 'report.one', 2, 2.5, 3.0, 3.0, 3.0, '2061-02-01'), ('2061-02-01', 'report.rows', 1, 4.0, 4.0, 4.0, 4.0, '2061-02-01'),
+	('2061-02-02', 'report.one', 2, 5.5, 6.0, 6.0, 6.0, '2061-02-01'),
+	('2061-02-28', 'report.rows', 2, 10.5, 11.0, 11.0, 11.0, '2061-02-01')$$,
+	'latency_by_action_day: refused calls are left out');
+
+SELECT results_eq($$SELECT agent_id, period, action, tier, unit, unit_amount, units, amount, list_amount FROM revenue_lines
+	WHERE agent_id LIKE 'reports:%' ORDER BY 1, 2, 3, 4$$, $$VALUES
+	('reports:1', '2061-01-01'::date, 'report.one', 'free', 'call', 0.5, 1::bigint, 0::numeric, 0.5),
+	('reports:1', '2061-02-01', 'report.one', 'free', 'call', 0.7, 2, 0, 1.4),
+	('reports:1', '2061-02-01', 'report.rows', 'free', 'row', 0.01, 40, 0, 0.4),
+	('reports:2', '2061-02-01', 'report.rows', 'free', 'row', 0.01, 2, 0, 0.02),
+	('reports:2', '2061-02-01', 'report.rows', 'paid', 'row', 0.01, 7, 0.07, 0.07)$$,
+	'revenue_lines: the price of the day, of the unit where it has one; free calls earn nothing');
+SELECT is_empty($$SELECT l.* FROM revenue_lines l, LATERAL (SELECT sum((c->>'amount')::numeric) AS cost
+	FROM (SELECT pg_temp.cost(l.tenant_id, l.period) AS c) u) own
+	WHERE l.agent_id = 'reports:2' AND l.tier = 'paid' AND l.amount IS DISTINCT FROM own.cost$$,
+	'and it is what GET /api/usage says');
+SELECT results_eq($$SELECT agent_id, paid_calls, amount FROM revenue_by_tenant_month WHERE period = '2061-02-01'$$,
+	$$VALUES ('reports:2', 1::bigint, 0.07)$$, 'revenue_by_tenant_month: who paid');
+SELECT results_eq($$SELECT * FROM revenue_by_month WHERE period >= '2061-01-01'$$,
+	$$VALUES ('2061-02-01'::date, 'USD', 1::bigint, 1::bigint, 0.07)$$, 'revenue_by_month');
+SELECT results_eq($$SELECT * FROM conversion_by_month WHERE onboarded_in = '2061-01-01'$$,
+	$$VALUES ('2061-01-01'::date, 3::bigint, 2::bigint, 2::bigint, 0.6667, 0.0)$$, 'conversion_by_month');
+
+-- A tenant's rows are found by the index, also through the view; and a month is read without the others.
+SET LOCAL enable_seqscan = off;
+SELECT matches(pg_temp.plan_of($$SELECT * FROM audit_logs WHERE tenant_id = pg_temp.t(1) AND ts >= '2061-02-01'$$),
+	'Index Cond: \(\(tenant_id = ', 'audit_logs: a tenant is looked up in the index');
+SELECT matches(pg_temp.plan_of($$SELECT * FROM denials WHERE period = '2061-02-01'$$), 'never executed',
+	'denials: with a period other months are not read');
+SELECT is((SELECT count(*) FROM audit_months WHERE period BETWEEN '2061-01-01' AND '2061-02-01'), 2::bigint, 'audit_months');
+RESET enable_seqscan;
 
 SELECT is_empty($$SELECT * FROM usage_drift WHERE day >= '2061-01-01'$$, 'usage_drift: none');
 RESET ROLE;
-UPDATE acp.usage_counters SET calls = 9 WHERE tenant_id = pg_temp.t(2) AND tier = 'paid';
+SELECT acp.usage_roll_up() \gset ignored_
+UPDATE acp.usage_counted SET calls = 9 WHERE tenant_id = pg_temp.t(2) AND tier = 'paid';
 INSERT INTO acp.audit_logs (event_id, request_id, ts, tenant_id, integration, pack, action, actor_type, status,
-	latency_ms, tier)
+	latency_ms, tier, chain_id, chain_seq, chain_hash)
 VALUES (gen_random_uuid(), gen_random_uuid(), '2061-02-28 12:00:00+00', pg_temp.t(1), 'pgtap', 'report', 'report.one',
-	'system', 'success', 1, 'free');
+	'system', 'success', 1, 'free', 0, 0, '');
 SET LOCAL ROLE acp_report;
 SELECT results_eq($$SELECT * FROM usage_drift WHERE day >= '2061-01-01' ORDER BY tenant_id$$, $$VALUES
-	(pg_temp.t(1), '2061-02-28'::date, 'report.one', 'success', true, 'free', 1::bigint, 0::bigint),
-	(pg_temp.t(2), '2061-02-28', 'report.rows', 'success', true, 'paid', 1, 9)$$,
+	(pg_temp.t(1), '2061-02-28'::date, 'report.one', 'success', true, 'free', 1::bigint, 0::bigint, 'call', 1::bigint, 0::bigint,
+	'2061-02-01'::date),
+	(pg_temp.t(2), '2061-02-28', 'report.rows', 'success', true, 'paid', 1, 9, 'row', 7, 7, '2061-02-01')$$,
 	'usage_drift: a row that was not counted, a counter that is wrong');
 
 SET LOCAL timezone = 'Pacific/Kiritimati';

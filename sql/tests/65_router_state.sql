@@ -11,7 +11,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(122);
+SELECT plan(148);
 
 -- Shifts the program's clock so that this transaction happens at a moment. Undone by the ROLLBACK.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -248,6 +248,35 @@ SELECT pg_temp.policy(3, 5, '{"decision": "deny", "amount_over": 100}') \gset ig
 SELECT is(pg_temp.decision(5, 'a.b', '{"amount": 100}') || pg_temp.decision(5, 'a.b', '{"amount": 100.001}')
 	|| pg_temp.decision(5, 'a.b'), 'allowdenyallow', 'an amount');
 
+-- What cannot be a policy is refused, whoever brings it.
+SELECT is(pg_temp.refusal(format('SELECT pg_temp.policy(20, 8, %L)', policy)), ARRAY['VALIDATION_ERROR', '/params/policy/' || place],
+	'no policy: ' || policy)
+FROM (VALUES ('{"decision": "deny", "actoin": "a.b"}', 'actoin'), ('{}', 'decision'), ('{"decision": "maybe"}', 'decision'),
+	('{"decision": "deny", "name": ""}', 'name'), ('{"decision": "deny", "action": "a b"}', 'action'),
+	('{"decision": "deny", "priority": 1.5}', 'priority'), ('{"decision": "deny", "amount_over": "NaN"}', 'amount_over'),
+	('{"decision": "deny", "actor_type": "robot"}', 'actor_type'), ('{"decision": "deny", "time_window": 5}', 'time_window'),
+	('{"decision": "deny", "time_window": {"from": "9am"}}', 'time_window/from'),
+	('{"decision": "deny", "time_window": {"form": "09:00"}}', 'time_window/form'),
+	('{"decision": "deny", "time_window": {"days": [8]}}', 'time_window/days'),
+	('{"decision": "deny", "time_window": {"timezone": "Europe/Berln"}}', 'time_window/timezone'),
+	('{"decision": "deny", "time_window": {"timezone": "UTC+3"}}', 'time_window/timezone')) v (policy, place);
+SELECT is(pg_temp.decision(8, 'a.b'), 'allow', 'and none of them is there');
+
+-- One that is there all the same refuses what it is about, whatever it says and in its turn, and is named.
+SELECT is(pg_temp.at(w::jsonb, '2027-05-15 12:00+00'), NULL, 'not to be told: ' || w)
+FROM (VALUES ('{"from": "9am"}'), ('{"to": "25:00"}'), ('{"timezone": "Europe/Berln"}'), ('{"days": "monday"}'), ('{"days": [8]}'),
+	('5')) v (w);
+INSERT INTO acp.policies (policy_id, tenant_id, name, priority, enabled, action_pattern, time_window, decision, version, created_at)
+VALUES (pg_temp.p(21), pg_temp.t(9), 'office', 50, true, 'a.*', '{"from": "9am"}', 'allow', 1000, now());
+SELECT is(pg_temp.decision(9, 'a.b') || pg_temp.decision(9, 'b.c'), 'denyallow', 'a policy that cannot be evaluated');
+SELECT is(acp.authorize(pg_temp.q(9, 'a.b', 1))->>'fault', 'policy ' || pg_temp.p(21) || ' (office)', 'is named');
+SELECT pg_temp.policy(22, 9, '{"decision": "allow", "action": "a.b", "priority": 10}') \gset ignored_
+SELECT is(pg_temp.decision(9, 'a.b') || pg_temp.decision(9, 'a.c'), 'allowdeny', 'and decides in its turn');
+SELECT is((SELECT array_agg(name || ' ' || place || ' ' || refuses) FROM acp.policy_faults()), ARRAY['office /time_window/from true'],
+	'it is listed');
+SELECT acp.policy_enable(pg_temp.p(21), false) \gset ignored_
+SELECT is(pg_temp.decision(9, 'a.c') || (SELECT count(*) FROM acp.policy_faults()), 'allow0', 'until it is switched off');
+
 -- Approvals ----------------------------------------------------------------------------------------------------------
 
 SELECT pg_temp.policy(4, 6, '{"decision": "require_approval"}') \gset ignored_
@@ -273,7 +302,7 @@ SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 20, jsonb_build_object('request_hash
 
 -- Proposals ----------------------------------------------------------------------------------------------------------
 
-SELECT is(pg_temp.refused(7, 'governance_propose_policy', '{"policy": {"time_window": {"timezone": "Mars/Olympus"}}}'),
+SELECT is(pg_temp.refused(7, 'governance_propose_policy', '{"policy": {"name": "n", "decision": "deny", "time_window": {"timezone": "Mars/Olympus"}}}'),
 	ARRAY['VALIDATION_ERROR', '/params/policy/time_window/timezone'], 'a policy with an unknown zone');
 SELECT ok(pg_temp.run(7, 'governance_propose_policy', '{"policy": {"name": "n", "decision": "deny"}}', '{"dry_run": true}')
 	? 'creates' AND NOT EXISTS (SELECT FROM acp.policy_proposals WHERE tenant_id = pg_temp.t(7)), 'a dry run proposes nothing');

@@ -2,14 +2,17 @@
 
 import http.client
 import json
+import os
 import re
 import socket
 import threading
+import time
 import urllib.parse
 import uuid
 
 from database import Database
 from harness import Failure, Skip, check, clipped, equal
+from stack import command_line, processes
 
 NIL = "00000000-0000-0000-0000-000000000000"
 MANAGE = "/api/manage"
@@ -20,11 +23,40 @@ CREATE = "domain.leadscoring.models.create"
 SCORE_PARAMS = {"weights": {"visits": 0.5}, "leads": [{"id": "lead-1", "features": {"visits": 4}}]}
 CODES = {"VALIDATION_ERROR": 400, "INVALID_API_KEY": 401, "UPGRADE_REQUIRED": 402, "SCOPE_DENIED": 403,
          "CEILING_EXCEEDED": 403, "POLICY_DENIED": 403, "APPROVAL_REQUIRED": 403, "NOT_FOUND": 404,
-         "METHOD_NOT_ALLOWED": 405, "IDEMPOTENCY_CONFLICT": 409, "ALREADY_ONBOARDED": 409, "PAYLOAD_TOO_LARGE": 413,
+         "METHOD_NOT_ALLOWED": 405, "IDEMPOTENCY_CONFLICT": 409, "ALREADY_ONBOARDED": 409, "ALREADY_PAID": 409,
+         "PAYLOAD_TOO_LARGE": 413,
          "UNSUPPORTED_MEDIA_TYPE": 415, "IDEMPOTENCY_MISMATCH": 422, "RATE_LIMITED": 429, "INTERNAL_ERROR": 500,
          "UPSTREAM_FAILED": 502, "UNAVAILABLE": 503}
 # SQL text, file paths, connection strings: no reply ever shows them (contract section 2).
 LEAKS = re.compile(r"SQLSTATE|\bSELECT \w|\bINSERT INTO|\bacp\.\w+\(|postgres(ql)?://|/(usr|tmp|var|home)/|\.c:\d+")
+
+# Credentials as they look in any text: our keys, those of Stripe and of webhooks, headers, passwords of databases.
+CREDENTIALS = re.compile(r"ock_[0-9A-Za-z]{24,}|whsec_[0-9A-Za-z+/=_-]{16,}|\b[rs]k_(test|live)_[0-9A-Za-z]{12,}|"
+                         r"\bacpx_[0-9A-Za-z]{16,}|(?i:authorization: *[a-z]+ +[^\s\[])|"
+                         r"(?i:\bbearer +[0-9A-Za-z._~+/-]{16,})|"
+                         r"\bpostgres(?:ql)?://[^\s:/@]+:[^\s@/]+@|\bpassword=[^\s'\"]+")
+
+
+class Watch:
+    """Looks all the time at the arguments of the program's processes: what stands there every user of the machine can
+    read."""
+
+    def __init__(self):
+        self.shown = set()
+        self.meant = set()  # the first characters of credentials that a test gives as an argument, to see them refused
+        self.looks = 0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self):
+        while True:
+            for pid in processes():
+                line = command_line(pid)
+                if line and os.path.basename(line[0]) in ("acp.fcgi", "acpctl"):
+                    self.looks += 1
+                    found = CREDENTIALS.search(" ".join(line))
+                    if found and found.group(0)[:12] not in self.meant:
+                        self.shown.add((os.path.basename(line[0]), found.group(0)[:12]))
+            time.sleep(0.2)
 
 
 class Reply:
@@ -150,6 +182,7 @@ class Bench:
         self.http = Http(stack.url)
         self.db = Database(stack.database_url)
         self.keys = set()  # every key that was given out in this run
+        self.watch = Watch()
         self._lock = threading.Lock()
         self._request_ids = set()
         self._wrong = []
@@ -158,6 +191,7 @@ class Bench:
     # For harness.py -------------------------------------------------------------------------------------------------
 
     def begin(self, name):
+        self.outcome = None
         self._last.reply = None
         self._wrong.clear()
 
@@ -178,7 +212,7 @@ class Bench:
 
     def _fault(self, reply):
         """Contract section 2: request_id is in the reply and in the header and unique; errors have their form."""
-        if not reply.is_ours() or not reply.body:
+        if not reply.is_ours() or not reply.body or (reply.header("Content-Type") or "").startswith("text/html"):
             return None
         body = reply.json
         with self._lock:
@@ -192,7 +226,14 @@ class Bench:
             return "an error without its sentence, or with a code that does not fit the status"
         if reply.status >= 400 and LEAKS.search(reply.body.decode()):
             return "an error that shows what it must not"
+        if reply.status >= 400 and CREDENTIALS.search(reply.body.decode()):
+            return "an error that shows a credential"
         return None
+
+    def start_stack(self, conf=None, mount="/"):
+        """The stack with these settings of its own, mounted there."""
+        self.stack.up(conf, mount)
+        self.http = Http(self.stack.url)
 
     # Requests -------------------------------------------------------------------------------------------------------
 
@@ -245,6 +286,7 @@ class Bench:
         """A fresh tenant that nothing limits."""
         tenant = self.onboard()
         self.stack.ctl("tenant", "update", tenant.id, "--tier", "paid", "--payment-method", "active")
+        self.db.execute("update acp.api_keys set rate_limit = 1000000 where tenant_id = :'id'", id=tenant.id)
         return tenant
 
     def make_key(self, tenant, scopes, *options):

@@ -24,6 +24,10 @@ def with_database(url, name):
     return re.sub(r"^(postgres(?:ql)?://[^/]*/)[^?]*", lambda m: m.group(1) + name, url)
 
 
+# What every metered call changes.
+METERED = ("acp.audit_logs", "acp.usage_counted", "acp.usage_pending", "acp.usage_rolled")
+
+
 class Database:
     def __init__(self, url):
         self.url = url
@@ -87,6 +91,8 @@ class Database:
 
     def fingerprints(self, without=()):
         """table -> (number of rows, hash of all their content), of all but some tables."""
+        if "acp.audit_logs" in without:
+            without = (*without, "acp.audit_chains")  # each row moves the end of a chain
         tables = [name for name in self.tables() if not name.startswith(tuple(without))]
         parts = ["select '%s' as name, count(*) as rows, md5(coalesce(string_agg(t::text, chr(10) order by t::text), "
                  "'')) "

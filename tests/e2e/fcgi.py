@@ -21,6 +21,11 @@ def record(kind, content=b""):
     return struct.pack(">BBHHBB", 1, kind, 1, len(content), 0, 0) + content
 
 
+def stream(kind, content):
+    """As many records as it takes, without the empty one that ends a stream."""
+    return b"".join(record(kind, content[at:at + 65535]) for at in range(0, len(content), 65535))
+
+
 def name_value(name, value):
     lengths = b"".join(struct.pack(">B", len(x)) if len(x) < 128 else struct.pack(">I", len(x) | 1 << 31)
                        for x in (name, value))
@@ -37,21 +42,38 @@ def read_exactly(connection, count):
     return data
 
 
-def ask(path, method, uri, body=b"", headers=(), timeout=30):
-    """One request to the responder that listens on the socket path."""
+def begin(path, method, uri, body=b"", headers=(), timeout=30, more=()):
+    """A request to the responder that listens on the socket path, all but the end of its body: the thread that takes it
+    waits for that; more: variables beside those of the request. Returns the connection."""
     variables = {"REQUEST_METHOD": method, "REQUEST_URI": uri, "REMOTE_ADDR": "127.0.0.1",
                  "SERVER_PROTOCOL": "HTTP/1.1",
-                 "CONTENT_LENGTH": str(len(body)) if body else ""}
+                 "CONTENT_LENGTH": str(len(body)) if body else "", **dict(more)}
     for name, value in dict(headers).items():
         plain = name.upper().replace("-", "_")
         variables[plain if plain == "CONTENT_TYPE" else "HTTP_" + plain] = value
     params = b"".join(name_value(name.encode(), value.encode()) for name, value in variables.items())
-    with socket.socket(socket.AF_UNIX) as connection:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
         connection.settimeout(timeout)
         connection.connect(path)
-        connection.sendall(record(BEGIN, struct.pack(">HB5x", 1, 0)) + record(PARAMS, params) + record(PARAMS) +
-                           (record(STDIN, body) if body else b"") + record(STDIN))
-        return parsed(read_reply(connection), "%s %s %r" % (method, uri, body))
+        connection.sendall(record(BEGIN, struct.pack(">HB5x", 1, 0)) + stream(PARAMS, params) + record(PARAMS) +
+                           stream(STDIN, body))
+        return connection
+    except BaseException:
+        connection.close()
+        raise
+
+
+def finish(connection, request):
+    """Ends the body and reads the reply; request is what messages call it."""
+    with connection:
+        connection.sendall(record(STDIN))
+        return parsed(read_reply(connection), request)
+
+
+def ask(path, method, uri, body=b"", headers=(), timeout=30):
+    """One request to the responder that listens on the socket path."""
+    return finish(begin(path, method, uri, body, headers, timeout), "%s %s %r" % (method, uri, body))
 
 
 def read_reply(connection):
@@ -72,20 +94,41 @@ def parsed(out, request):
     return Reply(request, int(headers["Status"].split()[0]), headers, body)
 
 
-class Responder:
-    """acp.fcgi with the stack's settings, some of them replaced; a context manager that ends it."""
+# What a host of its own has besides its processes: shared memory, for rate limits and notes of changes. The rest stays.
+APART = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-current-user"]), "--mount", "sh", "-c",
+         'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
 
-    def __init__(self, stack, **settings):
+
+def can_stand_apart():
+    return subprocess.run([*APART, "true"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL).returncode == 0
+
+
+class Responder:
+    """acp.fcgi with the stack's settings, some of them replaced; a context manager that ends it. apart: as on a host of
+    its own. quiet: without its standard error and
+    reports of sanitizers, for a process that is to be ended by what it reads."""
+
+    def __init__(self, stack, apart=False, quiet=False, **settings):
         self._stack = stack
+        self._errors = subprocess.DEVNULL if quiet else None
+        self._hidden = ("ASAN_OPTIONS", "UBSAN_OPTIONS") if quiet else ()
+        self._before = APART if apart else []
         # Not in the scratch folder: the path of a socket is short.
         self.dir = tempfile.TemporaryDirectory(prefix="acp-e2e-")
         self.socket = settings.get("listen", os.path.join(self.dir.name, "acp.sock"))
         self.log = os.path.join(self.dir.name, "acp.log")
         self.config = os.path.join(self.dir.name, "acp.conf")
         kept = {name: stack.setting(name) for name in ("database_url", "key_pepper", "key_pepper_file", "public_url")}
-        kept.update(listen=self.socket, log_file=self.log, workers="4", processes="2")
+        # All responders of an installation count onboarding together: in an hour of tests it would not do.
+        kept.update(listen=self.socket, log_file=self.log, workers="4", processes="2", onboard_per_ip="100000",
+                    onboard_total="1000000")
         self._settings = {**kept, **settings}
         self.write_config()
+
+    def stand_under(self, command):
+        """Starts with this in front of its own command."""
+        self._before = command
 
     def write_config(self, **settings):
         self._settings.update(settings)
@@ -93,8 +136,10 @@ class Responder:
             file.writelines("%s = %s\n" % pair for pair in self._settings.items() if pair[1] is not None)
 
     def __enter__(self):
-        self.process = subprocess.Popen([os.path.join(self._stack.sbin, "acp.fcgi"), "--config", self.config],
-                                        stdin=subprocess.DEVNULL, env=clean_environment())
+        self.process = subprocess.Popen([*self._before, os.path.join(self._stack.sbin, "acp.fcgi"), "--config",
+                                         self.config], stdin=subprocess.DEVNULL, stderr=self._errors, env={
+                                            name: value for name, value in clean_environment().items()
+                                            if name not in self._hidden})
         try:
             until(10, "the responder listens", lambda: os.path.exists(self.socket) or self.process.poll() is not None)
             check(self.process.poll() is None,
@@ -112,7 +157,14 @@ class Responder:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(20)
+        self._keep_log()
         self.dir.cleanup()
+
+    def _keep_log(self):
+        """What it logged is looked through at the end of the run, with the other logs (test_account.py)."""
+        if getattr(self._stack, "own", False):
+            with open(os.path.join(self._stack.logs, "responders-of-tests.log"), "a", encoding="utf-8") as file:
+                file.write(self.read_log())
 
     def ask(self, method, uri, body=b"", headers=()):
         return ask(self.socket, method, uri, body, headers)

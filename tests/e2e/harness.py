@@ -1,5 +1,7 @@
 """Tests are functions test_* of the files test_*.py, in the order in which they stand there.
 
+A test may put into bench.outcome what it found, where several answers are right; it is printed with its line.
+
 A test takes the Bench (client.py), states in its docstring which promise it checks, and fails by raising.
 """
 
@@ -86,6 +88,9 @@ def spread(threads, items, work):
     return results
 
 
+PATIENCE = 90  # seconds; client.py gives up on a call after 70, which its test then judges
+
+
 class Load:
     """Threads that repeat work() until stop(); a context manager. Its results are in .results afterwards."""
 
@@ -111,20 +116,22 @@ class Load:
 
     def __exit__(self, kind, *_):
         self._stopping.set()
+        deadline = time.monotonic() + PATIENCE
         for thread in self._threads:
-            thread.join(60)
+            thread.join(max(0, deadline - time.monotonic()))
         if kind is None:
-            check(not any(thread.is_alive() for thread in self._threads), "a call did not come back within 60 s")
+            alive = any(thread.is_alive() for thread in self._threads)
+            check(not alive, "a call did not come back within %d s" % PATIENCE)
             if self.errors:
                 raise self.errors[0]
 
 
-def only_on(server, why):
-    """Decorator: the test makes sense with one web server only."""
+def only_on(servers, why):
+    """Decorator: the test makes sense with these web servers only."""
     def decorate(function):
         def guarded(bench):
-            if bench.stack.server != server:
-                raise Skip("%s only: %s" % (server, why))
+            if bench.stack.server not in servers:
+                raise Skip("%s only: %s" % (", ".join(servers), why))
             function(bench)
         guarded.__name__ = function.__name__
         guarded.__doc__ = function.__doc__
@@ -163,7 +170,8 @@ def run_one(name, function, bench):
         text = report(error)
         print(indented(text if "\nreply: " in text else text + "\n" + bench.last_exchange()), flush=True)
         return "failed"
-    print("ok %s (%.2f s)" % (name, time.monotonic() - start), flush=True)
+    found = ": %s" % bench.outcome if bench.outcome else ""
+    print("ok %s (%.2f s)%s" % (name, time.monotonic() - start, found), flush=True)
     return "passed"
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """End-to-end tests of acp-fcgi: real HTTP to a real web server, the real responder, a real PostgreSQL.
 
-  run.py --server lighttpd|apache-fcgid --prefix PREFIX --dir DIR [--port N] [--workers N]
+  run.py --server SERVER --prefix PREFIX --dir DIR [--port N] [--workers N] [--pooler]
   run.py --url URL --database-url URL [--prefix PREFIX --config FILE]
 
 PREFIX is where make install put the programs. The second form tests a stack that runs already; tests that restart
@@ -19,11 +19,15 @@ sys.dont_write_bytecode = True  # the sources stay as they are
 
 from client import Bench
 from harness import Failure, run_one, tests_of
-from stack import OutsideStack, OwnStack
+from stack import SERVERS, OutsideStack, OwnStack
 
 # What disturbs the others stands last; the account is drawn up at the very end.
 AREAS = ["onboarding", "router", "authentication", "usage", "idempotency", "limits", "iam", "policy", "isolation",
-         "malformed", "openapi", "hub", "actions_dir", "webhooks", "remote", "roles", "operator", "life", "account"]
+         "malformed", "records", "injection", "abuse", "openapi", "agents", "console", "metrics", "hub", "actions_dir",
+         "webhooks", "executor", "outbox", "billing", "upgrade", "stripe_events", "remote",
+         "roles", "operator", "journal", "proof", "late", "instant",
+         "hosts", "mounts", "rolling", "life", "durability", "pooler", "failover",
+         "secrets", "account"]
 
 
 def free_port():
@@ -34,11 +38,12 @@ def free_port():
 
 def read_options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", choices=["lighttpd", "apache-fcgid"], help="start a stack with this web server")
+    parser.add_argument("--server", choices=SERVERS, help="start a stack with this web server")
     parser.add_argument("--prefix", help="where the programs are installed")
     parser.add_argument("--dir", help="scratch folder; logs stay there")
     parser.add_argument("--port", type=int, help="on 127.0.0.1; default: one that is free")
     parser.add_argument("--workers", type=int, help="requests at a time; default: that of deploy/lib/stack")
+    parser.add_argument("--pooler", action="store_true", help="with PgBouncer between the responder and PostgreSQL")
     parser.add_argument("--url", help="test the stack that answers there")
     parser.add_argument("--database-url", help="its database, as superuser")
     parser.add_argument("--config", help="its acp.conf")

@@ -21,7 +21,7 @@ def run(command, **more):
 class Programs:
     """acpctl and acp.fcgi of the stack, run on its configuration."""
 
-    config = sbin = database_url = None
+    config = sbin = database_url = prefix = None
 
     def need_programs(self):
         if not self.sbin or not self.config:
@@ -49,10 +49,19 @@ class Programs:
         return found.group(1) if found else None
 
 
+# Web servers that pass requests to a responder with a supervisor, which deploy/lib/stack starts. The others start
+# processes of it themselves, each with a socket of its own.
+EXTERNAL = ("lighttpd", "nginx", "apache-proxy", "caddy")
+# Those that refuse chunked bodies, because they hand on a broken one as if it were whole.
+NOT_CHUNKED = ("apache-fcgid", "caddy")
+SERVERS = EXTERNAL + ("lighttpd-spawn", "apache-fcgid")
+
+
 class OutsideStack(Programs):
     """Runs already; is not ours to restart."""
 
     own = False
+    supervised = False
     server = "external"
     log = None
 
@@ -60,13 +69,15 @@ class OutsideStack(Programs):
         self.url = options.url
         self.database_url = options.database_url
         self.config = options.config
+        self.prefix = os.path.abspath(options.prefix) if options.prefix else None
         self.sbin = os.path.join(options.prefix, "sbin") if options.prefix else None
 
     def up(self):
         """Which web server it is says its Server header."""
         with urllib.request.urlopen(self.url + "/healthz", timeout=10) as answer:
             name = answer.headers.get("Server", "").lower()
-        self.server = "lighttpd" if "lighttpd" in name else "apache-fcgid" if "apache" in name else "external"
+        known = {"lighttpd": "lighttpd", "nginx": "nginx", "caddy": "caddy", "apache": "apache-fcgid"}
+        self.server = next((known[word] for word in known if word in name), "external")
 
     def down(self):
         pass
@@ -77,12 +88,16 @@ class OwnStack(Programs):
 
     def __init__(self, options):
         self.server = options.server
+        self.supervised = self.server in EXTERNAL
         self.port = options.port
+        self.prefix = os.path.abspath(options.prefix)
+        self.pooler = getattr(options, "pooler", False)  # with PgBouncer, from the next up() on
         self.dir = os.path.join(os.path.abspath(options.dir), "stack")
-        self._up = ["up", "--server", self.server, "--port", str(self.port), "--install",
-                    os.path.abspath(options.prefix)]
+        self._up = ["up", "--server", self.server, "--port", str(self.port), "--install", self.prefix]
         if options.workers:
             self._up += ["--workers", str(options.workers)]
+        if getattr(options, "stripe", False):
+            self._up += ["--stripe"]
 
     def _run(self, command, *options):
         """deploy/lib/stack, whose messages are shown only when it fails."""
@@ -103,11 +118,15 @@ class OwnStack(Programs):
         self.log = self.env["ACP_LOG"]
         self.logs = os.path.dirname(self.log)
 
-    def up(self, conf=None):
-        self._run(*self._up, *(["--conf", conf] if conf else []))
+    def up(self, conf=None, mount="/"):
+        self._run(*self._up, "--mount", mount, *(["--conf", conf] if conf else []), *(["--pooler"] if self.pooler else []))
 
     def down(self):
         self._run("down")
+
+    def purge(self):
+        """Removes what is left of a stack that is down."""
+        self._run("down", "--purge")
 
     def restart_responder(self):
         self._run("restart-responder")
@@ -129,6 +148,12 @@ class OwnStack(Programs):
         found = [pid for pid in processes() if command_line(pid)[:1] == [program]]
         supervisors = {parent(pid) for pid in found}
         return [pid for pid in found if pid not in supervisors]
+
+    @property
+    def web_server(self):
+        """The process of the web server that takes its signals."""
+        with open(os.path.join(self.env["ACP_STATE"], "run", "web.pid"), encoding="ascii") as file:
+            return int(file.read().split()[0])
 
 
 def processes():

@@ -168,6 +168,8 @@ begin
 		perform acp.fail('IDEMPOTENT_REPLAY', 'no success');
 	elsif p->>'then' = 'raise' then
 		raise exception 'secret detail of e2e_sql.notes in /var/lib';
+	elsif p->>'then' in ('disk_full', 'deadlock_detected') then
+		raise exception using errcode = p->>'then', message = 'not now';
 	end if;
 	perform acp.report('{"resource_type":"note"}', 7);
 	return to_jsonb(t);
@@ -223,7 +225,8 @@ def test_sql_is_in_the_calls_transaction(bench):
         equal((reply.data, notes()), (tenant.id, 1), "data and notes")
         bench.audit(reply, billing_unit="sec", billing_quantity=7, result_meta={"resource_type": "note"})
         for then, status, code in (("fail", 404, "NOT_FOUND"), ("raise", 500, "INTERNAL_ERROR"),
-                                   ("success", 500, "INTERNAL_ERROR")):
+                                   ("success", 500, "INTERNAL_ERROR"), ("disk_full", 503, "UNAVAILABLE"),
+                                   ("deadlock_detected", 503, "UNAVAILABLE")):
             reply = refused(call(responder, tenant.key, "e2e.sql", {"note": "b", "then": then}), status, code)
             bench.audit(reply, status="error", billable=False, error_code=code)
         check("secret detail" in responder.read_log(), "the log says what it was")
@@ -240,6 +243,41 @@ def test_sql_dry_run(bench):
         refused(call(responder, tenant.key, "e2e.sql", {"note": "a", "then": ""}, dry_run=True), 500, "INTERNAL_ERROR")
         equal(bench.db.value("select count(*) from e2e_sql.notes"), 0, "notes")
     none_billed(bench, tenant)
+
+
+META = """
+create schema e2e_meta;
+create function e2e_meta.tell(t uuid, p jsonb, c jsonb) returns jsonb language plpgsql as $$
+begin
+	perform acp.report(p->'meta');
+	return to_jsonb(true);
+end $$;
+grant usage on schema e2e_meta to acp_app;
+"""
+# What is written differently by different writers of JSON, and of rows.
+AWKWARD = [{"list": ["a", ["b", []], {}, None, True]}, {"bb": 1, "a": 2, "\u00e9": 3, "": 4},
+           {"t": "\b\f\n\r\t\"\\/\u001f\u007f"},
+           {"t": "\u0001 (a,b) \u2028 \U0001f511"}, {"n": 9007199254740992, "m": -1, "f": 0.1, "e": 1e21, "z": 1.50},
+           {"m%02d" % number: number for number in range(70)}, {"space": " \u000b ", "comma": ",", "paren": "()"}]
+
+
+def test_any_meta_is_linked_as_it_is_stored(bench):
+    """Whatever a function reports is hashed as PostgreSQL shows it: the chain verifies, whether the program or SQL
+    linked the row."""
+    tenant = bench.paid_tenant()
+    kinds = {"reads": False, "writes": True}
+    files = {name: {**action("e2e.meta." + name, {"kind": "sql", "function": "e2e_meta.tell"}), "writes": writes}
+             for name, writes in kinds.items()}
+    replies = []
+    with schema(bench, "e2e_meta", META), Folder(**files) as folder:
+        with Responder(bench.stack, actions_dir=folder.path) as responder:
+            for name in kinds:
+                for meta in AWKWARD:
+                    reply = succeeded(call(responder, tenant.key, "e2e.meta." + name, {"meta": meta}))
+                    replies.append((reply, meta))
+    for reply, meta in replies:
+        equal(bench.audit(reply)["result_meta"], meta, "result_meta")
+    bench.stack.ctl("audit", "verify")
 
 
 HALF_READY = """

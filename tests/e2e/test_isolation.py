@@ -8,7 +8,7 @@ import json
 import uuid
 
 from client import CREATE, SCORE, SCORE_PARAMS, refused, succeeded
-from harness import check, equal
+from harness import check, equal, spread
 
 MODELS, QUESTIONS = "domain.leadscoring.models.list", "domain.leadscoring.questions.list"
 UPSERT = "domain.leadscoring.questions.upsert_bulk"
@@ -34,7 +34,7 @@ PLAIN = {CREATE: {"name": "m", "model_type": "ml"}, UPSERT: {"questions": [{"key
          "iam.keys.create": {"name": "k", "scopes": ["manage.read"]}, "iam.team.list": {},
          "iam.team.invite": {"email": "thief@example.com", "role": "viewer"}, "settings.get": {},
          "settings.update": {"settings": {"locale": "de"}}, "meta.actions": {}, "meta.version": {},
-         "webhooks.create": {"url": "https://example.com/", "events": ["key.created"]},
+         "meta.activity": {}, "webhooks.create": {"url": "https://example.com/", "events": ["key.created"]},
          "governance.propose_policy": {"policy": {"name": "p", "decision": "allow"}}}
 BY_TENANT = "tenants agents api_keys team_members tenant_settings leadscoring_models leadscoring_questions webhooks " \
             "webhook_deliveries policy_proposals approvals idempotency usage_quota usage_reservations"
@@ -206,3 +206,28 @@ def test_keys_of_two_tenants_are_counted_apart(bench):
     succeeded(bench.score(two.key))
     equal((bench.usage(one.key)["calls_used"], bench.usage(two.key)["calls_used"]), (2, 1), "calls_used")
     equal(bench.tenant_rows(two), 1, "audit rows of the second")
+
+
+def test_reads_at_once(bench):
+    """Reads that come at the same moment, and may share a statement: each tenant reads what is its own, each refusal is
+    that of its call, and each audit row says what its call read."""
+    tenants = [bench.paid_tenant() for _ in range(6)]
+    for number, tenant in enumerate(tenants):
+        for model in range(number + 1):
+            succeeded(bench.call(tenant.key, CREATE, {"name": "of %d, %d" % (number, model), "model_type": "linear"}))
+
+    def read(turn):
+        number = turn % len(tenants)
+        if turn % 31 == 0:
+            refused(bench.call(tenants[number].key, SCORE, {"model_id": str(uuid.uuid4()), "leads": SCORE_PARAMS["leads"]}),
+                    404, "NOT_FOUND")
+            return
+        reply = succeeded(bench.call(tenants[number].key, MODELS))
+        equal(sorted(model["name"] for model in reply.data), ["of %d, %d" % (number, model) for model in range(number + 1)],
+              "models of tenant %d" % number)
+
+    spread(32, range(600), read)
+    for number, tenant in enumerate(tenants):
+        said = bench.db.rows("select distinct result_meta->>'count' as count from acp.audit_logs where tenant_id = :'id' "
+                             "and action = :'action' and status = 'success'", id=tenant.id, action=MODELS)
+        equal([row["count"] for row in said], [str(number + 1)], "what the rows of tenant %d say" % number)

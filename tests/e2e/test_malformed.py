@@ -9,6 +9,7 @@ import time
 
 from client import MANAGE, NIL, ONBOARD, refused, succeeded
 from harness import check, equal, only_on, parallel, spread
+from stack import NOT_CHUNKED, SERVERS
 
 MAX_BYTES, MAX_DEPTH, MAX_TOKENS = 262144, 32, 20000
 
@@ -213,9 +214,9 @@ def test_unknown_method(bench):
     succeeded(bench.call(bench.onboard().key, "meta.version"))
 
 
-@only_on("lighttpd", "mod_fcgid cannot pass on chunked bodies")
+@only_on([server for server in SERVERS if server not in NOT_CHUNKED], "the others refuse chunked bodies")
 def test_chunked(bench):
-    """README, lighttpd: a chunked body works like one with a length, broken chunks do not reach the program."""
+    """README: a chunked body works like one with a length, broken chunks do not reach the program."""
     tenant = bench.onboard()
     chunked = {"Transfer-Encoding": "chunked"}
     body = b"7\r\n{\"actio\r\n12\r\nn\":\"meta.version\"}\r\n0\r\n\r\n"
@@ -230,9 +231,9 @@ def test_chunked(bench):
     equal(bench.audit_count(tenant), before + reply.is_ours(), "audit rows")
 
 
-@only_on("apache-fcgid", "lighttpd passes on chunked bodies")
+@only_on(NOT_CHUNKED, "the others pass on chunked bodies")
 def test_chunked_is_refused(bench):
-    """README, Apache: mod_fcgid would cut a chunked body short, so it is 411, and nothing reaches the program."""
+    """README: mod_fcgid and Caddy would cut a chunked body short, so it is 411, and nothing reaches the program."""
     tenant = bench.onboard()
     before = bench.audit_count(tenant)
     body = b"19\r\n{\"action\":\"meta.version\"}\r\n0\r\n\r\n"

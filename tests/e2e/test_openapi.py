@@ -9,7 +9,9 @@ from hub import Hub
 
 # Paths of the program that need no setting to be there.
 ALWAYS = {"/api/manage": {"post"}, "/api/usage": {"get"}, "/api/upgrade/checkout": {"get", "post"},
-          "/api/openapi.json": {"get"}, "/healthz": {"get"}, "/readyz": {"get"}, "/api/onboard/{product}": {"post"}}
+          "/api/openapi.json": {"get"}, "/llms.txt": {"get"}, "/.well-known/api-catalog": {"get"}, "/console": {"get"},
+          "/metrics": {"get"}, "/healthz": {"get"}, "/readyz": {"get"},
+          "/api/onboard/{product}": {"post"}}
 METHODS = {"get", "post", "put", "delete", "patch", "head", "options", "trace"}
 
 

@@ -1,18 +1,31 @@
 """What an operator does: acpctl, acp.fcgi's options and settings, migrations."""
 
 import contextlib
+import csv
+import fcntl
+import io
 import json
 import os
+import pty
 import re
 import shutil
+import socket
+import struct
+import subprocess
 import tempfile
+import termios
 import uuid
 
 from client import refused, succeeded
+from database import clean_environment
 from fcgi import Responder
-from harness import check, equal, parallel, until
+from harness import Skip, check, equal, parallel, until
 
 OK, FAILED, USAGE, CONFIG = 0, 1, 64, 78
+LISTS = [["tenant", "list"], ["key", "list"], ["policy", "list"], ["proposal", "list"], ["approval", "list"],
+         ["billing", "list"], ["price", "list"], ["outbox", "list", "--state", "all"], ["webhook", "list"],
+         ["webhook", "deliveries"], ["usage"], ["usage", "--by", "action"], ["usage", "--by", "day"], ["report"],
+         ["report", "usage_by_tenant_month"], ["report", "denials"]]
 
 
 @contextlib.contextmanager
@@ -144,35 +157,220 @@ def test_usage_errors(bench):
     """acpctl(8): a wrong command or option exits 64 with a sentence and changes nothing."""
     for line in ["nonsense", "key", "key nonsense", "migrate --force", "migrate now", "key create",
                  "key create --tenant", "key revoke", "tenant show", "tenant update", "tenant list extra",
-                 "key list --nope x", "doctor --url", "--nope", ""]:
+                 "key list --nope x", "doctor --url", "--nope", "", "tenant list --json --csv", "usage --by hour",
+                 "usage --period 2026", "report nonsense", "report denials --period x", "webhook", "webhook retry",
+                 "webhook deliveries --status x", "webhook deliveries --limit many"]:
         done = bench.stack.program("acpctl", *line.split())
         equal((done.returncode, done.stdout), (USAGE, ""), "acpctl %s: exit status and output" % line)
         check(done.stderr.strip(), "acpctl %s gives no reason" % line)
 
 
+def test_output(bench):
+    """acpctl(8): every list comes as a table, as JSON and as CSV, and all three say the same; without rows CSV has names."""
+    bench.onboard()
+    for words in LISTS:
+        table = bench.stack.ctl(*words).stdout
+        rows = json.loads(bench.stack.ctl(*words, "--json").stdout)
+        lines = list(csv.reader(io.StringIO(bench.stack.ctl("--csv", *words).stdout)))
+        check(len(lines) >= 1 and len(lines[0]) > 1, "%s --csv: no line of names" % (words,))
+        equal(len(lines) - 1, len(rows), "%s: rows of CSV and of JSON" % (words,))
+        check(all(len(line) == len(lines[0]) for line in lines), "%s --csv: lines of different length" % (words,))
+        check("(%d row" % len(rows) in table, "%s: the table does not tell %d rows" % (words, len(rows)))
+        for row, line in zip(rows, lines[1:]):
+            equal(list(row), lines[0], "%s: names" % (words,))
+            equal(line, [csv_text(value) for value in row.values()], "%s: values" % (words,))
+
+
+def csv_text(value):
+    """A value of JSON as acpctl --csv writes it."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def test_output_of_names(bench):
+    """acpctl(8): CSV quotes what needs it; no control character that a tenant put into a name reaches a terminal."""
+    name = 'a, "b"\n\x1b[31mred'
+    tenant_id = bench.stack.ctl("tenant", "create", "--agent-id", bench.agent_id(), "--email", "a@b.co",
+                                "--organization", name).stdout.strip()
+    lines = list(csv.DictReader(io.StringIO(bench.stack.ctl("tenant", "show", tenant_id, "--csv").stdout, newline="")))
+    equal([line["organization_name"] for line in lines], [name], "the name in CSV")
+    shown = bench.stack.ctl("tenant", "show", tenant_id).stdout
+    check('a, "b"??[31mred' in shown and "\x1b" not in shown, "for people: %r" % shown)
+
+
+def on_terminal(bench, columns, *arguments, stderr=False):
+    """What acpctl writes to a terminal so wide, on standard output or error."""
+    bench.stack.need_programs()
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    command = [os.path.join(bench.stack.sbin, "acpctl"), "--config", bench.stack.config, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL if stderr else theirs,
+                          stderr=theirs if stderr else subprocess.DEVNULL,
+                          env=clean_environment(ACP_DATABASE_URL=bench.stack.database_url)) as process:
+        os.close(theirs)
+        text = b""
+        with contextlib.suppress(OSError):  # how a terminal ends
+            while True:
+                text += os.read(ours, 65536)
+        equal(process.wait(), OK, "acpctl %s" % " ".join(arguments))
+    os.close(ours)
+    return text.decode().replace("\r\n", "\n")
+
+
+def test_terminal(bench):
+    """acpctl(8): a terminal that is too narrow for a table gets each row as a block; a wide one the table."""
+    tenant = bench.onboard()
+    wide = on_terminal(bench, 250, "key", "list", "--tenant", tenant.id)
+    equal(wide, bench.stack.ctl("key", "list", "--tenant", tenant.id).stdout, "on a wide terminal")
+    narrow = on_terminal(bench, 60, "key", "list", "--tenant", tenant.id)
+    check(re.search(r"^tenant_id +%s$" % tenant.id, narrow, re.M), "on a narrow terminal: %s" % narrow)
+
+
+@contextlib.contextmanager
+def locked(bench, table, seconds):
+    """While the body runs, nobody reads the table; for so many seconds."""
+    code = "begin; lock table %s; select 'locked' as x; select pg_sleep(%d); commit" % (table, seconds)
+    with subprocess.Popen(["psql", "-X", "-q", "-A", "-t", "-c", code, bench.stack.database_url], text=True,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=clean_environment()) as holder:
+        held = "select 1 as x from pg_locks where mode = 'AccessExclusiveLock' and granted and relation = :'t'::regclass"
+        until(20, "the lock is held", lambda: bench.db.rows(held, t=table))
+        yield
+        holder.communicate()
+
+
+def test_progress(bench):
+    """acpctl(8): what takes longer than two seconds shows on a terminal that it is at work, and takes that away again."""
+    with locked(bench, "acp.usage_counters", 5):
+        shown = on_terminal(bench, 100, "reconcile", "--database", stderr=True)
+    check(re.search(r"\rreconciling \[ *#+ *\] [2-9] s", shown), "reconcile on a terminal: %r" % shown)
+    equal(shown.rstrip("\r").rpartition("\r")[2].strip(), "", "what stays on the line")
+    with locked(bench, "acp.audit_seals", 4):
+        done = bench.stack.ctl("audit", "verify")
+    equal((done.stderr, "no findings" in done.stdout), ("", True), "audit verify, without a terminal")
+    equal(on_terminal(bench, 100, "reconcile", "--database", stderr=True), "", "what is soon done shows nothing")
+
+
+def test_usage_and_reports(bench):
+    """acpctl usage says what GET /api/usage says and what the lists add up to; every report is there."""
+    tenant = bench.onboard()
+    for _ in range(3):
+        succeeded(bench.score(tenant.key))
+    usage = json.loads(bench.stack.ctl("--json", "usage", tenant.id).stdout)
+    equal(usage, {name: value for name, value in bench.usage(tenant.key).items() if name in usage}, "usage")
+    equal(usage["calls_used"], 3, "calls_used")
+    for by in ("tenant", "action", "day"):
+        rows = json.loads(bench.stack.ctl("--json", "usage", tenant.agent_id, "--by", by).stdout)
+        equal(sum(row["billable_calls"] for row in rows), 3, "usage by %s" % by)
+    names = [row["name"] for row in json.loads(bench.stack.ctl("--json", "report").stdout)]
+    check("denials" in names and len(names) >= 10, "reports: %s" % names)
+    for name in names:
+        views = bench.db.rows("select 1 as x from pg_views where schemaname = 'acp_report' and viewname = :'name'", name=name)
+        equal(len(views), 1, "views called %s" % name)
+        bench.stack.ctl("report", name)
+        bench.stack.ctl("report", name, "--period", "all", "--csv")
+
+
+COMPLETION = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "deploy", "completion", "acpctl")
+
+
+def completed(bench, *words):
+    """What bash offers for the last of these words."""
+    script = '. "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _acpctl; printf "%s\\n" "${COMPREPLY[@]}"'
+    program = os.path.join(bench.stack.sbin, "acpctl")
+    done = subprocess.run(["bash", "-c", script, "bash", COMPLETION, program, *words], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_completion(bench):
+    """bash completes commands, options and the values that they may have, from what acpctl --help says."""
+    bench.stack.need_programs()
+    help_text = bench.stack.program("acpctl", "--help").stdout
+    first = {line.split()[0] for line in help_text.splitlines() if re.match(r"  [a-z]", line)}
+    equal({word for word in completed(bench, "") if not word.startswith("-")}, first, "first words")
+    equal(completed(bench, "tenant", ""), ["create", "list", "show", "update"], "after tenant")
+    equal(completed(bench, "--json", "tenant", "sh"), ["show"], "after --json tenant sh")
+    check({"--tier", "--status", "--csv"} <= set(completed(bench, "tenant", "update", "x", "--")), "options")
+    equal(completed(bench, "tenant", "update", "x", "--tier", ""), ["free", "paid"], "values")
+    check("denials" in completed(bench, "report", "") and "manage.iam" in completed(bench, "key", "create", "--scopes", ""),
+          "reports and scopes")
+    check("failed" in completed(bench, "billing", "list", "--status", ""), "states of invoices")
+    equal(completed(bench, "audit", "verify", COMPLETION[:-2]), [COMPLETION], "files")
+    equal(completed(bench, "key", "create", "--tenant", ""), [], "what only the operator knows")
+
+
 def test_wrong_values(bench):
-    """acpctl(8): a value that cannot be is refused with a sentence, exit 1, and changes nothing."""
+    """acpctl(8): a value that cannot be exits with 64, one that is not there with 1; with a sentence, changing nothing."""
     tenant = bench.onboard()
     before = bench.db.fingerprints(without=("acp.audit_logs",))
     update = "tenant update %s " % tenant.id
-    lines = [update + "--tier gold", update + "--status x", update + "--payment-method cash",
-             update + "--calls-limit -1", update + "--calls-limit many", "tenant update nobody --tier paid",
-             "tenant show %s" % uuid.uuid4(), "key revoke %s" % uuid.uuid4(), "key list --tenant nobody",
-             "tenant create --agent-id a/b --email a@b.co",
-             "tenant create --agent-id %s --email a@b.co" % tenant.agent_id]
-    for line in lines:
+    never = [update + "--tier gold", update + "--status x", update + "--payment-method cash",
+             update + "--calls-limit -1", update + "--calls-limit many", "tenant create --agent-id a/b --email a@b.co",
+             "tenant create --agent-id e2e --email bad", "tenant create --agent-id e2e --email a@b.co --product nosuch",
+             "key revoke zzz", "outbox retry x", "outbox drop x", "policy enable x", "webhook retry x",
+             "reconcile --period 2026-1", "reconcile --stripe --database", "billing list --status foo",
+             "price add --amount 1 --currency USD --action bad-pattern", "report audit_logs"]
+    absent = ["tenant update nobody --tier paid", "tenant show %s" % uuid.uuid4(), "key revoke %s" % uuid.uuid4(),
+              "key list --tenant nobody", "audit export --tenant nobody", "key create --tenant %s --name n --scopes "
+              "manage.read --expires soon" % tenant.id,
+              "tenant create --agent-id %s --email a@b.co" % tenant.agent_id]
+    for line in never + absent:
         done = bench.stack.program("acpctl", *line.split())
-        equal((done.returncode, done.stdout), (FAILED, ""), "acpctl %s: exit status and output" % line)
+        equal((done.returncode, done.stdout), (USAGE if line in never else FAILED, ""),
+              "acpctl %s: exit status and output" % line)
         check(done.stderr.strip(), "acpctl %s gives no reason" % line)
+        if line in never:
+            check("\n  " + " ".join(line.split()[:2 if line.split()[0] not in ("reconcile", "report") else 1]) in done.stderr,
+                  "acpctl %s does not show what the command takes: %s" % (line, done.stderr))
     equal(bench.db.fingerprints(without=("acp.audit_logs",)), before, "tables")
+
+
+def test_roles(bench):
+    """acpctl(8), ROLES: acp_app alone does what an operator does, acp_report alone reports; else the role is named."""
+    bench.score(bench.onboard().key)
+    bad = bench.onboard()
+    run = lambda role, *words: bench.stack.program("acpctl", *words,
+                                                   environment={"ACP_DATABASE_URL": bench.db.as_role(role).url})
+    for words in [words for words in LISTS if words[0] != "report"] + [["usage", bad.id], ["tenant", "show", bad.id]]:
+        equal(run("acp_app", *words).returncode, OK, "acpctl %s as acp_app" % words)
+    names = [row["name"] for row in json.loads(bench.stack.ctl("--json", "report").stdout)]
+    for name in names:
+        done = run("acp_report", "report", name)
+        equal(done.returncode, OK, "acpctl report %s as acp_report: %s" % (name, done.stderr))
+    for role, words, missing in (("acp_app", ["report", "denials"], "acp_report"), ("acp_report", ["usage"], "acp_app"),
+                                 ("acp_app", ["price", "add", "--amount", "1", "--currency", "USD"], "acp_owner")):
+        done = run(role, *words)
+        check(done.returncode == FAILED and "member of %s" % missing in done.stderr, "%s as %s: %s" % (words, role, done.stderr))
+
+
+def test_wrong_policies(bench):
+    """acpctl policy add takes what governance.propose_policy takes, and names the member at fault; nothing is in force."""
+    good = {"name": "e2e", "decision": "deny", "action": "e2e.nothing"}
+    before = bench.db.fingerprints(without=("acp.audit_logs",))
+    cases = [({"actoin": "x"}, "actoin", USAGE), ({"decision": "maybe"}, "decision", USAGE), ({"action": "a b"}, "action", USAGE),
+             ({"time_window": 5}, "time_window", USAGE), ({"time_window": {"from": "9am"}}, "time_window/from", USAGE),
+             ({"time_window": {"timezone": "Europe/Berln"}}, "time_window/timezone", FAILED)]
+    for more, place, status in cases:
+        done = bench.stack.program("acpctl", "policy", "add", json.dumps({**good, **more}))
+        equal((done.returncode, done.stdout), (status, ""), "acpctl policy add with %s" % more)
+        check(re.search(r"\b%s (must|is no|does not)" % place, done.stderr), "%s: %s" % (more, done.stderr))
+    for text in ("5", "{", '{"name":"e2e"}'):
+        equal(bench.stack.program("acpctl", "policy", "add", text).returncode, USAGE, "acpctl policy add %s" % text)
+    equal(bench.db.fingerprints(without=("acp.audit_logs",)), before, "tables")
+    tenant = bench.onboard()
+    policy = bench.stack.ctl("policy", "add", "--tenant", tenant.agent_id, json.dumps(good)).stdout.strip()
+    equal(bench.db.value("select tenant_id from acp.policies where policy_id = :'id'", id=policy), tenant.id, "its tenant")
+    bench.stack.ctl("policy", "disable", policy)
 
 
 def test_key_given_for_its_id(bench):
     """Contract 1: a key that is given where its id belongs is refused and not written out: that may be a log."""
     tenant = bench.onboard()
+    bench.watch.meant.add(tenant.key[:12])
     for arguments in (["key", "revoke"], ["tenant", "show"], ["key", "list", "--tenant"]):
         done = bench.stack.program("acpctl", *arguments, tenant.key)
-        equal(done.returncode, FAILED, "acpctl %s KEY: exit status" % " ".join(arguments))
+        equal(done.returncode, USAGE if "revoke" in arguments else FAILED, "acpctl %s KEY: exit status" % " ".join(arguments))
         check(tenant.key not in done.stderr + done.stdout, "acpctl %s KEY repeats the key" % " ".join(arguments))
 
 
@@ -214,6 +412,78 @@ def test_doctor(bench):
     equal(done.returncode, FAILED if wrong else OK, "exit status")
     done = bench.stack.program("acpctl", "doctor", "--url", "http://127.0.0.1:9")
     check(done.returncode == FAILED and "WRONG" in done.stdout, "doctor of a dead address: %s" % done.stdout)
+
+
+LIGHTTPD = """server.modules = ( "mod_setenv", "mod_fastcgi" )
+server.bind = "127.0.0.1"
+server.port = %d
+server.document-root = "%s"
+server.errorlog = "%s/error.log"
+server.upload-dirs = ( "%s" )
+fastcgi.server = ( "/" => (( "socket" => "%s", "check-local" => "disable", "fix-root-scriptname" => "enable" )) )
+%s
+"""
+
+
+@contextlib.contextmanager
+def lighttpd(responder, lines):
+    """lighttpd in front of a responder, with a configuration of the test's own; gives its address."""
+    program = shutil.which("lighttpd", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    if not program:
+        raise Skip("lighttpd is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = responder.dir.name
+    path = os.path.join(folder, "lighttpd.conf")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(LIGHTTPD % (port, folder, folder, folder, responder.socket, lines))
+    process = subprocess.Popen([program, "-D", "-f", path], stdin=subprocess.DEVNULL)
+    try:
+        until(10, "lighttpd listens", lambda: listens(port) or process.poll() is not None)
+        equal(process.poll(), None, "lighttpd ended")
+        yield "http://127.0.0.1:%d" % port
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_doctor_names_the_line(bench):
+    """acpctl doctor --url finds what a web server keeps back, and names the line of that server that mends it."""
+    strips = 'setenv.set-request-header = ( "Authorization" => "", "X-Forwarded-For" => "198.51.100.9" )\n'
+    small = "server.max-request-size = 100\n"
+    cases = [("", [], 0),
+             (strips, [r"Authorization +does not reach .*no setenv\.set-request-header",
+                       r"client address +a proxy is in front, and all clients count as 127\.0\.0\.1"], 2),
+             (small, [r"largest body +of 262144 bytes is answered 413 by the web server: server\.max-request-size = 8192"],
+              1),
+             (small + 'server.tag = "nginx/1.22"\n', [r"largest body .*: client_max_body_size 8m;"], 1),
+             (small + 'server.tag = "Apache"\n', [r"largest body .*: LimitRequestBody 0, and .*FcgidMaxRequestLen 8388608"],
+              1)]
+    with Responder(bench.stack) as responder:
+        for lines, wanted, count in cases:
+            with lighttpd(responder, lines) as url:
+                done = bench.stack.program("acpctl", "doctor", "--url", url, config=responder.config)
+            wrong = [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
+            equal(len(wrong), count, "problems with %r: %s%s" % (lines, done.stdout, done.stderr))
+            for words in wanted:
+                check(re.search("WRONG +" + words, done.stdout), "%s: %s" % (words, done.stdout))
+
+
+def test_health_tells_what_it_received(bench):
+    """GET /healthz?received says which credential and address arrived, and shows no value of a header."""
+    for headers, member in [({"Authorization": "Bearer hunter2hunter2"}, "authorization"),
+                            ({"X-API-Key": "hunter2hunter2"}, "x_api_key")]:
+        reply = bench.get("/healthz?received", headers=headers)
+        got = reply.json["received"]
+        check(got[member] and "hunter2" not in json.dumps(reply.json), "received: %s" % got)
+        equal([name for name in ("authorization", "x_api_key") if got[name]], [member], "credentials")
+    check("received" not in bench.get("/healthz").json, "received without being asked")
 
 
 def test_doctor_of_a_dead_database(bench):

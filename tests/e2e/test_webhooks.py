@@ -15,8 +15,9 @@ import time
 
 from client import refused, succeeded
 from fcgi import Responder
+from database import METERED
 from harness import check, equal, only_on, spread, until
-from stack import end_quietly
+from stack import EXTERNAL, end_quietly
 from test_usage import LIMIT, clock_shifted
 
 # Whatever the suite's other settings are, these tests onboard a few tenants each.
@@ -336,13 +337,13 @@ def test_dry_runs(bench):
     start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     hook = create(bench, tenant, "https://example.com/a", "usage.*")["webhook_id"]
-    before = bench.db.fingerprints(without=("acp.audit_logs", "acp.usage_counters"))
+    before = bench.db.fingerprints(without=METERED)
     new = {"url": "https://example.com/b", "events": ["key.*"]}
     one = {"webhook_id": hook}
     calls = [("create", new), ("update", {**one, **new, "events": ["usage.*"]}), ("delete", one), ("test", one)]
     impacts = [succeeded(bench.call(tenant.key, "webhooks." + action, params, dry_run=True)).data
                for action, params in calls]
-    equal(bench.db.fingerprints(without=("acp.audit_logs", "acp.usage_counters")), before, "tables")
+    equal(bench.db.fingerprints(without=METERED), before, "tables")
     named = [{kind: impact[kind] for kind in ("creates", "updates", "deletes") if impact[kind]} for impact in impacts]
     equal(named, [
         {"creates": [{"type": "webhook", **new, "description": None, "count": 1}]},
@@ -413,7 +414,7 @@ def test_crashed_sender(bench):
         verify(hook["secret"], second)
 
 
-@only_on("lighttpd", "mod_fcgid starts its processes itself")
+@only_on(EXTERNAL, "the others start its processes themselves")
 def test_graceful_stop(bench):
     """Issue: SIGTERM ends an idle process at once, and one that is sending when the delivery has ended."""
     start_with(bench, **SETTINGS)

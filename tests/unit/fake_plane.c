@@ -37,6 +37,13 @@ static void capture(struct fake_plane *fake, struct json_object *event)
 	fake->events[fake->event_count++] = copy;
 }
 
+static void capture_row(struct fake_plane *fake, const struct acp_event *event)
+{
+	struct json_object *json = acp_event_json(event);
+	capture(fake, json);
+	json_object_put(json);
+}
+
 static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out)
 {
 	struct fake_plane *fake = self;
@@ -164,7 +171,7 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 		if (end->reserved)
 			*calls_used = ++fake->used;
 		fake->effects += tx ? tx->effects : 0;
-		capture(fake, end->event);
+		capture_row(fake, end->event);
 	}
 	fake->open -= tx != NULL;
 	free(tx);
@@ -178,7 +185,7 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 	fake->reserved = end->reserved;
 	if (code == ACP_OK) {
 		give_back(fake, end->reserved);
-		capture(fake, end->event);
+		capture_row(fake, end->event);
 	}
 	return leave(fake, code);
 }

@@ -61,7 +61,9 @@ static struct acp_actions *load(char why[1024])
 static void test_no_folder(void)
 {
 	char why[1024];
-	struct acp_config config = {.actions_dir = (char[]){""}};
+	char none[] = "";
+	struct acp_config config = {0};
+	config.actions_dir = none;
 	struct acp_actions *actions = acp_actions_load(&config, why, sizeof why);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(actions);
 	CU_ASSERT_PTR_NULL(acp_actions_at(actions, 0));

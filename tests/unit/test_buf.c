@@ -131,6 +131,56 @@ static void test_json_string_maximum(void)
 	acp_buf_release(&buf);
 }
 
+/* Memory of the caller's is used to its last byte and not beyond. */
+static void test_borrow(void)
+{
+	char memory[8] = "xxxxxx#";
+	struct acp_buf buf;
+	acp_buf_borrow(&buf, memory, 6);
+	CU_ASSERT_STRING_EQUAL(buf.ptr, "");
+	acp_buf_puts(&buf, "abc");
+	acp_buf_put_int(&buf, -1);
+	CU_ASSERT_TRUE(acp_buf_ok(&buf));
+	CU_ASSERT_STRING_EQUAL(memory, "abc-1");
+	acp_buf_putc(&buf, '!');
+	CU_ASSERT_FALSE(acp_buf_ok(&buf));
+	CU_ASSERT_STRING_EQUAL(memory, "abc-1");
+	acp_buf_clear(&buf);
+	acp_buf_puts(&buf, "z");
+	CU_ASSERT_TRUE(acp_buf_ok(&buf) && buf.ptr == memory);
+	CU_ASSERT_EQUAL(memory[6], '#');
+}
+
+static void test_copy(void)
+{
+	char out[5] = "####";
+	acp_copy(out, 4, "ab");
+	CU_ASSERT_STRING_EQUAL(out, "ab");
+	acp_copy(out, 4, "abcdef");
+	CU_ASSERT_STRING_EQUAL(out, "abc");
+	CU_ASSERT_EQUAL(out[4], '\0');
+}
+
+static void expect_int(int64_t value, const char *wanted)
+{
+	struct acp_buf buf;
+	acp_buf_init(&buf, 20);
+	acp_buf_put_int(&buf, value);
+	CU_ASSERT_TRUE(acp_buf_ok(&buf));
+	CU_ASSERT_STRING_EQUAL(buf.ptr, wanted);
+	acp_buf_release(&buf);
+}
+
+static void test_put_int(void)
+{
+	expect_int(0, "0");
+	expect_int(7, "7");
+	expect_int(-10, "-10");
+	expect_int(1234567890123, "1234567890123");
+	expect_int(INT64_MAX, "9223372036854775807");
+	expect_int(INT64_MIN, "-9223372036854775808");
+}
+
 const char *const acp_suite_name = "buf";
 
 CU_TestInfo acp_tests[] = {
@@ -141,6 +191,9 @@ CU_TestInfo acp_tests[] = {
 	{"failure_is_sticky", test_failure_is_sticky},
 	{"printf_maximum", test_printf_maximum},
 	{"grows", test_grows},
+	{"put_int", test_put_int},
+	{"borrow", test_borrow},
+	{"copy", test_copy},
 	{"json_string", test_json_string},
 	{"json_string_maximum", test_json_string_maximum},
 	CU_TEST_INFO_NULL,

@@ -1,6 +1,10 @@
 #include "tmain.h"
 #include "crypto.h"
 
+#include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 /* n bytes of the same value */
 #define BYTES_MAX 131
 
@@ -76,6 +80,31 @@ static void test_hmac_long_keys(void)
 	CU_ASSERT_STRING_EQUAL(hex, "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2");
 }
 
+/* Keys and texts around the length of a block; the values are those of Python's hmac. */
+static void test_hmac_block_edges(void)
+{
+	static const struct {
+		size_t len;
+		const char *hex;
+	} samples[] = {
+		{0, "b613679a0814d9ec772f95d778c35fc5ff1697c493715653c6c712144292c5ad"},
+		{1, "c38edc8815c8489f64738978f44008f8596345545f0baa68ef6fcf5c53e57189"},
+		{63, "201d1372b0b19a2bca10e4fc3ba1ebd13794bb40fe279a7ad82574f429eef7be"},
+		{64, "10bdf3a7b547b6b47b25c0f7609653f2e9889c6adc2fd260c7b07f575fa93df2"},
+		{65, "f80c0a3d709a27e650dbcfa01f7855ab23e9f12881f5bbce405ca8f61bf81704"},
+		{128, "8df834da367b60f6aab90031349557cef80e2b3496233e65cfea30eabe532f7b"},
+	};
+	uint8_t key[BYTES_MAX];
+	uint8_t data[BYTES_MAX];
+	char hex[ACP_SHA256_HEX];
+	memset(key, 'k', sizeof key);
+	memset(data, 'x', sizeof data);
+	for (size_t i = 0; i < ACP_COUNT(samples); i++) {
+		hmac_hex(key, samples[i].len, data, samples[i].len, hex);
+		CU_ASSERT_STRING_EQUAL(hex, samples[i].hex);
+	}
+}
+
 static void test_hex(void)
 {
 	char out[9];
@@ -99,6 +128,53 @@ static void test_uuid(void)
 		CU_ASSERT_STRING_NOT_EQUAL(uuid, last);
 		memcpy(last, uuid, sizeof last);
 	}
+}
+
+enum { MANY = 1000 };
+
+static void *make_uuids(void *out)
+{
+	char(*uuids)[ACP_UUID_LEN] = out;
+	for (int i = 0; i < MANY; i++)
+		acp_uuid(uuids[i]);
+	return NULL;
+}
+
+static int compare_uuids(const void *a, const void *b)
+{
+	return memcmp(a, b, ACP_UUID_LEN);
+}
+
+/* Two threads, and a child of a process that has random bytes in stock, never give the same name. */
+static void test_uuid_unique(void)
+{
+	static char uuids[4 * MANY][ACP_UUID_LEN];
+	size_t twice = 0;
+	int status = -1;
+	int ends[2];
+	pthread_t thread;
+	make_uuids(uuids[0]);
+	CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, make_uuids, uuids[MANY]), 0);
+	make_uuids(uuids[2 * MANY]);
+	CU_ASSERT_EQUAL(pthread_join(thread, NULL), 0);
+	CU_ASSERT_EQUAL_FATAL(pipe(ends), 0);
+	pid_t child = fork();
+	if (child == 0) {
+		static char own[MANY][ACP_UUID_LEN];
+		make_uuids(own[0]);
+		_exit(write(ends[1], own, sizeof own) == (ssize_t)sizeof own ? 0 : 1);
+	}
+	make_uuids(uuids[0]); /* again: these stand beside the child's */
+	CU_ASSERT_EQUAL(read(ends[0], (char *)uuids + 3 * sizeof uuids / 4, sizeof uuids / 4),
+			(ssize_t)(sizeof uuids / 4));
+	CU_ASSERT_EQUAL(waitpid(child, &status, 0), child);
+	CU_ASSERT_EQUAL(status, 0);
+	close(ends[0]);
+	close(ends[1]);
+	qsort(uuids, ACP_COUNT(uuids), sizeof uuids[0], compare_uuids);
+	for (size_t i = 1; i < ACP_COUNT(uuids); i++)
+		twice += compare_uuids(uuids[i - 1], uuids[i]) == 0;
+	CU_ASSERT_EQUAL(twice, 0);
 }
 
 static void test_is_uuid(void)
@@ -138,15 +214,36 @@ static void test_wipe(void)
 	CU_ASSERT_EQUAL(memcmp(secret, zeros, sizeof secret), 0);
 }
 
+static void test_hasher(void)
+{
+	static const char text[] = "hashed in pieces, and once more from the start";
+	uint8_t whole[ACP_SHA256_LEN], pieces[ACP_SHA256_LEN];
+	struct acp_hasher *hasher = acp_hasher_new();
+	acp_sha256(text, sizeof text, whole);
+	for (int round = 0; round < 2; round++) {
+		for (size_t i = 0; i < sizeof text; i++)
+			acp_hasher_add(hasher, text + i, 1);
+		acp_hasher_end(hasher, pieces);
+		CU_ASSERT_EQUAL(memcmp(whole, pieces, sizeof whole), 0);
+	}
+	acp_sha256("", 0, whole);
+	acp_hasher_end(hasher, pieces);
+	CU_ASSERT_EQUAL(memcmp(whole, pieces, sizeof whole), 0);
+	acp_hasher_free(hasher);
+}
+
 const char *const acp_suite_name = "crypto";
 
 CU_TestInfo acp_tests[] = {
 	{"sha256", test_sha256},
+	{"hasher", test_hasher},
 	{"hmac_short_keys", test_hmac_short_keys},
 	{"hmac_counting_key", test_hmac_counting_key},
 	{"hmac_long_keys", test_hmac_long_keys},
+	{"hmac_block_edges", test_hmac_block_edges},
 	{"hex", test_hex},
 	{"uuid", test_uuid},
+	{"uuid_unique", test_uuid_unique},
 	{"is_uuid", test_is_uuid},
 	{"random", test_random},
 	{"equal_const_time", test_equal_const_time},

@@ -236,6 +236,9 @@ static void test_contradictory_credentials(void)
 	credential_is(NULL, "HTTP_AUTHORIZATION=Bearer k1", "HTTP_AUTHORIZATION=Bearer k1", NULL);
 	credential_is(NULL, "HTTP_X_API_KEY=k1", "HTTP_AUTHORIZATION=Bearer k2", NULL);
 	credential_is(NULL, "HTTP_X_API_KEY=k1", "HTTP_AUTHORIZATION=Basic x", "HTTP_AUTHORIZATION=Bearer k1");
+	/* Nor is the token of another kernel taken then. */
+	credential_is(NULL, "HTTP_X_API_KEY=k1", "HTTP_X_API_KEY=", "HTTP_AUTHORIZATION=Bearer k2");
+	EXPECT(http.bearer == NULL, "bearer beside two keys");
 }
 
 /* Two Authorization headers that Apache joined: whatever is taken of them is no key. */

@@ -657,6 +657,93 @@ static void test_number_round_trip(void)
 	}
 }
 
+/* The decimal of the fewest digits, found by trying: correct wherever the nearest decimal of a length is the one. */
+static void shortest_by_trying(double value, char digits[32], int *exponent)
+{
+	char text[40];
+	int count = 0;
+	do
+		snprintf(text, sizeof text, "%.*e", count++, value);
+	while (count < 17 && strtod(text, NULL) != value);
+	size_t len = 0;
+	for (const char *p = text; *p != 'e'; p++)
+		if (*p >= '0' && *p <= '9')
+			digits[len++] = *p;
+	digits[len] = '\0';
+	*exponent = (int)strtol(strchr(text, 'e') + 1, NULL, 10);
+}
+
+/* The plain layout of what lies between a millionth and 10^15. */
+static bool number_is_shortest(double value)
+{
+	char digits[32];
+	char wanted[64];
+	char got[32];
+	int exponent = 0;
+	acp_json_number(value, got);
+	shortest_by_trying(value, digits, &exponent);
+	int len = (int)strlen(digits);
+	if (exponent < 0)
+		snprintf(wanted, sizeof wanted, "0.%.*s%s", -exponent - 1, "00000000", digits);
+	else if (len <= exponent + 1)
+		snprintf(wanted, sizeof wanted, "%s%.*s", digits, exponent + 1 - len, "0000000000000000");
+	else
+		snprintf(wanted, sizeof wanted, "%.*s.%s", exponent + 1, digits, digits + exponent + 1);
+	return strcmp(got, wanted) == 0;
+}
+
+/* Decimals, their neighbours and any doubles of that size: numbers that take the short way are written as by the long
+ * one. */
+static void test_number_short_way(void)
+{
+	uint32_t state = 3;
+	size_t wrong = 0;
+	for (unsigned i = 0; i < 60000; i++) {
+		static const double scales[] = {1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e9, 1e12, 1e15};
+		uint64_t bits = (uint64_t)next_random(&state) << 32 | next_random(&state);
+		double whole = (double)(bits >> (14 + bits % 50));
+		double value = whole / scales[i % ACP_COUNT(scales)];
+		if (i % 4 == 3) {
+			memcpy(&bits, &value, sizeof bits);
+			bits ^= 1 + (i & 4) * 3;
+			memcpy(&value, &bits, sizeof value);
+		}
+		if (value >= 1e-6 && value < 1e15 && !number_is_shortest(value))
+			wrong++;
+	}
+	CU_ASSERT_EQUAL(wrong, 0);
+	CU_ASSERT_TRUE(number_is_shortest(0.000001) && number_is_shortest(0.0000010000000000000002));
+	CU_ASSERT_TRUE(number_is_shortest(999999999999999.9) && number_is_shortest(99999999999999.9));
+	CU_ASSERT_TRUE(number_is_shortest(0.1 + 0.2) && number_is_shortest(0.3) && number_is_shortest(5e-6));
+}
+
+/* Written as json-c does it, which readers of replies have seen so far. */
+static void test_write(void)
+{
+	static const char *const texts[] = {
+		"null",
+		"true",
+		"[]",
+		"{}",
+		"[[],{},[false,null]]",
+		"{\"b\":1,\"a\":{\"z\":[1,2.50,-0.0,1e3,9223372036854774784]},\"\":\"\"}",
+		"\"/ \\\" \\\\ \\b\\f\\n\\r\\t \\u0001\\u001f \\u007f \\u00e9 \\ud83d\\ude00 <>&'\"",
+		"{\"a/b\\\"\\n\":[\"x\"]}",
+	};
+	for (size_t i = 0; i < ACP_COUNT(texts); i++) {
+		struct json_object *tree = NULL;
+		struct acp_json_error error;
+		struct acp_buf out;
+		acp_buf_init(&out, 10000);
+		CU_ASSERT_EQUAL_FATAL(acp_json_parse(texts[i], strlen(texts[i]), &limits, &tree, &error), ACP_JSON_OK);
+		acp_json_write(tree, &out);
+		CU_ASSERT_STRING_EQUAL(out.ptr, json_object_to_json_string_ext(
+							tree, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+		json_object_put(tree);
+		acp_buf_release(&out);
+	}
+}
+
 static void test_canonical(void)
 {
 	expect_canonical("null", "null");
@@ -791,6 +878,8 @@ CU_TestInfo acp_tests[] = {
 	{"number_samples", test_number_samples},
 	{"number_powers_of_two", test_number_powers_of_two},
 	{"number_round_trip", test_number_round_trip},
+	{"number_short_way", test_number_short_way},
+	{"write", test_write},
 	{"canonical", test_canonical},
 	{"canonical_rfc", test_canonical_rfc},
 	{"canonical_order", test_canonical_order},

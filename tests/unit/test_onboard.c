@@ -337,7 +337,7 @@ static void check_instructions(void)
 	EXPECT_TEXT(acp_json_string(headers, "X-API-Key"), acp_json_string(reply.body, "api_key"));
 	EXPECT_TEXT(acp_json_string(headers, "Content-Type"), "application/json");
 	EXPECT(acp_kernel_find(&kernel, acp_json_string(body, "action")) != NULL, "the example's action exists");
-	EXPECT_TEXT(acp_json_string(instructions, "documentation_url"), "http://127.0.0.1:8080");
+	EXPECT_TEXT(acp_json_string(instructions, "documentation_url"), "http://127.0.0.1:8080/llms.txt");
 }
 
 static void test_reply(void)

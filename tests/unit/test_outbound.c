@@ -3,10 +3,14 @@
 #include "outbound.h"
 
 #include <arpa/inet.h>
+#include <curl/curl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+/* Older ones connect afresh for each request (outbound.c). */
+#define KEEPS (LIBCURL_VERSION_NUM >= 0x075000)
 
 /* A server of one thread: a connection after the other, a request after the other ---------------------------------- */
 
@@ -507,10 +511,10 @@ static void test_kept_connection(void)
 {
 	start(SAY_OK);
 	send_three(true, ACP_OUTBOUND_REPLIED);
-	CU_ASSERT_EQUAL(server.connections, 1);
+	CU_ASSERT_EQUAL(server.connections, KEEPS ? 1 : 3);
 	send_three(true, ACP_OUTBOUND_UNKNOWN);
 	stop();
-	CU_ASSERT(server.connections <= 2); /* the server may stop before it has taken the unused one */
+	CU_ASSERT(server.connections <= (KEEPS ? 2 : 6)); /* the server may stop before it has taken the unused one */
 	CU_ASSERT_EQUAL(server.requests, 6);
 }
 
@@ -527,11 +531,11 @@ static void test_get_is_repeated(void)
 		acp_buf_release(&reply.body);
 	}
 	CU_ASSERT_EQUAL(server.connections, 2);
-	CU_ASSERT_EQUAL(server.requests, 3);
+	CU_ASSERT_EQUAL(server.requests, KEEPS ? 3 : 2);
 	/* Ends the connection that this thread keeps. */
 	struct acp_outbound_reply reply;
 	request.method = "POST";
-	CU_ASSERT_EQUAL(acp_outbound_send(&request, &reply), ACP_OUTBOUND_UNKNOWN);
+	CU_ASSERT_EQUAL(acp_outbound_send(&request, &reply), KEEPS ? ACP_OUTBOUND_UNKNOWN : ACP_OUTBOUND_REPLIED);
 	acp_buf_release(&reply.body);
 	stop();
 }

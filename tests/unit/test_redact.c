@@ -167,6 +167,7 @@ static void expect_json(const char *text, const char *wanted)
 	static const struct acp_json_limits limits = {.max_bytes = 10000, .max_depth = 32, .max_tokens = 1000};
 	struct json_object *tree = NULL;
 	struct json_object *copy = NULL;
+	struct json_object *view = NULL;
 	struct acp_json_error error;
 	struct acp_buf before;
 	struct acp_buf after;
@@ -174,17 +175,68 @@ static void expect_json(const char *text, const char *wanted)
 	acp_buf_init(&after, 10000);
 	CU_ASSERT_EQUAL_FATAL(acp_json_parse(text, strlen(text), &limits, &tree, &error), ACP_JSON_OK);
 	acp_json_canonical(tree, &before);
-	CU_ASSERT_TRUE(acp_redact_json(tree, "ock_", &copy));
+	CU_ASSERT_TRUE(acp_redact_copy(tree, "ock_", &copy));
 	CU_ASSERT_TRUE(tree == NULL || tree != copy);
+	CU_ASSERT_TRUE(acp_redact_json(tree, "ock_", &view));
+	CU_ASSERT_EQUAL(view == tree, strcmp(before.ptr, wanted) == 0); /* what needs no change is not copied */
 	acp_json_canonical(tree, &after);
 	CU_ASSERT_STRING_EQUAL(before.ptr, after.ptr); /* the original is only read */
 	json_object_put(tree);
 	acp_buf_clear(&after);
 	acp_json_canonical(copy, &after);
 	CU_assertImplementation(strcmp(after.ptr, wanted) == 0, __LINE__, after.ptr, __FILE__, "", CU_FALSE);
+	acp_buf_clear(&after);
+	acp_json_canonical(view, &after);
+	CU_ASSERT_STRING_EQUAL(after.ptr, wanted);
 	json_object_put(copy);
+	json_object_put(view);
 	acp_buf_release(&before);
 	acp_buf_release(&after);
+}
+
+/* One of the pieces that credentials are made of, cut anywhere, or single characters around them. */
+static void add_piece(struct acp_buf *text, uint32_t *state)
+{
+	static const char *const pieces[] = {
+		"Bearer ", "bEARER\t", "sk_live_", "sk_test_", "rk_live_", "rk_",  "whsec_", "eyJ",         "ock_",
+		"oc",      "k_",       "be",       "ey",       "wh",       "eyJa", ".b",     ".eyJz.c2ln_", KEY36,
+		"0123",    "A",        " ",        ".",        "_",        "-",    "r",      "\xc3\xa9",    "e",
+	};
+	*state = *state * 1664525u + 1013904223u;
+	const char *piece = pieces[(*state >> 8) % ACP_COUNT(pieces)];
+	size_t len = strlen(piece);
+	acp_buf_add(text, piece, (*state >> 24) % 4 ? len : (*state >> 16) % (len + 1));
+}
+
+/* Needed is said of exactly the texts that the replacement changes: with our own prefix, with one that begins like a
+ * vendor's key, and without. */
+static void test_needed(void)
+{
+	static const char *const prefixes[] = {"ock_", "sk9_", "be_", "", NULL};
+	uint32_t state = 11;
+	size_t changed = 0;
+	size_t wrong = 0;
+	struct acp_buf in;
+	struct acp_buf out;
+	acp_buf_init(&in, 10000);
+	acp_buf_init(&out, 40000);
+	for (size_t i = 0; i < 300000; i++) {
+		const char *prefix = prefixes[i % ACP_COUNT(prefixes)];
+		acp_buf_clear(&in);
+		acp_buf_clear(&out);
+		acp_buf_puts(&in, "");
+		acp_buf_puts(&out, "");
+		for (size_t n = 0; n < i % 7; n++)
+			add_piece(&in, &state);
+		acp_redact_text(&out, in.ptr, in.len, prefix);
+		bool differs = strcmp(in.ptr, out.ptr) != 0;
+		changed += differs;
+		wrong += differs != acp_redact_needed(in.ptr, in.len, prefix);
+	}
+	CU_ASSERT_EQUAL(wrong, 0);
+	CU_ASSERT_TRUE(changed > 30000 && changed < 270000);
+	acp_buf_release(&in);
+	acp_buf_release(&out);
 }
 
 static void test_json(void)
@@ -207,12 +259,12 @@ static void test_json_numbers(void)
 {
 	struct json_object *copy = NULL;
 	struct json_object *largest = json_object_new_uint64(UINT64_MAX);
-	CU_ASSERT_TRUE(acp_redact_json(largest, NULL, &copy));
+	CU_ASSERT_TRUE(acp_redact_copy(largest, NULL, &copy));
 	CU_ASSERT_EQUAL(json_object_get_uint64(copy), UINT64_MAX);
 	json_object_put(copy);
 	json_object_put(largest);
 	struct json_object *signed_max = json_object_new_int64(INT64_MAX);
-	CU_ASSERT_TRUE(acp_redact_json(signed_max, NULL, &copy));
+	CU_ASSERT_TRUE(acp_redact_copy(signed_max, NULL, &copy));
 	CU_ASSERT_EQUAL(json_object_get_int64(copy), INT64_MAX);
 	json_object_put(copy);
 	json_object_put(signed_max);
@@ -228,6 +280,7 @@ CU_TestInfo acp_tests[] = {
 	{"own_keys", test_own_keys},
 	{"jwt", test_jwt},
 	{"length", test_length},
+	{"needed", test_needed},
 	{"no_blowup", test_no_blowup},
 	{"output_limit", test_output_limit},
 	{"json", test_json},

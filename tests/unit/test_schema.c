@@ -156,15 +156,16 @@ static void test_patterns(void)
 	expect("{\"pattern\":\"^(?:a|b(c))+$\"}", "[\"abc\",\"bcbc\"]", "[\"c\",\"b\"]");
 	expect("{\"pattern\":\"^\\\\/\\\\.\\\\$\\\\{\\\\<\\\\t$\"}", "[\"/.${<\\t\"]", "[\"/x${<\\t\"]");
 	expect("{\"pattern\":\"\"}", "[\"\",\"x\"]", "[]");
+	expect("{\"pattern\":\"^a+?b*?c{1,2}?$\"}", "[\"ac\",\"aabcc\"]", "[\"c\",\"ab\",\"accc\"]");
 	expect("{\"pattern\":\"^.{0,255}$\"}", "[\"\",\"xyz\"]", "[\"\\n\"]");
 }
 
 static void test_bad_patterns(void)
 {
-	static const char *const patterns[] = {"(",         "[a",    "[",      "[]",       "[^]",
-					       "a\\\\",     "[\\\\", "\\\\b",  "(a)\\\\1", "\\\\p{L}",
-					       "\\\\u0041", "(?=a)", "(?!a)",  "(?<n>a)",  "[\\u00e9]",
-					       "[\\\\D]",   "[z-a]", "a{2,1}", "(?",       "\\\\\\u00e9"};
+	static const char *const patterns[] = {
+		"(",        "[a",          "[",     "[]",    "[^]",     "a\\\\",     "[\\\\",   "\\\\b", "(a)\\\\1",
+		"\\\\p{L}", "\\\\u0041",   "(?=a)", "(?!a)", "(?<n>a)", "[\\u00e9]", "[\\\\D]", "[z-a]", "a{2,1}",
+		"(?",       "\\\\\\u00e9", "a++",   "a+*",   "a*{2}",   "a{2}{3}",   "a+??"};
 	for (size_t i = 0; i < ACP_COUNT(patterns); i++) {
 		char text[100];
 		snprintf(text, sizeof text, "{\"properties\":{\"x\":{\"pattern\":\"%s\"}}}", patterns[i]);
@@ -291,6 +292,7 @@ static void test_error_messages(void)
 	expect_error("{\"maxLength\":3}", "\"abcd\"", "", "must have at most 3 characters");
 	expect_error("{\"pattern\":\"^a\"}", "\"secret\"", "", "does not have the required form");
 	expect_error("{\"format\":\"uuid\"}", "\"secret\"", "", "must be a UUID");
+	expect_error("{\"pattern\":\"^a\",\"format\":\"month\"}", "\"2026-13\"", "", "must be a month such as 2026-01");
 	expect_error("{\"const\":\"x\"}", "\"secret\"", "", "must be \"x\"");
 	expect_error("{\"uniqueItems\":true}", "[1,1]", "", "must not contain the same item twice");
 	char schema[400];

@@ -10,9 +10,8 @@ static struct json_object *queued;
 static struct json_object *told;
 static int takes;
 
-static struct acp_config config = {
-	.key_pepper = (char[]){"0123456789abcdef0123456789abcdef"},
-};
+static char pepper[] = "0123456789abcdef0123456789abcdef";
+static struct acp_config config = {.key_pepper = pepper};
 
 /* The published example of https://www.standardwebhooks.com/ (and of its libraries). */
 static void test_published_signature(void)
@@ -51,7 +50,7 @@ static void test_secret_round_trip(void)
 	char text[ACP_WEBHOOK_SECRET_TEXT], again[ACP_WEBHOOK_SECRET_TEXT], sealed[ACP_WEBHOOK_SEALED_HEX],
 		id[ACP_UUID_LEN];
 	uint8_t secret[ACP_WEBHOOK_SECRET_LEN];
-	acp_webhook_new_secret(&config, WEBHOOK, text, sealed);
+	CU_ASSERT_TRUE(acp_webhook_new_secret(&config, WEBHOOK, text, sealed));
 	CU_ASSERT_EQUAL(strlen(text), 6 + 44);
 	CU_ASSERT_EQUAL(strncmp(text, "whsec_", 6), 0);
 	CU_ASSERT_TRUE(acp_webhook_open_secret(&config, WEBHOOK, sealed, secret));
@@ -60,7 +59,7 @@ static void test_secret_round_trip(void)
 	for (size_t i = 0; i < sizeof id; i++)
 		id[i] = (char)toupper((unsigned char)WEBHOOK[i]);
 	CU_ASSERT_TRUE(acp_webhook_open_secret(&config, id, sealed, secret));
-	acp_webhook_new_secret(&config, WEBHOOK, again, sealed);
+	CU_ASSERT_TRUE(acp_webhook_new_secret(&config, WEBHOOK, again, sealed));
 	CU_ASSERT_STRING_NOT_EQUAL(text, again);
 }
 
@@ -68,8 +67,9 @@ static void test_secret_needs_its_key(void)
 {
 	char text[ACP_WEBHOOK_SECRET_TEXT], sealed[ACP_WEBHOOK_SEALED_HEX];
 	uint8_t secret[ACP_WEBHOOK_SECRET_LEN];
-	struct acp_config other = {.key_pepper = (char[]){"another pepper of enough characters"}};
-	acp_webhook_new_secret(&config, WEBHOOK, text, sealed);
+	char another[] = "another pepper of enough characters";
+	const struct acp_config other = {.key_pepper = another};
+	CU_ASSERT_TRUE(acp_webhook_new_secret(&config, WEBHOOK, text, sealed));
 	CU_ASSERT_FALSE(acp_webhook_open_secret(&other, WEBHOOK, sealed, secret));
 	CU_ASSERT_FALSE(acp_webhook_open_secret(&config, "11111111-2222-4333-8444-abcdefabcdee", sealed, secret));
 	sealed[10] = sealed[10] == '0' ? '1' : '0';
@@ -219,7 +219,7 @@ static void test_deliver_to_private_address(void)
 	char text[ACP_WEBHOOK_SECRET_TEXT], sealed[ACP_WEBHOOK_SEALED_HEX];
 	config.webhook_allow_http = true;
 	config.webhook_allow_private = false;
-	acp_webhook_new_secret(&config, WEBHOOK, text, sealed);
+	CU_ASSERT_TRUE(acp_webhook_new_secret(&config, WEBHOOK, text, sealed));
 	queue_one("http://127.0.0.1:9/", sealed, 1);
 	CU_ASSERT_EQUAL(acp_webhooks_deliver(kernel.config, kernel.plane), ACP_WEBHOOKS_SENT);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(told);

@@ -1,0 +1,578 @@
+#include "executor_stripe.h"
+
+#include <time.h>
+
+enum {
+	FORGOTTEN_SECONDS = 23 * 3600, /* Stripe forgets idempotency keys after 24 h; an hour for us to be done in */
+	PAGE = 100,                    /* the most that a list of Stripe's gives at a time */
+	PATH_MAX_LEN = 600,
+};
+
+/* Small things --------------------------------------------------------------------------------------------------- */
+
+static struct json_object *none(void)
+{
+	return json_object_new_object();
+}
+
+/* Adds a text where there is one. */
+static bool put(struct json_object *object, const char *name, const char *text)
+{
+	return object && (!text || acp_json_add_string(object, name, text));
+}
+
+/* Adds a copy of a member of another object, where it has one; else null where that is wanted. */
+static bool take(struct json_object *object, const char *name, struct json_object *from, const char *member)
+{
+	struct json_object *value = acp_json_member(from, member);
+	return value ? acp_json_add(object, name, json_object_get(value)) : acp_json_add_null(object, name);
+}
+
+static int64_t number(struct json_object *object, const char *name)
+{
+	return json_object_get_int64(acp_json_member(object, name));
+}
+
+static bool is(struct json_object *object, const char *name, const char *text)
+{
+	const char *value = acp_json_string(object, name);
+	return value && strcmp(value, text) == 0;
+}
+
+static bool broken(struct acp_executed *out)
+{
+	return acp_executed_fail(out, "INTERNAL_ERROR", true, "memory is lacking");
+}
+
+/* The object that Stripe answered names itself; what does not is no answer. */
+static const char *id_of(struct acp_stripe *stripe, struct json_object *object)
+{
+	const char *id = acp_json_string(object, "id");
+	if (!id || strlen(id) > 255 ||
+	    strspn(id, "_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") != strlen(id)) {
+		acp_executed_fail(stripe->out, "UPSTREAM_FAILED", true, "Stripe's reply names no object");
+		return NULL;
+	}
+	return id;
+}
+
+/* Ends an execution well. Takes data over. */
+static bool succeed(struct acp_executed *out, struct json_object *data, const char *type, const char *id)
+{
+	struct json_object *meta = out->meta ? out->meta : json_object_new_object();
+	out->data = data;
+	out->meta = meta;
+	if (!data || !put(meta, "resource_type", type) || !put(meta, "resource_id", id))
+		return broken(out);
+	out->ok = true;
+	out->retry = false;
+	*out->error = *out->error_code = '\0';
+	return true;
+}
+
+/* Is it owed for so long that Stripe may have forgotten the key under which it was done? */
+static bool is_old(const struct acp_execution *what)
+{
+	return what->obliged_at > 0 && (int64_t)time(NULL) - what->obliged_at > FORGOTTEN_SECONDS;
+}
+
+/* Lists ---------------------------------------------------------------------------------------------------------- */
+
+/* Looks at one object of a list; false: seen enough. */
+typedef bool visit(void *arg, struct json_object *object);
+
+static struct json_object *page_params(const char *name, const char *value, const char *after)
+{
+	struct json_object *params = none();
+	if (put(params, name, value) && put(params, "starting_after", after) &&
+	    acp_json_add(params, "limit", json_object_new_int(PAGE)))
+		return params;
+	json_object_put(params);
+	return NULL;
+}
+
+/* Every object of the list at path of which name has that value, newest first. */
+static bool each(struct acp_stripe *stripe, const char *path, const char *name, const char *value, visit *see,
+		 void *arg)
+{
+	char after[256] = "";
+	bool more = true;
+	while (more) {
+		struct json_object *page = NULL;
+		struct json_object *params = page_params(name, value, *after ? after : NULL);
+		if (!acp_stripe_ask(stripe, "GET", path, params, "", &page))
+			return false;
+		struct json_object *data = acp_json_member(page, "data");
+		size_t count = json_object_is_type(data, json_type_array) ? json_object_array_length(data) : 0;
+		more = count > 0 && acp_json_bool(page, "has_more");
+		for (size_t i = 0; i < count; i++)
+			if (!see(arg, json_object_array_get_idx(data, i))) {
+				more = false;
+				break;
+			}
+		const char *last = more ? id_of(stripe, json_object_array_get_idx(data, count - 1)) : "";
+		snprintf(after, sizeof after, "%s", last ? last : "");
+		json_object_put(page);
+		if (!last)
+			return false;
+	}
+	return true;
+}
+
+/* An object whose metadata says that it is ours. */
+struct search {
+	const char *tenant, *period; /* period NULL: not asked for */
+	struct json_object *found;   /* owned */
+};
+
+static bool is_ours(void *arg, struct json_object *object)
+{
+	struct search *search = arg;
+	struct json_object *metadata = acp_json_member(object, "metadata");
+	if (!is(metadata, "tenant_uuid", search->tenant) || (search->period && !is(metadata, "period", search->period)))
+		return true;
+	search->found = json_object_get(object);
+	return false;
+}
+
+/* Customers ------------------------------------------------------------------------------------------------------ */
+
+static bool end_customer(struct acp_stripe *stripe, struct json_object *customer)
+{
+	struct json_object *data = none();
+	const char *id = id_of(stripe, customer);
+	bool ok = id && put(data, "customer", id) && succeed(stripe->out, json_object_get(data), "customer", id);
+	json_object_put(data);
+	json_object_put(customer);
+	return ok;
+}
+
+static struct json_object *customer_form(struct json_object *params)
+{
+	struct json_object *form = none();
+	struct json_object *metadata = none();
+	bool ok = put(form, "email", acp_json_string(params, "email")) &&
+		  put(form, "name", acp_json_string(params, "organization_name")) &&
+		  put(metadata, "tenant_uuid", acp_json_string(params, "tenant_uuid")) &&
+		  put(metadata, "agent_id", acp_json_string(params, "agent_id")) &&
+		  acp_json_add(form, "metadata", json_object_get(metadata));
+	json_object_put(metadata);
+	if (ok)
+		return form;
+	json_object_put(form);
+	return NULL;
+}
+
+static bool customers_create(struct acp_stripe *stripe, const struct acp_execution *what)
+{
+	struct json_object *customer = NULL;
+	struct search search = {.tenant = acp_json_string(what->params, "tenant_uuid")};
+	const char *email = acp_json_string(what->params, "email");
+	if (is_old(what) && !each(stripe, "/v1/customers", "email", email, is_ours, &search))
+		return false;
+	if (search.found)
+		return end_customer(stripe, search.found);
+	return acp_stripe_ask(stripe, "POST", "/v1/customers", customer_form(what->params), "", &customer) &&
+	       end_customer(stripe, customer);
+}
+
+static bool customers_update(struct acp_stripe *stripe, const struct acp_execution *what)
+{
+	char path[PATH_MAX_LEN];
+	struct json_object *customer = NULL;
+	struct json_object *form = none();
+	struct json_object *settings = none();
+	const char *method = acp_json_string(what->params, "default_payment_method");
+	bool ok = put(form, "email", acp_json_string(what->params, "email")) &&
+		  put(form, "name", acp_json_string(what->params, "name")) &&
+		  put(settings, "default_payment_method", method) &&
+		  (!method || acp_json_add(form, "invoice_settings", json_object_get(settings)));
+	json_object_put(settings);
+	if (!ok) {
+		json_object_put(form);
+		return broken(stripe->out);
+	}
+	snprintf(path, sizeof path, "/v1/customers/%s", acp_json_string(what->params, "customer"));
+	return acp_stripe_ask(stripe, "POST", path, form, "", &customer) && end_customer(stripe, customer);
+}
+
+/* Checkout -------------------------------------------------------------------------------------------------------- */
+
+/* A session in which a human saves a payment method: nothing is charged. */
+static struct json_object *session_form(struct json_object *params)
+{
+	const char *tenant = acp_json_string(params, "tenant_uuid");
+	const char *currency = acp_json_string(params, "currency");
+	struct json_object *form = none();
+	struct json_object *metadata = none();
+	struct json_object *intent = none();
+	bool ok = put(metadata, "tenant_uuid", tenant) && acp_json_add(intent, "metadata", json_object_get(metadata)) &&
+		  put(form, "mode", "setup") && put(form, "customer", acp_json_string(params, "customer")) &&
+		  put(form, "client_reference_id", tenant) &&
+		  acp_json_add(form, "metadata", json_object_get(metadata)) &&
+		  acp_json_add(form, "setup_intent_data", json_object_get(intent)) &&
+		  put(form, "currency", currency ? currency : "usd") &&
+		  put(form, "success_url", acp_json_string(params, "success_url")) &&
+		  put(form, "cancel_url", acp_json_string(params, "cancel_url"));
+	json_object_put(metadata);
+	json_object_put(intent);
+	if (ok)
+		return form;
+	json_object_put(form);
+	return NULL;
+}
+
+static bool checkout_create(struct acp_stripe *stripe, const struct acp_execution *what)
+{
+	struct json_object *session = NULL;
+	if (!acp_stripe_ask(stripe, "POST", "/v1/checkout/sessions", session_form(what->params), "", &session))
+		return false;
+	struct json_object *data = none();
+	const char *id = id_of(stripe, session);
+	bool ok = id && put(data, "id", id) && take(data, "url", session, "url") &&
+		  take(data, "expires_at", session, "expires_at") &&
+		  take(data, "setup_intent", session, "setup_intent") &&
+		  succeed(stripe->out, json_object_get(data), "checkout.session", id);
+	json_object_put(data);
+	json_object_put(session);
+	return ok;
+}
+
+static bool setup_intents_get(struct acp_stripe *stripe, const struct acp_execution *what)
+{
+	char path[PATH_MAX_LEN];
+	struct json_object *intent = NULL;
+	snprintf(path, sizeof path, "/v1/setup_intents/%s", acp_json_string(what->params, "setup_intent"));
+	if (!acp_stripe_ask(stripe, "GET", path, NULL, "", &intent))
+		return false;
+	struct json_object *data = none();
+	bool ok = take(data, "payment_method", intent, "payment_method") &&
+		  take(data, "customer", intent, "customer") && take(data, "status", intent, "status") &&
+		  succeed(stripe->out, json_object_get(data), "setup_intent",
+			  acp_json_string(what->params, "setup_intent"));
+	json_object_put(data);
+	json_object_put(intent);
+	return ok;
+}
+
+/* Invoices -------------------------------------------------------------------------------------------------------- */
+
+/* One invoice on its way from draft to paid. */
+struct bill {
+	struct acp_stripe *stripe;
+	struct json_object *params;
+	struct json_object *invoice; /* as Stripe showed it last; owned */
+	char id[256];
+	bool old;                /* an earlier attempt's steps are looked up, not repeated under their keys */
+	unsigned char done[256]; /* lines that are on it already */
+};
+
+static bool show(struct bill *bill, struct json_object *invoice)
+{
+	const char *id = id_of(bill->stripe, invoice);
+	json_object_put(bill->invoice);
+	bill->invoice = invoice;
+	if (id)
+		snprintf(bill->id, sizeof bill->id, "%s", id);
+	return id != NULL;
+}
+
+static bool refresh(struct bill *bill)
+{
+	char path[PATH_MAX_LEN];
+	struct json_object *invoice = NULL;
+	snprintf(path, sizeof path, "/v1/invoices/%s", bill->id);
+	return acp_stripe_ask(bill->stripe, "GET", path, NULL, "", &invoice) && show(bill, invoice);
+}
+
+static struct json_object *bill_metadata(struct json_object *params)
+{
+	struct json_object *metadata = none();
+	if (put(metadata, "tenant_uuid", acp_json_string(params, "tenant_uuid")) &&
+	    put(metadata, "period", acp_json_string(params, "period")) &&
+	    put(metadata, "invoice_hash", acp_json_string(params, "hash")))
+		return metadata;
+	json_object_put(metadata);
+	return NULL;
+}
+
+static bool make_draft(struct bill *bill)
+{
+	struct json_object *invoice = NULL;
+	struct json_object *form = none();
+	bool ok = put(form, "customer", acp_json_string(bill->params, "customer")) &&
+		  put(form, "currency", acp_json_string(bill->params, "currency")) &&
+		  put(form, "collection_method", "charge_automatically") &&
+		  put(form, "pending_invoice_items_behavior", "exclude") &&
+		  acp_json_add(form, "auto_advance", json_object_new_boolean(false)) &&
+		  acp_json_add(form, "metadata", bill_metadata(bill->params));
+	if (!ok) {
+		json_object_put(form);
+		return broken(bill->stripe->out);
+	}
+	return acp_stripe_ask(bill->stripe, "POST", "/v1/invoices", form, "", &invoice) && show(bill, invoice);
+}
+
+static bool note_item(void *arg, struct json_object *item)
+{
+	struct bill *bill = arg;
+	const char *line = acp_json_string(acp_json_member(item, "metadata"), "line");
+	long index = line ? strtol(line, NULL, 10) : -1;
+	if (index >= 0 && index < (long)sizeof bill->done)
+		bill->done[index] = 1;
+	return true;
+}
+
+static struct json_object *item_form(const struct bill *bill, struct json_object *line, size_t index)
+{
+	char text[24];
+	struct json_object *form = none();
+	struct json_object *metadata = bill_metadata(bill->params);
+	snprintf(text, sizeof text, "%zu", index);
+	bool ok = put(form, "customer", acp_json_string(bill->params, "customer")) && put(form, "invoice", bill->id) &&
+		  put(form, "currency", acp_json_string(bill->params, "currency")) &&
+		  put(form, "description", acp_json_string(line, "description")) &&
+		  take(form, "amount", line, "amount") && put(metadata, "line", text) &&
+		  acp_json_add(form, "metadata", json_object_get(metadata));
+	json_object_put(metadata);
+	if (ok)
+		return form;
+	json_object_put(form);
+	return NULL;
+}
+
+static bool add_items(struct bill *bill)
+{
+	char step[32];
+	struct json_object *item = NULL;
+	struct json_object *lines = acp_json_member(bill->params, "lines");
+	if (bill->old && !each(bill->stripe, "/v1/invoiceitems", "invoice", bill->id, note_item, bill))
+		return false;
+	for (size_t i = 0; i < json_object_array_length(lines); i++) {
+		struct json_object *form =
+			bill->done[i] ? NULL : item_form(bill, json_object_array_get_idx(lines, i), i);
+		if (bill->done[i])
+			continue;
+		snprintf(step, sizeof step, "item-%zu", i);
+		if (!form || !acp_stripe_ask(bill->stripe, "POST", "/v1/invoiceitems", form, step, &item))
+			return form ? false : broken(bill->stripe->out);
+		json_object_put(item);
+	}
+	return true;
+}
+
+/* What Stripe added up must be what we did, before anybody is charged. */
+static bool same_total(struct bill *bill)
+{
+	if (number(bill->invoice, "total") == number(bill->params, "amount") &&
+	    is(bill->invoice, "currency", acp_json_string(bill->params, "currency")))
+		return true;
+	return acp_executed_fail(bill->stripe->out, "INVOICE_MISMATCH", false,
+				 "invoice %s adds up to %lld at Stripe, not to %lld; it was left as it is", bill->id,
+				 (long long)number(bill->invoice, "total"), (long long)number(bill->params, "amount"));
+}
+
+/* Asks for the next step of an invoice. A refusal may mean that an earlier attempt did it: then Stripe shows so. */
+static bool advance(struct bill *bill, const char *verb, struct json_object *form, const char *step)
+{
+	char path[PATH_MAX_LEN];
+	struct json_object *invoice = NULL;
+	struct acp_executed *out = bill->stripe->out;
+	snprintf(path, sizeof path, "/v1/invoices/%s/%s", bill->id, verb);
+	if (acp_stripe_ask(bill->stripe, "POST", path, form, step, &invoice))
+		return show(bill, invoice);
+	if (out->status != 400 && out->status != 402)
+		return false;
+	struct acp_executed refusal = *out;
+	if (!refresh(bill))
+		return false;
+	*out = refusal;
+	return true;
+}
+
+static bool finalize(struct bill *bill)
+{
+	struct json_object *form = none();
+	if (!acp_json_add(form, "auto_advance", json_object_new_boolean(false))) {
+		json_object_put(form);
+		return broken(bill->stripe->out);
+	}
+	return advance(bill, "finalize", form, "finalize") && !is(bill->invoice, "status", "draft");
+}
+
+/* A card that is declined, or none at all, leaves the invoice open: an answer, and no failure of ours. */
+static bool pay(struct bill *bill, const char *step)
+{
+	struct acp_executed *out = bill->stripe->out;
+	if (!advance(bill, "pay", NULL, step))
+		return false;
+	if (!is(bill->invoice, "status", "open"))
+		return true;
+	out->meta = json_object_new_object();
+	return put(out->meta, "payment_error", *out->error_code ? out->error_code : "unknown") || broken(out);
+}
+
+static bool end_bill(struct bill *bill)
+{
+	struct json_object *data = none();
+	bool ok = put(data, "invoice", bill->id) && take(data, "status", bill->invoice, "status") &&
+		  take(data, "amount", bill->invoice, "total") &&
+		  succeed(bill->stripe->out, json_object_get(data), "invoice", bill->id);
+	json_object_put(data);
+	return ok;
+}
+
+/* An invoice that an earlier attempt began, whose keys Stripe may have forgotten. */
+static bool find_bill(struct bill *bill)
+{
+	struct search search = {acp_json_string(bill->params, "tenant_uuid"), acp_json_string(bill->params, "period"),
+				NULL};
+	const char *customer = acp_json_string(bill->params, "customer");
+	if (!each(bill->stripe, "/v1/invoices", "customer", customer, is_ours, &search))
+		return false;
+	return !search.found || show(bill, search.found);
+}
+
+static bool adds_up(struct json_object *params)
+{
+	int64_t sum = 0;
+	struct json_object *lines = acp_json_member(params, "lines");
+	for (size_t i = 0; i < json_object_array_length(lines); i++)
+		sum += number(json_object_array_get_idx(lines, i), "amount");
+	return sum == number(params, "amount");
+}
+
+static bool run_bill(struct bill *bill)
+{
+	if (!adds_up(bill->params))
+		return acp_executed_fail(bill->stripe->out, "VALIDATION_ERROR", false,
+					 "the lines do not add up to the amount");
+	if (bill->old && !find_bill(bill))
+		return false;
+	if (!bill->invoice && !make_draft(bill))
+		return false;
+	/* Stripe's reply may be that of an earlier attempt: the steps are repeated under their keys without effect. */
+	if (is(bill->invoice, "status", "draft") && (!add_items(bill) || !refresh(bill)))
+		return false;
+	if (!same_total(bill))
+		return false;
+	if (is(bill->invoice, "status", "draft") && !finalize(bill))
+		return false;
+	if (is(bill->invoice, "status", "open") && !pay(bill, "pay"))
+		return false;
+	return end_bill(bill);
+}
+
+static bool invoices_create(struct acp_stripe *stripe, const struct acp_execution *what)
+{
+	struct bill bill = {.stripe = stripe, .params = what->params, .old = is_old(what)};
+	bool ok = run_bill(&bill);
+	json_object_put(bill.invoice);
+	return ok;
+}
+
+static bool invoices_pay(struct acp_stripe *stripe, const struct acp_execution *what)
+{
+	struct bill bill = {.stripe = stripe, .params = what->params};
+	snprintf(bill.id, sizeof bill.id, "%s", acp_json_string(what->params, "invoice"));
+	bool ok = pay(&bill, "") && end_bill(&bill);
+	json_object_put(bill.invoice);
+	return ok;
+}
+
+static struct json_object *shown_invoice(struct json_object *invoice)
+{
+	static const char *const same[] = {"status", "currency", "metadata", "created", "customer"};
+	struct json_object *shown = none();
+	bool ok = take(shown, "invoice", invoice, "id") && take(shown, "amount", invoice, "total");
+	for (size_t i = 0; ok && i < ACP_COUNT(same); i++)
+		ok = take(shown, same[i], invoice, same[i]);
+	if (ok)
+		return shown;
+	json_object_put(shown);
+	return NULL;
+}
+
+static struct json_object *shown_invoices(struct json_object *page)
+{
+	struct json_object *data = none();
+	struct json_object *list = json_object_new_array();
+	struct json_object *found = acp_json_member(page, "data");
+	size_t count = json_object_is_type(found, json_type_array) ? json_object_array_length(found) : 0;
+	bool ok = data && list;
+	for (size_t i = 0; ok && i < count; i++) {
+		struct json_object *shown = shown_invoice(json_object_array_get_idx(found, i));
+		ok = shown && json_object_array_add(list, shown) == 0;
+		if (!ok)
+			json_object_put(shown);
+	}
+	ok = ok && acp_json_add(data, "invoices", json_object_get(list)) && take(data, "has_more", page, "has_more");
+	json_object_put(list);
+	if (ok)
+		return data;
+	json_object_put(data);
+	return NULL;
+}
+
+static bool invoices_list(struct acp_stripe *stripe, const struct acp_execution *what)
+{
+	struct json_object *page = NULL;
+	struct json_object *form = none();
+	struct json_object *created = none();
+	struct json_object *limit = acp_json_member(what->params, "limit");
+	bool ok = put(form, "starting_after", acp_json_string(what->params, "starting_after")) &&
+		  take(created, "gte", what->params, "created_from") &&
+		  acp_json_add(form, "created", json_object_get(created)) &&
+		  acp_json_add(form, "limit", limit ? json_object_get(limit) : json_object_new_int(PAGE));
+	json_object_put(created);
+	if (!ok) {
+		json_object_put(form);
+		return broken(stripe->out);
+	}
+	if (!acp_stripe_ask(stripe, "GET", "/v1/invoices", form, "", &page))
+		return false;
+	ok = succeed(stripe->out, shown_invoices(page), "invoice", NULL);
+	json_object_put(page);
+	return ok;
+}
+
+/* What may be asked ----------------------------------------------------------------------------------------------- */
+
+/* clang-format off */
+#define OBJECT(required, properties) \
+	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "]," \
+	"\"properties\":{" properties "}}"
+#define UUID "{\"type\":\"string\",\"format\":\"uuid\"}"
+#define TEXT(max) "{\"type\":\"string\",\"minLength\":1,\"maxLength\":" #max "}"
+#define EMAIL "{\"type\":\"string\",\"format\":\"email\",\"maxLength\":254}"
+#define ID "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9_]{1,255}$\"}"
+#define URL "{\"type\":\"string\",\"pattern\":\"^https?://\",\"maxLength\":2000}"
+#define PERIOD "{\"type\":\"string\",\"pattern\":\"^[12][0-9]{3}-(0[1-9]|1[0-2])$\"}"
+#define CURRENCY "{\"type\":\"string\",\"pattern\":\"^[a-z]{3}$\"}"
+#define MONEY(least) "{\"type\":\"integer\",\"minimum\":" #least ",\"maximum\":99999999}"
+#define LINES "{\"type\":\"array\",\"minItems\":1,\"maxItems\":250,\"items\":" OBJECT("\"description\",\"amount\"", \
+	"\"description\":" TEXT(500) ",\"amount\":" MONEY(-99999999)) "}"
+
+const struct acp_executor_action acp_stripe_actions[] = {
+	{"stripe.customers.create", OBJECT("\"tenant_uuid\",\"agent_id\",\"email\"",
+		"\"tenant_uuid\":" UUID ",\"agent_id\":" TEXT(128) ",\"email\":" EMAIL ","
+		"\"organization_name\":" TEXT(255)), customers_create},
+	{"stripe.customers.update",
+		"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"customer\"],\"minProperties\":2,"
+		"\"properties\":{\"customer\":" ID ",\"default_payment_method\":" ID ",\"email\":" EMAIL ","
+		"\"name\":" TEXT(255) "}}", customers_update},
+	{"stripe.checkout.create", OBJECT("\"tenant_uuid\",\"customer\",\"success_url\",\"cancel_url\"",
+		"\"tenant_uuid\":" UUID ",\"customer\":" ID ",\"success_url\":" URL ",\"cancel_url\":" URL ","
+		"\"currency\":" CURRENCY), checkout_create},
+	{"stripe.setup_intents.get", OBJECT("\"setup_intent\"", "\"setup_intent\":" ID), setup_intents_get},
+	{"stripe.invoices.create", OBJECT(
+		"\"tenant_uuid\",\"customer\",\"period\",\"currency\",\"amount\",\"lines\",\"hash\"",
+		"\"tenant_uuid\":" UUID ",\"customer\":" ID ",\"period\":" PERIOD ",\"currency\":" CURRENCY ","
+		"\"amount\":" MONEY(1) ",\"lines\":" LINES ",\"hash\":" TEXT(128)), invoices_create},
+	{"stripe.invoices.list", OBJECT("", "\"starting_after\":" ID ","
+		"\"limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":100},"
+		"\"created_from\":{\"type\":\"integer\",\"minimum\":0}"), invoices_list},
+	{"stripe.invoices.pay", OBJECT("\"invoice\"", "\"invoice\":" ID), invoices_pay},
+	{0},
+};
+/* clang-format on */

@@ -1,0 +1,136 @@
+#include "outbox.h"
+
+#include "json.h"
+#include "log.h"
+
+enum {
+	TIMEOUT_MS = 20000, /* of one attempt, below shutdown_timeout; an invoice takes several requests */
+	LEASE = 90,         /* seconds; an attempt and its report are over long before */
+	FIRST_DELAY = 1,    /* seconds before the second attempt; then twice as long each time */
+	LONGEST_DELAY = 3600,
+	MOST_ATTEMPTS = 60, /* 12 in the first hour, then hourly: longer than Stripe repeats an answer under one key */
+};
+
+bool acp_outbox_offered(const struct acp_kernel *kernel)
+{
+	return kernel->executor && kernel->plane->money;
+}
+
+double acp_outbox_retry_delay(int64_t attempt, uint32_t random)
+{
+	if (attempt < 1 || attempt >= MOST_ATTEMPTS)
+		return -1;
+	double seconds = attempt > 12 ? LONGEST_DELAY : FIRST_DELAY << (attempt - 1);
+	return (seconds > LONGEST_DELAY ? LONGEST_DELAY : seconds) * (0.9 + 0.2 * random / UINT32_MAX);
+}
+
+/* One obligation ------------------------------------------------------------------------------------------------ */
+
+static bool read_obligation(struct json_object *json, struct acp_execution *what, int64_t *attempts)
+{
+	what->tenant_id = acp_json_string(json, "tenant_id");
+	what->idempotency_key = acp_json_string(json, "obligation");
+	what->action = acp_json_string(json, "action");
+	what->params = acp_json_member(json, "params");
+	what->obliged_at = json_object_get_int64(acp_json_member(json, "obliged_at"));
+	*attempts = json_object_get_int64(acp_json_member(json, "attempts"));
+	return what->tenant_id && what->idempotency_key && what->action && what->params;
+}
+
+/* How the attempt ended, as obligation_done takes it. */
+static struct json_object *outcome_json(const struct acp_execution *what, const struct acp_executed *done,
+					int64_t attempts)
+{
+	uint32_t random;
+	acp_random(&random, sizeof random);
+	double again = done->ok || !done->retry ? -1 : acp_outbox_retry_delay(attempts, random);
+	struct json_object *outcome = json_object_new_object();
+	if (outcome && acp_json_add_string(outcome, "tenant_id", what->tenant_id) &&
+	    acp_json_add_string(outcome, "obligation", what->idempotency_key) &&
+	    acp_json_add(outcome, "attempts", json_object_new_int64(attempts)) &&
+	    acp_json_add(outcome, "ok", json_object_new_boolean(done->ok)) &&
+	    (!done->data || acp_json_add(outcome, "data", json_object_get(done->data))) &&
+	    (done->ok || (acp_json_add_string(outcome, "error_code", done->error_code) &&
+			  acp_json_add_string(outcome, "error", done->error))) &&
+	    (again < 0 || acp_json_add(outcome, "retry_after", acp_json_double(again))))
+		return outcome;
+	json_object_put(outcome);
+	return NULL;
+}
+
+static enum acp_code money(const struct acp_kernel *kernel, const char *function, struct json_object *what,
+			   struct json_object **reply)
+{
+	struct acp_refusal refusal = {0};
+	const struct acp_control_plane *plane = kernel->plane;
+	return what ? plane->money(plane->self, function, what, reply, &refusal) : ACP_INTERNAL_ERROR;
+}
+
+/* What was done is never lost: without its report it is due again when the lease is over, under the same key. */
+static enum acp_outbox_step report(const struct acp_kernel *kernel, const struct acp_execution *what,
+				   const struct acp_executed *done, int64_t attempts)
+{
+	struct json_object *reply = NULL;
+	struct json_object *outcome = outcome_json(what, done, attempts);
+	enum acp_code code = money(kernel, "obligation_done", outcome, &reply);
+	bool counted = acp_json_bool(reply, "counted");
+	bool dead = !done->ok && !acp_json_member(outcome, "retry_after");
+	acp_log(done->ok || !dead ? ACP_LOG_DEBUG : ACP_LOG_WARNING, "outbox: %s, attempt %lld: %s%s%s",
+		what->idempotency_key, (long long)attempts, done->ok ? "done" : done->error_code, done->ok ? "" : ": ",
+		done->ok ? "" : done->error);
+	if (counted && dead)
+		acp_log(ACP_LOG_ERROR, "outbox: %s is given up; see: acpctl outbox list --state dead",
+			what->idempotency_key);
+	json_object_put(outcome);
+	json_object_put(reply);
+	if (code != ACP_OK)
+		return ACP_OUTBOX_TROUBLE;
+	return done->ok ? ACP_OUTBOX_DONE : ACP_OUTBOX_FAILED;
+}
+
+static enum acp_outbox_step execute(const struct acp_kernel *kernel, struct json_object *obligation,
+				    struct acp_execution *what)
+{
+	int64_t attempts;
+	struct acp_executed done = {0};
+	if (!read_obligation(obligation, what, &attempts))
+		return ACP_OUTBOX_TROUBLE;
+	kernel->executor->execute(kernel->executor->self, what, &done);
+	enum acp_outbox_step step = report(kernel, what, &done, attempts);
+	acp_executed_release(&done);
+	return step;
+}
+
+static enum acp_outbox_step take(const struct acp_kernel *kernel, struct json_object *which, struct acp_execution *what)
+{
+	struct json_object *reply = NULL;
+	bool asked = which && acp_json_add(which, "lease", json_object_new_int(LEASE));
+	enum acp_code code = asked ? money(kernel, "obligations_take", which, &reply) : ACP_INTERNAL_ERROR;
+	struct json_object *list = acp_json_member(reply, "obligations");
+	enum acp_outbox_step step = code == ACP_OK ? ACP_OUTBOX_IDLE : ACP_OUTBOX_TROUBLE;
+	if (json_object_is_type(list, json_type_array) && json_object_array_length(list) > 0)
+		step = execute(kernel, json_object_array_get_idx(list, 0), what);
+	json_object_put(reply);
+	json_object_put(which);
+	return step;
+}
+
+enum acp_outbox_step acp_outbox_work(const struct acp_kernel *kernel)
+{
+	struct acp_execution what = {.timeout_ms = TIMEOUT_MS};
+	return acp_outbox_offered(kernel) ? take(kernel, json_object_new_object(), &what) : ACP_OUTBOX_IDLE;
+}
+
+enum acp_outbox_step acp_outbox_work_on(const struct acp_kernel *kernel, const char *tenant_id, const char *obligation,
+					const char *request_id, int timeout_ms)
+{
+	struct acp_execution what = {.timeout_ms = timeout_ms, .request_id = request_id};
+	if (!acp_outbox_offered(kernel) || timeout_ms <= 0)
+		return ACP_OUTBOX_IDLE;
+	struct json_object *which = json_object_new_object();
+	if (which && acp_json_add_string(which, "tenant_id", tenant_id) &&
+	    acp_json_add_string(which, "obligation", obligation))
+		return take(kernel, which, &what);
+	json_object_put(which);
+	return ACP_OUTBOX_TROUBLE;
+}

@@ -1,0 +1,325 @@
+/* billing.c - acpctl billing and acpctl price: invoices are made, shown, corrected and tried again.
+ *
+ * A run is a row of steps, each a transaction that bills some tenants: killed anywhere and started again, it goes on
+ * where it stood, and each tenant is billed once. */
+#include "audit.h"
+
+static bool period_ok(const char *period)
+{
+	if (ctl_is_month(period))
+		return true;
+	ctl_fail("--period %.80s: must be YYYY-MM, a UTC month", period);
+	return false;
+}
+
+/* Decimal text, as PostgreSQL's numeric takes it; no sign, no exponent. */
+static bool amount_ok(const char *text)
+{
+	size_t digits = strspn(text, "0123456789");
+	const char *rest = text + digits;
+	if (digits && *rest == '.' && rest[1])
+		rest += 1 + strspn(rest + 1, "0123456789");
+	if (digits && digits <= 12 && !*rest && strlen(text) <= 40)
+		return true;
+	ctl_fail("--amount %.80s: must be an amount like 1.50", text);
+	return false;
+}
+
+/* Runs ------------------------------------------------------------------------------------------------------------ */
+
+/* Bills the tenants that are left, some at a time. */
+static bool bill_all(struct ctl *ctl, const char *key)
+{
+	char after[ACP_UUID_LEN] = "";
+	struct audit_progress progress;
+	audit_progress_begin(&progress, "billing", 0x10000);
+	for (;;) {
+		const char *values[] = {key, *after ? after : NULL};
+		struct json_object *rows = ctl_query(ctl, "billing step", values);
+		struct json_object *at = rows ? ctl_value(rows, "at") : NULL;
+		bool more = at != NULL;
+		snprintf(after, sizeof after, "%s", more ? json_object_get_string(at) : "");
+		json_object_put(rows);
+		if (!rows || !more) {
+			audit_progress_end(&progress);
+			return rows != NULL;
+		}
+		/* Tenants are billed in the order of their UUIDs, which are random: the first digits tell how far it
+		 * is. */
+		const char digits[] = {after[0], after[1], after[2], after[3], '\0'};
+		audit_progress_at(&progress, (int64_t)strtoul(digits, NULL, 16));
+	}
+}
+
+/* Begins the run of this key, or goes on with it; period: which one that is. */
+static bool do_run(struct ctl *ctl, const char *key, const char *wanted, char period[8])
+{
+	const char *values[] = {key, wanted, ctl->config.invoice_minimum};
+	struct json_object *rows = ctl_query(ctl, "billing open", values);
+	if (!rows)
+		return false;
+	snprintf(period, 8, "%s", json_object_get_string(ctl_value(rows, "period")));
+	bool ok = json_object_get_boolean(ctl_value(rows, "finished")) ||
+		  bill_all(ctl, json_object_get_string(ctl_value(rows, "run_key")));
+	json_object_put(rows);
+	return ok;
+}
+
+/* A line an invoice, then the sum. */
+static void print_run(struct json_object *result)
+{
+	struct json_object *invoices = acp_json_member(result, "invoices");
+	bool dry = acp_json_bool(result, "dry_run");
+	size_t count = json_object_array_length(invoices);
+	for (size_t i = 0; i < count; i++) {
+		struct json_object *invoice = json_object_array_get_idx(invoices, i);
+		printf("%s  %-8s %12s  %s\n", acp_json_string(invoice, "tenant_uuid"),
+		       acp_json_string(invoice, "status"), json_object_get_string(acp_json_member(invoice, "amount")),
+		       acp_json_string(invoice, "hash"));
+	}
+	printf("%s: %zu invoice%s%s, %s in minor units of %s\n", acp_json_string(result, "period"), count,
+	       count == 1 ? "" : "s", dry ? " (dry run: nothing was stored)" : "",
+	       json_object_get_string(acp_json_member(result, "amount")), acp_json_string(result, "currency"));
+}
+
+static int show_result(struct ctl *ctl, const char *period, bool dry)
+{
+	const char *values[] = {period, dry ? "true" : "false", ctl->config.invoice_minimum};
+	static const char *const columns[] = {"tenant_uuid", "status", "amount", "hash"};
+	struct audit_busy busy;
+	audit_busy_begin(&busy, "computing the invoices");
+	struct json_object *rows = ctl_query(ctl, "billing result", values);
+	audit_busy_end(&busy);
+	if (!rows)
+		return ACPCTL_FAILED;
+	struct json_object *result = ctl_value(rows, "result");
+	if (ctl->json)
+		ctl_print_json(result);
+	else if (ctl->csv)
+		ctl_print_columns(ctl, acp_json_member(result, "invoices"), columns, ACP_COUNT(columns));
+	else
+		print_run(result);
+	json_object_put(rows);
+	return ACPCTL_OK;
+}
+
+int ctl_billing_run(struct ctl *ctl)
+{
+	const char *key = NULL;
+	const char *wanted = NULL;
+	bool dry = false;
+	char period[8] = "";
+	const struct audit_option options[] = {
+		{"--period", &wanted, NULL}, {"--key", &key, NULL}, {"--dry-run", NULL, &dry}};
+	if (!audit_options(ctl, options, ACP_COUNT(options), NULL) || (wanted && !period_ok(wanted)))
+		return ACPCTL_USAGE;
+	if (*ctl->config.hub_url)
+		return ctl_fail("the hub at %s bills; run this there", ctl->config.hub_url);
+	if (key && (!*key || strlen(key) > 255))
+		return ctl_misuse("--key: must have 1 to 255 characters");
+	struct json_object *ready = ctl_query(ctl, "clock", NULL);
+	if (!ready)
+		return ACPCTL_FAILED;
+	json_object_put(ready);
+	acp_admin_patient(ctl->admin);
+	if (dry)
+		return show_result(ctl, wanted, true);
+	return do_run(ctl, key, wanted, period) ? show_result(ctl, period, false) : ACPCTL_FAILED;
+}
+
+/* Invoices -------------------------------------------------------------------------------------------------------- */
+
+int ctl_billing_list(struct ctl *ctl)
+{
+	struct ctl_option options[] = {{"--period", false, NULL}, {"--status", false, NULL}};
+	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL) ||
+	    (options[0].value && !period_ok(options[0].value)) ||
+	    !ctl_one_of("--status", "pending invoiced paid failed carried", options[1].value))
+		return ACPCTL_USAGE;
+	const char *values[] = {options[0].value, options[1].value};
+	struct json_object *rows = ctl_query(ctl, "billing list", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	ctl_print(ctl, rows);
+	return ACPCTL_OK;
+}
+
+/* The text whose SHA-256 is the hash, without a newline behind it; computed anew. */
+static int show_text(struct ctl *ctl, const char *const *values)
+{
+	struct json_object *rows = ctl_query(ctl, "billing text", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	bool there = json_object_array_length(rows) > 0;
+	if (there)
+		fputs(json_object_get_string(ctl_value(rows, "text")), stdout);
+	json_object_put(rows);
+	return there ? ACPCTL_OK : ctl_fail("the tenant has no invoice for %s", values[1]);
+}
+
+static void print_invoice(struct json_object *invoice)
+{
+	static const char *const of_invoice[] = {"tenant_uuid", "period", "status", "stripe_invoice_id", "hash"};
+	static const char *const of_charges[] = {"currency", "total_charge", "amount_due", "carried_in", "carried_out"};
+	struct json_object *charges = acp_json_member(invoice, "charges");
+	for (size_t i = 0; i < ACP_COUNT(of_invoice); i++) {
+		const char *text = acp_json_string(invoice, of_invoice[i]);
+		printf("%-22s %s\n", of_invoice[i], text ? text : "-");
+	}
+	for (size_t i = 0; i < ACP_COUNT(of_charges); i++)
+		printf("%-22s %s\n", of_charges[i], json_object_get_string(acp_json_member(charges, of_charges[i])));
+	struct json_object *lines = acp_json_member(charges, "lines");
+	for (size_t i = 0; i < json_object_array_length(lines); i++) {
+		struct json_object *line = json_object_array_get_idx(lines, i);
+		printf("%3zu  %14s  %s\n", i + 1, json_object_get_string(acp_json_member(line, "amount")),
+		       acp_json_string(line, "description"));
+	}
+}
+
+int ctl_billing_show(struct ctl *ctl)
+{
+	char tenant[ACP_UUID_LEN];
+	int words = 0;
+	bool text = false;
+	const char *period = NULL;
+	const struct audit_option options[] = {{"--period", &period, NULL}, {"--text", NULL, &text}};
+	if (!audit_options(ctl, options, ACP_COUNT(options), &words))
+		return ACPCTL_USAGE;
+	if (words != 1 || !period) {
+		ctl_fail("billing show needs TENANT and --period YYYY-MM");
+		return ACPCTL_USAGE;
+	}
+	if (!period_ok(period))
+		return ACPCTL_USAGE;
+	if (!ctl_tenant_id(ctl, ctl->argv[0], tenant))
+		return ACPCTL_FAILED;
+	const char *values[] = {tenant, period, ctl->config.invoice_minimum};
+	if (text)
+		return show_text(ctl, values);
+	struct json_object *rows = ctl_query(ctl, "billing show", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	static const char *const columns[] = {"line",     "kind",        "period", "action", "unit",
+					      "quantity", "unit_amount", "calls",  "amount", "description"};
+	struct json_object *invoice = ctl_value(rows, "invoice");
+	if (ctl->json)
+		ctl_print_json(invoice);
+	else if (ctl->csv)
+		ctl_print_columns(ctl, acp_json_member(acp_json_member(invoice, "charges"), "lines"), columns,
+				  ACP_COUNT(columns));
+	else
+		print_invoice(invoice);
+	json_object_put(rows);
+	return ACPCTL_OK;
+}
+
+int ctl_billing_credit(struct ctl *ctl)
+{
+	char tenant[ACP_UUID_LEN];
+	const char *given = NULL;
+	struct ctl_option options[] = {{"--amount", true, NULL}, {"--reason", true, NULL}};
+	if (!ctl_options(ctl, options, ACP_COUNT(options), "TENANT", &given) || !amount_ok(options[0].value))
+		return ACPCTL_USAGE;
+	if (!*options[1].value || strlen(options[1].value) > 500)
+		return ctl_misuse("--reason: must have 1 to 500 characters; it stands on the invoice");
+	if (!ctl_tenant_id(ctl, given, tenant))
+		return ACPCTL_FAILED;
+	const char *values[] = {tenant, options[0].value, options[1].value};
+	struct json_object *rows = ctl_query(ctl, "billing credit", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	if (ctl->json || ctl->csv) {
+		ctl_print_one(ctl, rows);
+		return ACPCTL_OK;
+	}
+	printf("credit %s of %s to tenant %s: on its next invoice\n",
+	       json_object_get_string(ctl_value(rows, "credit_id")), options[0].value, tenant);
+	json_object_put(rows);
+	return ACPCTL_OK;
+}
+
+/* One invoice, or all that failed. */
+int ctl_billing_retry(struct ctl *ctl)
+{
+	char tenant[ACP_UUID_LEN];
+	int words = 0;
+	const char *period = NULL;
+	const struct audit_option options[] = {{"--period", &period, NULL}};
+	if (!audit_options(ctl, options, ACP_COUNT(options), &words))
+		return ACPCTL_USAGE;
+	if (words > 1 || (words == 1) != (period != NULL)) {
+		ctl_fail("billing retry needs TENANT and --period YYYY-MM, or neither: then all that failed are tried");
+		return ACPCTL_USAGE;
+	}
+	if (period && !period_ok(period))
+		return ACPCTL_USAGE;
+	if (period && !ctl_tenant_id(ctl, ctl->argv[0], tenant))
+		return ACPCTL_FAILED;
+	const char *values[] = {tenant, period};
+	struct json_object *rows =
+		period ? ctl_query(ctl, "billing retry", values) : ctl_query(ctl, "billing retry all", NULL);
+	if (!rows)
+		return ACPCTL_FAILED;
+	ctl_print(ctl, rows);
+	return ACPCTL_OK;
+}
+
+/* Prices ---------------------------------------------------------------------------------------------------------- */
+
+int ctl_price_list(struct ctl *ctl)
+{
+	if (!ctl_options(ctl, NULL, 0, NULL, NULL))
+		return ACPCTL_USAGE;
+	struct json_object *rows = ctl_query(ctl, "price list", NULL);
+	if (!rows)
+		return ACPCTL_FAILED;
+	ctl_print(ctl, rows);
+	return ACPCTL_OK;
+}
+
+/* What prices are looked up by: a name of an action, or the beginning of names and *. */
+static bool pattern_ok(const char *text)
+{
+	size_t name = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_.");
+	if (*text && strlen(text) <= 200 && (!text[name] || strcmp(text + name, "*") == 0))
+		return true;
+	ctl_fail("--action %.80s: must be the name of an action, or a prefix followed by *, as domain.leadscoring.*",
+		 text);
+	return false;
+}
+
+static bool currency_ok(const char *word)
+{
+	if (strlen(word) == 3 && strspn(word, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 3)
+		return true;
+	ctl_fail("--currency %.80s: must be an ISO 4217 code in capitals, for example USD", word);
+	return false;
+}
+
+int ctl_price_add(struct ctl *ctl)
+{
+	struct ctl_option options[] = {{"--amount", true, NULL},
+				       {"--currency", true, NULL},
+				       {"--unit", false, NULL},
+				       {"--action", false, NULL},
+				       {"--from", false, NULL}};
+	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL) || !amount_ok(options[0].value) ||
+	    !currency_ok(options[1].value))
+		return ACPCTL_USAGE;
+	const char *unit = options[2].value ? options[2].value : "call";
+	const char *action = options[3].value ? options[3].value : "*";
+	if (!ctl_one_of("--unit", "call token row sec", unit) || !pattern_ok(action))
+		return ACPCTL_USAGE;
+	const char *values[] = {unit, action, options[0].value, options[1].value, options[4].value};
+	struct json_object *rows = ctl_query(ctl, "price add", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	if (ctl->json || ctl->csv) {
+		ctl_print_one(ctl, rows);
+		return ACPCTL_OK;
+	}
+	printf("price %s: %s %s a %s of %s\n", json_object_get_string(ctl_value(rows, "version")), options[0].value,
+	       options[1].value, unit, action);
+	json_object_put(rows);
+	return ACPCTL_OK;
+}

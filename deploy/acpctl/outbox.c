@@ -1,0 +1,146 @@
+/* outbox.c - acpctl outbox: what is owed to the outside world; looking at it, working it off, dead letters. */
+#include "acpctl.h"
+
+#include "executor.h"
+#include "outbound.h"
+#include "outbox.h"
+
+int ctl_outbox_list(struct ctl *ctl)
+{
+	struct ctl_option options[] = {{"--state", false, NULL}, {"--limit", false, NULL}};
+	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL))
+		return ACPCTL_USAGE;
+	const char *state = options[0].value ? options[0].value : "owed";
+	const char *limit = options[1].value ? options[1].value : "100";
+	size_t digits = strspn(limit, "0123456789");
+	if (strcmp(state, "owed") != 0 && strcmp(state, "dead") != 0 && strcmp(state, "all") != 0) {
+		ctl_fail("--state %s: must be owed, dead or all", state);
+		return ACPCTL_USAGE;
+	}
+	if (digits < 1 || digits > 6 || limit[digits]) {
+		ctl_fail("--limit %s: must be a number of obligations, at most 999999", limit);
+		return ACPCTL_USAGE;
+	}
+	const char *values[] = {state, limit};
+	struct json_object *rows = ctl_query(ctl, "outbox list", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	ctl_print(ctl, rows);
+	return ACPCTL_OK;
+}
+
+static bool id_ok(const char *id)
+{
+	size_t digits = strspn(id, "0123456789");
+	return digits >= 1 && digits <= 18 && !id[digits];
+}
+
+int ctl_outbox_retry(struct ctl *ctl)
+{
+	const char *id = NULL;
+	if (!ctl_options(ctl, NULL, 0, "OUTBOX_ID (or all)", &id))
+		return ACPCTL_USAGE;
+	bool all = strcmp(id, "all") == 0;
+	if (!all && !id_ok(id))
+		return ctl_misuse("%s: must be the number of an obligation (acpctl outbox list shows it), or all", id);
+	const char *values[] = {all ? NULL : id};
+	struct json_object *rows = ctl_query(ctl, "outbox retry", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	int64_t count = json_object_get_int64(ctl_value(rows, "revived"));
+	if ((count || all) && (ctl->json || ctl->csv)) {
+		ctl_print_one(ctl, rows);
+		return ACPCTL_OK;
+	}
+	json_object_put(rows);
+	if (!count && !all)
+		return ctl_fail("%s: no such obligation is owed, or it is being executed", id);
+	printf("%lld due now\n", (long long)count);
+	return ACPCTL_OK;
+}
+
+int ctl_outbox_drop(struct ctl *ctl)
+{
+	const char *id = NULL;
+	if (!ctl_options(ctl, NULL, 0, "OUTBOX_ID", &id))
+		return ACPCTL_USAGE;
+	if (!id_ok(id))
+		return ctl_misuse("%s: must be the number of an obligation (acpctl outbox list shows it)", id);
+	const char *values[] = {id};
+	struct json_object *rows = ctl_query(ctl, "outbox drop", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	bool dropped = json_object_get_boolean(ctl_value(rows, "dropped"));
+	json_object_put(rows);
+	if (!dropped)
+		return ctl_fail("%s: no such obligation is owed, or it is being executed", id);
+	ctl_print_done(ctl, "outbox_id", id, "dropped");
+	return ACPCTL_OK;
+}
+
+/* The outbox as acpctl reaches it: the part of the control plane that acp_outbox_work() needs. */
+static enum acp_code money(void *self, const char *function, struct json_object *what, struct json_object **reply,
+			   struct acp_refusal *refusal)
+{
+	struct ctl *ctl = self;
+	const char *values[] = {json_object_to_json_string_ext(what, JSON_C_TO_STRING_PLAIN)};
+	bool take = strcmp(function, "obligations_take") == 0;
+	struct json_object *rows = ctl_query(ctl, take ? "outbox take" : "outbox done", values);
+	(void)refusal;
+	if (!rows)
+		return ACP_UNAVAILABLE;
+	*reply = json_object_get(ctl_value(rows, "reply"));
+	json_object_put(rows);
+	return ACP_OK;
+}
+
+/* The executor's audit events. */
+static enum acp_code record(void *self, const struct acp_settlement *end)
+{
+	struct json_object *event = acp_event_json(end->event);
+	const char *values[] = {json_object_to_json_string_ext(event, JSON_C_TO_STRING_PLAIN)};
+	struct json_object *rows = event ? ctl_query(self, "audit append", values) : NULL;
+	enum acp_code code = rows ? ACP_OK : ACP_UNAVAILABLE;
+	json_object_put(rows);
+	json_object_put(event);
+	return code;
+}
+
+struct acp_control_plane ctl_executor_plane(struct ctl *ctl)
+{
+	return (struct acp_control_plane){.self = ctl, .money = money, .record = record};
+}
+
+/* Works until nothing is due. An obligation that fails is due again later, so this ends. */
+static int run(const struct acp_kernel *kernel)
+{
+	int done = 0, failed = 0;
+	enum acp_outbox_step step;
+	while ((step = acp_outbox_work(kernel)) == ACP_OUTBOX_DONE || step == ACP_OUTBOX_FAILED) {
+		done += step == ACP_OUTBOX_DONE;
+		failed += step == ACP_OUTBOX_FAILED;
+	}
+	printf("%d done, %d failed\n", done, failed);
+	if (step == ACP_OUTBOX_TROUBLE)
+		return ctl_fail("stopped before the end: the database or memory failed");
+	return failed ? ACPCTL_FAILED : ACPCTL_OK;
+}
+
+int ctl_outbox_run(struct ctl *ctl)
+{
+	char why[512];
+	struct acp_executor *executor = NULL;
+	const struct acp_control_plane plane = ctl_executor_plane(ctl);
+	if (!ctl_options(ctl, NULL, 0, NULL, NULL))
+		return ACPCTL_USAGE;
+	if (!acp_outbound_init())
+		return ctl_fail("libcurl cannot be used");
+	if (!acp_executor_open(&ctl->config, &plane, &executor, why, sizeof why))
+		return ctl_fail("%s", why);
+	if (!executor)
+		return ctl_fail("there is no executor: set stripe_key, or executor_url and executor_key");
+	const struct acp_kernel kernel = {.config = &ctl->config, .plane = &plane, .executor = executor};
+	int status = run(&kernel);
+	acp_executor_close(executor);
+	return status;
+}

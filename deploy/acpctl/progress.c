@@ -1,0 +1,126 @@
+/* progress.c - what a terminal shows while something takes longer than two seconds; elsewhere nothing is written. */
+#include "audit.h"
+
+#include "clock.h"
+
+#include <unistd.h>
+
+enum { BAR = 30, FIRST_US = 2000000, AGAIN_US = 200000 };
+static const char full[] = "##############################";
+
+/* A line of progress stands on the terminal. */
+static bool line_there;
+
+static void clear_line(void)
+{
+	fprintf(stderr, "\r%*s\r", 100, "");
+	line_there = false;
+}
+
+void audit_progress_hide(void)
+{
+	if (line_there)
+		clear_line();
+}
+
+/* Of so many rows -------------------------------------------------------------------------------------------------- */
+
+void audit_progress_begin(struct audit_progress *progress, const char *what, int64_t total)
+{
+	*progress = (struct audit_progress){.what = what, .total = total, .began = acp_monotonic_us()};
+}
+
+static void draw(struct audit_progress *progress)
+{
+	int64_t total = progress->total > progress->done ? progress->total : progress->done;
+	int filled = total ? (int)(progress->done * BAR / total) : 0;
+	fprintf(stderr, "\r%s [%-*.*s] ", progress->what, BAR, filled, full);
+	if (progress->share)
+		fprintf(stderr, "%3lld %%", (long long)(total ? progress->done * 100 / total : 0));
+	else
+		fprintf(stderr, "%lld of %lld rows", (long long)progress->done, (long long)total);
+}
+
+static void draw_in_time(struct audit_progress *progress)
+{
+	uint64_t now = acp_monotonic_us();
+	if (now - progress->began < FIRST_US || now - progress->shown < AGAIN_US || !isatty(STDERR_FILENO))
+		return;
+	progress->shown = now;
+	line_there = true;
+	draw(progress);
+}
+
+void audit_progress_step(struct audit_progress *progress)
+{
+	enum { LOOK_EVERY = 2048 };
+	if (++progress->done % LOOK_EVERY == 0)
+		draw_in_time(progress);
+}
+
+void audit_progress_at(struct audit_progress *progress, int64_t done)
+{
+	progress->share = true;
+	progress->done = done;
+	draw_in_time(progress);
+}
+
+void audit_progress_end(struct audit_progress *progress)
+{
+	(void)progress;
+	audit_progress_hide();
+}
+
+/* Of one statement that says nothing until it ends ----------------------------------------------------------------- */
+
+/* A block that goes to and fro, and the time. */
+static void draw_busy(const struct audit_busy *busy, uint64_t waited)
+{
+	enum { BLOCK = 6 };
+	int at = (int)(waited / AGAIN_US % (UINT64_C(2) * (BAR - BLOCK)));
+	at = at > BAR - BLOCK ? 2 * (BAR - BLOCK) - at : at;
+	fprintf(stderr, "\r%s [%*s%.*s%*s] %llu s", busy->what, at, "", BLOCK, full, BAR - BLOCK - at, "",
+		(unsigned long long)(waited / 1000000));
+}
+
+static void *keep_drawing(void *arg)
+{
+	struct audit_busy *busy = arg;
+	uint64_t began = acp_monotonic_us();
+	struct timespec until;
+	pthread_mutex_lock(&busy->lock);
+	while (!busy->over) {
+		uint64_t waited = acp_monotonic_us() - began;
+		if (waited >= FIRST_US) {
+			draw_busy(busy, waited);
+			line_there = true;
+		}
+		until = acp_monotonic_after(AGAIN_US);
+		pthread_cond_timedwait(&busy->wake, &busy->lock, &until);
+	}
+	pthread_mutex_unlock(&busy->lock);
+	return NULL;
+}
+
+void audit_busy_begin(struct audit_busy *busy, const char *what)
+{
+	*busy = (struct audit_busy){.what = what};
+	if (!isatty(STDERR_FILENO))
+		return;
+	pthread_mutex_init(&busy->lock, NULL);
+	acp_monotonic_cond(&busy->wake);
+	busy->running = pthread_create(&busy->thread, NULL, keep_drawing, busy) == 0;
+}
+
+void audit_busy_end(struct audit_busy *busy)
+{
+	if (!busy->running)
+		return;
+	pthread_mutex_lock(&busy->lock);
+	busy->over = true;
+	pthread_cond_signal(&busy->wake);
+	pthread_mutex_unlock(&busy->lock);
+	pthread_join(busy->thread, NULL);
+	audit_progress_hide();
+	busy->running = false;
+}

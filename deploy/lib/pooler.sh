@@ -1,0 +1,44 @@
+# shellcheck shell=bash
+# PgBouncer in transaction mode between the responder and PostgreSQL (stack --pooler).
+
+POOLER_PORT=6432
+
+find_pooler() {
+	POOLER_PROGRAM=$(command -v pgbouncer) || fail "pgbouncer is missing: apt-get install pgbouncer"
+}
+
+# The address that the responder connects to.
+app_database_url() {
+	if [ -n "$POOLER" ]; then
+		printf 'postgresql://acp_app@/acp?host=%s&port=%s' "$(url_encoded_path "$RUN/pooler")" "$POOLER_PORT"
+	else
+		database_url acp_app acp
+	fi
+}
+
+# As the web server's user, whom PostgreSQL takes for acp_app.
+start_pooler() {
+	if recorded_pid "$RUN/pooler.pid" >/dev/null; then
+		return 0
+	fi
+	make_dir "$RUN/pooler" 750 "$WEB_USER"
+	rm -f "$RUN/pooler/.s.PGSQL.$POOLER_PORT"
+	make_log "$LOG/pooler.log" "$WEB_USER"
+	fill "$REPO/deploy/conf/pgbouncer.ini.in" | write_file "$ETC/pgbouncer.ini" 640 "$WEB_GROUP" || true
+	say "Starting PgBouncer"
+	start_daemon "$RUN/pooler.pid" "$WEB_USER" "$LOG/pooler.log" "$POOLER_PROGRAM" -q "$ETC/pgbouncer.ini"
+	wait_for 10 test -S "$RUN/pooler/.s.PGSQL.$POOLER_PORT" || {
+		show_tail "$LOG/pooler.log"
+		fail "PgBouncer did not start"
+	}
+}
+
+stop_pooler() {
+	local pid
+	if pid=$(recorded_pid "$RUN/pooler.pid"); then
+		say "Stopping PgBouncer (process $pid)"
+		# SIGTERM ends it at once, whatever its clients do.
+		stop_process "$pid" 5
+	fi
+	rm -f "$RUN/pooler.pid"
+}

@@ -1,0 +1,92 @@
+/* GET /metrics - for Prometheus: what all processes of this host have served (core/metrics.h), what waits on its disk,
+ * and what the database knows. Names no tenant. */
+#include "metrics.h"
+
+#include "endpoints.h"
+#include "journal.h"
+#include "version.h"
+
+/* The journal ------------------------------------------------------------------------------------------------- */
+
+static void write_journal(const char *path, struct acp_buf *out)
+{
+	struct acp_journal_waiting waiting = {0};
+	if (*path)
+		waiting = acp_journal_waiting(path);
+	acp_metrics_head(out, "acp_journal_rows", "gauge",
+			 "Audit rows on the disk of this host that wait for the database.");
+	acp_buf_printf(out, "acp_journal_rows %lld\n", (long long)waiting.rows);
+	acp_metrics_head(out, "acp_journal_bytes", "gauge", "What they take of journal_max_bytes.");
+	acp_buf_printf(out, "acp_journal_bytes %lld\n", (long long)waiting.bytes);
+	acp_metrics_head(out, "acp_journal_bad_files", "gauge", "Journal files put aside because of damage.");
+	acp_buf_printf(out, "acp_journal_bad_files %lld\n", (long long)waiting.aside);
+}
+
+/* The database ------------------------------------------------------------------------------------------------ */
+
+static void write_gauge(struct json_object *gauge, struct acp_buf *out)
+{
+	const char *name = acp_json_string(gauge, "name");
+	struct json_object *samples = acp_json_member(gauge, "samples");
+	acp_metrics_head(out, name, "gauge", acp_json_string(gauge, "help"));
+	for (size_t i = 0; i < json_object_array_length(samples); i++) {
+		struct json_object *sample = json_object_array_get_idx(samples, i);
+		const char *labels = acp_json_string(sample, "labels");
+		acp_buf_puts(out, name);
+		if (labels)
+			acp_buf_printf(out, "{%s}", labels);
+		acp_buf_putc(out, ' ');
+		acp_json_write(acp_json_member(sample, "value"), out);
+		acp_buf_putc(out, '\n');
+	}
+}
+
+/* Without the database its numbers are missing, and acp_db_up says why. */
+static void write_database(const struct acp_control_plane *plane, struct acp_buf *out)
+{
+	struct json_object *gauges = NULL;
+	bool up = plane->gauges && plane->gauges(plane->self, &gauges) == ACP_OK;
+	acp_metrics_head(out, "acp_db_up", "gauge", "1: the database answers; 0: it does not.");
+	acp_buf_printf(out, "acp_db_up %d\n", up);
+	for (size_t i = 0; up && i < json_object_array_length(gauges); i++)
+		write_gauge(json_object_array_get_idx(gauges, i), out);
+	json_object_put(gauges);
+}
+
+/* The endpoint ------------------------------------------------------------------------------------------------ */
+
+/* local: what comes from this host itself. Behind a proxy on this host everybody's address may be 127.0.0.1, so what a
+ * proxy forwarded is nobody of ours. */
+static bool may_read(const struct acp_config *config, const struct acp_http *http)
+{
+	if (strcmp(config->metrics, "local") != 0)
+		return true; /* on; with off there are none */
+	return !http->forwarded && (strncmp(http->address, "127.", 4) == 0 || strcmp(http->address, "::1") == 0 ||
+				    strncmp(http->address, "::ffff:127.", 11) == 0);
+}
+
+void acp_endpoint_metrics(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
+{
+	struct acp_buf *out = &response->body;
+	if (!kernel->metrics || !may_read(kernel->config, http)) {
+		acp_http_error(http, ACP_NOT_FOUND,
+			       "there is nothing here for you; the operator's setting metrics says who may read this",
+			       response);
+		return;
+	}
+	if (!acp_http_require_get(http, response))
+		return;
+	acp_metrics_head(out, "acp_build_info", "gauge", "Always 1; the labels say which program this is.");
+	acp_buf_printf(out, "acp_build_info{version=\"%s\",api_version=\"%s\"} 1\n", ACP_VERSION, ACP_API_VERSION);
+	acp_metrics_write(kernel->metrics, out);
+	write_journal(kernel->config->journal_dir, out);
+	write_database(kernel->plane, out);
+	if (!acp_buf_ok(out)) {
+		acp_buf_clear(out);
+		acp_http_error(http, ACP_INTERNAL_ERROR, "", response);
+		return;
+	}
+	response->status = 200;
+	response->content_type = "text/plain; version=0.0.4; charset=utf-8";
+	response->code = acp_code_name(ACP_OK);
+}

@@ -1,0 +1,243 @@
+-- The audit log: how rows get in. Every row, whoever writes it, passes acp.audit_insert(), with a link of its own.
+--
+-- Functions that take arrays of rows force generic plans: PostgreSQL would plan them anew for each array, because it sees
+-- how long each is, and the plan is always the same one (measured: a fifth of a batch).
+
+CREATE OR REPLACE FUNCTION acp.audit_texts(p_rows acp.audit_logs[]) RETURNS text[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET datestyle = 'ISO'
+SET extra_float_digits = 1
+AS $$
+BEGIN
+	RETURN ARRAY(
+		SELECT ROW(r.event_id, r.request_id, r.ts AT TIME ZONE 'UTC', r.tenant_id, r.integration, r.pack, r.action, r.actor_type,
+			r.actor_id, r.api_key_id, r.request_hash, r.status, r.error_code, r.error_message_redacted, r.result_meta, r.latency_ms,
+			r.ip_address, r.idempotency_key, r.dry_run, r.policy_decision_id, r.trace_id, r.billable, r.billing_unit,
+			r.billing_quantity, r.tier)::text
+		FROM unnest(p_rows) WITH ORDINALITY r ORDER BY r.ordinality);
+END
+$$;
+COMMENT ON FUNCTION acp.audit_texts(acp.audit_logs[]) IS
+	'The text of each row that its chain_hash is made from: PostgreSQL''s row literal of all columns but the chain''s, the time in UTC.';
+
+CREATE OR REPLACE FUNCTION acp.audit_chain_take() RETURNS acp.audit_chains
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	taken acp.audit_chains;
+BEGIN
+	SELECT * INTO taken FROM acp.audit_chains WHERE owner IS NULL FOR NO KEY UPDATE SKIP LOCKED LIMIT 1;
+	IF NOT FOUND THEN
+		INSERT INTO acp.audit_chains DEFAULT VALUES RETURNING * INTO taken;
+	END IF;
+	RETURN taken;
+END
+$$;
+COMMENT ON FUNCTION acp.audit_chain_take() IS 'A chain of nobody''s that no other transaction holds, held until the end of this one.';
+
+CREATE OR REPLACE FUNCTION acp.audit_chain_own(p_owner uuid, OUT chain_id integer, OUT seq bigint, OUT head bytea, OUT row_type oid)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	mine acp.audit_chains;
+BEGIN
+	SELECT * INTO mine FROM acp.audit_chains c WHERE c.owner = p_owner FOR NO KEY UPDATE;
+	IF NOT FOUND THEN
+		SELECT * INTO mine FROM acp.audit_chains c WHERE c.owned_until < now() FOR NO KEY UPDATE SKIP LOCKED LIMIT 1;
+	END IF;
+	IF NOT FOUND THEN
+		INSERT INTO acp.audit_chains DEFAULT VALUES RETURNING * INTO mine;
+	END IF;
+	UPDATE acp.audit_chains c SET owner = p_owner, owned_until = now() + interval '10 minutes' WHERE c.chain_id = mine.chain_id;
+	chain_id := mine.chain_id;
+	seq := mine.seq;
+	head := mine.head;
+	row_type := 'acp.audit_logs'::regtype;
+END
+$$;
+COMMENT ON FUNCTION acp.audit_chain_own(uuid) IS
+	'The end of a chain for one process, that adds to it with acp.audit_append_links(): its own, or one whose owner has been silent for ten minutes, or a new one; and the OID of audit_logs as a type.';
+
+CREATE OR REPLACE FUNCTION acp.audit_insert(p_rows acp.audit_logs[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+	stored integer;
+BEGIN
+	INSERT INTO acp.audit_logs
+	SELECT r.* FROM unnest(p_rows) r
+	WHERE r.actor_type IN ('api_key', 'user', 'system', 'anonymous') AND r.status IN ('success', 'error', 'denied')
+	  AND (r.request_hash IS NULL OR length(r.request_hash) = 64) AND (r.tier IS NULL OR r.tier IN ('free', 'paid'))
+	  AND (r.billing_unit IS NULL OR r.billing_unit IN ('call', 'token', 'row', 'sec')) AND r.billing_quantity >= 0
+	  AND (NOT r.billable OR (r.status = 'success' AND NOT r.dry_run AND r.tier IS NOT NULL));
+	GET DIAGNOSTICS stored = ROW_COUNT;
+	IF stored <> cardinality(p_rows) THEN
+		RAISE EXCEPTION 'an audit row breaks a rule of its columns' USING ERRCODE = 'check_violation';
+	END IF;
+	INSERT INTO acp.usage_pending (day, action, status, billable, tier, billing_unit, tenants, quantities, chain_id, chain_seq)
+	SELECT (r.ts AT TIME ZONE 'UTC')::date, r.action, r.status, r.billable, r.tier, coalesce(r.billing_unit, 'call'),
+		array_agg(r.tenant_id), array_agg(r.billing_quantity), max(r.chain_id), max(r.chain_seq)
+	FROM unnest(p_rows) r WHERE r.pack IS NOT NULL AND r.tier IS NOT NULL AND r.action IS NOT NULL
+	GROUP BY 1, 2, 3, 4, 5, 6;
+END
+$$;
+COMMENT ON FUNCTION acp.audit_insert(acp.audit_logs[]) IS 'Checks rows, stores and counts them. Whoever may call it has linked them.';
+
+CREATE OR REPLACE FUNCTION acp.audit_append_rows(p_rows acp.audit_logs[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET timezone = 'UTC'
+AS $$
+DECLARE
+	month  timestamptz;
+	line   text;
+	link   acp.audit_chains;
+	hashes bytea[] := '{}';
+BEGIN
+	-- Partitions are made months ahead; this is for a shifted clock and for a database that slept.
+	FOR month IN SELECT DISTINCT date_trunc('month', r.ts) FROM unnest(p_rows) r ORDER BY 1 LOOP
+		IF to_regclass('acp.audit_logs_' || to_char(month, 'YYYY_MM')) IS NULL THEN
+			PERFORM acp.ensure_partitions(month, 3);
+		ELSE
+			-- One that was made this moment is seen before its making has reached what this session remembers of audit_logs;
+			-- the lock of who made it is let go after that.
+			PERFORM pg_advisory_lock_shared(hashtext('acp.ensure_partitions')),
+				pg_advisory_unlock_shared(hashtext('acp.ensure_partitions'));
+		END IF;
+	END LOOP;
+	link := acp.audit_chain_take();
+	FOREACH line IN ARRAY acp.audit_texts(p_rows) LOOP
+		link.head := sha256(link.head || convert_to(line, 'UTF8'));
+		hashes := hashes || link.head;
+	END LOOP;
+	UPDATE acp.audit_chains c SET seq = link.seq + cardinality(hashes), head = link.head WHERE c.chain_id = link.chain_id;
+	PERFORM acp.audit_insert(ARRAY(
+		SELECT ROW(r.event_id, r.request_id, r.ts, r.tenant_id, r.integration, r.pack, r.action, r.actor_type, r.actor_id,
+			r.api_key_id, r.request_hash, r.status, r.error_code, r.error_message_redacted, r.result_meta, r.latency_ms,
+			r.ip_address, r.idempotency_key, r.dry_run, r.policy_decision_id, r.trace_id, r.billable, r.billing_unit,
+			r.billing_quantity, r.tier, link.chain_id, link.seq + r.ordinality, hashes[r.ordinality])::acp.audit_logs
+		FROM unnest(p_rows) WITH ORDINALITY r ORDER BY r.ordinality));
+END
+$$;
+COMMENT ON FUNCTION acp.audit_append_rows(acp.audit_logs[]) IS
+	'The way into audit_logs, for roles that may not write there: makes the partition of rows where it is missing, chains them in their order, checks and counts them. None may be stored already.';
+
+CREATE OR REPLACE FUNCTION acp.audit_append_links(p_rows acp.audit_logs[], p_seq bigint, p_head bytea) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+	count CONSTANT integer := cardinality(p_rows);
+	last  CONSTANT acp.audit_logs := p_rows[count];
+BEGIN
+	UPDATE acp.audit_chains c SET seq = last.chain_seq, head = last.chain_hash, owned_until = now() + interval '10 minutes'
+	WHERE c.chain_id = last.chain_id AND c.seq = p_seq AND c.head = p_head AND last.chain_seq = p_seq + count AND c.owner IS NOT NULL;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'the chain does not end there' USING ERRCODE = 'ACP01';
+	END IF;
+	PERFORM acp.audit_insert(p_rows);
+END
+$$;
+COMMENT ON FUNCTION acp.audit_append_links(acp.audit_logs[], bigint, bytea) IS
+	'The other way in, for rows that the program has linked to the end of a chain that it owns (p_seq, p_head); their hashes are what acp.audit_append_rows() would have made of them, and audit verify finds it where they are not. ACP01: it ends elsewhere by now, nothing was stored.';
+
+CREATE OR REPLACE FUNCTION acp.audit_confirm() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- A server that ends while a commit waits for its standbys leaves it committed without them. Nobody may be told of such a
+	-- row before they have it: a commit that writes to the log waits for all that was written before.
+	PERFORM pg_logical_emit_message(true, 'acp', 'confirm');
+END
+$$;
+COMMENT ON FUNCTION acp.audit_confirm() IS
+	'Makes the commit of this transaction wait, as that of a writing one does (synchronous_commit), for all that it has seen.';
+
+CREATE OR REPLACE FUNCTION acp.audit_pending(p_event uuid) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT pg_advisory_xact_lock(hashtextextended('acp.audit_pending ' || p_event, 0)) $$;
+COMMENT ON FUNCTION acp.audit_pending(uuid) IS
+	'Until the end of this transaction others that ask for this event wait: a commit may still be under way when its connection is gone.';
+
+CREATE OR REPLACE FUNCTION acp.audit_found(p_tenant uuid, p_ts timestamptz, p_event uuid) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM acp.audit_pending(p_event);
+	IF NOT EXISTS (SELECT FROM acp.audit_logs WHERE tenant_id = p_tenant AND ts = p_ts AND event_id = p_event) THEN
+		RETURN false;
+	END IF;
+	PERFORM acp.audit_confirm();
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION acp.audit_found(uuid, timestamptz, uuid) IS 'For a call whose commit''s answer was lost: is its row stored, as safely as the answer would have said?';
+
+CREATE OR REPLACE FUNCTION acp.audit_stored(p_rows acp.audit_logs[]) RETURNS boolean[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	stored boolean[];
+BEGIN
+	-- Of two that bring the same rows, the second waits here and then finds the first one's. Single rows wait for each other
+	-- only where they are the same: one of them may wait long for its tenant.
+	IF cardinality(p_rows) = 1 THEN
+		PERFORM pg_advisory_xact_lock_shared(hashtext('acp.audit_stored'));
+		PERFORM pg_advisory_xact_lock(hashtext('acp.audit_stored'), hashtext(p_rows[1].event_id::text));
+	ELSE
+		PERFORM pg_advisory_xact_lock(hashtext('acp.audit_stored'));
+	END IF;
+	stored := ARRAY(
+		SELECT row_number() OVER (PARTITION BY r.tenant_id, r.ts, r.event_id ORDER BY r.ordinality) > 1
+		    OR EXISTS (SELECT FROM acp.audit_logs l WHERE l.tenant_id = r.tenant_id AND l.ts = r.ts AND l.event_id = r.event_id)
+		FROM unnest(p_rows) WITH ORDINALITY r ORDER BY r.ordinality);
+	IF true = ANY (stored) THEN
+		PERFORM acp.audit_confirm();
+	END IF;
+	RETURN stored;
+END
+$$;
+COMMENT ON FUNCTION acp.audit_stored(acp.audit_logs[]) IS
+	'For rows that may come again: which of them are stored already, or stand earlier in the array. Until the end of the transaction no other one that asks can store them.';
+
+CREATE OR REPLACE FUNCTION acp.audit_append(p_event jsonb) RETURNS timestamptz
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	e acp.audit_logs := jsonb_populate_record(NULL::acp.audit_logs, p_event);
+BEGIN
+	e.ts := coalesce(e.ts, acp.now());
+	IF p_event ? 'unless_onboarded' AND NOT acp.onboard_give_up((p_event->>'unless_onboarded')::uuid) THEN
+		RETURN e.ts;
+	END IF;
+	PERFORM acp.audit_append_rows(ARRAY[e]);
+	IF (p_event->>'forward')::boolean THEN
+		INSERT INTO acp.audit_outbox (tenant_id, ts, event_id, event) VALUES (e.tenant_id, e.ts, e.event_id, acp.audit_event_json(e));
+	END IF;
+	RETURN e.ts;
+END
+$$;
+COMMENT ON FUNCTION acp.audit_append(jsonb) IS
+	'Writes one audit row from an object whose members are the columns. ts missing: now. Member forward: the row also goes to the remote hub. Member unless_onboarded, a key''s id: nothing is written where that onboarding was made, and it is not made any more where it was not. Returns ts.';
+
+CREATE OR REPLACE FUNCTION acp.rows_where(p_rows acp.audit_logs[], p_which boolean[]) RETURNS acp.audit_logs[]
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$ BEGIN RETURN ARRAY(SELECT p_rows[i] FROM generate_subscripts(p_rows, 1) i WHERE p_which[i] ORDER BY i); END $$;
+COMMENT ON FUNCTION acp.rows_where(acp.audit_logs[], boolean[]) IS 'The rows whose flag is true.';
+
+GRANT EXECUTE ON FUNCTION acp.audit_texts(acp.audit_logs[]), acp.audit_chain_take(), acp.audit_chain_own(uuid), acp.audit_append_links(acp.audit_logs[], bigint, bytea), acp.audit_append_rows(acp.audit_logs[]),
+	acp.audit_confirm(), acp.audit_pending(uuid), acp.audit_found(uuid, timestamptz, uuid), acp.audit_stored(acp.audit_logs[]), acp.audit_append(jsonb), acp.rows_where(acp.audit_logs[], boolean[]) TO acp_app;

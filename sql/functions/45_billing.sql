@@ -1,0 +1,957 @@
+-- Billing: an invoice is a pure function of audit rows (billable, tier paid), price versions and a UTC month.
+--
+-- The first run of a month closes it: it notes where the audit chains end, which prices exist and what the minimum is
+-- (acp.billing_closings, acp.billing_cuts). A row belongs to the first closed month that ends after its ts and whose cut
+-- includes it; so a row that comes late is billed with the next month, and computing a closed month again gives the same.
+-- No function here keeps money in anything but numeric.
+--
+-- Lock order: the lock acp.billing, then the lock acp.prices, then rows of one tenant after the other.
+
+-- Prices ----------------------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION acp.prices_guard() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- Versions become visible in their order, and a month that is being closed waits for prices that are being added.
+	PERFORM pg_advisory_xact_lock(hashtext('acp.prices'));
+	IF TG_OP = 'UPDATE' OR (TG_OP = 'DELETE' AND EXISTS (SELECT FROM acp.billing_closings c WHERE c.price_version >= OLD.version)) THEN
+		RAISE EXCEPTION 'a price that invoices may have been computed from is not changed: add one that is valid from a later moment'
+			USING ERRCODE = 'integrity_constraint_violation';
+	END IF;
+	IF TG_OP = 'DELETE' THEN
+		RETURN OLD;
+	END IF;
+	NEW.version := coalesce((SELECT max(p.version) FROM acp.prices p), 0) + 1;
+	NEW.created_at := acp.now();
+	RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION acp.prices_guard() IS
+	'Numbers prices in the order of their commits, and keeps those that a closed month may have used from being changed.';
+
+DROP TRIGGER IF EXISTS prices_guard ON acp.prices;
+CREATE TRIGGER prices_guard BEFORE INSERT OR UPDATE OR DELETE ON acp.prices FOR EACH ROW EXECUTE FUNCTION acp.prices_guard();
+
+CREATE OR REPLACE FUNCTION acp.price_add(p_unit text, p_pattern text, p_amount numeric, p_currency text, p_from timestamptz) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	latest CONSTANT acp.billing_closings := (SELECT c FROM acp.billing_closings c ORDER BY c.period DESC LIMIT 1);
+	since  CONSTANT timestamptz := coalesce(p_from, acp.now());
+	added  bigint;
+BEGIN
+	IF since < acp.period_end(latest.period) THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('%s is billed: a price can be valid from %s on', to_char(latest.period, 'YYYY-MM'),
+			acp.rfc3339(acp.period_end(latest.period))), '/valid_from');
+	ELSIF p_currency <> latest.currency THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('this installation has billed in %s and goes on in it', latest.currency), '/currency');
+	ELSIF p_amount IN ('NaN', 'Infinity') THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'the amount must be a number', '/amount');
+	ELSIF p_pattern !~ '^([a-z0-9_.]+\*?|\*)$' THEN -- it would fit nothing, and a price stays for ever
+		PERFORM acp.fail('VALIDATION_ERROR', 'the pattern must be the name of an action, or a prefix followed by *', '/action_pattern');
+	END IF;
+	INSERT INTO acp.prices (unit, action_pattern, unit_amount, currency, valid_from)
+	VALUES (p_unit, p_pattern, p_amount, p_currency, since) ON CONFLICT DO NOTHING RETURNING version INTO added;
+	IF added IS NULL THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'there is a price for this unit and pattern from this very moment on', '/valid_from');
+	END IF;
+	RETURN added;
+END
+$$;
+COMMENT ON FUNCTION acp.price_add(text, text, numeric, text, timestamptz) IS
+	'Adds a price, valid from p_from (null: now) on. Returns its version. Months that are billed keep theirs.';
+
+CREATE OR REPLACE FUNCTION acp.billing_price(p_unit text, p_action text, p_ts timestamptz, p_version bigint) RETURNS acp.prices
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	found acp.prices;
+BEGIN
+	SELECT * INTO found FROM acp.prices p
+	WHERE p.unit IN (p_unit, 'call') AND p.valid_from <= p_ts AND p.version <= p_version
+	  AND (p.action_pattern = p_action OR (right(p.action_pattern, 1) = '*'
+	       AND starts_with(p_action, left(p.action_pattern, -1))))
+	ORDER BY p.unit = p_unit DESC, p.action_pattern = p_action DESC, length(p.action_pattern) DESC, p.valid_from DESC
+	LIMIT 1;
+	RETURN found;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_price(text, text, timestamptz, bigint) IS 'acp.price() as it was when p_version was the newest price.';
+
+CREATE OR REPLACE FUNCTION acp.currency_unit(p_currency text, OUT per_major integer, OUT step integer)
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	per_major := CASE
+		WHEN p_currency IN ('BIF', 'CLP', 'DJF', 'GNF', 'JPY', 'KMF', 'KRW', 'MGA', 'PYG', 'RWF', 'VND', 'VUV', 'XAF', 'XOF', 'XPF') THEN 1
+		WHEN p_currency IN ('BHD', 'JOD', 'KWD', 'OMR', 'TND') THEN 1000
+		ELSE 100 END;
+	-- Stripe takes whole crowns and shillings, written in hundredths, and hundredths of a dinar, written in thousandths.
+	step := CASE WHEN per_major = 1000 THEN 10 WHEN p_currency IN ('ISK', 'UGX') THEN 100 ELSE 1 END;
+END
+$$;
+COMMENT ON FUNCTION acp.currency_unit(text) IS
+	'How many minor units one unit of a currency is, as Stripe counts, and of how many an amount is a multiple.';
+
+CREATE OR REPLACE FUNCTION acp.money_minor(p_amount numeric, p_currency text) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	u CONSTANT record := acp.currency_unit(p_currency);
+BEGIN
+	RETURN floor(p_amount * u.per_major / u.step + 0.5) * u.step;
+END
+$$;
+COMMENT ON FUNCTION acp.money_minor(numeric, text) IS 'An amount in minor units of its currency, rounded half up.';
+
+CREATE OR REPLACE FUNCTION acp.money_major(p_minor bigint, p_currency text) RETURNS numeric
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$ BEGIN RETURN trim_scale(p_minor::numeric / (acp.currency_unit(p_currency)).per_major); END $$;
+COMMENT ON FUNCTION acp.money_major(bigint, text) IS 'An amount of minor units in the currency''s major unit.';
+
+-- What an invoice says --------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION acp.invoice_line_text(l acp.invoice_lines) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- concat_ws leaves out members that are null.
+	RETURN '{' || concat_ws(',', '"action":' || to_json(l.action)::text, '"amount":"' || trim_scale(l.amount) || '"',
+		'"amount_minor":' || l.amount_minor, '"billing_unit":"' || l.billing_unit || '"', '"calls":' || l.calls,
+		'"credit_id":' || l.credit_id, '"first":"' || l.first_chain || ':' || l.first_seq || '"',
+		'"first_ts":"' || acp.audit_instant(l.first_ts) || '"', '"from":"' || acp.audit_instant(l.from_ts) || '"', '"kind":"' || l.kind || '"',
+		'"last":"' || l.last_chain || ':' || l.last_seq || '"', '"last_ts":"' || acp.audit_instant(l.last_ts) || '"', '"line":' || l.line,
+		'"period":"' || to_char(l.source_period, 'YYYY-MM') || '"', '"price_pattern":' || to_json(l.price_pattern)::text,
+		'"price_version":' || l.price_version, '"quantity":' || l.quantity, '"reason":' || to_json(l.reason)::text,
+		'"to":"' || acp.audit_instant(l.to_ts) || '"', '"unit":"' || l.unit || '"', '"unit_amount":"' || trim_scale(l.unit_amount) || '"') || '}';
+END
+$$;
+COMMENT ON FUNCTION acp.invoice_line_text(acp.invoice_lines) IS 'A line as it stands in acp.invoice_text().';
+
+CREATE OR REPLACE FUNCTION acp.invoice_text(b acp.billing_periods, p_lines acp.invoice_lines[]) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN concat('{"amount":', b.amount, ',"carried_in":"', trim_scale(b.carried_in), '","carried_out":"', trim_scale(b.carried_out),
+		'","currency":"', b.currency, '","lines":[',
+		(SELECT string_agg(acp.invoice_line_text(l), ',' ORDER BY l.line) FROM unnest(p_lines) l),
+		'],"period":"', to_char(b.period, 'YYYY-MM'), '","period_end":"', acp.audit_instant(acp.period_end(b.period)),
+		'","period_start":"', acp.audit_instant(acp.period_start(b.period)), '","tenant_uuid":"', b.tenant_id,
+		'","total":"', trim_scale(b.total), '"}');
+END
+$$;
+COMMENT ON FUNCTION acp.invoice_text(acp.billing_periods, acp.invoice_lines[]) IS
+	'The text of an invoice, whose SHA-256 is its hash: its RFC 8785 form, amounts as decimal text in the major unit, except amount and amount_minor. What changes later (status, payment) is not part of it.';
+
+CREATE OR REPLACE FUNCTION acp.invoice_stored_lines(p_tenant uuid, p_period date) RETURNS acp.invoice_lines[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN ARRAY(SELECT l FROM acp.invoice_lines l WHERE l.tenant_id = p_tenant AND l.period = p_period ORDER BY l.line);
+END
+$$;
+COMMENT ON FUNCTION acp.invoice_stored_lines(uuid, date) IS 'The lines of an invoice, in their order.';
+
+CREATE OR REPLACE FUNCTION acp.invoice_line_title(l acp.invoice_lines, p_currency text) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN left(CASE l.kind
+		WHEN 'usage' THEN format('%s, %s: %s %s at %s %s', l.action, to_char(l.source_period, 'YYYY-MM'), l.quantity,
+			CASE l.unit WHEN 'sec' THEN 'second' ELSE l.unit END || CASE WHEN l.quantity = 1 THEN '' ELSE 's' END, trim_scale(l.unit_amount), p_currency)
+		WHEN 'carry' THEN 'Carried over from ' || to_char(l.source_period, 'YYYY-MM')
+		ELSE 'Credit: ' || l.reason END, 500);
+END
+$$;
+COMMENT ON FUNCTION acp.invoice_line_title(acp.invoice_lines, text) IS 'A line as the customer reads it.';
+
+-- Computing ---------------------------------------------------------------------------------------------------------
+
+-- Forms up to schema version 7.
+DROP FUNCTION IF EXISTS acp.billing_compute(uuid[], acp.billing_closings, boolean), acp.billing_usage(uuid[], acp.billing_closings, boolean);
+
+CREATE OR REPLACE FUNCTION acp.billing_usage(p_tenants uuid[], c acp.billing_closings, p_closed boolean, p_counted boolean)
+RETURNS SETOF acp.invoice_lines
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+	closed     CONSTANT date := (SELECT max(x.period) FROM acp.billing_closings x WHERE x.period < c.period);
+	closed_end CONSTANT timestamptz := coalesce(acp.period_end(closed), '-infinity');
+	month_start CONSTANT timestamptz := acp.period_start(c.period);
+	month_end  CONSTANT timestamptz := acp.period_end(c.period);
+	-- No price begins or ends to be valid between two of these.
+	bounds     CONSTANT timestamptz[] := '{-infinity}'::timestamptz[] || ARRAY(SELECT DISTINCT p.valid_from FROM acp.prices p ORDER BY 1);
+BEGIN
+	RETURN QUERY
+	WITH t AS (
+		SELECT DISTINCT x AS tenant_id FROM unnest(p_tenants) x
+	), counted AS (
+		-- Of earlier months only those are looked at of which there are more rows than lines stand for.
+		SELECT u.tenant_id, date_trunc('month', u.day)::date AS month, sum(u.calls) AS calls
+		FROM t JOIN acp.usage_counters u USING (tenant_id)
+		WHERE u.billable AND u.tier = 'paid' AND u.day < c.period AND (p_closed OR u.day < closed + interval '1 month')
+		GROUP BY 1, 2
+	), charged AS (
+		SELECT l.tenant_id, l.source_period AS month, sum(l.calls) AS calls FROM t JOIN acp.invoice_lines l USING (tenant_id)
+		WHERE l.kind = 'usage' AND l.source_period < c.period AND l.period < c.period
+		GROUP BY 1, 2
+	), late AS MATERIALIZED (
+		SELECT k.tenant_id, k.month, acp.period_start(k.month) AS first, acp.period_end(k.month) AS past
+		FROM counted k LEFT JOIN charged h USING (tenant_id, month) WHERE k.calls > coalesce(h.calls, 0)
+	), cuts AS MATERIALIZED (
+		SELECT k.chain_id, k.upto, coalesce(b.chain_seq, 0) AS billed
+		FROM (SELECT x.chain_id, x.chain_seq AS upto FROM acp.billing_cuts x WHERE p_closed AND x.period = c.period
+			UNION ALL SELECT x.chain_id, x.seq FROM acp.audit_chains x WHERE NOT p_closed) k
+		LEFT JOIN acp.billing_cuts b ON b.chain_id = k.chain_id AND b.period = closed
+	), changing AS MATERIALIZED (
+		-- Days on which a price changes; on the others each call costs what the first one does.
+		SELECT DISTINCT (x AT TIME ZONE 'UTC')::date AS day FROM unnest(bounds) x
+		WHERE p_counted AND x > month_start AND x < month_end AND x <> date_trunc('day', x, 'UTC')
+	), passing AS (
+		SELECT u.tenant_id, u.day, u.action, u.billing_unit, u.calls, u.quantity, u.day::timestamp AT TIME ZONE 'UTC' AS ts
+		FROM (SELECT t.tenant_id, x.* FROM t, acp.usage_of(t.tenant_id, c.period) x WHERE p_counted) u
+		WHERE u.billable AND u.tier = 'paid' AND u.day NOT IN (SELECT day FROM changing)
+	), found AS (
+		-- A row's place, chain and number in it, is one integer here: an array takes three times as long.
+		SELECT l.tenant_id, c.period AS month, l.action, coalesce(l.billing_unit, 'call') AS unit, width_bucket(l.ts, bounds) AS stretch,
+			count(*) AS calls, sum(l.billing_quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts,
+			min(l.chain_id::bigint << 40 | l.chain_seq) AS first_row, max(l.chain_id::bigint << 40 | l.chain_seq) AS last_row
+		FROM acp.audit_logs l JOIN cuts x ON x.chain_id = l.chain_id AND l.chain_seq <= x.upto
+		WHERE NOT p_counted AND l.tenant_id = ANY (p_tenants) AND l.ts >= month_start AND l.ts < month_end AND l.billable AND l.tier = 'paid'
+		GROUP BY 1, 3, 4, 5
+		UNION ALL
+		SELECT u.tenant_id, c.period, u.action, u.billing_unit, width_bucket(u.ts, bounds), sum(u.calls), sum(u.quantity), min(u.ts), max(u.ts), NULL, NULL
+		FROM passing u GROUP BY 1, 3, 4, 5
+		UNION ALL
+		SELECT g.tenant_id, c.period, g.action, g.unit, g.stretch, sum(g.calls), sum(g.units), min(g.first_ts), max(g.last_ts), NULL, NULL
+		FROM changing d CROSS JOIN LATERAL (
+			SELECT l.tenant_id, l.action, coalesce(l.billing_unit, 'call') AS unit, width_bucket(l.ts, bounds) AS stretch, count(*) AS calls,
+				sum(l.billing_quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts
+			FROM acp.audit_logs l
+			WHERE l.tenant_id = ANY (p_tenants) AND l.ts >= d.day::timestamp AT TIME ZONE 'UTC' AND l.ts < (d.day + 1)::timestamp AT TIME ZONE 'UTC'
+			  AND l.billable AND l.tier = 'paid'
+			GROUP BY 1, 2, 3, 4) g
+		GROUP BY 1, 3, 4, 5
+		UNION ALL
+		SELECT r.tenant_id, r.month, g.* FROM late r CROSS JOIN LATERAL (
+			SELECT l.action, coalesce(l.billing_unit, 'call'), width_bucket(l.ts, bounds), count(*), sum(l.billing_quantity), min(l.ts), max(l.ts),
+				min(l.chain_id::bigint << 40 | l.chain_seq), max(l.chain_id::bigint << 40 | l.chain_seq)
+			FROM acp.audit_logs l JOIN cuts x ON x.chain_id = l.chain_id AND l.chain_seq <= x.upto
+				AND (l.chain_seq > x.billed OR l.ts >= closed_end)
+			WHERE l.tenant_id = r.tenant_id AND l.ts >= r.first AND l.ts < r.past AND l.billable AND l.tier = 'paid'
+			GROUP BY 1, 2, 3) g
+	), sums AS (
+		-- Rows that come late cost what their month cost.
+		SELECT f.*, acp.period_start(f.month) AS first, acp.period_end(f.month) AS past, coalesce(q.price_version, c.price_version) AS version
+		FROM found f LEFT JOIN acp.billing_closings q ON q.period = f.month
+	), priced AS (
+		SELECT s.tenant_id, s.month, s.first, s.past, s.action, s.unit, p.unit AS price_unit, p.action_pattern, p.version, p.unit_amount, p.valid_from,
+			sum(s.calls)::bigint AS calls, sum(s.units) AS units, min(s.first_ts) AS first_ts, max(s.last_ts) AS last_ts,
+			min(s.first_row) AS first_row, max(s.last_row) AS last_row
+		FROM sums s, LATERAL acp.billing_price(s.unit, s.action, greatest(s.first, bounds[s.stretch]), s.version) p
+		GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+	), charges AS (
+		SELECT p.*, CASE WHEN p.price_unit = p.unit THEN p.units ELSE p.calls END AS quantity, greatest(p.first, p.valid_from) AS from_ts,
+			lead(p.valid_from, 1, p.past) OVER (PARTITION BY p.tenant_id, p.month, p.action, p.unit ORDER BY p.valid_from) AS to_ts
+		FROM priced p
+	)
+	SELECT x.tenant_id, c.period, 0, 'usage', x.month, x.action, x.unit, x.price_unit, x.action_pattern, x.version, x.unit_amount, x.calls,
+		x.quantity::bigint, x.quantity * x.unit_amount, 0::bigint, x.from_ts, x.to_ts, x.first_ts, x.last_ts,
+		(x.first_row >> 40)::integer, x.first_row & (1::bigint << 40) - 1, (x.last_row >> 40)::integer, x.last_row & (1::bigint << 40) - 1, NULL::bigint, NULL::text
+	FROM charges x;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_usage(uuid[], acp.billing_closings, boolean, boolean) IS
+	'The usage lines of tenants, without their numbers. p_closed: of the rows up to the cut of c.period; else of those that there are now. One pass over the tenants'' rows of the month; p_counted: instead the counters, and the rows of days on which a price changes, and the lines do not say which rows they are of.';
+
+CREATE OR REPLACE FUNCTION acp.invoice_round(INOUT b acp.billing_periods, INOUT p_lines acp.invoice_lines[], p_minimum numeric)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	u     CONSTANT record := acp.currency_unit(b.currency);
+	l     acp.invoice_lines;
+	parts bigint[];
+BEGIN
+	b.total := (SELECT sum(x.amount) FROM unnest(p_lines) x);
+	b.amount := CASE WHEN b.total > 0 AND b.total >= p_minimum THEN acp.money_minor(b.total, b.currency) ELSE 0 END;
+	b.carried_out := CASE WHEN b.amount = 0 THEN b.total ELSE 0 END;
+	b.status := CASE WHEN b.amount > 0 THEN 'pending' WHEN b.carried_out <> 0 THEN 'carried' ELSE 'paid' END;
+	-- Largest remainder: each line its whole units, those left over to the largest fractions.
+	SELECT array_agg((whole + CASE WHEN place <= b.amount / u.step - wholes THEN 1 ELSE 0 END) * u.step ORDER BY n) INTO parts FROM (
+		SELECT y.n, y.whole, sum(y.whole) OVER () AS wholes, row_number() OVER (ORDER BY y.exact - y.whole DESC, y.n) AS place FROM (
+			SELECT x.n, x.amount * u.per_major / u.step AS exact, floor(x.amount * u.per_major / u.step) AS whole
+			FROM (SELECT z.amount, z.ordinality AS n FROM unnest(p_lines) WITH ORDINALITY z) x) y) s;
+	FOR i IN 1 .. cardinality(p_lines) LOOP
+		l := p_lines[i];
+		l.line := i;
+		l.amount_minor := CASE WHEN b.amount > 0 THEN parts[i] ELSE 0 END;
+		p_lines[i] := l;
+	END LOOP;
+	b.hash := sha256(convert_to(acp.invoice_text(b, p_lines), 'UTF8'));
+END
+$$;
+COMMENT ON FUNCTION acp.invoice_round(acp.billing_periods, acp.invoice_lines[], numeric) IS
+	'Adds an invoice up: rounds half up, once; divides the amount among the lines; below the minimum, or below nothing, carries it over.';
+
+CREATE OR REPLACE FUNCTION acp.invoice_lines_besides(p_tenant uuid, c acp.billing_closings, p_closed boolean) RETURNS SETOF acp.invoice_lines
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	before CONSTANT acp.billing_periods := (SELECT b FROM acp.billing_periods b
+		WHERE b.tenant_id = p_tenant AND b.period < c.period ORDER BY b.period DESC LIMIT 1);
+	billed CONSTANT boolean := EXISTS (SELECT FROM acp.billing_periods b WHERE b.tenant_id = p_tenant AND b.period = c.period);
+	l      acp.invoice_lines;
+	k      acp.billing_credits;
+BEGIN
+	l.tenant_id := p_tenant;
+	l.period := c.period;
+	l.calls := 0;
+	l.quantity := 0;
+	IF before.carried_out <> 0 AND before.currency <> c.currency THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('%s %s are carried over from %s, and this month is billed in %s', before.carried_out,
+			before.currency, to_char(before.period, 'YYYY-MM'), c.currency));
+	ELSIF before.carried_out <> 0 THEN
+		l.kind := 'carry';
+		l.source_period := before.period;
+		l.amount := before.carried_out;
+		RETURN NEXT l;
+	END IF;
+	l.kind := 'credit';
+	l.source_period := NULL;
+	FOR k IN SELECT * FROM acp.billing_credits x WHERE x.tenant_id = p_tenant
+		AND CASE WHEN billed THEN x.period = c.period ELSE x.period IS NULL AND (NOT p_closed OR x.created_at <= c.closed_at) END
+		ORDER BY x.credit_id
+	LOOP
+		l.amount := -k.amount;
+		l.credit_id := k.credit_id;
+		l.reason := k.reason;
+		RETURN NEXT l;
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION acp.invoice_lines_besides(uuid, acp.billing_closings, boolean) IS
+	'The lines of a tenant''s invoice that are no usage: what the invoice before left, then credits.';
+
+CREATE OR REPLACE FUNCTION acp.billing_compute(p_tenants uuid[], c acp.billing_closings, p_closed boolean, p_counted boolean DEFAULT false)
+RETURNS TABLE (invoice acp.billing_periods, lines acp.invoice_lines[])
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	t record;
+	r record;
+	l acp.invoice_lines;
+BEGIN
+	FOR t IN
+		SELECT n.tenant_id, u.lines FROM (SELECT DISTINCT x AS tenant_id FROM unnest(p_tenants) x) n LEFT JOIN (
+			SELECT u.tenant_id, array_agg(u ORDER BY u.source_period DESC, u.action COLLATE "C", u.billing_unit, u.from_ts) AS lines
+			FROM acp.billing_usage(p_tenants, c, p_closed, p_counted) u GROUP BY 1) u USING (tenant_id)
+		ORDER BY 1
+	LOOP
+		lines := coalesce(t.lines, '{}') || ARRAY(SELECT b FROM acp.invoice_lines_besides(t.tenant_id, c, p_closed) b);
+		CONTINUE WHEN cardinality(lines) = 0;
+		FOREACH l IN ARRAY lines LOOP
+			IF l.amount IS NULL THEN
+				PERFORM acp.fail('VALIDATION_ERROR', format('%s has no price for %s at %s: add one (acpctl price add)', l.billing_unit, l.action,
+					acp.rfc3339(l.first_ts)));
+			END IF;
+		END LOOP;
+		invoice := NULL;
+		invoice.tenant_id := t.tenant_id;
+		invoice.period := c.period;
+		invoice.currency := c.currency;
+		invoice.carried_in := coalesce((SELECT x.amount FROM unnest(lines) x WHERE x.kind = 'carry'), 0);
+		invoice.billed_at := acp.now();
+		invoice.retries := 0;
+		invoice.updated_at := acp.now();
+		SELECT * INTO r FROM acp.invoice_round(invoice, lines, c.minimum);
+		invoice := r.b;
+		lines := r.p_lines;
+		invoice.paid_at := CASE WHEN invoice.status = 'paid' THEN acp.now() END;
+		RETURN NEXT;
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_compute(uuid[], acp.billing_closings, boolean, boolean) IS
+	'The invoices of tenants for a month, as a run makes them and as it made them: of those that have anything to charge or carry over.';
+
+-- Runs --------------------------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION acp.billing_terms(p_period date, p_minimum numeric) RETURNS acp.billing_closings
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	c          acp.billing_closings;
+	currencies text[];
+BEGIN
+	SELECT * INTO c FROM acp.billing_closings x WHERE x.period = p_period;
+	IF FOUND THEN
+		RETURN c;
+	END IF;
+	c.period := p_period;
+	c.closed_at := acp.now();
+	c.minimum := p_minimum;
+	c.price_version := coalesce((SELECT max(p.version) FROM acp.prices p), 0);
+	-- Prices that are in force at some moment of the month.
+	currencies := ARRAY(SELECT DISTINCT p.currency FROM acp.prices p WHERE p.valid_from < acp.period_end(p_period) AND NOT EXISTS (
+		SELECT FROM acp.prices n WHERE n.unit = p.unit AND n.action_pattern = p.action_pattern AND n.valid_from > p.valid_from
+		  AND n.valid_from <= acp.period_start(p_period)) ORDER BY 1);
+	IF cardinality(currencies) <> 1 THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('prices in force in %s are in %s: a month needs one currency', to_char(p_period, 'YYYY-MM'),
+			coalesce(nullif(array_to_string(currencies, ' and '), ''), 'none')), '/period');
+	END IF;
+	c.currency := currencies[1];
+	RETURN c;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_terms(date, numeric) IS 'What a month was closed with; of an open one, what it would be closed with now.';
+
+CREATE OR REPLACE FUNCTION acp.billing_close(p_period date, p_minimum numeric) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	label    CONSTANT text := to_char(p_period, 'YYYY-MM');
+	unclosed date;
+BEGIN
+	IF acp.period_end(p_period) > acp.now() THEN
+		PERFORM acp.fail('VALIDATION_ERROR', label || ' has not ended: until then there is a dry run only', '/period');
+	ELSIF EXISTS (SELECT FROM acp.billing_closings c WHERE c.period > p_period) THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('a month after %s is billed: what is left of %s is billed with the next one', label, label), '/period');
+	END IF;
+	unclosed := (SELECT min(c.period) FROM acp.billing_closings c
+		WHERE NOT EXISTS (SELECT FROM acp.billing_runs r WHERE r.period = c.period AND r.finished_at IS NOT NULL));
+	unclosed := coalesce(unclosed, (SELECT date_trunc('month', min(u.day))::date FROM acp.usage_counters u WHERE u.billable AND u.tier = 'paid'
+		AND u.day < p_period AND u.day >= coalesce((SELECT max(c.period) + interval '1 month' FROM acp.billing_closings c), '-infinity')));
+	IF unclosed IS NOT NULL THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('%s comes first: it has paid calls that are not billed', to_char(unclosed, 'YYYY-MM')), '/period');
+	END IF;
+	PERFORM pg_advisory_xact_lock(hashtext('acp.prices'));
+	INSERT INTO acp.billing_closings SELECT (acp.billing_terms(p_period, p_minimum)).*;
+	INSERT INTO acp.billing_cuts (period, chain_id, chain_seq) SELECT p_period, x.chain_id, x.seq FROM acp.audit_chains x WHERE x.seq > 0;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_close(date, numeric) IS
+	'Fixes what the invoices of a month are computed from. Months are closed in their order, each after the run of the one before.';
+
+CREATE OR REPLACE FUNCTION acp.billing_open(p_key text, p_period date, p_minimum numeric) RETURNS acp.billing_runs
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	month CONSTANT date := coalesce(p_period, (acp.period(acp.now()) - interval '1 month')::date);
+	name  CONSTANT text := coalesce(p_key, 'billing-' || to_char(month, 'YYYY-MM'));
+	run   acp.billing_runs;
+BEGIN
+	PERFORM pg_advisory_xact_lock(hashtext('acp.billing'));
+	SELECT * INTO run FROM acp.billing_runs r WHERE r.run_key = name;
+	IF FOUND THEN
+		IF run.period <> month THEN
+			PERFORM acp.fail('IDEMPOTENCY_MISMATCH', 'this key is of the run of ' || to_char(run.period, 'YYYY-MM'), '/period');
+		END IF;
+		RETURN run;
+	END IF;
+	IF NOT EXISTS (SELECT FROM acp.billing_closings c WHERE c.period = month) THEN
+		PERFORM acp.billing_close(month, p_minimum);
+	END IF;
+	INSERT INTO acp.billing_runs (run_key, period, started_at) VALUES (name, month, acp.now()) RETURNING * INTO run;
+	RETURN run;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_open(text, date, numeric) IS
+	'Begins a run, or finds the one of this key (null: billing-YYYY-MM). p_period null: the last month that ended. Nobody else bills until the end of the transaction.';
+
+CREATE OR REPLACE FUNCTION acp.billing_tenants(p_period date, p_after uuid, p_max integer, p_billed boolean) RETURNS uuid[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN ARRAY(
+		SELECT t.tenant_id FROM acp.tenants t
+		WHERE (p_after IS NULL OR t.tenant_id > p_after)
+		  AND (p_billed OR NOT EXISTS (SELECT FROM acp.billing_periods b WHERE b.tenant_id = t.tenant_id AND b.period = p_period))
+		  AND (EXISTS (SELECT FROM acp.usage_counters u WHERE u.tenant_id = t.tenant_id AND u.billable AND u.tier = 'paid'
+				AND u.day < p_period + interval '1 month')
+			OR EXISTS (SELECT FROM acp.billing_periods b WHERE b.tenant_id = t.tenant_id)
+			OR EXISTS (SELECT FROM acp.billing_credits k WHERE k.tenant_id = t.tenant_id))
+		ORDER BY t.tenant_id LIMIT p_max);
+END
+$$;
+COMMENT ON FUNCTION acp.billing_tenants(date, uuid, integer, boolean) IS
+	'Tenants after p_after, in their order, that may have an invoice for a month. p_billed: also those that have it.';
+
+CREATE OR REPLACE FUNCTION acp.billing_params(b acp.billing_periods, p_lines acp.invoice_lines[]) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	most CONSTANT integer := 200; -- Stripe takes 250 lines
+BEGIN
+	RETURN jsonb_build_object('tenant_uuid', b.tenant_id, 'period', to_char(b.period, 'YYYY-MM'), 'currency', lower(b.currency), 'amount', b.amount,
+		'hash', encode(b.hash, 'hex'), 'lines',
+		(SELECT jsonb_agg(jsonb_build_object('description', x.title, 'amount', x.amount) ORDER BY x.line) FROM (
+			SELECT l.line, acp.invoice_line_title(l, b.currency) AS title, l.amount_minor AS amount FROM unnest(p_lines) l WHERE l.line <= most
+			UNION ALL
+			SELECT most + 1, format('%s more lines', count(*)), sum(l.amount_minor) FROM unnest(p_lines) l WHERE l.line > most HAVING count(*) > 0) x));
+END
+$$;
+COMMENT ON FUNCTION acp.billing_params(acp.billing_periods, acp.invoice_lines[]) IS 'Parameters of stripe.invoices.create for an invoice.';
+
+CREATE OR REPLACE FUNCTION acp.billing_obligation(p_tenant uuid, p_period date) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$ BEGIN RETURN 'billing-' || p_tenant || '-' || to_char(p_period, 'YYYY-MM'); END $$;
+COMMENT ON FUNCTION acp.billing_obligation(uuid, date) IS 'Name of the obligation to make an invoice at Stripe: one a tenant and month.';
+
+CREATE OR REPLACE FUNCTION acp.billing_store(b acp.billing_periods, p_lines acp.invoice_lines[]) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	INSERT INTO acp.billing_periods SELECT b.* ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+	INSERT INTO acp.invoice_lines SELECT l.* FROM unnest(p_lines) l;
+	UPDATE acp.billing_credits k SET period = b.period FROM unnest(p_lines) l
+	WHERE k.tenant_id = b.tenant_id AND l.kind = 'credit' AND k.credit_id = l.credit_id;
+	IF b.status = 'pending' THEN
+		PERFORM acp.outbox_put(b.tenant_id, acp.billing_obligation(b.tenant_id, b.period), 'stripe.invoices.create', acp.billing_params(b, p_lines));
+		PERFORM acp.outbox_customer(b.tenant_id);
+	END IF;
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_store(acp.billing_periods, acp.invoice_lines[]) IS
+	'Stores an invoice with its lines and owes it to the outbox, all in one transaction. False: the tenant has one for this month.';
+
+CREATE OR REPLACE FUNCTION acp.billing_step(p_key text, p_after uuid, p_max integer) RETURNS uuid
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	run     acp.billing_runs;
+	c       acp.billing_closings;
+	tenants uuid[];
+	made    record;
+BEGIN
+	PERFORM pg_advisory_xact_lock(hashtext('acp.billing'));
+	SELECT * INTO STRICT run FROM acp.billing_runs r WHERE r.run_key = p_key;
+	SELECT * INTO STRICT c FROM acp.billing_closings x WHERE x.period = run.period;
+	tenants := acp.billing_tenants(run.period, p_after, p_max, false);
+	FOR made IN SELECT * FROM acp.billing_compute(tenants, c, true) LOOP
+		PERFORM acp.billing_store(made.invoice, made.lines);
+	END LOOP;
+	IF cardinality(tenants) < p_max THEN
+		UPDATE acp.billing_runs SET finished_at = acp.now() WHERE run_key = p_key AND finished_at IS NULL;
+		RETURN NULL;
+	END IF;
+	RETURN tenants[p_max];
+END
+$$;
+COMMENT ON FUNCTION acp.billing_step(text, uuid, integer) IS
+	'Bills up to p_max tenants after p_after, those that are not billed yet. Returns the last one; null: all are done.';
+
+CREATE OR REPLACE FUNCTION acp.billing_result(p_period date, p_dry_run boolean, p_minimum numeric) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	c        CONSTANT acp.billing_closings := acp.billing_terms(p_period, p_minimum);
+	closed   CONSTANT boolean := EXISTS (SELECT FROM acp.billing_closings x WHERE x.period = p_period);
+	invoices jsonb;
+	amount   bigint;
+BEGIN
+	WITH made AS (
+		SELECT b AS invoice, acp.invoice_stored_lines(b.tenant_id, b.period) AS lines FROM acp.billing_periods b
+		WHERE b.period = p_period AND NOT p_dry_run
+		UNION ALL
+		SELECT m.invoice, m.lines FROM acp.billing_compute(CASE WHEN p_dry_run THEN acp.billing_tenants(p_period, NULL, NULL, true) ELSE '{}' END,
+			c, closed) m
+	)
+	SELECT coalesce(jsonb_agg(jsonb_build_object('tenant_uuid', (m.invoice).tenant_id, 'amount', (m.invoice).amount,
+			'status', CASE WHEN NOT p_dry_run THEN (m.invoice).status WHEN (m.invoice).amount > 0 THEN 'pending' WHEN (m.invoice).carried_out <> 0 THEN 'carried' ELSE 'paid' END,
+			'total', trim_scale((m.invoice).total)::text, 'hash', encode((m.invoice).hash, 'hex'), 'lines', cardinality(m.lines),
+			'invoice', acp.invoice_text(m.invoice, m.lines)) ORDER BY (m.invoice).tenant_id), '[]'), coalesce(sum((m.invoice).amount), 0)
+	INTO invoices, amount FROM made m;
+	RETURN jsonb_build_object('period', to_char(p_period, 'YYYY-MM'), 'dry_run', p_dry_run, 'currency', c.currency,
+		'minimum', trim_scale(c.minimum)::text, 'amount', amount, 'invoices', invoices);
+END
+$$;
+COMMENT ON FUNCTION acp.billing_result(date, boolean, numeric) IS
+	'What a run of a month made; p_dry_run: what it would make, or made, computed anew from the audit rows. The same invoices, byte for byte.';
+
+CREATE OR REPLACE FUNCTION acp.billing_run(p_key text, p_period date, p_dry_run boolean, p_minimum numeric) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	run acp.billing_runs;
+	at  uuid;
+BEGIN
+	IF p_dry_run THEN
+		RETURN acp.billing_result(coalesce(p_period, (acp.period(acp.now()) - interval '1 month')::date), true, p_minimum);
+	END IF;
+	run := acp.billing_open(p_key, p_period, p_minimum);
+	IF run.finished_at IS NULL THEN
+		LOOP
+			at := acp.billing_step(run.run_key, at, 500);
+			EXIT WHEN at IS NULL;
+		END LOOP;
+	END IF;
+	RETURN acp.billing_result(run.period, false, p_minimum);
+END
+$$;
+COMMENT ON FUNCTION acp.billing_run(text, date, boolean, numeric) IS
+	'A whole run in one transaction: acp.billing_open() and acp.billing_step() until all are done. p_period null: the last month that ended.';
+
+-- What becomes of an invoice ----------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION acp.billing_executed(p_tenant uuid, p_obligation text, p_data jsonb) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	told acp.invoice_payments;
+	b    acp.billing_periods;
+BEGIN
+	SELECT * INTO b FROM acp.billing_periods x
+	WHERE x.tenant_id = p_tenant AND acp.billing_obligation(x.tenant_id, x.period) = left(p_obligation, 52) FOR NO KEY UPDATE;
+	IF NOT FOUND THEN
+		RETURN;
+	END IF;
+	SELECT * INTO told FROM acp.invoice_payments i WHERE i.stripe_invoice_id = p_data->>'invoice';
+	IF b.status <> 'paid' THEN
+		b.error := NULL;
+		IF p_data->>'status' = 'paid' OR told.paid THEN
+			b.status := 'paid';
+			b.paid_at := coalesce(CASE WHEN told.paid THEN told.at END, acp.now());
+		ELSIF p_data->>'status' IN ('void', 'uncollectible', 'deleted') THEN
+			b.status := 'failed';
+			b.error := 'the invoice is ' || (p_data->>'status') || ' at Stripe';
+		ELSIF NOT told.paid OR p_obligation LIKE '%-pay-%' THEN
+			b.status := 'failed';
+			b.error := 'the payment failed';
+		ELSE
+			b.status := 'invoiced';
+		END IF;
+	END IF;
+	UPDATE acp.billing_periods x SET status = b.status, paid_at = b.paid_at, error = b.error, updated_at = acp.now(),
+		stripe_invoice_id = coalesce(p_data->>'invoice', x.stripe_invoice_id)
+	WHERE x.tenant_id = b.tenant_id AND x.period = b.period;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_executed(uuid, text, jsonb) IS
+	'An obligation about an invoice was done: p_data is what the executor answered (invoice, status, amount). What Stripe told of its payment before is not forgotten.';
+
+CREATE OR REPLACE FUNCTION acp.billing_not_executed(p_tenant uuid, p_obligation text, p_error text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	UPDATE acp.billing_periods b SET status = 'failed', error = p_error, updated_at = acp.now()
+	WHERE b.tenant_id = p_tenant AND acp.billing_obligation(b.tenant_id, b.period) = left(p_obligation, 52) AND b.status <> 'paid';
+END
+$$;
+COMMENT ON FUNCTION acp.billing_not_executed(uuid, text, text) IS 'An obligation about an invoice was given up: it failed, for this reason.';
+
+CREATE OR REPLACE FUNCTION acp.billing_paid(p_stripe_invoice text, p_paid boolean, p_at timestamptz) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	INSERT INTO acp.invoice_payments AS i (stripe_invoice_id, paid, at) VALUES (p_stripe_invoice, p_paid, p_at)
+	ON CONFLICT (stripe_invoice_id) DO UPDATE SET paid = excluded.paid, at = excluded.at
+	WHERE NOT i.paid AND (excluded.paid OR excluded.at > i.at);
+	UPDATE acp.billing_periods b SET status = CASE WHEN p_paid THEN 'paid' ELSE 'failed' END,
+		paid_at = CASE WHEN p_paid THEN p_at END, error = CASE WHEN NOT p_paid THEN 'the payment failed' END, updated_at = acp.now()
+	WHERE b.stripe_invoice_id = p_stripe_invoice AND b.status <> 'paid';
+	RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_paid(text, boolean, timestamptz) IS
+	'Stripe tells that an invoice was paid, or that its payment failed. What is paid stays paid. False: nothing changed, or no invoice here is known by this id yet; then it is remembered.';
+
+CREATE OR REPLACE FUNCTION acp.billing_retry(p_tenant uuid, p_period date) RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	b       acp.billing_periods;
+	name    text;
+	revived integer;
+BEGIN
+	SELECT * INTO b FROM acp.billing_periods x WHERE x.tenant_id = p_tenant AND x.period = p_period FOR NO KEY UPDATE;
+	IF NOT FOUND THEN
+		PERFORM acp.fail('NOT_FOUND', 'there is no invoice of this tenant for this month');
+	ELSIF b.status NOT IN ('failed', 'invoiced') THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('the invoice is %s: only one that failed, or is not paid, is tried again', b.status));
+	END IF;
+	name := acp.billing_obligation(b.tenant_id, b.period);
+	IF b.stripe_invoice_id IS NULL THEN
+		-- One that was dropped is owed again, since when it first was: so it is looked up at Stripe before.
+		UPDATE acp.outbox SET done_at = NULL, result = NULL
+		WHERE tenant_id = b.tenant_id AND obligation = name AND result = '{"dropped": true}';
+		SELECT sum(acp.outbox_retry(o.outbox_id)) INTO revived FROM acp.outbox o WHERE o.tenant_id = b.tenant_id AND o.obligation = name;
+		IF revived IS DISTINCT FROM 1 THEN
+			PERFORM acp.fail('VALIDATION_ERROR', format('%s is being executed: try again in two minutes', name));
+		END IF;
+		b.status := 'pending';
+	ELSE
+		b.retries := b.retries + 1;
+		name := name || '-pay-' || b.retries;
+		PERFORM acp.outbox_put(b.tenant_id, name, 'stripe.invoices.pay', jsonb_build_object('invoice', b.stripe_invoice_id));
+		b.status := 'invoiced';
+	END IF;
+	UPDATE acp.billing_periods x SET status = b.status, retries = b.retries, error = NULL, updated_at = acp.now()
+	WHERE x.tenant_id = b.tenant_id AND x.period = b.period;
+	RETURN name;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_retry(uuid, date) IS
+	'Tries an invoice again that failed: making it, where Stripe does not have it, else paying it. Returns the obligation.';
+
+CREATE OR REPLACE FUNCTION acp.billing_credit(p_tenant uuid, p_amount numeric, p_currency text, p_reason text) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	billed CONSTANT text := (acp.billing_terms(acp.period(acp.now()), 0)).currency;
+	minor  CONSTANT integer := (acp.currency_unit(billed)).per_major;
+	number bigint;
+BEGIN
+	IF p_amount IN ('NaN', 'Infinity') OR p_amount <= 0 THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'the amount must be more than 0', '/amount');
+	ELSIF p_amount * minor <> trunc(p_amount * minor) THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('%s is a fraction of the smallest unit of %s, of which there are %s in one',
+			p_amount, billed, minor), '/amount');
+	ELSIF p_currency <> billed THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('this installation bills in %s', billed), '/currency');
+	END IF;
+	INSERT INTO acp.billing_credits (tenant_id, amount, currency, reason, created_at)
+	VALUES (p_tenant, p_amount, billed, p_reason, acp.now())
+	RETURNING credit_id INTO number;
+	RETURN number;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_credit(uuid, numeric, text, text) IS
+	'Takes an amount off a tenant''s next invoice; what it does not use up goes to the one after. p_currency null: that of the prices. Returns its number.';
+
+-- What a tenant and an operator read --------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION acp.invoice_usage(p_tenant uuid, p_period date) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN (SELECT jsonb_build_object('total_calls', coalesce(sum(n.charged + n.failed), 0), 'successful_calls', coalesce(sum(n.charged), 0),
+			'failed_calls', coalesce(sum(n.failed), 0))
+		FROM (SELECT CASE WHEN u.billable THEN u.calls ELSE 0 END AS charged, CASE WHEN u.status <> 'success' THEN u.calls ELSE 0 END AS failed
+			FROM acp.usage_counters u
+			WHERE u.tenant_id = p_tenant AND u.day >= p_period AND u.day < p_period + interval '1 month' AND u.tier = 'paid') n);
+END
+$$;
+COMMENT ON FUNCTION acp.invoice_usage(uuid, date) IS
+	'Member usage of an invoice: calls made while paid, those that are charged and those that failed or were refused.';
+
+CREATE OR REPLACE FUNCTION acp.invoice_json(p_tenant uuid, p_period date, p_minimum numeric) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	month  CONSTANT date := coalesce(p_period, acp.period(acp.now()));
+	closed CONSTANT boolean := EXISTS (SELECT FROM acp.billing_closings x WHERE x.period = month);
+	-- Before the tenant was there; prices of that time there may be none. Rows that came from elsewhere may be older than it.
+	before CONSTANT boolean := NOT closed AND month < acp.period((SELECT t.onboarded_at FROM acp.tenants t WHERE t.tenant_id = p_tenant))
+		AND NOT EXISTS (SELECT FROM acp.usage_counters u WHERE u.tenant_id = p_tenant AND u.day >= month AND u.day < month + interval '1 month')
+		AND NOT EXISTS (SELECT FROM acp.billing_periods x WHERE x.tenant_id = p_tenant AND x.period < month);
+	c      CONSTANT acp.billing_closings := acp.billing_terms(CASE WHEN before THEN acp.period(acp.now()) ELSE month END, p_minimum);
+	price  CONSTANT acp.prices := acp.billing_price('call', '*', CASE WHEN before THEN acp.now()
+		ELSE least(acp.now(), acp.period_end(month) - interval '1 microsecond') END, c.price_version);
+	b      acp.billing_periods;
+	made   acp.invoice_lines[];
+	m      record;
+BEGIN
+	SELECT * INTO b FROM acp.billing_periods x WHERE x.tenant_id = p_tenant AND x.period = month;
+	made := acp.invoice_stored_lines(p_tenant, month);
+	IF NOT closed AND NOT before THEN
+		b := NULL;
+		FOR m IN SELECT * FROM acp.billing_compute(ARRAY[p_tenant], c, false, true) LOOP
+			b := m.invoice;
+			made := m.lines;
+		END LOOP;
+	END IF;
+	RETURN jsonb_build_object('tenant_uuid', p_tenant, 'period', to_char(month, 'YYYY-MM'), 'usage', acp.invoice_usage(p_tenant, month),
+		'charges', jsonb_build_object('per_call', trim_scale(price.unit_amount), 'currency', c.currency,
+			'total_charge', coalesce(CASE WHEN b.amount > 0 THEN acp.money_major(b.amount, c.currency) ELSE trim_scale(b.total) END, 0),
+			'amount_due', coalesce(acp.money_major(b.amount, c.currency), 0), 'minimum', trim_scale(c.minimum),
+			'carried_in', coalesce(trim_scale(b.carried_in), 0), 'carried_out', coalesce(trim_scale(b.carried_out), 0),
+			'lines', (SELECT coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object('line', l.line, 'kind', l.kind,
+				'description', acp.invoice_line_title(l, c.currency), 'action', l.action, 'period', to_char(l.source_period, 'YYYY-MM'),
+				'unit', l.unit, 'quantity', CASE WHEN l.kind = 'usage' THEN l.quantity END, 'unit_amount', trim_scale(l.unit_amount),
+				'calls', CASE WHEN l.kind = 'usage' THEN l.calls END, 'amount', trim_scale(l.amount))) ORDER BY l.line), '[]') FROM unnest(made) l)),
+		'hash', CASE WHEN closed OR before THEN encode(b.hash, 'hex') END, 'stripe_invoice_id', b.stripe_invoice_id,
+		'status', CASE WHEN closed OR before THEN coalesce(b.status, 'none') ELSE 'open' END);
+END
+$$;
+COMMENT ON FUNCTION acp.invoice_json(uuid, date, numeric) IS
+	'The invoice of a tenant and UTC month (null: this one) as the API shows it; of a month that is not billed yet, what it would be now: status open; where nothing of the tenant was billed or can be: none.';
+
+CREATE OR REPLACE FUNCTION acp.billing_unbilled(p_period date) RETURNS bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN (SELECT coalesce(sum(u.calls), 0) FROM acp.usage_counters u
+			WHERE u.day >= p_period AND u.day < p_period + interval '1 month' AND u.billable AND u.tier = 'paid')
+		- (SELECT coalesce(sum(l.calls), 0) FROM acp.invoice_lines l WHERE l.kind = 'usage' AND l.source_period = p_period);
+END
+$$;
+COMMENT ON FUNCTION acp.billing_unbilled(date) IS 'Paid calls of a month that no invoice has yet.';
+
+-- Proof -------------------------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION acp.billing_differences(p_period date)
+RETURNS TABLE (tenant_id uuid, period date, what text, billed text, rows text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH invoices AS MATERIALIZED (
+		SELECT b.*, b AS invoice, acp.invoice_stored_lines(b.tenant_id, b.period) AS lines,
+			(SELECT x.carried_out FROM acp.billing_periods x WHERE x.tenant_id = b.tenant_id AND x.period < b.period ORDER BY x.period DESC LIMIT 1) AS left_before
+		FROM acp.billing_periods b WHERE p_period IS NULL OR b.period = p_period
+	), charged AS MATERIALIZED (
+		SELECT l.* FROM acp.invoice_lines l WHERE l.kind = 'usage' AND (p_period IS NULL OR l.source_period = p_period)
+	), stretches AS MATERIALIZED (
+		-- The one pass over the log: each row with the month it is billed in; null: none yet. Between two prices' beginnings all
+		-- rows of an action and unit are of one line.
+		SELECT l.tenant_id, date_trunc('month', l.ts AT TIME ZONE 'UTC')::date AS source_period, l.action, coalesce(l.billing_unit, 'call') AS billing_unit,
+			k.period, width_bucket(l.ts, (SELECT '{-infinity}'::timestamptz[] || array_agg(DISTINCT p.valid_from ORDER BY p.valid_from) FROM acp.prices p)),
+			count(*) AS calls, sum(l.billing_quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts,
+			min(l.chain_id::bigint << 40 | l.chain_seq) AS first_row, max(l.chain_id::bigint << 40 | l.chain_seq) AS last_row
+		FROM acp.audit_logs l LEFT JOIN LATERAL (
+			SELECT x.period FROM acp.billing_cuts x WHERE x.chain_id = l.chain_id AND x.chain_seq >= l.chain_seq
+			  AND x.period >= date_trunc('month', l.ts AT TIME ZONE 'UTC')::date ORDER BY x.period LIMIT 1) k ON true
+		WHERE l.billable AND l.tier = 'paid' AND (p_period IS NULL OR (l.ts >= acp.period_start(p_period) AND l.ts < acp.period_end(p_period)))
+		GROUP BY 1, 2, 3, 4, 5, 6
+	), billed AS MATERIALIZED (
+		SELECT s.*, i.line FROM stretches s LEFT JOIN charged i ON i.tenant_id = s.tenant_id AND i.period = s.period AND i.action = s.action
+			AND i.billing_unit = s.billing_unit AND s.first_ts >= i.from_ts AND s.last_ts < i.to_ts
+	), archived AS (
+		SELECT a.tenant_id, a.month AS source_period, a.action, a.billing_unit, sum(a.calls) AS calls
+		FROM acp.audit_archive_totals a WHERE a.billable AND a.tier = 'paid' AND (p_period IS NULL OR a.month = p_period)
+		  AND a.month <= (SELECT max(x.period) FROM acp.billing_closings x)
+		GROUP BY 1, 2, 3, 4
+	), sums AS (
+		SELECT s.tenant_id, s.source_period, s.action, s.billing_unit, sum(s.billed) AS billed, sum(s.rows) AS rows FROM (
+			SELECT c.tenant_id, c.source_period, c.action, c.billing_unit, c.calls AS billed, 0 AS rows FROM charged c
+			UNION ALL SELECT b.tenant_id, b.source_period, b.action, b.billing_unit, 0, b.calls FROM billed b WHERE b.period IS NOT NULL
+			UNION ALL SELECT a.tenant_id, a.source_period, a.action, a.billing_unit, 0, a.calls FROM archived a) s
+		GROUP BY 1, 2, 3, 4
+	)
+	SELECT s.tenant_id, s.source_period, format('calls of %s, unit %s, on invoices', s.action, s.billing_unit), s.billed::text, s.rows::text
+	FROM sums s WHERE s.billed <> s.rows
+	UNION ALL
+	SELECT b.tenant_id, b.source_period, format('calls of %s, unit %s, that are billed with %s but are in no line', b.action, b.billing_unit,
+		to_char(b.period, 'YYYY-MM')), '0', b.calls::text
+	FROM billed b WHERE b.period IS NOT NULL AND b.line IS NULL
+	UNION ALL
+	-- Of a month that has an archive the rows of a line are not all at hand.
+	SELECT c.tenant_id, c.period, format('%s of line %s', w.what, c.line), w.said, w.found
+	FROM charged c LEFT JOIN (SELECT b.tenant_id, b.period, b.line, b.source_period, sum(b.calls) AS calls, sum(b.units) AS units, min(b.first_row) AS first_row,
+			max(b.last_row) AS last_row FROM billed b GROUP BY 1, 2, 3, 4) b
+		ON b.tenant_id = c.tenant_id AND b.period = c.period AND b.line = c.line AND b.source_period = c.source_period,
+		LATERAL (VALUES ('calls', c.calls::text, coalesce(b.calls, 0)::text),
+			('quantity', c.quantity::text, coalesce(CASE WHEN c.unit = c.billing_unit THEN b.units ELSE b.calls END, 0)::text),
+			('first row', c.first_chain || ':' || c.first_seq, (b.first_row >> 40) || ':' || (b.first_row & (1::bigint << 40) - 1)),
+			('last row', c.last_chain || ':' || c.last_seq, (b.last_row >> 40) || ':' || (b.last_row & (1::bigint << 40) - 1))) w(what, said, found)
+	WHERE w.said IS DISTINCT FROM w.found AND NOT EXISTS (SELECT FROM acp.audit_archives a WHERE a.month = c.source_period)
+	UNION ALL
+	SELECT c.tenant_id, c.period, format('%s of line %s', w.what, c.line), w.said::text, w.found::text
+	FROM charged c LEFT JOIN acp.prices p ON p.version = c.price_version,
+		LATERAL (VALUES ('amount', c.amount, c.quantity * c.unit_amount), ('unit_amount', c.unit_amount, p.unit_amount)) w(what, said, found)
+	WHERE w.said IS DISTINCT FROM w.found
+	UNION ALL
+	SELECT i.tenant_id, i.period, w.what, w.said, w.found
+	FROM invoices i, LATERAL (SELECT sum(l.amount) AS total, sum(l.amount_minor) AS minor, coalesce(sum(l.amount) FILTER (WHERE l.kind = 'carry'), 0) AS carry
+			FROM unnest(i.lines) l) l,
+		LATERAL (VALUES ('sum of the lines', trim_scale(i.total)::text, trim_scale(l.total)::text),
+			('sum of the lines in minor units', i.amount::text, l.minor::text),
+			('amount', i.amount::text, CASE WHEN i.carried_out = 0 AND i.total > 0 THEN acp.money_minor(i.total, i.currency) ELSE 0 END::text),
+			('carried over', trim_scale(i.carried_out)::text, CASE WHEN i.amount = 0 THEN trim_scale(i.total) ELSE 0 END::text),
+			('carried over from before', trim_scale(i.carried_in)::text, trim_scale(coalesce(i.left_before, 0))::text),
+			('line of what was carried over', trim_scale(i.carried_in)::text, trim_scale(l.carry)::text),
+			('hash', encode(i.hash, 'hex'), encode(sha256(convert_to(acp.invoice_text(i.invoice, i.lines), 'UTF8')), 'hex')),
+			('obligations', '1', CASE WHEN i.amount = 0 THEN '1' ELSE (SELECT count(*) FROM acp.outbox o WHERE o.tenant_id = i.tenant_id
+				AND o.obligation = acp.billing_obligation(i.tenant_id, i.period) AND o.params->>'hash' = encode(i.hash, 'hex')
+				AND o.params->>'amount' = i.amount::text)::text END)) w(what, said, found)
+	WHERE w.said IS DISTINCT FROM w.found
+	UNION ALL
+	SELECT k.tenant_id, k.period, format('credit %s', k.credit_id), (SELECT trim_scale(-l.amount)::text FROM acp.invoice_lines l
+		WHERE l.tenant_id = k.tenant_id AND l.period = k.period AND l.credit_id = k.credit_id), trim_scale(k.amount)::text
+	FROM acp.billing_credits k WHERE k.period IS NOT NULL AND (p_period IS NULL OR k.period = p_period) AND k.amount IS DISTINCT FROM
+		(SELECT -l.amount FROM acp.invoice_lines l WHERE l.tenant_id = k.tenant_id AND l.period = k.period AND l.credit_id = k.credit_id)
+$$;
+COMMENT ON FUNCTION acp.billing_differences(date) IS
+	'Where invoices are not what the audit rows, prices, credits and the outbox say, in one month or (null) in all. None: each billable paid row of a billed month is in exactly one line, and lines add up.';
+
+CREATE OR REPLACE FUNCTION acp.hub_billing_run(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	result CONSTANT jsonb := acp.billing_run(p_ctx->>'idempotency_key', (p->>'period' || '-01')::date, coalesce((p->>'dry_run')::boolean, false),
+		(p_ctx->>'invoice_minimum')::numeric);
+BEGIN
+	PERFORM acp.hub_changed(p_ctx, jsonb_build_object('period', result->'period', 'dry_run', result->'dry_run', 'amount', result->'amount',
+		'count', jsonb_array_length(result->'invoices')));
+	RETURN result;
+END
+$$;
+COMMENT ON FUNCTION acp.hub_billing_run(jsonb, jsonb) IS 'billing/run: bills a month, once, whatever the number of runs.';
+
+CREATE OR REPLACE FUNCTION acp.hub_billing_invoice(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	t CONSTANT acp.tenants := acp.hub_tenant(p);
+BEGIN
+	RETURN acp.invoice_json(t.tenant_id, (p->>'period' || '-01')::date, (p_ctx->>'invoice_minimum')::numeric);
+END
+$$;
+COMMENT ON FUNCTION acp.hub_billing_invoice(jsonb, jsonb) IS 'billing/invoice: the invoice of a tenant and UTC month, for the kernel that answers the tenant.';
+
+GRANT EXECUTE ON FUNCTION acp.prices_guard(), acp.price_add(text, text, numeric, text, timestamptz),
+	acp.billing_price(text, text, timestamptz, bigint), acp.currency_unit(text), acp.money_minor(numeric, text),
+	acp.money_major(bigint, text), acp.invoice_line_text(acp.invoice_lines),
+	acp.invoice_text(acp.billing_periods, acp.invoice_lines[]), acp.invoice_stored_lines(uuid, date),
+	acp.invoice_line_title(acp.invoice_lines, text), acp.billing_usage(uuid[], acp.billing_closings, boolean, boolean),
+	acp.invoice_round(acp.billing_periods, acp.invoice_lines[], numeric),
+	acp.invoice_lines_besides(uuid, acp.billing_closings, boolean),
+	acp.billing_compute(uuid[], acp.billing_closings, boolean, boolean), acp.billing_terms(date, numeric),
+	acp.billing_close(date, numeric), acp.billing_open(text, date, numeric),
+	acp.billing_tenants(date, uuid, integer, boolean), acp.billing_params(acp.billing_periods, acp.invoice_lines[]),
+	acp.billing_obligation(uuid, date), acp.billing_store(acp.billing_periods, acp.invoice_lines[]),
+	acp.billing_step(text, uuid, integer), acp.billing_result(date, boolean, numeric),
+	acp.billing_run(text, date, boolean, numeric), acp.billing_executed(uuid, text, jsonb),
+	acp.billing_not_executed(uuid, text, text), acp.billing_paid(text, boolean, timestamptz),
+	acp.billing_retry(uuid, date), acp.billing_credit(uuid, numeric, text, text), acp.invoice_usage(uuid, date),
+	acp.invoice_json(uuid, date, numeric), acp.billing_unbilled(date), acp.billing_differences(date),
+	acp.hub_billing_run(jsonb, jsonb), acp.hub_billing_invoice(jsonb, jsonb) TO acp_app;

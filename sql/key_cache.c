@@ -1,0 +1,194 @@
+#include "key_cache.h"
+
+#include "clock.h"
+
+#include <pthread.h>
+#include <time.h>
+
+enum { WAYS = 4, SETS = 2048, CLOCK_EVERY_US = 40000 };
+
+struct entry {
+	uint8_t key_hash[ACP_SHA256_LEN];
+	bool used;
+	uint64_t touched_us;
+	int64_t expires_us;
+	struct acp_principal principal;
+};
+
+struct acp_key_cache {
+	pthread_mutex_t lock;
+	const struct acp_shared_counter *changes;
+	uint64_t lease_us;
+	uint64_t seen; /* value of changes before the newest answer was asked for */
+	int64_t version;
+	uint64_t asked_us; /* of the newest answer; 0: there was none */
+	int64_t at_us;     /* the clock, as the newest answer that told it said */
+	uint64_t clock_us; /* monotonic time of that */
+	struct entry entries[SETS][WAYS];
+};
+
+struct acp_key_cache *acp_key_cache_new(int64_t lease_ms, const struct acp_shared_counter *changes)
+{
+	struct acp_key_cache *cache = calloc(1, sizeof *cache);
+	if (!cache)
+		return NULL;
+	pthread_mutex_init(&cache->lock, NULL);
+	cache->changes = changes;
+	cache->lease_us = (uint64_t)lease_ms * 1000u;
+	return cache;
+}
+
+void acp_key_cache_free(struct acp_key_cache *cache)
+{
+	if (cache)
+		pthread_mutex_destroy(&cache->lock);
+	free(cache);
+}
+
+void acp_key_cache_ask(struct acp_key_cache *cache, struct acp_news *news, bool *ask_clock)
+{
+	news->seen = acp_shared_counter_value(cache->changes);
+	news->asked_us = acp_monotonic_us();
+	pthread_mutex_lock(&cache->lock);
+	news->since = cache->version;
+	*ask_clock = news->asked_us - cache->clock_us > CLOCK_EVERY_US;
+	pthread_mutex_unlock(&cache->lock);
+}
+
+/* Is the entry one of a tenant in the list? The nil UUID stands for all. */
+static bool concerned(const struct entry *entry, const char *changed)
+{
+	return entry->used &&
+	       (strstr(changed, ACP_NIL_UUID) != NULL || strstr(changed, entry->principal.tenant_id) != NULL);
+}
+
+static void forget(struct acp_key_cache *cache, const char *changed)
+{
+	for (size_t i = 0; i < SETS; i++)
+		for (size_t way = 0; way < WAYS; way++)
+			if (concerned(&cache->entries[i][way], changed))
+				cache->entries[i][way].used = false;
+}
+
+void acp_key_cache_hear(struct acp_key_cache *cache, const struct acp_news *news)
+{
+	pthread_mutex_lock(&cache->lock);
+	if (*news->changed)
+		forget(cache, news->changed);
+	/* Asked from a number that an answer took back since: it does not tell what changed up to there. */
+	if (news->since > cache->version)
+		forget(cache, ACP_NIL_UUID);
+	/* An answer that was overtaken by a younger one tells nothing new. A younger one with a smaller number comes
+	 * from another server, or saw an older state: what changed in between is told again. */
+	if (news->asked_us >= cache->asked_us) {
+		if (news->version < cache->version)
+			forget(cache, ACP_NIL_UUID);
+		cache->version = news->version;
+		cache->asked_us = news->asked_us;
+		cache->seen = news->seen;
+	}
+	if (news->at_us && news->asked_us >= cache->clock_us) {
+		cache->clock_us = news->asked_us;
+		cache->at_us = news->at_us;
+	}
+	pthread_mutex_unlock(&cache->lock);
+}
+
+static struct entry *set_of(struct acp_key_cache *cache, const uint8_t key_hash[ACP_SHA256_LEN])
+{
+	uint32_t index;
+	memcpy(&index, key_hash, sizeof index);
+	return cache->entries[index % SETS];
+}
+
+static struct entry *find(struct entry *set, const uint8_t key_hash[ACP_SHA256_LEN])
+{
+	for (size_t way = 0; way < WAYS; way++)
+		if (set[way].used && memcmp(set[way].key_hash, key_hash, ACP_SHA256_LEN) == 0)
+			return &set[way];
+	return NULL;
+}
+
+/* A free place in the set, or the one that was not used for longest. */
+static struct entry *place_in(struct entry *set)
+{
+	struct entry *oldest = set;
+	for (size_t way = 0; way < WAYS; way++) {
+		if (!set[way].used)
+			return &set[way];
+		if (set[way].touched_us < oldest->touched_us)
+			oldest = &set[way];
+	}
+	return oldest;
+}
+
+void acp_key_cache_put(struct acp_key_cache *cache, const uint8_t key_hash[ACP_SHA256_LEN],
+		       const struct acp_principal *principal, int64_t expires_us, int64_t version)
+{
+	pthread_mutex_lock(&cache->lock);
+	/* What was read before the newest change known here may be what that change undid; numbers of another server
+	 * compare with nothing. */
+	if (cache->lease_us && version == cache->version) {
+		struct entry *set = set_of(cache, key_hash);
+		struct entry *entry = find(set, key_hash);
+		if (!entry)
+			entry = place_in(set);
+		*entry = (struct entry){.used = true,
+					.touched_us = acp_monotonic_us(),
+					.expires_us = expires_us,
+					.principal = *principal};
+		memcpy(entry->key_hash, key_hash, ACP_SHA256_LEN);
+	}
+	pthread_mutex_unlock(&cache->lock);
+}
+
+/* "2026-11-22 09:30:00.123456+00" of microseconds since 1970. */
+static void write_ts(int64_t us, char ts[ACP_TS_LEN])
+{
+	struct tm utc;
+	time_t seconds = (time_t)(us / 1000000);
+	gmtime_r(&seconds, &utc);
+	char seconds_text[24];
+	strftime(seconds_text, sizeof seconds_text, "%Y-%m-%d %H:%M:%S", &utc);
+	snprintf(ts, ACP_TS_LEN, "%s.%06d+00", seconds_text, (int)(us % 1000000));
+}
+
+static int64_t clock_now(const struct acp_key_cache *cache, uint64_t now)
+{
+	return cache->at_us + (int64_t)(now - cache->clock_us);
+}
+
+bool acp_key_cache_get(struct acp_key_cache *cache, const uint8_t key_hash[ACP_SHA256_LEN], int64_t stale_ms,
+		       struct acp_principal *out)
+{
+	uint64_t now = acp_monotonic_us();
+	uint64_t changes = acp_shared_counter_value(cache->changes);
+	bool found = false;
+	pthread_mutex_lock(&cache->lock);
+	uint64_t age = now - cache->asked_us;
+	/* What another process of this host changed since is not known here, however young the answer: a database that
+	 * is away for this process may be there for that one. */
+	bool good = changes == cache->seen && (age < cache->lease_us || age < (uint64_t)stale_ms * 1000u);
+	struct entry *entry = good ? find(set_of(cache, key_hash), key_hash) : NULL;
+	int64_t at = clock_now(cache, now);
+	if (entry && (!entry->expires_us || entry->expires_us > at)) {
+		entry->touched_us = now;
+		*out = entry->principal;
+		found = true;
+	}
+	pthread_mutex_unlock(&cache->lock);
+	if (found)
+		write_ts(at, out->ts);
+	return found;
+}
+
+void acp_key_cache_clock(struct acp_key_cache *cache, char ts[ACP_TS_LEN])
+{
+	struct timespec host;
+	clock_gettime(CLOCK_REALTIME, &host);
+	pthread_mutex_lock(&cache->lock);
+	int64_t at = cache->clock_us ? clock_now(cache, acp_monotonic_us())
+				     : (int64_t)host.tv_sec * 1000000 + host.tv_nsec / 1000;
+	pthread_mutex_unlock(&cache->lock);
+	write_ts(at, ts);
+}

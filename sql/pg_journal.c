@@ -1,0 +1,73 @@
+#include "pg_journal.h"
+
+#include "db.h"
+#include "log.h"
+
+enum { BATCH_MS = 30000 }; /* five hundred events take some 0.1 s; there is no client who waits */
+
+/* Errors that the events themselves cause, and that will come again: bad values, a column missing, a tenant unknown. */
+static bool is_data_error(const char *sqlstate)
+{
+	return strncmp(sqlstate, "22", 2) == 0 || strncmp(sqlstate, "23", 2) == 0 || strncmp(sqlstate, "P0", 2) == 0 ||
+	       strcmp(sqlstate, "ACP01") == 0;
+}
+
+static enum acp_code failed(enum acp_db_status status, const struct acp_db_error *error, size_t count)
+{
+	bool data = status == ACP_DB_REFUSED && is_data_error(error->sqlstate);
+	/* Of a batch it is not the last word: it is halved and tried again. */
+	if (!data || count == 1)
+		acp_log(ACP_LOG_ERROR, "database: journal replay: %s%s%s", error->message,
+			*error->sqlstate ? " SQLSTATE " : "", error->sqlstate);
+	if (data)
+		return ACP_VALIDATION_ERROR;
+	return status == ACP_DB_LOST ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
+}
+
+enum acp_code acp_pg_journal_commit(void *arg, const char *events, size_t count)
+{
+	static const char sql[] = "SELECT r->>'stored', r->>'duplicates', r->>'uncounted'"
+				  " FROM acp.journal_replay($1, $2, $3) r";
+	struct acp_pg_journal *journal = arg;
+	const struct acp_config *config = journal->config;
+	struct acp_db_error error;
+	PGresult *rows = NULL;
+	char limit[24], warn[24];
+	snprintf(limit, sizeof limit, "%lld", (long long)config->free_calls_limit);
+	snprintf(warn, sizeof warn, "%lld", (long long)config->warn_at_percent);
+	/* As for any other call: with a remote hub, or the setting off, nothing is enforced here. */
+	bool enforced = config->usage_enforcement && !*config->hub_url;
+	const char *values[] = {events, enforced ? limit : NULL, warn};
+	enum acp_db_status status = acp_db_once(journal->pool, sql, 3, values, BATCH_MS, &rows, &error);
+	/* A statement that the router gave up waiting for stored one of the rows just now: this time it is seen. */
+	if (status == ACP_DB_REFUSED && strcmp(error.sqlstate, "23505") == 0)
+		status = acp_db_once(journal->pool, sql, 3, values, BATCH_MS, &rows, &error);
+	if (status != ACP_DB_OK)
+		return failed(status, &error, count);
+	journal->stored += strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
+	journal->duplicates += strtoll(PQgetvalue(rows, 0, 1), NULL, 10);
+	journal->uncounted += strtoll(PQgetvalue(rows, 0, 2), NULL, 10);
+	PQclear(rows);
+	return ACP_OK;
+}
+
+struct acp_pg_journal *acp_pg_journal_open(const struct acp_config *config)
+{
+	struct acp_pg_journal *journal = calloc(1, sizeof *journal);
+	if (!journal)
+		return NULL;
+	journal->config = config;
+	journal->pool =
+		acp_db_pool_new(config->database_url, 1, (int)config->db_connect_timeout, (int)config->db_timeout);
+	if (journal->pool)
+		return journal;
+	free(journal);
+	return NULL;
+}
+
+void acp_pg_journal_close(struct acp_pg_journal *journal)
+{
+	if (journal)
+		acp_db_pool_free(journal->pool);
+	free(journal);
+}

@@ -1,0 +1,35 @@
+-- Invoices for SQL reporting, and the proof that each paid call is in one line. Functions in here must name nothing of
+-- schema acp in their bodies: those who read these views may not look into it.
+
+CREATE OR REPLACE VIEW acp_report.invoices AS
+	SELECT b.tenant_id, t.agent_id, t.organization_name, b.period, b.status, b.currency, b.total, b.amount AS amount_minor,
+		trim_scale(b.amount::numeric / (acp.currency_unit(b.currency)).per_major) AS amount, b.carried_in, b.carried_out, encode(b.hash, 'hex') AS sha256, b.billed_at,
+		b.stripe_invoice_id, b.paid_at, b.error
+	FROM acp.billing_periods b JOIN acp.tenants t USING (tenant_id);
+COMMENT ON VIEW acp_report.invoices IS
+	'One row a tenant and billed UTC month. total: unrounded; amount: what is charged, 0 where it is carried over. status: pending, invoiced, paid, failed or carried.';
+
+CREATE OR REPLACE VIEW acp_report.invoice_lines AS
+	SELECT tenant_id, period, line, kind, source_period, action, billing_unit, unit, price_pattern, price_version, unit_amount, calls, quantity,
+		amount, amount_minor, from_ts, to_ts, first_ts, last_ts, first_chain, first_seq, last_chain, last_seq, credit_id, reason
+	FROM acp.invoice_lines;
+COMMENT ON VIEW acp_report.invoice_lines IS
+	'The lines of acp_report.invoices: usage, carry (what the invoice before left) or credit. Usage of an earlier month came late.';
+
+CREATE OR REPLACE VIEW acp_report.billed_calls AS
+	SELECT l.tenant_id, l.event_id, l.ts, l.action, coalesce(l.billing_unit, 'call') AS billing_unit, l.billing_quantity, l.chain_id, l.chain_seq,
+		k.period, i.line, i.unit_amount
+	FROM acp.audit_logs l
+	LEFT JOIN LATERAL (
+		SELECT x.period FROM acp.billing_cuts x
+		WHERE x.chain_id = l.chain_id AND x.chain_seq >= l.chain_seq AND x.period >= date_trunc('month', l.ts AT TIME ZONE 'UTC')::date
+		ORDER BY x.period LIMIT 1) k ON true
+	LEFT JOIN acp.invoice_lines i ON i.tenant_id = l.tenant_id AND i.period = k.period AND i.action = l.action
+		AND i.billing_unit = coalesce(l.billing_unit, 'call') AND l.ts >= i.from_ts AND l.ts < i.to_ts
+	WHERE l.billable AND l.tier = 'paid';
+COMMENT ON VIEW acp_report.billed_calls IS
+	'Each paid call (billable audit row of tier paid) with the invoice (period) and line that charges it. period null: not billed yet. A call with a period and without a line, or twice in here, would be an error: there is none.';
+
+GRANT EXECUTE ON FUNCTION acp.currency_unit(text) TO acp_report;
+REVOKE EXECUTE ON FUNCTION acp.money_major(bigint, text) FROM acp_report;
+GRANT SELECT ON acp_report.invoices, acp_report.invoice_lines, acp_report.billed_calls TO acp_report;

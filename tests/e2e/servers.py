@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Puts into README.md what the end-to-end tests found at each web server and mount.
+
+  servers.py OUTPUT…           rewrites the table from what tests/e2e/run.py printed, one file a web server
+  servers.py --check OUTPUT…   says whether that is what the document shows; exit status 1: it is not
+
+A cell stands for a test that ran; one that failed or did not run is never shown as a success.
+"""
+
+import argparse
+import os
+import re
+import sys
+
+sys.dont_write_bytecode = True  # the sources stay as they are
+
+import test_mounts
+from stack import SERVERS
+
+DOCUMENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "README.md")
+BEGIN, END = "<!-- table: tests/e2e/servers.py writes it -->\n", "<!-- end of the table -->\n"
+LINE = re.compile(r"^(ok|FAIL|skip) mounts\.(\w+?)(?: \([\d.]+ s\))?(?:: (.*))?$")
+
+
+def results_of(path):
+    """(server, {test: (verdict, what it found)}) of one file."""
+    found, server = {}, None
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            match = LINE.match(line.rstrip("\n"))
+            if match:
+                found[match.group(2)] = (match.group(1), match.group(3))
+            match = re.match(r"^suite e2e-([a-z-]+): ", line)
+            server = match.group(1) if match else server
+    if server not in SERVERS:
+        raise SystemExit("%s: not the output of tests/e2e/run.py with one of: %s" % (path, ", ".join(SERVERS)))
+    return server, found
+
+
+def shown(result):
+    if result is None:
+        return "not run"
+    verdict, found = result
+    if verdict != "ok":
+        return "**failed**" if verdict == "FAIL" else "skipped"
+    return "yes, %s" % found if found else "yes"
+
+
+def cell(results, feature):
+    """One word for all mounts where they agree, as they should; else one for each."""
+    found = {mount: shown(results.get("%s_%s" % (name, feature.__name__))) for name, mount in test_mounts.MOUNTS.items()}
+    if len(set(found.values())) == 1:
+        return found.popitem()[1]
+    return "; ".join("%s: %s" % item for item in found.items())
+
+
+def table(results):
+    servers = [server for server in SERVERS if server in results]
+    lines = ["| at %s | %s |" % (", ".join("`%s`" % m for m in test_mounts.MOUNTS.values()), " | ".join(servers)),
+             "|---|%s" % ("---|" * len(servers))]
+    for feature in test_mounts.FEATURES:
+        cells = [cell(results[server], feature) for server in servers]
+        lines.append("| %s | %s |" % (feature.__doc__, " | ".join(cells)))
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing, compare")
+    parser.add_argument("outputs", nargs="+", metavar="OUTPUT")
+    options = parser.parse_args()
+    results = dict(results_of(path) for path in options.outputs)
+    with open(DOCUMENT, encoding="utf-8") as file:
+        text = file.read()
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    fresh = text[:start] + table(results) + text[end:]
+    if not options.check:
+        with open(DOCUMENT, "w", encoding="utf-8") as file:
+            file.write(fresh)
+    elif fresh != text:
+        print("README.md does not show what these tests found; write it with: tests/e2e/servers.py OUTPUT…")
+        was = set(text.splitlines())
+        print("\n".join("+ " + line for line in fresh.splitlines() if line not in was))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""Short form of tests/fault/kill: contract 3 (an answered success has its row on disk; exact at any concurrency)."""
+
+import os
+import sys
+import time
+
+from harness import check
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
+import durability
+
+
+def test_kills_under_load(bench):
+    """Contract 3: responders and PostgreSQL are killed with SIGKILL under calls of many kinds; afterwards every answer
+    has its one row, nothing was done twice, no allowance was exceeded and no place in it is lost."""
+    bench.need_own_stack("kills everything, again and again")
+    with durability.write_settings() as settings:
+        bench.stack.up(conf=settings.name)
+        try:
+            verdict = durability.run(bench.stack, settings, seed=int(time.time()), seconds=12, clients=16,
+                                     gaps=(0.3, 1.2))
+        finally:
+            bench.stack.up()
+    bench.keys.update(verdict.keys)
+    check(not verdict.violations, str(verdict))
+    check(verdict.faults and verdict.faults[0].kind == "postgres", "PostgreSQL was not killed\n%s" % verdict)

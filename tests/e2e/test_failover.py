@@ -1,0 +1,41 @@
+"""Short form of tests/fault/failover: the primary goes away under calls, its standby takes over, and all goes on."""
+
+import os
+import shutil
+import sys
+import time
+from types import SimpleNamespace
+
+from harness import check, equal, only_on
+from stack import OwnStack
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
+import failovers
+
+
+def own_stack(bench):
+    """What fails over is not the database of the other tests."""
+    from run import free_port
+    place = os.path.join(os.path.dirname(bench.stack.dir), "failover")
+    shutil.rmtree(place, ignore_errors=True)
+    return OwnStack(SimpleNamespace(server=bench.stack.server, port=free_port(), dir=place, prefix=bench.stack.prefix,
+                                    workers=None))
+
+
+@only_on(["lighttpd"], "what is tested is between the responder and PostgreSQL")
+def test_failover_under_load(bench):
+    """Contract 3 and 4: with synchronous_commit = remote_apply the primary is killed, then the next one falls silent,
+    and a standby takes over: nothing answered is lost, nothing is done twice, the same processes go on."""
+    bench.need_own_stack("makes a standby of its database")
+    stack = own_stack(bench)
+    try:
+        verdict = failovers.run(stack, seed=int(time.time()), failovers=2, clients=8, gaps=(1, 2), pauses=(0, 0.5),
+                                silence=(1, 2))
+    finally:
+        stack.down()
+    check(not verdict.violations, str(verdict))
+    equal([fault.kind for fault in verdict.faults], ["killed", "vanished"], "failovers")
+    for note in verdict.notes:
+        if note.startswith("failover"):
+            print("     " + note)
+    stack.purge()

@@ -1,0 +1,19 @@
+"""Short form of tests/fault/instant: contract 1 (changes of keys and tenants take effect on every process)."""
+
+import os
+import sys
+import time
+
+from harness import check, equal
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
+import changes
+
+
+def test_changes_are_known_everywhere(bench):
+    """Contract 1: revoked keys, changed scopes, upgraded tenants: no call of any process that starts 100 ms or more
+    after the answer to the change sees the old state."""
+    bench.need_own_stack("works on its database with the role of the program")
+    verdict = changes.run(bench.stack, seed=int(time.time()), count=40, lanes=2)
+    check(not verdict.violations, str(verdict))
+    equal(len(verdict.changes), 40, "changes")

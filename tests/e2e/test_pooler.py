@@ -1,0 +1,63 @@
+"""PgBouncer in transaction mode between the responder and PostgreSQL: contract 4."""
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+import uuid
+
+from harness import Skip, check
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
+import durability
+from oracle import Oracle
+from workload import Load
+
+
+@contextlib.contextmanager
+def pooled(bench, settings=None):
+    """The stack, with PgBouncer. Where it has it anyway (--pooler) nothing changes."""
+    bench.need_own_stack("puts PgBouncer in front of its database")
+    if not shutil.which("pgbouncer"):
+        raise Skip("pgbouncer is not installed")
+    before = bench.stack.pooler
+    bench.stack.pooler = True
+    bench.stack.up(conf=settings.name if settings else None)
+    try:
+        yield
+    finally:
+        bench.stack.pooler = before
+        bench.stack.up()
+
+
+def test_no_call_fails(bench):
+    """Contract 4: behind PgBouncer in transaction mode no call fails, none is done twice, and every one is exact: each
+    statement may meet another server connection, which has prepared nothing. acpctl migrate leaves no lock there."""
+    with durability.write_settings() as settings, pooled(bench, settings):
+        load = Load(bench.stack.url, 24, int(time.time()), "pooler-%s" % uuid.uuid4().hex[:8])
+        since = bench.db.value("select acp.now() as now")
+        load.onboard(4, 3, lambda tenant: bench.stack.ctl("tenant", "update", tenant, "--tier", "paid",
+                                                          "--payment-method", "active"))
+        load.start()
+        time.sleep(4)
+        servers = bench.db.value("select count(*) from pg_stat_activity where usename = 'acp_app'")
+        load.stop()
+        oracle = Oracle(bench, load, since, durability.FREE_LIMIT, durability.RESERVATION_TTL)
+        violations = oracle.judge()
+        check(not violations, "\n".join(violations))
+        failed = [answer for answer in load.answers() if answer.status is None or answer.status >= 500]
+        check(not failed, "%d calls failed, for example %s" % (len(failed), failed and failed[0]))
+        check(1 < servers <= 12, "%d connections to PostgreSQL, of a pool of 12" % servers)
+        # As a role that may not, it ends early, but not before it has asked for its lock.
+        bench.stack.program("acpctl", "migrate", environment={"ACP_DATABASE_URL": bench.stack.setting("database_url")})
+        held = bench.db.value("select count(*) from pg_locks where locktype = 'advisory'")
+        check(held == 0, "%d advisory locks are held after acpctl migrate has ended" % held)
+
+
+def test_kills(bench):
+    """Contract 4: and when responders and PostgreSQL behind PgBouncer are killed, what was answered is there, once."""
+    with durability.write_settings() as settings, pooled(bench, settings):
+        verdict = durability.run(bench.stack, settings, seed=int(time.time()), seconds=8, clients=16, gaps=(0.3, 1.2))
+        bench.keys.update(verdict.keys)
+        check(not verdict.violations, str(verdict))

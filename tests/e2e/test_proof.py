@@ -1,0 +1,979 @@
+"""What proves the audit log: chains, seals, exports, archives; counters and quotas that are what the rows say.
+
+Every attack is done as superuser, on a copy of a database with real calls."""
+
+import contextlib
+import gzip
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+
+from client import SCORE, SCORE_PARAMS, succeeded
+from database import clean_environment
+from fcgi import Responder
+from harness import Load, check, equal, until
+from test_operator import migrated, scratch_database, settings_file
+
+LIST = "domain.leadscoring.models.list"
+GOOD, FOUND, USAGE, CONFIG = 0, 1, 64, 78
+JSON = {"Content-Type": "application/json"}
+EVENT = """jsonb_build_object('event_id', gen_random_uuid(), 'request_id', gen_random_uuid(), 'tenant_id', :'tenant',
+    'integration', 'acp-fcgi', 'pack', 'domain.leadscoring', 'action', 'domain.leadscoring.scores.compute',
+    'actor_type', 'api_key', 'actor_id', 'ock_abcdefgh', 'api_key_id', gen_random_uuid(),
+    'request_hash', repeat('a', 64), 'status', 'success', 'error_code', 'NONE', 'error_message_redacted', 'a "b", \\c)',
+    'result_meta', '{"count": 3, "name": "x"}'::jsonb, 'latency_ms', 1.25, 'ip_address', '192.0.2.7',
+    'idempotency_key', 'k-1', 'dry_run', false, 'policy_decision_id', gen_random_uuid(), 'trace_id', 'abc',
+    'billable', true, 'billing_unit', 'row', 'billing_quantity', 3, 'tier', 'paid')"""
+APPEND = "select acp.audit_append(%s) from generate_series(1, %%d)" % EVENT
+
+
+def posted(responder, path, body, key=None, **headers):
+    headers = {**JSON, **headers, **({"X-API-Key": key} if key else {})}
+    return responder.ask("POST", path, json.dumps(body).encode(), headers)
+
+
+def score(responder, key, **headers):
+    return posted(responder, "/api/manage", {"action": SCORE, "params": SCORE_PARAMS}, key, **headers)
+
+
+def onboarded(responder):
+    """A tenant's id and key."""
+    reply = succeeded(posted(responder, "/api/onboard/leadscoring",
+                             {"agent_id": "proof-" + uuid.uuid4().hex[:8], "email": "a@example.com"}), 201)
+    return reply.json["tenant_uuid"], reply.json["api_key"]
+
+
+def append(database, tenant, count=1):
+    """Rows with a value in every column, by the program's role and function; no free call is used."""
+    database.execute("set role acp_app; " + APPEND % count, tenant=tenant)
+
+
+def fill(bench, database):
+    """Real calls of every outcome in the chain of a process; chains of anybody; a seal, and rows after it."""
+    with Responder(bench.stack, database_url=database.as_role("acp_app").url, audit_seal_interval=0,
+                   processes="1") as responder:  # the tests alter rows by their places in its chain
+        tenant, key = onboarded(responder)
+        for n in range(6):
+            succeeded(score(responder, key, **{"Idempotency-Key": "k%d" % n}))
+        posted(responder, "/api/manage", {"action": SCORE, "params": {}}, key)
+        posted(responder, "/api/manage", {"action": "no.such"}, key)
+        posted(responder, "/api/manage", {"action": "meta.version"})
+        posted(responder, "/api/manage", {"action": SCORE, "params": SCORE_PARAMS, "dry_run": True}, key)
+    with database.session() as session:
+        session.execute("begin; select acp.audit_chain_take();")
+        append(database, tenant, 8)  # the other chain is taken
+        session.execute("rollback;")
+    append(database, tenant, 4)
+    seal(bench, database)
+    append(database, tenant, 3)
+    database.execute("select acp.usage_roll_up()")
+    return tenant
+
+
+_base = {}
+
+
+@contextlib.contextmanager
+def filled(bench):
+    """A copy of the database that fill() made, with .tenant; dropped at the end."""
+    if not _base:
+        scratch = scratch_database(bench)
+        _base["scratch"] = scratch  # is dropped with the stack
+        _base["database"] = scratch.__enter__()
+        migrated(bench, _base["database"])
+        _base["tenant"] = fill(bench, _base["database"])
+    name = "e2e_" + uuid.uuid4().hex[:12]
+    template = re.search(r"/(e2e_\w+)", _base["database"].url).group(1)
+    bench.db.execute("create database %s template %s" % (name, template))
+    try:
+        copy = bench.db.named(name)
+        copy.tenant = _base["tenant"]
+        yield copy
+    finally:
+        bench.db.execute("drop database %s with (force)" % name)
+
+
+def ctl(bench, database, *arguments, **environment):
+    return bench.stack.program("acpctl", *arguments,
+                               environment={"ACP_DATABASE_URL": database.url, **environment})
+
+
+def done(bench, database, *arguments):
+    """acpctl, which must succeed; its standard output."""
+    run = ctl(bench, database, *arguments)
+    equal(run.returncode, GOOD, "acpctl %s: %s%s" % (" ".join(arguments), run.stdout, run.stderr))
+    return run.stdout
+
+
+def seal(bench, database):
+    return done(bench, database, "audit", "seal")
+
+
+def verified(bench, database, *arguments):
+    """The result of acpctl audit verify, whose exit status must fit."""
+    run = ctl(bench, database, "--json", "audit", "verify", *arguments)
+    check(run.returncode in (GOOD, FOUND) and run.stdout, "acpctl audit verify: %s%s" % (run.stdout, run.stderr))
+    result = json.loads(run.stdout)
+    equal(run.returncode, GOOD if result["ok"] else FOUND, "exit status")
+    equal(result["ok"], not result["findings"], "ok")
+    return result
+
+
+def findings(bench, database, *arguments):
+    return verified(bench, database, *arguments)["findings"]
+
+
+def places(found):
+    return [(f["kind"], f.get("chain_id"), f.get("chain_seq")) for f in found]
+
+
+def row_at(database, chain, seq):
+    return database.row("select event_id, chain_id, chain_seq, tenant_id from acp.audit_logs "
+                        "where chain_id = %d and chain_seq = %d" % (chain, seq))
+
+
+def drop_checks(database):
+    """What a superuser does who wants to write anything."""
+    database.execute("select format('alter table acp.audit_logs drop constraint %I', conname) from pg_constraint "
+                     "where conrelid = 'acp.audit_logs'::regclass and contype = 'c' \\gexec")
+
+
+def ends_of(database):
+    return {row["chain_id"]: row["seq"] for row in database.rows("select chain_id, seq from acp.audit_chains")}
+
+
+# Nothing was altered -----------------------------------------------------------------------------------------------
+
+def test_good_log_is_proved(bench):
+    """Contract 3: real calls, successes and refusals, verify and reconcile, for the owner and for the program."""
+    with filled(bench) as database:
+        result = verified(bench, database)
+        rows = database.value("select count(*) from acp.audit_logs")
+        chains = database.value("select count(distinct chain_id) from acp.audit_logs")
+        check(chains >= 3, "%d chains" % chains)
+        equal((result["rows"], result["chains"], result["seals"]), (rows, chains, 1), "rows, chains, seals")
+        equal((result["signatures_checked"], result["last_seal"]["unsealed"]), (True, 3), "signatures, unsealed rows")
+        said = done(bench, database, "audit", "verify")
+        check("3 rows since are chained but not yet sealed" in said and "no findings" in said, said)
+        for role in (database, database.as_role("acp_app")):
+            equal(json.loads(done(bench, role, "--json", "reconcile"))["differences"], [], "differences")
+            equal(findings(bench, role), [], "findings")
+        state = json.loads(done(bench, database, "--json", "audit", "status"))
+        check(len(state["partitions"]) > 12 and state["last_seal"]["seal_id"] == 1, "status %s" % state)
+
+
+def test_proof_while_calls_go_on(bench):
+    """Reconcile and verify see one moment: while calls and seals go on they find nothing."""
+    with filled(bench) as database, \
+            Responder(bench.stack, database_url=database.as_role("acp_app").url, rate_limits="off") as responder:
+        keys = [onboarded(responder)[1] for _ in range(4)]
+        turn = iter(range(10 ** 9))
+        lock = threading.Lock()
+
+        def call():
+            with lock:
+                key = keys[next(turn) % len(keys)]
+            return score(responder, key).status in (200, 402) or check(False, "a call failed")
+        with Load(4, call):
+            for _ in range(5):
+                done(bench, database, "reconcile")
+                seal(bench, database)
+                equal(findings(bench, database), [], "findings under load")
+
+
+def test_empty_log(bench):
+    """A log without a row: nothing to seal, nothing wrong; its export is a file that verifies; months can go."""
+    with scratch_database(bench) as database:
+        migrated(bench, database)
+        check("nothing to seal" in seal(bench, database), "seal")
+        result = verified(bench, database)
+        equal((result["findings"], result["rows"], result["last_seal"]), ([], 0, None), "findings, rows, last seal")
+        equal(json.loads(done(bench, database, "--json", "reconcile"))["ok"], True, "reconcile")
+        with exported(bench, database) as path:
+            result = verified(bench, offline(bench), path)
+            equal((result["findings"], result["files"][0]["rows"]), ([], 0), "of the export")
+        at_offset(database, "70 days")
+        with tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
+            said = done(bench, database, "audit", "archive", "--older-than", "0", "--dir", folder, "--unbilled")
+            check(said.count("no rows; its empty partition is gone") >= 2, said)
+            equal(os.listdir(folder), [], "files")
+
+
+def test_wrong_arguments(bench):
+    """What cannot be done is said, with the exit statuses of acpctl(8)."""
+    with filled(bench) as database:
+        for arguments, status, said in [
+                (["audit", "verify", "--colour"], USAGE, "unexpected argument"),
+                (["audit", "verify", "/nonexistent.jsonl"], FOUND, "/nonexistent.jsonl: No such file"),
+                (["audit", "export", "--tenant", "x"], FOUND, "there is no tenant"),
+                (["audit", "archive", "--month", "2026-1", "--dir", "/tmp"], USAGE, "must be YYYY-MM"),
+                (["audit", "archive", "--dir", "/tmp"], USAGE, "--older-than"),
+                (["audit", "archive", "--month", "2001-01", "--dir", "/nonexistent"], FOUND, "No such file"),
+                (["reconcile", "--period", "2026-13"], USAGE, "must be YYYY-MM")]:
+            run = ctl(bench, database, *arguments)
+            equal(run.returncode, status, "exit status of %s" % arguments)
+            check(said in run.stderr, "%s: %s" % (arguments, run.stderr))
+        month = database.value("select to_char(acp.now(), 'YYYY-MM')")
+        run = ctl(bench, database, "audit", "archive", "--month", month, "--dir", "/tmp")
+        check(run.returncode == FOUND and "has not ended yet" in run.stderr, run.stderr)
+
+
+# Rows -----------------------------------------------------------------------------------------------------------------
+
+CHANGES = {"text": "overlay({0} placing 'X' from length({0}))", "boolean": "not {0}", "bigint": "{0} + 1",
+           "integer": "{0} + 1", "real": "{0} + 0.25", "inet": "{0} + 1",
+           "jsonb": "replace({0}::text, '3', '4')::jsonb",
+           "uuid": "overlay({0}::text placing (case left({0}::text, 1) when '0' then '1' else '0' end) from 1 "
+                   "for 1)::uuid",
+           "timestamp with time zone": "{0} + interval '1 microsecond'",
+           "bytea": "set_byte({0}, 5, get_byte({0}, 5) # 1)"}
+
+
+def columns(database):
+    return database.rows("select column_name as name, data_type as type from information_schema.columns "
+                         "where table_schema = 'acp' and table_name = 'audit_logs' order by ordinal_position")
+
+
+def check_altered_column(bench, database, column, place):
+    """One byte of one column of the row at (chain, seq), then back again."""
+    chain, seq = place
+    where = "chain_id = %d and chain_seq = %d" % place
+    change = CHANGES[column["type"]].format(column["name"])
+    database.execute("create table keep as select * from acp.audit_logs where %s; "
+                     "update acp.audit_logs set %s = %s where %s" % (where, column["name"], change, where))
+    event = database.value("select l.event_id from acp.audit_logs l, keep k "
+                           "where l.event_id = k.event_id or l.request_id = k.request_id")
+    found = findings(bench, database)
+    named = {f["event_id"] for f in found if f.get("event_id")}
+    equal(named, {event}, "rows named when %s was altered (%s)" % (column["name"], found))
+    if column["name"] == "chain_id":
+        check(("removed", chain, seq) in places(found), "chain_id: %s" % found)
+    elif column["name"] != "chain_seq":  # of two rows at one place the finding names the right one, see above
+        equal(places(found), [("altered", chain, seq)], "findings when %s was altered" % column["name"])
+    database.execute("delete from acp.audit_logs l using keep k where l.event_id = k.event_id "
+                     "or l.request_id = k.request_id; insert into acp.audit_logs select * from keep; drop table keep")
+
+
+def test_each_altered_column_is_found(bench):
+    """One byte of any column, altered by a superuser: exactly that row is named, sealed or not."""
+    with filled(bench) as database:
+        drop_checks(database)
+        ends = ends_of(database)
+        chain = max(ends, key=lambda c: ends[c])  # its last rows have a value in every column
+        place = (chain, ends[chain] - 1)
+        equal(database.value("select count(*) from (select unnest(array[error_code, trace_id, idempotency_key]) v "
+                             "from acp.audit_logs where chain_id = %d and chain_seq = %d) x where v is "
+                             "null" % place), 0,
+              "columns without a value")
+        every = columns(database)
+        equal(len(every), 28, "columns")
+        for column in every:
+            check_altered_column(bench, database, column, place)
+        equal(findings(bench, database), [], "findings after all is as it was")
+
+
+def test_finding_says_which_row(bench):
+    """The sentence names chain, place, event, tenant and time."""
+    with filled(bench) as database:
+        row = row_at(database, 1, 3)
+        database.execute("update acp.audit_logs set latency_ms = latency_ms + 1 where chain_id = 1 and chain_seq = 3")
+        run = ctl(bench, database, "audit", "verify")
+        equal(run.returncode, FOUND, "exit status")
+        check(re.search(r"^chain 1, row 3 \(event %s, tenant %s, [-0-9]+ [0-9:.]+ UTC\): its content is not what was "
+                        r"written$" % (row["event_id"], row["tenant_id"]), run.stdout, re.M), run.stdout)
+        check(run.stdout.endswith("\n1 finding\n"), run.stdout)
+
+
+def test_removed_rows_are_found(bench):
+    """A row removed at the start, in the middle, at the end, and a whole chain: each gap is named."""
+    with filled(bench) as database:
+        ends = ends_of(database)
+        for seq, wanted in ((1, ("removed", 1, 1)), (5, ("removed", 1, 5)), (ends[1], ("cut_off", 1, ends[1] - 1))):
+            database.execute("create table keep as select * from acp.audit_logs where chain_id = 1 and chain_seq = %d; "
+                             "delete from acp.audit_logs where chain_id = 1 and chain_seq = %d" % (seq, seq))
+            equal(places(findings(bench, database)), [wanted], "findings without row %d" % seq)
+            database.execute("insert into acp.audit_logs select * from keep; drop table keep")
+        database.execute("delete from acp.audit_logs where chain_id = 2")
+        equal(places(findings(bench, database)), [("cut_off", 2, 0)], "without chain 2")
+        database.execute("delete from acp.audit_chains where chain_id = 2")
+        found = findings(bench, database)
+        check(any("but seal 1 holds" in f["message"] for f in found), "without its end too: %s" % found)
+
+
+def test_tail_removed_with_its_end(bench):
+    """The last rows removed and the chain's end set back: the seal tells; what was not sealed yet, it cannot."""
+    with filled(bench) as database:
+        sealed = database.row("select chain_ids, seqs from acp.audit_seals")
+        for chain, seq in zip(sealed["chain_ids"], sealed["seqs"]):
+            database.execute("delete from acp.audit_logs where chain_id = %d and chain_seq > %d; update "
+                             "acp.audit_chains c "
+                             "set seq = %d, head = (select chain_hash from acp.audit_logs l where l.chain_id = "
+                             "c.chain_id "
+                             "and chain_seq = %d) where chain_id = %d" % (chain, seq, seq, seq, chain))
+        equal(findings(bench, database), [], "back to the seal exactly")
+        back = sealed["seqs"][0] - 2
+        database.execute("delete from acp.audit_logs where chain_id = 1 and chain_seq > %d; update acp.audit_chains c "
+                         "set seq = %d, head = (select chain_hash from acp.audit_logs l where l.chain_id = "
+                         "c.chain_id and "
+                         "chain_seq = %d) where chain_id = 1" % (back, back, back))
+        found = findings(bench, database)
+        equal(places(found), [("cut_off", 1, back)], "findings")
+        check("seal 1 holds %d rows: the last 2 were removed" % (back + 2) in found[0]["message"], found[0]["message"])
+
+
+def forge(database, chain, seq):
+    """A row that claims a place; its event_id."""
+    event = str(uuid.uuid4())
+    database.execute("insert into acp.audit_logs select (jsonb_populate_record(l, jsonb_build_object('event_id', "
+                     ":'event', "
+                     "'chain_id', %d, 'chain_seq', %d))).* from acp.audit_logs l where chain_id = 1 and chain_seq = 4" %
+                     (chain, seq), event=event)
+    return event
+
+
+def test_inserted_rows_are_found(bench):
+    """A forged row is named: on a place that is taken, beyond the end, in no chain, without a place."""
+    with filled(bench) as database:
+        ends = ends_of(database)
+        database.execute("alter table acp.audit_logs alter chain_seq drop not null")
+        for chain, seq in ((1, 4), (1, ends[1] + 1), (99, 1), (1, 0), (1, -3)):
+            event = forge(database, chain, seq)
+            found = findings(bench, database)
+            equal({f["event_id"] for f in found if f.get("event_id")}, {event}, "rows named at %s: %s" %
+                  ((chain, seq), found))
+            check("inserted" in " ".join(f["message"] for f in found), found)
+            database.execute("delete from acp.audit_logs where event_id = :'event'", event=event)
+        event = forge(database, 1, 4)
+        database.execute("update acp.audit_logs set chain_seq = null where event_id = :'event'", event=event)
+        equal([f["event_id"] for f in findings(bench, database)], [event], "a row without a place")
+
+
+def test_swapped_rows_are_found(bench):
+    """Two rows that exchanged their places are both named."""
+    with filled(bench) as database:
+        four, six = row_at(database, 1, 4), row_at(database, 1, 6)
+        database.execute("update acp.audit_logs l set chain_seq = o.chain_seq, chain_hash = o.chain_hash from "
+                         "acp.audit_logs o "
+                         "where l.chain_id = 1 and o.chain_id = 1 and l.chain_seq in (4, 6) and o.chain_seq = 10 - "
+                         "l.chain_seq")
+        found = findings(bench, database)
+        equal([f.get("event_id") for f in found], [six["event_id"], four["event_id"]], "rows named: %s" % found)
+
+
+LIE = "update acp.audit_logs set billable = false where chain_id = 1 and chain_seq = 3;"
+REHASH = """
+do $$
+declare h bytea; r record; place bigint := %d;
+begin
+    select chain_hash into h from acp.audit_logs where chain_id = 1 and chain_seq = place - 1;
+    for r in select chain_seq, (acp.audit_texts(array[l]))[1] as line from acp.audit_logs l
+        where chain_id = 1 and chain_seq >= place order by chain_seq
+    loop
+        h := sha256(h || convert_to(r.line, 'UTF8'));
+        update acp.audit_logs set chain_hash = h where chain_id = 1 and chain_seq = r.chain_seq;
+    end loop;
+    update acp.audit_chains set head = h where chain_id = 1;
+end $$"""
+
+
+def test_rewritten_chain_is_found_by_its_seal(bench):
+    """A row altered and every hash after it made anew, the chain's end too: the seal of before says so."""
+    with filled(bench) as database:
+        sealed = database.value("select seqs[1] from acp.audit_seals")
+        database.execute(LIE + REHASH % 3)
+        found = findings(bench, database)
+        equal(places(found), [("rewritten", 1, sealed)], "findings")
+        check("seal 1" in found[0]["message"] and "between row 1 and this one" in found[0]["message"], found)
+        seal(bench, database)  # a later seal does not heal it
+        equal(places(findings(bench, database))[0], ("rewritten", 1, sealed), "findings after another seal")
+    with filled(bench) as database:
+        end = ends_of(database)[1]
+        database.execute(LIE + REHASH % 3)
+        database.execute("delete from acp.audit_seals")
+        equal(findings(bench, database), [], "without any seal nothing can tell")
+        database.execute("update acp.audit_chains set head = sha256('x') where chain_id = 1")
+        equal(places(findings(bench, database)), [("rewritten", 1, end)], "an altered end")
+
+
+# Seals --------------------------------------------------------------------------------------------------------------
+
+def test_forged_seals_are_found(bench):
+    """A seal altered, made without the pepper, removed, or put in another order is named."""
+    with filled(bench) as database:
+        for _ in range(2):
+            append(database, database.tenant)
+            seal(bench, database)
+        equal(findings(bench, database), [], "three good seals")
+        for change, said in [
+                ("update acp.audit_seals set at = at + interval '1 microsecond' where seal_id = 2",
+                 "seal 2: it was altered"),
+                ("update acp.audit_seals set heads[1] = heads[2] where seal_id = 2", "seal 2: it was altered"),
+                ("update acp.audit_seals set rows = rows + 1 where seal_id = 3", "seal 3: its number of rows"),
+                ("update acp.audit_seals set signature = sha256('x') where seal_id = 1", "seal 1: it is forged"),
+                ("update acp.audit_seals set previous = hash where seal_id = 2", "seal 2: it was altered"),
+                ("delete from acp.audit_seals where seal_id = 2", "seal 2 is missing: removed"),
+                ("update acp.audit_seals set seal_id = seal_id + 1 where seal_id = 3", "seal 4: it was altered")]:
+            database.execute("create table keep as select * from acp.audit_seals; " + change)
+            messages = [f["message"] for f in findings(bench, database)]
+            check(any(said in m for m in messages), "%s: %s" % (change, messages))
+            database.execute("truncate acp.audit_seals; insert into acp.audit_seals select * from keep; drop table "
+                             "keep")
+
+
+def test_seal_of_another_pepper(bench):
+    """A seal that whoever owns the database makes with a pepper of his own is forged."""
+    with filled(bench) as database:
+        append(database, database.tenant)
+        run = ctl(bench, database, "audit", "seal", ACP_KEY_PEPPER="x" * 40)
+        if run.returncode == CONFIG:  # the pepper's file and the variable exclude each other
+            with settings_file("key_pepper = %s\n" % ("x" * 40)) as path:
+                run = bench.stack.program("acpctl", "audit", "seal", config=path,
+                                          environment={"ACP_DATABASE_URL": database.url})
+        equal(run.returncode, GOOD, run.stderr)
+        equal([f["message"][:20] for f in findings(bench, database)], ["seal 2: it is forged"], "findings")
+
+
+def test_without_the_pepper(bench):
+    """Without the pepper the chains are checked and it is said that signatures were not; sealing is refused."""
+    with filled(bench) as database, settings_file("log_level = info\n") as path:
+        settings = {"ACP_DATABASE_URL": database.url}
+        run = bench.stack.program("acpctl", "audit", "verify", config=path, environment=settings)
+        equal(run.returncode, GOOD, run.stderr)
+        check("signatures were not checked" in run.stdout, run.stdout)
+        run = bench.stack.program("acpctl", "audit", "seal", config=path, environment=settings)
+        check(run.returncode == FOUND and "key_pepper is not set" in run.stderr, run.stderr)
+
+
+def test_upkeep_seals(bench):
+    """The responder seals by itself when audit_seal_interval has passed: once, over all its processes, and logs it."""
+    with filled(bench) as database:
+        settings = {"database_url": database.as_role("acp_app").url, "audit_seal_interval": 1, "processes": 4}
+        with Responder(bench.stack, **settings) as responder:
+            key = onboarded(responder)[1]
+            deadline = time.monotonic() + 4
+            while time.monotonic() < deadline:
+                succeeded(score(responder, key))
+                time.sleep(0.1)
+            until(10, "everything is sealed", lambda: database.value(
+                "select (select sum(seq) from acp.audit_chains) - (select max(rows) from acp.audit_seals) as n") == 0)
+            log = responder.read_log()
+        seals = database.rows("select seal_id, at from acp.audit_seals order by seal_id")
+        check(3 <= len(seals) <= 12, "%d seals in about five seconds" % len(seals))
+        check("audit seal 2 over " in log and ", hash " in log, log)
+        equal(database.value("select count(*) from (select at - lag(at) over (order by seal_id) d from "
+                             "acp.audit_seals) x "
+                             "where d < interval '0.9 s'"), 0, "seals closer to each other than the interval")
+        equal(findings(bench, database), [], "findings")
+
+
+def test_seals_are_append_only(bench):
+    """The program's role can add seals, not change them; archives it can only read."""
+    with filled(bench) as database:
+        app = database.as_role("acp_app")
+        changes = ["update acp.audit_seals set rows = 1", "delete from acp.audit_seals", "truncate acp.audit_seals",
+                   "insert into acp.audit_archives select * from acp.audit_archives",
+                   "delete from acp.audit_archive_runs", "update acp.audit_archive_totals set calls = 1"]
+        equal(app.sqlstates(changes), ["42501"] * len(changes), "SQLSTATEs")
+        equal(app.sqlstate("select acp.audit_archive_begin('2020-01-01')"), "42501", "archiving as acp_app")
+
+
+# Exports --------------------------------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def exported(bench, database, *arguments):
+    """Path of an export."""
+    with tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
+        path = os.path.join(folder, "rows.jsonl")
+        done(bench, database, "audit", "export", "-o", path, *arguments)
+        yield path
+
+
+def lines_of(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read().splitlines()
+
+
+def write_lines(path, lines):
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("".join(line + "\n" for line in lines))
+
+
+def offline(bench):
+    """A database that is not there: files must not need one."""
+    return bench.db.named("e2e_is_not_there")
+
+
+def rows_in(lines):
+    return [n for n, line in enumerate(lines) if '"chain_seq"' in line]
+
+
+def test_export_is_readable_and_verifies(bench):
+    """A row a line with the members of acp_report.audit_logs; verified without the database; gzip and a pipe too."""
+    with filled(bench) as database, exported(bench, database) as path:
+        result = verified(bench, offline(bench), path)
+        rows = [json.loads(line) for n, line in enumerate(lines_of(path)) if n in rows_in(lines_of(path))]
+        equal(result["files"][0]["rows"], len(rows), "rows")
+        report = database.rows("select * from acp_report.audit_logs")
+        wanted = {row["event_id"]: row for row in report}
+        equal({row["event_id"] for row in rows}, set(wanted), "events")
+        for row in rows:
+            for name, value in wanted[row["event_id"]].items():
+                if name != "ts":
+                    equal(row[name], value, name)
+        equal(ctl(bench, database, "audit", "export").stdout.splitlines()[2:-1], lines_of(path)[2:-1],
+              "standard output")
+        done(bench, database, "audit", "export", "-o", path + ".gz", "--gzip")
+        with gzip.open(path + ".gz", "rt", encoding="utf-8") as file:
+            equal(file.read().splitlines()[2:-1], lines_of(path)[2:-1], "gzip")
+        equal(findings(bench, offline(bench), path + ".gz", path), [], "findings of both")
+
+
+def altered_member(line, name):
+    """The line with one character of a member's value changed."""
+    at = line.index('"%s":' % name) + len(name) + 3
+    if line.startswith("null", at):
+        return None
+    at += line[at] in '"{'
+    while line[at] in '"{ ' or line[at:at + 2] == '\\"':
+        at += 1
+    if line[at:].startswith("true"):
+        return line[:at] + "false" + line[at + 4:]
+    if line[at:].startswith("false"):
+        return line[:at] + "true" + line[at + 5:]
+    return line[:at] + ("1" if line[at] != "1" else "2") + line[at + 1:]
+
+
+def test_altered_exports_are_found(bench):
+    """One character of any member of a line, its text and its hash included: exactly that row is named."""
+    with filled(bench) as database, exported(bench, database) as path:
+        lines = lines_of(path)
+        number = max(rows_in(lines)) - 1
+        row = json.loads(lines[number])
+        tried = 0
+        for name in row:
+            changed = altered_member(lines[number], name)
+            if changed is None:
+                continue
+            tried += 1
+            write_lines(path, lines[:number] + [changed] + lines[number + 1:])
+            found = findings(bench, offline(bench), path)
+            named = {(f["chain_id"], f["chain_seq"]) for f in found if f.get("event_id")}
+            if name in ("chain_id", "chain_seq"):
+                equal({f["event_id"] for f in found if f.get("event_id")}, {row["event_id"]},
+                      "named, %s: %s" % (name, found))
+            else:
+                equal(named, {(row["chain_id"], row["chain_seq"])}, "named when %s was altered: %s" % (name, found))
+        equal(tried, 29, "members altered")
+
+
+def test_every_byte_of_an_export_matters(bench):
+    """One byte changed, taken out or put in anywhere in a file, its header and trailer included: never unnoticed."""
+    chance = random.Random(1)
+    with filled(bench) as database, exported(bench, database) as path:
+        with open(path, "rb") as file:
+            good = file.read()
+        tail = good.rindex(b"\n", 0, -1)  # the trailer is short: as often as all the rest
+        for number in range(120):
+            at = chance.randrange(0 if number % 2 else tail, len(good))
+            new = bytes([good[at] ^ 1 << chance.randrange(7)])
+            bad = good[:at] + (new, b"", good[at:at + 1] + new)[number % 3] + good[at + 1:]
+            with open(path, "wb") as file:
+                file.write(bad)
+            run = ctl(bench, offline(bench), "audit", "verify", path)
+            equal(run.returncode, FOUND, "byte %d of %d, %r instead of %r: %s" %
+                  (at, len(good), bad[at:at + 2], good[at:at + 2], run.stdout))
+
+
+def test_lines_removed_from_exports(bench):
+    """A line removed, doubled, moved, added, cut off; the trailer gone, altered, or made without the pepper."""
+    with filled(bench) as database, exported(bench, database) as path:
+        lines = lines_of(path)
+        row = rows_in(lines)[3]
+        trailer = json.loads(lines[-1])
+        for what, changed, said in [
+                ("a row removed", lines[:row] + lines[row + 1:], "is missing: removed"),
+                ("a row doubled", lines[:row] + [lines[row]] + lines[row:], "two rows claim this place"),
+                ("two rows exchanged", lines[:row] + [lines[row + 1], lines[row]] + lines[row + 2:],
+                 "is missing: removed"),
+                ("the last row removed", lines[:-2] + lines[-1:], "were removed"),
+                ("no trailer", lines[:-1], "without its trailer: cut off"),
+                ("half a line", lines[:-1] + [lines[-1][:40]], "is no line of an export"),
+                ("a seal removed", lines[:1] + lines[2:], "is the trailer"),
+                ("a seal altered", [lines[0], lines[1].replace('"rows":', '"rows":1')] + lines[2:],
+                 "its number of rows"),
+                ("more behind", lines + [lines[row]], "stands behind the trailer"),
+                ("a trailer with another count", lines[:-1] + [json.dumps({**trailer, "rows": 1})], "signature"),
+                ("an unsigned trailer", lines[:-1] + [json.dumps({**trailer, "signature": None})], "not signed"),
+                ("reformatted", [json.dumps(json.loads(line), indent=None) for line in lines], "readable members")]:
+            write_lines(path, changed)
+            messages = [f["message"] for f in findings(bench, offline(bench), path)]
+            check(any(said in m for m in messages), "%s: %s" % (what, messages))
+        write_lines(path, lines)
+        equal(findings(bench, offline(bench), path), [], "findings of the file as it was")
+
+
+def test_parts_of_the_log(bench):
+    """Export and verification of a span of time; one tenant's rows, of which it is said what they cannot show."""
+    with filled(bench) as database:
+        middle = database.value("select acp.audit_instant(ts) as at from acp.audit_logs where chain_id = 1 and "
+                                "chain_seq = 6")
+        since = database.value("select count(*) from acp.audit_logs where ts >= :'at'::timestamptz", at=middle)
+        with exported(bench, database, "--from", middle) as path:
+            result = verified(bench, offline(bench), path)
+            equal((result["findings"], result["files"][0]["rows"]), ([], since), "findings, rows")
+        equal(findings(bench, database, "--from", middle), [], "of the database")
+        equal(findings(bench, database, "--to", middle), [], "of the database")
+        with exported(bench, database, "--tenant", database.tenant) as path:
+            said = done(bench, offline(bench), "audit", "verify", path)
+            check("one tenant's rows" in said and "cannot be shown" in said, said)
+            lines = lines_of(path)
+            write_lines(path, lines[:4] + [lines[4].replace("domain", "domaim")] + lines[5:])
+            check(findings(bench, offline(bench), path)[0]["kind"] == "altered", "an altered row of a tenant")
+        database.execute("update acp.audit_logs set dry_run = not dry_run, billable = false where chain_id = 1 "
+                         "and chain_seq = 8")
+        equal(places(findings(bench, database, "--from", middle)), [("altered", 1, 8)], "altered within")
+        equal(findings(bench, database, "--to", middle), [], "altered outside")
+
+
+def test_export_remembers_the_seals(bench):
+    """All seals and rows rolled back together: the database alone cannot tell, an earlier export can."""
+    with filled(bench) as database, exported(bench, database) as path:
+        equal(findings(bench, database, "--database", path), [], "findings")
+        database.execute("delete from acp.audit_seals")
+        seal(bench, database)
+        equal(findings(bench, database), [], "of the database alone")
+        found = findings(bench, database, "--database", path)
+        check("seal 1 is not that of the database" in found[0]["message"], found)
+
+
+# Archives -------------------------------------------------------------------------------------------------------------
+
+def at_offset(database, offset):
+    database.execute("select format('alter database %I set acp.clock_offset = %L', current_database(), :'o') \\gexec",
+                     o=offset)
+
+
+def month_back(database, months):
+    return database.value("select to_char(acp.period(acp.now()) - make_interval(months => %d), 'YYYY-MM') as "
+                          "m" % months)
+
+
+def old_rows(database, months, count):
+    """Rows of the middle of a month that is so many months back, by the shifted clock."""
+    days = database.value("select (acp.period(now()) - make_interval(months => %d) + interval '14 days')::date - "
+                          "now()::date "
+                          "as d" % months)
+    at_offset(database, "%d days" % days)
+    append(database, database.tenant, count)
+    database.execute("select format('alter database %I reset acp.clock_offset', current_database()) \\gexec")
+
+
+@contextlib.contextmanager
+def with_old_months(bench):
+    """A database with rows of three and of two months ago, and a folder for archives."""
+    with filled(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
+        old_rows(database, 3, 40)
+        old_rows(database, 2, 20)
+        append(database, database.tenant, 5)
+        yield database, folder
+
+
+def archive(bench, database, folder, month, *more):
+    return done(bench, database, "audit", "archive", "--month", month, "--dir", folder, "--unbilled", *more)
+
+
+def proved(bench, database, folder):
+    """Chains, archives and counters hold."""
+    equal(findings(bench, database, "--archives", folder), [], "findings")
+    equal(json.loads(done(bench, database, "--json", "reconcile"))["differences"], [], "differences")
+    equal(database.rows("select * from acp_report.usage_drift"), [], "drift")
+
+
+def test_archived_months_stay_proved(bench):
+    """A month leaves the table for a file: chains go on across the hole, counters are still the rows."""
+    with with_old_months(bench) as (database, folder):
+        rows = database.value("select count(*) from acp.audit_logs")
+        three, two = month_back(database, 3), month_back(database, 2)
+        proved(bench, database, folder)
+        archive(bench, database, folder, three)
+        equal(database.value("select count(*) from acp.audit_logs"), rows - 40, "rows left")
+        proved(bench, database, folder)
+        check("is archived already" in archive(bench, database, folder, three), "a second time")
+        archive(bench, database, folder, two, "--gzip")
+        equal(sorted(os.listdir(folder)), ["audit_logs_%s.jsonl" % three.replace("-", "_"),
+                                           "audit_logs_%s.jsonl.gz" % two.replace("-", "_")], "files")
+        proved(bench, database, folder)
+        equal(findings(bench, offline(bench), *(os.path.join(folder, name) for name in os.listdir(folder))), [],
+              "files")
+        with exported(bench, database) as path:
+            equal(findings(bench, offline(bench), path), [], "an export of what is left")
+        database.execute("delete from acp.audit_logs where chain_id = 1 and chain_seq = 7")
+        equal(places(findings(bench, database)), [("removed", 1, 7)], "a row removed besides")
+
+
+def test_late_rows_of_an_archived_month(bench):
+    """A row that comes late for an archived month is not lost: it gets a partition, listed as late."""
+    with with_old_months(bench) as (database, folder):
+        month = month_back(database, 3)
+        archive(bench, database, folder, month)
+        database.execute("select acp.ensure_partitions(acp.now() - interval '5 months', 5)")
+        name = "acp.audit_logs_" + month.replace("-", "_")
+        equal(database.value("select to_regclass('%s') is null as x" % name), True, "made again without need")
+        old_rows(database, 3, 7)
+        proved(bench, database, folder)
+        state = json.loads(done(bench, database, "--json", "audit", "status"))
+        equal([p["state"] for p in state["partitions"] if p["month"] == month], ["late"], "state")
+        archive(bench, database, folder, month)
+        parts = database.rows("select part, rows, file from acp.audit_archives order by part")
+        equal([(p["part"], p["rows"]) for p in parts], [(1, 40), (2, 7)], "parts")
+        equal(len(os.listdir(folder)), 2, "files")
+        proved(bench, database, folder)
+
+
+def test_older_than_and_keep(bench):
+    """--older-than takes every month that is that old, empty ones too; --keep leaves the detached table."""
+    with with_old_months(bench) as (database, folder):
+        done(bench, database, "audit", "archive", "--older-than", "1", "--dir", folder, "--keep", "--unbilled")
+        kept = database.rows("select relname, (select count(*) from pg_inherits where inhrelid = c.oid) as attached "
+                             "from pg_class "
+                             "c where relname like 'audit\\_kept\\_%' and relkind = 'r' order by 1")
+        equal([row["attached"] for row in kept], [0, 0], "kept tables %s" % kept)
+        equal(database.value("select count(*) from acp.%s" % kept[0]["relname"]), 40, "rows kept")
+        equal(database.value("select min(ts) > now() - interval '62 days' as x from acp.audit_logs"), True,
+              "what is left is new")
+        proved(bench, database, folder)
+
+
+def test_altered_archives_are_found(bench):
+    """An archive's file altered or gone; its record, stretches or totals altered, forged or removed: each is named."""
+    with with_old_months(bench) as (database, folder):
+        archive(bench, database, folder, month_back(database, 3))
+        path = os.path.join(folder, os.listdir(folder)[0])
+        lines = lines_of(path)
+        row = json.loads(lines[rows_in(lines)[9]])
+        write_lines(path, [line.replace('"billing_quantity":3', '"billing_quantity":2')
+                           if '"%s"' % row["event_id"] in line else line for line in lines])
+        found = findings(bench, database, "--archives", folder)
+        check("is not the file that was archived" in found[0]["message"], found)
+        equal([f["event_id"] for f in found[1:2]], [row["event_id"]], "row named")
+        write_lines(path, lines)
+        os.rename(path, path + ".away")
+        check("cannot be read" in findings(bench, database, "--archives", folder)[0]["message"], "without the file")
+        os.rename(path + ".away", path)
+        proved(bench, database, folder)
+        for change, said in [
+                ("update acp.audit_archives set sha256 = sha256('x')", "is forged or was altered"),
+                ("update acp.audit_archives set at = at + interval '1 s'", "is forged or was altered"),
+                ("update acp.audit_archive_runs set last_hash = sha256('x')", "its stretches of the chains were "
+                                                                              "altered"),
+                ("update acp.audit_archive_totals set quantity = quantity + 1", "its totals were altered"),
+                ("delete from acp.audit_archives", "no such archive")]:
+            with database.session() as session:  # as the copy was
+                database.execute("".join("create table keep_%s as table acp.audit_%s; " % (t, t)
+                                         for t in ("archives", "archive_runs", "archive_totals")) + change)
+                messages = [f["message"] for f in findings(bench, database)]
+                check(any(said in m for m in messages), "%s: %s" % (change, messages))
+                session.execute("".join("truncate acp.audit_%s; insert into acp.audit_%s table keep_%s; drop table "
+                                        "keep_%s;" %
+                                        (t, t, t, t) for t in ("archives", "archive_runs", "archive_totals")))
+        proved(bench, database, folder)
+
+
+def test_altered_month_is_not_archived(bench):
+    """A month with a row that is not what was written stays where it is, and the row is named."""
+    with with_old_months(bench) as (database, folder):
+        month = month_back(database, 3)
+        event = database.value("select event_id from acp.audit_logs order by ts, chain_seq limit 1")
+        database.execute("update acp.audit_logs set billing_quantity = 4 where event_id = :'event'", event=event)
+        run = ctl(bench, database, "audit", "archive", "--month", month, "--dir", folder, "--unbilled")
+        equal(run.returncode, FOUND, "exit status")
+        check(event in run.stdout and "is not archived" in run.stderr, run.stdout + run.stderr)
+        equal(os.listdir(folder), [], "files")
+        equal(database.value("select count(*) from acp.audit_archives"), 0, "archives")
+
+
+def start_archive(bench, database, folder, month):
+    return subprocess.Popen([os.path.join(bench.stack.sbin, "acpctl"), "--config", bench.stack.config, "audit",
+                             "archive", "--unbilled",
+                             "--month", month, "--dir", folder], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, env=clean_environment(ACP_DATABASE_URL=database.url))
+
+
+def kill(process):
+    process.send_signal(signal.SIGKILL)
+    process.wait(20)
+    process.stdout.close()
+
+
+def test_interrupted_archives(bench):
+    """Killed while it writes, and killed when the file is there but the database not: nothing is lost; again: done."""
+    with with_old_months(bench) as (database, folder):
+        month = month_back(database, 3)
+        rows = database.value("select count(*) from acp.audit_logs")
+        table = "acp.audit_logs_" + month.replace("-", "_")
+        name = "audit_logs_%s.jsonl" % month.replace("-", "_")
+        waiting = "select count(*) from pg_locks where not granted and database = (select oid from pg_database where " \
+                  "datname = current_database())"
+        with database.session() as session:
+            session.execute("begin; lock table %s in access exclusive mode;" % table)
+            process = start_archive(bench, database, folder, month)
+            until(20, "it waits for its rows", lambda: database.value(waiting) > 0)
+            kill(process)
+            equal(os.listdir(folder), ["." + name], "files of the one killed while writing")
+        proved(bench, database, folder)
+        with database.session() as session:
+            session.execute("begin; select count(*) from acp.audit_logs;")
+            process = start_archive(bench, database, folder, month)
+            until(20, "the file is there", lambda: os.path.exists(os.path.join(folder, name)))
+            time.sleep(0.5)
+            kill(process)
+            equal(database.value("select count(*) from acp.audit_logs"), rows, "rows after the kill")
+        until(10, "its session is over", lambda: database.value(
+            "select count(*) from pg_locks where locktype = 'advisory' and granted and database = "
+            "(select oid from pg_database where datname = current_database())") == 0)
+        equal(database.value("select count(*) from acp.audit_archives"), 0, "archives after the kill")
+        proved(bench, database, folder)
+        archive(bench, database, folder, month)
+        equal(os.listdir(folder), [name], "files")
+        equal(database.value("select count(*) from acp.audit_logs"), rows - 40, "rows left")
+        proved(bench, database, folder)
+
+
+def test_archive_while_calls_go_on(bench):
+    """Calls go on while a month leaves the table, also behind a report that reads the log meanwhile: none fails."""
+    with with_old_months(bench) as (database, folder), \
+            Responder(bench.stack, database_url=database.as_role("acp_app").url, rate_limits="off") as responder:
+        key = onboarded(responder)[1]
+
+        def call():
+            return check(posted(responder, "/api/manage", {"action": "meta.version"}, key).status == 200,
+                         "a call failed")
+        with Load(4, call) as load:
+            with database.session() as session:
+                session.execute("begin; select count(*) from acp.audit_logs;")
+                process = start_archive(bench, database, folder, month_back(database, 3))
+                time.sleep(2.5)
+                check(process.poll() is None, "it did not wait for the report")
+                session.execute("rollback;")
+                output = process.communicate(timeout=60)[0].decode()
+                equal(process.returncode, GOOD, output)
+        check(len(load.results) > 20, "%d calls" % len(load.results))
+        proved(bench, database, folder)
+
+
+# Reconcile ------------------------------------------------------------------------------------------------------------
+
+def differences(bench, database, *arguments):
+    run = ctl(bench, database, "--json", "reconcile", *arguments)
+    result = json.loads(run.stdout)
+    equal(run.returncode, GOOD if result["ok"] else FOUND, "exit status")
+    return result["differences"]
+
+
+def test_links_made_by_the_program(bench):
+    """A row that the program linked has the hash that PostgreSQL would have given it, whatever its texts are."""
+    odd = ["a\"b", "back\\slash", "(x), y", "tab\there", " ", "\u00e9\u20ac\U0001f600", "line\nend", "{curly}", "\x01\x7f"]
+    addresses = ["192.0.2.7", "2001:db8::1", "2001:DB8:0:0:1:0:0:1", "::ffff:192.0.2.1", "fe80::1:0:0:0", "::1"]
+    with scratch_database(bench) as database:
+        migrated(bench, database)
+        with Responder(bench.stack, database_url=database.as_role("acp_app").url, trusted_proxies="127.0.0.1") as program:
+            _, key = onboarded(program)
+            for n, text in enumerate(odd):
+                away = {"X-Forwarded-For": addresses[n % len(addresses)]}
+                posted(program, "/api/manage", {"action": text}, key, **away)
+                posted(program, "/api/manage", {"action": SCORE, "params": {text: 1}}, key, **away)
+                succeeded(score(program, key, traceparent="00-%s-%s-01" % ("a" * 32, "b" * 16)))
+            succeeded(posted(program, "/api/manage", {"action": LIST}, key))
+        linked = database.rows("select l.* from acp.audit_logs l join acp.audit_chains c using (chain_id) "
+                               "where c.owner is not null")
+        check(len(linked) > 3 * len(odd) - 3, "only %d rows were linked by the program" % len(linked))
+        check(any(row["result_meta"] for row in linked), "none with result_meta")
+        check(any(":" in row["ip_address"] for row in linked), "none with an IPv6 address")
+        equal(findings(bench, database), [], "findings")
+
+
+def test_reconcile_finds_each_difference(bench):
+    """A changed counter, quantity, unit or quota, a removed row, a reservation more or less: named, and only it."""
+    with filled(bench) as database:
+        tenant, period = database.tenant, database.value("select to_char(acp.now(), 'YYYY-MM')")
+        quota = "acp.usage_quota where tenant_id = '%s'" % tenant
+        counter = "acp.usage_counted where tenant_id = '%s' and tier = 'paid'" % tenant
+        used = database.value("select used from " + quota)
+        for change, wanted in [
+                ("update acp.usage_counted set calls = calls + 1 where (tenant_id, day, action, tier, slot) = (select "
+                 "tenant_id, day, action, tier, slot from %s limit 1)" % counter, ["calls of"]),
+                ("update acp.usage_counted set quantity = quantity - 1 where (tenant_id, day, action, tier, slot) = "
+                 "(select "
+                 "tenant_id, day, action, tier, slot from %s limit 1)" % counter, ["quantity of"]),
+                ("update acp.usage_counted set billing_unit = 'token' where tier = 'paid'",
+                 ["calls of", "calls of", "quantity of", "quantity of"]),
+                ("update acp.usage_quota set used = used + 1", ["free calls used"]),
+                ("update acp.usage_quota set reserved = 2", ["places reserved"]),
+                ("delete from acp.usage_quota", ["free calls used"]),
+                ("delete from acp.audit_logs where event_id = (select event_id from acp.audit_logs where tier = "
+                 "'free' and "
+                 "billable limit 1)", ["calls of", "free calls used", "quantity of"]),
+                ("update acp.tenants set calls_limit = %d, updated_at = onboarded_at" % (used - 1),
+                 ["free calls above the limit"])]:
+            tables = ("usage_counted", "usage_quota", "audit_logs", "tenants")
+            database.execute("".join("create table keep_%s as table acp.%s; " % (t, t) for t in tables) + change)
+            found = differences(bench, database)
+            equal({(d["tenant_id"], d["period"]) for d in found}, {(tenant, period)}, "tenant and period, %s" % change)
+            equal(sorted(" ".join(d["what"].split()[:len(w.split())]) for d, w in
+                         zip(sorted(found, key=lambda d: d["what"]), sorted(wanted))), sorted(wanted),
+                  "%s: %s" % (change, found))
+            equal(len(found), len(wanted), "differences, %s: %s" % (change, found))
+            equal(differences(bench, database, "--period", "2020-01"), [], "of another month")
+            equal(len(differences(bench, database, "--period", period)), len(wanted), "of this month")
+            restore = "".join("delete from acp.%s; insert into acp.%s table keep_%s; drop table keep_%s; " % (t, t,
+                                                                                                              t, t)
+                              for t in tables)
+            database.execute("begin; set session_replication_role = replica; %s commit" % restore)
+        equal(differences(bench, database), [], "differences after all is as it was")
+
+
+def test_leaked_reservations(bench):
+    """A place held by a call that died is no difference for a while, then it is, and upkeep frees it."""
+    with filled(bench) as database:
+        insert = ("insert into acp.usage_reservations values ('%s', acp.period(acp.now()), gen_random_uuid(), "
+                  "acp.now() - "
+                  "interval '%%s'); update acp.usage_quota set reserved = reserved + 1" % database.tenant)
+        database.execute(insert % "1 minute")
+        equal(differences(bench, database), [], "just expired: the next upkeep has it")
+        database.execute(insert % "1 hour")
+        found = differences(bench, database)
+        equal([(d["what"], d["counted"]) for d in found], [("places held by calls that died", 1)], "differences")
+        with Responder(bench.stack, database_url=database.as_role("acp_app").url):
+            until(10, "upkeep frees both", lambda: database.value("select count(*) from acp.usage_reservations") == 0)
+        equal(database.value("select sum(reserved) from acp.usage_quota"), 0, "reserved")
+        equal(differences(bench, database), [], "differences after upkeep")
+
+
+def test_drift_view_compares_quantity_and_unit(bench):
+    """acp_report.usage_drift names what differs in quantity or unit alone, as its reader."""
+    with filled(bench) as database:
+        report = database.as_role("acp_report")
+        equal(report.rows("select * from acp_report.usage_drift"), [], "drift")
+        database.execute("update acp.usage_counted set quantity = quantity + 5 where tier = 'paid'")
+        rows = report.rows("select billing_unit, audit_rows - counted as calls, counted_quantity - audit_quantity as "
+                           "quantity "
+                           "from acp_report.usage_drift")
+        check(rows, "no drift")
+        for row in rows:
+            equal((row["billing_unit"], row["calls"], row["quantity"] % 5), ("row", 0, 0), "drift %s" % row)
+
+
+def test_base_is_gone(bench):
+    """The database that the others were copied from is dropped."""
+    name = re.search(r"/(e2e_\w+)", _base["database"].url).group(1) if _base else ""
+    if _base:
+        _base.pop("scratch").__exit__(None, None, None)
+        _base.clear()
+    equal(bench.db.value("select count(*) from pg_database where datname = :'name'", name=name), 0, "databases")

@@ -1,0 +1,261 @@
+"""POST /api/webhooks/stripe: signatures over the raw body, one effect an event, whatever is repeated or forged."""
+
+import hashlib
+import hmac
+import json
+import random
+import tempfile
+import time
+import uuid
+
+from client import NIL
+from harness import check, equal, parallel, spread, until
+from payments import HOOK, payments
+
+BODY = {"id": "evt_x", "object": "event", "type": "ping", "created": 1, "data": {"object": {}}}
+
+
+def stored(bench, event):
+    return bench.db.rows("select * from acp.stripe_events where event_id = :'id'", id=event["id"])
+
+
+def hook_rows(bench):
+    return bench.db.value("select count(*) from acp.audit_logs where action = 'stripe.webhook'")
+
+
+def test_forged(bench):
+    """Contract 2.1: a signature that is missing, wrong, old or from the future is 400 and has no effect."""
+    with payments(bench) as pay:
+        tenant = pay.onboard()
+        event = pay.completed(tenant)
+        before = hook_rows(bench)
+        raw = json.dumps(event).encode()
+        for what, sent in {
+                "no signature": dict(header=""), "another secret": dict(secret="whsec_other"),
+                "old": dict(skew=-301), "from the future": dict(skew=+310),
+                "empty": dict(header="t="), "nonsense": dict(header="hello"),
+                "v0 only": dict(header="t=1,v0=" + "0" * 64),
+                "zeros": dict(header="t=%d,v1=%s" % (time.time(), "0" * 64))}.items():
+            status, reply = pay.deliver(event, **sent)
+            equal((status, reply["code"]), (400, "VALIDATION_ERROR"), what)
+        # A good signature of another body, and of the same JSON in other bytes.
+        at = int(time.time())
+        mac = hmac.new(pay.stripe.secret.encode(), b"%d.%s" % (at, raw), hashlib.sha256).hexdigest()
+        header = "t=%d,v1=%s" % (at, mac)
+        for other in (raw + b" ", raw.replace(b"setup", b"Setup"), json.dumps(event, indent=1).encode()):
+            equal(pay.deliver(other, header=header)[0], 400, "another body")
+        equal(stored(bench, event), [], "the inbox")
+        row = pay.tenant(tenant)
+        equal((row["tier"], row["payment_method_status"]), ("free", "none"), "the tenant")
+        equal(hook_rows(bench), before, "audit rows")
+        check("an event that is not Stripe's was refused" in pay.read_log(), "the log tells nothing")
+        check("whsec_" not in pay.read_log(), "the log holds a secret")
+        equal(pay.deliver(raw, header=header)[1]["effect"], "applied", "the real one")
+
+
+def test_rotation(bench):
+    """Contract 2.1: several v1, and two secrets during a rotation."""
+    with payments(bench) as pay:
+        old, new = pay.stripe.secret, "whsec_new" + uuid.uuid4().hex
+        with pay.responder(stripe_webhook_secret="%s %s" % (old, new)) as both:
+            pay.gate.socket = both.socket
+            tenant = pay.onboard()
+            equal(pay.deliver(pay.completed(tenant), secret=old)[0], 200, "by the old secret")
+            equal(pay.deliver(pay.completed(tenant), secret=new)[0], 200, "by the new one")
+            equal(pay.deliver(pay.completed(tenant), secret=old + " " + new)[0], 400, "by both as one")
+
+
+def test_malformed(bench):
+    """Contract 2: signed bytes that are no event are 400; another method 405; too large 413; not configured 404."""
+    with payments(bench, max_body_bytes="20000") as pay:
+        for body in (b"", b"{", b"[]", b"null", b'{"id":1}', b'{"id":"evt_1"}', b'{"id":"evt_1","type":"x"}',
+                     b'{"id":"evt_1","type":"x","created":"now"}', b'{"id":"evt_1","type":"x","created":-5}',
+                     b'{"id":"evt_1","id":"evt_2","type":"x","created":5}',
+                     b'{"id":"' + b"e" * 300 + b'","type":"x","created":5}',
+                     b'\xff\xfe'):
+            status, reply = pay.deliver(body)
+            equal((status, reply["code"]), (400, "VALIDATION_ERROR"), "body %r" % body[:60])
+        equal(pay.deliver(json.dumps({**BODY, "pad": "x" * 21000}).encode())[0], 413, "too large")
+        equal(pay.open(pay.url + HOOK)[0], 405, "GET")
+        with pay.responder(stripe_webhook_secret=None) as without:
+            pay.gate.socket = without.socket
+            equal(pay.deliver(BODY)[0], 404, "without the secret")
+
+
+def test_unknown_events(bench):
+    """Contract 2.1: events that mean nothing here are stored and answered with 200, without what they hold."""
+    with payments(bench) as pay:
+        tenant = pay.onboard()
+        for kind, subject in (("customer.created", {"id": "cus_1", "email": "private@example.com"}),
+                              ("v2.core.something", {}), ("radar.early_fraud_warning.created", {"id": "issfr_1"}),
+                              ("checkout.session.completed", {"id": "cs_1", "client_reference_id": "x"})):
+            event = pay.event(kind, subject)
+            status, reply = pay.deliver(event)
+            check(status == 200 and reply["effect"] in ("ignored", "unknown_tenant"), "%s: %s" % (kind, reply))
+            row = stored(bench, event)[0]
+            equal((row["type"], row["effect"]), (kind, reply["effect"]), "the inbox")
+            check("private@" not in json.dumps(row), "the payload is kept: %s" % row)
+        # What names two tenants, or one in its reference only, which a stranger can set in a payment link.
+        other = pay.onboard()
+        for more in ({"client_reference_id": other["tenant_uuid"]}, {"metadata": {}}, {"client_reference_id": None}):
+            equal(pay.deliver(pay.completed(tenant, **more))[1]["effect"], "mismatch", "%s" % more)
+        equal(pay.tenant(tenant)["tier"] + pay.tenant(other)["tier"], "freefree", "tiers")
+
+
+def test_duplicates_at_once(bench):
+    """Contract 2.1: one event delivered sixteen times at once has one effect, and sixteen audit rows."""
+    with payments(bench, processes="4") as pay:
+        tenant = pay.onboard()
+        event = pay.completed(tenant)
+        replies = parallel(16, lambda _: pay.deliver(event))
+        equal({status for status, _ in replies}, {200}, "statuses")
+        effects = sorted(reply["effect"] for _, reply in replies)
+        equal(effects, ["applied"] + ["duplicate"] * 15, "effects")
+        rows = bench.db.rows("select actor_type, result_meta->>'effect' as effect from acp.audit_logs "
+                             "where tenant_id = :'id' and result_meta->>'resource_id' = :'evt'",
+                             id=tenant["tenant_uuid"], evt=event["id"])
+        equal(sorted(r["effect"] for r in rows), effects, "audit rows")
+        equal({r["actor_type"] for r in rows}, {"system"}, "actor")
+
+
+class Story:
+    """What Stripe holds and tells about one tenant: checkouts, lookups of their methods, methods that go."""
+
+    def __init__(self, pay, tenant, chance):
+        self.pay, self.tenant = pay, tenant
+        self.customer = pay.tenant(tenant)["stripe_customer_id"]
+        self.events, self.method, self.gone = [], None, set()
+        at = time.time() - 1000
+        for _ in range(chance.randint(2, 6)):
+            at += chance.choice((0, 1, 5))
+            what = chance.random()
+            if what < 0.55 or not self.method:
+                at += 1  # of two checkouts in one second either may count
+                self.method = self.give_card()
+                self.events.append(self.completed(at))
+            elif what < 0.8:
+                self.gone.add(self.method)
+                self.events.append(pay.detached(self.method, self.customer, at))
+            else:
+                self.events.append(pay.event("checkout.session.expired", {
+                    "id": "cs_test_" + uuid.uuid4().hex, "client_reference_id": tenant["tenant_uuid"],
+                    "metadata": {"tenant_uuid": tenant["tenant_uuid"]}, "customer": self.customer}, at))
+
+    def give_card(self):
+        """A session at the stand-in, completed while its webhooks go nowhere; returns the method."""
+        name = self.tenant["tenant_uuid"]
+        params = {"mode": "setup", "customer": self.customer, "currency": "usd", "client_reference_id": name,
+                  "metadata[tenant_uuid]": name, "success_url": "http://127.0.0.1/", "cancel_url": "http://127.0.0.1/"}
+        session = self.pay.stripe.ask("POST", "/v1/checkout/sessions", params)
+        self.pay.stripe.complete(session["url"])
+        self.session = self.pay.stripe.ask("GET", "/v1/checkout/sessions/" + session["id"])
+        return self.pay.stripe.ask("GET", "/v1/setup_intents/" + self.session["setup_intent"])["payment_method"]
+
+    def completed(self, at):
+        return self.pay.completed(self.tenant, at, self.session["id"], setup_intent=self.session["setup_intent"])
+
+    def ended(self):
+        return "none" if self.method in self.gone else "active"
+
+
+def test_storm(bench):
+    """Issue: 200 events duplicated, shuffled, partly forged: final states right, forged ones 400, one effect each."""
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    with payments(bench, processes="3") as pay:
+        pay.stripe.control(webhooks={"url": "http://127.0.0.1:9/", "hold": True})
+        stories, sent = [], []
+        while sum(len(story.events) for story in stories) < 110:
+            stories.append(Story(pay, pay.onboard(), chance))
+        events = [event for story in stories for event in story.events]
+        for event in events:
+            sent += [("real", event)] * chance.choice((1, 1, 2, 3))
+        for _ in range(40):
+            # What a forger would send: an upgrade of somebody, or a real event with a wrong signature.
+            lie = chance.choice((pay.completed(chance.choice(stories).tenant), chance.choice(events)))
+            sent.append(("forged", {**lie, "id": chance.choice((lie["id"], "evt_forged_" + uuid.uuid4().hex))}))
+        check(len(sent) >= 200, "%d deliveries" % len(sent))
+        chance.shuffle(sent)
+
+        def deliver(item):
+            kind, event = item
+            if kind == "real":
+                return kind, event, pay.deliver(event)
+            fault = chance.choice(({"secret": "whsec_wrong"}, {"skew": -400}, {"header": ""}))
+            return kind, event, pay.deliver(event, **fault)
+
+        results = spread(8, sent, deliver)
+        equal({status for kind, _, (status, _) in results if kind == "forged"}, {400}, "forged, seed %d" % seed)
+        equal({status for kind, _, (status, _) in results if kind == "real"}, {200}, "real, seed %d" % seed)
+        firsts = {}
+        for kind, event, (_, reply) in results:
+            if kind == "real":
+                firsts.setdefault(event["id"], []).append(reply["effect"])
+        for name, effects in firsts.items():
+            equal(sum(effect != "duplicate" for effect in effects), 1, "first deliveries of %s: %s" % (name, effects))
+        forged = bench.db.value("select count(*) from acp.stripe_events where event_id like 'evt_forged%'")
+        equal(forged, 0, "forged in the inbox")
+        for story in stories:
+            pay.settled(story.tenant, 60)
+            row = pay.tenant(story.tenant)
+            equal((row["tier"], row["payment_method_status"], row["stripe_payment_method"]),
+                  ("paid", story.ended(), story.method),
+                  "seed %d: %s" % (seed, [(e["type"], e["created"], e["id"]) for e in story.events]))
+        print("     %d deliveries of %d events, %d forged, %d tenants" %
+              (len(sent), len(events), sum(kind == "forged" for kind, _ in sent), len(stories)))
+
+
+def test_from_the_stand_in(bench):
+    """The stand-in's own webhooks, duplicated and shuffled: every event arrives, states are right."""
+    with payments(bench, processes="2") as pay:
+        pay.stripe.control(webhooks={"duplicate": 2, "shuffle": True, "hold": True})
+        tenants = [pay.onboard() for _ in range(4)]
+        for tenant in tenants:
+            pay.stripe.complete(pay.checkout(tenant)["checkout_url"])
+        pay.stripe.control(webhooks={"release": True, "hold": False})
+        for tenant in tenants:
+            pay.becomes(tenant, 30, effective_tier="paid")
+            pay.settled(tenant)
+        until(30, "all were delivered", lambda: not pay.stripe.report()["webhooks"]["under_way"], 0.1)
+        equal(pay.stripe.report()["webhooks"]["failed"], {}, "deliveries that failed")
+
+
+def test_database_away(bench):
+    """Contract 2.1: 2xx only after commit: while PostgreSQL is away Stripe is told to come again."""
+    bench.need_own_stack("stops PostgreSQL")
+    with payments(bench) as pay:
+        tenant = pay.onboard()
+        event = pay.completed(tenant)
+        bench.stack.restart_postgres(immediate=True)
+        until(30, "the event is taken", lambda: pay.deliver(event)[0] == 200, 0.2)
+        equal(pay.tenant(tenant)["tier"], "paid", "tier")
+        with pay.responder(database_url="postgresql://acp@127.0.0.1:9/acp", processes="1") as lost:
+            pay.gate.socket = lost.socket
+            later = pay.completed(tenant)
+            equal(pay.deliver(later)[0], 503, "without a database")
+        equal(stored(bench, later), [], "the inbox")
+
+
+def test_over_the_web_server(bench):
+    """The raw body reaches the signature's check unchanged through the real web server, in any bytes and forms."""
+    bench.need_own_stack("needs settings of its own")
+    secret = "whsec_" + uuid.uuid4().hex
+    with tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="acp-e2e-") as file:
+        file.write("stripe_webhook_secret = %s\nonboard_per_ip = 100000\nonboard_total = 100000\n" % secret)
+        file.flush()
+        bench.stack.up(conf=file.name)
+    try:
+        for text in ('{"id":"evt_%s","type":"x.y","created":5,'
+                     '"data":{"object":{"a":"é\\u00e9 \\ud83d\\ude00 +%%20&=","b":1.50}}}',
+                     '{\r\n  "id": "evt_%s",\r\n\t"type": "x.y", "created": 5, "data": {"object": {}}\r\n}\n\n'):
+            body = (text % uuid.uuid4().hex).encode()
+            at = int(time.time())
+            mac = hmac.new(secret.encode(), b"%d.%s" % (at, body), hashlib.sha256).hexdigest()
+            reply = bench.send("POST", HOOK, body, {"Stripe-Signature": "t=%d,v1=%s,v0=ab" % (at, mac)},
+                               content_type="application/json; charset=utf-8")
+            equal((reply.status, reply.json.get("effect")), (200, "ignored"), str(reply))
+            bench.audit(reply, tenant_id=NIL, actor_type="system", action="stripe.webhook", status="success")
+            altered = bench.send("POST", HOOK, body, {"Stripe-Signature": "t=%d,v1=%s" % (at + 1, mac)})
+            equal(altered.status, 400, "altered")
+    finally:
+        bench.stack.up()

@@ -1,0 +1,76 @@
+"""What the commands share: options, and a stack of their own."""
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+
+from harness import Failure
+from run import free_port, stop_on_signal
+from stack import OwnStack
+
+REPO = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+STAGE = os.path.join(REPO, "build-check", "stage")
+
+
+def parser(description):
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--seed", type=int, default=1, help="same seed, same choices (default 1)")
+    made.add_argument("--prefix", default=STAGE, help="where make install put the programs (default: what "
+                      "deploy/check built)")
+    made.add_argument("--dir", help="scratch folder; what was run stays there (default: a new one, removed when all "
+                      "is well)")
+    made.add_argument("--port", type=int, help="on 127.0.0.1 (default: one that is free)")
+    made.add_argument("--workers", type=int, help="requests at a time (default: that of deploy/lib/stack)")
+    return made
+
+
+def parsed(made):
+    options = made.parse_args()
+    if not os.access(os.path.join(options.prefix, "sbin", "acp.fcgi"), os.X_OK):
+        made.error("%s: no sbin/acp.fcgi there; give --prefix, or run deploy/check build" % options.prefix)
+    options.port = options.port or free_port()
+    options.failed = True  # until the verdict is in
+    options.own_dir = not options.dir
+    options.dir = options.dir or tempfile.mkdtemp(prefix="acp-fault-")
+    return options
+
+
+@contextlib.contextmanager
+def bare_stack(options):
+    """Whoever uses it brings it up. A folder of its own goes away with it, unless something failed."""
+    signal.signal(signal.SIGTERM, stop_on_signal)
+    stack = OwnStack(options)
+    try:
+        yield stack
+    finally:
+        stack.down()
+        tidy(stack, options)
+
+
+@contextlib.contextmanager
+def own_stack(options, settings=None):
+    """Up while it lasts."""
+    with bare_stack(options) as stack:
+        stack.up(conf=settings.name if settings else None)
+        yield stack
+
+
+def tidy(stack, options):
+    if options.failed or not options.own_dir:
+        print("logs and database: %s" % stack.dir)
+        return
+    stack.purge()
+    shutil.rmtree(options.dir, ignore_errors=True)
+
+
+def main(work):
+    """Runs the command: 0, 1 for violations and for a run that did not come to its end."""
+    sys.stdout.reconfigure(line_buffering=True)
+    try:
+        sys.exit(work())
+    except Failure as error:
+        sys.exit("FAIL %s" % error)

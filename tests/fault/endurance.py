@@ -1,0 +1,151 @@
+"""The long test: load, shoppers, every kind of fault, and in the end the oracle and the books."""
+
+import contextlib
+import datetime
+import os
+import tempfile
+import time
+import urllib.parse
+import uuid
+from collections import Counter
+
+import disks
+from client import Bench
+from durability import FREE_LIMIT, RESERVATION_TTL, SETTINGS, Verdict
+from harness import Failure, check
+from money import Books, Shopper, StackStripe
+from oracle import Oracle, wait_for_journal
+from proxy import Network
+from regime import WOBBLE, Regime, World
+from workload import Load
+
+MORE_SETTINGS = """processes = 2
+audit_seal_interval = 5
+database_url = postgresql://acp_app@/acp?host=%s&port=5432
+"""
+# Fewer connections, so that they can all be taken; and files of the log of little size on a disk of limited size.
+POSTGRES = {"max_connections": "60", "max_wal_size": "'256MB'", "min_wal_size": "'80MB'", "wal_keep_size": "0"}
+DATA_SIZE, JOURNAL_SIZE = "8g", "64m"
+
+
+class LongVerdict(Verdict):
+    def __init__(self, seed, load, regime, seconds):
+        super().__init__(seed, load, regime, seconds)
+        self._regime = regime
+
+    def lines(self):
+        yield "seed %s, %.0f s" % (self.seed, self.seconds)
+        counts = Counter(fault.kind for fault in self.faults)
+        yield "faults: %d of %d kinds, one each %.1f s" % (len(self.faults), len(counts),
+                                                           self.seconds / max(len(self.faults), 1))
+        for kind, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
+            yield "  %4d  %s" % (count, kind)
+        for kind, reason in self._regime.skipped.items():
+            yield "  skip  %s: %s" % (kind, reason)
+        yield self._calls()
+        yield from self.notes
+        for doubt in self.in_doubt[:3]:
+            yield "503, but done: %s" % doubt
+        for violation in self.violations:
+            yield "VIOLATION %s" % violation
+        yield "violations: %d" % len(self.violations)
+
+
+@contextlib.contextmanager
+def site(stack):
+    """The stack with the network that can fail before its database, and disks that can be full where that is possible.
+    Yields (network, disks, why there are none, the settings' file)."""
+    disks.clear(stack.dir)
+    stack.up()
+    for name, value in POSTGRES.items():
+        Bench(stack).db.execute("alter system set %s = %s" % (name, value))
+    stack.down()
+    state = stack.env["ACP_STATE"]
+    found, why = {}, disks.why_not()
+    with contextlib.ExitStack() as cleaning:
+        if why is None:
+            found["data"] = cleaning.enter_context(disks.Disk(os.path.join(state, "postgres"), DATA_SIZE))
+            found["journal"] = cleaning.enter_context(disks.Disk(os.path.join(state, "journal"), JOURNAL_SIZE))
+        network = cleaning.enter_context(Network(os.path.join(state, "run", "network"),
+                                                 os.path.join(state, "run", "pg")))
+        settings = cleaning.enter_context(tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="acp-fault-"))
+        settings.write(SETTINGS + MORE_SETTINGS % urllib.parse.quote(network.folder, safe=""))
+        settings.flush()
+        cleaning.callback(stack.down)
+        stack.up(conf=settings.name)
+        yield network, found, why, settings.name
+
+
+def settle_clock(regime, world):
+    """Behind every moment that a clock that went wrong has shown: what was to happen then happens now."""
+    world.offset += datetime.timedelta(seconds=WOBBLE + 600)
+    regime.set_clock(world.offset)
+
+
+def under_faults(stack, world, load, shopper, regime, seconds):
+    """Returns how long it took."""
+    start = time.monotonic()
+    load.start()
+    shopper.start()
+    regime.start()
+    try:
+        regime.ended.wait(seconds)
+    finally:
+        regime.stop()
+        time.sleep(0.5)  # a last moment of calls without faults
+        shopper.stop()
+        load.stop()
+    took = time.monotonic() - start
+    stack.up(conf=world.settings)
+    return took
+
+
+def judge(verdict, stack, bench, load, shopper, regime, world):
+    """The oracle for every call, the books for the money."""
+    settle_clock(regime, world)
+    verdict.notes.append(wait_for_journal(stack, 120))
+    # A month whose billing was killed half-way is a difference until it is billed.
+    for month in world.months:
+        stack.ctl("billing", "run", "--period", month)
+    books = Books(stack, bench, world.stripe, shopper)
+    # What is still owed to Stripe is a difference, too.
+    books.settle()
+    oracle = Oracle(bench, load, "2000-01-01", FREE_LIMIT, RESERVATION_TTL, regime.broke_schema, world.jumps)
+    try:
+        oracle.judge()
+        books.customers()
+        regime.end_month(1)
+        books.bill(world.months)
+        books.balance(world.months)
+    except Failure as error:  # what they ask for themselves was refused
+        verdict.violations.append(str(error))
+    verdict.violations += regime.violations + oracle.violations + books.violations
+    verdict.notes += oracle.notes + books.notes
+    verdict.in_doubt = oracle.in_doubt
+
+
+def run(stack, seed, seconds, clients, gaps, pace, thinks, only=None, limit=None, prepare=lambda: None):
+    """On an own stack with the stand-in for Stripe, not yet up. Returns the Verdict."""
+    with site(stack) as (network, found, why, settings):
+        prepare()
+        bench = Bench(stack)
+        load = Load(stack.url, clients, seed, "fault-%s" % uuid.uuid4().hex[:8], thinks)
+        stripe = StackStripe(stack)
+        world = World(stack, bench, load, network, stripe, settings)
+        world.disks, world.why_no_disk = found, why
+        load.onboard(4, 3, lambda tenant: stack.ctl("tenant", "update", tenant, "--tier", "paid", "--payment-method",
+                                                    "active"))
+        shopper = Shopper(stack, load, bench, stripe, seed)
+        regime = Regime(world, seed, gaps, pace, only, limit)
+        for kind, reason in regime.skipped.items():
+            print("skip %s: %s" % (kind, reason))
+        verdict = None
+        try:
+            took = under_faults(stack, world, load, shopper, regime, seconds)
+            verdict = LongVerdict(seed, load, regime, took)
+            judge(verdict, stack, bench, load, shopper, regime, world)
+        except Failure as error:
+            verdict = verdict or LongVerdict(seed, load, regime, seconds)
+            verdict.violations += regime.violations + [str(error)]
+    check(verdict.successes > 0, "not one call succeeded\n%s" % verdict)
+    return verdict

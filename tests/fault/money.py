@@ -1,0 +1,193 @@
+"""Money under faults: agents that become paying customers by themselves, months that are billed, and what must be true
+of both in the end."""
+
+import json
+import os
+import random
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+from background import Background
+from client import SCORE, SCORE_PARAMS
+from database import clean_environment
+from harness import Failure, until
+from payments import CHECKOUT
+from stripe import StandIn
+from workload import Account, Request
+
+SETTLING = 600  # seconds in which events must be told once nothing is broken any more
+STANDING = 120  # seconds in which at least one of the things that are owed must be done then
+# Paid calls of closed months against the lines that charge them, counted here and not by the program.
+CHARGED = """select (select count(*) from acp.audit_logs where billable and tier = 'paid'
+        and ts < acp.period_end(:'last')) as rows,
+    (select coalesce(sum(calls), 0) from acp.invoice_lines where kind = 'usage') as lines"""
+PROOF = """select tenant_id, event_id, count(line) from acp_report.billed_calls where period is not null
+    group by 1, 2 having count(line) <> 1 limit 5"""
+INVOICES = """select tenant_id, period, encode(hash, 'hex') as hash, amount from acp.billing_periods order by 1, 2"""
+
+
+class StackStripe(StandIn):
+    """The stand-in of a stack, which somebody else started."""
+
+    def __init__(self, stack):
+        self.url, self.key = stack.env["ACP_STRIPE_URL"], stack.env["ACP_STRIPE_KEY"]
+
+    def process(self, stack):
+        with open(os.path.join(stack.env["ACP_STATE"], "run", "stripe.pid"), encoding="ascii") as file:
+            return int(file.read().split()[0])
+
+
+class Shopper(Background):
+    """One agent after the other: onboarded, a few calls, the link, and a human who saves a card; from then on a paying
+    tenant of the load."""
+
+    def __init__(self, stack, load, bench, stripe, seed):
+        super().__init__()
+        self._url = stack.url
+        self._load, self._db, self._stripe = load, bench.db, stripe
+        self._client = load.stand_by(stack.url, "%s/shopper" % seed)
+        self._choice = random.Random("%s/shopper" % seed)
+        self.pressed = []  # accounts whose human saved a card: they must be paying tenants in the end
+        self._waiting = []  # those of them that are not known to be yet
+
+    def _work(self):
+        number = 0
+        # Fewer and fewer: each is billed every month, and the stand-in is no fast one.
+        while not self._stopping.wait(self._choice.uniform(1, 6) * (1 + len(self.pressed) / 10)):
+            number += 1
+            self._one("%s-shopper-%d" % (self._load.name, number))
+            self._welcome()
+
+    def _one(self, agent_id):
+        account = self._client.onboard(agent_id, "free", self._stopping)
+        for _ in range(self._choice.randint(0, 3) if account else 0):
+            self._client.send(Request("score, shopper", {"action": SCORE, "params": SCORE_PARAMS}, account))
+        while account and not self._stopping.wait(0.2):
+            if self._save_card(account):
+                self.pressed.append(account)
+                self._waiting.append(account)
+                return
+
+    def _save_card(self, account):
+        """True once the human has pressed the button; what is on the way there may fail in any way."""
+        request = urllib.request.Request(self._url + CHECKOUT, b"", {"X-API-Key": account.key}, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                page = json.load(answer)["checkout_url"]
+            self._stripe.complete(page)
+            return True
+        except (OSError, ValueError, Failure):
+            return False
+
+    def _welcome(self):
+        """Those that are paying tenants by now take part in the load."""
+        try:
+            for account in list(self._waiting):
+                if self.tier(account) == "paid":
+                    self._waiting.remove(account)
+                    # A call that begins 100 ms after that is a paid one.
+                    time.sleep(0.2)
+                    self._load.add_paid(Account(account.agent_id, {"tenant_uuid": account.id, "api_key": account.key},
+                                                "paid"))
+        except Failure:  # the database is away
+            pass
+
+    def tier(self, account):
+        return self._db.value("select acp.effective_tier(tier, payment_method_status) as tier from acp.tenants "
+                              "where tenant_id = :'id'", id=account.id)
+
+
+def kill_billing(stack, month, seconds):
+    """acpctl billing run, killed after so many seconds, if it still runs then; says how it ended."""
+    process = subprocess.Popen([os.path.join(stack.sbin, "acpctl"), "--config", stack.config, "billing", "run",
+                                "--period", month], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, env=clean_environment(ACP_DATABASE_URL=stack.database_url))
+    try:
+        return "exit %d" % process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(20)
+        return "killed"
+
+
+class Books:
+    """The end of a run: everything owed is done, every closed month is billed, and the sums are those of the rows."""
+
+    def __init__(self, stack, bench, stripe, shopper):
+        self._stack, self._db, self._stripe, self._shopper = stack, bench.db, stripe, shopper
+        self.violations = []
+        self.notes = []
+
+    def expect(self, name, wrong):
+        self.violations += ["%s: %s" % (name, one) for one in wrong[:5]]
+        self.notes.append("%s %s" % ("FAIL" if wrong else "ok", name))
+
+    def attempt(self, name, work):
+        """work() must not fail."""
+        try:
+            work()
+            self.expect(name, [])
+        except Failure as error:
+            self.expect(name, [error])
+
+    def settle(self):
+        """Stripe works again: events that it could not deliver come once more, as they do for days; what had been given
+        up is tried again, as an operator does."""
+        self._stripe.control(reset=True)
+
+        def told():
+            state = self._stripe.report()["webhooks"]
+            if not state["under_way"] and not state["waiting"] and state["failed"]:
+                self._stripe.control(webhooks={"send": list(state["failed"])})
+            return not state["under_way"] and not state["waiting"] and not state["failed"]
+
+        self.attempt("every event of Stripe was taken", lambda: until(SETTLING, "webhooks of Stripe", told, 0.5))
+        self._stack.ctl("outbox", "retry", "all")
+        self.attempt("nothing is owed to Stripe", self._pay_off)
+        self.violations += ["owed: %s" % owed for owed in self._owed()[:5]]
+
+    def _pay_off(self):
+        """After an hour much is owed, and the stand-in is slow with so much to write down: what counts is that it
+        becomes less, to the last."""
+        left = len(self._owed())
+        while left:
+            until(STANDING, "one of %d obligations is done" % left, lambda most=left: len(self._owed()) < most, 0.5)
+            left = len(self._owed())
+
+    def _owed(self):
+        return self._db.rows("select tenant_id, obligation, attempts, dead, error, due_at, acp.now() as now "
+                             "from acp.outbox where done_at is null order by outbox_id")
+
+    def customers(self):
+        pressed = self._shopper.pressed
+        self.expect("whoever saved a card is a paying tenant (%d)" % len(pressed), [
+            "tenant %s" % account.id for account in pressed if self._shopper.tier(account) != "paid"])
+        count = {}
+        for customer in self._stripe.all("/v1/customers"):
+            tenant = customer["metadata"].get("tenant_uuid")
+            count[tenant] = count.get(tenant, 0) + 1
+        self.expect("no tenant has two customers at Stripe (%d)" % len(count), [
+            "tenant %s: %d" % pair for pair in count.items() if pair[1] > 1])
+
+    def bill(self, months):
+        """Each month that ended, oldest first, twice: the second run changes nothing."""
+        for month in months:
+            self.attempt("acpctl billing run --period %s" % month,
+                         lambda m=month: self._stack.ctl("billing", "run", "--period", m))
+        self.settle()
+        before = self._db.rows(INVOICES)
+        for month in months:
+            self._stack.ctl("billing", "run", "--period", month)
+        self.expect("a month that is billed again gets no other invoice (%d invoices)" % len(before),
+                    [] if self._db.rows(INVOICES) == before else ["invoices differ"])
+
+    def balance(self, months):
+        charged = self._db.row(CHARGED, last=months[-1] + "-01")
+        self.expect("invoices charge the paid calls of closed months (%d)" % charged["rows"],
+                    [charged] if charged["rows"] != charged["lines"] else [])
+        self.expect("each paid call is in one line", self._db.rows(PROOF))
+        done = self._stack.program("acpctl", "reconcile", "--stripe")
+        self.expect("acpctl reconcile --stripe", [] if done.returncode == 0 else [
+            "exit %d: %s%s" % (done.returncode, done.stdout[-1500:], done.stderr[-600:])])

@@ -1,0 +1,442 @@
+"""Every kind of fault, one after the other, in an order and with durations that come from the seed."""
+
+import contextlib
+import datetime
+import os
+import signal
+import threading
+import time
+from collections import Counter
+
+from connections import Hoard
+from faults import Injector
+from harness import Failure, until
+from money import kill_billing
+from stack import children, end_quietly, is_running
+from workload import UNKNOWN
+
+RECOVERY = 90  # seconds after a fault within which a new call that writes must succeed
+TABLES = ["audit_logs", "audit_chains", "api_keys", "tenants", "usage_quota", "usage_reservations", "usage_pending",
+          "idempotency", "leadscoring_models", "outbox"]
+WOBBLE = 3 * 3600  # seconds by which the clock goes wrong and comes back
+OTHERS = "from pg_stat_activity where usename = 'acp_app' and pid <> pg_backend_pid()"
+
+# kind: how often; what is needed for it, beside a stack.
+KINDS = {
+    "worker killed": 6, "supervisor killed": 3, "responders killed": 3, "web server killed": 2, "PostgreSQL killed": 6,
+    "everything killed": 3,
+    "worker ended": 3, "configuration reloaded": 3, "responder restarted": 2, "web server reloaded": 3,
+    "PostgreSQL restarted": 3, "connections ended": 5,
+    "PostgreSQL stopped": 5, "connections stopped": 4, "table locked": 6, "read-only": 4, "out of connections": 4,
+    "network slow": 4, "network stalled": 5, "network cut": 4, "answers lost": 5,
+    "disk full": 4, "disk full, no WAL": 3, "journal full": 4,
+    "Stripe refuses": 3, "Stripe slow": 2, "Stripe loses replies": 3, "Stripe stopped": 2,
+    "webhooks held and doubled": 2,
+    "clock wrong": 4, "month ends": 2, "partitions missing": 2, "partition detached": 2, "billing killed": 4}
+DISKS = {"disk full", "disk full, no WAL"}
+JOURNAL = {"journal full"}
+
+
+class World:
+    """What faults are made with: the stack and what stands around it."""
+
+    def __init__(self, stack, bench, load, network, stripe, settings):
+        self.stack, self.db, self.load = stack, bench.db, load
+        self.network, self.stripe, self.settings = network, stripe, settings
+        self.disks = {}  # "data" and "journal"; missing: no file system can be mounted here
+        self.why_no_disk = None
+        self.months = []  # that ended, YYYY-MM
+        self.billed = set()
+        self.jumps = []  # (when, by how many seconds) the program's clock went ahead for good
+        self.offset = datetime.timedelta(0)
+
+
+class Regime(Injector):
+    def __init__(self, world, seed, gaps, pace=1.0, only=None, limit=None, say=print):
+        super().__init__(world.stack, seed, gaps)
+        self._world = world
+        self._db, self._load, self._network, self._stripe = world.db, world.load, world.network, world.stripe
+        self._pace = pace
+        self._limit = limit
+        self._say = say
+        self._start = time.monotonic()
+        self._note = ""
+        self.ended = threading.Event()
+        self.violations = []
+        self.skipped = {}
+        if not world.disks:
+            self.skipped = {kind: world.why_no_disk for kind in sorted(DISKS | JOURNAL)}
+        self._kinds = {kind: weight for kind, weight in KINDS.items()
+                       if kind not in self.skipped and (not only or kind in only)}
+
+    # The run ----------------------------------------------------------------------------------------------------------
+
+    def _order(self):
+        """Each kind once, then as they come."""
+        first = list(self._kinds)
+        self._choice.shuffle(first)
+        yield from first
+        while True:
+            yield self._choice.choices(list(self._kinds), list(self._kinds.values()))[0]
+
+    def _work(self):
+        try:
+            for kind in self._order():
+                if self._limit and len(self.faults) >= self._limit:
+                    return
+                if self._stopping.wait(self._choice.uniform(*self._gaps)):
+                    return
+                self._one(kind)
+        finally:
+            self.ended.set()
+
+    def _one(self, kind):
+        self._note = ""
+        count = len(self.faults)
+        begun = time.monotonic()
+        try:
+            self._method(kind)(self._seconds(0, 2))
+        except Failure as error:
+            raise Failure("fault %d, %s: %s" % (count + 1, kind, error))
+        if len(self.faults) == count:
+            return
+        fault = self.faults[-1]
+        fault.kind = kind
+        if fault.back is None:
+            self._end(fault)
+        fault.at = min(fault.at, begun)
+        self._report(fault, self._recover(fault))
+
+    def broke_schema(self, answer):
+        """Was the call under way while a partition was detached?"""
+        return any(fault.kind == "partition detached" and answer.started <= fault.back and answer.ended >= fault.at
+                   for fault in self.faults)
+
+    def _method(self, kind):
+        return getattr(self, "_" + kind.lower().replace(",", "").replace("-", "_").replace(" ", "_"))
+
+    def _recover(self, fault):
+        """Seconds from the end of the fault until a new call that writes had its answer; all is well then."""
+        try:
+            return until(RECOVERY, "a call that writes succeeds after %r" % fault.kind,
+                         lambda: self._written(fault), 0.05) - fault.back
+        except Failure as error:
+            self.violations.append(str(error))
+            raise
+
+    def _written(self, fault):
+        """The first of the calls that began after the fault, and wrote."""
+        return min((a.ended for a in self._load.since(fault.back)
+                    if a.request.model and not a.request.dry_run and a.status == 200), default=None)
+
+    def _report(self, fault, recovery):
+        seen = Counter("2xx" if a.status is not UNKNOWN and a.status < 300 else a.status or "unknown"
+                       for a in self._load.since(fault.at))
+        self._say("%7.1f s  #%d %s%s, %.1f s; a new call that writes answered %.2f s after it; answers: %s" % (
+            fault.at - self._start, len(self.faults), fault.kind, self._note, fault.back - fault.at, recovery,
+            ", ".join("%s %d" % (what, seen[what]) for what in sorted(seen, key=str)) or "none"))
+
+    def _seconds(self, low, high):
+        return self._choice.uniform(low, high) * self._pace
+
+    @contextlib.contextmanager
+    def _fault(self, note=""):
+        """From here on it is broken; at the end it is not any more."""
+        self._note = ": " + note if note else ""
+        fault = self._begin("")
+        yield fault
+        self._end(fault)
+
+    def _last(self, low, high):
+        time.sleep(self._seconds(low, high))
+
+    def _sql(self, statement, **values):
+        """Where the database may be on its way back."""
+        def done():
+            try:
+                self._db.execute(statement, **values)
+                return True
+            except Failure as error:
+                self._last_error = error
+                return False
+        try:
+            until(60, "psql", done, 0.2)
+        except Failure:
+            raise self._last_error
+
+    # Processes that are killed ----------------------------------------------------------------------------------------
+
+    _worker_killed = Injector._worker
+    _supervisor_killed = Injector._supervisor
+    _responders_killed = Injector._responders
+    _postgresql_killed = Injector._postgres
+    _everything_killed = Injector._everything
+
+    def _web_server_killed(self, _):
+        process = self._stack.web_server
+        end_quietly([process] + children(process))
+        with self._fault():
+            self._stack.up(conf=self._world.settings)
+
+    # Restarts in good order -------------------------------------------------------------------------------------------
+
+    def _worker_ended(self, _):
+        workers = sorted(self._stack.responders())
+        if workers:
+            with self._fault("SIGTERM"):
+                end_quietly([self._choice.choice(workers)], signal.SIGTERM)
+
+    def _configuration_reloaded(self, _):
+        """SIGHUP: the supervisor starts new processes and lets the old ones finish."""
+        old = set(self._stack.responders())
+        with self._fault("SIGHUP"):
+            end_quietly([self._stack.supervisor], signal.SIGHUP)
+            until(60, "the old processes have ended", lambda: not old & set(self._stack.responders()), 0.1)
+
+    def _responder_restarted(self, _):
+        with self._fault("SIGTERM, and started again"):
+            self._stack.restart_responder()
+
+    def _web_server_reloaded(self, _):
+        with self._fault("SIGUSR1"):
+            end_quietly([self._stack.web_server], signal.SIGUSR1)
+            time.sleep(0.5)
+
+    def _postgresql_restarted(self, _):
+        immediate = self._choice.random() < 0.7
+        with self._fault("immediate" if immediate else "fast"):
+            self._stack.restart_postgres(immediate)
+
+    def _connections_ended(self, _):
+        """pg_terminate_backend, again and again."""
+        with self._fault():
+            for _ in range(self._choice.randint(1, 5)):
+                self._sql("select pg_terminate_backend(pid) %s" % OTHERS)
+                self._last(0, 0.5)
+
+    # PostgreSQL that does not do what it should -----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _standing_still(self, processes):
+        end_quietly(processes, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            end_quietly(processes, signal.SIGCONT)
+
+    def _postgresql_stopped(self, _):
+        postmaster = self._stack.postmaster
+        end_quietly([postmaster], signal.SIGSTOP)
+        with self._fault("SIGSTOP"), self._standing_still(children(postmaster) + [postmaster]):
+            self._last(0.5, 6)
+
+    def _connections_stopped(self, _):
+        """Some of the program's connections get no answer; others, and new ones, do."""
+        pids = [row["pid"] for row in self._db.rows("select pid %s" % OTHERS)]
+        chosen = [pid for pid in pids if self._choice.random() < 0.6]
+        with self._fault("%d of %d" % (len(chosen), len(pids))), self._standing_still(chosen):
+            self._last(0.5, 5)
+
+    def _table_locked(self, _):
+        table = self._choice.choice(TABLES)
+        with self._db.session() as session:
+            with self._fault("acp." + table):
+                try:
+                    session.execute("begin; set local lock_timeout = '10s'; lock table acp.%s;" % table)
+                    self._last(0.3, 5)
+                    session.execute("rollback;")
+                except Failure:  # the lock was not to be had
+                    self._note += ", not got"
+
+    def _read_only(self, _):
+        # For the session that sets it back it is not so.
+        writable = "set default_transaction_read_only = off; "
+        with self._fault():
+            self._sql(writable + "alter system set default_transaction_read_only = on; select pg_reload_conf()")
+            try:
+                self._last(0.5, 4)
+            finally:
+                self._sql(writable + "alter system reset default_transaction_read_only; select pg_reload_conf()")
+
+    def _out_of_connections(self, _):
+        path = os.path.join(self._stack.env["ACP_STATE"], "run", "pg", ".s.PGSQL.5432")
+        with self._fault(), Hoard(path, "acp_report", "acp") as hoard:
+            end = time.monotonic() + self._seconds(1, 4)
+            hoard.fill()
+            self._sql("select pg_terminate_backend(pid) %s" % OTHERS)
+            while time.monotonic() < end:
+                hoard.fill()
+                time.sleep(0.02)
+            self._note = ": %d taken" % len(hoard)
+
+    # The network between the two --------------------------------------------------------------------------------------
+
+    def _network_slow(self, _):
+        delay = self._choice.choice([0.02, 0.1, 0.4])
+        with self._fault("each piece %g s later" % delay), self._network.doing("delay", delay):
+            self._last(1, 5)
+
+    def _network_stalled(self, _):
+        with self._fault(), self._network.doing("stall"):
+            self._last(0.5, 6)
+
+    def _network_cut(self, _):
+        with self._fault(), self._network.doing("cut"):
+            self._last(0.1, 4)
+
+    def _answers_lost(self, _):
+        """Statements arrive and are done, their answers do not come back, and then the connections break."""
+        with self._fault(), self._network.doing("mute"):
+            self._last(0.1, 2)
+            self._network.order("cut")
+            self._last(0, 0.5)
+
+    # Disks ------------------------------------------------------------------------------------------------------------
+
+    def _disk_full(self, _):
+        with self._fault():
+            with self._world.disks["data"].full():
+                self._last(1, 4)
+            self._back_up()
+
+    def _disk_full_no_wal(self, _):
+        """No room for the next piece of the write-ahead log: PostgreSQL gives up."""
+        with self._fault():
+            with self._world.disks["data"].full():
+                end = time.monotonic() + self._seconds(2, 4)
+                with contextlib.suppress(Failure):
+                    while time.monotonic() < end:
+                        self._db.execute("create table if not exists public.fill (); select pg_switch_wal()")
+                        time.sleep(0.1)
+                time.sleep(max(0.0, end - time.monotonic()))
+            self._back_up()
+
+    def _back_up(self):
+        """Once there is room again, as an administrator does: started, if it does not run. One that gave up may be
+        about to end, or on its way back."""
+        def answers():
+            if not is_running(self._stack.postmaster):
+                self._stack.restart_postgres()
+            with contextlib.suppress(Failure):
+                return self._db.value("select count(*) from acp.tenants") > 0
+        until(90, "PostgreSQL answers", answers, 0.3)
+
+    def _journal_full(self, _):
+        """No room for rows that should wait on the disk, and no PostgreSQL either."""
+        with self._fault(), self._world.disks["journal"].full(), self._network.doing("cut"):
+            self._last(0.5, 4)
+
+    # Stripe -----------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _stripe_orders(self, note, **orders):
+        with self._fault(note):
+            self._stripe.control(**orders)
+            yield
+            self._stripe.control(reset=True)
+
+    def _stripe_refuses(self, _):
+        status = self._choice.choice([500, 503, 429, 409])
+        # Not as one that Stripe keeps under the idempotency key: that lasts a day of its clock, which is the real one.
+        with self._stripe_orders(str(status), fail={"path": "/v1/*", "status": status, "times": -1}):
+            self._last(2, 6)
+
+    def _stripe_slow(self, _):
+        with self._stripe_orders("", slow={"path": "/v1/*", "seconds": self._choice.choice([1, 4]), "times": -1}):
+            self._last(2, 6)
+
+    def _stripe_loses_replies(self, _):
+        with self._stripe_orders("", drop={"path": "/v1/*", "times": -1}):
+            self._last(2, 6)
+
+    def _webhooks_held_and_doubled(self, _):
+        with self._stripe_orders("", webhooks={"hold": True, "duplicate": 2, "shuffle": True}):
+            self._last(2, 6)
+            self._stripe.control(webhooks={"release": True})
+
+    def _stripe_stopped(self, _):
+        with self._fault("SIGSTOP"), self._standing_still([self._stripe.process(self._stack)]):
+            self._last(1, 5)
+
+    # The clock --------------------------------------------------------------------------------------------------------
+
+    def set_clock(self, offset):
+        self._sql("select format('alter database %I set acp.clock_offset = %L', current_database(), :'o') \\gexec\n",
+                  o="%d seconds" % offset.total_seconds())
+
+    def _clock_wrong(self, _):
+        seconds = self._choice.choice([-1, 1]) * self._choice.choice([1, 30, 300, WOBBLE])
+        with self._fault("%+d s" % seconds):
+            self.set_clock(self._world.offset + datetime.timedelta(seconds=seconds))
+            try:
+                self._last(0.5, 3)
+            finally:
+                self.set_clock(self._world.offset)
+
+    def end_month(self, seconds):
+        """So many seconds later another month begins; the clock never goes back behind that."""
+        world = self._world
+        left = self._db.row("select to_char(acp.now(), 'YYYY-MM') as month, "
+                            "extract(epoch from acp.now())::float8 as now, "
+                            "extract(epoch from acp.period_end(acp.period(acp.now())) - acp.now())::float8 as seconds")
+        ahead = max(0, int(left["seconds"] - seconds))
+        world.offset += datetime.timedelta(seconds=ahead)
+        self.set_clock(world.offset)
+        world.jumps.append((left["now"], ahead))
+        until(60, "the month ends", lambda: self._db.value("select to_char(acp.now(), 'YYYY-MM') as month")
+              != left["month"], 0.2)
+        world.months.append(left["month"])
+
+    def _month_ends(self, _):
+        with self._fault():
+            self.end_month(2)
+        self._note = ": %s" % self._world.months[-1]
+
+    def _drop_ahead(self):
+        """The partitions of months to come, as if nobody had made them. Returns how many."""
+        ahead = self._db.rows("""select c.relname as name from pg_inherits i join pg_class c on c.oid = i.inhrelid
+            where i.inhparent = 'acp.audit_logs'::regclass
+              and c.relname > 'audit_logs_' || to_char(acp.now(), 'YYYY_MM') order by 1""")
+        dropped = 0
+        for row in ahead:
+            # One that somebody wrote to meanwhile (a clock that went wrong) stays.
+            self._sql("""do $$ begin lock table acp.audit_logs in access exclusive mode;
+                if to_regclass('acp.%s') is not null and not exists (select from acp.%s) then drop table acp.%s; end if;
+                end $$""" % ((row["name"],) * 3))
+            dropped += 1
+        return dropped
+
+    def _partitions_missing(self, _):
+        """The next months have none when the month ends."""
+        with self._fault():
+            dropped = self._drop_ahead()
+            self.end_month(1)
+            self._note = ": %d months ahead, and %s ends" % (dropped, self._world.months[-1])
+
+    def _partition_detached(self, _):
+        """An operator's mistake, and its repair: the table of this month does not belong to the log for a moment."""
+        month = self._db.row("select 'acp.audit_logs_' || to_char(acp.now(), 'YYYY_MM') as name, "
+                             "acp.period_start(acp.period(acp.now()))::text as first, "
+                             "acp.period_end(acp.period(acp.now()))::text as after")
+        with self._fault(month["name"]):
+            self._sql("alter table acp.audit_logs detach partition %(name)s" % month)
+            try:
+                self._last(0.1, 1.5)
+            finally:
+                self._sql("alter table acp.audit_logs attach partition %(name)s "
+                          "for values from ('%(first)s') to ('%(after)s')" % month)
+
+    # Money ------------------------------------------------------------------------------------------------------------
+
+    def _billing_killed(self, _):
+        """The oldest month that is not known to be billed; it may end before it is killed."""
+        world = self._world
+        with self._fault():
+            month = next((month for month in world.months if month not in world.billed), None)
+            if month is None:
+                self.end_month(1)
+                month = world.months[-1]
+            how = kill_billing(self._stack, month, self._choice.choice([0.05, 0.1, 0.3, 1, 30]))
+        if how == "exit 0":
+            world.billed.add(month)
+        self._note = ": %s, %s" % (month, how)

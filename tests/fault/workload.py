@@ -1,0 +1,332 @@
+"""Clients that call a seeded random mix over real HTTP and write down every answer, or that there was none."""
+
+import http.client
+import json
+import random
+import threading
+import time
+import urllib.parse
+
+from client import CREATE, MANAGE, ONBOARD, SCORE, SCORE_PARAMS
+from harness import check
+
+LIST = "domain.leadscoring.models.list"
+VERSION = "meta.version"
+BILLABLE = {SCORE, CREATE, LIST}
+# No reply was read, or one that the web server made because the program behind it was gone: nobody knows what was done.
+UNKNOWN = None
+# A free tenant that refused so often is left alone; another one is onboarded in its place.
+ENOUGH_REFUSALS = 25
+
+
+class Account:
+    """A tenant and its key."""
+
+    def __init__(self, agent_id, reply, tier):
+        self.agent_id = agent_id
+        self.id = reply["tenant_uuid"]
+        self.key = reply["api_key"]
+        self.tier = tier
+        self.refused = 0
+
+
+class Request:
+    """What is sent, and what the audit row of its answer must say."""
+
+    def __init__(self, kind, body, account=None, path=MANAGE, key=None, headers=()):
+        self.kind = kind
+        self.path = path
+        self.account = account
+        self.key = key or (account.key if account else None)
+        self.headers = headers
+        self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        call = body if isinstance(body, dict) else {}
+        self.action = call.get("action")
+        self.dry_run = call.get("dry_run", False)
+        self.idempotency_key = call.get("idempotency_key")
+        self.model = call["params"].get("name") if self.action == CREATE else None
+
+
+class Answer:
+    """One line of a client's diary."""
+
+    __slots__ = ("request", "started", "ended", "status", "code", "request_id", "data", "fault", "web_server")
+
+    def __init__(self, request, started):
+        self.request = request
+        self.started = started
+        self.status = UNKNOWN
+        self.web_server = False  # it answered instead of the program
+        self.code = self.request_id = self.data = self.fault = None
+
+    def __str__(self):
+        request = self.request
+        return "%s: %s %s, request_id %s, tenant %s, idempotency key %s, at %.3f s" % (
+            request.kind, self.status or "no answer", self.code or "", self.request_id,
+            request.account.id if request.account else "-", request.idempotency_key, self.started)
+
+
+class Shared:
+    """What the clients have in common: tenants, and idempotency keys that another one may repeat."""
+
+    def __init__(self, name, paid, free):
+        self.name = name  # of this run; models and keys begin with it
+        self.paid = paid
+        self.hot = free  # free tenants whose allowance is being used up
+        self.cold = []  # those that have none left
+        self.lock = threading.Lock()
+        self.keyed = []  # requests with an idempotency key
+        self.onboarded = 0
+        self.stopping = threading.Event()
+
+    def free(self, choice):
+        with self.lock:
+            crowd = self.cold if self.cold and choice.random() < 0.05 else self.hot
+            return choice.choice(crowd)
+
+    def refuse(self, account):
+        """Counts a 402; True for the one client that has to find a successor."""
+        with self.lock:
+            account.refused += 1
+            return account.refused == ENOUGH_REFUSALS
+
+    def next_agent(self):
+        with self.lock:
+            self.onboarded += 1
+            return "%s-free-%d" % (self.name, self.onboarded)
+
+    def succeed(self, old, new):
+        with self.lock:
+            if old in self.hot:
+                self.hot.remove(old)
+                self.cold.append(old)
+            self.hot.append(new)
+
+    def accounts(self):
+        with self.lock:
+            return self.paid + self.hot + self.cold
+
+    def remember(self, request):
+        with self.lock:
+            self.keyed.append(request)
+
+    def repeated(self, choice):
+        """One of the last keyed requests, so that repetitions meet running calls and replays alike."""
+        with self.lock:
+            return choice.choice(self.keyed[-50:]) if self.keyed else None
+
+
+class Client:
+    """One connection, kept alive as long as it lasts; its own seeded choices."""
+
+    def __init__(self, shared, url, seed, number, thinks=0):
+        parts = urllib.parse.urlsplit(url)
+        self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+        self._choice = random.Random("%s/%d" % (seed, number))
+        self._shared = shared
+        self._thinks = thinks
+        self.answers = []
+        self.error = None
+
+    # The mix ----------------------------------------------------------------------------------------------------------
+
+    def _any(self):
+        return self._choice.choice(self._shared.paid)
+
+    def _tenant(self):
+        return self._any() if self._choice.random() < 0.6 else self._shared.free(self._choice)
+
+    def _word(self):
+        return "%s-%032x" % (self._shared.name, self._choice.getrandbits(128))
+
+    def _model(self, **members):
+        return {"action": CREATE, "params": {"name": self._word(), "model_type": "linear"}, **members}
+
+    def _score_paid(self):
+        return Request("score, paid", {"action": SCORE, "params": SCORE_PARAMS}, self._any())
+
+    def _score_free(self):
+        account = self._shared.free(self._choice)
+        return Request("score, free", {"action": SCORE, "params": SCORE_PARAMS}, account)
+
+    def _create(self):
+        return Request("models.create", self._model(), self._tenant())
+
+    def _list(self):
+        return Request("models.list", {"action": LIST, "params": {"limit": self._choice.randint(1, 5)}}, self._tenant())
+
+    def _version(self):
+        return Request("meta.version", {"action": VERSION}, self._tenant())
+
+    def _dry_run(self):
+        body = self._model(dry_run=True)
+        if self._choice.random() < 0.5:
+            body = {"action": SCORE, "params": SCORE_PARAMS, "dry_run": True}
+        return Request("dry run", body, self._tenant())
+
+    def _keyed(self):
+        """A call with an idempotency key: new, or one that was used before; sometimes used for something else."""
+        earlier = self._shared.repeated(self._choice)
+        if earlier is None or self._choice.random() < 0.4:
+            body = self._model(idempotency_key=self._word())
+            if self._choice.random() < 0.4:
+                body = {"action": SCORE, "params": SCORE_PARAMS, "idempotency_key": self._word()}
+            request = Request("idempotency key, new", body, self._tenant())
+            self._shared.remember(request)
+            return request
+        body = json.loads(earlier.body)
+        if earlier.action == CREATE and self._choice.random() < 0.1:
+            body["params"] = {**body["params"], "name": self._word()}
+            return Request("idempotency key, other request", body, earlier.account)
+        return Request("idempotency key, repeated", body, earlier.account)
+
+    def _bad(self):
+        account = self._tenant()
+        return self._choice.choice([
+            lambda: Request("bad: not JSON", b'{"action":', account),
+            lambda: Request("bad: unknown member", {"action": VERSION, "dryrun": True}, account),
+            lambda: Request("bad: unknown action", {"action": "no.such.action"}, account),
+            lambda: Request("bad: params", {"action": SCORE, "params": {"leads": 1}}, account),
+            lambda: Request("bad: no such model", {"action": SCORE, "params": {
+                "model_id": "00000000-0000-4000-8000-000000000000", "leads": SCORE_PARAMS["leads"]}}, account),
+            lambda: Request("bad: unknown key", {"action": VERSION}, None, key=account.key[:-1] + "!"),
+            lambda: Request("bad: no key", {"action": VERSION})])()
+
+    _MIX = [(_score_paid, 28), (_score_free, 20), (_create, 14), (_list, 7), (_version, 7), (_dry_run, 6), (_keyed, 12),
+            (_bad, 6)]
+
+    def _next(self):
+        make, = self._choice.choices([make for make, _ in self._MIX], [weight for _, weight in self._MIX])
+        return make(self)
+
+    # One exchange -----------------------------------------------------------------------------------------------------
+
+    def send(self, request):
+        answer = Answer(request, time.monotonic())
+        headers = {"Content-Type": "application/json", **dict(request.headers)}
+        if request.key:
+            headers["X-API-Key"] = request.key
+        try:
+            self._connection.request("POST", request.path, request.body, headers)
+            response = self._connection.getresponse()
+            body = response.read()
+        except (OSError, http.client.HTTPException):
+            self._connection.close()  # the next request opens it again
+        else:
+            self._read(answer, response, body)
+        answer.ended = time.monotonic()
+        self.answers.append(answer)
+        return answer
+
+    def _read(self, answer, response, body):
+        request_id = response.headers.get("X-Request-Id")
+        if request_id is None:
+            answer.web_server = True
+            return
+        answer.status = response.status
+        answer.request_id = request_id
+        try:
+            reply = json.loads(body)
+        except ValueError:
+            answer.fault = "the body is not JSON: %r" % body[:200]
+            return
+        answer.code = reply.get("code")
+        if reply.get("request_id") != request_id or reply.get("ok") is not (response.status < 400):
+            answer.fault = "ok or request_id do not fit the status and X-Request-Id: %r" % body[:200]
+        if answer.request.model and answer.status == 200 and not answer.request.dry_run:
+            answer.data = reply["data"].get("model_id")
+        if answer.status == 201:
+            answer.data = reply
+
+    # Life -------------------------------------------------------------------------------------------------------------
+
+    def run(self):
+        try:
+            while not self._shared.stopping.is_set():
+                answer = self.send(self._next())
+                if answer.status in (UNKNOWN, 503):
+                    time.sleep(self._choice.uniform(0.02, 0.1))  # as a client would wait
+                elif answer.status == 402 and self._shared.refuse(answer.request.account):
+                    self._replace(answer.request.account)
+                if self._thinks:
+                    time.sleep(self._choice.uniform(0, self._thinks))
+        except BaseException as error:  # reported by Load.stop()
+            self.error = error
+
+    def _replace(self, old):
+        account = self.onboard(self._shared.next_agent(), "free", self._shared.stopping)
+        if account:
+            self._shared.succeed(old, account)
+
+    def onboard(self, agent_id, tier, stopping=None):
+        """Asks until it is done, as often as it takes: with one Idempotency-Key every answer is the same one."""
+        request = Request("onboarding", {"agent_id": agent_id, "email": "fault@example.com"}, path=ONBOARD,
+                          headers=[("Idempotency-Key", agent_id)])
+        while not (stopping and stopping.is_set()):
+            answer = self.send(request)
+            if answer.status in (200, 201):
+                return Account(agent_id, answer.data, tier)
+            # A 500 is a violation; the oracle says so, and the run goes on.
+            check(answer.status in (UNKNOWN, 500, 503), "onboarding was refused: %s" % answer)
+            time.sleep(0.05)
+        return None
+
+
+class Load:
+    """So many clients until stop(); their answers afterwards. thinks: seconds that each may wait between two calls."""
+
+    def __init__(self, url, clients, seed, name, thinks=0):
+        self._shared = Shared(name, [], [])
+        self._clients = [Client(self._shared, url, seed, number, thinks) for number in range(clients)]
+        self._threads = [threading.Thread(target=client.run, daemon=True) for client in self._clients]
+
+    def onboard(self, paid, free, upgrade):
+        """Tenants to begin with; upgrade(id) makes one a paying one."""
+        first = self._clients[0]
+        for number in range(paid):
+            account = first.onboard("%s-paid-%d" % (self._shared.name, number), "paid")
+            upgrade(account.id)
+            self._shared.paid.append(account)
+        for _ in range(free):
+            self._shared.hot.append(first.onboard(self._shared.next_agent(), "free"))
+
+    def start(self):
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self):
+        self._shared.stopping.set()
+        for thread in self._threads:
+            thread.join(90)
+        check(not any(thread.is_alive() for thread in self._threads), "a client did not come back within 90 s")
+        for client in self._clients:
+            if client.error:
+                raise client.error
+
+    @property
+    def name(self):
+        return self._shared.name
+
+    def accounts(self):
+        return self._shared.accounts()
+
+    def stand_by(self, url, seed):
+        """One more client, which calls only when it is told to."""
+        client = Client(self._shared, url, seed, len(self._clients))
+        self._clients.append(client)
+        return client
+
+    def add_paid(self, account):
+        with self._shared.lock:
+            self._shared.paid.append(account)
+
+    def since(self, moment):
+        """The answers to calls that began then or later, while more come."""
+        for client in list(self._clients):
+            for number in range(len(client.answers) - 1, -1, -1):
+                if client.answers[number].started < moment:
+                    break
+                yield client.answers[number]
+
+    def answers(self):
+        return sorted((answer for client in self._clients for answer in client.answers), key=lambda a: a.started)
