@@ -15,6 +15,7 @@
 #include "outbound.h"
 #include "pg_plane.h"
 #include "remote_plane.h"
+#include "thread.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -208,6 +209,7 @@ static void wait_for_stop(const struct worker *worker, const struct acp_control_
 	const struct timespec second = {.tv_sec = 1};
 	int64_t sealing = worker->config->audit_seal_interval;
 	int64_t period = sealing && sealing < MAINTAIN_EVERY ? sealing : MAINTAIN_EVERY;
+	acp_thread_serves_nobody();
 	for (int64_t seconds = 0;; seconds++) {
 		if (plane->catch_up)
 			plane->catch_up(plane->self);

@@ -3,6 +3,7 @@
 #include "buf.h"
 #include "clock.h"
 #include "crypto.h"
+#include "thread.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -183,7 +184,7 @@ static struct acp_db_conn *take_idle(struct acp_db_pool *pool)
 static bool still_away(struct acp_db_pool *pool)
 {
 	uint64_t until = atomic_load(&pool->away_until);
-	if (!until)
+	if (!until || !acp_thread_has_caller())
 		return false;
 	uint64_t now = acp_monotonic_us();
 	/* Who tries may need as long as a connection and a statement may take. */
@@ -193,7 +194,7 @@ static bool still_away(struct acp_db_pool *pool)
 
 static void note_away(struct acp_db_pool *pool)
 {
-	if (pool)
+	if (pool && acp_thread_has_caller())
 		atomic_store(&pool->away_until, acp_monotonic_us() + AWAY_MS * UINT64_C(1000));
 }
 
@@ -363,6 +364,8 @@ static enum acp_db_status give_up(struct acp_db_conn *conn, bool timed_out, stru
 	error->timed_out = timed_out;
 	if (timed_out)
 		cancel_statement(conn);
+	if (conn->pool && acp_db_away(conn->pool))
+		note_away(conn->pool); /* it was this caller's to try, and it got no answer */
 	conn->lost = true;
 	return ACP_DB_LOST;
 }

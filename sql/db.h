@@ -6,7 +6,8 @@
  * parameterised, one function call each; they are prepared where that works (not behind PgBouncer in transaction mode).
  *
  * After a connection could not be made the pool is away: for a moment everybody is told so at once, and one caller at a
- * time tries again, so that a dead server costs the others no wait. */
+ * time tries again, so that a dead server costs the others no wait. Threads that serve nobody (core/thread.h) try when
+ * they like, and tell nobody. */
 #ifndef ACP_DB_H
 #define ACP_DB_H
 
