@@ -197,11 +197,20 @@ static enum acp_code fetch_json(struct acp_db_conn *conn, struct acp_db_pool *po
 
 static enum acp_code get_usage(void *self, const char *tenant_id, const char *period, struct json_object **usage)
 {
+	static const struct acp_db_statement statement = {
+		.name = "acp_usage_1",
+		.sql = "SELECT acp.usage($1, ($2 || '-01')::date, $3)",
+		.count = 3,
+	};
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
+	PGresult *rows = NULL;
 	const char *values[] = {tenant_id, period, pg->free_limit};
-	return fetch_json(NULL, pg->pool, "SELECT acp.usage($1, ($2 || '-01')::date, $3)", 3, values, usage, &error,
-			  "usage");
+	enum acp_code code = code_of(acp_db_read_again(pg->pool, &statement, values, &rows, &error), &error, "usage");
+	if (code == ACP_OK)
+		code = parse_column(rows, 0, usage);
+	PQclear(rows);
+	return code;
 }
 
 static enum acp_code get_invoice(void *self, const char *tenant_id, const char *period, struct json_object **invoice)

@@ -37,24 +37,28 @@ SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN (p_ts AT TIME ZONE 'UTC')::date; END $$;
 COMMENT ON FUNCTION acp.day(timestamptz) IS 'UTC day of a moment.';
 
+-- Small functions are in PL/pgSQL: one in SQL with a pinned search_path is parsed and planned at every call.
+
 CREATE OR REPLACE FUNCTION acp.period_start(p_period date) RETURNS timestamptz
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT p_period::timestamp AT TIME ZONE 'UTC' $$;
+AS $$ BEGIN RETURN p_period::timestamp AT TIME ZONE 'UTC'; END $$;
 COMMENT ON FUNCTION acp.period_start(date) IS 'First instant of a period.';
 
 CREATE OR REPLACE FUNCTION acp.period_end(p_period date) RETURNS timestamptz
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT (p_period + interval '1 month') AT TIME ZONE 'UTC' $$;
+AS $$ BEGIN RETURN (p_period + interval '1 month') AT TIME ZONE 'UTC'; END $$;
 COMMENT ON FUNCTION acp.period_end(date) IS 'First instant after a period: periods are half-open.';
 
 CREATE OR REPLACE FUNCTION acp.rfc3339(p_ts timestamptz) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT to_char(p_ts AT TIME ZONE 'UTC',
-		CASE WHEN date_trunc('second', p_ts) = p_ts THEN 'YYYY-MM-DD"T"HH24:MI:SS"Z"' ELSE 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"' END)
+BEGIN
+	RETURN to_char(p_ts AT TIME ZONE 'UTC',
+		CASE WHEN date_trunc('second', p_ts) = p_ts THEN 'YYYY-MM-DD"T"HH24:MI:SS"Z"' ELSE 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"' END);
+END
 $$;
 COMMENT ON FUNCTION acp.rfc3339(timestamptz) IS 'A moment as replies show it: RFC 3339 in UTC, milliseconds only where there are some.';
 

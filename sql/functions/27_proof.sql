@@ -3,9 +3,9 @@
 -- Seals -------------------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.audit_instant(p_ts timestamptz) RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT to_char(p_ts AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') $$;
+AS $$ BEGIN RETURN to_char(p_ts AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'); END $$;
 COMMENT ON FUNCTION acp.audit_instant(timestamptz) IS 'A moment as what is signed shows it.';
 
 CREATE OR REPLACE FUNCTION acp.audit_seal_heads(p_seal acp.audit_seals) RETURNS text

@@ -404,15 +404,21 @@ COMMENT ON FUNCTION acp.settle_links(acp.audit_logs[], bigint, bytea, boolean, i
 	'acp.settle_batch() for calls that hold nothing, were not tried before and are linked already (acp.audit_append_links). p_free: there are free ones among them. used is null where there are none. ACP02: a free call wants to be looked at by itself, nothing was stored.';
 
 CREATE OR REPLACE FUNCTION acp.price(p_unit text, p_action text, p_ts timestamptz) RETURNS acp.prices
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
-	SELECT p FROM acp.prices p
+DECLARE
+	price acp.prices;
+BEGIN
+	SELECT * INTO price FROM acp.prices p
 	WHERE p.unit IN (p_unit, 'call') AND p.valid_from <= p_ts
 	  AND (p.action_pattern = p_action OR (right(p.action_pattern, 1) = '*'
 	       AND starts_with(p_action, left(p.action_pattern, -1))))
 	ORDER BY p.unit = p_unit DESC, p.action_pattern = p_action DESC, length(p.action_pattern) DESC, p.valid_from DESC
-	LIMIT 1
+	LIMIT 1;
+	RETURN price;
+END
 $$;
 COMMENT ON FUNCTION acp.price(text, text, timestamptz) IS
 	'The price row that applies to an action at a moment: by its unit, else by the call; the longest pattern, then the newest.';

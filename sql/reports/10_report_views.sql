@@ -58,7 +58,7 @@ CREATE OR REPLACE VIEW acp_report.prices AS
 COMMENT ON VIEW acp_report.prices IS
 	'What a unit costs from a moment on: of those whose pattern fits an action the longest applies, and of these the newest.';
 
--- As acp.price() chooses, written out: a function with a pinned search_path would be planned anew for every line.
+-- As acp.price() chooses, written out: a function would run a statement of its own for every line.
 CREATE OR REPLACE VIEW acp_report.revenue_lines AS
 	SELECT c.tenant_id, t.agent_id, date_trunc('month', c.day::timestamp)::date AS period, c.action, c.tier, p.unit, p.unit_amount,
 		p.currency, sum(c.calls)::bigint AS calls,
