@@ -56,8 +56,10 @@ static void set_error(struct acp_db_error *error, const char *message)
 static void error_of(struct acp_db_error *error, const PGresult *result)
 {
 	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+	const char *rule = PQresultErrorField(result, PG_DIAG_CONSTRAINT_NAME);
 	error->timed_out = false;
 	snprintf(error->sqlstate, sizeof error->sqlstate, "%s", sqlstate ? sqlstate : "");
+	snprintf(error->rule, sizeof error->rule, "%s", rule ? rule : "");
 	first_line(error->message, PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY));
 	first_line(error->detail, PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL));
 	first_line(error->hint, PQresultErrorField(result, PG_DIAG_MESSAGE_HINT));

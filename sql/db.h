@@ -24,6 +24,7 @@ enum acp_db_status {
 
 struct acp_db_error {
 	char sqlstate[6]; /* "" when there is none */
+	char rule[64];    /* name of the constraint that does not hold; "" when there is none */
 	bool timed_out;   /* the deadline passed: trying again would only take as long again */
 	char message[256];
 	char detail[256];

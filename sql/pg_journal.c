@@ -5,16 +5,26 @@
 
 enum { BATCH_MS = 30000 }; /* five hundred events take some 0.1 s; there is no client who waits */
 
-/* Errors that the events themselves cause, and that will come again: bad values, a column missing, a tenant unknown. */
-static bool is_data_error(const char *sqlstate)
+/* A row must have a partition, too: that is check_violation of no constraint. The partition may be away, detached for a
+ * moment; the events are good. */
+static bool lacks_partition(const struct acp_db_error *error)
 {
+	return strcmp(error->sqlstate, "23514") == 0 && !*error->rule;
+}
+
+/* Errors that the events themselves cause, and that will come again: bad values, a column missing, a tenant unknown. */
+static bool is_data_error(const struct acp_db_error *error)
+{
+	const char *sqlstate = error->sqlstate;
+	if (lacks_partition(error))
+		return false;
 	return strncmp(sqlstate, "22", 2) == 0 || strncmp(sqlstate, "23", 2) == 0 || strncmp(sqlstate, "P0", 2) == 0 ||
 	       strcmp(sqlstate, "ACP01") == 0;
 }
 
 static enum acp_code failed(enum acp_db_status status, const struct acp_db_error *error, size_t count)
 {
-	bool data = status == ACP_DB_REFUSED && is_data_error(error->sqlstate);
+	bool data = status == ACP_DB_REFUSED && is_data_error(error);
 	/* Of a batch it is not the last word: it is halved and tried again. */
 	if (!data || count == 1)
 		acp_log(ACP_LOG_ERROR, "database: journal replay: %s%s%s", error->message,

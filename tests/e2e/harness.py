@@ -26,7 +26,13 @@ def check(condition, message):
 
 def equal(actual, wanted, what):
     if actual != wanted or isinstance(actual, bool) != isinstance(wanted, bool):
+        if isinstance(actual, dict) and isinstance(wanted, dict):
+            actual, wanted = only_different(actual, wanted), only_different(wanted, actual)
         raise Failure("%s: %s instead of %s" % (what, clipped(repr(actual)), clipped(repr(wanted))))
+
+
+def only_different(members, others):
+    return {name: value for name, value in members.items() if name not in others or others[name] != value}
 
 
 def clipped(text, limit=1500):

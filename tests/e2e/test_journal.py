@@ -183,6 +183,23 @@ def test_in_use_and_away(bench):
         equal(kept.replay(), {"events_stored": 2, "files_removed": 1}, "counts")
 
 
+def test_partition_away(bench):
+    """Contract 3: a row whose partition is detached at the moment waits in the journal; it is not put aside as bad."""
+    tenant = bench.paid_tenant()
+    table, bounds = "acp.audit_logs_2025_05", "('2025-05-01 00:00:00+00') to ('2025-06-01 00:00:00+00')"
+    bench.db.execute("select acp.ensure_partitions('2025-05-01', 0)")
+    bench.db.execute("alter table acp.audit_logs detach partition %s" % table)
+    with journal(bench) as kept:
+        try:
+            kept.write("a.journal", event(bench, tenant, ts="2025-05-02 03:04:05+00"), *events(bench, tenant, 2))
+            equal(kept.replay(FAILED), {}, "counts without the partition")
+            equal(kept.files(), ["a.journal"], "files")
+        finally:
+            bench.db.execute("alter table acp.audit_logs attach partition %s for values from %s" % (table, bounds))
+        equal(kept.replay(), {"events_stored": 3, "files_removed": 1}, "counts")
+    equal(rows(bench, tenant), (3, 3), "rows")
+
+
 def test_killed_replays(bench):
     """Two replays at a time, killed at any moment: in the end each event has one row, and counters are the rows."""
     tenant = bench.paid_tenant()
