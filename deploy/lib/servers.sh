@@ -406,7 +406,7 @@ responder_pid() {
 	if starts_responder; then
 		recorded_pid "$RUN/responder.pid"
 	elif [ "$SERVER" != none ]; then
-		our_processes responder | head -n 1 | grep .
+		our_processes responder | sed -n 1p | grep .
 	else
 		return 1
 	fi
