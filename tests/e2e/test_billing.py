@@ -275,7 +275,18 @@ class Wire:
                 threading.Thread(target=self._pump, args=(client, server, True), daemon=True).start()
 
     def _pump(self, source, target, counted):
-        with contextlib.suppress(OSError), source, target:
+        try:
+            self._pass_on(source, target, counted)
+        finally:
+            # The other thread waits for one of them: closing alone would not end it, nor the transaction of a process
+            # that was killed.
+            for end in source, target:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+
+    def _pass_on(self, source, target, counted):
+        with contextlib.suppress(OSError):
             while True:
                 data = source.recv(65536)
                 if not data:
