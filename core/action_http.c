@@ -226,6 +226,7 @@ enum acp_code acp_run_http(struct acp_call *call, struct json_object *params, st
 	enum acp_code code = ACP_INTERNAL_ERROR;
 	if (make_body(call, params, &body)) {
 		enum acp_outbound_result sent = send_call(call, &body, &reply);
+		call->acted = !call->dry_run && (sent == ACP_OUTBOUND_REPLIED || sent == ACP_OUTBOUND_UNKNOWN);
 		code = sent == ACP_OUTBOUND_REPLIED
 			       ? read_reply(call, &reply, result)
 			       : upstream_failed(call, sent == ACP_OUTBOUND_UNKNOWN, "%s%s", reply.error,

@@ -261,14 +261,15 @@ void acp_envelope_reply(struct acp_call *call, struct acp_reply *reply)
 	if (acp_code_outcome(call->code) == ACP_SUCCESS) {
 		reply->body = call->body;
 		call->body = NULL;
+		acp_copy(reply->idempotency_key, sizeof reply->idempotency_key, call->own_key);
 		/* The call is done and counted: it is answered without its warning rather than not at all. */
 		bool warned = call->warning && acp_json_put(reply->body, "warning", json_object_get(call->warning));
 		reply->written = call->request->out && !warned;
 	} else {
 		reply->body = refusal_body(call);
 	}
-	if (call->code == ACP_UNAVAILABLE && !reply->retry_after)
-		reply->retry_after = 1;
+	if (!reply->retry_after)
+		reply->retry_after = acp_code_retry_after(call->code);
 	reply->http = acp_code_http(call->code);
 	acp_copy(reply->tenant_id, sizeof reply->tenant_id, call->principal.tenant_id);
 	acp_copy(reply->key_shown, sizeof reply->key_shown, call->principal.key_shown);

@@ -39,6 +39,8 @@ struct hub_call {
 	enum acp_code code;
 	char error[256];
 	char field[280];
+	char event_id[ACP_UUID_LEN]; /* of its audit row, and when: those of a success that may come late */
+	char ts[ACP_TS_LEN];
 };
 
 static enum acp_code refuse(struct hub_call *call, enum acp_code code, const char *field, const char *format, ...)
@@ -446,6 +448,8 @@ static bool make_event(const struct hub_call *call, struct acp_event *event)
 	if (!acp_audit_public_event(call->kernel, call->request, call->endpoint->row->action, call->code, call->error,
 				    call->body, event))
 		return false;
+	event->event_id = call->event_id;
+	event->ts = *call->ts ? call->ts : NULL;
 	event->actor_type = "system";
 	event->result_meta = json_object_new_object();
 	return event->result_meta &&
@@ -486,6 +490,8 @@ static enum acp_code run(struct hub_call *call, struct json_object **data)
 	if (!ctx)
 		return ACP_INTERNAL_ERROR;
 	enum acp_code code = plane->hub(plane->self, call->endpoint->row->function, call->body, ctx, data, &refusal);
+	const char *ts = acp_json_string(acp_json_member(ctx, "event"), "ts");
+	snprintf(call->ts, sizeof call->ts, "%s", ts ? ts : "");
 	json_object_put(ctx);
 	acp_policy_note(*data);
 	/* Functions that handlers use too speak of their params, which are the body here. */
@@ -504,7 +510,8 @@ static void record_refusal(struct hub_call *call)
 	if (!make_event(call, &event) || plane->record(plane->self, &end) != ACP_OK) {
 		acp_log(ACP_LOG_ERROR, "request %s: the audit row of a refused %s could not be written",
 			call->request->request_id, call->endpoint->row->action);
-		refuse(call, ACP_UNAVAILABLE, "", "%s", acp_code_sentence(ACP_UNAVAILABLE));
+		if (call->code != ACP_OUTCOME_UNKNOWN)
+			refuse(call, ACP_UNAVAILABLE, "", "%s", acp_code_sentence(ACP_UNAVAILABLE));
 	}
 	acp_event_release(&event);
 }
@@ -527,6 +534,7 @@ void acp_hub_call(const struct acp_kernel *kernel, const struct acp_hub_endpoint
 {
 	struct hub_call call = {.kernel = kernel, .request = request, .endpoint = endpoint};
 	struct json_object *data = NULL;
+	acp_uuid(call.event_id);
 	call.code = query ? read_query(&call, query) : read_body(&call);
 	if (call.code == ACP_OK)
 		call.code = check_body(&call);
@@ -538,7 +546,7 @@ void acp_hub_call(const struct acp_kernel *kernel, const struct acp_hub_endpoint
 	reply->http = call.code == ACP_OK ? endpoint->row->http : acp_code_http(call.code);
 	reply->body = call.code == ACP_OK ? success_body(&call, data)
 					  : acp_error_body(call.code, request->request_id, call.error, call.field);
-	reply->retry_after = call.code == ACP_UNAVAILABLE ? 1 : 0;
+	reply->retry_after = acp_code_retry_after(call.code);
 	const char *tenant = acp_json_string(call.body, "tenant_id");
 	if (tenant && acp_is_uuid(tenant))
 		snprintf(reply->tenant_id, sizeof reply->tenant_id, "%s", tenant);

@@ -1,5 +1,7 @@
 #include "idempotency.h"
 
+#include "log.h"
+
 enum { SEALED_MAX = 64 << 20 };
 
 /* HMAC of the pepper over a purpose and the parts that make a key or a fingerprint particular. */
@@ -11,6 +13,22 @@ static void derive(const struct acp_call *call, const char *purpose, const char 
 	acp_hmac_sha256(pepper, strlen(pepper), purpose, strlen(purpose), key);
 	acp_hmac_sha256(key, sizeof key, text, len, out);
 	acp_wipe(key, sizeof key);
+}
+
+const char *acp_idempotency_key(const struct acp_call *call)
+{
+	if (call->idempotency_key)
+		return call->idempotency_key;
+	return *call->own_key ? call->own_key : call->event_id;
+}
+
+void acp_idempotency_tell(struct acp_call *call)
+{
+	if (!call->extra)
+		call->extra = json_object_new_object();
+	if (!acp_json_add_string(call->extra, "idempotency_key", acp_idempotency_key(call)))
+		acp_log(ACP_LOG_ERROR, "request %s: out of memory: its reply lacks the idempotency_key",
+			call->request->request_id);
 }
 
 bool acp_idempotency_fingerprint(const struct acp_call *call, char hex[ACP_SHA256_HEX])
@@ -33,7 +51,7 @@ static void sealing_key(const struct acp_call *call, uint8_t key[ACP_SHA256_LEN]
 {
 	char parts[512]; /* names have at most 100 characters, idempotency keys 255 */
 	int len = snprintf(parts, sizeof parts, "%s|%s|%s", call->principal.tenant_id, call->entry->action->name,
-			   call->idempotency_key);
+			   acp_idempotency_key(call));
 	derive(call, "acp-fcgi idempotency result v1", parts, (size_t)len, key);
 }
 
@@ -74,7 +92,10 @@ enum acp_code acp_idempotency_claim(struct acp_call *call)
 	else if (code == ACP_OK && claim.verdict == ACP_CLAIM_MISMATCH)
 		code = ACP_IDEMPOTENCY_MISMATCH;
 	free(claim.sealed);
-	call->claimed = code == ACP_OK;
+	/* One that may have come about is given back with the call's row; nothing else was done. */
+	call->claimed = code == ACP_OK || code == ACP_OUTCOME_UNKNOWN;
+	if (code == ACP_OUTCOME_UNKNOWN)
+		code = ACP_UNAVAILABLE;
 	if (code == ACP_OK || code == ACP_IDEMPOTENT_REPLAY || code == call->code)
 		return code;
 	if (code == ACP_IDEMPOTENCY_CONFLICT)
@@ -82,13 +103,10 @@ enum acp_code acp_idempotency_claim(struct acp_call *call)
 	return acp_call_fail(call, code, NULL, "%s", acp_code_sentence(code));
 }
 
-bool acp_idempotency_seal(const struct acp_call *call, struct acp_buf *sealed, struct acp_settlement *end)
+static bool seal_result(const struct acp_call *call, struct acp_buf *sealed)
 {
 	struct acp_buf text;
 	uint8_t key[ACP_SHA256_LEN];
-	acp_buf_init(sealed, SEALED_MAX);
-	if (!call->claimed)
-		return true;
 	acp_buf_init(&text, SEALED_MAX - ACP_SEAL_EXTRA);
 	acp_json_write(call->result.data, &text);
 	uint8_t *room = acp_buf_ok(&text) ? malloc(text.len + ACP_SEAL_EXTRA) : NULL;
@@ -98,9 +116,26 @@ bool acp_idempotency_seal(const struct acp_call *call, struct acp_buf *sealed, s
 		acp_buf_add(sealed, room, text.len + ACP_SEAL_EXTRA);
 	acp_wipe(key, sizeof key);
 	free(room);
+	if (text.len)
+		acp_wipe(text.ptr, text.len); /* it may hold a key that is shown once */
 	acp_buf_release(&text);
-	end->claim = call->idempotency_key;
+	return ok && acp_buf_ok(sealed);
+}
+
+bool acp_idempotency_seal(struct acp_call *call, struct acp_buf *sealed, struct acp_settlement *end)
+{
+	/* Where the effect is not in the database, a result there would tell nothing of it. */
+	bool own = !call->idempotency_key && call->tx && call->entry->action->writes;
+	acp_buf_init(sealed, SEALED_MAX);
+	if (!call->claimed && !own)
+		return true;
+	if (own)
+		acp_uuid(call->own_key);
+	if (!seal_result(call, sealed) || (own && !acp_idempotency_fingerprint(call, call->fingerprint)))
+		return false;
+	end->claim = acp_idempotency_key(call);
+	end->fingerprint = own ? call->fingerprint : NULL;
 	end->sealed = (const uint8_t *)sealed->ptr;
 	end->sealed_len = sealed->len;
-	return ok && acp_buf_ok(sealed);
+	return true;
 }

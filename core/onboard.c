@@ -15,6 +15,8 @@ struct applicant {
 	const char *product;
 	struct json_object *body;
 	const char *agent_id, *email, *organization_name;
+	const char *idempotency_key; /* the client's, or the one below */
+	char own_key[ACP_UUID_LEN];  /* for who sends none, should the outcome not be known */
 	enum acp_code code;
 	char error[256];
 	char field[280];
@@ -130,6 +132,13 @@ static enum acp_code check_rate(struct applicant *a, struct acp_reply *reply)
 		      (long long)reply->rate.reset);
 }
 
+/* Whoever repeats an onboarding under its key is given the tenant's API key again: ours cannot be guessed. */
+static void choose_key(struct applicant *a)
+{
+	acp_uuid(a->own_key);
+	a->idempotency_key = a->request->idempotency_key ? a->request->idempotency_key : a->own_key;
+}
+
 static enum acp_code read_application(struct applicant *a)
 {
 	const struct acp_config *config = a->kernel->config;
@@ -153,6 +162,7 @@ static enum acp_code read_application(struct applicant *a)
 	if (a->request->idempotency_key && (!*a->request->idempotency_key || strlen(a->request->idempotency_key) > 255))
 		return refuse(a, ACP_VALIDATION_ERROR, "/idempotency_key",
 			      "Idempotency-Key must have 1 to 255 characters");
+	choose_key(a);
 	return ACP_OK;
 }
 
@@ -164,8 +174,7 @@ static void derive_key(const struct applicant *a, const char *salt, char out[ACP
 	const struct acp_config *config = a->kernel->config;
 	uint8_t seed[ACP_SHA256_LEN];
 	char text[512];
-	int len = snprintf(text, sizeof text, "%s%s|%s", purpose, salt,
-			   a->request->idempotency_key ? a->request->idempotency_key : "");
+	int len = snprintf(text, sizeof text, "%s%s|%s", purpose, salt, a->idempotency_key);
 	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text, (size_t)len, seed);
 	acp_key_from_seed(config->key_prefix, seed, out);
 	acp_wipe(seed, sizeof seed);
@@ -173,18 +182,15 @@ static void derive_key(const struct applicant *a, const char *salt, char out[ACP
 }
 
 /* The Idempotency-Key as it is stored: it leads to a credential, so only its HMAC is. */
-static const char *stored_idempotency_key(const struct applicant *a, char hex[ACP_SHA256_HEX])
+static void stored_idempotency_key(const struct applicant *a, char hex[ACP_SHA256_HEX])
 {
 	static const char purpose[] = "acp-fcgi onboarding idempotency v1|";
 	const struct acp_config *config = a->kernel->config;
 	uint8_t mac[ACP_SHA256_LEN];
 	char text[512];
-	if (!a->request->idempotency_key)
-		return NULL;
-	int len = snprintf(text, sizeof text, "%s%s", purpose, a->request->idempotency_key);
+	int len = snprintf(text, sizeof text, "%s%s", purpose, a->idempotency_key);
 	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text, (size_t)len, mac);
 	acp_hex(mac, sizeof mac, hex);
-	return hex;
 }
 
 static bool make_event(const struct applicant *a, struct acp_event *event)
@@ -366,6 +372,7 @@ static enum acp_code enrol(struct applicant *a)
 	acp_uuid(tenant_id);
 	acp_uuid(api_key_id);
 	derive_key(a, salt, a->api_key);
+	stored_idempotency_key(a, idempotency_key);
 	acp_key_hash(a->kernel->config->key_pepper, a->api_key, hash);
 	acp_key_shown(a->api_key, shown);
 	acp_copy(a->tenant.tenant_id, sizeof a->tenant.tenant_id, tenant_id);
@@ -382,7 +389,7 @@ static enum acp_code enrol(struct applicant *a)
 		.key_shown = shown,
 		.scopes = a->kernel->config->onboard_scopes,
 		.salt = salt,
-		.idempotency_key = stored_idempotency_key(a, idempotency_key),
+		.idempotency_key = idempotency_key,
 		.fingerprint = fingerprint,
 		.customer = acp_outbox_offered(a->kernel),
 		.event = ready ? event_json(a) : NULL,
@@ -413,15 +420,25 @@ static void record_refusal(struct applicant *a)
 	struct acp_event event;
 	const struct acp_settlement end = {.event = &event};
 	bool made = make_event(a, &event);
-	/* While the hub did not answer, it may have made the tenant, or may still do so. */
-	if (a->code == ACP_UNAVAILABLE && *a->tenant.api_key_id)
+	/* The hub may have made the tenant, or may still do so. */
+	if (a->code == ACP_OUTCOME_UNKNOWN)
 		event.unless_onboarded = a->tenant.api_key_id;
 	if (!made || plane->record(plane->self, &end) != ACP_OK) {
 		acp_log(ACP_LOG_ERROR, "request %s: the audit row of a refused onboarding could not be written",
 			a->request->request_id);
-		refuse(a, ACP_UNAVAILABLE, "", "%s", acp_code_sentence(ACP_UNAVAILABLE));
+		if (a->code != ACP_OUTCOME_UNKNOWN)
+			refuse(a, ACP_UNAVAILABLE, "", "%s", acp_code_sentence(ACP_UNAVAILABLE));
 	}
 	acp_event_release(&event);
+}
+
+static struct json_object *refusal_body(const struct applicant *a)
+{
+	struct json_object *body = acp_error_body(a->code, a->request->request_id, a->error, a->field);
+	if (a->code == ACP_OUTCOME_UNKNOWN && !acp_json_add_string(body, "idempotency_key", a->idempotency_key))
+		acp_log(ACP_LOG_ERROR, "request %s: out of memory: its reply lacks the idempotency_key",
+			a->request->request_id);
+	return body;
 }
 
 void acp_onboard(const struct acp_kernel *kernel, const struct acp_request *request, const char *product,
@@ -440,10 +457,9 @@ void acp_onboard(const struct acp_kernel *kernel, const struct acp_request *requ
 	reply->code = a.code;
 	reply->http = a.code == ACP_OK ? 201 : acp_code_http(a.code);
 	reply->replayed = a.tenant.replay;
-	reply->body = a.code == ACP_OK ? json_object_get(a.welcome)
-				       : acp_error_body(a.code, request->request_id, a.error, a.field);
-	if (a.code == ACP_UNAVAILABLE)
-		reply->retry_after = 1;
+	reply->body = a.code == ACP_OK ? json_object_get(a.welcome) : refusal_body(&a);
+	if (!reply->retry_after)
+		reply->retry_after = acp_code_retry_after(a.code);
 	snprintf(reply->tenant_id, sizeof reply->tenant_id, "%s", a.tenant.tenant_id);
 	acp_wipe(a.api_key, sizeof a.api_key);
 	json_object_put(a.welcome);

@@ -87,6 +87,8 @@ static struct json_object *example_error(enum acp_code code)
 		  acp_json_add_string(value, "code", acp_code_name(code));
 	if (code == ACP_VALIDATION_ERROR)
 		ok = ok && acp_json_add_string(value, "field", "/params/name");
+	if (code == ACP_OUTCOME_UNKNOWN)
+		ok = ok && acp_json_add_string(value, "idempotency_key", "c7b5f1ce-6a3c-4a3e-9b50-0d6f6f2f9c11");
 	if (code == ACP_UPGRADE_REQUIRED)
 		ok = ok &&
 		     acp_json_add_string(value, "upgrade_url", "https://api.example/api/upgrade/checkout?tenant=…") &&
@@ -121,6 +123,7 @@ static struct json_object *error_response(struct draft *draft, int status)
 			       acp_code_sentence((enum acp_code)code));
 		put(draft, examples, acp_code_name((enum acp_code)code), example_error((enum acp_code)code));
 	}
+	draft->ok = acp_buf_ok(&text) && draft->ok;
 	put_string(draft, response, "description", text.ptr ? text.ptr : "");
 	if (status == 429 || status == 503 || status == 409)
 		put(draft, acp_json_member(response, "headers"), "Retry-After",
@@ -179,6 +182,10 @@ static struct json_object *success_response(struct draft *draft, const struct op
 		put(draft, acp_json_member(content, media), "schema", reference(SCHEMAS, op->reply));
 		put(draft, response, "content", content);
 	}
+	if (strcmp(op->id, "manage") == 0)
+		put(draft, acp_json_member(response, "headers"), "Idempotency-Key",
+		    from("{'description':'under which a write that came without a key may be repeated',"
+			 "'schema':{'type':'string','format':'uuid'}}"));
 	if (strcmp(op->success, "303") == 0)
 		put(draft, acp_json_member(response, "headers"), "Location",
 		    from("{'description':'where the human goes on','schema':{'type':'string','format':'uri'}}"));
@@ -292,7 +299,8 @@ static const struct {
 	 "'description':'VALIDATION_ERROR: JSON Pointer of the member'},"
 	 "'retryable':{'type':'boolean'},'upgrade_url':{'type':'string','format':'uri'},"
 	 "'usage':{'$ref':'" SCHEMAS "UsageNumbers'},'resets_at':{'type':'string','format':'date-time'},"
-	 "'approval_id':{'type':'string','format':'uuid'}}}"},
+	 "'approval_id':{'type':'string','format':'uuid'},'idempotency_key':{'type':'string',"
+	 "'description':'OUTCOME_UNKNOWN: send the same request again with this key'}}}"},
 	{"UpgradeRequired",
 	 "{'description':'the free calls are used up','allOf':[{'$ref':'" SCHEMAS "Error'},{'type':'object',"
 	 "'required':['upgrade_url','usage','resets_at','retryable'],'properties':{'retryable':{'const':false}}}]}"},
@@ -540,7 +548,9 @@ static void put_endpoint(void *arg, const char *name, const char *schema_text, c
 			       NULL,    success,
 			       "Reply", "400 401 402 403 404 405 409 413 415 422 500 503",
 			       NULL};
-	put_operation(draft, &op, hub_body(draft, name, schema));
+	struct json_object *body = hub_body(draft, name, schema);
+	draft->ok = body && draft->ok;
+	put_operation(draft, &op, body);
 	if (query) {
 		op.method = "get";
 		op.id = read_id;

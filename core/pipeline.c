@@ -211,15 +211,41 @@ static bool make_end(struct acp_call *call)
 	return false;
 }
 
+/* Whether a call was done whose commit was not answered. Its refusal is on record then, if it was not. */
+static enum acp_code resolve(struct acp_call *call)
+{
+	struct acp_event event;
+	const struct acp_control_plane *plane = call->kernel->plane;
+	const struct acp_settlement end = {
+		.event = &event, .reserved = call->reserved, .claim = call->claimed ? call->idempotency_key : NULL};
+	fail_plain(call, ACP_UNAVAILABLE);
+	if (!plane->resolve || !acp_audit_event(call, &event))
+		return ACP_OUTCOME_UNKNOWN;
+	enum acp_code code = plane->resolve(plane->self, &end);
+	acp_event_release(&event);
+	call->recorded = true;
+	call->code = code;
+	return code;
+}
+
+/* What the caller is told of a call that was not stored. An upstream may have done its part all the same. */
+static enum acp_code failed_end(const struct acp_call *call, enum acp_code code)
+{
+	return code == ACP_UNAVAILABLE && call->acted ? ACP_OUTCOME_UNKNOWN : code;
+}
+
 static void take_end(struct acp_call *call, enum acp_code code, int64_t calls_used)
 {
 	release_end(call);
+	if (code == ACP_OUTCOME_UNKNOWN)
+		code = resolve(call);
 	if (code == ACP_OK) {
 		call->reserved = call->claimed = false;
 		acp_usage_warn(call, calls_used);
 		return;
 	}
-	call->code = code == ACP_UPGRADE_REQUIRED ? acp_usage_refuse(call, -1) : fail_plain(call, code);
+	call->code =
+		code == ACP_UPGRADE_REQUIRED ? acp_usage_refuse(call, -1) : fail_plain(call, failed_end(call, code));
 }
 
 static void settle(struct acp_call *call)
@@ -275,6 +301,8 @@ static void record_exit(struct acp_call *call)
 	const struct acp_control_plane *plane = call->kernel->plane;
 	undo(call);
 	give_back_rate(call);
+	if (call->recorded)
+		return;
 	struct acp_event event;
 	const struct acp_settlement end = {
 		.event = &event, .reserved = call->reserved, .claim = call->claimed ? call->idempotency_key : NULL};
@@ -283,7 +311,7 @@ static void record_exit(struct acp_call *call)
 		log_lost(made ? &event : NULL);
 		json_object_put(call->extra);
 		call->extra = NULL;
-		fail_plain(call, ACP_UNAVAILABLE);
+		fail_plain(call, call->code == ACP_OUTCOME_UNKNOWN ? call->code : failed_end(call, ACP_UNAVAILABLE));
 	}
 	if (made)
 		acp_event_release(&event);
@@ -314,6 +342,8 @@ static void finish(struct acp_call *call, struct acp_reply *reply)
 		fail_plain(call, ACP_INTERNAL_ERROR);
 	if (call->code != ACP_OK)
 		record_exit(call);
+	if (call->code == ACP_OUTCOME_UNKNOWN)
+		acp_idempotency_tell(call);
 	acp_envelope_reply(call, reply);
 	release(call);
 }

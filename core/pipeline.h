@@ -33,6 +33,8 @@ struct acp_reply {
 	int retry_after;          /* seconds for Retry-After; 0: none */
 	struct acp_rate rate;     /* for the RateLimit fields; window 0: none */
 	bool replayed;            /* Idempotency-Replayed: true */
+	/* Idempotency-Key: under which a write that came without one may be repeated; "" = none. */
+	char idempotency_key[ACP_UUID_LEN];
 	bool written;             /* the request's out holds the body as text already */
 
 	/* for the log line of the request; "" where unknown */

@@ -1,8 +1,9 @@
 /* plane.h - the control plane: what the router asks of Repo B. sql/ answers over PostgreSQL; another host may answer
  * otherwise. A NULL member turns its feature off.
  *
- * Every function may be called from many threads at once. Codes: ACP_OK, ACP_UNAVAILABLE (the hub is away, nothing
- * was done), ACP_INTERNAL_ERROR, and those named at the member. */
+ * Every function may be called from many threads at once. Codes: ACP_OK, ACP_UNAVAILABLE (the hub is away, nothing was
+ * done), ACP_OUTCOME_UNKNOWN from what changes something (it was done, or may still be, and no answer came),
+ * ACP_INTERNAL_ERROR (nothing was done), and those named at the member. */
 #ifndef ACP_PLANE_H
 #define ACP_PLANE_H
 
@@ -54,6 +55,7 @@ struct acp_settlement {
 	struct acp_event *event; /* its row; settle and record may complete it */
 	bool reserved;           /* a place in the allowance is held under the event's id */
 	const char *claim;       /* the idempotency key whose claim the call holds; NULL: none */
+	const char *fingerprint; /* NULL, or: claim is not held yet, a success takes it for a request with this one */
 	const uint8_t *sealed;   /* a success stores this as the claim's result */
 	size_t sealed_len;
 	const char *approval; /* a success uses this approval up; NULL: none */
@@ -85,7 +87,7 @@ struct acp_onboarding {
 	const char *key_shown;
 	const char *scopes;          /* separated by spaces */
 	const char *salt;            /* what the key was derived with, to derive it again on a replay */
-	const char *idempotency_key; /* NULL: none; else its HMAC in hex */
+	const char *idempotency_key; /* its HMAC in hex */
 	const char *fingerprint;     /* hex SHA-256 of the canonical body */
 	bool customer;               /* the executor shall make a customer of it: put that in the outbox */
 	struct json_object *event;   /* audit event of a success, written with the tenant; the hub adds result_meta */
@@ -143,7 +145,8 @@ struct acp_control_plane {
 	/* Policies (NULL: off). query: tenant_id, api_key_id, actor_type, action, request_hash, fingerprint?,
 	 * event_id, dry_run, amount?. decision (owned by the caller): decision_id, decision
 	 * allow|deny|require_approval, reason?, policy_id?, policy_version, decision_ttl_ms, approval_id?; fault?: the
-	 * policy that cannot be evaluated, which then is a deny. ACP_UNAVAILABLE: there was nobody to ask. */
+	 * policy that cannot be evaluated, which then is a deny. ACP_UNAVAILABLE: there was nobody to ask.
+	 * ACP_OUTCOME_UNKNOWN: an approval may have been asked for. */
 	enum acp_code (*authorize)(void *self, struct json_object *query, struct json_object **decision);
 
 	/* Idempotency of calls (NULL: off). May the call with this event id run under the client's key? The claim
@@ -156,7 +159,7 @@ struct acp_control_plane {
 	 * or -1 where none was used. ACP_UPGRADE_REQUIRED: no place was held any more (or the check had failed
 	 * open) and the allowance is used up; ACP_IDEMPOTENCY_CONFLICT: the claim had gone to another call. Then
 	 * nothing was done: so the allowance stays exact, and an idempotent call has one effect, whatever happened
-	 * before. */
+	 * before. ACP_OUTCOME_UNKNOWN: it was committed, or may still be; ask resolve. */
 	enum acp_code (*settle)(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *calls_used);
 
 	/* The same without waiting, for a call without a transaction (NULL: there is no such way). True: settled is
@@ -168,9 +171,16 @@ struct acp_control_plane {
 	/* Ends any other call: the event is written, reservation and claim are given back. */
 	enum acp_code (*record)(void *self, const struct acp_settlement *end);
 
+	/* Ends a call that settle left unknown. end: its refusal, whose event has the call's own id. ACP_OK: it was
+	 * committed. ACP_UNAVAILABLE: it was not and never will be; its refusal is recorded as by record.
+	 * ACP_OUTCOME_UNKNOWN: that cannot be known in time; its row will be the success, or the refusal with this
+	 * code, whichever comes first. NULL: settle leaves nothing unknown. */
+	enum acp_code (*resolve)(void *self, const struct acp_settlement *end);
+
 	/* Repo B for other kernels (NULL: off): the endpoint of that name (core/hub.c), with its checked body or
-	 * query. ctx: id, event, … for the endpoint's use. reply (owned by the caller): the members of the answer;
-	 * refusal is filled when the hub refused. Other codes as the endpoint says. */
+	 * query. ctx: id, event, … for the endpoint's use; event is given its ts, under which a success may come
+	 * late. reply (owned by the caller): the members of the answer; refusal is filled when the hub refused.
+	 * Other codes as the endpoint says. */
 	enum acp_code (*hub)(void *self, const char *name, struct json_object *body, struct json_object *ctx,
 			     struct json_object **reply, struct acp_refusal *refusal);
 

@@ -73,9 +73,11 @@ enum acp_code acp_policy_check(struct acp_call *call)
 	acp_policy_note(call->decision);
 	if (code == ACP_OK)
 		return obey(call);
-	if (code != ACP_UNAVAILABLE) /* the policies were asked and could not be evaluated: one of them may say no */
+	/* An approval was to be asked for, and nobody knows whether it was: the policies were there to ask. */
+	bool asked = code == ACP_OUTCOME_UNKNOWN;
+	if (code != ACP_UNAVAILABLE && !asked) /* they could not be evaluated: one of them may say no */
 		return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
-	if (call->entry->action->writes)
+	if (call->entry->action->writes || asked)
 		return acp_call_fail(call, ACP_UNAVAILABLE, NULL, "%s", acp_code_sentence(ACP_UNAVAILABLE));
 	call->policy_check_failed = true;
 	return ACP_OK;

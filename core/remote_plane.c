@@ -47,18 +47,18 @@ static bool hub_is_away(const struct acp_remote_plane *remote)
 }
 
 /* Says that the hub did not answer, once for each spell in which it is then left alone. */
-static enum acp_code note_away(struct acp_remote_plane *remote, const struct question *q, const char *why)
+static void note_away(struct acp_remote_plane *remote, const struct question *q, const char *why)
 {
 	bool known = hub_is_away(remote);
 	__atomic_store_n(&remote->away_until, acp_monotonic_us() + AWAY_US, __ATOMIC_RELAXED);
 	if (!known)
 		acp_log(ACP_LOG_WARNING, "hub: %s: %s", q->name, why);
-	return ACP_UNAVAILABLE;
 }
 
-/* Every question may be asked twice without harm. So one that a dying kept connection swallowed is repeated. */
+/* Every question may be asked twice without harm. So one that a dying kept connection swallowed is repeated; what
+ * became of the first is not known then. */
 static enum acp_outbound_result send_question(const struct acp_remote_plane *remote, const struct question *q,
-					      struct acp_outbound_reply *reply)
+					      struct acp_outbound_reply *reply, bool *repeated)
 {
 	char url[1024];
 	char bearer[1024];
@@ -89,7 +89,8 @@ static enum acp_outbound_result send_question(const struct acp_remote_plane *rem
 	uint64_t start = acp_monotonic_us();
 	enum acp_outbound_result result = acp_outbound_send(&request, reply);
 	int64_t left = q->timeout_ms - (int64_t)((acp_monotonic_us() - start) / 1000);
-	if (result == ACP_OUTBOUND_UNKNOWN && left > q->timeout_ms / 2) {
+	*repeated = result == ACP_OUTBOUND_UNKNOWN && left > q->timeout_ms / 2;
+	if (*repeated) {
 		acp_buf_release(&reply->body);
 		request.keep_alive = false;
 		request.timeout_ms = (int)left;
@@ -127,8 +128,11 @@ static enum acp_code read_answer(struct acp_remote_plane *remote, const struct q
 	    (reply->status < 400 || reply->status >= 500 || reply->status == 401 || !readable || !code)) {
 		snprintf(why, sizeof why, "answered %d%s", reply->status,
 			 reply->status == 401 ? ": hub_key is not its kernel key" : "");
+		/* Without a code it is the word of a server between the two, which cannot know. */
+		bool unknown = reply->status != 401 && (!code || acp_code_of(code) == ACP_OUTCOME_UNKNOWN);
 		json_object_put(tree);
-		return note_away(remote, q, why);
+		note_away(remote, q, why);
+		return unknown ? ACP_OUTCOME_UNKNOWN : ACP_UNAVAILABLE;
 	}
 	enum acp_code refusal = acp_code_of(code);
 	const char *error = acp_json_string(tree, "error");
@@ -137,8 +141,8 @@ static enum acp_code read_answer(struct acp_remote_plane *remote, const struct q
 	return refusal;
 }
 
-/* Asks and waits. *answer is owned by the caller. ACP_UNAVAILABLE: the hub is away. Else as the hub says; what it may
- * say is up to the endpoint. */
+/* Asks and waits. *answer is owned by the caller. ACP_UNAVAILABLE: the hub is away. ACP_OUTCOME_UNKNOWN: it may have
+ * done what it was asked for. Else as the hub says; what it may say is up to the endpoint. */
 static enum acp_code ask(struct acp_remote_plane *remote, const struct question *q, struct json_object **answer,
 			 char refused[256])
 {
@@ -147,10 +151,16 @@ static enum acp_code ask(struct acp_remote_plane *remote, const struct question 
 		return ACP_INTERNAL_ERROR;
 	if (!q->patient && hub_is_away(remote))
 		return ACP_UNAVAILABLE;
-	enum acp_outbound_result result = send_question(remote, q, &reply);
-	enum acp_code code = result == ACP_OUTBOUND_REPLIED ? read_answer(remote, q, &reply, answer, refused)
-							    : note_away(remote, q, reply.error);
-	if (result == ACP_OUTBOUND_REPLIED && code != ACP_UNAVAILABLE)
+	bool repeated = false;
+	enum acp_outbound_result result = send_question(remote, q, &reply, &repeated);
+	enum acp_code code = result == ACP_OUTBOUND_UNKNOWN ? ACP_OUTCOME_UNKNOWN : ACP_UNAVAILABLE;
+	if (result == ACP_OUTBOUND_REPLIED)
+		code = read_answer(remote, q, &reply, answer, refused);
+	else
+		note_away(remote, q, reply.error);
+	if (code == ACP_UNAVAILABLE && repeated)
+		code = ACP_OUTCOME_UNKNOWN;
+	if (code != ACP_UNAVAILABLE && code != ACP_OUTCOME_UNKNOWN)
 		__atomic_store_n(&remote->away_until, 0, __ATOMIC_RELAXED);
 	acp_buf_release(&reply.body);
 	return code;
@@ -164,7 +174,7 @@ static enum acp_code ask_once(struct acp_remote_plane *remote, const char *name,
 	const struct question q = {.name = name, .body = body, .timeout_ms = (int)remote->config->hub_timeout_ms};
 	enum acp_code code = ask(remote, &q, answer, refused);
 	json_object_put(body);
-	if (code != ACP_OK && code != ACP_UNAVAILABLE)
+	if (code != ACP_OK && code != ACP_UNAVAILABLE && code != ACP_OUTCOME_UNKNOWN)
 		acp_log(ACP_LOG_INFO, "hub: %s: %s: %s", name, acp_code_name(code), refused);
 	return code;
 }
@@ -193,7 +203,7 @@ static enum acp_code get_month(void *self, const char *what, const char *tenant_
 	}
 	enum acp_code code = ask_once(self, what, body, out);
 	if (code != ACP_OK)
-		return code;
+		return code == ACP_OUTCOME_UNKNOWN ? ACP_UNAVAILABLE : code;
 	json_object_object_del(*out, "ok");
 	json_object_object_del(*out, "request_id");
 	return ACP_OK;
@@ -309,23 +319,40 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 		wake_sender(remote);
 		return ACP_OK;
 	}
-	/* The hub counts what has an audit row: this call has none. */
-	if (end->reserved && settle_there(remote, end, "failure", used) != ACP_OK)
+	/* The hub counts what has an audit row: this call has none, or resolve finds out. */
+	if (code != ACP_OUTCOME_UNKNOWN && end->reserved && settle_there(remote, end, "failure", used) != ACP_OK)
 		acp_log(ACP_LOG_WARNING, "hub: a call that failed stays counted: event %s", end->event->event_id);
 	return code;
+}
+
+/* If the hub is away now, the arrival of the row gives the place back, or its expiry. */
+static void give_back(struct acp_remote_plane *remote, const struct acp_settlement *end)
+{
+	int64_t ignored;
+	const struct acp_settlement place = {.event = end->event, .reserved = end->reserved};
+	if (end->reserved && settle_there(remote, &place, "failure", &ignored) != ACP_OK)
+		acp_log(ACP_LOG_INFO, "hub: a place is given back later");
 }
 
 static enum acp_code record(void *self, const struct acp_settlement *end)
 {
 	struct acp_remote_plane *remote = self;
 	struct acp_settlement local;
-	int64_t ignored;
 	make_local(end, &local);
 	enum acp_code code = remote->local.record(remote->local.self, &local);
-	/* If the hub is away now, the arrival of the row gives the place back, or its expiry. */
-	const struct acp_settlement place = {.event = end->event, .reserved = end->reserved};
-	if (end->reserved && settle_there(remote, &place, "failure", &ignored) != ACP_OK)
-		acp_log(ACP_LOG_INFO, "hub: a place is given back later");
+	give_back(remote, end);
+	wake_sender(remote);
+	return code;
+}
+
+static enum acp_code resolve(void *self, const struct acp_settlement *end)
+{
+	struct acp_remote_plane *remote = self;
+	struct acp_settlement local;
+	make_local(end, &local);
+	enum acp_code code = remote->local.resolve(remote->local.self, &local);
+	if (code == ACP_UNAVAILABLE)
+		give_back(remote, end);
 	wake_sender(remote);
 	return code;
 }
@@ -423,8 +450,9 @@ static enum acp_code make_tenant(struct acp_remote_plane *remote, const struct a
 	json_object_put(answer);
 	json_object_put(body);
 	if (code == ACP_OK && !*tenant_id)
-		return ACP_UNAVAILABLE;
-	return code == ACP_OK || code == ACP_ALREADY_ONBOARDED ? code : ACP_UNAVAILABLE;
+		return ACP_OUTCOME_UNKNOWN;
+	bool told = code == ACP_OK || code == ACP_ALREADY_ONBOARDED || code == ACP_OUTCOME_UNKNOWN;
+	return told ? code : ACP_UNAVAILABLE;
 }
 
 static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct acp_onboarded *out)
@@ -657,6 +685,7 @@ struct acp_remote_plane *acp_remote_plane_new(const struct acp_config *config, c
 		.claim = claim,
 		.settle = settle,
 		.record = record,
+		.resolve = resolve,
 		.onboard = onboard,
 		.deliveries_take = deliveries_take,
 		.delivery_done = delivery_done,

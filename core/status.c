@@ -26,6 +26,11 @@ bool acp_code_retryable(enum acp_code code)
 	return rows[code].retryable;
 }
 
+int acp_code_retry_after(enum acp_code code)
+{
+	return rows[code].http == 503;
+}
+
 const char *acp_code_sentence(enum acp_code code)
 {
 	return rows[code].sentence;

@@ -17,6 +17,7 @@ enum acp_outcome { ACP_SUCCESS, ACP_ERROR, ACP_DENIED };
 const char *acp_code_name(enum acp_code code);     /* "VALIDATION_ERROR" */
 int acp_code_http(enum acp_code code);             /* 400 */
 bool acp_code_retryable(enum acp_code code);       /* may the same request succeed later by itself? */
+int acp_code_retry_after(enum acp_code code);      /* seconds for Retry-After; 0: none by itself */
 const char *acp_code_sentence(enum acp_code code); /* default text of the member `error` */
 
 /* The code of that name, or ACP_INTERNAL_ERROR when there is none. */

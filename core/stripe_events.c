@@ -162,7 +162,7 @@ void acp_stripe_events_take(const struct acp_kernel *kernel, const struct acp_re
 	reply->body =
 		d.code == ACP_OK ? receipt(&d, result) : acp_error_body(d.code, request->request_id, d.error, d.field);
 	reply->allow = d.code == ACP_METHOD_NOT_ALLOWED ? "POST" : NULL;
-	reply->retry_after = d.code == ACP_UNAVAILABLE ? 1 : 0;
+	reply->retry_after = acp_code_retry_after(d.code);
 	const char *tenant = acp_json_string(result, "tenant_id");
 	snprintf(reply->tenant_id, sizeof reply->tenant_id, "%s", tenant ? tenant : "");
 	json_object_put(result);

@@ -39,7 +39,7 @@ bool acp_upgrade_offered(const struct acp_kernel *kernel, const char **why_not)
 static enum acp_code fail(struct upgrade *up, enum acp_code code, const char *error)
 {
 	snprintf(up->out->error, sizeof up->out->error, "%s", error);
-	up->out->retry_after = code == ACP_UPSTREAM_FAILED ? 10 : code == ACP_UNAVAILABLE ? 1 : 0;
+	up->out->retry_after = code == ACP_UPSTREAM_FAILED ? 10 : acp_code_retry_after(code);
 	return code;
 }
 
@@ -157,6 +157,8 @@ static enum acp_code record(struct upgrade *up, const struct acp_executed *done)
 	}
 	enum acp_code code = ask(up, good ? "upgrade_opened" : "upgrade_failed", result, &reply);
 	const char *ends = acp_json_string(reply, "expires_at");
+	if (code == ACP_UNAVAILABLE && good)
+		code = fail(up, ACP_OUTCOME_UNKNOWN, ""); /* the session is there, under a key that a repetition uses */
 	if (code == ACP_OK && good && ends) {
 		snprintf(up->out->url, sizeof up->out->url, "%s", url);
 		snprintf(up->out->expires_at, sizeof up->out->expires_at, "%s", ends);

@@ -166,6 +166,8 @@ static void write_head(const struct acp_response *response, const struct acp_htt
 		put_number_header(head, "Retry-After: ", response->retry_after);
 	if (response->replayed)
 		acp_buf_puts(head, "Idempotency-Replayed: true\r\n");
+	if (*response->idempotency_key)
+		put_header(head, "Idempotency-Key: ", response->idempotency_key);
 	if (response->rate.window)
 		put_rate(head, &response->rate);
 	if (*response->location)

@@ -260,6 +260,7 @@ void acp_http_reply(const struct acp_http *http, struct acp_reply *reply, struct
 	response->allow = reply->allow;
 	response->retry_after = reply->retry_after;
 	response->replayed = reply->replayed;
+	memcpy(response->idempotency_key, reply->idempotency_key, sizeof response->idempotency_key);
 	response->rate = reply->rate;
 	response->outcome = whole ? reply->code : ACP_INTERNAL_ERROR;
 	response->code = acp_code_name(response->outcome);
@@ -275,7 +276,7 @@ void acp_http_error(const struct acp_http *http, enum acp_code code, const char 
 	struct acp_reply reply = {.code = code, .http = acp_code_http(code)};
 	reply.body = acp_error_body(code, http->request_id, error, "");
 	reply.allow = response->allow;
-	reply.retry_after = code == ACP_UNAVAILABLE ? 1 : 0;
+	reply.retry_after = acp_code_retry_after(code);
 	acp_http_reply(http, &reply, response);
 }
 

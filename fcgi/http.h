@@ -46,7 +46,8 @@ struct acp_response {
 	const char *allow;   /* NULL = none */
 	int retry_after;     /* 0 = none */
 	bool replayed;
-	struct acp_rate rate; /* window 0 = none */
+	char idempotency_key[ACP_UUID_LEN]; /* "" = none */
+	struct acp_rate rate;               /* window 0 = none */
 
 	/* for the log line and the metrics */
 	size_t endpoint; /* see acp_paths_names() */

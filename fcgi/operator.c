@@ -23,7 +23,7 @@ static void answer(const struct acp_http *http, enum acp_code code, const char *
 		   struct json_object *body, struct acp_response *response)
 {
 	struct acp_reply reply = {.code = code, .http = acp_code_http(code), .body = body};
-	reply.retry_after = code == ACP_UNAVAILABLE ? 1 : 0;
+	reply.retry_after = acp_code_retry_after(code);
 	if (code == ACP_OK) {
 		acp_json_add(body, "ok", json_object_new_boolean(true));
 		acp_json_add_string(body, "request_id", http->request_id);

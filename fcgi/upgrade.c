@@ -131,7 +131,7 @@ static void answer_agent(const struct acp_kernel *kernel, const struct acp_http 
 		reply.body = acp_error_body(reply.code, http->request_id, checkout.error, field);
 	}
 	reply.http = acp_code_http(reply.code);
-	reply.retry_after = checkout.retry_after ? checkout.retry_after : reply.code == ACP_UNAVAILABLE;
+	reply.retry_after = checkout.retry_after ? checkout.retry_after : acp_code_retry_after(reply.code);
 	memcpy(reply.tenant_id, caller.tenant_id, sizeof reply.tenant_id);
 	memcpy(reply.key_shown, caller.key_shown, sizeof reply.key_shown);
 	acp_http_reply(http, &reply, response);

@@ -61,7 +61,7 @@ static void answer(const struct acp_kernel *kernel, const struct acp_http *http,
 		reply.body = acp_error_body(reply.code, http->request_id, "", "");
 	}
 	reply.http = acp_code_http(reply.code);
-	reply.retry_after = reply.code == ACP_UNAVAILABLE ? 1 : 0;
+	reply.retry_after = acp_code_retry_after(reply.code);
 	memcpy(reply.tenant_id, caller.tenant_id, sizeof reply.tenant_id);
 	memcpy(reply.key_shown, caller.key_shown, sizeof reply.key_shown);
 	acp_http_reply(http, &reply, response);

@@ -1,8 +1,9 @@
 /* worker.c - threads that each take a connection, serve it, and take the next.
  *
  * Every thread waits in its own epoll set for the listening socket (EPOLLEXCLUSIVE: the kernel wakes one) and for an
- * eventfd that says stop; while connections are queued it takes some one after the other without asking epoll. Signals
- * are blocked in all threads; the main thread takes them with sigtimedwait(), so no system call of a request is ever
+ * eventfd that says stop; while connections are queued it takes some one after the other without asking epoll. A
+ * thread that waits long for a commit is replaced by a spare one meanwhile, so that others are served. Signals are
+ * blocked in all threads; the main thread takes them with sigtimedwait(), so no system call of a request is ever
  * interrupted. */
 #include "worker.h"
 
@@ -42,6 +43,9 @@ struct worker {
 	struct seat *free;
 	int seats, most, taken;
 	int waiting; /* threads that wait for a seat */
+	int blocked; /* threads that wait for a commit */
+	int spares;  /* threads beyond the usual number, for those */
+	struct acp_thread_owner owner;
 };
 
 /* A request has a seat from its arrival to its end: longer than it has a thread, when its end is stored by another. */
@@ -52,7 +56,7 @@ struct seat {
 	struct seat *next;
 };
 
-enum { SEATS_PER_THREAD = 4 };
+enum { SEATS_PER_THREAD = 16, SPARE_MS = 1000, STACK = 512 * 1024 };
 
 static struct seat *new_seat(struct worker *worker)
 {
@@ -120,14 +124,14 @@ static void free_seats(struct worker *worker)
 	}
 }
 
-/* Waits until no request is on its way, or until the time limit: false. */
+/* Waits until no request is on its way and no spare thread left, or until the time limit: false. */
 static bool wait_for_seats(struct worker *worker, const struct timespec *limit)
 {
 	bool in_time = true;
 	pthread_mutex_lock(&worker->lock);
-	while (worker->taken && in_time)
+	while ((worker->taken || worker->spares) && in_time)
 		in_time = pthread_cond_timedwait(&worker->left, &worker->lock, limit) == 0;
-	bool empty = !worker->taken;
+	bool empty = !worker->taken && !worker->spares;
 	pthread_mutex_unlock(&worker->lock);
 	return empty;
 }
@@ -138,11 +142,11 @@ static bool watch(int epoll, int fd, uint32_t events)
 	return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
-/* Waits for a connection or the stop. True: there may be a connection. */
-static bool wait_for_work(int epoll, const struct worker *worker)
+/* Waits for a connection or the stop, so long at most (-1: for ever). True: there may be a connection. */
+static bool wait_for_work(int epoll, const struct worker *worker, int ms)
 {
 	struct epoll_event events[2];
-	int count = epoll_wait(epoll, events, 2, -1);
+	int count = epoll_wait(epoll, events, 2, ms);
 	for (int i = 0; i < count; i++)
 		if (events[i].data.fd == worker->stop_fd)
 			return false;
@@ -174,21 +178,89 @@ static void serve_queued(struct worker *worker, int most)
 		;
 }
 
+/* The set in which a thread waits; -1: errno says why there is none. */
+static int open_epoll(const struct worker *worker)
+{
+	int epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (epoll >= 0 && watch(epoll, worker->stop_fd, EPOLLIN) &&
+	    (watch(epoll, worker->listen_fd, EPOLLIN | EPOLLEXCLUSIVE) || watch(epoll, worker->listen_fd, EPOLLIN)))
+		return epoll;
+	if (epoll >= 0)
+		close(epoll);
+	return -1;
+}
+
 static void *serve(void *arg)
 {
 	struct worker *worker = arg;
-	int epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (epoll < 0 || !watch(epoll, worker->stop_fd, EPOLLIN) ||
-	    !(watch(epoll, worker->listen_fd, EPOLLIN | EPOLLEXCLUSIVE) || watch(epoll, worker->listen_fd, EPOLLIN))) {
+	int epoll = open_epoll(worker);
+	if (epoll < 0) {
 		acp_log(ACP_LOG_ERROR, "a thread could not start: %s", strerror(errno));
 		exit(1);
 	}
-	while (wait_for_work(epoll, worker))
+	acp_thread_own(&worker->owner);
+	while (wait_for_work(epoll, worker, -1))
 		serve_queued(worker, 16);
 	/* Connections that were queued before the stop are somebody's requests. */
 	serve_queued(worker, 64);
 	close(epoll);
 	return NULL;
+}
+
+/* A spare thread serves as long as others are blocked. False: it is none of them any more. */
+static bool is_wanted(struct worker *worker, bool good)
+{
+	pthread_mutex_lock(&worker->lock);
+	bool wanted = good && worker->spares <= worker->blocked;
+	worker->spares -= !wanted;
+	if (!wanted)
+		pthread_cond_broadcast(&worker->left);
+	pthread_mutex_unlock(&worker->lock);
+	return wanted;
+}
+
+static void *serve_meanwhile(void *arg)
+{
+	struct worker *worker = arg;
+	int epoll = open_epoll(worker);
+	bool good = epoll >= 0;
+	acp_thread_own(&worker->owner);
+	while (is_wanted(worker, good))
+		if ((good = wait_for_work(epoll, worker, SPARE_MS)))
+			serve_one(worker);
+	if (epoll >= 0)
+		close(epoll);
+	return NULL;
+}
+
+/* Where no thread can be made, those that are there must do. */
+static bool start_spare(struct worker *worker)
+{
+	pthread_t thread;
+	pthread_attr_t attr;
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	bool started = pthread_create(&thread, &attr, serve_meanwhile, worker) == 0;
+	pthread_attr_destroy(&attr);
+	return started;
+}
+
+static void thread_blocks(void *arg)
+{
+	struct worker *worker = arg;
+	pthread_mutex_lock(&worker->lock);
+	if (++worker->blocked > worker->spares && worker->spares < worker->most)
+		worker->spares += start_spare(worker);
+	pthread_mutex_unlock(&worker->lock);
+}
+
+static void thread_goes_on(void *arg)
+{
+	struct worker *worker = arg;
+	pthread_mutex_lock(&worker->lock);
+	worker->blocked--;
+	pthread_mutex_unlock(&worker->lock);
 }
 
 static void reload(const struct acp_config *config, struct acp_live *live)
@@ -237,7 +309,7 @@ static int start_threads(struct worker *worker, pthread_t *threads, int count)
 	pthread_attr_t attr;
 	int started = 0;
 	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, (size_t)512 * 1024);
+	pthread_attr_setstacksize(&attr, STACK);
 	while (started < count && pthread_create(&threads[started], &attr, serve, worker) == 0)
 		started++;
 	pthread_attr_destroy(&attr);
@@ -284,6 +356,7 @@ static int serve_until_stopped(const struct acp_config *config, const struct acp
 				.lock = PTHREAD_MUTEX_INITIALIZER,
 				.left = PTHREAD_COND_INITIALIZER,
 				.most = count * SEATS_PER_THREAD};
+	worker.owner = (struct acp_thread_owner){thread_blocks, thread_goes_on, &worker};
 	pthread_t *threads = calloc((size_t)count, sizeof *threads);
 	if (!threads || worker.stop_fd < 0 || !make_seats(&worker, count) ||
 	    start_threads(&worker, threads, count) < count) {

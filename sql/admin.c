@@ -35,7 +35,10 @@ struct acp_admin *acp_admin_open(const struct acp_config *config, char *why, siz
 		snprintf(why, why_size, "out of memory");
 		return NULL;
 	}
-	admin->conn = acp_db_connect(config->database_url, (int)config->db_connect_timeout, MINUTE_MS, &error);
+	const struct acp_db_limits limits = {.connect_timeout_s = (int)config->db_connect_timeout,
+					     .timeout_ms = MINUTE_MS,
+					     .commit_timeout_ms = MINUTE_MS};
+	admin->conn = acp_db_connect(config->database_url, &limits, &error);
 	admin->timeout_ms = MINUTE_MS;
 	if (admin->conn)
 		return admin;
@@ -123,8 +126,14 @@ static const char *role_of(const char *name)
 }
 
 /* What went wrong, and what helps where the role or the schema is not the right one. */
-static void explain(const struct acp_db_error *error, const char *name, char *why, size_t why_size)
+static void explain(enum acp_db_status status, const struct acp_db_error *error, const char *name, char *why,
+		    size_t why_size)
 {
+	if (status == ACP_DB_UNKNOWN) {
+		snprintf(why, why_size, "%s; whether it was done is not known: look before you send the command again",
+			 error->message);
+		return;
+	}
 	if (strcmp(error->sqlstate, "42501") == 0) {
 		snprintf(why, why_size,
 			 "%s (let the role of database_url be a member of %s, or give another: acpctl(8), ROLES)",
@@ -140,15 +149,27 @@ static void explain(const struct acp_db_error *error, const char *name, char *wh
 	snprintf(why, why_size, "%s%s", error->message, missing ? " (run acpctl migrate)" : "");
 }
 
+/* A statement outside a transaction that it begins is one of its own. */
+static enum acp_db_status run(struct acp_admin *admin, const struct statement *statement, const char *const *values,
+			      PGresult **rows, struct acp_db_error *error)
+{
+	if (strcmp(statement->name, "commit") == 0)
+		return acp_db_commit(admin->conn, error);
+	if (begins(statement->sql, "BEGIN") || acp_db_in_transaction(admin->conn))
+		return acp_db_exec(admin->conn, statement->sql, statement->count, values, admin->timeout_ms, rows,
+				   error);
+	return acp_db_transact(admin->conn, statement->sql, statement->count, values, admin->timeout_ms, rows, error);
+}
+
 struct json_object *acp_admin_query(struct acp_admin *admin, const char *name, const char *const *values, char *why,
 				    size_t why_size)
 {
 	struct acp_db_error error;
 	PGresult *rows = NULL;
 	const struct statement *statement = find(name);
-	if (acp_db_exec(admin->conn, statement->sql, statement->count, values, admin->timeout_ms, &rows, &error) !=
-	    ACP_DB_OK) {
-		explain(&error, name, why, why_size);
+	enum acp_db_status status = run(admin, statement, values, &rows, &error);
+	if (status != ACP_DB_OK) {
+		explain(status, &error, name, why, why_size);
 		return NULL;
 	}
 	struct json_object *list = rows_to_json(rows);
@@ -197,7 +218,7 @@ bool acp_admin_stream(struct acp_admin *admin, const char *name, const char *con
 	if (status == ACP_DB_OK)
 		status = acp_db_exec(admin->conn, "CLOSE acp_stream", 0, NULL, 0, NULL, &error);
 	if (status != ACP_DB_OK)
-		explain(&error, name, why, why_size);
+		explain(status, &error, name, why, why_size);
 	return status == ACP_DB_OK;
 }
 
@@ -206,8 +227,9 @@ bool acp_admin_seal(struct acp_admin *admin, const struct acp_config *config, in
 {
 	struct acp_db_error error;
 	struct acp_seal_made made;
-	if (acp_seal_make(admin->conn, config, -1, &made, &error) != ACP_DB_OK) {
-		explain(&error, "seal", why, why_size);
+	enum acp_db_status status = acp_seal_make(admin->conn, config, -1, &made, &error);
+	if (status != ACP_DB_OK) {
+		explain(status, &error, "seal", why, why_size);
 		return false;
 	}
 	*id = made.id;

@@ -7,7 +7,13 @@
  *
  * After a connection could not be made the pool is away: for a moment everybody is told so at once, and one caller at a
  * time tries again, so that a dead server costs the others no wait. Threads that serve nobody (core/thread.h) try when
- * they like, and tell nobody. */
+ * they like, and tell nobody.
+ *
+ * What writes asks for its commit in a message of its own, once the statement has run: so it is known that nothing was
+ * done before that message, and only after it an outcome can be unknown. A commit is waited for, never cancelled
+ * (PostgreSQL commits a transaction whose wait for a standby is cancelled), and meanwhile holds up its own caller only:
+ * its connection leaves the pool's count, another thread takes its thread's place, and where no commit is answered, new
+ * ones are not begun, but for one caller at a time. */
 #ifndef ACP_DB_H
 #define ACP_DB_H
 
@@ -15,11 +21,12 @@
 
 #include <libpq-fe.h>
 
-/* What became of a statement. */
+/* What became of a statement. Only ACP_DB_UNKNOWN leaves open whether it took effect. */
 enum acp_db_status {
 	ACP_DB_OK,
-	ACP_DB_LOST,    /* no connection, connection lost, or deadline passed; whether it took effect is unknown */
-	ACP_DB_REFUSED, /* the server answered with an error; see sqlstate */
+	ACP_DB_AWAY,    /* not done: no connection, or it broke or the deadline passed before a commit was asked for */
+	ACP_DB_UNKNOWN, /* a commit was asked for and its answer did not come: it may be done, or be done later */
+	ACP_DB_REFUSED, /* not done: the server answered with an error; see sqlstate */
 };
 
 struct acp_db_error {
@@ -34,14 +41,29 @@ struct acp_db_error {
 struct acp_db_pool;
 struct acp_db_conn;
 
-/* A pool of at most max connections to url. Connects on demand; never fails for a database that is away. NULL: memory
- * is lacking. One process each: make it after fork(). */
-struct acp_db_pool *acp_db_pool_new(const char *url, int max, int connect_timeout_s, int timeout_ms);
+struct acp_db_limits {
+	int connections;       /* at most, beside those whose commit is late */
+	int connect_timeout_s; /* for each host of the connection string */
+	int timeout_ms;        /* of a statement, and of the wait for a connection */
+	int commit_timeout_ms; /* of a commit, from when it was asked for */
+};
+
+/* A pool of connections to url. Connects on demand; never fails for a database that is away. NULL: out of memory.
+ * One process each: make it after fork(). */
+struct acp_db_pool *acp_db_pool_new(const char *url, const struct acp_db_limits *limits);
 void acp_db_pool_free(struct acp_db_pool *pool); /* no connection may be taken */
 
-/* Takes a free connection that has not died while idle, connecting when needed; waits at most
- * the pool's time-out. NULL with a reason in error. */
-struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, struct acp_db_error *error);
+/* Whoever waits for an answer gives up within half a second: for the end of a process, whose calls have ended. */
+void acp_db_pool_stop(struct acp_db_pool *pool);
+
+/* What a connection is taken for. Of those who write, at most limits.connections do so at a time, late commits
+ * included, so that late commits leave connections for everybody else; the writer (writer.h) bounds itself. */
+enum acp_db_purpose { ACP_DB_TO_READ, ACP_DB_TO_WRITE, ACP_DB_TO_STORE, ACP_DB_PURPOSES };
+
+/* Takes a free connection that has not died while idle, connecting when needed; waits at most the pool's time-out.
+ * NULL with a reason in error: also where it is not to read, a commit was not answered within a statement's
+ * time-out, and it is not for this caller to try another one. */
+struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_error *error);
 
 /* The server did not answer when it was last tried. */
 bool acp_db_away(struct acp_db_pool *pool);
@@ -52,8 +74,9 @@ void acp_db_stands_still(struct acp_db_pool *pool);
 /* Gives it back; a connection that is lost or stands in a transaction is closed. */
 void acp_db_give(struct acp_db_pool *pool, struct acp_db_conn *conn);
 
-/* Runs one statement with text parameters (NULL = null). *result is set on ACP_DB_OK only and may be NULL for
- * statements whose rows do not matter; release it with PQclear. timeout_ms 0: the pool's. */
+/* Runs one statement, that changes nothing or stands in a transaction, with text parameters (NULL = null). *result
+ * is set on ACP_DB_OK only and may be NULL for statements whose rows do not matter; release it with PQclear.
+ * timeout_ms 0: the pool's. */
 enum acp_db_status acp_db_exec(struct acp_db_conn *conn, const char *sql, int count, const char *const *values,
 			       int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
 
@@ -66,10 +89,17 @@ struct acp_db_statement {
 	const Oid *types; /* NULL: the server infers them */
 };
 
-/* For who wants to know when a statement has run but its commit still waits for the disk. It is called by the same
- * thread, before the statement's function returns, or not at all. */
+/* Ends the connection's transaction. Its answer is waited for as long as limits.commit_timeout_ms allows and the
+ * connection lives. */
+enum acp_db_status acp_db_commit(struct acp_db_conn *conn, struct acp_db_error *error) ACP_MUSTCHECK;
+
+bool acp_db_in_transaction(const struct acp_db_conn *conn);
+
+/* Where a statement that commits by itself has got to. Each is called at most once, by the same thread, before the
+ * statement's function returns. */
 struct acp_db_early {
-	void (*executed)(void *arg);
+	void (*executed)(void *arg); /* it has run; its commit may still wait for the disk */
+	bool (*late)(void *arg); /* the statement's time-out passed without an answer. False: nobody waits any more */
 	void *arg;
 };
 
@@ -82,19 +112,29 @@ enum acp_db_status acp_db_exec_again(struct acp_db_conn *conn, const struct acp_
 				     const char *const *values, const struct acp_db_binary *binary, int timeout_ms,
 				     PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
 
-/* The same, and early->executed is called where libpq and the connection allow for it. */
+/* The same for one that commits by itself; waits for it as acp_db_commit does. early->executed is called where libpq
+ * allows for it. */
 enum acp_db_status acp_db_exec_early(struct acp_db_conn *conn, const struct acp_db_statement *statement,
 				     const char *const *values, const struct acp_db_binary *binary,
 				     const struct acp_db_early *early, PGresult **result,
 				     struct acp_db_error *error) ACP_MUSTCHECK;
 
-/* Take, run, give. */
-enum acp_db_status acp_db_once(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
-			       int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
+/* Runs one statement in a transaction of its own on this connection, and commits it. timeout_ms: of the statement. */
+enum acp_db_status acp_db_transact(struct acp_db_conn *conn, const char *sql, int count, const char *const *values,
+				   int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
 
-/* The same for a statement that changes nothing: a connection that broke under it is replaced once. */
+/* The same on any connection. One that broke before the commit was asked for is replaced once. */
+enum acp_db_status acp_db_write(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
+				int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
+
+/* The same for who can do without its outcome: the commit, too, is waited for no longer than timeout_ms. */
+enum acp_db_status acp_db_attempt(struct acp_db_pool *pool, enum acp_db_purpose purpose, const char *sql, int count,
+				  const char *const *values, int timeout_ms, PGresult **result,
+				  struct acp_db_error *error) ACP_MUSTCHECK;
+
+/* Runs one statement that changes nothing. A connection that broke under it is replaced once. */
 enum acp_db_status acp_db_read(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
-			       PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
+			       int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
 
 /* The same with a statement that is run over and over. */
 enum acp_db_status acp_db_read_again(struct acp_db_pool *pool, const struct acp_db_statement *statement,
@@ -102,7 +142,7 @@ enum acp_db_status acp_db_read_again(struct acp_db_pool *pool, const struct acp_
 				     struct acp_db_error *error) ACP_MUSTCHECK;
 
 /* A connection outside any pool, for acpctl. NULL with the reason in error. */
-struct acp_db_conn *acp_db_connect(const char *url, int connect_timeout_s, int timeout_ms, struct acp_db_error *error);
+struct acp_db_conn *acp_db_connect(const char *url, const struct acp_db_limits *limits, struct acp_db_error *error);
 void acp_db_close(struct acp_db_conn *conn);
 
 /* Runs a script of several statements without parameters and without a deadline (migrations). */

@@ -8,6 +8,8 @@
 #include <dirent.h>
 #include <errno.h>
 
+enum { TEN_MINUTES_MS = 600000 };
+
 /* What one run works with. */
 struct run {
 	const struct acp_config *config;
@@ -269,7 +271,10 @@ bool acp_migrate(const struct acp_config *config, FILE *out, char *why, size_t w
 	struct run run = {.config = config, .out = out, .why = why, .why_size = why_size};
 	if (!*config->database_url)
 		return complain(&run, "%s", acp_config_no_database());
-	run.conn = acp_db_connect(config->database_url, (int)config->db_connect_timeout, 600000, &error);
+	const struct acp_db_limits limits = {.connect_timeout_s = (int)config->db_connect_timeout,
+					     .timeout_ms = TEN_MINUTES_MS,
+					     .commit_timeout_ms = TEN_MINUTES_MS};
+	run.conn = acp_db_connect(config->database_url, &limits, &error);
 	if (!run.conn)
 		return complain(&run, "%s", error.message);
 	bool ok = migrate_all(&run);

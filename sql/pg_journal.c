@@ -31,7 +31,7 @@ static enum acp_code failed(enum acp_db_status status, const struct acp_db_error
 			*error->sqlstate ? " SQLSTATE " : "", error->sqlstate);
 	if (data)
 		return ACP_VALIDATION_ERROR;
-	return status == ACP_DB_LOST ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
+	return status == ACP_DB_REFUSED ? ACP_INTERNAL_ERROR : ACP_UNAVAILABLE;
 }
 
 enum acp_code acp_pg_journal_commit(void *arg, const char *events, size_t count)
@@ -48,10 +48,10 @@ enum acp_code acp_pg_journal_commit(void *arg, const char *events, size_t count)
 	/* As for any other call: with a remote hub, or the setting off, nothing is enforced here. */
 	bool enforced = config->usage_enforcement && !*config->hub_url;
 	const char *values[] = {events, enforced ? limit : NULL, warn};
-	enum acp_db_status status = acp_db_once(journal->pool, sql, 3, values, BATCH_MS, &rows, &error);
+	enum acp_db_status status = acp_db_write(journal->pool, sql, 3, values, BATCH_MS, &rows, &error);
 	/* A statement that the router gave up waiting for stored one of the rows just now: this time it is seen. */
 	if (status == ACP_DB_REFUSED && strcmp(error.sqlstate, "23505") == 0)
-		status = acp_db_once(journal->pool, sql, 3, values, BATCH_MS, &rows, &error);
+		status = acp_db_write(journal->pool, sql, 3, values, BATCH_MS, &rows, &error);
 	if (status != ACP_DB_OK)
 		return failed(status, &error, count);
 	journal->stored += strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
@@ -67,8 +67,11 @@ struct acp_pg_journal *acp_pg_journal_open(const struct acp_config *config)
 	if (!journal)
 		return NULL;
 	journal->config = config;
-	journal->pool =
-		acp_db_pool_new(config->database_url, 1, (int)config->db_connect_timeout, (int)config->db_timeout);
+	const struct acp_db_limits limits = {.connections = 1,
+					     .connect_timeout_s = (int)config->db_connect_timeout,
+					     .timeout_ms = (int)config->db_timeout,
+					     .commit_timeout_ms = BATCH_MS};
+	journal->pool = acp_db_pool_new(config->database_url, &limits);
 	if (journal->pool)
 		return journal;
 	free(journal);

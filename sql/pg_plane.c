@@ -7,6 +7,7 @@
 #include "pg_journal.h"
 #include "reader.h"
 #include "seal.h"
+#include "thread.h"
 #include "writer.h"
 
 #include <time.h>
@@ -57,7 +58,9 @@ static enum acp_code code_of(enum acp_db_status status, const struct acp_db_erro
 	}
 	acp_log(ACP_LOG_ERROR, "database: %s: %s%s%s", what, error->message, *error->sqlstate ? " SQLSTATE " : "",
 		error->sqlstate);
-	return status == ACP_DB_LOST || passes(error->sqlstate) ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
+	if (status == ACP_DB_UNKNOWN)
+		return ACP_OUTCOME_UNKNOWN;
+	return status == ACP_DB_AWAY || passes(error->sqlstate) ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
 }
 
 static void copy_column(char *out, size_t size, const PGresult *rows, int column)
@@ -123,7 +126,7 @@ static enum acp_code ask_who(struct acp_pg_plane *pg, const uint8_t key_hash[ACP
 	const char *values[] = {hash, since};
 	enum acp_db_status status = acp_db_read_again(pg->pool, &statement, values, &rows, &error);
 	/* It takes no time and waits for nobody's lock, as an action's reads may. */
-	if (status == ACP_DB_LOST && error.timed_out)
+	if (status == ACP_DB_AWAY && error.timed_out)
 		acp_db_stands_still(pg->pool);
 	enum acp_code code = code_of(status, &error, "authenticate");
 	if (code != ACP_OK)
@@ -180,19 +183,33 @@ static enum acp_code parse_column(const PGresult *rows, int column, struct json_
 	return parse_text(none ? NULL : PQgetvalue(rows, 0, column), out);
 }
 
-/* Runs a statement whose one column is jsonb (or null). */
-static enum acp_code fetch_json(struct acp_db_conn *conn, struct acp_db_pool *pool, const char *sql, int count,
-				const char *const *values, struct json_object **out, struct acp_db_error *error,
-				const char *what)
+/* What a statement gave whose one column is jsonb (or null). Releases rows. */
+static enum acp_code take_json(enum acp_db_status status, PGresult *rows, struct json_object **out,
+			       const struct acp_db_error *error, const char *what)
 {
-	PGresult *rows = NULL;
-	enum acp_db_status status = conn ? acp_db_exec(conn, sql, count, values, 0, &rows, error)
-					 : acp_db_read(pool, sql, count, values, &rows, error);
 	enum acp_code code = code_of(status, error, what);
 	if (code == ACP_OK)
 		code = parse_column(rows, 0, out);
 	PQclear(rows);
 	return code;
+}
+
+/* Runs such a statement, which changes nothing. */
+static enum acp_code read_json(struct acp_pg_plane *pg, const char *sql, int count, const char *const *values,
+			       struct json_object **out, struct acp_db_error *error, const char *what)
+{
+	PGresult *rows = NULL;
+	enum acp_db_status status = acp_db_read(pg->pool, sql, count, values, 0, &rows, error);
+	return take_json(status, rows, out, error, what);
+}
+
+/* Runs such a statement and commits it. timeout_ms 0: as for every statement. */
+static enum acp_code write_json(struct acp_pg_plane *pg, const char *sql, int count, const char *const *values,
+				int timeout_ms, struct json_object **out, struct acp_db_error *error, const char *what)
+{
+	PGresult *rows = NULL;
+	enum acp_db_status status = acp_db_write(pg->pool, sql, count, values, timeout_ms, &rows, error);
+	return take_json(status, rows, out, error, what);
 }
 
 static enum acp_code get_usage(void *self, const char *tenant_id, const char *period, struct json_object **usage)
@@ -206,11 +223,8 @@ static enum acp_code get_usage(void *self, const char *tenant_id, const char *pe
 	struct acp_db_error error;
 	PGresult *rows = NULL;
 	const char *values[] = {tenant_id, period, pg->free_limit};
-	enum acp_code code = code_of(acp_db_read_again(pg->pool, &statement, values, &rows, &error), &error, "usage");
-	if (code == ACP_OK)
-		code = parse_column(rows, 0, usage);
-	PQclear(rows);
-	return code;
+	enum acp_db_status status = acp_db_read_again(pg->pool, &statement, values, &rows, &error);
+	return take_json(status, rows, usage, &error, "usage");
 }
 
 static enum acp_code get_invoice(void *self, const char *tenant_id, const char *period, struct json_object **invoice)
@@ -218,19 +232,18 @@ static enum acp_code get_invoice(void *self, const char *tenant_id, const char *
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	const char *values[] = {tenant_id, period, pg->config->invoice_minimum};
-	return fetch_json(NULL, pg->pool, "SELECT acp.invoice_json($1, ($2 || '-01')::date, $3)", 3, values, invoice,
-			  &error, "invoice");
+	return read_json(pg, "SELECT acp.invoice_json($1, ($2 || '-01')::date, $3)", 3, values, invoice, &error,
+			 "invoice");
 }
 
 static enum acp_code get_price(void *self, const char *unit, const char *action, int64_t quantity,
 			       struct json_object **price)
 {
-	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	char number[24];
 	snprintf(number, sizeof number, "%lld", (long long)quantity);
 	const char *values[] = {unit, action, number};
-	return fetch_json(NULL, pg->pool, "SELECT acp.pricing($1, $2, $3)", 3, values, price, &error, "price");
+	return read_json(self, "SELECT acp.pricing($1, $2, $3)", 3, values, price, &error, "price");
 }
 
 static enum acp_code reserve(void *self, const char *tenant_id, const char *event_id, const char *ts,
@@ -242,9 +255,9 @@ static enum acp_code reserve(void *self, const char *tenant_id, const char *even
 	struct acp_db_error error;
 	PGresult *rows = NULL;
 	const char *values[] = {tenant_id, event_id, ts, pg->free_limit, pg->reservation_ttl};
-	enum acp_code code =
-		code_of(acp_db_once(pg->pool, sql, 5, values, (int)pg->config->usage_timeout, &rows, &error), &error,
-			"usage check");
+	enum acp_code code = code_of(acp_db_attempt(pg->pool, ACP_DB_TO_WRITE, sql, 5, values,
+						    (int)pg->config->usage_timeout, &rows, &error),
+				     &error, "usage check");
 	if (code != ACP_OK)
 		return code;
 	out->allowed = *PQgetvalue(rows, 0, 0) == 't';
@@ -263,7 +276,7 @@ static enum acp_code live_count(void *self, const char *tenant_id, const char *r
 	PGresult *rows = NULL;
 	const char *values[] = {tenant_id, resource};
 	enum acp_code code = code_of(
-		acp_db_once(pg->pool, "SELECT acp.live_count($1, $2)", 2, values, 0, &rows, &error), &error, "ceiling");
+		acp_db_read(pg->pool, "SELECT acp.live_count($1, $2)", 2, values, 0, &rows, &error), &error, "ceiling");
 	if (code == ACP_OK)
 		*count = strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
 	PQclear(rows);
@@ -274,8 +287,13 @@ static enum acp_code authorize(void *self, struct json_object *query, struct jso
 {
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
+	PGresult *rows = NULL;
 	const char *values[] = {event_text(query)};
-	return fetch_json(NULL, pg->pool, "SELECT acp.authorize($1)", 1, values, decision, &error, "policy");
+	/* It writes where it asks for an approval. Policies hold also while no commit is answered: so this one is as a
+	 * read, and is not refused then. */
+	enum acp_db_status status = acp_db_attempt(pg->pool, ACP_DB_TO_READ, "SELECT acp.authorize($1)", 1, values,
+						   (int)pg->config->db_timeout, &rows, &error);
+	return take_json(status, rows, decision, &error, "policy");
 }
 
 /* What a function that refused says to the caller. */
@@ -304,13 +322,14 @@ static enum acp_code begin(void *self, bool read_only, struct acp_tx **out)
 		return ACP_INTERNAL_ERROR;
 	tx->pg = pg;
 	tx->read_only = read_only;
-	tx->conn = acp_db_take(pg->pool, &error);
+	tx->conn = acp_db_take(pg->pool, read_only ? ACP_DB_TO_READ : ACP_DB_TO_WRITE, &error);
 	if (!tx->conn) {
 		free(tx);
-		return code_of(ACP_DB_LOST, &error, "begin");
+		return code_of(ACP_DB_AWAY, &error, "begin");
 	}
 	enum acp_db_status status =
-		acp_db_exec(tx->conn, read_only ? "BEGIN READ ONLY" : "BEGIN", 0, NULL, 0, NULL, &error);
+		acp_db_exec(tx->conn, read_only ? "BEGIN READ ONLY" : "BEGIN ISOLATION LEVEL READ COMMITTED", 0, NULL,
+			    0, NULL, &error);
 	if (status == ACP_DB_OK) {
 		*out = tx;
 		return ACP_OK;
@@ -333,12 +352,14 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 {
 	char name[ACP_FUNCTION_SIZE];
 	char sql[256];
+	PGresult *rows = NULL;
 	struct acp_db_error error;
 	if (!acp_function_name(function, name))
 		return ACP_INTERNAL_ERROR;
 	snprintf(sql, sizeof sql, "SELECT %s($1::uuid, $2::jsonb, $3::jsonb)", name);
 	const char *values[] = {tenant_id, event_text(params), event_text(ctx)};
-	enum acp_code code = fetch_json(tx->conn, NULL, sql, 3, values, data, &error, function);
+	enum acp_db_status status = acp_db_exec(tx->conn, sql, 3, values, 0, &rows, &error);
+	enum acp_code code = take_json(status, rows, data, &error, function);
 	/* Elsewhere that state tells of a standby, and that trying again helps. */
 	if (code == ACP_UNAVAILABLE && tx->read_only && strcmp(error.sqlstate, "25006") == 0)
 		code = ACP_INTERNAL_ERROR;
@@ -386,7 +407,7 @@ static bool enforces_here(const struct acp_config *config)
 static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, const struct acp_settlement *end,
 				    int timeout_ms, int64_t *used, struct acp_db_error *error)
 {
-	static const char sql[] = "SELECT acp.settle($1, $2, $3, $4, $5, $6, $7)";
+	static const char sql[] = "SELECT acp.settle($1, $2, $3, $4, $5, $6, $7, $8)";
 	PGresult *rows = NULL;
 	struct json_object *event = acp_event_json(end->event);
 	char *sealed = end->sealed ? malloc(2 * end->sealed_len + 3) : NULL;
@@ -398,9 +419,10 @@ static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn 
 				end->claim,
 				sealed,
 				end->approval,
-				pg->warn_at_percent};
-	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 7, values, timeout_ms, &rows, error)
-					 : acp_db_once(pg->pool, sql, 7, values, timeout_ms, &rows, error);
+				pg->warn_at_percent,
+				end->fingerprint};
+	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 8, values, timeout_ms, &rows, error)
+					 : acp_db_write(pg->pool, sql, 8, values, timeout_ms, &rows, error);
 	free(sealed);
 	json_object_put(event);
 	if (status == ACP_DB_OK) {
@@ -428,10 +450,11 @@ static bool keep(struct acp_pg_plane *pg, struct acp_event *event)
 	return kept;
 }
 
-/* What became of a call that was stored, or was not. */
+/* What became of a call that was stored, or was not. Where that is not known, the row in the journal makes it
+ * certain. */
 static enum acp_code end_store(struct acp_pg_plane *pg, struct acp_event *event, const struct acp_writer_result *result)
 {
-	if (result->status == ACP_DB_LOST && keep(pg, event))
+	if ((result->status == ACP_DB_AWAY || result->status == ACP_DB_UNKNOWN) && keep(pg, event))
 		return ACP_OK;
 	return result->refused ? ACP_UPGRADE_REQUIRED : code_of(result->status, result->error, "audit");
 }
@@ -488,26 +511,6 @@ static bool settle_later(void *self, const struct acp_settlement *end, acp_settl
 	return false;
 }
 
-/* A connection that broke during the commit leaves its outcome unknown: the row tells it. A server that crashed is
- * asked as soon as it is back; at the end of its recovery what is not there never will be. */
-static bool committed_all_the_same(struct acp_pg_plane *pg, const struct acp_event *event)
-{
-	static const char sql[] = "SELECT acp.audit_found($1, $2, $3)";
-	const struct timespec pause = {.tv_nsec = 100 * 1000000L};
-	uint64_t deadline = acp_monotonic_us() + (uint64_t)pg->config->db_timeout * 1000u;
-	struct acp_db_error error;
-	PGresult *rows = NULL;
-	const char *values[] = {event->tenant_id, event->ts, event->event_id};
-	while (acp_db_read(pg->pool, sql, 3, values, &rows, &error) != ACP_DB_OK) {
-		if (acp_monotonic_us() >= deadline)
-			return false;
-		nanosleep(&pause, NULL);
-	}
-	bool stored = *PQgetvalue(rows, 0, 0) == 't';
-	PQclear(rows);
-	return stored;
-}
-
 static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *used)
 {
 	struct acp_pg_plane *pg = self;
@@ -517,16 +520,14 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 		return store(pg, end, used);
 	enum acp_db_status status = settle_on(pg, tx ? tx->conn : NULL, end, 0, used, &error);
 	if (tx && status == ACP_DB_OK)
-		status = acp_db_exec(tx->conn, "COMMIT", 0, NULL, 0, NULL, &error);
-	if (tx && status == ACP_DB_OK)
-		end_tx(tx);
-	else if (tx)
+		status = acp_db_commit(tx->conn, &error);
+	if (tx && status == ACP_DB_REFUSED)
 		rollback(tx);
+	else if (tx)
+		end_tx(tx);
 	/* Also when the outcome is unknown: asking once more than needed does no harm. */
 	if (end->changes_access)
 		acp_shared_counter_add(pg->changes);
-	if (status == ACP_DB_LOST && !error.timed_out && committed_all_the_same(pg, end->event))
-		return ACP_OK;
 	return code_of(status, &error, "settle");
 }
 
@@ -540,7 +541,51 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 	/* A call that found the database away has waited long enough. */
 	const char *code = end->event->error_code;
 	int timeout_ms = code && strcmp(code, acp_code_name(ACP_UNAVAILABLE)) == 0 ? 1000 : 0;
-	return code_of(settle_on(pg, NULL, end, timeout_ms, &used, &error), &error, "audit");
+	/* What it claimed is free again when its lease ends, where only the row is kept. */
+	struct acp_writer_result result = {.used = -1, .error = &error};
+	result.status = settle_on(pg, NULL, end, timeout_ms, &used, &error);
+	return end_store(pg, end->event, &result);
+}
+
+/* acp.settle_doubt(), until it answers or the time of a statement has passed. *done: the call was committed. */
+static enum acp_db_status ask_outcome(struct acp_pg_plane *pg, const struct acp_settlement *end, bool *done,
+				      struct acp_db_error *error)
+{
+	static const char sql[] = "SELECT acp.settle_doubt($1, $2, $3)";
+	const struct timespec pause = {.tv_nsec = 100 * 1000000L};
+	uint64_t deadline = acp_monotonic_us() + (uint64_t)pg->config->db_timeout * 1000u;
+	enum acp_db_status status;
+	PGresult *rows = NULL;
+	struct json_object *event = acp_event_json(end->event);
+	const char *values[] = {event_text(event), end->reserved ? end->event->event_id : NULL, end->claim};
+	acp_thread_blocks();
+	while ((status = acp_db_write(pg->pool, sql, 3, values, 0, &rows, error)) != ACP_DB_OK &&
+	       acp_monotonic_us() < deadline)
+		nanosleep(&pause, NULL);
+	acp_thread_goes_on();
+	json_object_put(event);
+	*done = status == ACP_DB_OK && *PQgetvalue(rows, 0, 0) == 't';
+	PQclear(rows);
+	return status;
+}
+
+/* The call's own statement may still be on its way: where it arrives it meets the row of the refusal and fails;
+ * where it came first, it is found. A server that crashed is asked as soon as it is back. */
+static enum acp_code resolve(void *self, const struct acp_settlement *end)
+{
+	bool done;
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	enum acp_db_status status = ask_outcome(pg, end, &done, &error);
+	if (status == ACP_DB_OK)
+		return done ? ACP_OK : ACP_UNAVAILABLE;
+	acp_log(ACP_LOG_ERROR, "database: the outcome of event %s is not known: %s", end->event->event_id,
+		error.message);
+	end->event->error_code = acp_code_name(ACP_OUTCOME_UNKNOWN);
+	end->event->error_message_redacted = acp_code_sentence(ACP_OUTCOME_UNKNOWN);
+	if (!keep(pg, end->event))
+		acp_log(ACP_LOG_ERROR, "database: event %s: its row could not be kept", end->event->event_id);
+	return ACP_OUTCOME_UNKNOWN;
 }
 
 /* Idempotency -------------------------------------------------------------------------------------------------- */
@@ -563,7 +608,7 @@ static enum acp_code claim(void *self, const char *tenant_id, const char *action
 	struct acp_db_error error;
 	PGresult *rows = NULL;
 	const char *values[] = {tenant_id, action, key, fingerprint, event_id, pg->idempotency_lease};
-	enum acp_code code = code_of(acp_db_once(pg->pool, sql, 6, values, 0, &rows, &error), &error, "claim");
+	enum acp_code code = code_of(acp_db_write(pg->pool, sql, 6, values, 0, &rows, &error), &error, "claim");
 	if (code != ACP_OK)
 		return code;
 	*out = (struct acp_claim){.verdict = verdict_of(PQgetvalue(rows, 0, 0))};
@@ -580,36 +625,33 @@ static enum acp_code claim(void *self, const char *tenant_id, const char *action
 
 /* Other kernels ------------------------------------------------------------------------------------------------ */
 
-/* A month of all tenants takes longer than a call may. */
-static enum acp_code run_long(struct acp_pg_plane *pg, const char *sql, const char *const *values,
-			      struct json_object **reply, struct acp_db_error *error)
+/* Endpoints of the hub that change nothing. */
+static bool only_reads(const char *name)
 {
-	enum { TEN_MINUTES_MS = 600000 };
-	PGresult *rows = NULL;
-	enum acp_code code =
-		code_of(acp_db_once(pg->pool, sql, 2, values, TEN_MINUTES_MS, &rows, error), error, "billing run");
-	if (code == ACP_OK)
-		code = parse_column(rows, 0, reply);
-	PQclear(rows);
-	return code;
+	return acp_word_in_list("usage audit_query billing_invoice", name);
 }
 
 static enum acp_code hub(void *self, const char *name, struct json_object *body, struct json_object *ctx,
 			 struct json_object **reply, struct acp_refusal *refusal)
 {
+	enum { TEN_MINUTES_MS = 600000 };
 	char sql[128];
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
-	if (name[strspn(name, "abcdefghijklmnopqrstuvwxyz_")] ||
+	struct json_object *event = acp_json_member(ctx, "event");
+	char ts[ACP_TS_LEN];
+	acp_key_cache_clock(pg->keys, ts);
+	if (name[strspn(name, "abcdefghijklmnopqrstuvwxyz_")] || (event && !acp_json_add_string(event, "ts", ts)) ||
 	    !acp_json_add_string(ctx, "free_limit", pg->free_limit) ||
 	    !acp_json_add_string(ctx, "reservation_ttl", pg->reservation_ttl) ||
 	    !acp_json_add_string(ctx, "invoice_minimum", pg->config->invoice_minimum))
 		return ACP_INTERNAL_ERROR;
 	snprintf(sql, sizeof sql, "SELECT acp.hub_%s($1, $2)", name);
 	const char *values[] = {event_text(body), event_text(ctx)};
-	enum acp_code code = strcmp(name, "billing_run") == 0
-				     ? run_long(pg, sql, values, reply, &error)
-				     : fetch_json(NULL, pg->pool, sql, 2, values, reply, &error, name);
+	/* A month of all tenants takes longer than a call may. */
+	int timeout_ms = strcmp(name, "billing_run") == 0 ? TEN_MINUTES_MS : 0;
+	enum acp_code code = only_reads(name) ? read_json(pg, sql, 2, values, reply, &error, name)
+					      : write_json(pg, sql, 2, values, timeout_ms, reply, &error, name);
 	if (strcmp(name, "revoke") == 0 || strcmp(name, "tenants_update") == 0)
 		acp_shared_counter_add(pg->changes);
 	read_refusal(code, &error, refusal);
@@ -622,13 +664,15 @@ static enum acp_code outbox_take(void *self, int64_t most, struct acp_tx **out, 
 {
 	struct acp_tx *tx = NULL;
 	struct acp_db_error error;
+	PGresult *rows = NULL;
 	char number[24];
 	snprintf(number, sizeof number, "%lld", (long long)most);
 	const char *values[] = {number};
 	enum acp_code code = begin(self, false, &tx);
 	if (code != ACP_OK)
 		return code;
-	code = fetch_json(tx->conn, NULL, "SELECT acp.outbox_take($1)", 1, values, events, &error, "outbox");
+	enum acp_db_status status = acp_db_exec(tx->conn, "SELECT acp.outbox_take($1)", 1, values, 0, &rows, &error);
+	code = take_json(status, rows, events, &error, "outbox");
 	bool some = code == ACP_OK && json_object_array_length(*events) > 0;
 	if (!some)
 		rollback(tx);
@@ -646,11 +690,11 @@ static enum acp_code outbox_done(struct acp_tx *tx, enum acp_delivery delivery, 
 		status = acp_db_exec(tx->conn, "SELECT acp.outbox_refused($1, $2)", 2, values, 0, NULL, &error);
 	}
 	if (delivery != ACP_NOT_DELIVERED && status == ACP_DB_OK)
-		status = acp_db_exec(tx->conn, "COMMIT", 0, NULL, 0, NULL, &error);
-	if (delivery != ACP_NOT_DELIVERED && status == ACP_DB_OK)
-		end_tx(tx);
-	else
+		status = acp_db_commit(tx->conn, &error);
+	if (delivery == ACP_NOT_DELIVERED || status == ACP_DB_REFUSED)
 		rollback(tx);
+	else
+		end_tx(tx);
 	return code_of(status, &error, "outbox");
 }
 
@@ -674,7 +718,7 @@ static struct json_object *onboarding_json(const struct acp_onboarding *in)
 	     acp_json_add(p, "scopes", json_object_get(scopes)) &&
 	     acp_json_add(p, "customer", json_object_new_boolean(in->customer)) &&
 	     (!in->organization_name || acp_json_add_string(p, "organization_name", in->organization_name)) &&
-	     (!in->idempotency_key || acp_json_add_string(p, "idempotency_key", in->idempotency_key));
+	     acp_json_add_string(p, "idempotency_key", in->idempotency_key);
 	json_object_put(scopes);
 	if (ok)
 		return p;
@@ -698,24 +742,24 @@ static enum acp_code read_onboarded(const PGresult *rows, struct acp_onboarded *
 	return ACP_OK;
 }
 
-/* A connection that broke leaves it unknown whether the tenant was made. Sent again, the statement knows its own tenant
- * and does not make it twice; a server that crashed is asked as soon as it is back. That others find it away meanwhile
- * ends nothing here: the tenant may be there, and nobody else has its key. */
+/* Where it is not known whether the tenant was made, the same statement is sent again: it knows its own tenant and
+ * does not make it twice, and it waits for a commit that is under way. That others find the server away meanwhile
+ * ends nothing here: nobody else has the tenant's key. */
 static enum acp_db_status make_tenant(struct acp_pg_plane *pg, const char *sql, const char *const *values,
 				      PGresult **rows, struct acp_db_error *error)
 {
 	const struct timespec pause = {.tv_nsec = 100 * 1000000L};
-	uint64_t deadline = acp_monotonic_us() + (uint64_t)pg->config->db_timeout * 1000u;
-	struct acp_db_conn *conn = acp_db_take(pg->pool, error);
-	if (!conn)
-		return ACP_DB_LOST;
-	enum acp_db_status status = acp_db_exec(conn, sql, 3, values, 0, rows, error);
-	acp_db_give(pg->pool, conn);
-	while (status == ACP_DB_LOST && acp_monotonic_us() < deadline) {
+	uint64_t deadline = acp_monotonic_us() + (uint64_t)pg->config->db_commit_timeout * 1000u;
+	enum acp_db_status status = acp_db_write(pg->pool, sql, 3, values, 0, rows, error);
+	if (status != ACP_DB_UNKNOWN)
+		return status;
+	acp_thread_blocks();
+	while (status != ACP_DB_OK && acp_monotonic_us() < deadline) {
 		nanosleep(&pause, NULL);
-		status = acp_db_once(pg->pool, sql, 3, values, 0, rows, error);
+		status = acp_db_write(pg->pool, sql, 3, values, 0, rows, error);
 	}
-	return status;
+	acp_thread_goes_on();
+	return status == ACP_DB_OK ? status : ACP_DB_UNKNOWN;
 }
 
 static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct acp_onboarded *out)
@@ -745,14 +789,13 @@ static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct
 
 static enum acp_code deliveries_take(void *self, int max, int lease, struct json_object **list)
 {
-	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	char most[16], seconds[16];
 	snprintf(most, sizeof most, "%d", max);
 	snprintf(seconds, sizeof seconds, "%d", lease);
 	const char *values[] = {most, seconds};
-	return fetch_json(NULL, pg->pool, "SELECT acp.deliveries_take($1, make_interval(secs => $2))", 2, values, list,
-			  &error, "webhook deliveries");
+	return write_json(self, "SELECT acp.deliveries_take($1, make_interval(secs => $2))", 2, values, 0, list, &error,
+			  "webhook deliveries");
 }
 
 static enum acp_code delivery_done(void *self, struct json_object *outcome)
@@ -760,7 +803,7 @@ static enum acp_code delivery_done(void *self, struct json_object *outcome)
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	const char *values[] = {event_text(outcome)};
-	return code_of(acp_db_once(pg->pool, "SELECT acp.delivery_done($1)", 1, values, 0, NULL, &error), &error,
+	return code_of(acp_db_write(pg->pool, "SELECT acp.delivery_done($1)", 1, values, 0, NULL, &error), &error,
 		       "end of a webhook delivery");
 }
 
@@ -776,7 +819,7 @@ static enum acp_code money(void *self, const char *function, struct json_object 
 		return ACP_INTERNAL_ERROR;
 	snprintf(sql, sizeof sql, "SELECT %s($1)", name);
 	const char *values[] = {event_text(what)};
-	enum acp_code code = fetch_json(NULL, pg->pool, sql, 1, values, reply, &error, function);
+	enum acp_code code = write_json(pg, sql, 1, values, 0, reply, &error, function);
 	/* Nearly all of it may change what a tenant pays: asking once more than needed does no harm. */
 	if (strcmp(function, "obligations_take") != 0)
 		acp_shared_counter_add(pg->changes);
@@ -790,18 +833,12 @@ static enum acp_code console(void *self, const char *function, struct json_objec
 {
 	enum { HALF_MINUTE_MS = 30000 };
 	char name[ACP_FUNCTION_SIZE], sql[ACP_FUNCTION_SIZE + 16];
-	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
-	PGresult *rows = NULL;
 	if (!acp_function_name(function, name))
 		return ACP_INTERNAL_ERROR;
 	snprintf(sql, sizeof sql, "SELECT %s($1)", name);
 	const char *values[] = {event_text(what)};
-	enum acp_code code =
-		code_of(acp_db_once(pg->pool, sql, 1, values, HALF_MINUTE_MS, &rows, &error), &error, function);
-	if (code == ACP_OK)
-		code = parse_column(rows, 0, reply);
-	PQclear(rows);
+	enum acp_code code = write_json(self, sql, 1, values, HALF_MINUTE_MS, reply, &error, function);
 	read_refusal(code, &error, refusal);
 	return code;
 }
@@ -815,10 +852,10 @@ static enum acp_code ready(void *self, char *why, size_t why_size)
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	PGresult *rows = NULL;
-	enum acp_db_status status = acp_db_once(pg->pool, sql, 0, NULL, 2000, &rows, &error);
+	enum acp_db_status status = acp_db_read(pg->pool, sql, 0, NULL, 2000, &rows, &error);
 	if (status != ACP_DB_OK) {
 		snprintf(why, why_size, "%s: %s",
-			 status == ACP_DB_LOST ? "database not reachable" : "schema missing, run acpctl migrate",
+			 status == ACP_DB_AWAY ? "database not reachable" : "schema missing, run acpctl migrate",
 			 error.message);
 		return ACP_UNAVAILABLE;
 	}
@@ -843,7 +880,7 @@ static enum acp_code gauges(void *self, struct json_object **list)
 	struct acp_db_error error;
 	if (acp_db_away(pg->pool))
 		return ACP_UNAVAILABLE;
-	return fetch_json(NULL, pg->pool, "SELECT acp.gauges()", 0, NULL, list, &error, "gauges");
+	return read_json(pg, "SELECT acp.gauges()", 0, NULL, list, &error, "gauges");
 }
 
 /* The journal ------------------------------------------------------------------------------------------------- */
@@ -861,7 +898,7 @@ static void open_journal(struct acp_pg_plane *pg)
 static void roll_up(struct acp_pg_plane *pg)
 {
 	struct acp_db_error error;
-	if (acp_db_once(pg->pool, "SELECT acp.usage_roll_up()", 0, NULL, 0, NULL, &error) == ACP_DB_REFUSED)
+	if (acp_db_write(pg->pool, "SELECT acp.usage_roll_up()", 0, NULL, 0, NULL, &error) == ACP_DB_REFUSED)
 		acp_log(ACP_LOG_WARNING, "database: usage_roll_up: %s", error.message);
 }
 
@@ -888,7 +925,7 @@ static void maintain(void *self)
 {
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
-	if (acp_db_once(pg->pool, "SELECT acp.maintain()", 0, NULL, 0, NULL, &error) != ACP_DB_OK)
+	if (acp_db_write(pg->pool, "SELECT acp.maintain()", 0, NULL, 0, NULL, &error) != ACP_DB_OK)
 		acp_log(ACP_LOG_WARNING, "database: maintenance: %s", error.message);
 	acp_seal_when_due(pg->pool, pg->config);
 }
@@ -900,16 +937,21 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 	if (!pg)
 		return NULL;
 	pg->config = config;
-	pg->pool = acp_db_pool_new(config->database_url, (int)config->db_connections, (int)config->db_connect_timeout,
-				   (int)config->db_timeout);
+	const struct acp_db_limits limits = {.connections = (int)config->db_connections,
+					     .connect_timeout_s = (int)config->db_connect_timeout,
+					     .timeout_ms = (int)config->db_timeout,
+					     .commit_timeout_ms = (int)config->db_commit_timeout};
+	pg->pool = acp_db_pool_new(config->database_url, &limits);
 	pg->keys = acp_key_cache_new(config->key_cache_ms, changes);
 	pg->changes = changes;
 	snprintf(pg->free_limit, sizeof pg->free_limit, "%lld", (long long)config->free_calls_limit);
 	snprintf(pg->reservation_ttl, sizeof pg->reservation_ttl, "%lld", (long long)config->reservation_ttl);
 	snprintf(pg->idempotency_lease, sizeof pg->idempotency_lease, "%lld", (long long)config->idempotency_lease);
 	snprintf(pg->warn_at_percent, sizeof pg->warn_at_percent, "%lld", (long long)config->warn_at_percent);
+	open_journal(pg);
 	const struct acp_writer_options options = {.writers = (int)config->audit_writers,
 						   .own_chains = config->workers > config->processes,
+						   .hurried = pg->journal != NULL,
 						   .free_limit = enforces_here(config) ? pg->free_limit : NULL,
 						   .warn_at_percent = pg->warn_at_percent};
 	pg->writer = acp_writer_new(pg->pool, pg->keys, &options);
@@ -918,7 +960,6 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 		acp_pg_plane_free(pg);
 		return NULL;
 	}
-	open_journal(pg);
 	*plane = (struct acp_control_plane){
 		.self = pg,
 		.authenticate = authenticate,
@@ -937,6 +978,7 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 		.settle = settle,
 		.settle_later = settle_later,
 		.record = record,
+		.resolve = resolve,
 		.hub = hub,
 		.outbox_take = outbox_take,
 		.outbox_done = outbox_done,

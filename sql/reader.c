@@ -337,7 +337,7 @@ static void lead(struct acp_reader *reader, struct function *function, struct wa
 	uint64_t began = acp_monotonic_us();
 	enum acp_db_status status = run(reader, count > 1 ? &function->many : &function->one, values, &rows, &error);
 	uint64_t took = acp_monotonic_us() - began;
-	hand_over(function, count, took, apart_until(took, status, count > 1), status == ACP_DB_LOST ? last : NULL);
+	hand_over(function, count, took, apart_until(took, status, count > 1), status == ACP_DB_AWAY ? last : NULL);
 	tell_all(function, self, count > 1, status, rows, &error);
 	release_rows(rows);
 }

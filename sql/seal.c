@@ -69,7 +69,7 @@ enum acp_db_status acp_seal_make(struct acp_db_conn *conn, const struct acp_conf
 		return status;
 	status = in_transaction(conn, config, age_ms, made, error);
 	if (status == ACP_DB_OK)
-		return acp_db_exec(conn, "COMMIT", 0, NULL, 0, NULL, error);
+		return acp_db_commit(conn, error);
 	/* A connection that cannot roll back is closed by whoever gave it. */
 	if (acp_db_exec(conn, "ROLLBACK", 0, NULL, 0, NULL, &ignored) != ACP_DB_OK)
 		return status;
@@ -82,8 +82,8 @@ void acp_seal_when_due(struct acp_db_pool *pool, const struct acp_config *config
 	struct acp_seal_made made;
 	if (!config->audit_seal_interval || !*config->key_pepper)
 		return;
-	struct acp_db_conn *conn = acp_db_take(pool, &error);
-	enum acp_db_status status = ACP_DB_LOST;
+	struct acp_db_conn *conn = acp_db_take(pool, ACP_DB_TO_WRITE, &error);
+	enum acp_db_status status = ACP_DB_AWAY;
 	if (conn) {
 		/* Upkeep comes in the same rhythm: a moment too early must not cost a whole interval. */
 		status = acp_seal_make(conn, config, config->audit_seal_interval * 900, &made, &error);

@@ -3,7 +3,9 @@
 #include "clock.h"
 #include "columns.h"
 #include "links.h"
+#include "thread.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -19,6 +21,7 @@ enum {
 	TIGHT_BATCHES = 16, /* so many with free calls are not tried linked, after one with a tenant near its limit */
 	ENOUGH = 16,        /* calls with which a statement never waits for more */
 	GATHER_US = 2000,   /* the longest that it waits */
+	SLOW_MS = 100,      /* a call that waits so long counts as blocked */
 };
 
 /* A call that waits: on its thread's stack, or on the heap where somebody is told later. */
@@ -85,6 +88,7 @@ struct batch {
 	const struct acp_event *events[BATCH_MAX];
 	bool held[BATCH_MAX];
 	struct acp_writer *writer;
+	bool shared;  /* of a thread of the writer's own; its calls may be told, and then there are none left */
 	bool running; /* its statement: it keeps the next one from running */
 };
 
@@ -109,6 +113,39 @@ static void has_run(void *arg)
 	if (calls->first && calls->idle)
 		pthread_cond_signal(&calls->filled);
 	pthread_mutex_unlock(&batch->writer->lock);
+}
+
+static void note(struct batch *batch, enum acp_db_status status, const struct acp_db_error *error);
+static void end_batch(struct acp_writer *writer, struct batch *batch);
+static bool start_thread(struct acp_writer *writer, void *(*run)(void *writer));
+static void *write_batches(void *arg);
+
+static void start_another(struct acp_writer *writer)
+{
+	pthread_mutex_lock(&writer->lock);
+	if (!writer->calls.idle)
+		start_thread(writer, write_batches);
+	pthread_mutex_unlock(&writer->lock);
+}
+
+/* The answer to the batch's statement is late. Calls whose rows can be kept elsewhere are told so. This thread waits
+ * on, because the chain is in use until the answer comes, and another thread takes its place. */
+static bool is_late(void *arg)
+{
+	struct batch *batch = arg;
+	struct acp_writer *writer = batch->writer;
+	const struct acp_db_error error = {.timed_out = true,
+					   .message = "no answer from PostgreSQL within the time limit"};
+	if (!batch->shared)
+		return !writer->options.hurried;
+	has_run(batch);
+	start_another(writer);
+	if (writer->options.hurried) {
+		note(batch, ACP_DB_UNKNOWN, &error);
+		end_batch(writer, batch);
+		batch->count = 0;
+	}
+	return true;
 }
 
 /* What the answer says of each call: "{-1,57,NULL}". */
@@ -167,7 +204,7 @@ static enum acp_db_status send_batch(struct acp_writer *writer, struct acp_db_co
 	values[ACP_COLUMNS + 4] = since;
 	values[ACP_COLUMNS + 5] = ask_clock ? "t" : "f";
 	const struct acp_db_binary binary = {lengths, formats};
-	const struct acp_db_early early = {has_run, batch};
+	const struct acp_db_early early = {has_run, is_late, batch};
 	enum acp_db_status status = acp_db_exec_early(conn, &statement, values, &binary, &early, &rows, error);
 	acp_buf_release(&wire);
 	if (status != ACP_DB_OK)
@@ -193,14 +230,32 @@ static const struct acp_db_statement links = {
 	.count = 8,
 };
 
-/* Asks where our chain ends. */
-static enum acp_db_status find_end(struct acp_db_conn *conn, struct chain *chain, struct acp_db_error *error)
+/* Its end is locked as long as the commit lasts that was lost: another chain is sooner at hand. */
+static void leave_chain(struct chain *chain)
+{
+	acp_uuid(chain->owner);
+	chain->known = false;
+}
+
+static void has_found(void *arg)
+{
+	(void)arg; /* the batch's own statement is still to come */
+}
+
+/* Asks where our chain ends, and makes it ours, which is a commit, too. */
+static enum acp_db_status find_end(struct acp_db_conn *conn, struct batch *batch, struct acp_db_error *error)
 {
 	PGresult *rows = NULL;
+	struct chain *chain = batch->chain;
 	const char *const values[] = {chain->owner};
-	enum acp_db_status status = acp_db_exec_again(conn, &own_chain, values, NULL, 0, &rows, error);
+	const int zero[1] = {0};
+	const struct acp_db_binary text = {zero, zero};
+	const struct acp_db_early early = {has_found, is_late, batch};
+	enum acp_db_status status = acp_db_exec_early(conn, &own_chain, values, &text, &early, &rows, error);
+	if (status == ACP_DB_UNKNOWN)
+		leave_chain(chain);
 	if (status != ACP_DB_OK)
-		return status;
+		return status == ACP_DB_UNKNOWN ? ACP_DB_AWAY : status; /* nothing of the batch was sent by that */
 	chain->end.chain_id = (int32_t)strtol(PQgetvalue(rows, 0, 0), NULL, 10);
 	chain->end.seq = strtoll(PQgetvalue(rows, 0, 1), NULL, 10);
 	chain->row_type = (uint32_t)strtoul(PQgetvalue(rows, 0, 3), NULL, 10);
@@ -256,7 +311,7 @@ static enum acp_db_status send_rows(struct acp_writer *writer, struct acp_db_con
 	const int lengths[LINKS_PARAMS] = {(int)rows->len};
 	const int formats[LINKS_PARAMS] = {1};
 	const struct acp_db_binary binary = {lengths, formats};
-	const struct acp_db_early early = {has_run, batch};
+	const struct acp_db_early early = {has_run, is_late, batch};
 	enum acp_db_status status = acp_db_exec_early(conn, &links, values, &binary, &early, &answer, error);
 	if (status != ACP_DB_OK)
 		return status;
@@ -273,8 +328,8 @@ static enum acp_db_status try_links(struct acp_writer *writer, struct acp_db_con
 {
 	struct acp_buf rows;
 	struct chain *chain = batch->chain;
-	enum acp_db_status status = chain->known ? ACP_DB_OK : find_end(conn, chain, error);
-	if (status != ACP_DB_OK || !chain->known)
+	enum acp_db_status status = chain->known ? ACP_DB_OK : find_end(conn, batch, error);
+	if (status != ACP_DB_OK || !chain->known || !batch->count)
 		return status == ACP_DB_OK ? ACP_DB_REFUSED : status;
 	struct acp_link end = chain->end;
 	acp_buf_init(&rows, (size_t)64 << 20);
@@ -288,6 +343,8 @@ static enum acp_db_status try_links(struct acp_writer *writer, struct acp_db_con
 	} else {
 		status = ACP_DB_REFUSED;
 	}
+	if (status == ACP_DB_UNKNOWN)
+		leave_chain(chain);
 	acp_buf_release(&rows);
 	return status;
 }
@@ -297,7 +354,7 @@ static enum acp_db_status send_links(struct acp_writer *writer, struct acp_db_co
 				     bool free_calls, struct acp_db_error *error)
 {
 	enum acp_db_status status = try_links(writer, conn, batch, free_calls, error);
-	if (status == ACP_DB_REFUSED && strcmp(error->sqlstate, "ACP01") == 0)
+	if (status == ACP_DB_REFUSED && strcmp(error->sqlstate, "ACP01") == 0 && batch->count)
 		status = try_links(writer, conn, batch, free_calls, error);
 	if (status == ACP_DB_REFUSED && strcmp(error->sqlstate, "ACP02") == 0)
 		__atomic_store_n(&writer->tight, TIGHT_BATCHES, __ATOMIC_RELAXED);
@@ -311,12 +368,12 @@ static enum acp_db_status try_batch(struct acp_writer *writer, struct batch *bat
 {
 	bool free_calls;
 	enum acp_db_status status = ACP_DB_REFUSED;
-	struct acp_db_conn *conn = acp_db_take(writer->pool, error);
+	struct acp_db_conn *conn = acp_db_take(writer->pool, ACP_DB_TO_STORE, error);
 	if (!conn)
-		return ACP_DB_LOST;
+		return ACP_DB_AWAY;
 	if (!again && may_link(writer, batch, &free_calls))
 		status = send_links(writer, conn, batch, free_calls, error);
-	if (status == ACP_DB_REFUSED)
+	if (status == ACP_DB_REFUSED && batch->count)
 		status = send_batch(writer, conn, batch, again, error);
 	acp_db_give(writer->pool, conn);
 	return status;
@@ -331,14 +388,15 @@ static void note(struct batch *batch, enum acp_db_status status, const struct ac
 	}
 }
 
-/* A connection that broke under the statement leaves its outcome unknown: it is sent once more, so that what is stored
- * already stays as it is. */
+/* What a broken connection did not do, or may not have done, is sent once more, so that what is stored already stays
+ * as it is. Only success tells then what became of the first statement. */
 static enum acp_db_status store(struct acp_writer *writer, struct batch *batch, bool again, struct acp_db_error *error)
 {
-	enum acp_db_status status = try_batch(writer, batch, again, error);
-	if (status == ACP_DB_LOST && !error->timed_out)
-		status = try_batch(writer, batch, true, error);
-	return status;
+	enum acp_db_status first = try_batch(writer, batch, again, error);
+	if ((first != ACP_DB_AWAY && first != ACP_DB_UNKNOWN) || error->timed_out || !batch->count)
+		return first;
+	enum acp_db_status second = try_batch(writer, batch, true, error);
+	return first == ACP_DB_UNKNOWN && second != ACP_DB_OK ? ACP_DB_UNKNOWN : second;
 }
 
 /* 55P03: somebody held a lock for longer than a statement waits that others stand in line behind. 23505: a statement
@@ -363,7 +421,8 @@ static void run_batch(struct acp_writer *writer, struct batch *batch)
 
 static void run_alone(struct acp_writer *writer, struct waiter *waiter)
 {
-	struct batch batch = {.count = 1, .waiters = {waiter}, .events = {waiter->event}, .held = {waiter->held}};
+	struct batch batch = {
+		.count = 1, .waiters = {waiter}, .events = {waiter->event}, .held = {waiter->held}, .writer = writer};
 	struct acp_db_error error = {0};
 	enum acp_db_status status = store(writer, &batch, true, &error);
 	note(&batch, status, &error);
@@ -427,7 +486,7 @@ static void fill(struct acp_writer *writer, struct batch *batch)
 	batch->count = 0;
 	batch->chain = NULL;
 	batch->writer = writer;
-	batch->running = true;
+	batch->shared = batch->running = true;
 	writer->calls.room--;
 	while (batch->count < BATCH_MAX && (waiter = queue_take(&writer->calls))) {
 		batch->waiters[batch->count] = waiter;
@@ -599,6 +658,7 @@ void acp_writer_free(struct acp_writer *writer)
 	pthread_cond_broadcast(&writer->calls.enough);
 	pthread_cond_broadcast(&writer->troubled.filled);
 	pthread_mutex_unlock(&writer->lock);
+	acp_db_pool_stop(writer->pool); /* a commit may be late whose calls were told long ago */
 	/* No call is under way, so no thread is made any more. */
 	for (int i = 0; i < writer->started; i++)
 		pthread_join(writer->threads[i], NULL);
@@ -618,8 +678,27 @@ static void enqueue(struct acp_writer *writer, struct waiter *waiter)
 /* A process with one call at a time stores it itself. */
 static void store_here(struct acp_writer *writer, struct waiter *waiter)
 {
-	struct batch batch = {.count = 1, .waiters = {waiter}, .events = {waiter->event}, .held = {waiter->held}};
+	struct batch batch = {
+		.count = 1, .waiters = {waiter}, .events = {waiter->event}, .held = {waiter->held}, .writer = writer};
 	run_batch(writer, &batch);
+}
+
+static void wait_for_wake(struct waiter *waiter)
+{
+	struct timespec slow;
+	clock_gettime(CLOCK_REALTIME, &slow);
+	slow.tv_nsec += SLOW_MS * 1000000L;
+	slow.tv_sec += slow.tv_nsec / 1000000000L;
+	slow.tv_nsec %= 1000000000L;
+	int waited;
+	while ((waited = sem_timedwait(&waiter->wake, &slow)) != 0 && errno == EINTR)
+		;
+	if (waited == 0)
+		return;
+	acp_thread_blocks();
+	while (sem_wait(&waiter->wake) != 0)
+		;
+	acp_thread_goes_on();
 }
 
 void acp_writer_store(struct acp_writer *writer, const struct acp_event *event, bool held,
@@ -629,8 +708,7 @@ void acp_writer_store(struct acp_writer *writer, const struct acp_event *event, 
 	sem_init(&self.wake, 0, 0);
 	if (writer->threaded) {
 		enqueue(writer, &self);
-		while (sem_wait(&self.wake) != 0)
-			;
+		wait_for_wake(&self);
 	} else {
 		store_here(writer, &self);
 	}

@@ -15,6 +15,7 @@ struct acp_writer;
 struct acp_writer_options {
 	int writers;            /* statements that run at a time; as many more may wait for the disk */
 	bool own_chains;        /* link rows here, to chains of this process's own: where there are many */
+	bool hurried;           /* a call whose storing is late is told so: its row can be kept elsewhere meanwhile */
 	const char *free_limit; /* calls a month; NULL: the allowance is not enforced */
 	const char *warn_at_percent;
 };
@@ -28,8 +29,8 @@ void acp_writer_free(struct acp_writer *writer); /* no call may be under way */
 /* Do calls come together here? (The last statement had several.) */
 bool acp_writer_busy(const struct acp_writer *writer);
 
-/* How the storing ended. ACP_DB_LOST: it is unknown whether the row was stored; storing it again by its event_id does
- * no harm. */
+/* How the storing ended. ACP_DB_UNKNOWN: the row may be stored, or be so later; storing it again by its event_id
+ * does no harm. */
 struct acp_writer_result {
 	enum acp_db_status status;
 	int64_t used; /* free calls used, this one included; -1: none was used */

@@ -182,7 +182,7 @@ BEGIN
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION acp.audit_found(uuid, timestamptz, uuid) IS 'For a call whose commit''s answer was lost: is its row stored, as safely as the answer would have said?';
+COMMENT ON FUNCTION acp.audit_found(uuid, timestamptz, uuid) IS 'For programs up to schema version 8, and a call whose commit''s answer was lost: is its row stored, as safely as the answer would have said? Later ones ask acp.settle_doubt().';
 
 CREATE OR REPLACE FUNCTION acp.audit_stored(p_rows acp.audit_logs[]) RETURNS boolean[]
 LANGUAGE plpgsql

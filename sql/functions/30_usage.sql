@@ -221,8 +221,10 @@ $$;
 COMMENT ON FUNCTION acp.usage_consume(uuid, uuid, timestamptz, integer, integer) IS
 	'acp.usage_count() for one call, whose reservation is looked for even where the router does not know that it was made: its answer may have been lost. Refuses the call where there is no room.';
 
+DROP FUNCTION IF EXISTS acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer); -- its form up to schema version 8
 CREATE OR REPLACE FUNCTION acp.settle(p_event jsonb, p_reservation uuid, p_default_limit integer, p_claim text DEFAULT NULL,
-	p_sealed bytea DEFAULT NULL, p_approval uuid DEFAULT NULL, p_warn_percent integer DEFAULT 90) RETURNS bigint
+	p_sealed bytea DEFAULT NULL, p_approval uuid DEFAULT NULL, p_warn_percent integer DEFAULT 90, p_fingerprint text DEFAULT NULL)
+RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -241,7 +243,10 @@ BEGIN
 	IF p_approval IS NOT NULL AND p_event->>'status' = 'success' THEN
 		PERFORM acp.approval_use((p_event->>'tenant_id')::uuid, p_approval, (p_event->>'event_id')::uuid);
 	END IF;
-	IF p_claim IS NOT NULL AND p_event->>'status' = 'success' THEN
+	IF p_fingerprint IS NOT NULL AND p_event->>'status' = 'success' THEN
+		PERFORM acp.idempotency_store((p_event->>'tenant_id')::uuid, p_event->>'action', p_claim, p_fingerprint,
+			(p_event->>'event_id')::uuid, p_sealed);
+	ELSIF p_claim IS NOT NULL AND p_event->>'status' = 'success' THEN
 		PERFORM acp.idempotency_finish((p_event->>'tenant_id')::uuid, p_event->>'action', p_claim, (p_event->>'event_id')::uuid, p_sealed);
 	ELSIF p_claim IS NOT NULL THEN
 		PERFORM acp.idempotency_give_up((p_event->>'tenant_id')::uuid, p_event->>'action', p_claim, (p_event->>'event_id')::uuid);
@@ -256,8 +261,51 @@ BEGIN
 	RETURN now_used;
 END
 $$;
-COMMENT ON FUNCTION acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer) IS
-	'Ends a call: consumes or gives back its reservation, ends its idempotency claim (p_claim: the key; a success stores p_sealed) and uses p_approval up, counts it and writes its audit row, all in the caller''s transaction. p_default_limit null: the allowance is not enforced. Returns the free calls used, this one included; null where none was used.';
+COMMENT ON FUNCTION acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer, text) IS
+	'Ends a call: consumes or gives back its reservation, ends its idempotency claim (p_claim: the key; a success stores p_sealed; with p_fingerprint the key is the program''s own and not claimed yet) and uses p_approval up, counts it and writes its audit row, all in the caller''s transaction. p_default_limit null: the allowance is not enforced. Returns the free calls used, this one included; null where none was used.';
+
+CREATE OR REPLACE FUNCTION acp.settle_found(p_event jsonb) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	found_status text;
+BEGIN
+	SELECT l.status INTO found_status FROM acp.audit_logs l
+	WHERE l.tenant_id = (p_event->>'tenant_id')::uuid AND l.ts = (p_event->>'ts')::timestamptz AND l.event_id = (p_event->>'event_id')::uuid;
+	IF found_status IS NOT NULL THEN
+		PERFORM acp.audit_confirm();
+	END IF;
+	RETURN found_status = 'success';
+END
+$$;
+COMMENT ON FUNCTION acp.settle_found(jsonb) IS 'How the call of this event ended: true: success; false: refused; null: it has no row. What it says is as safe as an answer to the commit of that row.';
+
+CREATE OR REPLACE FUNCTION acp.settle_doubt(p_event jsonb, p_reservation uuid, p_claim text) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	done boolean;
+BEGIN
+	PERFORM acp.audit_pending((p_event->>'event_id')::uuid);
+	done := acp.settle_found(p_event);
+	IF done IS NULL THEN
+		PERFORM acp.settle(p_event, p_reservation, NULL, p_claim);
+		RETURN false;
+	END IF;
+	RETURN done;
+EXCEPTION WHEN unique_violation THEN
+	-- The call's own row came first: many rows are stored at a time without asking for acp.audit_pending().
+	done := acp.settle_found(p_event);
+	IF done IS NULL THEN
+		RAISE; -- it was another rule
+	END IF;
+	RETURN done;
+END
+$$;
+COMMENT ON FUNCTION acp.settle_doubt(jsonb, uuid, text) IS
+	'Ends a call whose commit was not answered. True: it was committed. False: it was not; p_event, its refusal under the same event_id and ts, is its row now, so that a commit which is still on its way fails. Waits for one that is under way.';
 
 CREATE OR REPLACE FUNCTION acp.settle_far(p_rows acp.audit_logs[], p_skipped boolean[], p_default_limit integer, p_warn_percent integer)
 RETURNS bigint[]
@@ -501,4 +549,4 @@ GRANT EXECUTE ON FUNCTION acp.usage_of(uuid, date, boolean), acp.usage_roll_up()
 	acp.settle_rows(acp.audit_logs[], boolean[], integer, integer, boolean),
 	acp.settle_batch(uuid[], uuid[], timestamptz[], uuid[], text[], text[], text[], text[], text[], uuid[], text[], text[], text[], text[],
 		jsonb[], real[], inet[], text[], boolean[], uuid[], text[], boolean[], text[], bigint[], text[], boolean[], integer, integer, boolean, bigint, boolean),
-	acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer), acp.price(text, text, timestamptz), acp.usage(uuid, date, integer), acp.pricing(text, text, bigint) TO acp_app;
+	acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer, text), acp.settle_found(jsonb), acp.settle_doubt(jsonb, uuid, text), acp.price(text, text, timestamptz), acp.usage(uuid, date, integer), acp.pricing(text, text, bigint) TO acp_app;

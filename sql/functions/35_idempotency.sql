@@ -57,6 +57,24 @@ $$;
 COMMENT ON FUNCTION acp.idempotency_finish(uuid, text, text, uuid, bytea) IS
 	'Stores the result of the call that holds the claim, in its transaction. Refuses when the claim went to another call.';
 
+CREATE OR REPLACE FUNCTION acp.idempotency_store(p_tenant uuid, p_action text, p_key text, p_fingerprint text, p_owner uuid, p_sealed bytea) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	this_moment CONSTANT timestamptz := acp.now();
+BEGIN
+	INSERT INTO acp.idempotency (tenant_id, action, key, fingerprint, state, owner, sealed, created_at, expires_at)
+	VALUES (p_tenant, p_action, p_key, p_fingerprint, 'done', p_owner, p_sealed, this_moment, this_moment + interval '24 hours')
+	ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		PERFORM acp.fail('IDEMPOTENCY_CONFLICT', 'this call was repeated under its key before it ended; nothing was done, the repetition counts');
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION acp.idempotency_store(uuid, text, text, text, uuid, bytea) IS
+	'Stores the result of a call under a key that the program gave it and nobody claimed, in its transaction. Refuses where a repetition of the call has claimed it.';
+
 CREATE OR REPLACE FUNCTION acp.idempotency_give_up(p_tenant uuid, p_action text, p_key text, p_owner uuid) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -69,4 +87,5 @@ $$;
 COMMENT ON FUNCTION acp.idempotency_give_up(uuid, text, text, uuid) IS 'A call that failed leaves no claim behind: the key is as new.';
 
 GRANT EXECUTE ON FUNCTION acp.idempotency_claim(uuid, text, text, text, uuid, interval),
-	acp.idempotency_finish(uuid, text, text, uuid, bytea), acp.idempotency_give_up(uuid, text, text, uuid) TO acp_app;
+	acp.idempotency_finish(uuid, text, text, uuid, bytea), acp.idempotency_store(uuid, text, text, text, uuid, bytea),
+	acp.idempotency_give_up(uuid, text, text, uuid) TO acp_app;

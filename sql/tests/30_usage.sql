@@ -10,7 +10,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(152);
+SELECT plan(166);
 
 -- Shifts the program's clock so that this transaction happens at a moment. Undone by the ROLLBACK.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -111,6 +111,29 @@ SELECT is(pg_temp.record(2), '0+0 0 0 0 0 0', 'and nothing is left of it');
 SELECT throws_ok($$SELECT pg_temp.reserve(2, 109), pg_temp.reserve(2, 109)$$, '23505', NULL,
 	'a call cannot hold two places');
 SELECT throws_ok('SELECT pg_temp.reserve(99, 110)', 'P0002', NULL, 'an unknown tenant gets no place');
+
+-- A call whose commit was not answered --------------------------------------------------------------------------------
+
+CREATE FUNCTION pg_temp.doubt(t integer, n integer, held boolean DEFAULT true, claim text DEFAULT NULL) RETURNS boolean LANGUAGE sql AS $$
+	SELECT acp.settle_doubt(pg_temp.event(t, n, '{"status": "error", "error_code": "UNAVAILABLE", "billable": false}'),
+		CASE WHEN held THEN pg_temp.e(n) END, claim)
+$$;
+SELECT is(pg_temp.reserve(18, 180), 'yes 1/3', 'a call holds its place');
+SELECT is(pg_temp.settle(18, 180), 1::bigint, 'and was committed, though nobody was told');
+SELECT ok(pg_temp.doubt(18, 180), 'that is found');
+SELECT is(pg_temp.record(18), '1+0 0 1 1 1 1', 'and nothing changes');
+SELECT is(pg_temp.reserve(18, 181), 'yes 2/3', 'another holds its place');
+SELECT is((acp.idempotency_claim(pg_temp.t(18), 'test.one', 'doubt', repeat('a', 64), pg_temp.e(181), interval '1 minute')).verdict, 'run',
+	'and the claim of its key');
+SELECT ok(NOT pg_temp.doubt(18, 181, claim => 'doubt'), 'and was not committed');
+SELECT is(pg_temp.record(18), '1+0 0 2 1 2 1', 'then its refusal is its row, and its place is given back');
+SELECT is_empty($$SELECT FROM acp.idempotency WHERE key = 'doubt'$$, 'and so is its claim');
+SELECT throws_ok('SELECT pg_temp.settle(18, 181)', '23505', NULL, 'so that the commit which comes later fails');
+SELECT ok(NOT pg_temp.doubt(18, 181), 'asked again, it says the same');
+SELECT is(pg_temp.record(18), '1+0 0 2 1 2 1', 'and nothing changes');
+SELECT is((SELECT error_code FROM acp.audit_logs WHERE event_id = pg_temp.e(181)), 'UNAVAILABLE', 'the row says that nothing was done');
+SELECT isnt_empty($$SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objid::bigint =
+	hashtextextended('acp.audit_pending ' || pg_temp.e(181), 0) & 4294967295$$, 'who asks waits for a commit that is under way');
 
 -- The turn of the month ----------------------------------------------------------------------------------------------
 

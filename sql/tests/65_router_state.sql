@@ -11,7 +11,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(148);
+SELECT plan(154);
 
 -- Shifts the program's clock so that this transaction happens at a moment. Undone by the ROLLBACK.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -56,6 +56,10 @@ $$;
 CREATE FUNCTION pg_temp.finish(t integer, key text, e integer, result bytea) RETURNS text[] LANGUAGE sql AS $$
 	SELECT pg_temp.refusal(format('SELECT acp.idempotency_finish(%L, %L, %L, %L, %L)', pg_temp.t(t), 'a.b', key,
 		pg_temp.e(e), result))
+$$;
+CREATE FUNCTION pg_temp.store(t integer, key text, request text, e integer, result bytea) RETURNS text[] LANGUAGE sql AS $$
+	SELECT pg_temp.refusal(format('SELECT acp.idempotency_store(%L, %L, %L, %L, %L, %L)', pg_temp.t(t), 'a.b', key,
+		encode(sha256(convert_to(request, 'UTF8')), 'hex'), pg_temp.e(e), result))
 $$;
 CREATE FUNCTION pg_temp.claims(t integer) RETURNS bigint LANGUAGE sql AS $$
 	SELECT count(*) FROM acp.idempotency WHERE tenant_id = pg_temp.t(t)
@@ -121,6 +125,13 @@ SELECT is(pg_temp.finish(1, 'key', 1, '\xdead'), ARRAY['IDEMPOTENCY_CONFLICT', '
 SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'and stays');
 SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(1), 'a.b', 'key', pg_temp.e(1))$$, 'giving up what is done');
 SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'takes nothing away');
+
+SELECT is(pg_temp.store(1, 'auto', 'one', 21, '\xbeef'), NULL, 'a result is stored under a key that nobody claimed');
+SELECT is(pg_temp.claim(1, 'auto', 'one', 22), 'replay beef', 'it is given to who repeats the call');
+SELECT is(pg_temp.claim(1, 'auto', 'two', 22), 'mismatch', 'but not to another request');
+SELECT is(pg_temp.claim(1, 'auto 2', 'one', 23), 'run', 'the repetition of a call that has not ended claims its key');
+SELECT is(pg_temp.store(1, 'auto 2', 'one', 24, '\xdead'), ARRAY['IDEMPOTENCY_CONFLICT', ''], 'then the call itself comes too late');
+SELECT is(pg_temp.finish(1, 'auto 2', 23, '\xbeef'), NULL, 'and the repetition counts');
 
 SELECT is(pg_temp.claim(3, 'key', 'one', 1), 'run', 'a call of tenant 3 runs');
 SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(3), 'a.b', 'key', pg_temp.e(2))$$, 'another one gives up');

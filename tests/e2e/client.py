@@ -26,7 +26,8 @@ CODES = {"VALIDATION_ERROR": 400, "INVALID_API_KEY": 401, "UPGRADE_REQUIRED": 40
          "METHOD_NOT_ALLOWED": 405, "IDEMPOTENCY_CONFLICT": 409, "ALREADY_ONBOARDED": 409, "ALREADY_PAID": 409,
          "PAYLOAD_TOO_LARGE": 413,
          "UNSUPPORTED_MEDIA_TYPE": 415, "IDEMPOTENCY_MISMATCH": 422, "RATE_LIMITED": 429, "INTERNAL_ERROR": 500,
-         "UPSTREAM_FAILED": 502, "UNAVAILABLE": 503}
+         "UPSTREAM_FAILED": 502, "UNAVAILABLE": 503,
+         "OUTCOME_UNKNOWN": 503}
 # SQL text, file paths, connection strings: no reply ever shows them (contract section 2).
 LEAKS = re.compile(r"SQLSTATE|\bSELECT \w|\bINSERT INTO|\bacp\.\w+\(|postgres(ql)?://|/(usr|tmp|var|home)/|\.c:\d+")
 

@@ -17,6 +17,7 @@ from fcgi import Responder, ask
 from harness import check, equal, until
 from test_actions_dir import Folder, action, schema
 from test_journal import event, journal, rows
+from test_policy import policies
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
 from proxy import Network
@@ -194,7 +195,7 @@ def onboarded_while_the_answer_is_lost(bench, responder, network, headers):
     agent = "late-%s" % uuid.uuid4()
     body = json.dumps({"agent_id": agent, "email": "late@example.com"}).encode()
     replies = []
-    with network.doing("mute"):
+    with network.doing("commit-answers", 60):
         call, = in_background(1, lambda: replies.append(ask(
             responder.socket, "POST", ONBOARD, body, {"Content-Type": "application/json", **headers})))
         until(8, "the tenant is made", lambda: bench.db.value(
@@ -232,35 +233,287 @@ def onboarded_while(bench, responder, network, trouble, headers):
     """An onboarding that is answered while the network does that: the reply, its body, and all that was recorded of it
     once the network is back and the journal empty."""
     body = json.dumps({"agent_id": "late-%s" % uuid.uuid4(), "email": "late@example.com"}).encode()
-    with network.doing(trouble):
-        reply = ask(responder.socket, "POST", ONBOARD, body, {"Content-Type": "application/json", **headers})
+    with network.doing(*trouble):
+        reply = onboard(responder, body, headers)
     until(20, "the database is asked again", lambda: ask(responder.socket, "GET", "/readyz").status == 200)
-    found = until(20, "the call is on record", lambda: bench.db.rows(
-        "select status, error_code from acp.audit_logs where request_id = :'id'", id=reply.request_id))
+    until(20, "the call is on record", lambda: ends_of(bench, reply))
     # What PostgreSQL was sent before has ended by then, so that a second row would be there.
     time.sleep(1.0)
-    found = bench.db.rows("select status, error_code from acp.audit_logs where request_id = :'id'", id=reply.request_id)
-    return reply, body, found
+    return reply, body, ends_of(bench, reply)
 
 
-def test_an_onboarding_that_ends_after_its_refusal(bench):
-    """Contract 3: an onboarding whose answer does not come in time has one audit row, whether its tenant was made or
-    not; and there is a tenant only where that row says so."""
+def onboard(responder, body, headers=()):
+    return ask(responder.socket, "POST", ONBOARD, body, {"Content-Type": "application/json", **dict(headers)})
+
+
+def ends_of(bench, reply):
+    """What the audit log says of the call that was answered so."""
+    return [row["status"] for row in bench.db.rows(
+        "select status from acp.audit_logs where request_id = :'id'", id=reply.request_id)]
+
+
+def tenants_of(bench, body):
+    return bench.db.value("select count(*) from acp.tenants where agent_id = :'agent'", agent=json.loads(body)["agent_id"])
+
+
+def works(bench, responder, reply, what):
+    """An onboarding that was answered so gave a key that opens the API."""
+    equal(reply.status, 201, "%s: status; %s" % (what, reply))
+    bench.keys.add(reply.json["api_key"])
+    equal(scored(responder, reply.json["api_key"])[0], 200, "%s: status of a call with the key" % what)
+
+
+def test_an_onboarding_that_cannot_be_done_in_time(bench):
+    """Contract 2, 3: PostgreSQL answers nothing: nothing was done, the one audit row says so, and the same request sent
+    again without any key is answered 201."""
     bench.need_own_stack("puts a network before the database")
     with behind_a_network(bench, db_timeout="1000") as (responder, network):
-        seen = set()
-        for trouble in ["mute", "stall"] * 2:
-            headers = {"Idempotency-Key": str(uuid.uuid4())}
+        for trouble in "mute", "stall":
             equal(ask(responder.socket, "GET", "/readyz").status, 200, "ready")
-            reply, body, found = onboarded_while(bench, responder, network, trouble, headers)
-            equal(reply.status, 503, "status while the network does %s; %s" % (trouble, reply))
-            equal(len(found), 1, "%s: audit rows, %s" % (trouble, found))
-            made = bench.db.value("select count(*) from acp.tenants where agent_id = :'agent'",
-                                  agent=json.loads(body)["agent_id"])
-            equal(made, int(found[0]["status"] == "success"), "%s: tenants, and %s" % (trouble, found))
-            seen.add(found[0]["status"])
-            again = ask(responder.socket, "POST", ONBOARD, body, {"Content-Type": "application/json", **headers})
-            equal(again.status, 201, "%s: status of the repetition; %s" % (trouble, again))
-            bench.keys.add(again.json["api_key"])
-            equal(scored(responder, again.json["api_key"])[0], 200, "status of a call with the key")
-        check("success" in seen, "no tenant was made before its refusal: %s" % seen)
+            reply, body, ends = onboarded_while(bench, responder, network, [trouble], {})
+            equal((reply.status, reply.code), (503, "UNAVAILABLE"), "%s: %s" % (trouble, reply))
+            equal((ends, tenants_of(bench, body)), (["error"], 0), "%s: audit rows and tenants" % trouble)
+            works(bench, responder, onboard(responder, body), trouble)
+
+
+# Commits that are late -----------------------------------------------------------------------------------------------
+
+# So that an outcome is given up soon. A statement still has time on a busy machine.
+HASTY = {"db_timeout": "1000", "db_commit_timeout": "1500"}
+LATE = ("commits", "commit-answers")  # it reaches PostgreSQL late, or is done at once and answered late
+KEYS_CREATE = "iam.keys.create"
+
+
+def manage(responder, key, action, params, **members):
+    return responder.call(key, json.dumps({"action": action, "params": params, **members}).encode())
+
+
+def new_params(action):
+    name = "late-%s" % uuid.uuid4()
+    return {"name": name, "model_type": "linear"} if action == CREATE else {"name": name, "scopes": ["manage.domain"]}
+
+
+def effects_of(bench, params):
+    """How many models or keys of this name there are."""
+    return bench.db.value("select (select count(*) from acp.leadscoring_models where name = :'name') + "
+                          "(select count(*) from acp.api_keys where name = :'name')", name=params["name"])
+
+
+def successes_of(bench, tenant, action, keys):
+    """The rows of calls that had an effect, replays left out, among those of these request ids."""
+    return bench.db.value(
+        "select count(*) from acp.audit_logs where tenant_id = :'tenant' and action = :'action' and status = 'success' "
+        "and error_code is null and request_id = any(string_to_array(:'ids', ',')::uuid[])",
+        tenant=tenant.id, action=action, ids=",".join(keys))
+
+
+def commits_again(responder, tenant):
+    """Calls that write are answered."""
+    until(20, "a call that writes succeeds",
+          lambda: manage(responder, tenant.key, CREATE, new_params(CREATE)).status == 200)
+
+
+def test_a_late_commit_is_waited_for(bench):
+    """Contract 2, OUTCOME_UNKNOWN: a commit that takes longer than db_timeout is answered as it ends."""
+    bench.need_own_stack("puts a network before the database")
+    tenant = bench.paid_tenant()
+    with behind_a_network(bench, db_timeout="1000") as (responder, network):
+        for mode in LATE:
+            for action in CREATE, KEYS_CREATE:
+                commits_again(responder, tenant)
+                params = new_params(action)
+                with network.doing(mode, 2):
+                    start = time.monotonic()
+                    reply = manage(responder, tenant.key, action, params)
+                    took = time.monotonic() - start
+                equal(reply.status, 200, "%s, %s: status; %s" % (mode, action, reply))
+                check(took > 1.9, "%s, %s: answered after %.2f s, before its commit" % (mode, action, took))
+                equal((ends_of(bench, reply), effects_of(bench, params)), (["success"], 1), "%s, %s" % (mode, action))
+            commits_again(responder, tenant)
+            body = json.dumps({"agent_id": "late-%s" % uuid.uuid4(), "email": "late@example.com"}).encode()
+            with network.doing(mode, 2):
+                reply = onboard(responder, body)
+            works(bench, responder, reply, mode)
+
+
+def key_of_unknown(reply, what):
+    """Under which a call may be repeated whose outcome is not known."""
+    equal((reply.status, reply.code), (503, "OUTCOME_UNKNOWN"), "%s: %s" % (what, reply))
+    check(reply.header("Retry-After") and reply.json.get("idempotency_key"), "%s: %s" % (what, reply))
+    return reply.json["idempotency_key"]
+
+
+def repeated(ask_again, what):
+    """The answer to a repetition, as often as it takes to get one that is no 'not yet'."""
+    def decided():
+        reply = ask_again()
+        return reply if reply.status not in (503, 409) else None
+    return until(20, "%s: the repetition is answered" % what, decided)
+
+
+def test_an_outcome_that_stays_unknown(bench):
+    """Contract 2, OUTCOME_UNKNOWN: a commit whose answer does not come within db_commit_timeout is told as unknown, with
+    a key; the same request with it has one effect and one row that says so, and gets the reply that was lost."""
+    bench.need_own_stack("puts a network before the database")
+    tenant = bench.paid_tenant()
+    with behind_a_network(bench, **HASTY) as (responder, network):
+        for mode in LATE:
+            for action in CREATE, KEYS_CREATE:
+                commits_again(responder, tenant)
+                one_effect(bench, responder, network, mode, tenant, action)
+
+
+def one_effect(bench, responder, network, mode, tenant, action):
+    what = "%s, %s" % (mode, action)
+    params = new_params(action)
+    with network.doing(mode, 60):
+        first = manage(responder, tenant.key, action, params)
+    key = key_of_unknown(first, what)
+    second = repeated(lambda: manage(responder, tenant.key, action, params, idempotency_key=key), what)
+    equal((second.status, effects_of(bench, params)), (200, 1), "%s: repetition and effects; %s" % (what, second))
+    until(20, "%s: the first call is on record" % what, lambda: ends_of(bench, first))
+    equal(successes_of(bench, tenant, action, [first.request_id, second.request_id]), 1, "%s: rows of the effect" % what)
+    if action == KEYS_CREATE:
+        bench.keys.add(second.data["api_key"])
+        equal(scored(responder, second.data["api_key"])[0], 200, "%s: status of a call with the key" % what)
+
+
+def test_a_key_of_the_client_s_while_commits_are_late(bench):
+    """The same with a key of the client's own, whose claim is a commit, too: whichever is late, there is one effect."""
+    bench.need_own_stack("puts a network before the database")
+    tenant = bench.paid_tenant()
+    with behind_a_network(bench, **HASTY, idempotency_lease="5") as (responder, network):
+        for mode in LATE:
+            commits_again(responder, tenant)
+            params, key = new_params(CREATE), str(uuid.uuid4())
+            with network.doing(mode, 60):
+                first = manage(responder, tenant.key, CREATE, params, idempotency_key=key)
+            equal(first.status, 503, "%s: %s" % (mode, first))
+            second = repeated(lambda: manage(responder, tenant.key, CREATE, params, idempotency_key=key), mode)
+            equal((second.status, effects_of(bench, params)), (200, 1), "%s: %s" % (mode, second))
+
+
+def test_an_onboarding_whose_outcome_stays_unknown(bench):
+    """Contract 2, 2.1: who asked first does not lose the agent_id: the same request with the key it was given is
+    answered 201, whether the first one made the tenant or not."""
+    bench.need_own_stack("puts a network before the database")
+    tenant = bench.paid_tenant()
+    with behind_a_network(bench, **HASTY) as (responder, network):
+        for mode in LATE:
+            for headers in {}, {"Idempotency-Key": str(uuid.uuid4())}:
+                commits_again(responder, tenant)
+                reply, body, ends = onboarded_while(bench, responder, network, [mode, 60], headers)
+                key = key_of_unknown(reply, mode)
+                equal(key, headers.get("Idempotency-Key", key), "%s: the key" % mode)
+                equal((len(ends), tenants_of(bench, body)), (1, int(ends == ["success"])), "%s: %s, tenants" % (mode, ends))
+                again = repeated(lambda: onboard(responder, body, {"Idempotency-Key": key}), mode)
+                works(bench, responder, again, mode)
+                equal(tenants_of(bench, body), 1, "%s: tenants" % mode)
+
+
+def test_a_connection_that_breaks_during_its_commit(bench):
+    """The commit did not reach PostgreSQL, or its answer was lost: the answer is what the log says, not a guess."""
+    bench.need_own_stack("puts a network before the database")
+    tenant = bench.paid_tenant()
+    with behind_a_network(bench) as (responder, network):
+        for mode, status, end, effects in (LATE[0], 503, "error", 0), (LATE[1], 200, "success", 1):
+            commits_again(responder, tenant)
+            params, replies = new_params(CREATE), []
+            with network.doing(mode, 60):
+                call, = in_background(1, lambda: replies.append(manage(responder, tenant.key, CREATE, params)))
+                time.sleep(0.5)
+                network.order("cut")
+                time.sleep(0.2)
+            call.join(30)
+            equal(replies[0].status, status, "%s: %s" % (mode, replies[0]))
+            check(replies[0].code in (None, "UNAVAILABLE"), "%s: %s" % (mode, replies[0]))
+            equal((ends_of(bench, replies[0]), effects_of(bench, params)), ([end], effects), mode)
+
+
+def test_a_command_whose_commit_is_not_answered(bench):
+    """acpctl does not say that it failed where it may have done its work: it says that nobody knows."""
+    bench.need_own_stack("puts a network before the database")
+    agent = "late-%s" % uuid.uuid4()
+    with behind_a_network(bench) as (_, network):
+        url = "postgresql://acp_app@/acp?host=%s&port=5432" % urllib.parse.quote(network.folder, safe="")
+        done = []
+        with network.doing(LATE[1], 60):
+            call, = in_background(1, lambda: done.append(bench.stack.program(
+                "acpctl", "tenant", "create", "--agent-id", agent, "--email", "late@example.com",
+                environment={"ACP_DATABASE_URL": url})))
+            until(10, "it is done", lambda: bench.db.value("select count(*) from acp.tenants where agent_id = :'agent'",
+                                                           agent=agent) == 1)
+            network.order("cut")
+            call.join(30)
+        equal(done[0].returncode, 1, "exit status")
+        check("whether it was done is not known" in done[0].stderr, done[0].stderr)
+
+
+def test_late_commits_hold_up_nobody(bench):
+    """Contract 2: more calls than there are threads and connections wait for their commits; whoever wants something else
+    is served, and whoever comes to write while no commit is answered is refused before it begins."""
+    bench.need_own_stack("puts a network before the database")
+    tenant, other = bench.paid_tenant(), bench.paid_tenant()
+    with behind_a_network(bench, db_timeout="1000", workers="4", db_connections="2") as (responder, network):
+        commits_again(responder, tenant)
+        replies, params = [], [new_params(CREATE) for _ in range(12)]
+        with network.doing("commits", 3):
+            calls = [in_background(1, lambda one=one: replies.append(manage(responder, tenant.key, CREATE, one)))[0]
+                     for one in params]
+            time.sleep(0.3)
+            slowest = slowest_of_others(responder, other, until_s=2.5)
+        for call in calls:
+            call.join(30)
+    for path, seconds in slowest.items():
+        check(seconds < QUICK / 3, "%s took %.2f s" % (path, seconds))
+    good = [reply for reply in replies if reply.status == 200]
+    check(good and all(r.status == 200 or r.code == "UNAVAILABLE" for r in replies), [str(r) for r in replies])
+    equal(sum(effects_of(bench, one) for one in params), len(good), "models, and successes")
+
+
+def test_policies_hold_while_commits_are_late(bench):
+    """Contract 2.2: what a policy denies is not done while no commit is answered, reads included."""
+    bench.need_own_stack("puts a network before the database")
+    tenant = bench.paid_tenant()
+    deny = {"decision": "deny", "action": SCORE, "reason": "not now"}
+    with policies(bench, tenant, deny), behind_a_network(bench, db_timeout="1000") as (responder, network):
+        equal(scored(responder, tenant.key)[0], 403, "before")
+        with network.doing("commits", 4):
+            in_background(2, lambda: manage(responder, tenant.key, CREATE, new_params(CREATE)))
+            time.sleep(1.5)
+            # Where even the end of a transaction that wrote nothing is held up, nobody knows what was decided.
+            statuses = {scored(responder, tenant.key)[0] for _ in range(3)}
+            check(statuses <= {403, 503}, "while commits are late: %s" % statuses)
+
+
+def slowest_of_others(responder, tenant, until_s):
+    """path -> the longest that a request which commits nothing took, over so many seconds."""
+    slowest, end = {}, time.monotonic() + until_s
+    while time.monotonic() < end:
+        for path in "/healthz", "/api/usage":
+            start = time.monotonic()
+            reply = ask(responder.socket, "GET", path, headers={"X-API-Key": tenant.key})
+            equal(reply.status, 200, "%s: %s" % (path, reply))
+            slowest[path] = max(slowest.get(path, 0), time.monotonic() - start)
+        time.sleep(0.02)
+    return slowest
+
+
+def test_late_commits_and_calls_that_change_nothing(bench):
+    """A call that only reads is answered from the journal once its commit is late, at once while others are known to be;
+    its row is there once, and it is charged once."""
+    bench.need_own_stack("puts a network before the database")
+    tenants = [bench.paid_tenant(), bench.onboard()]
+    with behind_a_network(bench, db_timeout="1000") as (responder, network):
+        commits_again(responder, tenants[0])
+        for mode in LATE:
+            before = [bench.usage(tenant.key)["calls_used"] for tenant in tenants]
+            with network.doing(mode, 5):
+                found = [scored(responder, tenant.key) for _ in range(5) for tenant in tenants]
+            equal([status for status, _ in found], [200] * 10, "%s: statuses" % mode)
+            check(max(seconds for _, seconds in found) < 1 + QUICK, "%s: %s" % (mode, found))
+            check(sorted(seconds for _, seconds in found)[5] < 0.2, "%s: %s" % (mode, found))
+            for tenant, used in zip(tenants, before):
+                until(20, "%s: five calls more" % mode, lambda: bench.usage(tenant.key)["calls_used"] == used + 5)
+            time.sleep(1)
+            equal([bench.usage(tenant.key)["calls_used"] for tenant in tenants], [used + 5 for used in before], mode)

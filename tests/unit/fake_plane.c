@@ -10,8 +10,8 @@ struct acp_tx {
 	int64_t effects; /* undone unless settle comes */
 };
 
-static const char *const step_names[FAKE_STEPS] = {"authenticate", "get_usage", "reserve", "get_price", "begin",
-						   "run",          "rollback",  "settle",  "record",    "onboard"};
+static const char *const step_names[FAKE_STEPS] = {"authenticate", "get_usage", "reserve", "get_price", "begin",  "run",
+						   "rollback",     "settle",    "record",  "resolve",   "onboard"};
 
 /* Every step begins here, with the lock taken. */
 static enum acp_code enter(struct fake_plane *fake, enum fake_step step)
@@ -190,6 +190,16 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 	return leave(fake, code);
 }
 
+static enum acp_code resolve(void *self, const struct acp_settlement *end)
+{
+	struct fake_plane *fake = self;
+	enum acp_code code = enter(fake, FAKE_RESOLVE);
+	give_back(fake, end->reserved);
+	if (code != ACP_OK)
+		capture_row(fake, end->event);
+	return leave(fake, code);
+}
+
 static char *copy(const char *text)
 {
 	char *out = text ? strdup(text) : NULL;
@@ -277,6 +287,7 @@ void fake_plane_init(struct fake_plane *fake)
 		.rollback = rollback,
 		.settle = settle,
 		.record = record,
+		.resolve = resolve,
 		.onboard = onboard,
 	};
 }

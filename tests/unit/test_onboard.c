@@ -65,7 +65,7 @@ static void apply(const char *body)
 	EXPECT_TEXT(acp_json_string(reply.body, "request_id"), REQUEST_ID);
 	EXPECT(acp_json_bool(reply.body, "ok") == (reply.code == ACP_OK), body);
 	EXPECT(reply.http == (reply.code == ACP_OK ? 201 : acp_code_http(reply.code)), body);
-	EXPECT((reply.retry_after > 0) == (reply.code == ACP_UNAVAILABLE), body);
+	EXPECT((reply.retry_after > 0) == (reply.http == 503), body);
 }
 
 /* The one row of what just happened. */
@@ -523,6 +523,34 @@ static void test_hub_away(void)
 	stop();
 }
 
+/* Nobody knows whether the tenant was made: who sent no key is given one, under which the same request leads to the
+ * tenant that was made after all. */
+static void test_outcome_unknown(void)
+{
+	char key[64];
+	start();
+	fake.fail[FAKE_ONBOARD] = ACP_OUTCOME_UNKNOWN;
+	apply(GOOD);
+	EXPECT(reply.code == ACP_OUTCOME_UNKNOWN && reply.http == 503 && reply.retry_after > 0, "unknown");
+	EXPECT_TEXT(fake_plane_column(&fake, "error_code"), "OUTCOME_UNKNOWN");
+	EXPECT(fake_plane_column(&fake, "unless_onboarded") != NULL, "the row gives way to that of a success");
+	const char *given = acp_json_string(reply.body, "idempotency_key");
+	EXPECT(given && strlen(given) > 32, "a key that cannot be guessed");
+	snprintf(key, sizeof key, "%s", given ? given : "");
+	fake.fail[FAKE_ONBOARD] = ACP_OK;
+	request.idempotency_key = key;
+	apply(GOOD);
+	EXPECT(reply.code == ACP_OK && !reply.replayed, "done now");
+	apply(GOOD);
+	EXPECT(reply.code == ACP_OK && reply.replayed, "and once");
+	request.idempotency_key = "mine";
+	fake.fail[FAKE_ONBOARD] = ACP_OUTCOME_UNKNOWN;
+	apply("{\"agent_id\":\"agent-2\",\"email\":\"a@b.example\"}");
+	EXPECT_TEXT(acp_json_string(reply.body, "idempotency_key"), "mine");
+	request.idempotency_key = NULL;
+	stop();
+}
+
 /* A refusal that cannot be recorded is not answered as such; a success has its row by then. */
 static void test_record_fails(void)
 {
@@ -559,6 +587,7 @@ CU_TestInfo acp_tests[] = {
 	{"replay", test_replay},
 	{"mismatch_and_taken", test_mismatch_and_taken},
 	{"stored_idempotency_key", test_stored_idempotency_key},
+	{"outcome_unknown", test_outcome_unknown},
 	{"keys_differ", test_keys_differ},
 	{"no_key_in_the_row", test_no_key_in_the_row},
 	{"request_hash", test_request_hash},

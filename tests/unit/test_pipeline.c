@@ -735,6 +735,32 @@ static void test_upgrade_required_at_settle(void)
 	stop();
 }
 
+/* A commit that was not answered: what became of the call is asked for, and that is what the caller is told. */
+static void test_commit_without_answer(void)
+{
+	start();
+	fake.fail[FAKE_SETTLE] = ACP_OUTCOME_UNKNOWN;
+	call(SQL);
+	EXPECT(reply.code == ACP_OK && acp_json_member(reply.body, "data"), reply_text());
+	EXPECT(fake.event_count == 0 && fake.calls[FAKE_RECORD] == 0 && fake.held == 0,
+	       "its row is that of the success");
+	fake.fail[FAKE_RESOLVE] = ACP_UNAVAILABLE;
+	call(SQL);
+	EXPECT(reply.code == ACP_UNAVAILABLE && !acp_json_member(reply.body, "idempotency_key"), reply_text());
+	EXPECT_TEXT(fake_plane_column(&fake, "error_code"), "UNAVAILABLE");
+	EXPECT(fake.event_count == 1 && fake.calls[FAKE_RECORD] == 0, "one row");
+	fake.fail[FAKE_RESOLVE] = ACP_OUTCOME_UNKNOWN;
+	call(SQL);
+	EXPECT(reply.code == ACP_OUTCOME_UNKNOWN && reply.http == 503 && reply.retry_after > 0, reply_text());
+	EXPECT(acp_json_string(reply.body, "idempotency_key") != NULL, reply_text());
+	EXPECT(fake.event_count == 1 && fake.calls[FAKE_RECORD] == 0, "one row");
+	request.idempotency_key = "mine";
+	call(SQL);
+	EXPECT_TEXT(acp_json_string(reply.body, "idempotency_key"), "mine");
+	request.idempotency_key = NULL;
+	stop();
+}
+
 static void copy_query(const char *url, const char *name, char *out, size_t size)
 {
 	const char *at = strstr(url, name);
@@ -1334,6 +1360,7 @@ CU_TestInfo acp_tests[] = {
 	{"warning_of_odd_limits", test_warning_of_odd_limits},
 	{"upgrade_required", test_upgrade_required},
 	{"upgrade_required_at_settle", test_upgrade_required_at_settle},
+	{"commit_without_answer", test_commit_without_answer},
 	{"upgrade_url", test_upgrade_url},
 	{"fail_open", test_fail_open},
 	{"usage_is_opt_in", test_usage_is_opt_in},
