@@ -76,12 +76,13 @@ class Node:
             self.db.execute("alter system set %s = '%s'" % (name, value))
         self.db.text("select pg_reload_conf()")
 
-    def follow(self, primary):
-        """Becomes a copy of the primary and follows it."""
+    def follow(self, primary, slot=None):
+        """Becomes a copy of the primary and follows it; slot: a new one, which keeps what it has not got yet."""
         shutil.rmtree(self.data, ignore_errors=True)
         os.mkdir(self.data, 0o700)
         os.chown(self.data, self._owner.pw_uid, self._owner.pw_gid)
-        self.run("pg_basebackup", "-D", self.data, "-R", "-X", "stream", "-c", "fast", "-d",
+        self.run("pg_basebackup", "-D", self.data, "-R", "-X", "stream", "-c", "fast",
+                 *(["-C", "-S", slot] if slot else []), "-d",
                  "host=%s port=%d user=postgres application_name=%s" % (primary.sockets, primary.port, STANDBY))
         self.start()
 

@@ -1,8 +1,11 @@
-"""File systems that can be full: a folder of a stack that is down is moved to a tmpfs, and back afterwards."""
+"""File systems that can be full or stand still: a folder of a stack that is down is moved to one, and back
+afterwards."""
 
 import contextlib
+import errno
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -41,14 +44,60 @@ def why_not():
             run("umount", folder)
 
 
-def clear(folder):
-    """Takes away what a run in this folder that was killed left mounted."""
+def why_never_frozen():
+    """Why no file system can be frozen here; None: one can."""
+    if os.geteuid() != 0:
+        return "only root can mount a file system and freeze it"
+    missing = [name for name in ("mkfs.ext4", "fsfreeze") if not shutil.which(name)]
+    if missing:
+        return "%s: not installed" % " and ".join(missing)
+    with tempfile.TemporaryDirectory(prefix="acp-fault-") as folder:
+        os.mkdir(os.path.join(folder, "moved"))
+        try:
+            with FreezingDisk(os.path.join(folder, "moved"), "16m", os.path.join(folder, "disk")) as disk, \
+                    disk.frozen(60):
+                return None
+        except Failure as error:
+            return str(error)
+
+
+def thaw(place):
+    done = run("fsfreeze", "--unfreeze", place)
+    # "Invalid argument": it was not frozen any more.
+    return done.returncode == 0 or "Invalid argument" in done.stdout
+
+
+def mounted_in(folder):
+    """What a run in this folder that was killed left mounted, innermost first: (path, is it a tmpfs)."""
     with open("/proc/self/mounts", encoding="utf-8") as file:
-        mounted = [line.split()[1] for line in file if line.split()[2] == "tmpfs"]
+        mounted = [line.split()[1:3] for line in file]
     inside = os.path.realpath(os.path.join(folder, "state")) + os.sep
-    for path in mounted:
-        if path.startswith(inside):
-            run("umount", "--lazy", path)
+    return [(path, kind == "tmpfs") for path, kind in reversed(mounted)
+            if path.startswith(inside) and kind in ("tmpfs", "ext4")]
+
+
+def clear(stack):
+    """Takes away what a run in this stack's folder that was killed left mounted, and what still runs there: nobody could
+    find it later."""
+    left = mounted_in(stack.dir)
+    for path, is_tmpfs in left:
+        check(is_tmpfs or thaw(path), "%s is frozen, and stays so" % path)
+    if left:
+        stack.down()
+    for path, _ in left:
+        run("umount", "--lazy", path)
+
+
+def copy(source, target):
+    """What a folder holds into another that is there, or the folder itself into a new one."""
+    done = run("cp", "-a", "--", source + "/." if os.path.isdir(target) else source, target)
+    check(done.returncode == 0, "cp: %s" % done.stdout)
+
+
+def unmount(place):
+    done = run("umount", place)
+    if done.returncode != 0:
+        run("umount", "--lazy", place)
 
 
 class Disk:
@@ -63,6 +112,7 @@ class Disk:
             self._size, about.st_mode & 0o7777, about.st_uid, about.st_gid), "tmpfs", self.folder)
 
     def __enter__(self):
+        shutil.rmtree(self._kept, ignore_errors=True)  # of a run that was killed here
         os.rename(self.folder, self._kept)
         os.mkdir(self.folder)
         shutil.copystat(self._kept, self.folder)
@@ -70,23 +120,16 @@ class Disk:
         os.chown(self.folder, about.st_uid, about.st_gid)
         done = self.try_mount()
         check(done.returncode == 0, "mount: %s" % done.stdout)
-        self._copy(self._kept, self.folder)
+        copy(self._kept, self.folder)
         shutil.rmtree(self._kept)
         return self
 
     def __exit__(self, *_):
         """What it holds is kept, as everything that was run."""
-        self._copy(self.folder, self._kept)
-        done = run("umount", self.folder)
-        if done.returncode != 0:
-            run("umount", "--lazy", self.folder)
+        copy(self.folder, self._kept)
+        unmount(self.folder)
         os.rmdir(self.folder)
         os.rename(self._kept, self.folder)
-
-    @staticmethod
-    def _copy(source, target):
-        done = run("cp", "-a", "--", source + "/." if os.path.isdir(target) else source, target)
-        check(done.returncode == 0, "cp: %s" % done.stdout)
 
     def _resize(self, size):
         return run("mount", "-o", "remount,size=%s" % size, self.folder)
@@ -109,3 +152,88 @@ class Disk:
         finally:
             done = self._resize(self._size)
             check(done.returncode == 0, "remount: %s" % done.stdout)
+
+
+class FreezingDisk:
+    """The folder becomes a link to one on an ext4 in a file, which can be frozen: whatever writes to it waits. (A tmpfs
+    cannot.)"""
+
+    def __init__(self, folder, size, place):
+        """place: where the file system is mounted, and beside it lies its file."""
+        self.folder = folder
+        self.place = place
+        self._size = size
+        self._image = place + ".image"
+
+    def _mount(self):
+        os.makedirs(self.place, exist_ok=True)
+        with open(self._image, "wb"):
+            pass
+        for command in (["truncate", "-s", self._size, self._image],
+                        # No host crashes here: a journal would only be slower.
+                        ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", self._image],
+                        ["mount", "-o", "loop", self._image, self.place]):
+            done = run(*command)
+            check(done.returncode == 0, "%s: %s" % (" ".join(command), done.stdout.strip()))
+
+    def _unmount(self):
+        unmount(self.place)
+        os.rmdir(self.place)
+        os.unlink(self._image)
+
+    @property
+    def _moved(self):
+        return os.path.join(self.place, os.path.basename(self.folder))
+
+    def __enter__(self):
+        self._mount()
+        copy(self.folder, self._moved)
+        shutil.rmtree(self.folder)
+        os.symlink(self._moved, self.folder)
+        return self
+
+    def __exit__(self, *_):
+        """What it holds is kept, as everything that was run."""
+        thaw(self.place)
+        os.unlink(self.folder)
+        copy(self._moved, self.folder)
+        self._unmount()
+
+    @contextlib.contextmanager
+    def frozen(self, most):
+        """A process of its own ends it after so many seconds, for the case that this one is killed meanwhile."""
+        guard = subprocess.Popen(["sh", "-c", 'sleep "$1"; exec fsfreeze --unfreeze "$2"', "sh", str(most), self.place],
+                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                 start_new_session=True)
+        try:
+            done = run("fsfreeze", "--freeze", self.place)
+            check(done.returncode == 0, "fsfreeze: %s" % done.stdout.strip())
+            yield
+        finally:
+            thawed = thaw(self.place)
+            if thawed:
+                os.killpg(guard.pid, signal.SIGKILL)
+            guard.wait(most + 60)
+        check(thawed, "%s is still frozen" % self.place)
+
+    def _take(self, file):
+        """All the room that is left."""
+        about = os.fstatvfs(file.fileno())
+        size, step = 0, about.f_bavail * about.f_frsize
+        while step >= PAGE:
+            try:
+                os.posix_fallocate(file.fileno(), size, step)
+                size += step
+            except OSError as error:
+                check(error.errno == errno.ENOSPC, "fallocate: %s" % error)
+                step //= 2
+
+    @contextlib.contextmanager
+    def full(self):
+        ballast = os.path.join(self.place, "ballast")
+        try:
+            with open(ballast, "wb") as file:
+                self._take(file)
+            yield
+        finally:
+            os.unlink(ballast)

@@ -10,8 +10,9 @@ import uuid
 from collections import Counter
 
 import disks
+import standbys
 from client import Bench
-from durability import FREE_LIMIT, RESERVATION_TTL, SETTINGS, Verdict
+from durability import FREE_LIMIT, RESERVATION_TTL, SETTINGS, Verdict, knows_setting
 from harness import Failure, check
 from money import Books, Shopper, StackStripe
 from oracle import Oracle, wait_for_journal
@@ -21,11 +22,15 @@ from workload import Load
 
 MORE_SETTINGS = """processes = 2
 audit_seal_interval = 5
-database_url = postgresql://acp_app@/acp?host=%s&port=5432
+%sdatabase_url = postgresql://acp_app@/acp?host=%s&port=5432
 """
 # Fewer connections, so that they can all be taken; and files of the log of little size on a disk of limited size.
-POSTGRES = {"max_connections": "60", "max_wal_size": "'256MB'", "min_wal_size": "'80MB'", "wal_keep_size": "0"}
-DATA_SIZE, JOURNAL_SIZE = "8g", "64m"
+# A standby that fell behind keeps no more of them than that.
+POSTGRES = {"max_connections": "60", "max_wal_size": "'256MB'", "min_wal_size": "'80MB'", "wal_keep_size": "0",
+            "max_slot_wal_keep_size": "'256MB'"}
+DATA_SIZE, WAL_SIZE, JOURNAL_SIZE = "8g", "2g", "64m"
+# So short that some outcomes stay unknown, and others are waited for.
+COMMIT_TIMEOUT = 1500
 
 
 class LongVerdict(Verdict):
@@ -44,36 +49,65 @@ class LongVerdict(Verdict):
             yield "  skip  %s: %s" % (kind, reason)
         yield self._calls()
         yield from self.notes
-        for doubt in self.in_doubt[:3]:
-            yield "503, but done: %s" % doubt
         for violation in self.violations:
             yield "VIOLATION %s" % violation
         yield "violations: %d" % len(self.violations)
 
 
+def mount_disks(state, cleaning):
+    """Where PostgreSQL and the journal write: (disks, of those that are not to be had: why)."""
+    found, missing = {}, {}
+    data, journal = os.path.join(state, "postgres"), os.path.join(state, "journal")
+    full, frozen = disks.why_not(), disks.why_never_frozen()
+    if full is None:
+        found["data"] = cleaning.enter_context(disks.Disk(data, DATA_SIZE))
+        found["journal"] = cleaning.enter_context(disks.Disk(journal, JOURNAL_SIZE))
+    else:
+        missing.update(data=full, journal=full)
+    if frozen is None:
+        found["wal"] = cleaning.enter_context(disks.FreezingDisk(os.path.join(data, "pg_wal"), WAL_SIZE,
+                                                                 os.path.join(state, "wal")))
+    else:
+        missing["wal"] = frozen
+    return found, missing
+
+
+def more_settings(stack, network):
+    timeout = "db_commit_timeout = %d\n" % COMMIT_TIMEOUT if knows_setting(stack, "db_commit_timeout") else ""
+    return SETTINGS + MORE_SETTINGS % (timeout, urllib.parse.quote(network.folder, safe=""))
+
+
 @contextlib.contextmanager
 def site(stack):
-    """The stack with the network that can fail before its database, and disks that can be full where that is possible.
-    Yields (network, disks, why there are none, the settings' file)."""
-    disks.clear(stack.dir)
+    """The stack with the network that can fail before its database, and disks that can be full or stand still where
+    that is possible. Yields (network, disks, why there are none of some, the settings' file)."""
+    disks.clear(stack)
     stack.up()
     for name, value in POSTGRES.items():
         Bench(stack).db.execute("alter system set %s = %s" % (name, value))
     stack.down()
     state = stack.env["ACP_STATE"]
-    found, why = {}, disks.why_not()
     with contextlib.ExitStack() as cleaning:
-        if why is None:
-            found["data"] = cleaning.enter_context(disks.Disk(os.path.join(state, "postgres"), DATA_SIZE))
-            found["journal"] = cleaning.enter_context(disks.Disk(os.path.join(state, "journal"), JOURNAL_SIZE))
+        found, missing = mount_disks(state, cleaning)
         network = cleaning.enter_context(Network(os.path.join(state, "run", "network"),
                                                  os.path.join(state, "run", "pg")))
         settings = cleaning.enter_context(tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="acp-fault-"))
-        settings.write(SETTINGS + MORE_SETTINGS % urllib.parse.quote(network.folder, safe=""))
+        settings.write(more_settings(stack, network))
         settings.flush()
         cleaning.callback(stack.down)
         stack.up(conf=settings.name)
-        yield network, found, why, settings.name
+        yield network, found, missing, settings.name
+
+
+def standby_of(stack, bench, cleaning, missing, only):
+    """None: no kind of this run needs it, or there is none."""
+    if only and "standby stopped" not in only:
+        return None
+    why = standbys.why_not()
+    if why:
+        missing["standby"] = why
+        return None
+    return cleaning.enter_context(standbys.Standby(stack, bench.db))
 
 
 def settle_clock(regime, world):
@@ -121,18 +155,18 @@ def judge(verdict, stack, bench, load, shopper, regime, world):
         verdict.violations.append(str(error))
     verdict.violations += regime.violations + oracle.violations + books.violations
     verdict.notes += oracle.notes + books.notes
-    verdict.in_doubt = oracle.in_doubt
 
 
 def run(stack, seed, seconds, clients, gaps, pace, thinks, only=None, limit=None, prepare=lambda: None):
     """On an own stack with the stand-in for Stripe, not yet up. Returns the Verdict."""
-    with site(stack) as (network, found, why, settings):
+    with site(stack) as (network, found, missing, settings), contextlib.ExitStack() as cleaning:
         prepare()
         bench = Bench(stack)
         load = Load(stack.url, clients, seed, "fault-%s" % uuid.uuid4().hex[:8], thinks)
         stripe = StackStripe(stack)
         world = World(stack, bench, load, network, stripe, settings)
-        world.disks, world.why_no_disk = found, why
+        world.disks, world.missing = found, missing
+        world.standby = standby_of(stack, bench, cleaning, missing, only)
         load.onboard(4, 3, lambda tenant: stack.ctl("tenant", "update", tenant, "--tier", "paid", "--payment-method",
                                                     "active"))
         shopper = Shopper(stack, load, bench, stripe, seed)

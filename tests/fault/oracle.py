@@ -7,12 +7,16 @@ import time
 from collections import Counter, defaultdict
 
 import test_account
-from client import CREATE, NIL, succeeded
+from client import CREATE, NIL, ONBOARD, succeeded
 from harness import Failure, clipped, until
-from workload import BILLABLE, UNKNOWN
+from workload import BILLABLE, CREATE_KEY, OUTCOME_UNKNOWN, UNKNOWN
 
 SHOWN = 5  # examples of each violation
 KEY_SECONDS = 24 * 3600  # how long an idempotency key is remembered
+SHOWN_OF_KEY = 12  # characters of an API key that are stored
+UNAVAILABLE = "UNAVAILABLE"
+# What a human does at the link of a shopper, and what Stripe tells, are no calls of a client.
+NOT_CALLED = {"upgrade.checkout", "stripe.webhook"}
 NO_COMMAND = 64  # acpctl's exit status where the command does not exist
 COLUMNS = ("request_id", "tenant_id", "action", "status", "error_code", "billable", "dry_run", "tier",
            "idempotency_key", "result_meta->>'resource_id'", "result_meta->>'usage_check'", "acp.period(ts)",
@@ -54,15 +58,16 @@ def effects_of(rows, jumps):
     for row in rows:
         if row.billable and row.idempotency_key:
             times[row.tenant_id, row.action, row.idempotency_key].append(row.at)
-    found = {}
-    for key, moments in times.items():
-        moments.sort()
-        allowed, last = 1, moments[0]
-        for moment in moments:
-            if latest(moment, jumps) - last >= KEY_SECONDS:
-                allowed, last = allowed + 1, latest(moment, jumps)
-        found[key] = len(moments), allowed
-    return found
+    return {key: (len(moments), most_effects(moments, jumps)) for key, moments in times.items()}
+
+
+def most_effects(moments, jumps):
+    """How many effects of one key at those times can be right."""
+    allowed, last = 1, min(moments, default=0)
+    for moment in sorted(moments):
+        if latest(moment, jumps) - last >= KEY_SECONDS:
+            allowed, last = allowed + 1, latest(moment, jumps)
+    return allowed
 
 
 class Oracle:
@@ -81,7 +86,6 @@ class Oracle:
         self._accounts = load.accounts()
         self.violations = []
         self.notes = []
-        self.in_doubt = []  # 503: what the table says was done all the same
 
     # Results ----------------------------------------------------------------------------------------------------------
 
@@ -97,9 +101,13 @@ class Oracle:
         self._read()
         self._rows_of_answers()
         self._rows_of_nobody()
-        self._unavailable()
+        self._refusals()
+        self._outcomes()
         self._models()
         self._keyed()
+        self._told()
+        self._new_keys()
+        self._agents()
         self._free_limit()
         self._places()
         self._account()
@@ -119,6 +127,10 @@ class Oracle:
         ours = {account.id for account in self._accounts}
         self._own = [row for row in rows if row.tenant_id in ours]
         self._effects = effects_of(self._own, self._jumps)
+        self._rows_of_keys = defaultdict(list)
+        for row in self._own:
+            if row.idempotency_key:
+                self._rows_of_keys[row.tenant_id, row.action, row.idempotency_key].append(row)
 
     def _rows_of_answers(self):
         answered = [a for a in self._answers if a.status not in (UNKNOWN, 503)]
@@ -135,15 +147,17 @@ class Oracle:
         self._expect("the row says what was answered", ["%s; %s; %s" % (what, a, self._rows[a.request_id][0])
                                                         for a, what in wrong if what])
 
-    def _difference(self, answer, row):
-        """What the row should say and does not; None: nothing."""
+    def _difference(self, answer, row, done=False):
+        """What the row should say and does not; None: nothing. done: a success, which the answer does not say."""
         request = answer.request
-        good = answer.status < 300
-        fresh = good and answer.code is None
+        good = answer.good or done
+        code = None if done else answer.code
+        fresh = good and code is None
         # Answered while the database was away; afterwards the allowance had no room for it: it is given away.
         given_away = row.usage_check == "failed_open_over_limit" and row.tier == "free"
-        wanted = {"status": (row.status == "success", good), "error_code": (row.code, answer.code),
-                  "billable": (row.billable, fresh and request.action in BILLABLE and not request.dry_run and not given_away)}
+        billable = fresh and request.action in BILLABLE and not request.dry_run and not given_away
+        wanted = {"status": (row.status == "success", good), "error_code": (row.code, code),
+                  "billable": (row.billable, billable)}
         if answer.status != 400:  # a body that was refused early was not read to its end
             wanted["action"] = (row.action, request.action or row.action)
             wanted["dry_run"] = (row.dry_run, request.dry_run)
@@ -160,27 +174,46 @@ class Oracle:
     def _rows_of_nobody(self):
         """Rows whose answer never arrived: at most as many as there were calls without an answer."""
         told = {answer.request_id for answer in self._answers}
-        # What Stripe tells about a tenant is no call of a client.
-        nobody = [row for row in self._own if row.request_id not in told and row.action != "stripe.webhook"]
+        nobody = [row for row in self._own if row.request_id not in told and row.action not in NOT_CALLED]
         unknown = sum(answer.status is UNKNOWN for answer in self._answers)
         self.notes.append("rows of calls whose answer never arrived: %d, of %d such calls" % (len(nobody), unknown))
         if len(nobody) > unknown:
             self._expect("no rows of calls that nobody made", nobody)
 
-    def _unavailable(self):
-        """A 503 says that nothing was done. Where the commit's answer was lost, that may be wrong: told apart here."""
-        found = Counter()
+    def _refusals(self):
+        """What was answered as refused or failed was not done, and never will be."""
+        found, wrong = Counter(), []
         for answer in self._answers:
-            if answer.status != 503:
+            if answer.unsure or answer.good:
                 continue
             rows = self._rows[answer.request_id]
-            done = [row for row in rows if row.status == "success"]
-            found["done all the same" if done else "with the row of the refusal" if rows else "without a row"] += 1
-            if done:
-                self.in_doubt.append("%s; %s" % (answer, done[0]))
-        self.notes.append("503: %s" % (", ".join("%d %s" % (n, what) for what, n in found.most_common()) or "none"))
+            wrong += ["%s; %s" % (answer, row) for row in rows if row.status == "success"]
+            if answer.status == 503:
+                found["with the row of the refusal" if rows else "without a row"] += 1
+        self.notes.append("503 %s: %s" % (UNAVAILABLE, ", ".join("%d %s" % (n, what) for what, n in found.most_common())
+                                          or "none"))
+        self._expect("what was answered as refused or failed was not done", wrong)
         twice = [a for a in self._answers if a.status == 503 and len(self._rows[a.request_id]) > 1]
         self._expect("no 503 has two rows", twice)
+
+    def _outcomes(self):
+        """Calls of whose outcome the program said that it does not know it: done or not, and on record accordingly."""
+        found, wrong = Counter(), []
+        for answer in self._answers:
+            if answer.code != OUTCOME_UNKNOWN:
+                continue
+            rows = self._rows[answer.request_id]
+            done = any(row.status == "success" for row in rows)
+            found["done" if done else "with another row" if rows else "without a row"] += 1
+            found["that name no key"] += not answer.named_key
+            for row in rows:
+                said = row.status, row.code
+                what = self._difference(answer, row, done=True) if done else \
+                    said not in [("error", OUTCOME_UNKNOWN), ("error", UNAVAILABLE)] and "no row of such an answer"
+                wrong += ["%s; %s; %s" % (what, answer, row)] if what else []
+        self.notes.append("%s: %d%s" % (OUTCOME_UNKNOWN, sum(a.code == OUTCOME_UNKNOWN for a in self._answers),
+                                        "".join(", %d %s" % (n, what) for what, n in found.most_common() if n)))
+        self._expect("rows of unknown outcomes say what was done", wrong)
 
     # What was written -------------------------------------------------------------------------------------------------
 
@@ -207,9 +240,8 @@ class Oracle:
 
     def _wrong_model(self, name, answers, models):
         good = [a for a in answers if a.status == 200]
-        unsure = [a for a in answers if a.status in (UNKNOWN, 503)]
-        request = answers[0].request
-        _, allowed = self._effects.get((request.account.id, CREATE, request.idempotency_key), (0, 1))
+        unsure = [a for a in answers if a.unsure]
+        allowed = self._allowed(answers)
         if len(models) > allowed:
             return ["%s: %d models; %s" % (name, len(models), answers[0])]
         if good and not models:
@@ -224,7 +256,7 @@ class Oracle:
         """One key, one effect: at most one billable row, and one if there was a success; at most one model."""
         calls = defaultdict(list)
         for answer in self._answers:
-            if answer.request.idempotency_key:
+            if answer.request.idempotency_key and not answer.request.told:
                 key = answer.request.account.id, answer.request.action, answer.request.idempotency_key
                 calls[key].append(answer)
         wrong = []
@@ -238,6 +270,108 @@ class Oracle:
         self._expect("an idempotency key has one effect", wrong)
         replays = sum(answer.code == "IDEMPOTENT_REPLAY" for answer in self._answers)
         self.notes.append("idempotency keys: %d, replays: %d" % (len(calls), replays))
+
+    # What was repeated as told ----------------------------------------------------------------------------------------
+
+    def _done(self, answers):
+        """The rows that say that this call, or a repetition of it, did its work."""
+        rows = {row for answer in answers for row in self._rows.get(answer.request_id, [])}
+        for request in {answer.request for answer in answers}:
+            if request.account and request.idempotency_key:
+                rows.update(self._rows_of_keys.get((request.account.id, request.action, request.idempotency_key), []))
+        return [row for row in rows if row.status == "success" and row.code is None]
+
+    def _allowed(self, answers):
+        """How many effects of these calls, all with one key but for the first, can be right."""
+        keyed = any(answer.request.idempotency_key for answer in answers)
+        return most_effects([row.at for row in self._done(answers)], self._jumps) if keyed else 1
+
+    def _told(self):
+        """A call whose outcome was unknown, and its repetitions with the key that it was given: one effect."""
+        chains = {a.request.first: [] for a in self._answers if a.request.told and a.request.path != ONBOARD}
+        for answer in self._answers:
+            if answer.request.first in chains:
+                chains[answer.request.first].append(answer)
+        wrong, ends = [], Counter()
+        for answers in chains.values():
+            last, done, allowed = answers[-1], self._done(answers), self._allowed(answers)
+            ends["not ended" if last.open else "ended in success" if last.good else "ended in a refusal"] += 1
+            if len(done) > allowed:
+                wrong.append("done %d times; %s; %s" % (len(done), answers[0], ", ".join(map(str, done))))
+            elif last.good and not done:
+                wrong.append("success was answered in the end, and no row says so; %s" % last)
+            elif done and not last.open and not last.good:
+                wrong.append("refused in the end, and done; %s; %s; %s" % (answers[0], last, done[0]))
+        self.notes.append("calls repeated with the key that they were given: %s" % (
+            ", ".join("%d %s" % (n, what) for what, n in ends.most_common()) or "none"))
+        self._expect("a call that is repeated as told is done once", wrong)
+
+    def _new_keys(self):
+        """API keys: those whose text was answered, and none whose text nobody can have."""
+        found = defaultdict(list)
+        for name, tenant, key_id, prefix in table(
+                self._bench.db, "select name, tenant_id, api_key_id, key_prefix from acp.api_keys "
+                "where starts_with(name, '%s-')" % self._load.name):
+            found[name].append((tenant, key_id, prefix))
+        creates = defaultdict(list)
+        for answer in self._answers:
+            if answer.request.new_key:
+                creates[answer.request.new_key].append(answer)
+        wrong = ["%s: a key that nobody made" % name for name in found if name not in creates]
+        for name, answers in creates.items():
+            wrong += self._wrong_key(name, answers, found.get(name, []))
+        self._expect("API keys are those that were answered with success (%d)" % len(found), wrong)
+        written = Counter(key_id for keys in found.values() for _, key_id, _ in keys)
+        # A replay is a success, too; it says so.
+        told = Counter(row.resource for row in self._own if row.action == CREATE_KEY and row.status == "success"
+                       and row.code is None)
+        self._expect("each API key has its one audit row", [
+            "%s: %d keys, %d rows" % (key_id, written[key_id], told[key_id])
+            for key_id in set(written) | set(told) if written[key_id] != told[key_id]])
+
+    def _wrong_key(self, name, answers, keys):
+        good = [a for a in answers if a.good]
+        if len(keys) > self._allowed(answers):
+            return ["%s: %d keys; %s" % (name, len(keys), answers[0])]
+        if keys and not good and not any(a.unsure for a in answers):
+            return ["%s: a key, though nothing was answered but refusals; %s" % (name, answers[0])]
+        there = [(key_id, prefix) for _, key_id, prefix in keys]
+        return ["%s: key %s… with id %s was answered, %s is there; %s" % (
+            name, a.data.get("api_key", "")[:SHOWN_OF_KEY], a.data.get("api_key_id"), there, a) for a in good
+                if (a.data.get("api_key_id"), a.data.get("api_key", "")[:SHOWN_OF_KEY]) not in there]
+
+    def _agents(self):
+        """Agents that onboarded without a key: each that did not go unanswered is a tenant in the end, whose key it
+        knows."""
+        tenants = defaultdict(list)
+        for agent, tenant, prefix in table(
+                self._bench.db, "select t.agent_id, t.tenant_id, k.key_prefix from acp.tenants t "
+                "left join acp.api_keys k using (tenant_id) where starts_with(t.agent_id, '%s-')" % self._load.name):
+            tenants[agent].append((tenant, prefix))
+        agents = defaultdict(list)
+        for answer in self._answers:
+            if answer.request.agent:
+                agents[answer.request.agent].append(answer)
+        wrong, ends = [], Counter()
+        for agent, answers in agents.items():
+            last = answers[-1]
+            ends["tenants" if last.good else "unanswered" if last.status is UNKNOWN else "not ended" if last.open else
+                 "refused"] += 1
+            wrong += self._wrong_agent(agent, answers, tenants.get(agent, []))
+        self.notes.append("agents onboarded without a key: %s" % (
+            ", ".join("%d %s" % (n, what) for what, n in ends.most_common()) or "none"))
+        self._expect("no agent is lost", wrong)
+
+    def _wrong_agent(self, agent, answers, tenants):
+        good = [(a.data["tenant_uuid"], a.data["api_key"][:SHOWN_OF_KEY]) for a in answers if a.good]
+        refused = [a for a in answers if not a.good and not a.open]
+        if refused:
+            return ["%s: refused, after %s; %s" % (agent, answers[0], refused[0])]
+        if len(tenants) > 1 or any(pair not in tenants for pair in good):
+            return ["%s: %s answered, %s there; %s" % (agent, good, tenants, answers[-1])]
+        if tenants and not good and not any(a.unsure for a in answers):
+            return ["%s: a tenant, though nothing was answered but refusals; %s" % (agent, answers[0])]
+        return []
 
     # The allowance ----------------------------------------------------------------------------------------------------
 

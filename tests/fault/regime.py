@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import math
 import os
 import signal
 import threading
@@ -13,7 +14,6 @@ from faults import Injector
 from harness import Failure, until
 from money import kill_billing
 from stack import children, end_quietly, is_running
-from workload import UNKNOWN
 
 RECOVERY = 90  # seconds after a fault within which a new call that writes must succeed
 TABLES = ["audit_logs", "audit_chains", "api_keys", "tenants", "usage_quota", "usage_reservations", "usage_pending",
@@ -29,12 +29,14 @@ KINDS = {
     "PostgreSQL restarted": 3, "connections ended": 5,
     "PostgreSQL stopped": 5, "connections stopped": 4, "table locked": 6, "read-only": 4, "out of connections": 4,
     "network slow": 4, "network stalled": 5, "network cut": 4, "answers lost": 5,
+    "commits late": 5, "commit answers late": 5, "commits cut": 5, "disk frozen": 5, "standby stopped": 5,
     "disk full": 4, "disk full, no WAL": 3, "journal full": 4,
     "Stripe refuses": 3, "Stripe slow": 2, "Stripe loses replies": 3, "Stripe stopped": 2,
     "webhooks held and doubled": 2,
     "clock wrong": 4, "month ends": 2, "partitions missing": 2, "partition detached": 2, "billing killed": 4}
-DISKS = {"disk full", "disk full, no WAL"}
-JOURNAL = {"journal full"}
+# What a kind needs that is not to be had everywhere.
+NEEDS = {"disk full": "data", "disk full, no WAL": "data", "journal full": "journal", "disk frozen": "wal",
+         "standby stopped": "standby"}
 
 
 class World:
@@ -43,8 +45,9 @@ class World:
     def __init__(self, stack, bench, load, network, stripe, settings):
         self.stack, self.db, self.load = stack, bench.db, load
         self.network, self.stripe, self.settings = network, stripe, settings
-        self.disks = {}  # "data" and "journal"; missing: no file system can be mounted here
-        self.why_no_disk = None
+        self.disks = {}  # "data", "wal" and "journal", where they can be mounted
+        self.standby = None
+        self.missing = {}  # what of NEEDS is not to be had here: why
         self.months = []  # that ended, YYYY-MM
         self.billed = set()
         self.jumps = []  # (when, by how many seconds) the program's clock went ahead for good
@@ -63,9 +66,7 @@ class Regime(Injector):
         self._note = ""
         self.ended = threading.Event()
         self.violations = []
-        self.skipped = {}
-        if not world.disks:
-            self.skipped = {kind: world.why_no_disk for kind in sorted(DISKS | JOURNAL)}
+        self.skipped = {kind: world.missing[need] for kind, need in sorted(NEEDS.items()) if need in world.missing}
         self._kinds = {kind: weight for kind, weight in KINDS.items()
                        if kind not in self.skipped and (not only or kind in only)}
 
@@ -130,7 +131,7 @@ class Regime(Injector):
                     if a.request.model and not a.request.dry_run and a.status == 200), default=None)
 
     def _report(self, fault, recovery):
-        seen = Counter("2xx" if a.status is not UNKNOWN and a.status < 300 else a.status or "unknown"
+        seen = Counter("2xx" if a.good else a.status or "unknown"
                        for a in self._load.since(fault.at))
         self._say("%7.1f s  #%d %s%s, %.1f s; a new call that writes answered %.2f s after it; answers: %s" % (
             fault.at - self._start, len(self.faults), fault.kind, self._note, fault.back - fault.at, recovery,
@@ -224,11 +225,23 @@ class Regime(Injector):
         finally:
             end_quietly(processes, signal.SIGCONT)
 
+    @contextlib.contextmanager
+    def _server_standing_still(self, postmaster):
+        end_quietly([postmaster], signal.SIGSTOP)  # first, so that no child is missed
+        with self._standing_still(children(postmaster) + [postmaster]):
+            yield
+
     def _postgresql_stopped(self, _):
-        postmaster = self._stack.postmaster
-        end_quietly([postmaster], signal.SIGSTOP)
-        with self._fault("SIGSTOP"), self._standing_still(children(postmaster) + [postmaster]):
+        with self._fault("SIGSTOP"), self._server_standing_still(self._stack.postmaster):
             self._last(0.5, 6)
+
+    def _standby_stopped(self, _):
+        """One that commits wait for: what they wrote is there and seen by nobody until it goes on."""
+        standby = self._world.standby
+        anew = standby.make_ready()
+        with standby.awaited(), self._fault("SIGSTOP" + (", made anew before" if anew else "")), \
+                self._server_standing_still(standby.postmaster):
+            self._last(1, 8)
 
     def _connections_stopped(self, _):
         """Some of the program's connections get no answer; others, and new ones, do."""
@@ -291,18 +304,51 @@ class Regime(Injector):
             self._network.order("cut")
             self._last(0, 0.5)
 
+    def _commits_late(self, _):
+        seconds = self._choice.uniform(0.5, 8)
+        with self._fault("%.1f s" % seconds), self._network.doing("commits", seconds):
+            self._last(1, 6)
+
+    def _commit_answers_late(self, _):
+        seconds = self._choice.uniform(0.5, 8)
+        with self._fault("%.1f s" % seconds), self._network.doing("commit-answers", seconds):
+            self._last(1, 6)
+
+    def _commits_cut(self, _):
+        """The connections break while commits are on their way, or while their answers are."""
+        order = self._choice.choice(["commits", "commit-answers"])
+        with self._fault("on their way" if order == "commits" else "done, their answers lost"), \
+                self._network.doing(order, 60):
+            self._last(0.3, 5)
+            self._network.order("cut")
+            self._last(0, 0.5)
+
     # Disks ------------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _no_room(self):
+        """Wherever PostgreSQL writes."""
+        with contextlib.ExitStack() as full:
+            for disk in filter(None, map(self._world.disks.get, ("data", "wal"))):
+                full.enter_context(disk.full())
+            yield
+
+    def _disk_frozen(self, _):
+        """Commits wait until the write-ahead log can be written again."""
+        seconds = self._seconds(1, 6)
+        with self._fault("pg_wal"), self._world.disks["wal"].frozen(math.ceil(seconds) + 10):
+            time.sleep(seconds)
 
     def _disk_full(self, _):
         with self._fault():
-            with self._world.disks["data"].full():
+            with self._no_room():
                 self._last(1, 4)
             self._back_up()
 
     def _disk_full_no_wal(self, _):
         """No room for the next piece of the write-ahead log: PostgreSQL gives up."""
         with self._fault():
-            with self._world.disks["data"].full():
+            with self._no_room():
                 end = time.monotonic() + self._seconds(2, 4)
                 with contextlib.suppress(Failure):
                     while time.monotonic() < end:

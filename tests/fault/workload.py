@@ -1,4 +1,5 @@
-"""Clients that call a seeded random mix over real HTTP and write down every answer, or that there was none."""
+"""Clients that call a seeded random mix over real HTTP, do what answers tell them to, and write down every answer, or
+that there was none."""
 
 import http.client
 import json
@@ -6,17 +7,23 @@ import random
 import threading
 import time
 import urllib.parse
+from collections import defaultdict, deque
 
 from client import CREATE, MANAGE, ONBOARD, SCORE, SCORE_PARAMS
 from harness import check
 
 LIST = "domain.leadscoring.models.list"
 VERSION = "meta.version"
+CREATE_KEY, REVOKE_KEY = "iam.keys.create", "iam.keys.revoke"
 BILLABLE = {SCORE, CREATE, LIST}
+OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
 # No reply was read, or one that the web server made because the program behind it was gone: nobody knows what was done.
 UNKNOWN = None
 # A free tenant that refused so often is left alone; another one is onboarded in its place.
 ENOUGH_REFUSALS = 25
+# A key may make so many keys a minute, and revoke as many; repetitions count.
+KEYS_A_MINUTE, LIMITED = 10, 429
+PATIENCE = 40  # seconds in which a client repeats a call whose outcome it does not know
 
 
 class Account:
@@ -45,12 +52,38 @@ class Request:
         self.dry_run = call.get("dry_run", False)
         self.idempotency_key = call.get("idempotency_key")
         self.model = call["params"].get("name") if self.action == CREATE else None
+        self.new_key = call["params"].get("name") if self.action == CREATE_KEY else None
+        self.agent = call.get("agent_id") if path == ONBOARD and not headers else None
+        self.first = self  # what it repeats, with the key that an answer named
+
+    @property
+    def told(self):
+        """Is its key one that an answer named?"""
+        return self.first is not self
+
+    @property
+    def sent_key(self):
+        return self.idempotency_key or dict(self.headers).get("Idempotency-Key")
+
+    def again(self, key):
+        """The same, with that key."""
+        if key == self.sent_key:
+            return self
+        body, headers = json.loads(self.body), self.headers
+        if self.path == ONBOARD:
+            headers = [("Idempotency-Key", key)]
+        else:
+            body["idempotency_key"] = key
+        told = Request(self.first.kind + ", as told", body, self.account, self.path, self.key, headers)
+        told.first, told.agent = self.first, self.first.agent
+        return told
 
 
 class Answer:
     """One line of a client's diary."""
 
-    __slots__ = ("request", "started", "ended", "status", "code", "request_id", "data", "fault", "web_server")
+    __slots__ = ("request", "started", "ended", "status", "code", "request_id", "data", "fault", "web_server",
+                 "named_key")
 
     def __init__(self, request, started):
         self.request = request
@@ -58,6 +91,21 @@ class Answer:
         self.status = UNKNOWN
         self.web_server = False  # it answered instead of the program
         self.code = self.request_id = self.data = self.fault = None
+        self.named_key = None  # the idempotency key to repeat it with
+
+    @property
+    def good(self):
+        return self.status is not UNKNOWN and self.status < 300
+
+    @property
+    def unsure(self):
+        """It may or may not have been done."""
+        return self.status is UNKNOWN or self.code == OUTCOME_UNKNOWN
+
+    @property
+    def open(self):
+        """To one that repeats a call it does not say how that ended."""
+        return self.status in (UNKNOWN, LIMITED, 500, 503) or self.code == "IDEMPOTENCY_CONFLICT"
 
     def __str__(self):
         request = self.request
@@ -74,6 +122,8 @@ class Shared:
         self.paid = paid
         self.hot = free  # free tenants whose allowance is being used up
         self.cold = []  # those that have none left
+        self.idle = []  # those that do nothing but be there
+        self._made_keys = defaultdict(deque)  # tenant -> when it made its last keys
         self.lock = threading.Lock()
         self.keyed = []  # requests with an idempotency key
         self.onboarded = 0
@@ -95,6 +145,21 @@ class Shared:
             self.onboarded += 1
             return "%s-free-%d" % (self.name, self.onboarded)
 
+    def may_make_key(self, account):
+        """True: it counts as made."""
+        with self.lock:
+            times = self._made_keys[account.id]
+            while times and times[0] < time.monotonic() - 60:
+                times.popleft()
+            if len(times) >= KEYS_A_MINUTE:
+                return False
+            times.append(time.monotonic())
+            return True
+
+    def welcome(self, account):
+        with self.lock:
+            self.idle.append(account)
+
     def succeed(self, old, new):
         with self.lock:
             if old in self.hot:
@@ -104,7 +169,7 @@ class Shared:
 
     def accounts(self):
         with self.lock:
-            return self.paid + self.hot + self.cold
+            return self.paid + self.hot + self.cold + self.idle
 
     def remember(self, request):
         with self.lock:
@@ -180,6 +245,18 @@ class Client:
             return Request("idempotency key, other request", body, earlier.account)
         return Request("idempotency key, repeated", body, earlier.account)
 
+    def _create_key(self):
+        """Without an idempotency key: nothing but its answer tells the new key."""
+        account = self._any()
+        if not self._shared.may_make_key(account):
+            return self._create()
+        return Request("keys.create", {"action": CREATE_KEY, "params": {
+            "name": self._word(), "scopes": ["manage.read"]}}, account)
+
+    def _onboard_plainly(self):
+        """Without an Idempotency-Key: a tenant whose key nobody was told would keep its agent_id for ever."""
+        return Request("onboarding, no key", {"agent_id": self._word(), "email": "fault@example.com"}, path=ONBOARD)
+
     def _bad(self):
         account = self._tenant()
         return self._choice.choice([
@@ -193,7 +270,7 @@ class Client:
             lambda: Request("bad: no key", {"action": VERSION})])()
 
     _MIX = [(_score_paid, 28), (_score_free, 20), (_create, 14), (_list, 7), (_version, 7), (_dry_run, 6), (_keyed, 12),
-            (_bad, 6)]
+            (_bad, 6), (_create_key, 2), (_onboard_plainly, 0.3)]
 
     def _next(self):
         make, = self._choice.choices([make for make, _ in self._MIX], [weight for _, weight in self._MIX])
@@ -233,8 +310,13 @@ class Client:
         answer.code = reply.get("code")
         if reply.get("request_id") != request_id or reply.get("ok") is not (response.status < 400):
             answer.fault = "ok or request_id do not fit the status and X-Request-Id: %r" % body[:200]
+        answer.named_key = reply.get("idempotency_key") if answer.code == OUTCOME_UNKNOWN else None
+        if answer.named_key and answer.request.sent_key not in (None, answer.named_key):
+            answer.fault = "another idempotency key than the one that was sent: %r" % body[:200]
         if answer.request.model and answer.status == 200 and not answer.request.dry_run:
             answer.data = reply["data"].get("model_id")
+        if answer.request.new_key and answer.status == 200:
+            answer.data = reply["data"]
         if answer.status == 201:
             answer.data = reply
 
@@ -243,7 +325,7 @@ class Client:
     def run(self):
         try:
             while not self._shared.stopping.is_set():
-                answer = self.send(self._next())
+                answer = self.ended(self.send(self._next()))
                 if answer.status in (UNKNOWN, 503):
                     time.sleep(self._choice.uniform(0.02, 0.1))  # as a client would wait
                 elif answer.status == 402 and self._shared.refuse(answer.request.account):
@@ -252,6 +334,51 @@ class Client:
                     time.sleep(self._choice.uniform(0, self._thinks))
         except BaseException as error:  # reported by Load.stop()
             self.error = error
+
+    def ended(self, answer):
+        """What else belongs to the call, by its answer. Returns the last answer to it."""
+        if answer.request.agent:
+            return self._onboarded(answer)
+        answer = self.known(answer)
+        if answer.request.new_key and answer.good and answer.data.get("api_key_id"):
+            self._revoke(answer.request.account, answer.data["api_key_id"])
+        return answer
+
+    def known(self, answer, end=None):
+        """An answer that leaves open what was done, and names a key: the call is repeated with that until it is known,
+        or that moment has come. Returns the last answer."""
+        request, end = answer.request, end or time.monotonic() + PATIENCE
+        repeating = False
+        while time.monotonic() < end and (answer.named_key or (repeating and answer.open)):
+            time.sleep(self._choice.uniform(0.05, 0.3))
+            request = request.again(answer.named_key) if answer.named_key else request
+            repeating = True
+            answer = self.send(request)
+        return answer
+
+    def done_once(self, answer):
+        """Where nothing was done the call is made again as it was; where that is not known, with the key that it was
+        told. Where there was no answer nobody can say what was done. Returns the last answer."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            answer = self.known(answer, end)
+            if answer.status not in (500, 503) or answer.unsure:
+                break
+            time.sleep(self._choice.uniform(0.05, 0.3))
+            answer = self.send(answer.request)
+        return answer
+
+    def _onboarded(self, answer):
+        answer = self.done_once(answer)
+        if answer.good:
+            self._shared.welcome(Account(answer.request.agent, answer.data, "free"))
+        return answer
+
+    def _revoke(self, account, key_id):
+        request = Request("keys.revoke", {"action": REVOKE_KEY, "params": {"api_key_id": key_id}}, account)
+        end = time.monotonic() + PATIENCE
+        while self.known(self.send(request), end).open and time.monotonic() < end:
+            time.sleep(self._choice.uniform(0.05, 0.3))
 
     def _replace(self, old):
         account = self.onboard(self._shared.next_agent(), "free", self._shared.stopping)
