@@ -1,5 +1,6 @@
-// The steps of tests/console/run in the browser. Standard input: {console, shots, tenants, operator}. Prints one line a
-// step, "ok NAME" or "FAIL NAME" with the reason.
+// The steps of tests/console/run in the browser. Standard input: {console, shots, tenants, operator, only, times}; only
+// steps with the words of only in their name are run, each so many times. Prints one line each time, "ok NAME" or "FAIL
+// NAME" with the reason.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
@@ -61,7 +62,9 @@ async function close(page) {
 }
 
 let failed = 0;
-async function step(name, work) {
+let done = 0;
+async function once(name, work) {
+	done++;
 	try {
 		await work();
 		console.log(`ok ${name}`);
@@ -69,6 +72,11 @@ async function step(name, work) {
 		failed++;
 		console.log(`FAIL ${name}\n     ${String(error.stack || error).replaceAll("\n", "\n     ")}`);
 	}
+}
+
+async function step(name, work) {
+	for (let i = 0; name.includes(task.only) && i < task.times; i++)
+		await once(name, work);
 }
 
 async function axe(page) {
@@ -546,4 +554,5 @@ await step("without a session there is nothing for operators", async () => {
 });
 
 await browser.close();
-process.exit(failed ? 1 : 0);
+// Words that no step has are a mistake.
+process.exit(failed || !done ? 1 : 0);
