@@ -422,7 +422,7 @@ function leave(why) {
 	for (const id of ["gauge", "numbers", "days", "by-action", "failures", "keys", "invoice", "webhooks"])
 		byId(id).replaceChildren();
 	dialog.opener = null;
-	byId("dialog").close();
+	closeDialog();
 	byId("enter").hidden = false;
 	byId("key").focus();
 	complain("");

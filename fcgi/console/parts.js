@@ -100,6 +100,9 @@ async function busy(button, work) {
 	}
 }
 
+// Is the focus nowhere, or in the dialog, which gives it back?
+const adrift = () => document.activeElement === document.body || byId("dialog").contains(document.activeElement);
+
 // Call it before a part of the page is made anew, and what it gives afterwards: the focus, or the place where a dialog
 // gives it back, goes to the element of the same id, or to the heading of its part.
 function keepFocus() {
@@ -249,9 +252,25 @@ const folded = (title, ...children) => el("details", {}, el("summary", {}, title
 
 // The dialog --------------------------------------------------------------------------------------------------------
 
+// What a dialog showed, a new key for example, does not stay in the page. The focus goes back to where it was opened,
+// unless someone has moved it on.
+function afterDialog() {
+	byId("dialog-body").replaceChildren();
+	if (dialog.opener && adrift())
+		dialog.opener.focus({ preventScroll: true });
+	dialog.opener = null;
+}
+
+function closeDialog() {
+	byId("dialog").close();
+	afterDialog();
+}
+
 // go: {text, danger?, run: async () => …}; run keeps the dialog open by throwing or by opening another.
 function dialog({ title, body, go, close }) {
 	const box = byId("dialog");
+	if (!box.open)
+		afterDialog();
 	byId("dialog-title").textContent = title;
 	byId("dialog-body").replaceChildren(...body);
 	byId("dialog-problem").hidden = true;
@@ -279,7 +298,7 @@ byId("dialog-form").addEventListener("submit", async (event) => {
 	try {
 		await go.run();
 		if (dialog.go === go)
-			byId("dialog").close();
+			closeDialog();
 	} catch (error) {
 		// A dialog that was closed meanwhile shows nothing.
 		if (dialog.go !== go || !byId("dialog").open)
@@ -291,13 +310,17 @@ byId("dialog-form").addEventListener("submit", async (event) => {
 			setWorking(byId("dialog-go"), false);
 	}
 });
-byId("dialog-close").addEventListener("click", () => byId("dialog").close());
-// What a dialog showed, a new key for example, does not stay in the page.
+byId("dialog-close").addEventListener("click", closeDialog);
+// Escape.
+byId("dialog").addEventListener("cancel", (event) => {
+	event.preventDefault();
+	closeDialog();
+});
+// The browser may close the dialog without asking. It tells so in a task of its own, later than keys pressed meanwhile:
+// another dialog may be open by then, and keeps what it shows.
 byId("dialog").addEventListener("close", () => {
-	byId("dialog-body").replaceChildren();
-	if (dialog.opener)
-		dialog.opener.focus({ preventScroll: true });
-	dialog.opener = null;
+	if (!byId("dialog").open)
+		afterDialog();
 });
 
 // What a value of an impact is in words: no ids, which tell people nothing, and no JSON.

@@ -103,6 +103,21 @@ async function focusComes(page, id) {
 		.catch(async () => equal(await focused(page), id, "focus"));
 }
 
+// The browser tells the page of the end of a dialog when this is called, and not before.
+async function holdEnds(page) {
+	await page.addInitScript(() => {
+		let told = false;
+		addEventListener("close", (event) => told || event.stopImmediatePropagation(), true);
+		globalThis.tellEnd = () => {
+			told = true;
+			document.getElementById("dialog").dispatchEvent(new Event("close"));
+			told = false;
+		};
+	});
+	await page.reload();
+	return () => page.evaluate(() => globalThis.tellEnd());
+}
+
 // What a tenant's log says of refusals for want of a scope.
 async function scopeDenials(tenant) {
 	const reply = await fetch(task.console.replace(/console$/, "api/manage"), { method: "POST",
@@ -447,6 +462,42 @@ await step("by keyboard alone: in, a dialog and out of it", async () => {
 	equal(await focused(page), "refresh", "focus after a refresh");
 	await close(page);
 });
+
+for (const moment of ["while a name is typed", "when it is shown what will happen"]) {
+	await step(`the end of a dialog, told ${moment} in the next, takes nothing from that`, async () => {
+		const page = await open();
+		const tellEnd = await holdEnds(page);
+		await enter(page, task.tenants.free);
+		await page.focus("#create-key");
+		for (const key of ["Enter", "Escape", "Enter"])
+			await page.keyboard.press(key);
+		await page.keyboard.type("by ");
+		if (moment.includes("typed"))
+			await tellEnd();
+		await page.keyboard.type("keyboard");
+		equal([await focused(page), await page.inputValue("#key-name")], ["key-name", "by keyboard"], "what was typed");
+		await page.keyboard.press("Enter");
+		await page.waitForSelector("#impact");
+		if (moment.includes("shown"))
+			await tellEnd();
+		await page.keyboard.press("Enter");
+		await page.waitForSelector("#secret");
+		await loaded(page);
+		await page.keyboard.press("Escape");
+		await focusComes(page, "create-key");
+		equal(await page.locator("#secret").count(), 0, "secrets in the page");
+		// Nor from one who went on, where the browser closed it without asking.
+		await page.keyboard.press("Enter");
+		await page.evaluate(() => document.getElementById("dialog").close());
+		await page.keyboard.press("Shift+Tab");
+		const there = await focused(page);
+		check(there !== "create-key", "the key moved no focus");
+		await tellEnd();
+		equal(await focused(page), there, "focus after the end was told");
+		equal(await page.locator("#dialog-body *").count(), 0, "what the dialog showed");
+		await close(page);
+	});
+}
 
 await step("what will happen is read whole at both widths, in words", async () => {
 	const page = await open();
