@@ -9,7 +9,7 @@ const askOperator = (period) =>
 	request("GET", `console/operator/data?period=${period}`, { Authorization: `Bearer ${session}` });
 
 const card = (title, ...children) => {
-	const id = `operator-${title.toLowerCase().replaceAll(/[^a-z]+/g, "-")}`;
+	const id = `operator-${idOf(title)}`;
 	return el("section", { class: "card", "aria-labelledby": id }, el("h2", { id }, title), ...children);
 };
 const tiles = (pairs) => el("div", { class: "tiles" }, pairs.map(([name, value]) =>
@@ -124,8 +124,10 @@ async function loadOperator() {
 		return;
 	shownOperator = { period: data.period,
 		said: `As of ${moment(new Date().toISOString())}. The session ends ${moment(data.expires_at)}.` };
+	const focus = keepFocus();
 	byId("operator").replaceChildren(showState(data), showAllDays(data), showTenants(data), showRevenue(data),
 		showFunnel(data), ...showErrors(data));
+	focus();
 	byId("operator").hidden = false;
 	say(shownOperator.said);
 }
@@ -135,11 +137,14 @@ function leaveOperator(why) {
 	shownOperator = {};
 	loads++;
 	byId("operator").replaceChildren();
+	dialog.opener = null;
+	closeDialog();
 	for (const id of ["operator", "who", "actions"])
 		byId(id).hidden = true;
 	// Whoever has no session may still have a key.
 	setView(ofTenant);
 	byId("enter").hidden = false;
+	byId("key").focus();
 	say("");
 	complain(why);
 }

@@ -36,6 +36,9 @@ function money(amount, currency) {
 
 const moment = (text) => (text ? text.slice(0, 16).replace("T", " ") + " UTC" : "");
 
+// What can have the focus has an id, by which it is found again when the page is made anew; see keepFocus.
+const idOf = (name) => name.toLowerCase().replaceAll(/[^a-z]+/g, "-");
+
 // Requests ----------------------------------------------------------------------------------------------------------
 
 class Refusal extends Error {
@@ -102,23 +105,35 @@ async function busy(button, work) {
 
 // Is the focus nowhere, or in the dialog, which gives it back?
 const adrift = () => document.activeElement === document.body || byId("dialog").contains(document.activeElement);
+const isSeen = (node) => node !== null && node.isConnected && node.getClientRects().length > 0;
 
-// Call it before a part of the page is made anew, and what it gives afterwards: the focus, or the place where a dialog
-// gives it back, goes to the element of the same id, or to the heading of its part.
+// What gets the focus for an element that is gone: the one of the same id, or the heading of its part.
+function heirOf(held, part, unfolded) {
+	const same = byId(held.id);
+	const fold = same && unfolded && same.closest("details");
+	if (fold)
+		fold.open = true;
+	if (isSeen(same))
+		return same;
+	const heading = byId(part.getAttribute("aria-labelledby"));
+	heading.tabIndex = -1;
+	return heading;
+}
+
+// Call it before a part of the page is made anew or hidden, and what it gives afterwards: the focus goes on to the heir
+// of the element that had it, and so does the place where a dialog gives it back.
 function keepFocus() {
-	const box = byId("dialog");
-	const held = box.open ? dialog.opener : document.activeElement;
+	const held = adrift() ? dialog.opener : document.activeElement;
 	const part = held && held.closest("section");
+	const unfolded = held && held.closest("details[open]");
 	return () => {
-		if (!held || held.isConnected || !part)
+		if (!part || isSeen(held))
 			return;
-		const heading = part.querySelector("h2");
-		heading.tabIndex = -1;
-		const next = (held.id && byId(held.id)) || heading;
-		if (box.open)
-			dialog.opener = next;
-		else
-			next.focus({ preventScroll: true });
+		const heir = heirOf(held, part, unfolded);
+		if (dialog.opener)
+			dialog.opener = heir;
+		if (!byId("dialog").open)
+			heir.focus({ preventScroll: true });
 	};
 }
 
@@ -148,7 +163,7 @@ async function copy(text, what) {
 }
 
 const csvButton = (name, columns, rows) =>
-	el("button", { type: "button", class: "small", "aria-label": `Copy as CSV: ${name}`,
+	el("button", { type: "button", class: "small", id: `csv-${idOf(name)}`, "aria-label": `Copy as CSV: ${name}`,
 		onclick: () => copy(csv(columns, rows), `${name} as CSV`) }, "Copy as CSV");
 
 // Tables ------------------------------------------------------------------------------------------------------------
@@ -178,12 +193,13 @@ function table(name, columns, rows, none, few = Infinity) {
 		event.currentTarget.textContent = more();
 	};
 	return el("div", {},
-		el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": name },
+		el("div", { class: "scroll", role: "region", tabindex: "0", id: `table-${idOf(name)}`, "aria-label": name },
 			el("table", { role: "table" }, el("thead", { role: "rowgroup" }, head),
 				el("tbody", { role: "rowgroup" }, lines))),
 		el("div", { class: "buttons" },
-			rows.length > few && el("button", { type: "button", class: "small", onclick: turn }, more()), csvButton(name, data.map((c) => c.title),
-			rows.map((row) => data.map((c) => c.value(row))))));
+			rows.length > few && el("button", { type: "button", class: "small", id: `more-${idOf(name)}`, onclick: turn },
+				more()),
+			csvButton(name, data.map((c) => c.title), rows.map((row) => data.map((c) => c.value(row))))));
 }
 
 // Charts ------------------------------------------------------------------------------------------------------------
@@ -248,7 +264,8 @@ const columnChart = (name, rows, label, series) => el("div", {},
 	columnPicture(name, rows, label, series, { width: 720, height: 220, labels: 10, kind: "wide" }),
 	columnPicture(name, rows, label, series, { width: 330, height: 200, labels: 5, kind: "narrow" }));
 
-const folded = (title, ...children) => el("details", {}, el("summary", {}, title), ...children);
+const folded = (title, ...children) =>
+	el("details", {}, el("summary", { id: `fold-${idOf(title)}` }, title), ...children);
 
 // The dialog --------------------------------------------------------------------------------------------------------
 

@@ -118,6 +118,35 @@ async function holdEnds(page) {
 	return () => page.evaluate(() => globalThis.tellEnd());
 }
 
+// A refresh whose answer comes when the focus is at another place already.
+async function redraw(page, place, address, alter = () => {}) {
+	let go;
+	const moved = new Promise((resolve) => { go = resolve; });
+	await page.route(address, async (route) => {
+		const answer = await route.fetch();
+		const json = await answer.json();
+		alter(json);
+		await moved;
+		await route.fulfill({ response: answer, json });
+	}, { times: 1 });
+	await page.press("#refresh", "Enter");
+	await page.focus(place);
+	go();
+	await loaded(page);
+}
+
+// Of a table's rows only the first: their buttons are alike.
+async function keepsPlaces(page, view, address) {
+	const ids = await page.locator(`${view} :is(button, summary, [tabindex="0"])`).evaluateAll((all) => all
+		.filter((node) => !node.closest("tr:not(:first-child), [hidden]")).map((node) => node.id));
+	check(ids.length > 10 && !ids.includes(""), `what can have the focus: ${ids}`);
+	for (const id of ids) {
+		await page.evaluate(() => document.querySelectorAll("details").forEach((node) => { node.open = true; }));
+		await redraw(page, `#${id}`, address);
+		equal(await focused(page), id, "focus after a refresh");
+	}
+}
+
 // What a tenant's log says of refusals for want of a scope.
 async function scopeDenials(tenant) {
 	const reply = await fetch(task.console.replace(/console$/, "api/manage"), { method: "POST",
@@ -499,6 +528,15 @@ for (const moment of ["while a name is typed", "when it is shown what will happe
 	});
 }
 
+await step("whatever has the focus has it after the page is made anew", async () => {
+	const page = await open();
+	await enter(page, task.tenants.free);
+	await keepsPlaces(page, "#tenant", "**/api/usage?*");
+	await redraw(page, "#upgrade", "**/api/usage?*", (json) => { json.tier = "paid"; });
+	equal(await focused(page), "usage-title", "focus where the button is gone");
+	await close(page);
+});
+
 await step("what will happen is read whole at both widths, in words", async () => {
 	const page = await open();
 	await enter(page, task.tenants.paid);
@@ -575,6 +613,7 @@ await step("the operator's link opens the view, once", async () => {
 		check(shown.includes(words), `${words} is not shown`);
 	await axe(page);
 	await shoot(page, "operator", true);
+	await keepsPlaces(page, "#operator", "**/operator/data?*");
 	const months = await page.locator("#period option").allInnerTexts();
 	const late = await delay(page, `**/operator/data?period=${months[1]}`);
 	await page.selectOption("#period", months[1]);
@@ -586,6 +625,7 @@ await step("the operator's link opens the view, once", async () => {
 	check((await text(page, "#operator")).includes(`In ${months[2]}`), "another month than the one chosen");
 	await page.click("#leave");
 	equal(await page.locator("#operator").isVisible(), false, "what was shown is gone");
+	equal(await focused(page), "key", "focus after the end");
 	await close(page);
 	const again = await open({}, `#operator=${task.operator}`);
 	await again.waitForSelector("#problem:visible");
