@@ -131,7 +131,10 @@ function showFailures(activity) {
 // Changes: first the dry run, then the dialog that shows what it said, then the call --------------------------------
 
 async function change({ title, action, params, text, danger, done }) {
+	const before = openDialog();
 	const impact = await manage(action, params, { dry_run: true });
+	if (openDialog() !== before)
+		return;
 	dialog({ title, body: [impactOf(impact)], go: { text, danger, run: async () => {
 		// One key for this press of the button: a repeat after a lost answer changes nothing twice.
 		const data = await manage(action, params, { idempotency_key: crypto.randomUUID() });
@@ -331,7 +334,10 @@ function showWebhooks({ webhooks, deliveries }) {
 // The upgrade -------------------------------------------------------------------------------------------------------
 
 async function upgrade() {
+	const before = openDialog();
 	const reply = await ask("POST", "api/upgrade/checkout");
+	if (openDialog() !== before)
+		return;
 	const url = new URL(reply.checkout_url);
 	if (url.protocol !== "https:" && url.protocol !== "http:")
 		throw new Error("the server gave an address that is none of the web");

@@ -283,6 +283,10 @@ function closeDialog() {
 	afterDialog();
 }
 
+// Which dialog is open, false if none. Who asks first compares it afterwards: a late answer opens nothing over a dialog
+// that someone has opened meanwhile and acts in, and nothing for one that is closed.
+const openDialog = () => byId("dialog").open && dialog.go;
+
 // go: {text, danger?, run: async () => …}; run keeps the dialog open by throwing or by opening another.
 function dialog({ title, body, go, close }) {
 	const box = byId("dialog");

@@ -528,6 +528,27 @@ for (const moment of ["while a name is typed", "when it is shown what will happe
 	});
 }
 
+await step("a dry run's answer opens nothing where it is not waited for any more", async () => {
+	const page = await open();
+	await enter(page, task.tenants.free);
+	await delay(page, "**/api/manage");
+	const ended = (selector) => page.waitForSelector(`${selector}[aria-disabled=false]`, { state: "attached" });
+	await page.click("#create-key");
+	await page.keyboard.type("left");
+	await page.keyboard.press("Enter");
+	await page.keyboard.press("Escape");
+	await ended("#dialog-go");
+	equal([await page.locator("#dialog").isVisible(), await focused(page)], [false, "create-key"], "after Escape");
+	const rotate = page.locator("#keys button[id^=rotate-]").first();
+	await rotate.press("Enter");
+	await page.focus("#create-key");
+	await page.keyboard.press("Enter");
+	await page.keyboard.type("another");
+	await ended(`#${await rotate.getAttribute("id")}`);
+	equal([await focused(page), await page.inputValue("#key-name")], ["key-name", "another"], "the dialog opened last");
+	await close(page);
+});
+
 await step("whatever has the focus has it after the page is made anew", async () => {
 	const page = await open();
 	await enter(page, task.tenants.free);
