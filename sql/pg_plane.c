@@ -930,6 +930,15 @@ static void maintain(void *self)
 	acp_seal_when_due(pg->pool, pg->config);
 }
 
+static struct acp_db_pool *make_pool(const struct acp_config *config)
+{
+	const struct acp_db_limits limits = {.connections = (int)config->db_connections,
+					     .connect_timeout_s = (int)config->db_connect_timeout,
+					     .timeout_ms = (int)config->db_timeout,
+					     .commit_timeout_ms = (int)config->db_commit_timeout};
+	return acp_db_pool_new(config->database_url, &limits);
+}
+
 struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct acp_shared_counter *changes,
 				      struct acp_control_plane *plane)
 {
@@ -937,11 +946,7 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 	if (!pg)
 		return NULL;
 	pg->config = config;
-	const struct acp_db_limits limits = {.connections = (int)config->db_connections,
-					     .connect_timeout_s = (int)config->db_connect_timeout,
-					     .timeout_ms = (int)config->db_timeout,
-					     .commit_timeout_ms = (int)config->db_commit_timeout};
-	pg->pool = acp_db_pool_new(config->database_url, &limits);
+	pg->pool = make_pool(config);
 	pg->keys = acp_key_cache_new(config->key_cache_ms, changes);
 	pg->changes = changes;
 	snprintf(pg->free_limit, sizeof pg->free_limit, "%lld", (long long)config->free_calls_limit);
