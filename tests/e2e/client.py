@@ -42,7 +42,8 @@ class Watch:
     """Looks all the time at the arguments of the program's processes: what stands there every user of the machine can
     read."""
 
-    def __init__(self):
+    def __init__(self, sbin):
+        self._sbin = sbin  # of these programs only, where it is known
         self.shown = set()
         self.meant = set()  # the first characters of credentials that a test gives as an argument, to see them refused
         self.looks = 0
@@ -52,12 +53,16 @@ class Watch:
         while True:
             for pid in processes():
                 line = command_line(pid)
-                if line and os.path.basename(line[0]) in ("acp.fcgi", "acpctl"):
+                if line and self._is_ours(line[0]):
                     self.looks += 1
                     found = CREDENTIALS.search(" ".join(line))
                     if found and found.group(0)[:12] not in self.meant:
                         self.shown.add((os.path.basename(line[0]), found.group(0)[:12]))
             time.sleep(0.2)
+
+    def _is_ours(self, program):
+        folder, name = os.path.split(program)
+        return name in ("acp.fcgi", "acpctl") and self._sbin in (None, folder)
 
 
 class Reply:
@@ -183,7 +188,7 @@ class Bench:
         self.http = Http(stack.url)
         self.db = Database(stack.database_url)
         self.keys = set()  # every key that was given out in this run
-        self.watch = Watch()
+        self.watch = Watch(stack.sbin)
         self._lock = threading.Lock()
         self._request_ids = set()
         self._wrong = []
