@@ -1,4 +1,4 @@
-/* journal.c - acpctl journal: audit rows that wait on this host's disk (core/journal.h). */
+/* journal.c - acpctl journal: audit rows that wait on this host's disk (journal.h). */
 #include "acpctl.h"
 
 #include "journal.h"
