@@ -283,10 +283,10 @@ static void wait_for_stop(const struct worker *worker, const struct acp_control_
 	int64_t period = sealing && sealing < MAINTAIN_EVERY ? sealing : MAINTAIN_EVERY;
 	acp_thread_serves_nobody();
 	for (int64_t seconds = 0;; seconds++) {
-		if (plane->catch_up)
-			plane->catch_up(plane->self);
-		if (plane->maintain && seconds % period == 0)
-			plane->maintain(plane->self);
+		if (plane->upkeep.catch_up)
+			plane->upkeep.catch_up(plane->self);
+		if (plane->upkeep.maintain && seconds % period == 0)
+			plane->upkeep.maintain(plane->self);
 		int got = sigtimedwait(signals, NULL, &second);
 		if (got == SIGHUP)
 			reload(worker->config, worker->live);

@@ -58,7 +58,7 @@ static bool record_refusal(const struct acp_kernel *kernel, const struct acp_req
 	const struct acp_settlement end = {.event = &event};
 	bool ok = acp_audit_public_event(kernel, request, "execute", code, error, body, &event);
 	event.actor_type = "system";
-	ok = ok && kernel->plane->record(kernel->plane->self, &end) == ACP_OK;
+	ok = ok && kernel->plane->call.record(kernel->plane->self, &end) == ACP_OK;
 	acp_event_release(&event);
 	return ok;
 }

@@ -146,7 +146,7 @@ static bool record(const struct local *local, const struct acp_request *request,
 	struct acp_event event = {0};
 	const struct acp_settlement end = {.event = &event};
 	bool ok = make_event(local, request, request_hash, what, code, out, &event) &&
-		  local->plane->record(local->plane->self, &end) == ACP_OK;
+		  local->plane->call.record(local->plane->self, &end) == ACP_OK;
 	acp_event_release(&event);
 	return ok;
 }

@@ -8,5 +8,5 @@ enum acp_code acp_authenticate(const struct acp_kernel *kernel, const char *cred
 	if (!credential || !acp_key_wellformed(config->key_prefix, credential))
 		return ACP_INVALID_API_KEY;
 	acp_key_hash(config->key_pepper, credential, hash);
-	return kernel->plane->authenticate(kernel->plane->self, hash, out);
+	return kernel->plane->call.authenticate(kernel->plane->self, hash, out);
 }

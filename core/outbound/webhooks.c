@@ -248,7 +248,7 @@ static enum acp_outbound_result post(const struct acp_config *config, const stru
 	return acp_outbound_send(&request, reply);
 }
 
-/* How the attempt ended, as delivery_done takes it. */
+/* How the attempt ended, as webhooks.report of the plane takes it. */
 static struct json_object *outcome_json(const struct delivery *d, int status, const char *error, bool silent)
 {
 	uint32_t random;
@@ -305,13 +305,13 @@ enum acp_webhooks_step acp_webhooks_deliver(const struct acp_config *config, con
 	struct json_object *list = NULL;
 	struct json_object *outcome = NULL;
 	struct delivery delivery;
-	enum acp_code code = plane->deliveries_take(plane->self, 1, LEASE, &list);
+	enum acp_code code = plane->webhooks.claim(plane->self, 1, LEASE, &list);
 	size_t count =
 		code == ACP_OK && json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
 	if (count && read_delivery(json_object_array_get_idx(list, 0), &delivery))
 		outcome = attempt(config, &delivery);
 	if (outcome)
-		code = plane->delivery_done(plane->self, outcome);
+		code = plane->webhooks.report(plane->self, outcome);
 	else if (count)
 		code = ACP_INTERNAL_ERROR; /* the delivery comes back when its lease is over */
 	json_object_put(outcome);

@@ -79,12 +79,12 @@ enum acp_code acp_idempotency_claim(struct acp_call *call)
 	const struct acp_control_plane *plane = call->kernel->plane;
 	char hex[ACP_SHA256_HEX];
 	struct acp_claim claim = {0};
-	if (!call->idempotency_key || call->dry_run || !plane->claim)
+	if (!call->idempotency_key || call->dry_run || !plane->call.claim)
 		return ACP_OK;
 	if (!acp_idempotency_fingerprint(call, hex))
 		return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
-	enum acp_code code = plane->claim(plane->self, call->principal.tenant_id, call->entry->action->name,
-					  call->idempotency_key, hex, call->event_id, &claim);
+	enum acp_code code = plane->call.claim(plane->self, call->principal.tenant_id, call->entry->action->name,
+					       call->idempotency_key, hex, call->event_id, &claim);
 	if (code == ACP_OK && claim.verdict == ACP_CLAIM_REPLAY)
 		code = replay(call, &claim);
 	else if (code == ACP_OK && claim.verdict == ACP_CLAIM_CONFLICT)

@@ -5,7 +5,7 @@
 
 bool acp_usage_enforced(const struct acp_kernel *kernel)
 {
-	return kernel->config->usage_enforcement && kernel->plane->get_usage && kernel->plane->reserve;
+	return kernel->config->usage_enforcement && kernel->plane->usage.get && kernel->plane->usage.reserve;
 }
 
 /* Links are signed with a key of their own, so that a signature can never serve as anything else. */
@@ -96,11 +96,11 @@ enum acp_code acp_usage_refuse(struct acp_call *call, int64_t calls_used)
 static enum acp_code hold_place(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
-	enum acp_code code = plane->reserve(plane->self, call->principal.tenant_id, call->event_id, call->principal.ts,
-					    &call->reservation);
+	enum acp_code code = plane->usage.reserve(plane->self, call->principal.tenant_id, call->event_id,
+						  call->principal.ts, &call->reservation);
 	if (code != ACP_OK) {
 		call->usage_check_failed = true;
-		call->reserved = plane->usage_at_settle; /* the place may be held: only its answer was lost */
+		call->reserved = plane->usage.at_settle; /* the place may be held: only its answer was lost */
 		call->reservation = (struct acp_reservation){.allowed = true, .tier = call->principal.tier};
 		return ACP_OK;
 	}
@@ -115,7 +115,7 @@ static enum acp_code hold_place(struct acp_call *call)
 static bool may_wait_for_settle(const struct acp_call *call)
 {
 	const struct acp_action *action = call->entry->action;
-	return call->kernel->plane->usage_at_settle &&
+	return call->kernel->plane->usage.at_settle &&
 	       (call->principal.tier == ACP_TIER_PAID || (!action->writes && !action->upstream));
 }
 
@@ -173,8 +173,8 @@ bool acp_usage_estimate(struct acp_call *call)
 	const char *unit = action->billing_unit ? action->billing_unit : "call";
 	bool charged = action->billable && call->principal.tier == ACP_TIER_PAID;
 	struct json_object *price = NULL;
-	if (!plane->get_price || !json_object_is_type(call->result.data, json_type_object) ||
-	    plane->get_price(plane->self, unit, action->name, call->result.quantity, &price) != ACP_OK)
+	if (!plane->usage.get_price || !json_object_is_type(call->result.data, json_type_object) ||
+	    plane->usage.get_price(plane->self, unit, action->name, call->result.quantity, &price) != ACP_OK)
 		return true;
 	struct json_object *cost = json_object_new_object();
 	struct json_object *amount = charged ? acp_json_member(price, "amount") : NULL;

@@ -42,7 +42,7 @@ static enum acp_code refuse(struct applicant *a, enum acp_code code, const char 
 
 bool acp_onboard_offered(const struct acp_kernel *kernel, const char *product)
 {
-	return kernel->config->onboarding && kernel->plane->onboard &&
+	return kernel->config->onboarding && kernel->plane->call.onboard &&
 	       acp_word_in_list(kernel->config->products, product);
 }
 
@@ -394,7 +394,7 @@ static enum acp_code enrol(struct applicant *a)
 		.customer = acp_outbox_offered(a->kernel),
 		.event = ready ? event_json(a) : NULL,
 	};
-	enum acp_code code = in.event ? plane->onboard(plane->self, &in, &a->tenant) : ACP_INTERNAL_ERROR;
+	enum acp_code code = in.event ? plane->call.onboard(plane->self, &in, &a->tenant) : ACP_INTERNAL_ERROR;
 	json_object_put(in.event);
 	if (code != ACP_OK) {
 		a->tenant.tenant_id[0] = '\0';
@@ -423,7 +423,7 @@ static void record_refusal(struct applicant *a)
 	/* The hub may have made the tenant, or may still do so. */
 	if (a->code == ACP_OUTCOME_UNKNOWN)
 		event.unless_onboarded = a->tenant.api_key_id;
-	if (!made || plane->record(plane->self, &end) != ACP_OK) {
+	if (!made || plane->call.record(plane->self, &end) != ACP_OK) {
 		acp_log(ACP_LOG_ERROR, "request %s: the audit row of a refused onboarding could not be written",
 			a->request->request_id);
 		if (a->code != ACP_OUTCOME_UNKNOWN)

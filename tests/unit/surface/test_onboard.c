@@ -306,7 +306,7 @@ static void test_offered(void)
 	config.onboarding = false;
 	EXPECT(!acp_onboard_offered(&kernel, "leadscoring"), "switched off");
 	config.onboarding = true;
-	fake.plane.onboard = NULL;
+	fake.plane.call.onboard = NULL;
 	EXPECT(!acp_onboard_offered(&kernel, "leadscoring"), "a plane without it");
 	stop();
 }
