@@ -206,7 +206,7 @@ static void add_value(struct acp_buf *out, enum form form, const char *value)
 		acp_buf_json_string(out, value, strlen(value));
 }
 
-void acp_row_line(const struct acp_row *row, const struct acp_link *link, struct acp_buf *out)
+void acp_row_line(const struct acp_row *row, const struct acp_chain_link *link, struct acp_buf *out)
 {
 	char hex[ACP_SHA256_HEX];
 	for (int i = 0; i < ACP_ROW_FIELDS; i++) {

@@ -105,10 +105,10 @@ static bool put_row(void *arg, const char *const *columns)
 {
 	struct writer *w = arg;
 	audit_busy_end(&w->busy);
-	struct acp_link link = {.chain = columns[0] ? strtoll(columns[0], NULL, 10) : 0,
-				.seq = columns[1] ? strtoll(columns[1], NULL, 10) : 0,
-				.text = columns[3],
-				.len = strlen(columns[3])};
+	struct acp_chain_link link = {.chain = columns[0] ? strtoll(columns[0], NULL, 10) : 0,
+				      .seq = columns[1] ? strtoll(columns[1], NULL, 10) : 0,
+				      .text = columns[3],
+				      .len = strlen(columns[3])};
 	link.has_before = columns[4] && acp_unhex(columns[4], link.before, sizeof link.before);
 	if (!columns[2] || !acp_unhex(columns[2], link.hash, sizeof link.hash) ||
 	    !acp_row_parse(&w->row, link.text, link.len))

@@ -51,7 +51,7 @@ static void add_row(struct file *file, int chain, const char *text, struct acp_b
 	struct acp_hasher *hasher = acp_hasher_new();
 	acp_buf_init(&line, 1 << 20);
 	literal(&line, text);
-	struct acp_link link = {.chain = chain + 1, .seq = ++end->seq, .text = line.ptr, .len = line.len};
+	struct acp_chain_link link = {.chain = chain + 1, .seq = ++end->seq, .text = line.ptr, .len = line.len};
 	acp_hasher_add(hasher, end->hash, ACP_SHA256_LEN);
 	acp_hasher_add(hasher, line.ptr, line.len);
 	acp_hasher_end(hasher, end->hash);
