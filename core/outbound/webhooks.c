@@ -134,7 +134,7 @@ bool acp_webhook_new_secret(const struct acp_config *config, const char *webhook
 	memcpy(text, "whsec_", 6);
 	acp_base64(secret, sizeof secret, text + 6);
 	sealing_key(config, webhook_id, key);
-	bool ok = acp_seal(key, secret, sizeof secret, sealed);
+	bool ok = acp_encrypt(key, secret, sizeof secret, sealed);
 	if (ok)
 		acp_hex(sealed, sizeof sealed, sealed_hex);
 	acp_wipe(secret, sizeof secret);
@@ -149,7 +149,7 @@ bool acp_webhook_open_secret(const struct acp_config *config, const char *webhoo
 	if (!acp_unhex(sealed_hex, sealed, sizeof sealed))
 		return false;
 	sealing_key(config, webhook_id, key);
-	bool opened = acp_unseal(key, sealed, sizeof sealed, secret);
+	bool opened = acp_decrypt(key, sealed, sizeof sealed, secret);
 	acp_wipe(key, sizeof key);
 	return opened;
 }

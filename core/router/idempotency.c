@@ -60,10 +60,11 @@ static enum acp_code replay(struct acp_call *call, const struct acp_claim *claim
 	struct acp_json_error ignored;
 	const struct acp_json_limits limits = {SEALED_MAX, 128, 10000000};
 	uint8_t key[ACP_SHA256_LEN];
-	size_t len = claim->sealed && claim->sealed_len >= ACP_SEAL_EXTRA ? claim->sealed_len - ACP_SEAL_EXTRA : 0;
+	size_t len =
+		claim->sealed && claim->sealed_len >= ACP_ENCRYPT_EXTRA ? claim->sealed_len - ACP_ENCRYPT_EXTRA : 0;
 	uint8_t *text = malloc(len + 1);
 	sealing_key(call, key);
-	bool ok = text && claim->sealed && acp_unseal(key, claim->sealed, claim->sealed_len, text) &&
+	bool ok = text && claim->sealed && acp_decrypt(key, claim->sealed, claim->sealed_len, text) &&
 		  acp_json_parse((const char *)text, len, &limits, &call->result.data, &ignored) == ACP_JSON_OK;
 	if (text)
 		acp_wipe(text, len);
@@ -107,13 +108,13 @@ static bool seal_result(const struct acp_call *call, struct acp_buf *sealed)
 {
 	struct acp_buf text;
 	uint8_t key[ACP_SHA256_LEN];
-	acp_buf_init(&text, SEALED_MAX - ACP_SEAL_EXTRA);
+	acp_buf_init(&text, SEALED_MAX - ACP_ENCRYPT_EXTRA);
 	acp_json_write(call->result.data, &text);
-	uint8_t *room = acp_buf_ok(&text) ? malloc(text.len + ACP_SEAL_EXTRA) : NULL;
+	uint8_t *room = acp_buf_ok(&text) ? malloc(text.len + ACP_ENCRYPT_EXTRA) : NULL;
 	sealing_key(call, key);
-	bool ok = room && acp_seal(key, text.ptr, text.len, room);
+	bool ok = room && acp_encrypt(key, text.ptr, text.len, room);
 	if (ok)
-		acp_buf_add(sealed, room, text.len + ACP_SEAL_EXTRA);
+		acp_buf_add(sealed, room, text.len + ACP_ENCRYPT_EXTRA);
 	acp_wipe(key, sizeof key);
 	free(room);
 	if (text.len)
