@@ -694,7 +694,7 @@ static enum acp_code forward_take(void *self, int64_t most, struct acp_tx **out,
 	enum acp_code code = begin(self, false, &tx);
 	if (code != ACP_OK)
 		return code;
-	enum acp_db_status status = acp_db_exec(tx->conn, "SELECT acp.outbox_take($1)", 1, values, 0, &rows, &error);
+	enum acp_db_status status = acp_db_exec(tx->conn, "SELECT acp.forward_take($1)", 1, values, 0, &rows, &error);
 	code = take_json(status, rows, events, &error, "outbox");
 	bool some = code == ACP_OK && json_object_array_length(*events) > 0;
 	if (!some)
@@ -710,7 +710,7 @@ static enum acp_code forward_done(struct acp_tx *tx, enum acp_delivery delivery,
 	enum acp_db_status status = ACP_DB_OK;
 	if (delivery == ACP_DELIVERY_REFUSED) {
 		const char *values[] = {event_text(json_object_array_get_idx(events, 0)), reason};
-		status = acp_db_exec(tx->conn, "SELECT acp.outbox_refused($1, $2)", 2, values, 0, NULL, &error);
+		status = acp_db_exec(tx->conn, "SELECT acp.forward_refused($1, $2)", 2, values, 0, NULL, &error);
 	}
 	if (delivery != ACP_NOT_DELIVERED && status == ACP_DB_OK)
 		status = acp_db_commit(tx->conn, &error);
