@@ -183,7 +183,7 @@ static enum acp_code take_event(struct hub_call *call, struct json_object *event
 		snprintf(field, sizeof field, "%s%s", at, fault);
 		return refuse(call, ACP_VALIDATION_ERROR, field, "%s %s", field, why);
 	}
-	return acp_redact_copy(event, call->kernel->config->key_prefix, out) ? ACP_OK : ACP_INTERNAL_ERROR;
+	return acp_redact_copy(event, call->kernel->config->api_key_prefix, out) ? ACP_OK : ACP_INTERNAL_ERROR;
 }
 
 /* One event or an array of them becomes {"events": […]}. */

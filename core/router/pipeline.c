@@ -22,8 +22,8 @@ enum acp_code acp_call_vfail(struct acp_call *call, enum acp_code code, const ch
 	vsnprintf(call->error, sizeof call->error, format, args);
 	snprintf(call->field, sizeof call->field, "%s", field ? field : "");
 	/* Both may hold words of the caller's. */
-	acp_redact_in_place(call->error, sizeof call->error, call->kernel->config->key_prefix);
-	acp_redact_in_place(call->field, sizeof call->field, call->kernel->config->key_prefix);
+	acp_redact_in_place(call->error, sizeof call->error, call->kernel->config->api_key_prefix);
+	acp_redact_in_place(call->field, sizeof call->field, call->kernel->config->api_key_prefix);
 	return code;
 }
 

@@ -176,7 +176,7 @@ static void derive_key(const struct applicant *a, const char *salt, char out[ACP
 	char text[512];
 	int len = snprintf(text, sizeof text, "%s%s|%s", purpose, salt, a->idempotency_key);
 	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text, (size_t)len, seed);
-	acp_key_from_seed(config->key_prefix, seed, out);
+	acp_key_from_seed(config->api_key_prefix, seed, out);
 	acp_wipe(seed, sizeof seed);
 	acp_wipe(text, sizeof text);
 }

@@ -622,7 +622,7 @@ static void check_key(const char *key, struct acp_buf *fault)
 	char same[ACP_KEY_MAX];
 	uint8_t seed[ACP_SHA256_LEN];
 	acp_hmac_sha256(config.key_pepper, strlen(config.key_pepper), "", 0, seed);
-	acp_key_from_seed(config.key_prefix, seed, same);
+	acp_key_from_seed(config.api_key_prefix, seed, same);
 	acp_key_hash(config.key_pepper, same, hash);
 	if (fake.agent_count && memcmp(hash, fake.agents[0].key_hash, sizeof hash) == 0)
 		acp_buf_puts(fault, "the key follows from nothing that is the tenant's own; ");
@@ -917,7 +917,7 @@ static void load_config(void)
 		return;
 	failing_pause();
 	acp_buf_printf(&made, "%lld %s %s %s %d %s %s", (long long)loaded.workers, loaded.public_url, loaded.url_prefix,
-		       loaded.products, loaded.rate_limits, loaded.key_prefix, loaded.onboard_scopes);
+		       loaded.products, loaded.rate_limits, loaded.api_key_prefix, loaded.onboard_scopes);
 	failing_resume();
 	acp_config_release(&loaded);
 }
