@@ -10,6 +10,7 @@
 #include "courier.h"
 #include "endpoints.h"
 #include "exchange.h"
+#include "executor_open.h"
 #include "hub.h"
 #include "live.h"
 #include "log.h"

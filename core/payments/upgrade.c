@@ -6,7 +6,7 @@
 #include "json.h"
 #include "log.h"
 #include "outbox.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #include <strings.h>
 #include <time.h>

@@ -5,7 +5,7 @@
 #include "envelope.h"
 #include "log.h"
 #include "outbox.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #include <ctype.h>
 

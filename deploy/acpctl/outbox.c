@@ -1,7 +1,7 @@
 /* outbox.c - acpctl outbox: what is owed to the outside world; looking at it, working it off, dead letters. */
 #include "acpctl.h"
 
-#include "executor.h"
+#include "executor_open.h"
 #include "outbound.h"
 #include "outbox.h"
 

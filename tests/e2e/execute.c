@@ -2,7 +2,7 @@
  * the executor that a configuration asks for, and prints what became of it. test_executor.py builds it.
  *
  * Usage: execute CONFIG. A line: tenant_id, action, params, idempotency_key?, obliged_at?, timeout_ms? in JSON. */
-#include <executor.h>
+#include <executor_open.h>
 #include <outbound.h>
 #include <plane.h>
 #include <settings.h>

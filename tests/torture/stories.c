@@ -20,7 +20,6 @@
 #include "redact.h"
 #include "schema.h"
 #include "stripe_events.h"
-#include "usage.h"
 #include "webhooks.h"
 
 #include <arpa/inet.h>

@@ -1,7 +1,7 @@
 #include "../tmain.h"
 
 #include "clock.h"
-#include "executor.h"
+#include "executor_open.h"
 #include "executor_stripe.h"
 #include "form.h"
 #include "outbound.h"

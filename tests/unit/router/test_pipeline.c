@@ -5,7 +5,7 @@
 #include "clock.h"
 #include "../fake_plane.h"
 #include "pipeline.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #include <pthread.h>
 

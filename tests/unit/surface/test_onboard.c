@@ -4,7 +4,7 @@
 #include "clock.h"
 #include "../fake_plane.h"
 #include "onboard.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #define REQUEST_ID "5f0c1a52-0000-4000-8000-000000000001"
 
