@@ -17,6 +17,7 @@
 #include "outbound.h"
 #include "pg_plane.h"
 #include "remote_plane.h"
+#include "subkey.h"
 #include "thread.h"
 
 #include <errno.h>
@@ -380,9 +381,8 @@ static int serve_until_stopped(const struct acp_config *config, const struct acp
  * of one user on one host do not share it, and tells nothing of it. */
 static void zone_name(const struct acp_config *config, char zone[17])
 {
-	static const char purpose[] = "acp-fcgi rate limit zone v1";
 	uint8_t mac[ACP_SHA256_LEN];
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), purpose, sizeof purpose - 1, mac);
+	acp_subkey(config->key_pepper, ACP_FOR_SHARED_MEMORY, "", 0, mac);
 	acp_hex(mac, 8, zone);
 }
 

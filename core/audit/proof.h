@@ -8,13 +8,7 @@
 
 #include "attr.h"
 #include "buf.h"
-#include "crypto.h"
-
-/* HMAC-SHA-256 of a text, in hex, with a key made from the pepper for this purpose alone. */
-void acp_proof_sign(const char *pepper, const char *purpose, const char *text, size_t len, char hex[ACP_SHA256_HEX]);
-#define ACP_SEAL_PURPOSE "acp-fcgi audit seal v1"
-#define ACP_ARCHIVE_PURPOSE "acp-fcgi audit archive v1"
-#define ACP_EXPORT_PURPOSE "acp-fcgi audit export v1"
+#include "subkey.h"
 
 /* A seal as it is stored; hashes in hex. heads: a line for each chain, "chain seq hash", in their order. */
 struct acp_seal {

@@ -5,6 +5,7 @@
 #include "log.h"
 #include "policy.h"
 #include "redact.h"
+#include "subkey.h"
 
 #include <arpa/inet.h>
 
@@ -372,15 +373,8 @@ void acp_hub_free(struct acp_hub *hub)
 bool acp_hub_key_ok(const struct acp_kernel *kernel, const char *bearer)
 {
 	const struct acp_config *config = kernel->config;
-	uint8_t shown[ACP_SHA256_LEN];
-	uint8_t right[ACP_SHA256_LEN];
-	if (!kernel->hub || !*config->kernel_key || !bearer)
-		return false;
-	/* Hashes are of one length, and say nothing of how much of a guess was right. */
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), bearer, strlen(bearer), shown);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), config->kernel_key, strlen(config->kernel_key),
-			right);
-	return acp_equal_const_time(shown, right, sizeof right);
+	return kernel->hub && *config->kernel_key && bearer &&
+	       acp_same_secret(config->key_pepper, bearer, config->kernel_key);
 }
 
 const struct acp_hub_endpoint *acp_hub_find(const struct acp_hub *hub, const char *name)

@@ -5,6 +5,7 @@
 #include "json.h"
 #include "log.h"
 #include "outbound.h"
+#include "subkey.h"
 #include "version.h"
 
 #include <errno.h>
@@ -414,14 +415,10 @@ static struct json_object *make_tenant_body(const struct acp_onboarding *in)
  * the agent tries again. The pepper is in it, so that no other kernel is given this one's tenants. */
 static bool make_idempotency_key(const struct acp_config *config, struct json_object *body, char hex[ACP_SHA256_HEX])
 {
-	static const char purpose[] = "acp-fcgi tenant at the hub v1|";
-	uint8_t mac[ACP_SHA256_LEN];
-	char text[sizeof purpose + ACP_SHA256_HEX];
-	if (!acp_json_hash(body, hex))
+	char request[ACP_SHA256_HEX];
+	if (!acp_json_hash(body, request))
 		return false;
-	snprintf(text, sizeof text, "%s%s", purpose, hex);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text, strlen(text), mac);
-	acp_hex(mac, sizeof mac, hex);
+	acp_subkey_hex(config->key_pepper, ACP_FOR_TENANT_AT_HUB, request, strlen(request), hex);
 	return true;
 }
 

@@ -3,6 +3,7 @@
 #include "clock.h"
 #include "log.h"
 #include "outbound.h"
+#include "subkey.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -115,15 +116,11 @@ bool acp_webhook_url_ok(const struct acp_config *config, const char *url, char *
 /* One id has one key, in whichever case a caller writes its digits. */
 static void sealing_key(const struct acp_config *config, const char *webhook_id, uint8_t key[ACP_SHA256_LEN])
 {
-	static const char purpose[] = "acp-fcgi webhook secret v1";
-	uint8_t parent[ACP_SHA256_LEN];
 	char id[ACP_UUID_LEN];
 	snprintf(id, sizeof id, "%s", webhook_id);
 	for (char *c = id; *c; c++)
 		*c = (char)tolower((unsigned char)*c);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), purpose, sizeof purpose - 1, parent);
-	acp_hmac_sha256(parent, sizeof parent, id, strlen(id), key);
-	acp_wipe(parent, sizeof parent);
+	acp_subkey(config->key_pepper, ACP_FOR_WEBHOOK_SECRET, id, strlen(id), key);
 }
 
 bool acp_webhook_new_secret(const struct acp_config *config, const char *webhook_id, char text[ACP_WEBHOOK_SECRET_TEXT],

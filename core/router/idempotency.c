@@ -1,19 +1,9 @@
 #include "idempotency.h"
 
 #include "log.h"
+#include "subkey.h"
 
 enum { SEALED_MAX = 64 << 20 };
-
-/* HMAC of the pepper over a purpose and the parts that make a key or a fingerprint particular. */
-static void derive(const struct acp_call *call, const char *purpose, const char *text, size_t len,
-		   uint8_t out[ACP_SHA256_LEN])
-{
-	const char *pepper = call->kernel->config->key_pepper;
-	uint8_t key[ACP_SHA256_LEN];
-	acp_hmac_sha256(pepper, strlen(pepper), purpose, strlen(purpose), key);
-	acp_hmac_sha256(key, sizeof key, text, len, out);
-	acp_wipe(key, sizeof key);
-}
 
 const char *acp_idempotency_key(const struct acp_call *call)
 {
@@ -34,15 +24,13 @@ void acp_idempotency_tell(struct acp_call *call)
 bool acp_idempotency_fingerprint(const struct acp_call *call, char hex[ACP_SHA256_HEX])
 {
 	struct acp_buf canonical;
-	uint8_t mac[ACP_SHA256_LEN];
 	acp_buf_init(&canonical, SEALED_MAX);
 	acp_buf_printf(&canonical, "%s|%s|", call->entry->action->name, call->principal.scopes);
 	acp_json_canonical(call->params, &canonical);
 	bool ok = acp_buf_ok(&canonical);
-	if (ok) {
-		derive(call, "acp-fcgi idempotency fingerprint v1", canonical.ptr, canonical.len, mac);
-		acp_hex(mac, sizeof mac, hex);
-	}
+	if (ok)
+		acp_subkey_hex(call->kernel->config->key_pepper, ACP_FOR_IDEMPOTENCY_FINGERPRINT, canonical.ptr,
+			       canonical.len, hex);
 	acp_buf_release(&canonical);
 	return ok;
 }
@@ -52,7 +40,7 @@ static void sealing_key(const struct acp_call *call, uint8_t key[ACP_SHA256_LEN]
 	char parts[512]; /* names have at most 100 characters, idempotency keys 255 */
 	int len = snprintf(parts, sizeof parts, "%s|%s|%s", call->principal.tenant_id, call->entry->action->name,
 			   acp_idempotency_key(call));
-	derive(call, "acp-fcgi idempotency result v1", parts, (size_t)len, key);
+	acp_subkey(call->kernel->config->key_pepper, ACP_FOR_IDEMPOTENCY_RESULT, parts, (size_t)len, key);
 }
 
 static enum acp_code replay(struct acp_call *call, const struct acp_claim *claim)

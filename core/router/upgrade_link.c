@@ -1,19 +1,13 @@
 #include "upgrade_link.h"
 
-#include "crypto.h"
+#include "subkey.h"
 
-/* Links are signed with a key of their own, so that a signature can never serve as anything else. */
 static void sign(const struct acp_config *config, const char *tenant_id, const char *expires_at,
 		 char hex[ACP_SHA256_HEX])
 {
-	uint8_t key[ACP_SHA256_LEN];
-	uint8_t mac[ACP_SHA256_LEN];
 	char message[96];
-	static const char purpose[] = "acp-fcgi upgrade link v1";
 	int len = snprintf(message, sizeof message, "%s|%s", tenant_id, expires_at);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), purpose, sizeof purpose - 1, key);
-	acp_hmac_sha256(key, sizeof key, message, (size_t)len, mac);
-	acp_hex(mac, sizeof mac, hex);
+	acp_subkey_hex(config->key_pepper, ACP_FOR_UPGRADE_LINK, message, (size_t)len, hex);
 }
 
 void acp_upgrade_url(const struct acp_config *config, const char *tenant_id, int64_t expires_at, char out[512])

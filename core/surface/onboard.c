@@ -5,6 +5,7 @@
 #include "envelope.h"
 #include "log.h"
 #include "outbox.h"
+#include "subkey.h"
 #include "upgrade_link.h"
 
 #include <ctype.h>
@@ -170,12 +171,11 @@ static enum acp_code read_application(struct applicant *a)
  * stored: so the first reply can be given again, and nobody can make the key from the database alone. */
 static void derive_key(const struct applicant *a, const char *salt, char out[ACP_KEY_MAX])
 {
-	static const char purpose[] = "acp-fcgi onboarding key v1|";
 	const struct acp_config *config = a->kernel->config;
 	uint8_t seed[ACP_SHA256_LEN];
 	char text[512];
-	int len = snprintf(text, sizeof text, "%s%s|%s", purpose, salt, a->idempotency_key);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text, (size_t)len, seed);
+	int len = snprintf(text, sizeof text, "%s|%s", salt, a->idempotency_key);
+	acp_subkey(config->key_pepper, ACP_FOR_ONBOARDING_KEY, text, (size_t)len, seed);
 	acp_key_from_seed(config->api_key_prefix, seed, out);
 	acp_wipe(seed, sizeof seed);
 	acp_wipe(text, sizeof text);
@@ -184,13 +184,8 @@ static void derive_key(const struct applicant *a, const char *salt, char out[ACP
 /* The Idempotency-Key as it is stored: it leads to a credential, so only its HMAC is. */
 static void stored_idempotency_key(const struct applicant *a, char hex[ACP_SHA256_HEX])
 {
-	static const char purpose[] = "acp-fcgi onboarding idempotency v1|";
-	const struct acp_config *config = a->kernel->config;
-	uint8_t mac[ACP_SHA256_LEN];
-	char text[512];
-	int len = snprintf(text, sizeof text, "%s%s", purpose, a->idempotency_key);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text, (size_t)len, mac);
-	acp_hex(mac, sizeof mac, hex);
+	acp_subkey_hex(a->kernel->config->key_pepper, ACP_FOR_ONBOARDING_IDEMPOTENCY, a->idempotency_key,
+		       strlen(a->idempotency_key), hex);
 }
 
 static bool make_event(const struct applicant *a, struct acp_event *event)

@@ -155,7 +155,7 @@ static bool put_trailer(struct writer *w)
 	acp_hex(digest, sizeof digest, sha256);
 	acp_buf_printf(&w->line, "rows %lld\nseals %lld\nsha256 %s\n%s", (long long)w->sums->rows,
 		       (long long)w->sums->seals, sha256, audit_text(&w->ends));
-	acp_proof_sign(w->ctl->config.key_pepper, ACP_EXPORT_PURPOSE, w->line.ptr, w->line.len, signature);
+	acp_subkey_hex(w->ctl->config.key_pepper, ACP_FOR_AUDIT_EXPORT, w->line.ptr, w->line.len, signature);
 	acp_buf_clear(&w->line);
 	audit_trailer_line(w->sums, audit_text(&w->ends), sha256, *w->ctl->config.key_pepper ? signature : NULL,
 			   &w->line);
