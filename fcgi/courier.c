@@ -94,7 +94,7 @@ struct acp_courier *acp_courier_start(const struct acp_config *config, const str
 	courier->outbox = (struct errand){.round = work_outbox, .poll_ms = OUTBOX_POLL_MS};
 	pthread_mutex_init(&courier->lock, NULL);
 	acp_monotonic_cond(&courier->stop);
-	if (plane->deliveries_take)
+	if (plane->webhooks.claim)
 		start(courier, &courier->webhooks, "webhooks are not sent");
 	if (acp_outbox_offered(&courier->kernel))
 		start(courier, &courier->outbox, "the outbox is not worked off");

@@ -45,7 +45,7 @@ static void answer(const struct acp_kernel *kernel, const struct acp_hub_endpoin
 
 void acp_endpoint_hub(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
 {
-	if (!kernel->hub || !kernel->plane->hub) {
+	if (!kernel->hub || !kernel->plane->hub.answer) {
 		acp_http_error(http, ACP_NOT_FOUND, "there is nothing at this path", response);
 		return;
 	}

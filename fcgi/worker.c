@@ -10,12 +10,14 @@
 #include "courier.h"
 #include "endpoints.h"
 #include "exchange.h"
+#include "executor_open.h"
 #include "hub.h"
 #include "live.h"
 #include "log.h"
 #include "outbound.h"
 #include "pg_plane.h"
 #include "remote_plane.h"
+#include "subkey.h"
 #include "thread.h"
 
 #include <errno.h>
@@ -283,10 +285,10 @@ static void wait_for_stop(const struct worker *worker, const struct acp_control_
 	int64_t period = sealing && sealing < MAINTAIN_EVERY ? sealing : MAINTAIN_EVERY;
 	acp_thread_serves_nobody();
 	for (int64_t seconds = 0;; seconds++) {
-		if (plane->catch_up)
-			plane->catch_up(plane->self);
-		if (plane->maintain && seconds % period == 0)
-			plane->maintain(plane->self);
+		if (plane->upkeep.catch_up)
+			plane->upkeep.catch_up(plane->self);
+		if (plane->upkeep.maintain && seconds % period == 0)
+			plane->upkeep.maintain(plane->self);
 		int got = sigtimedwait(signals, NULL, &second);
 		if (got == SIGHUP)
 			reload(worker->config, worker->live);
@@ -379,9 +381,8 @@ static int serve_until_stopped(const struct acp_config *config, const struct acp
  * of one user on one host do not share it, and tells nothing of it. */
 static void zone_name(const struct acp_config *config, char zone[17])
 {
-	static const char purpose[] = "acp-fcgi rate limit zone v1";
 	uint8_t mac[ACP_SHA256_LEN];
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), purpose, sizeof purpose - 1, mac);
+	acp_subkey(config->key_pepper, ACP_FOR_SHARED_MEMORY, "", 0, mac);
 	acp_hex(mac, 8, zone);
 }
 

@@ -23,11 +23,12 @@ struct acp_config {
 #undef ACP_SWITCH
 #undef ACP_CHOICE
 	bool given[ACP_SETTINGS_MAX]; /* by setting: it came from the file or the environment */
+	char notice[128];             /* a sentence for the operator (a setting has a new name), or "" */
 };
 
 /* Reads defaults, then file (NULL: the one named by ACP_CONFIG, else the installed one if it is there), then the
  * environment. False with "file:line: reason" in why; config is then empty. Checks each value, and those that must
- * fit together. Release with acp_config_release. */
+ * fit together. A setting given by the name it had before is taken, with a notice. Release with acp_config_release. */
 bool acp_config_load(struct acp_config *config, const char *file, char *why, size_t why_size) ACP_MUSTCHECK;
 void acp_config_release(struct acp_config *config);
 

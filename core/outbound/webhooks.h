@@ -10,7 +10,7 @@
 
 #define ACP_WEBHOOK_SECRET_LEN 32
 #define ACP_WEBHOOK_SECRET_TEXT (sizeof "whsec_" + ACP_BASE64_SIZE(ACP_WEBHOOK_SECRET_LEN)) /* with its NUL */
-#define ACP_WEBHOOK_SEALED_LEN (ACP_WEBHOOK_SECRET_LEN + ACP_SEAL_EXTRA)
+#define ACP_WEBHOOK_SEALED_LEN (ACP_WEBHOOK_SECRET_LEN + ACP_ENCRYPT_EXTRA)
 #define ACP_WEBHOOK_SEALED_HEX (2 * ACP_WEBHOOK_SEALED_LEN + 1)
 
 /* May a tenant name this URL? False with what is wrong with it in why. Whether its name leads to a private address

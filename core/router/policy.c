@@ -65,10 +65,10 @@ static enum acp_code obey(struct acp_call *call)
 enum acp_code acp_policy_check(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
-	if (!plane->authorize || !call->principal.policed)
+	if (!plane->call.authorize || !call->principal.policed)
 		return ACP_OK;
 	struct json_object *query = make_query(call);
-	enum acp_code code = query ? plane->authorize(plane->self, query, &call->decision) : ACP_INTERNAL_ERROR;
+	enum acp_code code = query ? plane->call.authorize(plane->self, query, &call->decision) : ACP_INTERNAL_ERROR;
 	json_object_put(query);
 	acp_policy_note(call->decision);
 	if (code == ACP_OK)

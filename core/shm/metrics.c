@@ -1,13 +1,12 @@
 #include "metrics.h"
 
+#include "shm.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <sys/file.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -95,9 +94,12 @@ static uint32_t layout(const char *const *endpoints)
 	return hash;
 }
 
-static bool make_lock(struct board *board)
+static bool prepare_board(void *memory)
 {
+	struct board *board = memory;
 	pthread_mutexattr_t attr;
+	if (board->made)
+		return true;
 	bool ok = pthread_mutexattr_init(&attr) == 0 &&
 		  pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED) == 0 &&
 		  pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST) == 0 &&
@@ -106,24 +108,6 @@ static bool make_lock(struct board *board)
 	if (ok)
 		board->made = 1;
 	return ok;
-}
-
-/* Whoever finds the memory empty makes the lock, while the others wait for the file's. The space is asked for now: a
- * full file system would end a process that touches a page later. */
-static struct board *map_board(int fd)
-{
-	if (flock(fd, LOCK_EX) != 0)
-		return NULL;
-	int full = posix_fallocate(fd, 0, (off_t)sizeof(struct board));
-	void *at = full == 0 ? mmap(NULL, sizeof(struct board), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
-	struct board *board = at == MAP_FAILED ? NULL : at;
-	if (board && !board->made && !make_lock(board)) {
-		munmap(board, sizeof *board);
-		board = NULL;
-	}
-	flock(fd, LOCK_UN);
-	errno = full ? full : errno;
-	return board;
 }
 
 /* A holder that was killed left nothing half done that matters: the numbers under the lock are only added up. */
@@ -217,23 +201,20 @@ static struct process *enlist(struct board *board, int workers)
 struct acp_metrics *acp_metrics_open(const char *zone, const char *const *endpoints, int workers, char *why,
 				     size_t why_size)
 {
-	char name[128];
+	char name[100];
 	struct acp_metrics *metrics = calloc(1, sizeof *metrics);
-	/* The user is part of the name: nobody else's numbers, nobody else's rights. */
-	snprintf(name, sizeof name, "/acp-fcgi-%u-m%08x-%.64s", (unsigned)geteuid(), (unsigned)layout(endpoints), zone);
-	int fd = metrics ? shm_open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
-	if (fd >= 0)
-		metrics->board = map_board(fd);
-	if (!metrics || !metrics->board) {
-		snprintf(why, why_size, "shared memory %s for metrics: %s", name, strerror(errno));
-		free(metrics);
-		metrics = NULL;
-	} else {
-		metrics->endpoints = endpoints;
-		metrics->self = enlist(metrics->board, workers);
+	if (!metrics) {
+		snprintf(why, why_size, "metrics: out of memory");
+		return NULL;
 	}
-	if (fd >= 0)
-		close(fd);
+	snprintf(name, sizeof name, "m%08x-%.64s", (unsigned)layout(endpoints), zone);
+	metrics->board = acp_shm_open(name, "metrics", sizeof(struct board), prepare_board, why, why_size);
+	if (!metrics->board) {
+		free(metrics);
+		return NULL;
+	}
+	metrics->endpoints = endpoints;
+	metrics->self = enlist(metrics->board, workers);
 	return metrics;
 }
 
@@ -249,7 +230,7 @@ void acp_metrics_close(struct acp_metrics *metrics)
 		bury(metrics->board, metrics->self);
 		pthread_mutex_unlock(&metrics->board->lock);
 	}
-	munmap(metrics->board, sizeof *metrics->board);
+	acp_shm_close(metrics->board, sizeof *metrics->board);
 	free(metrics);
 }
 

@@ -5,7 +5,8 @@
 #include "envelope.h"
 #include "log.h"
 #include "outbox.h"
-#include "usage.h"
+#include "subkey.h"
+#include "upgrade_link.h"
 
 #include <ctype.h>
 
@@ -42,7 +43,7 @@ static enum acp_code refuse(struct applicant *a, enum acp_code code, const char 
 
 bool acp_onboard_offered(const struct acp_kernel *kernel, const char *product)
 {
-	return kernel->config->onboarding && kernel->plane->onboard &&
+	return kernel->config->onboarding && kernel->plane->call.onboard &&
 	       acp_word_in_list(kernel->config->products, product);
 }
 
@@ -170,13 +171,12 @@ static enum acp_code read_application(struct applicant *a)
  * stored: so the first reply can be given again, and nobody can make the key from the database alone. */
 static void derive_key(const struct applicant *a, const char *salt, char out[ACP_KEY_MAX])
 {
-	static const char purpose[] = "acp-fcgi onboarding key v1|";
 	const struct acp_config *config = a->kernel->config;
 	uint8_t seed[ACP_SHA256_LEN];
 	char text[512];
-	int len = snprintf(text, sizeof text, "%s%s|%s", purpose, salt, a->idempotency_key);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text, (size_t)len, seed);
-	acp_key_from_seed(config->key_prefix, seed, out);
+	int len = snprintf(text, sizeof text, "%s|%s", salt, a->idempotency_key);
+	acp_subkey(config->key_pepper, ACP_FOR_ONBOARDING_KEY, text, (size_t)len, seed);
+	acp_key_from_seed(config->api_key_prefix, seed, out);
 	acp_wipe(seed, sizeof seed);
 	acp_wipe(text, sizeof text);
 }
@@ -184,13 +184,8 @@ static void derive_key(const struct applicant *a, const char *salt, char out[ACP
 /* The Idempotency-Key as it is stored: it leads to a credential, so only its HMAC is. */
 static void stored_idempotency_key(const struct applicant *a, char hex[ACP_SHA256_HEX])
 {
-	static const char purpose[] = "acp-fcgi onboarding idempotency v1|";
-	const struct acp_config *config = a->kernel->config;
-	uint8_t mac[ACP_SHA256_LEN];
-	char text[512];
-	int len = snprintf(text, sizeof text, "%s%s", purpose, a->idempotency_key);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text, (size_t)len, mac);
-	acp_hex(mac, sizeof mac, hex);
+	acp_subkey_hex(a->kernel->config->key_pepper, ACP_FOR_ONBOARDING_IDEMPOTENCY, a->idempotency_key,
+		       strlen(a->idempotency_key), hex);
 }
 
 static bool make_event(const struct applicant *a, struct acp_event *event)
@@ -394,7 +389,7 @@ static enum acp_code enrol(struct applicant *a)
 		.customer = acp_outbox_offered(a->kernel),
 		.event = ready ? event_json(a) : NULL,
 	};
-	enum acp_code code = in.event ? plane->onboard(plane->self, &in, &a->tenant) : ACP_INTERNAL_ERROR;
+	enum acp_code code = in.event ? plane->call.onboard(plane->self, &in, &a->tenant) : ACP_INTERNAL_ERROR;
 	json_object_put(in.event);
 	if (code != ACP_OK) {
 		a->tenant.tenant_id[0] = '\0';
@@ -423,7 +418,7 @@ static void record_refusal(struct applicant *a)
 	/* The hub may have made the tenant, or may still do so. */
 	if (a->code == ACP_OUTCOME_UNKNOWN)
 		event.unless_onboarded = a->tenant.api_key_id;
-	if (!made || plane->record(plane->self, &end) != ACP_OK) {
+	if (!made || plane->call.record(plane->self, &end) != ACP_OK) {
 		acp_log(ACP_LOG_ERROR, "request %s: the audit row of a refused onboarding could not be written",
 			a->request->request_id);
 		if (a->code != ACP_OUTCOME_UNKNOWN)

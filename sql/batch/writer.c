@@ -354,7 +354,7 @@ static enum acp_db_status send_links(struct acp_writer *writer, struct acp_db_co
 				     bool free_calls, struct acp_db_error *error)
 {
 	enum acp_db_status status = try_links(writer, conn, batch, free_calls, error);
-	if (status == ACP_DB_REFUSED && strcmp(error->sqlstate, "ACP01") == 0 && batch->count)
+	if (status == ACP_DB_REFUSED && strcmp(error->sqlstate, "ACP03") == 0 && batch->count)
 		status = try_links(writer, conn, batch, free_calls, error);
 	if (status == ACP_DB_REFUSED && strcmp(error->sqlstate, "ACP02") == 0)
 		__atomic_store_n(&writer->tight, TIGHT_BATCHES, __ATOMIC_RELAXED);

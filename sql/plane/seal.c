@@ -22,7 +22,7 @@ static enum acp_db_status store(struct acp_db_conn *conn, const char *pepper, co
 	acp_seal_text(&seal, &text);
 	acp_sha256(text.ptr, text.len, digest);
 	acp_hex(digest, sizeof digest, made->hash);
-	acp_proof_sign(pepper, ACP_SEAL_PURPOSE, text.ptr, text.len, signature);
+	acp_subkey_hex(pepper, ACP_FOR_AUDIT_SEAL, text.ptr, text.len, signature);
 	bool whole = acp_buf_ok(&text);
 	acp_buf_release(&text);
 	if (!whole) {

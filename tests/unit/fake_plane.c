@@ -278,17 +278,17 @@ void fake_plane_init(struct fake_plane *fake)
 	fake->limit = 100;
 	fake->plane = (struct acp_control_plane){
 		.self = fake,
-		.authenticate = authenticate,
-		.get_usage = get_usage,
-		.reserve = reserve,
-		.get_price = get_price,
-		.begin = begin,
-		.run = run,
-		.rollback = rollback,
-		.settle = settle,
-		.record = record,
-		.resolve = resolve,
-		.onboard = onboard,
+		.call.authenticate = authenticate,
+		.usage.get = get_usage,
+		.usage.reserve = reserve,
+		.usage.get_price = get_price,
+		.call.begin = begin,
+		.call.run = run,
+		.call.rollback = rollback,
+		.call.settle = settle,
+		.call.record = record,
+		.call.resolve = resolve,
+		.call.onboard = onboard,
 	};
 }
 

@@ -3,7 +3,7 @@
  * other. */
 #include "../fuzz.h"
 #include "http.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #include "../../unit/fake_plane.h"
 
