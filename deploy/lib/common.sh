@@ -85,9 +85,9 @@ quoted() {
 	printf "'%s'" "$escaped"
 }
 
-# env_line NAME VALUE: as a shell reads it back.
+# env_line NAME VALUE: a line of a file for a shell to source; the programs that this shell starts see the variable too.
 env_line() {
-	printf '%s=%s\n' "$1" "$(quoted "$2")"
+	printf 'export %s=%s\n' "$1" "$(quoted "$2")"
 }
 
 url_encoded_path() {
