@@ -98,6 +98,8 @@ class OwnStack(Programs):
             self._up += ["--workers", str(options.workers)]
         if getattr(options, "stripe", False):
             self._up += ["--stripe"]
+        if getattr(options, "examples", False):
+            self._up += ["--examples"]
 
     def _run(self, command, *options):
         """deploy/lib/stack, whose messages are shown only when it fails."""
