@@ -62,7 +62,8 @@ ensure_packages() {
 		say "(The packages of PostgreSQL and of the web servers start services of their own; $PROGRAM needs none of these.)"
 		return 1
 	fi
-	say "Installing Debian packages (services that come with them stay stopped and disabled): ${missing[*]}"
+	say "Installing ${#missing[@]} Debian packages; services that come with them stay stopped and disabled (log: $log)"
+	printf 'Installing %s\n' "${missing[*]}" >>"$log"
 	(install_quietly "${missing[@]}") >>"$log" 2>&1 </dev/null || {
 		show_tail "$log"
 		fail "apt-get could not install: ${missing[*]} (log: $log)"
