@@ -59,3 +59,11 @@ install_tree() {
 		return 1
 	}
 }
+
+# copy_source TO: the source files, without what builds, demos and packaging made among them.
+copy_source() {
+	mkdir -p "$1"
+	tar -C "$REPO" -c --exclude-vcs --exclude='./build*' --exclude=./var --exclude=./autom4te.cache --exclude=./aclocal.m4 \
+		--exclude=./configure --exclude='./configure~' --exclude=./Makefile.in --exclude=./config.h.in --exclude='*.o' \
+		--exclude='*.a' --exclude=__pycache__ . | tar -C "$1" -x --no-same-owner
+}
