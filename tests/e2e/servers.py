@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Puts into docs/servers.md what the end-to-end tests found at each web server and mount.
+"""Puts into README.md what the end-to-end tests found at each web server and mount.
 
   servers.py OUTPUT…           rewrites the table from what tests/e2e/run.py printed, one file a web server
   servers.py --check OUTPUT…   says whether that is what the document shows; exit status 1: it is not
@@ -17,7 +17,7 @@ sys.dont_write_bytecode = True  # the sources stay as they are
 import test_mounts
 from stack import SERVERS
 
-DOCUMENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "docs", "servers.md")
+DOCUMENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "README.md")
 BEGIN, END = "<!-- table: tests/e2e/servers.py writes it -->\n", "<!-- end of the table -->\n"
 LINE = re.compile(r"^(ok|FAIL|skip) mounts\.(\w+?)(?: \([\d.]+ s\))?(?:: (.*))?$")
 
@@ -78,7 +78,7 @@ def main():
         with open(DOCUMENT, "w", encoding="utf-8") as file:
             file.write(fresh)
     elif fresh != text:
-        print("docs/servers.md does not show what these tests found; write it with: tests/e2e/servers.py OUTPUT…")
+        print("README.md does not show what these tests found; write it with: tests/e2e/servers.py OUTPUT…")
         was = set(text.splitlines())
         print("\n".join("+ " + line for line in fresh.splitlines() if line not in was))
         return 1
