@@ -14,7 +14,7 @@ import uuid
 
 from client import CREATE, ONBOARD, SCORE, SCORE_PARAMS
 from fcgi import Responder, ask
-from harness import check, equal, until
+from checks import check, equal, until
 from test_actions_dir import Folder, action, schema
 from test_journal import event, journal, rows
 from test_policy import policies

@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 
-from harness import check, equal, parallel, until
+from checks import check, equal, parallel, until
 from payments import payments
 from stack import children, end_quietly
 from test_usage import clock_shifted
