@@ -219,12 +219,17 @@ def locked(bench, table, seconds):
 
 def test_progress(bench):
     """acpctl(8): what takes longer than two seconds shows on a terminal that it is at work, and takes that away again."""
-    with locked(bench, "acp.usage_counters", 5):
-        shown = on_terminal(bench, 100, "reconcile", "--database", stderr=True)
+    def on_a_terminal():
+        with locked(bench, "acp.usage_counters", 4):
+            return on_terminal(bench, 100, "reconcile", "--database", stderr=True)
+
+    def elsewhere():
+        with locked(bench, "acp.audit_seals", 4):
+            return bench.stack.ctl("audit", "verify")
+
+    shown, done = parallel(2, lambda n: (on_a_terminal, elsewhere)[n]())
     check(re.search(r"\rreconciling \[ *#+ *\] [2-9] s", shown), "reconcile on a terminal: %r" % shown)
     equal(shown.rstrip("\r").rpartition("\r")[2].strip(), "", "what stays on the line")
-    with locked(bench, "acp.audit_seals", 4):
-        done = bench.stack.ctl("audit", "verify")
     equal((done.stderr, "no findings" in done.stdout), ("", True), "audit verify, without a terminal")
     equal(on_terminal(bench, 100, "reconcile", "--database", stderr=True), "", "what is soon done shows nothing")
 
