@@ -8,7 +8,8 @@ LIGHTTPD_PACKAGES=(lighttpd)
 APACHE_PACKAGES=(apache2 libapache2-mod-fcgid)
 NGINX_PACKAGES=(nginx)
 CADDY_PACKAGES=(caddy)
-TEST_PACKAGES=(clang libclang-rt-14-dev pgtap libtap-parser-sourcehandler-pgtap-perl python3 libfcgi-bin mandoc xz-utils
+TEST_PACKAGES=(clang libclang-rt-14-dev pgtap libtap-parser-sourcehandler-pgtap-perl python3 python3-pytest
+	python3-pytest-xdist libfcgi-bin mandoc xz-utils
 	shellcheck universal-ctags prometheus pgbouncer chromium cppcheck clang-tidy)
 PACKAGE_PACKAGES=(debhelper dpkg-dev fakeroot lintian debootstrap systemd-container)
 BENCH_PACKAGES=(wrk nginx)

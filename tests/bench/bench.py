@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 import gauge
 import report
-from harness import Failure
+from checks import Failure
 from load import CONNECTIONS, FREE, PAID, USAGE, AuditCheck, Call, Pgbench, Wrk
 from report import Figure, Ratio
 from rig import WORKERS, Frontend, Rig

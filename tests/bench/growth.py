@@ -23,7 +23,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import gauge
 import report
 from database import clean_environment, with_database
-from harness import Failure, check
+from checks import Failure, check
 from load import FREE, PAID, USAGE, AuditCheck, Call, Wrk, audit_columns
 from report import Figure
 from rig import Frontend, Process, Rig, as_web_user, make_folder, settings_of, settings_text, write_file

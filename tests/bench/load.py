@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Optional
 
 from database import clean_environment
-from harness import Failure, check, clipped, until
+from checks import Failure, check, clipped, until
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CONNECTIONS = 32

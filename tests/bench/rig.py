@@ -13,7 +13,7 @@ import subprocess
 
 import gauge
 from database import Database, clean_environment
-from harness import Failure, check, until
+from checks import Failure, check, until
 from stack import OwnStack, is_running
 
 HERE = os.path.dirname(os.path.abspath(__file__))

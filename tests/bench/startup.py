@@ -8,7 +8,7 @@ import time
 
 import fcgi
 from database import clean_environment
-from harness import check
+from checks import check
 from rig import as_web_user, make_folder
 
 

@@ -4,7 +4,7 @@ import http.client
 import json
 import os
 
-from harness import check, spread
+from checks import check, spread
 
 TENANTS = 1000  # of each tier
 

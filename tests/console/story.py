@@ -13,10 +13,9 @@ sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
 sys.dont_write_bytecode = True
 
 from client import Bench, SCORE, SCORE_PARAMS
-from harness import Failure, check
+from checks import Failure, check
 from payments import payments
-from run import free_port
-from stack import OwnStack
+from stack import OwnStack, free_port
 from test_usage import clock_shifted
 
 # Mounted below a prefix: the page must find everything from there.

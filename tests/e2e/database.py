@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 
-from harness import Failure, check
+from checks import Failure, check
 
 
 def clean_environment(**more):
@@ -39,6 +39,10 @@ class Database:
 
     def as_role(self, role):
         return Database(with_user(self.url, role))
+
+    @property
+    def name(self):
+        return re.match(r"postgres(?:ql)?://[^/]*/([^?]*)", self.url).group(1)
 
     def named(self, name):
         return Database(with_database(self.url, name))

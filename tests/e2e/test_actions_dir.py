@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from client import LEAKS, refused, succeeded
 from database import clean_environment
 from fcgi import Responder
-from harness import check, equal, parallel, until
+from checks import check, equal, parallel, until
 from stack import children
 
 EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "deploy", "examples")

@@ -5,7 +5,7 @@ import time
 import uuid
 
 from client import MANAGE, NIL, refused, succeeded
-from harness import check, equal, parallel, until
+from checks import check, equal, parallel, until
 from test_onboarding import BASE62, check_digits
 
 # A well-formed key that no tenant has.

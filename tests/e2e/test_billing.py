@@ -19,9 +19,9 @@ import uuid
 from client import SCORE, SCORE_PARAMS, refused, succeeded
 from database import clean_environment
 from fcgi import ask
-from harness import check, equal, parallel, spread, until
+from checks import check, equal, parallel, spread, until
 from payments import payments
-from test_operator import migrated, scratch_database
+from scratch import migrated_database
 
 KERNEL_KEY = "e2e-billing-kernel-" + "0123456789abcdef" * 2
 JSON = {"Content-Type": "application/json"}
@@ -122,8 +122,7 @@ class Money:
 
 @contextlib.contextmanager
 def money(bench, **settings):
-    with scratch_database(bench) as database:
-        migrated(bench, database)
+    with migrated_database(bench) as database:
         database.execute("grant acp_app to current_user")
         url = database.as_role("acp_app").url
         # A pepper of its own: what it onboards is not counted against the limits of the other tests.

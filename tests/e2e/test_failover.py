@@ -6,8 +6,8 @@ import sys
 import time
 from types import SimpleNamespace
 
-from harness import check, equal, only_on
-from stack import OwnStack
+from checks import check, equal, only_on
+from stack import OwnStack, free_port
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
 import failovers
@@ -15,7 +15,6 @@ import failovers
 
 def own_stack(bench):
     """What fails over is not the database of the other tests."""
-    from run import free_port
     place = os.path.join(os.path.dirname(bench.stack.dir), "failover")
     shutil.rmtree(place, ignore_errors=True)
     return OwnStack(SimpleNamespace(server=bench.stack.server, port=free_port(), dir=place, prefix=bench.stack.prefix,

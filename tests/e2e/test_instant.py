@@ -4,7 +4,7 @@ import os
 import sys
 import time
 
-from harness import check, equal
+from checks import check, equal
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
 import changes

@@ -19,34 +19,14 @@ import uuid
 from client import refused, succeeded
 from database import clean_environment
 from fcgi import Responder
-from harness import Skip, check, equal, parallel, until
+from checks import Skip, check, equal, parallel, until
+from scratch import migrate, migrated, migrated_database, scratch_database
 
 OK, FAILED, USAGE, CONFIG = 0, 1, 64, 78
 LISTS = [["tenant", "list"], ["key", "list"], ["policy", "list"], ["proposal", "list"], ["approval", "list"],
          ["billing", "list"], ["price", "list"], ["outbox", "list", "--state", "all"], ["webhook", "list"],
          ["webhook", "deliveries"], ["usage"], ["usage", "--by", "action"], ["usage", "--by", "day"], ["report"],
          ["report", "usage_by_tenant_month"], ["report", "denials"]]
-
-
-@contextlib.contextmanager
-def scratch_database(bench):
-    """A database of the test's own, empty; dropped at the end."""
-    name = "e2e_" + uuid.uuid4().hex[:12]
-    bench.db.execute("create database %s template template0" % name)
-    try:
-        yield bench.db.named(name)
-    finally:
-        bench.db.execute("drop database %s with (force)" % name)
-
-
-def migrate(bench, database, **environment):
-    return bench.stack.program("acpctl", "migrate", environment={"ACP_DATABASE_URL": database.url, **environment})
-
-
-def migrated(bench, database):
-    done = migrate(bench, database)
-    equal(done.returncode, OK, "acpctl migrate: %s" % done.stderr)
-    return done
 
 
 @contextlib.contextmanager
@@ -82,8 +62,7 @@ def test_migrate_twenty_at_once(bench):
 
 def test_newer_schema_is_refused(bench):
     """Issue: a newer breaking schema is refused with a sentence, by acpctl migrate and by /readyz; calls go nowhere."""
-    with scratch_database(bench) as database:
-        migrated(bench, database)
+    with migrated_database(bench) as database:
         insert = ("insert into acp.schema_migrations (version, name, sha256, breaking) "
                   "values (999, '0999_x.sql', 'x', %s)")
         url = database.as_role("acp_app").url
@@ -113,8 +92,7 @@ def test_no_schema(bench):
 
 def test_edited_migration_is_refused(bench):
     """Issue: migrations are immutable: an applied one that was edited is refused with its name; nothing changes."""
-    with scratch_database(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
-        migrated(bench, database)
+    with migrated_database(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         copy = os.path.join(folder, "sql")
         shutil.copytree(bench.stack.setting("sql_dir"), copy)
         equal(migrate(bench, database, ACP_SQL_DIR=copy).returncode, OK, "with an unchanged copy")
@@ -241,12 +219,17 @@ def locked(bench, table, seconds):
 
 def test_progress(bench):
     """acpctl(8): what takes longer than two seconds shows on a terminal that it is at work, and takes that away again."""
-    with locked(bench, "acp.usage_counters", 5):
-        shown = on_terminal(bench, 100, "reconcile", "--database", stderr=True)
+    def on_a_terminal():
+        with locked(bench, "acp.usage_counters", 4):
+            return on_terminal(bench, 100, "reconcile", "--database", stderr=True)
+
+    def elsewhere():
+        with locked(bench, "acp.audit_seals", 4):
+            return bench.stack.ctl("audit", "verify")
+
+    shown, done = parallel(2, lambda n: (on_a_terminal, elsewhere)[n]())
     check(re.search(r"\rreconciling \[ *#+ *\] [2-9] s", shown), "reconcile on a terminal: %r" % shown)
     equal(shown.rstrip("\r").rpartition("\r")[2].strip(), "", "what stays on the line")
-    with locked(bench, "acp.audit_seals", 4):
-        done = bench.stack.ctl("audit", "verify")
     equal((done.stderr, "no findings" in done.stdout), ("", True), "audit verify, without a terminal")
     equal(on_terminal(bench, 100, "reconcile", "--database", stderr=True), "", "what is soon done shows nothing")
 

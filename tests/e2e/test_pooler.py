@@ -8,7 +8,7 @@ import sys
 import time
 import uuid
 
-from harness import Skip, check
+from checks import Skip, check
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
 import durability

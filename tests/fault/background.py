@@ -2,7 +2,7 @@
 
 import threading
 
-from harness import Failure
+from checks import Failure
 
 
 class Background:

@@ -17,7 +17,7 @@ from collections import Counter
 from client import MANAGE, SCORE, SCORE_PARAMS
 from database import Database
 from fcgi import Responder, begin, can_stand_apart, finish
-from harness import Failure, check, until
+from checks import Failure, check, until
 from stack import children
 
 PROMISED = 0.1  # seconds after the answer to a change

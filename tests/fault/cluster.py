@@ -11,7 +11,7 @@ import urllib.parse
 
 from database import Database, clean_environment
 from faults import Fault, kill_postgres
-from harness import Failure, check, until
+from checks import Failure, check, until
 from stack import children, end_quietly, is_running
 
 STANDBY = "acp_standby"  # the name by which a standby is waited for

@@ -8,9 +8,8 @@ import signal
 import sys
 import tempfile
 
-from harness import Failure
-from run import free_port, stop_on_signal
-from stack import OwnStack
+from checks import Failure
+from stack import OwnStack, free_port, stop_on_signal
 
 REPO = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 STAGE = os.path.join(REPO, "build-check", "stage")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 
-from harness import Failure, check
+from checks import Failure, check
 
 PAGE = 4096
 

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from client import Bench
 from database import Database, clean_environment
 from faults import Injector
-from harness import check
+from checks import check
 from oracle import Oracle, wait_for_journal
 from workload import UNKNOWN, Load
 

@@ -13,7 +13,7 @@ import disks
 import standbys
 from client import Bench
 from durability import FREE_LIMIT, RESERVATION_TTL, SETTINGS, Verdict, knows_setting
-from harness import Failure, check
+from checks import Failure, check
 from money import Books, Shopper, StackStripe
 from oracle import Oracle, wait_for_journal
 from proxy import Network

@@ -7,7 +7,7 @@ import uuid
 from client import CREATE, Bench
 from cluster import Cluster
 from durability import FREE_LIMIT, RESERVATION_TTL, SETTINGS, Verdict
-from harness import Failure, check, until
+from checks import Failure, check, until
 from oracle import Oracle, wait_for_journal
 from workload import Load
 

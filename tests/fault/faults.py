@@ -6,7 +6,7 @@ import signal
 import time
 
 from background import Background
-from harness import until
+from checks import until
 from stack import children, end_quietly, is_running
 
 # kind: how often, where lighttpd passes requests to a supervised responder; under Apache there is no supervisor, and

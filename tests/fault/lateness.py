@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from client import CREATE, ONBOARD, Bench
 from durability import knows_setting
-from harness import until
+from checks import until
 from oracle import COLUMNS, SHOWN_OF_KEY, UNAVAILABLE, Row, is_missing, table, wait_for_journal
 from proxy import Network
 from workload import CREATE_KEY, OUTCOME_UNKNOWN, UNKNOWN, VERSION, Load, Request

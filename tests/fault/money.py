@@ -12,7 +12,7 @@ import urllib.request
 from background import Background
 from client import SCORE, SCORE_PARAMS
 from database import clean_environment
-from harness import Failure, until
+from checks import Failure, until
 from payments import CHECKOUT
 from stripe import StandIn
 from workload import Account, Request

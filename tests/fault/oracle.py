@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 
 import test_account
 from client import CREATE, NIL, ONBOARD, succeeded
-from harness import Failure, clipped, until
+from checks import Failure, clipped, until
 from workload import BILLABLE, CREATE_KEY, OUTCOME_UNKNOWN, UNKNOWN
 
 SHOWN = 5  # examples of each violation

@@ -11,7 +11,7 @@ from collections import Counter
 
 from connections import Hoard
 from faults import Injector
-from harness import Failure, until
+from checks import Failure, until
 from money import kill_billing
 from stack import children, end_quietly, is_running
 

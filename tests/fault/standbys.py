@@ -6,7 +6,7 @@ import shutil
 import signal
 
 from cluster import STANDBY, STREAMS, Node
-from harness import Failure, check, until
+from checks import Failure, check, until
 from stack import end_quietly
 
 PORT = 5433

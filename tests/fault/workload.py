@@ -10,7 +10,7 @@ import urllib.parse
 from collections import defaultdict, deque
 
 from client import CREATE, MANAGE, ONBOARD, SCORE, SCORE_PARAMS
-from harness import check
+from checks import check
 
 LIST = "domain.leadscoring.models.list"
 VERSION = "meta.version"

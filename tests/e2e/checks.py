@@ -1,14 +1,12 @@
-"""Tests are functions test_* of the files test_*.py, in the order in which they stand there.
+"""What tests say of what they found: a condition that must hold, a wait until it does, work done at the same time.
 
-A test may put into bench.outcome what it found, where several answers are right; it is printed with its line.
-
-A test takes the Bench (client.py), states in its docstring which promise it checks, and fails by raising.
+Used by the tests here, and by tests/fault, tests/bench, tests/console, tests/torture and tests/abuse, which run without
+pytest.
 """
 
-import inspect
+import functools
 import threading
 import time
-import traceback
 
 
 class Skip(Exception):
@@ -135,56 +133,10 @@ class Load:
 def only_on(servers, why):
     """Decorator: the test makes sense with these web servers only."""
     def decorate(function):
+        @functools.wraps(function)
         def guarded(bench):
             if bench.stack.server not in servers:
                 raise Skip("%s only: %s" % (", ".join(servers), why))
             function(bench)
-        guarded.__name__ = function.__name__
-        guarded.__doc__ = function.__doc__
         return guarded
     return decorate
-
-
-def tests_of(module):
-    """(name, function) of a module, in order; every test states its promise."""
-    area = module.__name__[len("test_"):]
-    found = []
-    for name, function in vars(module).items():
-        if name.startswith("test_") and inspect.isfunction(function):
-            if not (function.__doc__ or "").strip():
-                raise SystemExit("%s.%s has no docstring: which promise does it check?" % (area, name))
-            found.append(("%s.%s" % (area, name[len("test_"):]), function))
-    return found
-
-
-def indented(text):
-    return "\n".join("     " + line for line in text.splitlines())
-
-
-def run_one(name, function, bench):
-    """Prints the test's line; returns "passed", "failed" or "skipped"."""
-    start = time.monotonic()
-    bench.begin(name)
-    try:
-        function(bench)
-        bench.check_invariants()
-    except Skip as reason:
-        print("skip %s: %s" % (name, reason), flush=True)
-        return "skipped"
-    except Exception as error:
-        print("FAIL %s (%.2f s)" % (name, time.monotonic() - start))
-        text = report(error)
-        print(indented(text if "\nreply: " in text else text + "\n" + bench.last_exchange()), flush=True)
-        return "failed"
-    found = ": %s" % bench.outcome if bench.outcome else ""
-    print("ok %s (%.2f s)%s" % (name, time.monotonic() - start, found), flush=True)
-    return "passed"
-
-
-def report(error):
-    """What went wrong and where: the place in the test, and the whole traceback only for what was not a check."""
-    if not isinstance(error, Failure):
-        return clipped(traceback.format_exc(), 4000)
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if "/test_" in frame.filename]
-    where = "".join("\nat %s:%d: %s" % (frame.filename, frame.lineno, frame.line) for frame in lines)
-    return clipped(str(error), 6000) + where
