@@ -1,5 +1,5 @@
 /* common.c - options and statements. */
-#include "audit.h"
+#include "ctl_audit.h"
 
 #include <stdarg.h>
 

@@ -1,5 +1,5 @@
 /* progress.c - what a terminal shows while something takes longer than two seconds; elsewhere nothing is written. */
-#include "audit.h"
+#include "ctl_audit.h"
 
 #include "clock.h"
 

@@ -1,5 +1,5 @@
 /* export.c - acpctl audit export: audit rows as JSON lines that can be checked without the database. */
-#include "audit.h"
+#include "ctl_audit.h"
 
 #include <unistd.h>
 

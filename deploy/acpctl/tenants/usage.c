@@ -1,5 +1,5 @@
 /* usage.c - acpctl usage and acpctl report: what was called, from the counters and the views of acp_report. */
-#include "audit.h"
+#include "ctl_audit.h"
 
 static bool month_ok(const char *period, bool or_all)
 {

@@ -3,7 +3,7 @@
  * The file is written, synced, read back and checked first; then one transaction stores what is in it and takes the
  * partition away. So the rows are in the table, or their archive is on record and its file on disk, whenever the
  * program or the machine dies; running it again ends the same. */
-#include "audit.h"
+#include "ctl_audit.h"
 
 #include <errno.h>
 #include <fcntl.h>

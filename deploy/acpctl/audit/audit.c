@@ -1,5 +1,5 @@
 /* audit.c - acpctl audit seal, acpctl audit status, and what the other parts of acpctl audit share. */
-#include "audit.h"
+#include "ctl_audit.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 /* verify.c - acpctl audit verify: the chains, seals and archives of the database, and exported files. */
-#include "audit.h"
+#include "ctl_audit.h"
 
 struct verification {
 	struct audit_report report;

@@ -2,7 +2,7 @@
  *
  * The order is that of export.c: header, seals, rows in the order of their chains, trailer. A line must be, byte for
  * byte, what export.c makes of its text: so whatever is altered shows, in the readable members or in the text. */
-#include "audit.h"
+#include "ctl_audit.h"
 
 #include "clock.h"
 

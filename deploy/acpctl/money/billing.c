@@ -2,7 +2,7 @@
  *
  * A run is a row of steps, each a transaction that bills some tenants: killed anywhere and started again, it goes on
  * where it stood, and each tenant is billed once. */
-#include "audit.h"
+#include "ctl_audit.h"
 
 static bool period_ok(const char *period)
 {

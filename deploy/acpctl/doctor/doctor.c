@@ -2,7 +2,7 @@
 #include "doctor.h"
 
 #include "actions_dir.h"
-#include "audit.h"
+#include "ctl_audit.h"
 #include "journal.h"
 #include "pg_plane.h"
 

@@ -2,7 +2,7 @@
 #ifndef ACP_ACPCTL_RECONCILE_H
 #define ACP_ACPCTL_RECONCILE_H
 
-#include "audit.h"
+#include "ctl_audit.h"
 
 struct reconciliation {
 	struct ctl *ctl;
