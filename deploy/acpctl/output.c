@@ -1,6 +1,7 @@
 /* output.c - how results are written: tables for people, JSON and CSV for machines. */
 #include "acpctl.h"
 
+#include <stdarg.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -244,4 +245,64 @@ void ctl_print_done(struct ctl *ctl, const char *id_name, const char *id, const 
 	}
 	printf("%s %s\n", done, id);
 	json_object_put(rows);
+}
+
+int ctl_print_query(struct ctl *ctl, const char *statement, const char *const *values)
+{
+	struct json_object *rows = ctl_query(ctl, statement, values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	ctl_print(ctl, rows);
+	return ACPCTL_OK;
+}
+
+/* Checks ------------------------------------------------------------------------------------------------------------- */
+
+static int problems;
+static struct json_object *checks; /* with --json or --csv */
+
+void ctl_checks_begin(const struct ctl *ctl)
+{
+	problems = 0;
+	checks = ctl->json || ctl->csv ? json_object_new_array() : NULL;
+}
+
+/* ok: NULL where the check was skipped. */
+static void add_check(const char *mark, const char *name, struct json_object *ok, const char *text)
+{
+	if (!checks) {
+		printf("%-5s %-22s %s\n", mark, name, text);
+		json_object_put(ok);
+		return;
+	}
+	struct json_object *row = json_object_new_object();
+	acp_json_add_string(row, "check", name);
+	json_object_object_add(row, "ok", ok);
+	acp_json_add_string(row, "said", text);
+	json_object_array_add(checks, row);
+}
+
+void ctl_check(bool good, const char *name, const char *format, ...)
+{
+	char text[1024];
+	va_list args;
+	problems += !good;
+	va_start(args, format);
+	vsnprintf(text, sizeof text, format, args);
+	va_end(args);
+	add_check(good ? "ok" : "WRONG", name, json_object_new_boolean(good), text);
+}
+
+void ctl_check_skipped(const char *name, const char *reason)
+{
+	add_check("-", name, NULL, reason);
+}
+
+int ctl_checks_end(struct ctl *ctl)
+{
+	if (checks)
+		ctl_print(ctl, checks);
+	else
+		printf(problems ? "%d problem%s\n" : "no problems\n", problems, problems == 1 ? "" : "s");
+	return problems;
 }

@@ -34,8 +34,8 @@ static bool write_file(struct archiving *a)
 	const struct audit_selection selection = {.from = a->from, .to = a->to};
 	if (!audit_file_create(&file, a->fresh, a->gzip))
 		return false;
-	bool ok = audit_open(a->ctl, "snapshot") && audit_export(a->ctl, &selection, file.stream, &a->sums) &&
-		  audit_run(a->ctl, "commit", NULL);
+	bool ok = ctl_begin(a->ctl, "snapshot") && audit_export(a->ctl, &selection, file.stream, &a->sums) &&
+		  ctl_run(a->ctl, "commit", NULL);
 	return audit_file_close(&file, true) && ok;
 }
 
@@ -50,7 +50,7 @@ static bool read_back(struct archiving *a)
 	if (!ok)
 		return false;
 	if (report.count || facts.chains.rows != a->sums.rows)
-		return audit_fail(
+		return ctl_refuse(
 			"%s is not archived: its rows are not what was written (above); acpctl audit verify says more",
 			a->month);
 	return audit_file_hash(a->fresh, a->sha256, &a->bytes);
@@ -61,7 +61,7 @@ static bool sync_dir(const char *dir)
 	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	bool ok = fd >= 0 && fsync(fd) == 0;
 	if (!ok)
-		audit_fail("%s: %s", dir, strerror(errno));
+		ctl_refuse("%s: %s", dir, strerror(errno));
 	if (fd >= 0)
 		close(fd);
 	return ok;
@@ -70,7 +70,7 @@ static bool sync_dir(const char *dir)
 static bool give_name(struct archiving *a)
 {
 	if (rename(a->fresh, a->path) != 0)
-		return audit_fail("%s: %s", a->path, strerror(errno));
+		return ctl_refuse("%s: %s", a->path, strerror(errno));
 	return sync_dir(a->dir);
 }
 
@@ -107,7 +107,7 @@ static bool store_archive(struct archiving *a, const char *totals)
 	audit_archive_sign(a->ctl, &archive, signature);
 	const char *values[] = {a->month, a->part,  at, rows, a->name, bytes, a->sha256, a->sums.runs_sha256,
 				totals,   signature};
-	bool ok = audit_run(a->ctl, "archive add", values);
+	bool ok = ctl_run(a->ctl, "archive add", values);
 	json_object_put(now);
 	return ok;
 }
@@ -142,7 +142,7 @@ static enum outcome take_away(struct archiving *a)
 static enum outcome in_transaction(struct archiving *a)
 {
 	char totals[ACP_SHA256_HEX];
-	enum outcome outcome = audit_open(a->ctl, "begin") ? DONE : FAILED;
+	enum outcome outcome = ctl_begin(a->ctl, "begin") ? DONE : FAILED;
 	if (outcome == DONE && a->sums.rows)
 		outcome = store_sums(a, totals);
 	if (outcome == DONE && a->sums.rows && !store_archive(a, totals))
@@ -150,9 +150,9 @@ static enum outcome in_transaction(struct archiving *a)
 	if (outcome == DONE)
 		outcome = take_away(a);
 	if (outcome == DONE)
-		return audit_run(a->ctl, "commit", NULL) ? DONE : FAILED;
+		return ctl_run(a->ctl, "commit", NULL) ? DONE : FAILED;
 	/* Where even that fails, the end of the connection rolls back. */
-	return audit_run(a->ctl, "rollback", NULL) ? outcome : FAILED;
+	return ctl_run(a->ctl, "rollback", NULL) ? outcome : FAILED;
 }
 
 /* A month -------------------------------------------------------------------------------------------------------- */
@@ -202,7 +202,7 @@ static bool archive_month(struct archiving *a, struct json_object *month)
 	for (int i = 0; i < ATTEMPTS && outcome == AGAIN; i++)
 		outcome = attempt(a);
 	if (outcome == AGAIN)
-		return audit_fail("%s: rows still arrive for this month; nothing was changed, run this again later",
+		return ctl_refuse("%s: rows still arrive for this month; nothing was changed, run this again later",
 				  a->month);
 	if (outcome == DONE)
 		say_done(a);
@@ -265,50 +265,35 @@ static bool prepare(struct archiving *a)
 	char hash[ACP_SHA256_HEX], why[1024];
 	struct stat folder;
 	if (stat(a->dir, &folder) != 0 || !S_ISDIR(folder.st_mode))
-		return audit_fail("--dir %s: %s", a->dir, errno ? strerror(errno) : "is no folder");
+		return ctl_refuse("--dir %s: %s", a->dir, errno ? strerror(errno) : "is no folder");
 	struct json_object *lock = ctl_query(a->ctl, "archive lock", NULL);
 	if (!lock)
 		return false;
 	bool mine = json_object_get_boolean(ctl_value(lock, "mine"));
 	json_object_put(lock);
 	if (!mine)
-		return audit_fail("another acpctl audit archive is at work");
+		return ctl_refuse("another acpctl audit archive is at work");
 	acp_admin_patient(a->ctl->admin);
 	if (!acp_admin_seal(a->ctl->admin, &a->ctl->config, &id, &rows, hash, why, sizeof why))
-		return audit_fail("audit seal: %s", why);
-	return true;
-}
-
-static bool arguments_ok(const struct archiving *a, const char *month, const char *older)
-{
-	if (!a->dir)
-		return audit_fail("--dir DIR is required: where the files go");
-	if (!month == !older)
-		return audit_fail("give either --month YYYY-MM or --older-than MONTHS");
-	if (older && (!*older || strlen(older) > 4 || older[strspn(older, "0123456789")]))
-		return audit_fail("--older-than %.80s: must be a number of months", older);
-	if (month &&
-	    (strlen(month) != 7 || strspn(month, "0123456789") != 4 || month[4] != '-' ||
-	     strspn(month + 5, "0123456789") != 2 || strcmp(month + 5, "12") > 0 || strcmp(month + 5, "01") < 0))
-		return audit_fail("--month %.80s: must be YYYY-MM, a UTC month", month);
-	if (strlen(a->dir) > 3900)
-		return audit_fail("--dir: too long a name");
+		return ctl_refuse("audit seal: %s", why);
 	return true;
 }
 
 int ctl_audit_archive(struct ctl *ctl)
 {
-	struct archiving a = {.ctl = ctl};
-	const char *month = NULL;
-	const char *older = NULL;
-	const struct audit_option options[] = {{"--dir", &a.dir, NULL},           {"--month", &month, NULL},
-					       {"--older-than", &older, NULL},    {"--keep", NULL, &a.keep},
-					       {"--unbilled", NULL, &a.unbilled}, {"--gzip", NULL, &a.gzip}};
-	if (!audit_options(ctl, options, ACP_COUNT(options), NULL) || !arguments_ok(&a, month, older))
-		return ACPCTL_USAGE;
+	struct archiving a = {.ctl = ctl,
+			      .dir = ctl_option(ctl, "dir"),
+			      .gzip = ctl_flag(ctl, "gzip"),
+			      .keep = ctl_flag(ctl, "keep"),
+			      .unbilled = ctl_flag(ctl, "unbilled")};
+	const char *months = ctl_option(ctl, "older-than");
+	if (months && (!*months || strlen(months) > 4 || months[strspn(months, "0123456789")]))
+		return ctl_misuse("--older-than %.80s: must be a number of months", months);
+	if (strlen(a.dir) > 3900)
+		return ctl_misuse("--dir: the name is too long; 3900 bytes are the most");
 	if (!*ctl->config.key_pepper)
 		return ctl_fail(
-			"key_pepper is not set: archives are signed with it; name the configuration file of acp.fcgi "
-			"with --config");
-	return prepare(&a) ? archive_all(&a, month, older) : ACPCTL_FAILED;
+			"key_pepper is not set, and archives are signed with it; name the configuration file of "
+			"acp.fcgi with --config");
+	return prepare(&a) ? archive_all(&a, ctl_option(ctl, "month"), months) : ACPCTL_FAILED;
 }

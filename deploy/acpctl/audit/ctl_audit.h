@@ -5,31 +5,6 @@
 #include "acpctl.h"
 #include "proof.h"
 
-#include <pthread.h>
-
-/* An option: "--name VALUE", or (flag) "--name". */
-struct audit_option {
-	const char *name;
-	const char **value;
-	bool *flag;
-};
-
-/* Reads options and, where files is not NULL, any number of other words, moved to the front of ctl->argv. False after
- * saying what is wrong. */
-bool audit_options(struct ctl *ctl, const struct audit_option *options, size_t count, int *files);
-
-/* ctl_fail(), returning false. */
-bool audit_fail(const char *format, ...) ACP_PRINTF(1, 2);
-
-/* Opens the database, for as long as it takes, in one snapshot (or for changes). False after saying what failed. */
-bool audit_open(struct ctl *ctl, const char *begin);
-
-/* Runs a named statement whose rows do not matter. False after saying what failed. */
-bool audit_run(struct ctl *ctl, const char *statement, const char *const *values);
-
-/* acp_admin_stream(), which says what failed. */
-bool audit_stream(struct ctl *ctl, const char *statement, const char *const *values, acp_admin_row *each, void *arg);
-
 /* A buffer's text, also before its first append. */
 static inline const char *audit_text(const struct acp_buf *buf)
 {
@@ -50,33 +25,6 @@ void audit_finding(void *report, const struct acp_finding *finding);
 
 /* Something that is no row of a chain. */
 void audit_problem(struct audit_report *report, const char *kind, const char *format, ...) ACP_PRINTF(3, 4);
-
-/* Progress on a terminal, from two seconds on ---------------------------------------------------------------------- */
-
-struct audit_progress {
-	const char *what;
-	int64_t total, done;
-	uint64_t began, shown;
-	bool share; /* shown as a part of the whole, not as rows */
-};
-void audit_progress_begin(struct audit_progress *progress, const char *what, int64_t total);
-void audit_progress_step(struct audit_progress *progress);
-void audit_progress_at(struct audit_progress *progress, int64_t done);
-void audit_progress_end(struct audit_progress *progress);
-
-/* The same for a statement that says nothing until it ends. Ending it twice is harmless. */
-struct audit_busy {
-	const char *what;
-	pthread_t thread;
-	pthread_mutex_t lock;
-	pthread_cond_t wake;
-	bool running, over;
-};
-void audit_busy_begin(struct audit_busy *busy, const char *what);
-void audit_busy_end(struct audit_busy *busy);
-
-/* Before something else is written: takes the line away, until it is drawn again. */
-void audit_progress_hide(void);
 
 /* Files ---------------------------------------------------------------------------------------------------------- */
 

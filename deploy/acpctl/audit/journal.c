@@ -87,10 +87,6 @@ int ctl_journal_status(struct ctl *ctl)
 	static const char *const columns[] = {"file", "events", "bytes", "damaged", "state", "oldest"};
 	char why[512];
 	struct survey survey = {.files = json_object_new_array(), .complete = true};
-	if (!ctl_options(ctl, NULL, 0, NULL, NULL)) {
-		json_object_put(survey.files);
-		return ACPCTL_USAGE;
-	}
 	int status = ACPCTL_FAILED;
 	if (is_on(ctl) && survey.files) {
 		bool read = acp_journal_survey(ctl->config.journal_dir, add_file, &survey, why, sizeof why);
@@ -130,8 +126,6 @@ static void print_replay(struct ctl *ctl, const struct acp_pg_journal *pg, const
 int ctl_journal_replay(struct ctl *ctl)
 {
 	struct acp_journal_counts counts;
-	if (!ctl_options(ctl, NULL, 0, NULL, NULL))
-		return ACPCTL_USAGE;
 	if (!is_on(ctl))
 		return ACPCTL_FAILED;
 	if (!*ctl->config.database_url)

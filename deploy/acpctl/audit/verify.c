@@ -1,6 +1,8 @@
 /* verify.c - acpctl audit verify: the chains, seals and archives of the database, and exported files. */
 #include "ctl_audit.h"
 
+#include "progress.h"
+
 struct verification {
 	struct audit_report report;
 	const char *from, *to, *archives;
@@ -8,8 +10,8 @@ struct verification {
 	bool keep_seals; /* for files that are compared with them */
 	struct acp_seal_check seal_check;
 	struct acp_chain_check *chains;
-	struct audit_progress progress;
-	struct audit_busy busy; /* until the first row comes: PostgreSQL sorts them */
+	struct ctl_progress progress;
+	struct ctl_busy busy; /* until the first row comes: PostgreSQL sorts them */
 	struct json_object *summary;
 };
 
@@ -21,7 +23,7 @@ static bool keep_seal(struct audit_seals *seals, const char *hash)
 		size_t room = seals->count ? 2 * (size_t)seals->count : 1;
 		void *more = realloc(seals->hash, room * sizeof *seals->hash);
 		if (!more)
-			return audit_fail("out of memory");
+			return ctl_refuse("out of memory");
 		seals->hash = more;
 	}
 	snprintf(seals->hash[seals->count++], ACP_SHA256_HEX, "%s", hash);
@@ -62,7 +64,7 @@ static bool check_row(struct verification *v, const char *const *columns)
 	if (!columns[3] || !acp_unhex(columns[3], link.hash, sizeof link.hash))
 		memset(link.hash, 0, sizeof link.hash);
 	acp_chain_row(v->chains, &link);
-	audit_progress_step(&v->progress);
+	ctl_progress_step(&v->progress);
 	return true;
 }
 
@@ -70,7 +72,7 @@ static bool check_row(struct verification *v, const char *const *columns)
 static bool check_item(void *arg, const char *const *columns)
 {
 	struct verification *v = arg;
-	audit_busy_end(&v->busy);
+	ctl_busy_end(&v->busy);
 	int64_t kind = number_of(columns[0]);
 	struct acp_head head = {.chain = number_of(columns[1]), .seq = number_of(columns[2])};
 	if (kind == ITEM_ROW)
@@ -232,10 +234,10 @@ static void print_counts(struct verification *v)
 static bool check_chains(struct verification *v)
 {
 	const char *span[] = {v->from, v->to};
-	audit_busy_begin(&v->busy, "sorting the rows");
-	bool ok = audit_stream(v->report.ctl, v->from || v->to ? "audit stream span" : "audit stream", span, check_item,
-			       v);
-	audit_busy_end(&v->busy);
+	ctl_busy_begin(&v->busy, "sorting the rows");
+	bool ok =
+		ctl_stream(v->report.ctl, v->from || v->to ? "audit stream span" : "audit stream", span, check_item, v);
+	ctl_busy_end(&v->busy);
 	return ok;
 }
 
@@ -243,22 +245,22 @@ static bool verify_database(struct verification *v)
 {
 	const char *always[] = {NULL, NULL};
 	bool partly = v->from || v->to;
-	if (!audit_open(v->report.ctl, "snapshot"))
+	if (!ctl_begin(v->report.ctl, "snapshot"))
 		return false;
 	struct json_object *size = ctl_query(v->report.ctl, "audit size", NULL);
 	if (!size)
 		return false;
-	audit_progress_begin(&v->progress, "checking",
-			     json_object_get_int64(ctl_value(size, "rows")) -
-				     json_object_get_int64(ctl_value(size, "archived")));
+	ctl_progress_begin(&v->progress, "checking",
+			   json_object_get_int64(ctl_value(size, "rows")) -
+				   json_object_get_int64(ctl_value(size, "archived")));
 	json_object_put(size);
 	v->seal_check.pepper = v->report.ctl->config.key_pepper;
 	v->chains = acp_chain_check_new(partly, audit_finding, &v->report);
 	if (!v->chains)
-		return audit_fail("out of memory");
-	bool ok = audit_stream(v->report.ctl, "seal stream", always, check_seal, v) && check_archives(v) &&
-		  check_chains(v);
-	audit_progress_end(&v->progress);
+		return ctl_refuse("out of memory");
+	bool ok =
+		ctl_stream(v->report.ctl, "seal stream", always, check_seal, v) && check_archives(v) && check_chains(v);
+	ctl_progress_end(&v->progress);
 	if (!ok || !add_last_seal(v))
 		return false;
 	acp_chain_end(v->chains);
@@ -323,15 +325,12 @@ static int conclude(struct verification *v)
 
 int ctl_audit_verify(struct ctl *ctl)
 {
-	struct verification v = {.report = {.ctl = ctl}};
-	int files = 0;
-	bool database = false;
-	const struct audit_option options[] = {{"--from", &v.from, NULL},
-					       {"--to", &v.to, NULL},
-					       {"--archives", &v.archives, NULL},
-					       {"--database", NULL, &database}};
-	if (!audit_options(ctl, options, ACP_COUNT(options), &files))
-		return ACPCTL_USAGE;
+	struct verification v = {.report = {.ctl = ctl},
+				 .from = ctl_option(ctl, "from"),
+				 .to = ctl_option(ctl, "to"),
+				 .archives = ctl_option(ctl, "archives")};
+	int files = ctl->operand_count;
+	bool database = ctl_flag(ctl, "database");
 	if (files && !database && (v.from || v.to || v.archives))
 		return ctl_misuse("--from, --to and --archives are for the database; with files give --database too");
 	v.report.list = ctl->json || ctl->csv ? json_object_new_array() : NULL;
@@ -340,7 +339,7 @@ int ctl_audit_verify(struct ctl *ctl)
 	struct json_object *list = json_object_new_array();
 	bool ok = (files && !database) || verify_database(&v);
 	for (int i = 0; ok && i < files; i++)
-		ok = verify_file(&v, ctl->argv[i], list);
+		ok = verify_file(&v, ctl->operands[i], list);
 	acp_json_add(v.summary, "files", list);
 	int status = ok ? conclude(&v) : ACPCTL_FAILED;
 	acp_chain_check_free(v.chains);

@@ -5,6 +5,7 @@
 #include "ctl_audit.h"
 
 #include "clock.h"
+#include "progress.h"
 
 #include <errno.h>
 
@@ -42,7 +43,7 @@ struct reader {
 	struct acp_buf ends;
 	struct acp_hasher *bytes;
 	struct json_tokener *tokener;
-	struct audit_progress progress;
+	struct ctl_progress progress;
 };
 
 static bool broken(struct reader *r, const char *what)
@@ -59,7 +60,7 @@ static bool add_mark(struct reader *r, struct mark mark)
 		size_t room = r->mark_room ? 2 * r->mark_room : 1024;
 		struct mark *more = realloc(r->marks, room * sizeof *more);
 		if (!more)
-			return audit_fail("%s: its seals need more memory than there is", r->path);
+			return ctl_refuse("%s: its seals need more memory than there is", r->path);
 		r->marks = more;
 		r->mark_room = room;
 	}
@@ -142,7 +143,7 @@ static bool header(struct reader *r, struct json_object *line)
 	r->seals.partly = acp_json_string(line, "from") != NULL;
 	r->chains = acp_chain_check_new(r->partly, audit_finding, r->report);
 	if (!r->chains)
-		return audit_fail("%s: out of memory", r->path);
+		return ctl_refuse("%s: out of memory", r->path);
 	return !heads || add_heads(r, heads, END, 0);
 }
 
@@ -277,7 +278,7 @@ static bool row_line(struct reader *r, struct json_object *line, const char *byt
 	link.has_before = acp_unhex(text_of(line, "before"), link.before, sizeof link.before);
 	compare_line(r, line, &link, bytes, len);
 	wait_with(r, &link);
-	audit_progress_step(&r->progress);
+	ctl_progress_step(&r->progress);
 	return true;
 }
 
@@ -354,7 +355,7 @@ static bool one_line(struct reader *r, const char *bytes, size_t len)
 		acp_hasher_add(r->bytes, bytes, len);
 		ok = header(r, line);
 	} else if (!r->chains) {
-		ok = audit_fail("%s: its first line is not that of an export of acpctl audit export", r->path);
+		ok = ctl_refuse("%s: its first line is not that of an export of acpctl audit export", r->path);
 	} else if (ends) {
 		ok = trailer(r, line, bytes, len);
 	} else if (has(line, "seal_id")) {
@@ -380,7 +381,7 @@ static bool all_lines(struct reader *r, FILE *stream)
 		ok = one_line(r, bytes, (size_t)len);
 	free(bytes);
 	if (ok && !r->chains)
-		return audit_fail("%s: is empty", r->path);
+		return ctl_refuse("%s: is empty", r->path);
 	if (ok && !r->trailer) {
 		end_chains(r);
 		audit_problem(r->report, "cut_off", "the file ends after line %lld without its trailer: cut off",
@@ -419,9 +420,9 @@ bool audit_verify_file(struct audit_report *report, const char *path, const stru
 	acp_buf_init(&r.waiting_text, (size_t)64 << 20);
 	r.bytes = acp_hasher_new();
 	r.tokener = json_tokener_new_ex(MAX_DEPTH);
-	audit_progress_begin(&r.progress, "checking", 0);
-	bool ok = r.tokener ? all_lines(&r, file.stream) : audit_fail("%s: out of memory", path);
-	audit_progress_end(&r.progress);
+	ctl_progress_begin(&r.progress, "checking", 0);
+	bool ok = r.tokener ? all_lines(&r, file.stream) : ctl_refuse("%s: out of memory", path);
+	ctl_progress_end(&r.progress);
 	if (r.chains)
 		facts->chains = acp_chain_counts(r.chains);
 	release(&r);

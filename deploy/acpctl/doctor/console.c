@@ -7,8 +7,6 @@ int ctl_console(struct ctl *ctl)
 {
 	uint8_t random[32], hash[ACP_SHA256_LEN];
 	char token[2 * sizeof random + 1], hex[ACP_SHA256_HEX], minutes[12];
-	if (!ctl_options(ctl, NULL, 0, NULL, NULL))
-		return ACPCTL_USAGE;
 	acp_random(random, sizeof random);
 	acp_hex(random, sizeof random, token);
 	acp_sha256(token, strlen(token), hash);

@@ -2,13 +2,11 @@
 #include "doctor.h"
 
 #include "actions_dir.h"
-#include "ctl_audit.h"
 #include "journal.h"
 #include "pg_plane.h"
 
 #include <errno.h>
 #include <pwd.h>
-#include <stdarg.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
@@ -17,60 +15,22 @@
 int ctl_migrate(struct ctl *ctl)
 {
 	char why[2048];
-	if (!ctl_options(ctl, NULL, 0, NULL, NULL))
-		return ACPCTL_USAGE;
 	if (!acp_migrate(&ctl->config, stdout, why, sizeof why))
 		return ctl_fail("migrate: %s", why);
 	return ACPCTL_OK;
 }
 
-static int problems;
-static struct json_object *checks; /* with --json or --csv */
-
-void doctor_say(bool good, const char *what, const char *format, ...)
-{
-	char text[1024];
-	va_list args;
-	problems += !good;
-	va_start(args, format);
-	vsnprintf(text, sizeof text, format, args);
-	va_end(args);
-	if (!checks) {
-		printf("%-5s %-22s %s\n", good ? "ok" : "WRONG", what, text);
-		return;
-	}
-	struct json_object *row = json_object_new_object();
-	acp_json_add_string(row, "check", what);
-	acp_json_add(row, "ok", json_object_new_boolean(good));
-	acp_json_add_string(row, "said", text);
-	json_object_array_add(checks, row);
-}
-
-/* Neither good nor wrong: it could not be looked at. */
-static void say_unknown(const char *what, const char *text)
-{
-	if (!checks) {
-		printf("%-5s %-22s %s\n", "-", what, text);
-		return;
-	}
-	struct json_object *row = json_object_new_object();
-	acp_json_add_string(row, "check", what);
-	acp_json_add_null(row, "ok");
-	acp_json_add_string(row, "said", text);
-	json_object_array_add(checks, row);
-}
-
 static void check_configuration(const struct ctl *ctl)
 {
 	const struct acp_config *config = &ctl->config;
-	doctor_say(*config->key_pepper != '\0', "key_pepper", "%s",
-		   *config->key_pepper
-			   ? "set"
-			   : "not set: put key_pepper_file = PATH into acp.conf; make one with: openssl rand -hex 32");
+	ctl_check(*config->key_pepper != '\0', "key_pepper", "%s",
+		  *config->key_pepper
+			  ? "set"
+			  : "not set: put key_pepper_file = PATH into acp.conf; make one with: openssl rand -hex 32");
 	bool local = strstr(config->public_url, "//127.0.0.1") || strstr(config->public_url, "//localhost");
 	bool secure = strncmp(config->public_url, "https://", 8) == 0 || local;
-	doctor_say(secure, "public_url", "%s%s", config->public_url,
-		   secure ? "" : ": API keys travel in clear over http; mount it under https");
+	ctl_check(secure, "public_url", "%s%s", config->public_url,
+		  secure ? "" : ": API keys travel in clear over http; mount it under https");
 }
 
 struct waiting {
@@ -91,14 +51,14 @@ static void check_journal(const struct ctl *ctl)
 	struct waiting waiting = {0, 0};
 	const char *dir = ctl->config.journal_dir;
 	if (!*dir)
-		doctor_say(true, "journal", "off: calls are refused while PostgreSQL is away");
+		ctl_check(true, "journal", "off: calls are refused while PostgreSQL is away");
 	else if (!acp_journal_survey(dir, count_waiting, &waiting, why, sizeof why))
-		doctor_say(false, "journal", "%s", why);
+		ctl_check(false, "journal", "%s", why);
 	else if (waiting.aside)
-		doctor_say(false, "journal", "%lld files *.bad in %s: see acpctl journal in acpctl(8)", waiting.aside,
-			   dir);
+		ctl_check(false, "journal", "%lld files *.bad in %s: see acpctl journal in acpctl(8)", waiting.aside,
+			  dir);
 	else
-		doctor_say(true, "journal", "%lld events wait in %s", waiting.events, dir);
+		ctl_check(true, "journal", "%lld events wait in %s", waiting.events, dir);
 }
 
 static const char *name_of(uid_t uid, char name[64])
@@ -118,23 +78,23 @@ static void check_journal_dir(const struct ctl *ctl)
 	if (!*dir)
 		return;
 	if (stat(dir, &status) != 0 && errno == ENOENT) {
-		doctor_say(true, "journal_dir", "%s: acp.fcgi makes it when it starts", dir);
+		ctl_check(true, "journal_dir", "%s: acp.fcgi makes it when it starts", dir);
 		return;
 	}
 	if (statvfs(dir, &room) != 0) {
-		doctor_say(false, "journal_dir", "%s: %s", dir, strerror(errno));
+		ctl_check(false, "journal_dir", "%s: %s", dir, strerror(errno));
 		return;
 	}
 	name_of(status.st_uid, owner);
 	unsigned long long left = (unsigned long long)room.f_bavail * room.f_frsize;
 	if (geteuid() != 0 && access(dir, W_OK) != 0)
-		doctor_say(false, "journal_dir", "%s belongs to %s: acp.fcgi must run as that user, and this as well",
-			   dir, owner);
+		ctl_check(false, "journal_dir", "%s belongs to %s: acp.fcgi must run as that user, and this as well",
+			  dir, owner);
 	else if (left < (unsigned long long)ctl->config.journal_max_bytes)
-		doctor_say(false, "journal_dir", "%s has room for %llu bytes, less than journal_max_bytes = %lld", dir,
-			   left, (long long)ctl->config.journal_max_bytes);
+		ctl_check(false, "journal_dir", "%s has room for %llu bytes, less than journal_max_bytes = %lld", dir,
+			  left, (long long)ctl->config.journal_max_bytes);
 	else
-		doctor_say(true, "journal_dir", "%s, of %s, has %llu MiB left", dir, owner, left >> 20);
+		ctl_check(true, "journal_dir", "%s, of %s, has %llu MiB left", dir, owner, left >> 20);
 }
 
 static void check_server(struct ctl *ctl)
@@ -144,17 +104,17 @@ static void check_server(struct ctl *ctl)
 		return;
 	const char *fsync = json_object_get_string(ctl_value(rows, "fsync"));
 	const char *commit = json_object_get_string(ctl_value(rows, "synchronous_commit"));
-	doctor_say(!json_object_get_boolean(ctl_value(rows, "standby")), "PostgreSQL", "%s as %s%s",
-		   json_object_get_string(ctl_value(rows, "version")), json_object_get_string(ctl_value(rows, "role")),
-		   json_object_get_boolean(ctl_value(rows, "standby"))
-			   ? ": a standby; name the primary, or add target_session_attrs=read-write"
-			   : "");
+	ctl_check(!json_object_get_boolean(ctl_value(rows, "standby")), "PostgreSQL", "%s as %s%s",
+		  json_object_get_string(ctl_value(rows, "version")), json_object_get_string(ctl_value(rows, "role")),
+		  json_object_get_boolean(ctl_value(rows, "standby"))
+			  ? ": a standby; name the primary, or add target_session_attrs=read-write"
+			  : "");
 	bool durable = strcmp(fsync, "on") == 0 && strcmp(commit, "off") != 0;
-	doctor_say(durable, "durability", "fsync %s, synchronous_commit %s%s", fsync, commit,
-		   durable ? "" : ": an answered call may be lost in a crash; set both on");
+	ctl_check(durable, "durability", "fsync %s, synchronous_commit %s%s", fsync, commit,
+		  durable ? "" : ": an answered call may be lost in a crash; set both on");
 	const char *encoding = json_object_get_string(ctl_value(rows, "encoding"));
-	doctor_say(strcmp(encoding, "UTF8") == 0, "encoding", "%s%s", encoding,
-		   strcmp(encoding, "UTF8") == 0 ? "" : ": create the database with ENCODING 'UTF8'");
+	ctl_check(strcmp(encoding, "UTF8") == 0, "encoding", "%s%s", encoding,
+		  strcmp(encoding, "UTF8") == 0 ? "" : ": create the database with ENCODING 'UTF8'");
 	json_object_put(rows);
 }
 
@@ -162,17 +122,17 @@ static bool check_schema(struct ctl *ctl)
 {
 	struct json_object *rows = ctl_query(ctl, "schema version", NULL);
 	if (!rows) {
-		doctor_say(false, "schema", "missing: run acpctl migrate");
+		ctl_check(false, "schema", "missing: run acpctl migrate");
 		return false;
 	}
 	int64_t version = json_object_get_int64(ctl_value(rows, "version"));
 	int64_t breaking = json_object_get_int64(ctl_value(rows, "breaking"));
 	json_object_put(rows);
 	bool good = version >= ACP_SCHEMA_VERSION && breaking <= ACP_SCHEMA_VERSION;
-	doctor_say(good, "schema", "version %lld%s", (long long)version,
-		   good                           ? ""
-		   : version < ACP_SCHEMA_VERSION ? ": run acpctl migrate"
-						  : ": newer than this program, upgrade acp-fcgi");
+	ctl_check(good, "schema", "version %lld%s", (long long)version,
+		  good                           ? ""
+		  : version < ACP_SCHEMA_VERSION ? ": run acpctl migrate"
+						 : ": newer than this program, upgrade acp-fcgi");
 	return good;
 }
 
@@ -180,33 +140,33 @@ static void check_rights(struct json_object *rows)
 {
 	bool good = json_object_get_boolean(ctl_value(rows, "can_insert")) &&
 		    !json_object_get_boolean(ctl_value(rows, "can_change"));
-	doctor_say(good, "rights of acp_app", "%s",
-		   good ? "may append to audit_logs, not change it"
-			: "wrong on audit_logs: run acpctl migrate as its owner");
+	ctl_check(good, "rights of acp_app", "%s",
+		  good ? "may append to audit_logs, not change it"
+		       : "wrong on audit_logs: run acpctl migrate as its owner");
 	const char *role = json_object_get_string(ctl_value(rows, "role"));
 	if (!json_object_get_boolean(ctl_value(rows, "is_app")))
-		doctor_say(false, "rights of this role", "%s is no member of acp_app: GRANT acp_app TO \"%s\"", role,
-			   role);
+		ctl_check(false, "rights of this role", "%s is no member of acp_app: GRANT acp_app TO \"%s\"", role,
+			  role);
 	else if (json_object_get_boolean(ctl_value(rows, "is_super")))
-		doctor_say(true, "rights of this role",
-			   "%s is a superuser; let acp.fcgi connect as one that is only "
-			   "acp_app",
-			   role);
+		ctl_check(true, "rights of this role",
+			  "%s is a superuser; let acp.fcgi connect as one that is only "
+			  "acp_app",
+			  role);
 	else
-		doctor_say(true, "rights of this role", "%s is a member of acp_app", role);
+		ctl_check(true, "rights of this role", "%s is a member of acp_app", role);
 }
 
 static void check_drift(struct ctl *ctl)
 {
 	/* With its settings the statement is not compiled for seconds first. */
-	bool ready = audit_run(ctl, "begin", NULL) && audit_run(ctl, "proof settings", NULL);
+	bool ready = ctl_run(ctl, "begin", NULL) && ctl_run(ctl, "proof settings", NULL);
 	struct json_object *rows = ready ? ctl_query(ctl, "drift", NULL) : NULL;
-	audit_run(ctl, "rollback", NULL);
+	ctl_run(ctl, "rollback", NULL);
 	if (!rows)
 		return;
 	int64_t differences = json_object_get_int64(ctl_value(rows, "differences"));
-	doctor_say(differences == 0, "counters = audit rows", "%lld differences%s", (long long)differences,
-		   differences ? ": select * from acp_report.usage_drift shows them" : "");
+	ctl_check(differences == 0, "counters = audit rows", "%lld differences%s", (long long)differences,
+		  differences ? ": select * from acp_report.usage_drift shows them" : "");
 	json_object_put(rows);
 }
 
@@ -221,14 +181,14 @@ static void check_tables(struct ctl *ctl)
 	rows = ctl_query(ctl, "partitions ahead", NULL);
 	if (rows) {
 		int64_t months = json_object_get_int64(ctl_value(rows, "months"));
-		doctor_say(months >= 2, "partitions", "%lld months ahead%s", (long long)months,
-			   months >= 2 ? "" : ": start acp.fcgi or run acpctl migrate");
+		ctl_check(months >= 2, "partitions", "%lld months ahead%s", (long long)months,
+			  months >= 2 ? "" : ": start acp.fcgi or run acpctl migrate");
 		json_object_put(rows);
 	}
 	if (reports)
 		check_drift(ctl);
 	else
-		say_unknown("counters = audit rows", "not looked at: this role is no member of acp_report");
+		ctl_check_skipped("counters = audit rows", "not looked at: this role is no member of acp_report");
 }
 
 /* A policy of an older version, or whose time zone the database has no more. */
@@ -239,15 +199,15 @@ static void check_policies(struct ctl *ctl)
 	for (size_t i = 0; i < count; i++) {
 		struct json_object *row = json_object_array_get_idx(rows, i);
 		bool refuses = acp_json_bool(row, "refuses");
-		doctor_say(false, "policy",
-			   "%s (%.200s): %s %s%s: add it anew as it is meant, then acpctl policy disable %s",
-			   acp_json_string(row, "policy_id"), acp_json_string(row, "name"),
-			   acp_json_string(row, "place") + 1, acp_json_string(row, "why"),
-			   refuses ? "; it cannot be evaluated, and the calls that it is about are refused" : "",
-			   acp_json_string(row, "policy_id"));
+		ctl_check(false, "policy",
+			  "%s (%.200s): %s %s%s: add it anew as it is meant, then acpctl policy disable %s",
+			  acp_json_string(row, "policy_id"), acp_json_string(row, "name"),
+			  acp_json_string(row, "place") + 1, acp_json_string(row, "why"),
+			  refuses ? "; it cannot be evaluated, and the calls that it is about are refused" : "",
+			  acp_json_string(row, "policy_id"));
 	}
 	if (rows && !count)
-		doctor_say(true, "policies", "those in force can all be evaluated");
+		ctl_check(true, "policies", "those in force can all be evaluated");
 	json_object_put(rows);
 }
 
@@ -258,15 +218,15 @@ static void check_clock(struct ctl *ctl)
 		return;
 	int64_t skew = json_object_get_int64(ctl_value(rows, "epoch")) - (int64_t)time(NULL);
 	int64_t offset = json_object_get_int64(ctl_value(rows, "offset_seconds"));
-	doctor_say(skew > -5 &&
-				   skew<5, "clock", "%s, database and this host differ by %lld s%s",
-					   json_object_get_string(ctl_value(rows, "now")), (long long)skew, skew> -
-					   5 &&
-				   skew < 5
-			   ? ""
-			   : ": run an NTP client on both");
-	doctor_say(offset == 0, "clock offset", "%lld s%s", (long long)offset,
-		   offset == 0 ? "" : ": acp.clock_offset is for tests; ALTER DATABASE … RESET acp.clock_offset");
+	ctl_check(skew > -5 &&
+				  skew<5, "clock", "%s, database and this host differ by %lld s%s",
+					  json_object_get_string(ctl_value(rows, "now")), (long long)skew, skew> -
+					  5 &&
+				  skew < 5
+			  ? ""
+			  : ": run an NTP client on both");
+	ctl_check(offset == 0, "clock offset", "%lld s%s", (long long)offset,
+		  offset == 0 ? "" : ": acp.clock_offset is for tests; ALTER DATABASE … RESET acp.clock_offset");
 	json_object_put(rows);
 }
 
@@ -278,16 +238,16 @@ static void check_function(struct ctl *ctl, const struct acp_action *action)
 	if (!rows)
 		return;
 	if (json_object_array_length(rows) == 0)
-		doctor_say(false, action->name, "there is no function %s(uuid, jsonb, jsonb): create it",
-			   action->sql_function);
+		ctl_check(false, action->name, "there is no function %s(uuid, jsonb, jsonb): create it",
+			  action->sql_function);
 	else if (!json_object_get_boolean(ctl_value(rows, "gives_json")))
-		doctor_say(false, action->name, "%s must return jsonb, one value", action->sql_function);
+		ctl_check(false, action->name, "%s must return jsonb, one value", action->sql_function);
 	else if (!json_object_get_boolean(ctl_value(rows, "app_may")))
-		doctor_say(false, action->name,
-			   "acp_app may not call %s: grant it USAGE on the schema and EXECUTE on the function",
-			   action->sql_function);
+		ctl_check(false, action->name,
+			  "acp_app may not call %s: grant it USAGE on the schema and EXECUTE on the function",
+			  action->sql_function);
 	else
-		doctor_say(true, action->name, "%s", action->sql_function);
+		ctl_check(true, action->name, "%s", action->sql_function);
 	json_object_put(rows);
 }
 
@@ -302,10 +262,10 @@ static struct acp_actions *check_actions(const struct ctl *ctl)
 	while (actions && acp_actions_at(actions, count))
 		count++;
 	if (actions)
-		doctor_say(true, "actions_dir", "%zu action%s in %s", count, count == 1 ? "" : "s",
-			   ctl->config.actions_dir);
+		ctl_check(true, "actions_dir", "%zu action%s in %s", count, count == 1 ? "" : "s",
+			  ctl->config.actions_dir);
 	else
-		doctor_say(false, "actions_dir", "%s", why);
+		ctl_check(false, "actions_dir", "%s", why);
 	return actions;
 }
 
@@ -318,18 +278,14 @@ static void check_functions(struct ctl *ctl, const struct acp_actions *actions)
 
 int ctl_doctor(struct ctl *ctl)
 {
-	struct ctl_option options[] = {{"--url", false, NULL}};
-	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL))
-		return ACPCTL_USAGE;
-	problems = 0;
-	checks = ctl->json || ctl->csv ? json_object_new_array() : NULL;
+	ctl_checks_begin(ctl);
 	check_configuration(ctl);
 	check_journal(ctl);
 	check_journal_dir(ctl);
 	struct acp_actions *actions = check_actions(ctl);
 	struct json_object *rows = ctl_query(ctl, "server", NULL);
-	doctor_say(rows != NULL, "database", "%s",
-		   rows ? "reachable" : "not reachable: check database_url and that PostgreSQL runs");
+	ctl_check(rows != NULL, "database", "%s",
+		  rows ? "reachable" : "not reachable: check database_url and that PostgreSQL runs");
 	json_object_put(rows);
 	if (rows) {
 		check_server(ctl);
@@ -341,11 +297,7 @@ int ctl_doctor(struct ctl *ctl)
 		}
 	}
 	acp_actions_free(actions);
-	if (options[0].value)
-		doctor_mount(&ctl->config, options[0].value);
-	if (checks)
-		ctl_print(ctl, checks);
-	else
-		printf(problems ? "%d problem%s\n" : "no problems\n", problems, problems == 1 ? "" : "s");
-	return problems ? ACPCTL_FAILED : ACPCTL_OK;
+	if (ctl_option(ctl, "url"))
+		doctor_mount(&ctl->config, ctl_option(ctl, "url"));
+	return ctl_checks_end(ctl) ? ACPCTL_FAILED : ACPCTL_OK;
 }

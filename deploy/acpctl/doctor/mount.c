@@ -233,25 +233,25 @@ static void check_certificate(const char *url, const struct answer *answer)
 		return;
 	double days = difftime(answer->expires, time(NULL)) / 86400;
 	if (answer->untrusted)
-		doctor_say(false, "certificate", "%s: clients will refuse it; let certbot or the like renew it",
-			   answer->why);
+		ctl_check(false, "certificate", "%s: clients will refuse it; let certbot or the like renew it",
+			  answer->why);
 	else if (answer->expires && days < 14)
-		doctor_say(false, "certificate", "ends in %.0f days: renew it, and let it be renewed by itself", days);
+		ctl_check(false, "certificate", "ends in %.0f days: renew it, and let it be renewed by itself", days);
 	else if (answer->expires)
-		doctor_say(true, "certificate", "good for another %.0f days", days);
+		ctl_check(true, "certificate", "good for another %.0f days", days);
 }
 
 static void check_web_clock(const struct answer *answer)
 {
 	double skew = answer->date ? difftime(answer->date, time(NULL)) : 0;
 	if (answer->date)
-		doctor_say(skew > -5 &&
-					   skew<5, "clock of web server", "differs from this host by %.0f s%s", skew,
-						   skew> -
-						   5 &&
-					   skew < 5
-				   ? ""
-				   : ": run an NTP client on both");
+		ctl_check(skew > -5 &&
+					  skew<5, "clock of web server", "differs from this host by %.0f s%s", skew,
+						  skew> -
+						  5 &&
+					  skew < 5
+				  ? ""
+				  : ": run an NTP client on both");
 }
 
 /* Is it there at all, and is it ours? */
@@ -264,21 +264,21 @@ static bool check_alive(const char *url, char server[64])
 	acp_copy(server, 64, answer.server);
 	check_certificate(url, &answer);
 	if (ours)
-		doctor_say(true, "GET /healthz", "200 from %s",
-			   *server ? server : "a server that does not say its name");
+		ctl_check(true, "GET /healthz", "200 from %s",
+			  *server ? server : "a server that does not say its name");
 	else if (answer.status < 0 && !answer.untrusted)
-		doctor_say(false, "GET /healthz", "%s: is the web server up?", answer.why);
+		ctl_check(false, "GET /healthz", "%s: is the web server up?", answer.why);
 	else if (answer.status >= 300 && answer.status < 400)
-		doctor_say(false, "GET /healthz", "%d to %s: give that address to --url, and to clients (public_url)",
-			   answer.status, answer.location);
+		ctl_check(false, "GET /healthz", "%d to %s: give that address to --url, and to clients (public_url)",
+			  answer.status, answer.location);
 	else if (answer.status == 502 || answer.status == 503)
-		doctor_say(false, "GET /healthz",
-			   "%d: the web server does not reach acp.fcgi; does it run, and may the web "
-			   "server's user connect to its socket?",
-			   answer.status);
+		ctl_check(false, "GET /healthz",
+			  "%d: the web server does not reach acp.fcgi; does it run, and may the web "
+			  "server's user connect to its socket?",
+			  answer.status);
 	else if (answer.status >= 0)
-		doctor_say(false, "GET /healthz", "%d%s: map this path to acp.fcgi", answer.status,
-			   answer.status == 200 ? ", but not by acp.fcgi" : "");
+		ctl_check(false, "GET /healthz", "%d%s: map this path to acp.fcgi", answer.status,
+			  answer.status == 200 ? ", but not by acp.fcgi" : "");
 	if (ours)
 		check_web_clock(&answer);
 	forget(&answer);
@@ -289,8 +289,8 @@ static void check_ready(const char *url)
 {
 	struct answer answer;
 	ask(url, &(struct question){.path = "/readyz"}, &answer);
-	doctor_say(answer.status == 200, "GET /readyz", "%d%s", answer.status,
-		   answer.status == 200 ? "" : ": the log of acp.fcgi says why");
+	ctl_check(answer.status == 200, "GET /readyz", "%d%s", answer.status,
+		  answer.status == 200 ? "" : ": the log of acp.fcgi says why");
 	forget(&answer);
 }
 
@@ -305,14 +305,14 @@ static void check_credentials(const char *url, const char *server)
 {
 	struct answer answer;
 	bool came = acp_json_bool(received(url, "Authorization: Bearer doctor", &answer), "authorization");
-	doctor_say(came, "Authorization", "%s%s",
-		   came ? "reaches acp.fcgi" : "does not reach acp.fcgi, agents that send Bearer get 401: ",
-		   came ? "" : find_server(server)->authorization);
+	ctl_check(came, "Authorization", "%s%s",
+		  came ? "reaches acp.fcgi" : "does not reach acp.fcgi, agents that send Bearer get 401: ",
+		  came ? "" : find_server(server)->authorization);
 	forget(&answer);
 	came = acp_json_bool(received(url, "X-API-Key: doctor", &answer), "x_api_key");
-	doctor_say(came, "X-API-Key", "%s",
-		   came ? "reaches acp.fcgi"
-			: "does not reach acp.fcgi: let the web server pass it on as HTTP_X_API_KEY");
+	ctl_check(came, "X-API-Key", "%s",
+		  came ? "reaches acp.fcgi"
+		       : "does not reach acp.fcgi: let the web server pass it on as HTTP_X_API_KEY");
 	forget(&answer);
 }
 
@@ -326,19 +326,19 @@ static void check_address(const struct acp_config *config, const char *url)
 	const char *claim = acp_json_string(received(url, "X-Forwarded-For: " NOBODY, &claimed), "address");
 	bool local = address && (strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0);
 	if (!address || !claim)
-		doctor_say(false, "client address", "acp.fcgi does not get it: let the web server pass on REMOTE_ADDR");
+		ctl_check(false, "client address", "acp.fcgi does not get it: let the web server pass on REMOTE_ADDR");
 	else if (proxy && !*config->trusted_proxies)
-		doctor_say(false, "client address",
-			   "a proxy is in front, and all clients count as %s: trusted_proxies = %s", address, address);
+		ctl_check(false, "client address",
+			  "a proxy is in front, and all clients count as %s: trusted_proxies = %s", address, address);
 	else if (strcmp(claim, NOBODY) == 0 && local)
-		doctor_say(true, "client address", "%s; X-Forwarded-For is believed from this host (trusted_proxies)",
-			   address);
+		ctl_check(true, "client address", "%s; X-Forwarded-For is believed from this host (trusted_proxies)",
+			  address);
 	else if (strcmp(claim, NOBODY) == 0)
-		doctor_say(false, "client address",
-			   "anybody's X-Forwarded-For is believed: trusted_proxies must name "
-			   "proxies only, and a proxy must add to that header or replace it");
+		ctl_check(false, "client address",
+			  "anybody's X-Forwarded-For is believed: trusted_proxies must name "
+			  "proxies only, and a proxy must add to that header or replace it");
 	else
-		doctor_say(true, "client address", "%s; a claimed X-Forwarded-For is not believed", address);
+		ctl_check(true, "client address", "%s; a claimed X-Forwarded-For is not believed", address);
 	forget(&plain);
 	forget(&claimed);
 }
@@ -364,16 +364,16 @@ static void check_allowed_body(const struct acp_config *config, const char *url,
 	int status = send_call(url, (size_t)size, false, code, why);
 	body_limit_line(config, server, line);
 	if (strcmp(code, "INVALID_API_KEY") == 0)
-		doctor_say(true, "largest body", "%lld bytes arrive whole", size);
+		ctl_check(true, "largest body", "%lld bytes arrive whole", size);
 	else if (strcmp(code, "VALIDATION_ERROR") == 0)
-		doctor_say(false, "largest body", "of %lld bytes only a part arrives: %s", size, line);
+		ctl_check(false, "largest body", "of %lld bytes only a part arrives: %s", size, line);
 	else if (status == 404 || status == 405)
-		doctor_say(false, "largest body", "POST /api/manage is answered %d: map /api to acp.fcgi", status);
+		ctl_check(false, "largest body", "POST /api/manage is answered %d: map /api to acp.fcgi", status);
 	else if (status < 0)
-		doctor_say(false, "largest body", "of %lld bytes: %s: %s", size, why, line);
+		ctl_check(false, "largest body", "of %lld bytes: %s: %s", size, why, line);
 	else
-		doctor_say(false, "largest body", "of %lld bytes is answered %d by the web server: %s", size, status,
-			   line);
+		ctl_check(false, "largest body", "of %lld bytes is answered %d by the web server: %s", size, status,
+			  line);
 }
 
 static void check_refused_body(const struct acp_config *config, const char *url, const char *server)
@@ -383,16 +383,16 @@ static void check_refused_body(const struct acp_config *config, const char *url,
 	int status = send_call(url, (size_t)size, false, code, why);
 	body_limit_line(config, server, line);
 	if (strcmp(code, "PAYLOAD_TOO_LARGE") == 0)
-		doctor_say(true, "body that is too large", "413 PAYLOAD_TOO_LARGE");
+		ctl_check(true, "body that is too large", "413 PAYLOAD_TOO_LARGE");
 	else if (status == 413)
-		doctor_say(true, "body that is too large",
-			   "413 by the web server; to have it on record and as JSON: %s", line);
+		ctl_check(true, "body that is too large", "413 by the web server; to have it on record and as JSON: %s",
+			  line);
 	else if (*code)
-		doctor_say(false, "body that is too large", "of %lld bytes is cut and handed on (%s): %s", size, code,
-			   line);
+		ctl_check(false, "body that is too large", "of %lld bytes is cut and handed on (%s): %s", size, code,
+			  line);
 	else
-		doctor_say(false, "body that is too large", "%d instead of 413%s%s: %s", status, *why ? ": " : "", why,
-			   line);
+		ctl_check(false, "body that is too large", "%d instead of 413%s%s: %s", status, *why ? ": " : "", why,
+			  line);
 }
 
 /* Web servers either give a chunked body its length, or refuse it with 411. */
@@ -402,14 +402,14 @@ static void check_chunked_body(const char *url)
 	int status = send_call(url, 1000, true, code, why);
 	bool whole = strcmp(code, "INVALID_API_KEY") == 0;
 	if (whole || status == 411)
-		doctor_say(true, "chunked body", "%s", whole ? "arrives whole" : "is refused with 411");
+		ctl_check(true, "chunked body", "%s", whole ? "arrives whole" : "is refused with 411");
 	else if (status < 0)
-		doctor_say(false, "chunked body", "no answer: %s", why);
+		ctl_check(false, "chunked body", "no answer: %s", why);
 	else
-		doctor_say(false, "chunked body",
-			   "%d %s: it does not arrive whole; let the web server buffer bodies or refuse chunked ones "
-			   "with 411",
-			   status, code);
+		ctl_check(false, "chunked body",
+			  "%d %s: it does not arrive whole; let the web server buffer bodies or refuse chunked ones "
+			  "with 411",
+			  status, code);
 }
 
 /* The address that was given, with url_prefix where that is not its end already. */

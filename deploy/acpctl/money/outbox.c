@@ -2,31 +2,15 @@
 #include "acpctl.h"
 
 #include "executor.h"
+#include "executor_plane.h"
 #include "outbound.h"
 #include "outbox.h"
 
 int ctl_outbox_list(struct ctl *ctl)
 {
-	struct ctl_option options[] = {{"--state", false, NULL}, {"--limit", false, NULL}};
-	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL))
-		return ACPCTL_USAGE;
-	const char *state = options[0].value ? options[0].value : "owed";
-	const char *limit = options[1].value ? options[1].value : "100";
-	size_t digits = strspn(limit, "0123456789");
-	if (strcmp(state, "owed") != 0 && strcmp(state, "dead") != 0 && strcmp(state, "all") != 0) {
-		ctl_fail("--state %s: must be owed, dead or all", state);
-		return ACPCTL_USAGE;
-	}
-	if (digits < 1 || digits > 6 || limit[digits]) {
-		ctl_fail("--limit %s: must be a number of obligations, at most 999999", limit);
-		return ACPCTL_USAGE;
-	}
-	const char *values[] = {state, limit};
-	struct json_object *rows = ctl_query(ctl, "outbox list", values);
-	if (!rows)
-		return ACPCTL_FAILED;
-	ctl_print(ctl, rows);
-	return ACPCTL_OK;
+	const char *state = ctl_option(ctl, "state");
+	const char *values[] = {state ? state : "owed", ctl_limit(ctl)};
+	return values[1] ? ctl_print_query(ctl, "outbox list", values) : ACPCTL_USAGE;
 }
 
 static bool id_ok(const char *id)
@@ -37,9 +21,7 @@ static bool id_ok(const char *id)
 
 int ctl_outbox_retry(struct ctl *ctl)
 {
-	const char *id = NULL;
-	if (!ctl_options(ctl, NULL, 0, "OUTBOX_ID (or all)", &id))
-		return ACPCTL_USAGE;
+	const char *id = ctl_operand(ctl);
 	bool all = strcmp(id, "all") == 0;
 	if (!all && !id_ok(id))
 		return ctl_misuse("%s: must be the number of an obligation (acpctl outbox list shows it), or all", id);
@@ -61,9 +43,7 @@ int ctl_outbox_retry(struct ctl *ctl)
 
 int ctl_outbox_drop(struct ctl *ctl)
 {
-	const char *id = NULL;
-	if (!ctl_options(ctl, NULL, 0, "OUTBOX_ID", &id))
-		return ACPCTL_USAGE;
+	const char *id = ctl_operand(ctl);
 	if (!id_ok(id))
 		return ctl_misuse("%s: must be the number of an obligation (acpctl outbox list shows it)", id);
 	const char *values[] = {id};
@@ -131,8 +111,6 @@ int ctl_outbox_run(struct ctl *ctl)
 	char why[512];
 	struct acp_executor *executor = NULL;
 	const struct acp_control_plane plane = ctl_executor_plane(ctl);
-	if (!ctl_options(ctl, NULL, 0, NULL, NULL))
-		return ACPCTL_USAGE;
 	if (!acp_outbound_init())
 		return ctl_fail("libcurl cannot be used");
 	if (!acp_executor_open(&ctl->config, &plane, &executor, why, sizeof why))

@@ -2,13 +2,16 @@
 #ifndef ACP_ACPCTL_RECONCILE_H
 #define ACP_ACPCTL_RECONCILE_H
 
-#include "ctl_audit.h"
+#include "acpctl.h"
+#include "progress.h"
+
+enum { RECONCILE_LISTED = 1000 }; /* differences that are printed; the rest is only counted */
 
 struct reconciliation {
 	struct ctl *ctl;
 	int64_t count;
 	struct json_object *list; /* with --json or --csv */
-	struct audit_busy busy;
+	struct ctl_busy busy;
 	bool stripe;   /* --stripe: without an executor it fails */
 	bool compared; /* with what Stripe holds */
 };
@@ -19,7 +22,10 @@ struct difference {
 	const char *who; /* before found: "the rows say" */
 };
 
-/* Prints it, or adds it to the list. */
+/* Adds a text to a JSON object; null where text is NULL. */
+void reconcile_add(struct json_object *object, const char *name, const char *text);
+
+/* Counts a difference, and prints it or adds it to the list. */
 void reconcile_difference(struct reconciliation *r, const struct difference *difference);
 
 /* Compares invoices with those that Stripe holds, where there is an executor. Ends the snapshot. False after saying

@@ -6,6 +6,7 @@
 #include "reconcile.h"
 
 #include "executor.h"
+#include "executor_plane.h"
 #include "outbound.h"
 
 struct comparison {
@@ -107,7 +108,7 @@ static bool take_page(const struct comparison *c, char last[256])
 	c->executor->execute(c->executor->self, &what, &done);
 	json_object_put(params);
 	if (!done.ok)
-		audit_fail("what Stripe holds cannot be read: %s", done.error);
+		ctl_refuse("what Stripe holds cannot be read: %s", done.error);
 	struct json_object *list = acp_json_member(done.data, "invoices");
 	size_t count = done.ok ? json_object_array_length(list) : 0;
 	for (size_t i = 0; i < count; i++)
@@ -138,8 +139,8 @@ static bool with_executor(struct comparison *c)
 {
 	const char *values[] = {c->period};
 	c->ours = json_object_new_object();
-	bool ok = c->ours && audit_stream(c->r->ctl, "billing stripe stream", values, note_ours, c) &&
-		  audit_run(c->r->ctl, "commit", NULL) && compare_all(c);
+	bool ok = c->ours && ctl_stream(c->r->ctl, "billing stripe stream", values, note_ours, c) &&
+		  ctl_run(c->r->ctl, "commit", NULL) && compare_all(c);
 	json_object_put(c->ours);
 	return ok;
 }
@@ -152,16 +153,16 @@ bool reconcile_stripe(struct reconciliation *r, const char *period)
 	char why[512];
 	if (!*config->stripe_key && !*config->executor_url) {
 		if (r->stripe)
-			return audit_fail("--stripe: there is no executor; set stripe_key, or executor_url and "
+			return ctl_refuse("--stripe: there is no executor; set stripe_key, or executor_url and "
 					  "executor_key");
 		if (!r->list)
 			puts("what Stripe holds is not compared: neither stripe_key nor executor_url is set");
 		return true;
 	}
 	if (!acp_outbound_init())
-		return audit_fail("libcurl cannot be used");
+		return ctl_refuse("libcurl cannot be used");
 	if (!acp_executor_open(config, &plane, &c.executor, why, sizeof why))
-		return audit_fail("%s", why);
+		return ctl_refuse("%s", why);
 	bool ok = with_executor(&c);
 	acp_executor_close(c.executor);
 	return ok;

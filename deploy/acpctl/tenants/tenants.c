@@ -3,46 +3,18 @@
 
 #include "apikey.h"
 #include "crypto.h"
-#include "redact.h"
 #include "schema.h"
-
-bool ctl_tenant_id(struct ctl *ctl, const char *given, char uuid[ACP_UUID_LEN])
-{
-	const char *values[] = {given};
-	struct json_object *rows = ctl_query(ctl, "tenant show", values);
-	if (!rows)
-		return false;
-	bool found = json_object_array_length(rows) == 1;
-	char shown[160];
-	snprintf(shown, sizeof shown, "%s", given);
-	acp_redact_in_place(shown, sizeof shown, ctl->config.key_prefix); /* an API key, given by mistake */
-	if (found)
-		snprintf(uuid, ACP_UUID_LEN, "%s", json_object_get_string(ctl_value(rows, "tenant_id")));
-	else
-		ctl_fail("%s: there is no tenant with this UUID or agent_id; acpctl tenant list shows them", shown);
-	json_object_put(rows);
-	return found;
-}
 
 int ctl_tenant_list(struct ctl *ctl)
 {
-	if (!ctl_options(ctl, NULL, 0, NULL, NULL))
-		return ACPCTL_USAGE;
-	struct json_object *rows = ctl_query(ctl, "tenant list", NULL);
-	if (!rows)
-		return ACPCTL_FAILED;
-	ctl_print(ctl, rows);
-	return ACPCTL_OK;
+	return ctl_print_query(ctl, "tenant list", NULL);
 }
 
 int ctl_tenant_show(struct ctl *ctl)
 {
 	char tenant[ACP_UUID_LEN];
 	char limit[24];
-	const char *given = NULL;
-	if (!ctl_options(ctl, NULL, 0, "TENANT", &given))
-		return ACPCTL_USAGE;
-	if (!ctl_tenant_id(ctl, given, tenant))
+	if (!ctl_tenant_id(ctl, ctl_operand(ctl), tenant))
 		return ACPCTL_FAILED;
 	snprintf(limit, sizeof limit, "%lld", (long long)ctl->config.free_calls_limit);
 	const char *values[] = {tenant, limit};
@@ -80,40 +52,43 @@ static bool email_ok(const char *text)
 	return good;
 }
 
+/* The options of tenant create that can be checked here. */
+static bool new_tenant_ok(const struct ctl *ctl)
+{
+	const char *agent_id = ctl_option(ctl, "agent-id");
+	const char *tenant_id = ctl_option(ctl, "tenant-id");
+	if (tenant_id && !acp_is_uuid(tenant_id))
+		return ctl_refuse("--tenant-id %.80s: not a UUID; give the tenant_uuid that the hub made", tenant_id);
+	if (!agent_id_ok(agent_id))
+		return ctl_refuse("--agent-id %.140s: must have 1 to 128 letters, digits, dots, underscores, colons or "
+				  "hyphens",
+				  agent_id);
+	return email_ok(ctl_option(ctl, "email")) &&
+	       ctl_one_of("--product", ctl->config.products, ctl_option(ctl, "product"));
+}
+
 int ctl_tenant_create(struct ctl *ctl)
 {
 	char first[128];
 	char tenant[ACP_UUID_LEN];
-	struct ctl_option options[] = {{"--agent-id", true, NULL},
-				       {"--email", true, NULL},
-				       {"--organization", false, NULL},
-				       {"--product", false, NULL},
-				       {"--tenant-id", false, NULL}};
-	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL))
-		return ACPCTL_USAGE;
-	if (options[4].value && !acp_is_uuid(options[4].value))
-		return ctl_misuse("--tenant-id %.80s: not a UUID; give the tenant_uuid that the hub made",
-				  options[4].value);
-	if (!agent_id_ok(options[0].value))
-		return ctl_misuse("--agent-id %.140s: must have 1 to 128 letters, digits, dots, underscores, colons or "
-				  "hyphens",
-				  options[0].value);
-	if (!email_ok(options[1].value) || !ctl_one_of("--product", ctl->config.products, options[3].value))
+	const char *agent_id = ctl_option(ctl, "agent-id");
+	const char *product = ctl_option(ctl, "product");
+	if (!new_tenant_ok(ctl))
 		return ACPCTL_USAGE;
 	acp_uuid(tenant);
-	if (options[4].value)
-		snprintf(tenant, sizeof tenant, "%s", options[4].value);
+	if (ctl_option(ctl, "tenant-id"))
+		snprintf(tenant, sizeof tenant, "%s", ctl_option(ctl, "tenant-id"));
 	snprintf(first, sizeof first, "%.*s", (int)strcspn(ctl->config.products, " "), ctl->config.products);
-	const char *product = options[3].value ? options[3].value : first;
-	const char *values[] = {tenant, product, options[0].value, options[1].value, options[2].value};
+	const char *values[] = {tenant, product ? product : first, agent_id, ctl_option(ctl, "email"),
+				ctl_option(ctl, "organization")};
 	struct json_object *rows = ctl_query(ctl, "tenant create", values);
 	if (!rows)
 		return ACPCTL_FAILED;
 	bool created = json_object_get_boolean(ctl_value(rows, "created"));
 	json_object_put(rows);
 	if (!created)
-		return ctl_fail("%s: this agent_id is taken; acpctl tenant show %s shows whose it is", options[0].value,
-				options[0].value);
+		return ctl_fail("%s: this agent_id is taken; acpctl tenant show %s shows its tenant", agent_id,
+				agent_id);
 	if (ctl->json || ctl->csv)
 		ctl_print_done(ctl, "tenant_id", tenant, "created");
 	else
@@ -124,32 +99,18 @@ int ctl_tenant_create(struct ctl *ctl)
 int ctl_tenant_update(struct ctl *ctl)
 {
 	char tenant[ACP_UUID_LEN];
-	const char *given = NULL;
-	struct ctl_option options[] = {{"--tier", false, NULL},
-				       {"--payment-method", false, NULL},
-				       {"--status", false, NULL},
-				       {"--calls-limit", false, NULL}};
-	if (!ctl_options(ctl, options, ACP_COUNT(options), "TENANT", &given))
-		return ACPCTL_USAGE;
-	if (!ctl_one_of("--tier", "free paid", options[0].value) ||
-	    !ctl_one_of("--payment-method", "none setup_pending active", options[1].value) ||
-	    !ctl_one_of("--status", "active suspended closed", options[2].value))
-		return ACPCTL_USAGE;
-	const char *calls = options[3].value;
-	if (calls && strcmp(calls, "default") != 0 &&
-	    (!*calls || strlen(calls) > 9 || calls[strspn(calls, "0123456789")]))
+	const char *calls = ctl_option(ctl, "calls-limit");
+	bool usual = calls && strcmp(calls, "default") == 0;
+	if (calls && !usual && (!*calls || strlen(calls) > 9 || calls[strspn(calls, "0123456789")]))
 		return ctl_misuse("--calls-limit %.80s: must be a number of calls, at most 999999999, or default",
 				  calls);
-	if (!ctl_tenant_id(ctl, given, tenant))
+	if (!ctl_tenant_id(ctl, ctl_operand(ctl), tenant))
 		return ACPCTL_FAILED;
-	bool usual = options[3].value && strcmp(options[3].value, "default") == 0;
-	const char *values[] = {tenant, options[0].value, options[1].value, options[2].value,
-				usual ? "-1" : options[3].value};
-	struct json_object *rows = ctl_query(ctl, "tenant update", values);
-	if (!rows)
+	const char *values[] = {tenant, ctl_option(ctl, "tier"), ctl_option(ctl, "payment-method"),
+				ctl_option(ctl, "status"), usual ? "-1" : calls};
+	if (!ctl_run(ctl, "tenant update", values))
 		return ACPCTL_FAILED;
-	json_object_put(rows);
-	rows = ctl_query(ctl, "tenant show", values);
+	struct json_object *rows = ctl_query(ctl, "tenant show", values);
 	if (!rows)
 		return ACPCTL_FAILED;
 	ctl_print_one(ctl, rows);
@@ -159,17 +120,8 @@ int ctl_tenant_update(struct ctl *ctl)
 int ctl_key_list(struct ctl *ctl)
 {
 	char tenant[ACP_UUID_LEN];
-	struct ctl_option options[] = {{"--tenant", false, NULL}};
-	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL))
-		return ACPCTL_USAGE;
-	if (options[0].value && !ctl_tenant_id(ctl, options[0].value, tenant))
-		return ACPCTL_FAILED;
-	const char *values[] = {options[0].value ? tenant : NULL};
-	struct json_object *rows = ctl_query(ctl, "key list", values);
-	if (!rows)
-		return ACPCTL_FAILED;
-	ctl_print(ctl, rows);
-	return ACPCTL_OK;
+	const char *values[1];
+	return ctl_tenant_option(ctl, tenant, &values[0]) ? ctl_print_query(ctl, "key list", values) : ACPCTL_FAILED;
 }
 
 /* Scopes are words known to the program: a misspelt one would silently never match. */
@@ -200,16 +152,16 @@ int ctl_key_create(struct ctl *ctl)
 	char tenant[ACP_UUID_LEN], key_id[ACP_UUID_LEN], key[ACP_KEY_MAX], shown[ACP_KEY_SHOWN + 1];
 	char hash_text[2 * ACP_SHA256_LEN + 3] = "\\x";
 	uint8_t seed[ACP_SHA256_LEN], hash[ACP_SHA256_LEN];
-	struct ctl_option options[] = {
-		{"--tenant", true, NULL}, {"--name", true, NULL}, {"--scopes", true, NULL}, {"--expires", false, NULL}};
-	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL) || !scopes_ok(options[2].value))
+	const char *name = ctl_option(ctl, "name");
+	const char *scopes = ctl_option(ctl, "scopes");
+	if (!scopes_ok(scopes))
 		return ACPCTL_USAGE;
-	if (!*options[1].value || strlen(options[1].value) > 200)
+	if (!*name || strlen(name) > 200)
 		return ctl_misuse("--name: must have 1 to 200 characters; acpctl key list shows it");
 	if (!*ctl->config.key_pepper)
 		return ctl_fail("key_pepper is not set: a key made without it would be refused by acp.fcgi; "
 				"name its configuration file with --config");
-	if (!ctl_tenant_id(ctl, options[0].value, tenant))
+	if (!ctl_tenant_id(ctl, ctl_option(ctl, "tenant"), tenant))
 		return ACPCTL_FAILED;
 	acp_random(seed, sizeof seed);
 	acp_key_from_seed(ctl->config.key_prefix, seed, key);
@@ -217,11 +169,9 @@ int ctl_key_create(struct ctl *ctl)
 	acp_hex(hash, sizeof hash, hash_text + 2);
 	acp_key_shown(key, shown);
 	acp_uuid(key_id);
-	const char *values[] = {tenant, key_id, hash_text, shown, options[1].value, options[2].value, options[3].value};
-	struct json_object *rows = ctl_query(ctl, "key create", values);
-	if (!rows)
+	const char *values[] = {tenant, key_id, hash_text, shown, name, scopes, ctl_option(ctl, "expires")};
+	if (!ctl_run(ctl, "key create", values))
 		return ACPCTL_FAILED;
-	json_object_put(rows);
 	if (!ctl->json && !ctl->csv)
 		fprintf(stderr, "key %s of tenant %s; it is shown only now:\n", key_id, tenant);
 	if (ctl->json)
@@ -237,9 +187,7 @@ int ctl_key_create(struct ctl *ctl)
 
 int ctl_key_revoke(struct ctl *ctl)
 {
-	const char *key_id = NULL;
-	if (!ctl_options(ctl, NULL, 0, "KEY_ID", &key_id))
-		return ACPCTL_USAGE;
+	const char *key_id = ctl_operand(ctl);
 	if (!acp_is_uuid(key_id))
 		return ctl_misuse("KEY_ID must be a UUID; acpctl key list shows them (never give the key itself)");
 	const char *values[] = {key_id};
@@ -249,7 +197,7 @@ int ctl_key_revoke(struct ctl *ctl)
 	bool revoked = json_object_get_boolean(ctl_value(rows, "revoked"));
 	json_object_put(rows);
 	if (!revoked)
-		return ctl_fail("%s: there is no such key, or it was revoked before", key_id);
+		return ctl_fail("%s: no such key, or it was revoked before", key_id);
 	ctl_print_done(ctl, "api_key_id", key_id, "revoked");
 	return ACPCTL_OK;
 }
