@@ -32,7 +32,7 @@ struct ctl {
 #undef CTL_BARE_COMMAND
 #undef CTL_COMMAND
 
-/* Arguments ---------------------------------------------------------------------------------------------------------- */
+/* Arguments -------------------------------------------------------------------------------------------------------- */
 
 /* The value of an option of this command, by its name without the dashes; NULL: not given. Owned by the command line. A
  * name that commands.def does not have for this command is a fault of the program and ends it. */
@@ -57,7 +57,7 @@ const char *ctl_limit(const struct ctl *ctl);
 /* YYYY-MM? */
 bool ctl_is_month(const char *text);
 
-/* Faults ------------------------------------------------------------------------------------------------------------- */
+/* Faults ----------------------------------------------------------------------------------------------------------- */
 
 /* Writes "acpctl: …" to standard error; returns ACPCTL_FAILED. */
 int ctl_fail(const char *format, ...) ACP_PRINTF(1, 2);
@@ -72,7 +72,7 @@ bool ctl_refuse(const char *format, ...) ACP_PRINTF(1, 2);
  * the words. option: as it is typed. */
 bool ctl_one_of(const char *option, const char *list, const char *value);
 
-/* Database ----------------------------------------------------------------------------------------------------------- */
+/* Database --------------------------------------------------------------------------------------------------------- */
 
 /* Runs a named statement (sql/admin.def); the rows are the caller's. NULL after saying what failed. Opens the database
  * on first use. */
@@ -90,7 +90,7 @@ bool ctl_stream(struct ctl *ctl, const char *statement, const char *const *value
 /* The value of a column of the first row; NULL: none. Stays the rows'. */
 struct json_object *ctl_value(struct json_object *rows, const char *column);
 
-/* Output ------------------------------------------------------------------------------------------------------------- */
+/* Output ----------------------------------------------------------------------------------------------------------- */
 
 /* Prints rows as a table for people, as JSON or as CSV. Releases them. Without rows, CSV has the columns of the last
  * statement. */

@@ -36,7 +36,7 @@ static const struct ctl_command commands[] = {
 #include "commands.def"
 };
 
-/* Finding ------------------------------------------------------------------------------------------------------------ */
+/* Finding ---------------------------------------------------------------------------------------------------------- */
 
 /* Is this word the first of the command's name? */
 static bool begins_with(const struct ctl_command *command, const char *word)
@@ -61,7 +61,7 @@ const struct ctl_command *ctl_find_command(int argc, char *const *argv, int *wor
 	return NULL;
 }
 
-/* Usage -------------------------------------------------------------------------------------------------------------- */
+/* Usage ------------------------------------------------------------------------------------------------------------ */
 
 /* "[--stripe | --database]", "--dir DIR". Returns the option after the alternatives. */
 static const struct ctl_option *put_option(FILE *out, const struct ctl_option *option)
@@ -122,7 +122,7 @@ static void put_list(FILE *out)
 	}
 }
 
-/* Commands ----------------------------------------------------------------------------------------------------------- */
+/* Commands --------------------------------------------------------------------------------------------------------- */
 
 int ctl_help(struct ctl *ctl)
 {

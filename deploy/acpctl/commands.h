@@ -22,7 +22,7 @@ struct ctl_command {
 	struct ctl_option options[CTL_MAX_OPTIONS + 1];
 };
 
-/* The table --------------------------------------------------------------------------------------------------------- */
+/* The table -------------------------------------------------------------------------------------------------------- */
 
 /* The command that argv begins with, and in *words how many words its name has. NULL: none; *words is then the number
  * of commands whose first word is argv[0]. argv: at least one word. */
@@ -37,7 +37,7 @@ void ctl_usage_of(FILE *out, const struct ctl_command *command);
 /* The same for all commands whose first word this is. */
 void ctl_usage_like(FILE *out, const char *first);
 
-/* Reading a command line --------------------------------------------------------------------------------------------- */
+/* Reading a command line ------------------------------------------------------------------------------------------- */
 
 /* The text of an option in the usage, without brackets: "--tier free|paid". Cut to 96 bytes. */
 void ctl_option_text(const struct ctl_option *option, char text[96]);

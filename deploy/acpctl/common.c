@@ -6,7 +6,7 @@
 
 #include <stdarg.h>
 
-/* Faults ------------------------------------------------------------------------------------------------------------- */
+/* Faults ----------------------------------------------------------------------------------------------------------- */
 
 static void say(const char *format, va_list args)
 {
@@ -43,7 +43,7 @@ bool ctl_refuse(const char *format, ...)
 	return false;
 }
 
-/* Arguments ---------------------------------------------------------------------------------------------------------- */
+/* Arguments -------------------------------------------------------------------------------------------------------- */
 
 bool ctl_one_of(const char *option, const char *list, const char *value)
 {
@@ -93,7 +93,7 @@ bool ctl_tenant_option(struct ctl *ctl, char uuid[ACP_UUID_LEN], const char **te
 	return !given || ctl_tenant_id(ctl, given, uuid);
 }
 
-/* Database ----------------------------------------------------------------------------------------------------------- */
+/* Database --------------------------------------------------------------------------------------------------------- */
 
 struct json_object *ctl_query(struct ctl *ctl, const char *statement, const char *const *values)
 {

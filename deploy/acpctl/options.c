@@ -32,7 +32,7 @@ static const char *shown(const char *word, char text[100])
 	return text;
 }
 
-/* Values ------------------------------------------------------------------------------------------------------------- */
+/* Values ----------------------------------------------------------------------------------------------------------- */
 
 /* Does the value fit one of the alternatives of "free|paid", "YYYY-MM|all" or "TIME"? */
 static bool value_fits(const char *alternatives, const char *value)
@@ -68,7 +68,7 @@ static bool take_own(struct reading *r, size_t place, const char *value)
 	return !option->value || value_fits(option->value, value) || refuse_value(option, value);
 }
 
-/* Options ------------------------------------------------------------------------------------------------------------ */
+/* Options ---------------------------------------------------------------------------------------------------------- */
 
 static void add_own(struct reading *r, size_t place, char *letters)
 {
@@ -181,7 +181,7 @@ int ctl_parse_global(struct ctl *ctl, int argc, char **argv)
 	}
 }
 
-/* What must be there ------------------------------------------------------------------------------------------------- */
+/* What must be there ----------------------------------------------------------------------------------------------- */
 
 void ctl_option_text(const struct ctl_option *option, char text[96])
 {
@@ -259,7 +259,7 @@ bool ctl_parse(struct ctl *ctl, int argc, char **argv)
 	return ctl->help || ctl->version || arguments_ok(ctl);
 }
 
-/* For commands ------------------------------------------------------------------------------------------------------- */
+/* For commands ----------------------------------------------------------------------------------------------------- */
 
 const char *ctl_option(const struct ctl *ctl, const char *name)
 {

@@ -27,7 +27,7 @@ void ctl_print_json(struct json_object *value)
 	puts(json_object_to_json_string_ext(value, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
 }
 
-/* People --------------------------------------------------------------------------------------------------------- */
+/* People ----------------------------------------------------------------------------------------------------------- */
 
 /* Characters, not bytes. */
 static int width_of(const char *text)
@@ -256,7 +256,7 @@ int ctl_print_query(struct ctl *ctl, const char *statement, const char *const *v
 	return ACPCTL_OK;
 }
 
-/* Checks ------------------------------------------------------------------------------------------------------------- */
+/* Checks ----------------------------------------------------------------------------------------------------------- */
 
 static int problems;
 static struct json_object *checks; /* with --json or --csv */

@@ -26,7 +26,7 @@ struct archiving {
 
 enum outcome { DONE, AGAIN, FAILED };
 
-/* The file ------------------------------------------------------------------------------------------------------- */
+/* The file --------------------------------------------------------------------------------------------------------- */
 
 static bool write_file(struct archiving *a)
 {
@@ -74,7 +74,7 @@ static bool give_name(struct archiving *a)
 	return sync_dir(a->dir);
 }
 
-/* The database --------------------------------------------------------------------------------------------------- */
+/* The database ----------------------------------------------------------------------------------------------------- */
 
 /* What the database says of the month now, and what is in the file: the same rows? */
 static enum outcome store_sums(struct archiving *a, char totals[ACP_SHA256_HEX])
@@ -155,7 +155,7 @@ static enum outcome in_transaction(struct archiving *a)
 	return ctl_run(a->ctl, "rollback", NULL) ? outcome : FAILED;
 }
 
-/* A month -------------------------------------------------------------------------------------------------------- */
+/* A month ---------------------------------------------------------------------------------------------------------- */
 
 static void say_done(const struct archiving *a)
 {

@@ -12,7 +12,7 @@
 
 extern char **environ;
 
-/* Findings ------------------------------------------------------------------------------------------------------- */
+/* Findings --------------------------------------------------------------------------------------------------------- */
 
 static void add_text(struct json_object *object, const char *name, const char *text)
 {
@@ -68,7 +68,7 @@ void audit_problem(struct audit_report *report, const char *kind, const char *fo
 	audit_finding(report, &(struct acp_finding){.kind = kind, .message = message});
 }
 
-/* Files ---------------------------------------------------------------------------------------------------------- */
+/* Files ------------------------------------------------------------------------------------------------------------ */
 
 /* gzip between two descriptors; -1 after saying what failed. */
 static long start_gzip(const char *option, int in, int out)
@@ -170,7 +170,7 @@ bool audit_file_hash(const char *path, char hex[ACP_SHA256_HEX], int64_t *bytes)
 	return ok;
 }
 
-/* Archives ------------------------------------------------------------------------------------------------------- */
+/* Archives --------------------------------------------------------------------------------------------------------- */
 
 void audit_archive_sign(const struct ctl *ctl, const struct audit_archive *a, char hex[ACP_SHA256_HEX])
 {
@@ -203,7 +203,7 @@ bool audit_lines_hash(struct ctl *ctl, const char *statement, const char *month,
 	return ok;
 }
 
-/* Commands ------------------------------------------------------------------------------------------------------- */
+/* Commands --------------------------------------------------------------------------------------------------------- */
 
 int ctl_audit_seal(struct ctl *ctl)
 {

@@ -11,7 +11,7 @@ static inline const char *audit_text(const struct acp_buf *buf)
 	return buf->len ? buf->ptr : "";
 }
 
-/* Findings ------------------------------------------------------------------------------------------------------- */
+/* Findings --------------------------------------------------------------------------------------------------------- */
 
 struct audit_report {
 	struct ctl *ctl;
@@ -26,7 +26,7 @@ void audit_finding(void *report, const struct acp_finding *finding);
 /* Something that is no row of a chain. */
 void audit_problem(struct audit_report *report, const char *kind, const char *format, ...) ACP_PRINTF(3, 4);
 
-/* Files ---------------------------------------------------------------------------------------------------------- */
+/* Files ------------------------------------------------------------------------------------------------------------ */
 
 /* A file that is written or read line by line; through gzip where its name ends so. */
 struct audit_file {

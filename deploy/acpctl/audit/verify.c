@@ -15,7 +15,7 @@ struct verification {
 	struct json_object *summary;
 };
 
-/* Seals ---------------------------------------------------------------------------------------------------------- */
+/* Seals ------------------------------------------------------------------------------------------------------------ */
 
 static bool keep_seal(struct audit_seals *seals, const char *hash)
 {
@@ -46,7 +46,7 @@ static bool check_seal(void *arg, const char *const *columns)
 	return !v->keep_seals || keep_seal(&v->seals, seal.hash);
 }
 
-/* Chains --------------------------------------------------------------------------------------------------------- */
+/* Chains ----------------------------------------------------------------------------------------------------------- */
 
 enum { ITEM_ROW, ITEM_ARCHIVED, ITEM_SEALED, ITEM_HEAD };
 
@@ -91,7 +91,7 @@ static bool check_item(void *arg, const char *const *columns)
 	return true;
 }
 
-/* Archives ------------------------------------------------------------------------------------------------------- */
+/* Archives --------------------------------------------------------------------------------------------------------- */
 
 static const char *text_in(struct json_object *archive, const char *name)
 {
@@ -171,7 +171,7 @@ static bool check_archives(struct verification *v)
 	return ok;
 }
 
-/* The database --------------------------------------------------------------------------------------------------- */
+/* The database ----------------------------------------------------------------------------------------------------- */
 
 static void age_text(int64_t seconds, char out[48])
 {
@@ -270,7 +270,7 @@ static bool verify_database(struct verification *v)
 	return true;
 }
 
-/* Files ---------------------------------------------------------------------------------------------------------- */
+/* Files ------------------------------------------------------------------------------------------------------------ */
 
 static void print_file(const struct verification *v, const char *path, const struct audit_file_facts *facts)
 {

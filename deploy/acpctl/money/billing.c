@@ -19,7 +19,7 @@ static bool amount_ok(const char *text)
 	return false;
 }
 
-/* Runs ------------------------------------------------------------------------------------------------------------ */
+/* Runs ------------------------------------------------------------------------------------------------------------- */
 
 /* Bills the tenants that are left, some at a time. */
 static bool bill_all(struct ctl *ctl, const char *key)
@@ -114,7 +114,7 @@ int ctl_billing_run(struct ctl *ctl)
 	return do_run(ctl, key, wanted, period) ? show_result(ctl, period, false) : ACPCTL_FAILED;
 }
 
-/* Invoices -------------------------------------------------------------------------------------------------------- */
+/* Invoices --------------------------------------------------------------------------------------------------------- */
 
 int ctl_billing_list(struct ctl *ctl)
 {
@@ -220,7 +220,7 @@ int ctl_billing_retry(struct ctl *ctl)
 	return ctl_print_query(ctl, "billing retry", values);
 }
 
-/* Prices ---------------------------------------------------------------------------------------------------------- */
+/* Prices ----------------------------------------------------------------------------------------------------------- */
 
 int ctl_price_list(struct ctl *ctl)
 {

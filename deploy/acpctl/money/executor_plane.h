@@ -5,7 +5,8 @@
 #include "acpctl.h"
 #include "plane.h"
 
-/* A control plane over the database of ctl, which must outlive it: money() for the outbox, record() for audit events. */
+/* A control plane over the database of ctl, which must outlive it. It has money() for the outbox and record() for audit
+ * events, and nothing else. */
 struct acp_control_plane ctl_executor_plane(struct ctl *ctl);
 
 #endif
