@@ -63,7 +63,7 @@ const struct ctl_command *ctl_find_command(int argc, char *const *argv, int *wor
 
 /* Usage ------------------------------------------------------------------------------------------------------------ */
 
-/* "[--stripe | --database]", "--dir DIR". Returns the option after the alternatives. */
+/* Writes an option with its alternatives: "[--stripe | --database]". Returns the option after them. */
 static const struct ctl_option *put_option(FILE *out, const struct ctl_option *option)
 {
 	char text[96];
@@ -108,7 +108,7 @@ void ctl_usage_all(FILE *out)
 	      out);
 }
 
-/* For programs: name, operand and options of each command, with a tab before each but the first. */
+/* Writes a line for each command, for programs: name, operand and options, with tabs between them. */
 static void put_list(FILE *out)
 {
 	for (size_t i = 0; i < ACP_COUNT(commands); i++) {

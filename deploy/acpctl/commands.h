@@ -1,4 +1,4 @@
-/* commands.h - the table of commands (commands.def), and the reading of a command line by it. */
+/* commands.h - the table of commands (commands.def), and the parser of the command line. */
 #ifndef ACP_ACPCTL_COMMANDS_H
 #define ACP_ACPCTL_COMMANDS_H
 

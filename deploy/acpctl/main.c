@@ -1,7 +1,7 @@
 /* main.c - reads the command line and runs the command. */
 #include "commands.h"
 
-/* A word that begins no command, or only a part of one: says so, and lists the commands that begin with it. */
+/* Refuses words that are not a command, and lists the commands that begin with the first one. like: how many these are. */
 static int no_such_command(int argc, char *const *argv, int like)
 {
 	if (like && argc == 1)
@@ -13,7 +13,7 @@ static int no_such_command(int argc, char *const *argv, int like)
 	return ACPCTL_USAGE;
 }
 
-/* "acpctl key --help": the commands that begin with key. */
+/* "acpctl key --help" asks for the commands that begin with key. */
 static bool asks_about(int argc, char *const *argv, int like)
 {
 	return like && argc > 1 && strcmp(argv[1], "--help") == 0;

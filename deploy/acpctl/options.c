@@ -5,7 +5,7 @@
 
 #include <getopt.h>
 
-enum { CONFIG = 1000, JSON, CSV, HELP, VERSION }; /* beyond every letter; an option of the command is OWN + its place */
+enum { CONFIG = 1000, JSON, CSV, HELP, VERSION }; /* beyond all letters; OWN + i is option i of the command */
 enum { OWN = 2000 };
 
 static const struct option global_options[] = {{"config", required_argument, NULL, CONFIG},
@@ -21,10 +21,10 @@ struct reading {
 	const struct ctl_option *own;
 	struct option options[CTL_MAX_OPTIONS + ACP_COUNT(global_options) + 1];
 	char letters[3 + 2 * CTL_MAX_OPTIONS]; /* as getopt(3) takes them */
-	const char *word;                      /* that is being read */
+	const char *word;                      /* the word that is being read */
 };
 
-/* A word of the command line for a message: short, and an API key that was typed by mistake is not shown. */
+/* A word of the command line for a message: cut, and without an API key that was typed by mistake. */
 static const char *shown(const char *word, char text[100])
 {
 	snprintf(text, 100, "%s", word);
@@ -47,7 +47,7 @@ static bool value_fits(const char *alternatives, const char *value)
 	return false;
 }
 
-/* Says which values there are. */
+/* Names the possible values; returns false. */
 static bool refuse_value(const struct ctl_option *option, const char *value)
 {
 	char text[100], list[96];
@@ -82,8 +82,8 @@ static void add_own(struct reading *r, size_t place, char *letters)
 	}
 }
 
-/* own: options of the command, NULL before it. There words other than options end the reading ('+'); behind it they are
- * handed over in their order ('-'), whatever POSIXLY_CORRECT says. */
+/* own: the options of the command; NULL before the command, where the first word that is not an option ends the reading
+ * ('+'). After the command such words come in their order ('-'), whatever POSIXLY_CORRECT says. */
 static void prepare(struct reading *r, struct ctl *ctl, const char *name, const struct ctl_option *own)
 {
 	size_t count = 0;
@@ -92,7 +92,7 @@ static void prepare(struct reading *r, struct ctl *ctl, const char *name, const 
 		add_own(r, count, r->letters);
 	for (size_t i = 0; i < ACP_COUNT(global_options); i++)
 		r->options[count++] = global_options[i];
-	optind = 0; /* getopt begins anew */
+	optind = 0; /* getopt starts again */
 }
 
 static size_t place_of_letter(const struct ctl_option *own, int letter)
@@ -109,7 +109,7 @@ static bool no_such_option(const struct reading *r)
 	snprintf(word, sizeof word, "%.*s", (int)strcspn(r->word, "="), r->word);
 	if (r->name)
 		return ctl_refuse("%s: no such option; acpctl help %s shows its options", shown(word, text), r->name);
-	return ctl_refuse("%s: no such option before a command; acpctl help shows what there is", shown(word, text));
+	return ctl_refuse("%s: no such option before a command; acpctl help shows the options", shown(word, text));
 }
 
 static bool value_missing(const struct reading *r)
@@ -122,7 +122,7 @@ static bool value_missing(const struct reading *r)
 	return ctl_refuse("%s needs a value; write %s", r->word, text);
 }
 
-/* An option that getopt did not take: it does not exist, or has a value and takes none. */
+/* Refuses an option that does not exist, or that has a value and takes none. */
 static bool refuse_option(const struct reading *r)
 {
 	bool is_long = strncmp(r->word, "--", 2) == 0;
@@ -132,7 +132,7 @@ static bool refuse_option(const struct reading *r)
 	return no_such_option(r);
 }
 
-/* getopt takes --per for --period; a script that was written so would break with the next option. */
+/* getopt accepts --per for --period; a script that uses it would break when another option --per... is added. */
 static bool is_abbreviated(const struct reading *r, int index)
 {
 	return strncmp(r->word, "--", 2) == 0 && strcspn(r->word + 2, "=") != strlen(r->options[index].name);
@@ -149,7 +149,7 @@ static bool take_global(struct ctl *ctl, int code)
 	}
 }
 
-/* What getopt_long() returned, except the end and words that are no options. */
+/* Takes an option, or refuses it. code, index: from getopt_long(). */
 static bool take(struct reading *r, int code, int index)
 {
 	if (code == '?' || code == ':')
@@ -181,7 +181,7 @@ int ctl_parse_global(struct ctl *ctl, int argc, char **argv)
 	}
 }
 
-/* What must be there ----------------------------------------------------------------------------------------------- */
+/* Completeness ----------------------------------------------------------------------------------------------------- */
 
 void ctl_option_text(const struct ctl_option *option, char text[96])
 {
@@ -192,7 +192,7 @@ void ctl_option_text(const struct ctl_option *option, char text[96])
 		 option->value ? option->value : "");
 }
 
-/* An option and its alternatives: none of them is missing, and no two were given. */
+/* Checks an option and its alternatives: at most one of them is given, and one if it is required. */
 static bool option_ok(const struct ctl *ctl, const struct ctl_option *option, const char *const *values)
 {
 	char first[96], second[96];
@@ -212,7 +212,7 @@ static bool option_ok(const struct ctl *ctl, const struct ctl_option *option, co
 	return ctl_refuse("%s needs %s", ctl->command->name, first);
 }
 
-/* As many operands as the command takes. */
+/* Checks the number of operands. */
 static bool operands_ok(const struct ctl *ctl)
 {
 	char text[100];
@@ -254,7 +254,7 @@ bool ctl_parse(struct ctl *ctl, int argc, char **argv)
 		else if (!take(&r, code, index))
 			return false;
 	}
-	while (optind < argc) /* behind -- */
+	while (optind < argc) /* after -- */
 		ctl->operands[ctl->operand_count++] = argv[optind++];
 	return ctl->help || ctl->version || arguments_ok(ctl);
 }

@@ -1,4 +1,4 @@
-/* output.c - how results are written: tables for people, JSON and CSV for machines. */
+/* output.c - writes results: tables for people, JSON and CSV for programs. */
 #include "acpctl.h"
 
 #include <stdarg.h>
@@ -7,11 +7,11 @@
 
 enum { MAX_COLUMNS = 32 };
 
-/* One table: the names of its columns, and how wide each is. */
+/* A table: the names and widths of its columns. */
 struct table {
 	const char *names[MAX_COLUMNS];
 	int widths[MAX_COLUMNS];
-	bool numbers[MAX_COLUMNS]; /* all its values are: written to the right */
+	bool numbers[MAX_COLUMNS]; /* all values are numbers: aligned to the right */
 	int count;
 };
 
@@ -38,7 +38,7 @@ static int width_of(const char *text)
 	return width;
 }
 
-/* Names and texts that tenants chose must not steer the terminal: control characters (C0, DEL, C1) become '?'. */
+/* Texts that tenants chose must not control the terminal: control characters (C0, DEL, C1) become '?'. */
 static void put_text(const char *text)
 {
 	for (; *text; text++) {
@@ -75,7 +75,7 @@ static void measure(struct table *table, struct json_object *rows)
 	}
 }
 
-/* row NULL: the names. Nothing is written behind the last column. */
+/* row NULL: the names. No blanks follow the last column. */
 static void print_line(const struct table *table, struct json_object *row)
 {
 	for (int i = 0; i < table->count; i++) {
@@ -89,14 +89,14 @@ static void print_line(const struct table *table, struct json_object *row)
 	putchar('\n');
 }
 
-/* Columns of the terminal that standard output is; 0: it is none, or does not say. */
+/* Width of the terminal on standard output, in columns; 0: not a terminal, or not known. */
 static int terminal_width(void)
 {
 	struct winsize size = {0};
 	return isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
 
-/* A block of lines for each row: where a line would not fit, and a UUID that is cut off cannot be copied. */
+/* Prints a block of lines for each row, for a narrow terminal: a UUID that is cut off cannot be copied. */
 static void print_blocks(const struct table *table, struct json_object *rows)
 {
 	int widest = 0;
@@ -135,7 +135,7 @@ static void print_table(struct table *table, struct json_object *rows)
 
 static void put_field(const char *text)
 {
-	/* An empty text is not nothing. */
+	/* "" is an empty text; an empty field is no value. */
 	if (*text && !text[strcspn(text, "\",\r\n")]) {
 		fputs(text, stdout);
 		return;

@@ -1,4 +1,4 @@
-/* progress.c - what a terminal shows while something takes longer than two seconds; elsewhere nothing is written. */
+/* progress.c - shows progress on a terminal while something takes longer than two seconds. */
 #include "progress.h"
 
 #include "clock.h"
@@ -9,7 +9,7 @@
 enum { BAR = 30, FIRST_US = 2000000, AGAIN_US = 200000 };
 static const char full[] = "##############################";
 
-/* A line of progress stands on the terminal. */
+/* Is there a line of progress on the terminal? */
 static bool line_there;
 
 static void clear_line(void)
@@ -24,7 +24,7 @@ void ctl_progress_hide(void)
 		clear_line();
 }
 
-/* Of so many rows -------------------------------------------------------------------------------------------------- */
+/* Of a number of rows ---------------------------------------------------------------------------------------------- */
 
 void ctl_progress_begin(struct ctl_progress *progress, const char *label, int64_t total)
 {
@@ -72,9 +72,9 @@ void ctl_progress_end(struct ctl_progress *progress)
 	ctl_progress_hide();
 }
 
-/* Of one statement that says nothing until it ends ----------------------------------------------------------------- */
+/* Of one statement that returns nothing until it ends -------------------------------------------------------------- */
 
-/* A block that goes to and fro, and the time. */
+/* Draws a block that moves to and fro, and the time. */
 static void draw_busy(const struct ctl_busy *busy, uint64_t waited)
 {
 	enum { BLOCK = 6 };

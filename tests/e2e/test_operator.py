@@ -203,7 +203,7 @@ def test_wrong_options(bench):
     cases = [("key list --nope", "--nope: no such option; acpctl help key list shows its options"),
              ("key list --nope=1", "--nope: no such option; acpctl help key list shows its options"),
              ("key list -x", "-x: no such option; acpctl help key list shows its options"),
-             ("--nope", "--nope: no such option before a command; acpctl help shows what there is"),
+             ("--nope", "--nope: no such option before a command; acpctl help shows the options"),
              ("key list --ten a", "--ten: write --tenant in full"), ("--js tenant list", "--js: write --json in full"),
              ("key list --tenant", "--tenant needs a value; write --tenant TENANT"),
              ("audit export -o", "-o needs a value; write -o|--output FILE"),

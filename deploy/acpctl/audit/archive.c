@@ -1,8 +1,8 @@
 /* archive.c - acpctl audit archive: a month of the audit log becomes a file.
  *
- * The file is written, synced, read back and checked first; then one transaction stores what is in it and takes the
- * partition away. So the rows are in the table, or their archive is on record and its file on disk, whenever the
- * program or the machine dies; running it again ends the same. */
+ * First the file is written, synced, read back and checked. Then one transaction stores its hashes and totals and drops
+ * the partition. Whenever the program or the machine dies, the rows are in the table, or their archive is on record and
+ * its file on disk. A second run ends the same way. */
 #include "ctl_audit.h"
 
 #include <errno.h>
@@ -16,9 +16,9 @@ struct archiving {
 	const char *dir;
 	bool keep, gzip;
 	bool unbilled; /* also months with paid calls that no invoice has */
-	/* The month at hand. */
+	/* The current month. */
 	const char *month, *from, *to, *part;
-	char name[64], path[4096], fresh[4096]; /* fresh: its name until it is whole */
+	char name[64], path[4096], fresh[4096]; /* fresh: its name until it is complete */
 	struct audit_sums sums;
 	char sha256[ACP_SHA256_HEX];
 	int64_t bytes;
@@ -39,7 +39,7 @@ static bool write_file(struct archiving *a)
 	return audit_file_close(&file, true) && ok;
 }
 
-/* As it lies on the disk: every row must be what was written. */
+/* Checks the file as it is on the disk: every row must be as it was written. */
 static bool read_back(struct archiving *a)
 {
 	struct audit_report report = {.ctl = a->ctl};
@@ -51,7 +51,7 @@ static bool read_back(struct archiving *a)
 		return false;
 	if (report.count || facts.chains.rows != a->sums.rows)
 		return ctl_refuse(
-			"%s is not archived: its rows are not what was written (above); acpctl audit verify says more",
+			"%s is not archived: some of its rows were altered (see above); acpctl audit verify says more",
 			a->month);
 	return audit_file_hash(a->fresh, a->sha256, &a->bytes);
 }
@@ -76,7 +76,7 @@ static bool give_name(struct archiving *a)
 
 /* The database ----------------------------------------------------------------------------------------------------- */
 
-/* What the database says of the month now, and what is in the file: the same rows? */
+/* Stores the ranges and totals of the month. AGAIN: the database now has other rows than the file. */
 static enum outcome store_sums(struct archiving *a, char totals[ACP_SHA256_HEX])
 {
 	char runs[ACP_SHA256_HEX];
@@ -112,8 +112,8 @@ static bool store_archive(struct archiving *a, const char *totals)
 	return ok;
 }
 
-/* Takes the partition away. Calls go on meanwhile, so it is asked for again and again, not waited for. */
-static enum outcome take_away(struct archiving *a)
+/* Drops or detaches the partition. Waiting for its lock would hold up calls, so the lock is tried once a second. */
+static enum outcome drop_partition(struct archiving *a)
 {
 	enum { TRIES = 60 };
 	char rows[24];
@@ -133,8 +133,7 @@ static enum outcome take_away(struct archiving *a)
 		nanosleep(&pause, NULL);
 	}
 	ctl_fail("%s: acp.audit_logs was used by a long transaction for a minute (pg_stat_activity shows it); nothing "
-		 "was "
-		 "changed, run this again",
+		 "was changed, run this again",
 		 a->month);
 	return FAILED;
 }
@@ -148,10 +147,10 @@ static enum outcome in_transaction(struct archiving *a)
 	if (outcome == DONE && a->sums.rows && !store_archive(a, totals))
 		outcome = FAILED;
 	if (outcome == DONE)
-		outcome = take_away(a);
+		outcome = drop_partition(a);
 	if (outcome == DONE)
 		return ctl_run(a->ctl, "commit", NULL) ? DONE : FAILED;
-	/* Where even that fails, the end of the connection rolls back. */
+	/* If that fails too, the end of the connection rolls back. */
 	return ctl_run(a->ctl, "rollback", NULL) ? outcome : FAILED;
 }
 
@@ -209,9 +208,9 @@ static bool archive_month(struct archiving *a, struct json_object *month)
 	return outcome == DONE;
 }
 
-/* The months that are asked for ------------------------------------------------------------------------------------ */
+/* Months ----------------------------------------------------------------------------------------------------------- */
 
-/* 1: archive it; 0: nothing to do; -1: it cannot be (said). */
+/* 1: archive the month; 0: nothing to do; -1: not possible, after saying why. */
 static int wanted(const struct archiving *a, struct json_object *month, bool named)
 {
 	const char *name = acp_json_string(month, "month");
@@ -222,9 +221,8 @@ static int wanted(const struct archiving *a, struct json_object *month, bool nam
 		return named ? -1 : 0;
 	}
 	if (acp_json_bool(month, "there") && unbilled && !a->unbilled) {
-		ctl_fail("%s: %lld paid calls are on no invoice yet, and what is archived cannot be billed any more: "
-			 "run "
-			 "acpctl billing run first, or give --unbilled",
+		ctl_fail("%s: %lld paid calls are on no invoice yet, and archived calls cannot be billed any more: "
+			 "run acpctl billing run first, or give --unbilled",
 			 name, (long long)unbilled);
 		return -1;
 	}
@@ -258,21 +256,21 @@ static int archive_all(struct archiving *a, const char *month, const char *older
 	return status;
 }
 
-/* Rows that are about to leave are under a seal; one at a time archives. */
+/* Takes the lock that lets one run at a time archive, and seals the rows before they leave. */
 static bool prepare(struct archiving *a)
 {
 	int64_t id, rows;
 	char hash[ACP_SHA256_HEX], why[1024];
 	struct stat folder;
 	if (stat(a->dir, &folder) != 0 || !S_ISDIR(folder.st_mode))
-		return ctl_refuse("--dir %s: %s", a->dir, errno ? strerror(errno) : "is no folder");
+		return ctl_refuse("--dir %s: %s", a->dir, errno ? strerror(errno) : "not a folder");
 	struct json_object *lock = ctl_query(a->ctl, "archive lock", NULL);
 	if (!lock)
 		return false;
 	bool mine = json_object_get_boolean(ctl_value(lock, "mine"));
 	json_object_put(lock);
 	if (!mine)
-		return ctl_refuse("another acpctl audit archive is at work");
+		return ctl_refuse("another acpctl audit archive is running");
 	acp_admin_patient(a->ctl->admin);
 	if (!acp_admin_seal(a->ctl->admin, &a->ctl->config, &id, &rows, hash, why, sizeof why))
 		return ctl_refuse("audit seal: %s", why);

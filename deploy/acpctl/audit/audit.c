@@ -1,4 +1,4 @@
-/* audit.c - acpctl audit seal, acpctl audit status, and what the other parts of acpctl audit share. */
+/* audit.c - acpctl audit seal, acpctl audit status, and the shared parts of acpctl audit. */
 #include "ctl_audit.h"
 
 #include "progress.h"
@@ -70,7 +70,7 @@ void audit_problem(struct audit_report *report, const char *kind, const char *fo
 
 /* Files ------------------------------------------------------------------------------------------------------------ */
 
-/* gzip between two descriptors; -1 after saying what failed. */
+/* Starts gzip between two descriptors: its process id, or -1 after saying what failed. */
 static long start_gzip(const char *option, int in, int out)
 {
 	pid_t pid;
@@ -83,7 +83,7 @@ static long start_gzip(const char *option, int in, int out)
 	posix_spawn_file_actions_destroy(&actions);
 	if (error == 0)
 		return pid;
-	ctl_fail("gzip: %s: install it, or go without compression", strerror(error));
+	ctl_fail("gzip: %s: install it, or do not compress", strerror(error));
 	return -1;
 }
 
@@ -140,7 +140,7 @@ bool audit_file_close(struct audit_file *file, bool sync)
 	close(file->fd);
 	if (!ok)
 		ctl_fail("%s: %s", file->path,
-			 status ? "gzip failed: the file is broken, or the disk full" : strerror(errno));
+			 status ? "gzip failed: the file is broken, or the disk is full" : strerror(errno));
 	return ok;
 }
 
@@ -211,8 +211,8 @@ int ctl_audit_seal(struct ctl *ctl)
 	char hash[ACP_SHA256_HEX], why[1024];
 	if (!*ctl->config.key_pepper)
 		return ctl_fail(
-			"key_pepper is not set: a seal is signed with it; name the configuration file of acp.fcgi with "
-			"--config");
+			"key_pepper is not set, and seals are signed with it; name the configuration file of acp.fcgi "
+			"with --config");
 	if (!ctl_run(ctl, "clock", NULL)) /* opens the database */
 		return ACPCTL_FAILED;
 	if (!acp_admin_seal(ctl->admin, &ctl->config, &id, &rows, hash, why, sizeof why))

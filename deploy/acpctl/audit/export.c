@@ -1,11 +1,11 @@
-/* export.c - acpctl audit export: audit rows as JSON lines that can be checked without the database. */
+/* export.c - acpctl audit export: writes audit rows as JSON lines that can be checked without the database. */
 #include "ctl_audit.h"
 
 #include "progress.h"
 
 #include <unistd.h>
 
-/* What has been written so far. */
+/* An export while it is written. */
 struct writer {
 	struct ctl *ctl;
 	FILE *out;
@@ -14,7 +14,7 @@ struct writer {
 	struct acp_hasher *bytes; /* of all lines but the trailer */
 	struct acp_hasher *runs;
 	struct acp_buf ends;   /* where each chain ended in this file, as lines of a seal's heads */
-	struct acp_head first; /* of the stretch that is being written */
+	struct acp_head first; /* of the range that is being written */
 	struct acp_head last;  /* chain 0: nothing yet */
 	struct audit_sums *sums;
 	struct ctl_progress progress;
@@ -38,7 +38,7 @@ static void member(struct acp_buf *line, const char *name, const char *text)
 		acp_buf_puts(line, "null");
 }
 
-/* The first line: what the file was meant to hold. heads only where it is all there is. */
+/* Writes the first line: the selection; with the heads of the chains if everything is exported. */
 static bool put_header(struct writer *w, const struct audit_selection *selection, bool whole)
 {
 	struct json_object *rows = ctl_query(w->ctl, "audit size", NULL);
@@ -77,7 +77,7 @@ static bool put_seal(void *arg, const char *const *columns)
 	return put_line(w);
 }
 
-/* A stretch of a chain that is in an archive: the file goes on behind it. */
+/* Writes the place of a range of a chain that is in an archive; the rows after it follow. */
 static bool put_archived(void *arg, const char *const *columns)
 {
 	struct writer *w = arg;
@@ -88,7 +88,7 @@ static bool put_archived(void *arg, const char *const *columns)
 	return put_line(w);
 }
 
-/* The stretch that ends with w->last is complete; and, where the next row is of another chain, so is the chain. */
+/* Ends the range of rows whose last one is w->last; chain_too: the chain ends with it. */
 static void end_run(struct writer *w, bool chain_too)
 {
 	char hex[ACP_SHA256_HEX], text[160];
@@ -148,7 +148,7 @@ void audit_trailer_line(const struct audit_sums *sums, const char *ends, const c
 	acp_buf_puts(out, "}\n");
 }
 
-/* The last line: counts, the hash of all lines before it, and its signature. */
+/* Writes the last line: counts, the hash of all lines before it, and its signature. */
 static bool put_trailer(struct writer *w)
 {
 	uint8_t digest[ACP_SHA256_LEN];
@@ -193,7 +193,7 @@ bool audit_export(struct ctl *ctl, const struct audit_selection *selection, FILE
 	return ok;
 }
 
-/* To a file, which is there whole or not at all; or to standard output. */
+/* Exports to a file, which is then complete or not there; without a path to standard output. */
 static bool export_to(struct ctl *ctl, const struct audit_selection *selection, const char *path, bool gzip,
 		      struct audit_sums *sums)
 {
@@ -209,7 +209,7 @@ static bool export_to(struct ctl *ctl, const struct audit_selection *selection, 
 	if (ok && rename(part, path) == 0)
 		return true;
 	unlink(part);
-	return ok && ctl_refuse("%s: cannot be given its name", path);
+	return ok && ctl_refuse("%s: the complete file cannot be renamed to this name", path);
 }
 
 int ctl_audit_export(struct ctl *ctl)
@@ -222,7 +222,7 @@ int ctl_audit_export(struct ctl *ctl)
 	bool gzip = ctl_flag(ctl, "gzip");
 	if (gzip && !path)
 		return ctl_misuse("--gzip needs -o FILE; or pipe the output through gzip");
-	/* A UUID is taken as it is: rows may be of a tenant that this database does not know. */
+	/* A UUID is not looked up: this database may have rows of a tenant that it does not know. */
 	if (selection.tenant && !acp_is_uuid(selection.tenant)) {
 		if (!ctl_tenant_id(ctl, selection.tenant, tenant))
 			return ACPCTL_FAILED;
@@ -233,9 +233,7 @@ int ctl_audit_export(struct ctl *ctl)
 	fprintf(stderr, "exported %lld row%s and %lld seal%s%s%s\n", (long long)sums.rows, sums.rows == 1 ? "" : "s",
 		(long long)sums.seals, sums.seals == 1 ? "" : "s", path ? " to " : "", path ? path : "");
 	if (selection.tenant)
-		fputs("These are one tenant's rows: that each is what was written can be checked, but not that none is "
-		      "missing\n",
-		      stderr);
+		fputs("These are one tenant's rows: each can be checked, but not whether one is missing\n", stderr);
 	if (!*ctl->config.key_pepper)
 		fputs("key_pepper is not set: the file is not signed\n", stderr);
 	return ACPCTL_OK;

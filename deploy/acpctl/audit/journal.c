@@ -1,4 +1,4 @@
-/* journal.c - acpctl journal: audit rows that wait on this host's disk (core/journal.h). */
+/* journal.c - acpctl journal: audit rows on this host's disk that wait for PostgreSQL (core/journal.h). */
 #include "acpctl.h"
 
 #include "journal.h"
@@ -37,7 +37,7 @@ static void add_file(void *arg, const struct acp_journal_file *file)
 	survey->complete = false;
 }
 
-/* Nothing waits: a file that a process has just begun holds nothing. */
+/* Does nothing wait? A file that a process has just begun has no events. */
 static bool is_empty(const struct survey *survey)
 {
 	return survey->events == 0 && survey->damaged == 0 && survey->aside == 0;
@@ -137,7 +137,8 @@ int ctl_journal_replay(struct ctl *ctl)
 	print_replay(ctl, pg, &counts);
 	acp_pg_journal_close(pg);
 	if (code != ACP_OK)
-		return ctl_fail("the replay stopped (the lines above say why); what was not stored is still there");
+		return ctl_fail(
+			"the replay stopped (see the lines above); the events that were not stored are still there");
 	if (counts.put_aside)
 		return ctl_fail("%lld file%s put aside: look at *.bad in %s", (long long)counts.put_aside,
 				counts.put_aside == 1 ? "" : "s", ctl->config.journal_dir);

@@ -7,7 +7,7 @@ struct verification {
 	struct audit_report report;
 	const char *from, *to, *archives;
 	struct audit_seals seals;
-	bool keep_seals; /* for files that are compared with them */
+	bool keep_seals; /* files are compared with them */
 	struct acp_seal_check seal_check;
 	struct acp_chain_check *chains;
 	struct ctl_progress progress;
@@ -60,7 +60,7 @@ static bool check_row(struct verification *v, const char *const *columns)
 	struct acp_link link = {.chain = number_of(columns[1]), .seq = number_of(columns[2])};
 	link.text = columns[5] ? columns[5] : "";
 	link.len = strlen(link.text);
-	/* A chain_hash that is none is as good as a wrong one. */
+	/* An invalid chain_hash counts as a wrong one. */
 	if (!columns[3] || !acp_unhex(columns[3], link.hash, sizeof link.hash))
 		memset(link.hash, 0, sizeof link.hash);
 	acp_chain_row(v->chains, &link);
@@ -105,16 +105,16 @@ static void check_archive_file(struct verification *v, struct json_object *archi
 	struct audit_file_facts facts;
 	snprintf(path, sizeof path, "%s/%s", v->archives, text_in(archive, "file"));
 	if (!audit_file_hash(path, sha256, &bytes)) {
-		audit_problem(&v->report, "archive", "the archive %s cannot be read: bring it back to %s",
+		audit_problem(&v->report, "archive", "the archive %s cannot be read: put it back into %s",
 			      text_in(archive, "file"), v->archives);
 		return;
 	}
 	if (strcmp(sha256, text_in(archive, "sha256")) == 0)
 		return;
 	audit_problem(&v->report, "archive", "%s is not the file that was archived: its SHA-256 is %s", path, sha256);
-	/* Which row it is says the file itself. */
+	/* The check of the file names the row. */
 	if (!audit_verify_file(&v->report, path, NULL, &facts))
-		audit_problem(&v->report, "archive", "%s cannot be read as an archive any more", path);
+		audit_problem(&v->report, "archive", "%s is not readable as an archive", path);
 }
 
 static bool check_archive(struct verification *v, struct json_object *archive)
@@ -136,8 +136,8 @@ static bool check_archive(struct verification *v, struct json_object *archive)
 					    totals};
 	audit_archive_sign(v->report.ctl, &named, signature);
 	if (strcmp(runs, text_in(archive, "runs_sha256")) != 0)
-		audit_problem(&v->report, "archive", "archive %s part %s: its stretches of the chains were altered",
-			      month, part);
+		audit_problem(&v->report, "archive", "archive %s part %s: its ranges of the chains were altered", month,
+			      part);
 	else if (strcmp(totals, text_in(archive, "totals_sha256")) != 0)
 		audit_problem(&v->report, "archive", "archive %s part %s: its totals were altered", month, part);
 	else if (*v->report.ctl->config.key_pepper && strcmp(signature, text_in(archive, "signature")) != 0)
@@ -160,8 +160,8 @@ static bool check_archives(struct verification *v)
 	for (size_t i = 0; ok && i < json_object_array_length(strays); i++) {
 		struct json_object *stray = json_object_array_get_idx(strays, i);
 		audit_problem(&v->report, "archive",
-			      "there are stretches or totals of an archive %s part %s, but no such archive: it was "
-			      "removed, or they are forged",
+			      "no such archive: %s part %s; but its ranges or totals are on record: it was removed, or "
+			      "they are forged",
 			      text_in(stray, "month"), text_in(stray, "part"));
 	}
 	if (ok)
@@ -215,7 +215,7 @@ static void print_counts(struct verification *v)
 	       text_in(v->summary, "chains"), text_in(v->summary, "archived_rows"), text_in(v->summary, "archives"),
 	       text_in(v->summary, "seals"));
 	if (v->from || v->to)
-		puts("a part of the time: what came before and after it, and the ends of the chains, were not checked");
+		puts("only this time was checked: not the rows before and after it, nor the ends of the chains");
 	if (!seal)
 		puts("no seal yet: the chains alone do not stop a superuser from rewriting them; acpctl audit seal "
 		     "makes one");
@@ -228,7 +228,7 @@ static void print_counts(struct verification *v)
 		puts("signatures were not checked: key_pepper is not set");
 	if (acp_json_member(v->summary, "archives") && !v->archives &&
 	    json_object_get_int64(acp_json_member(v->summary, "archives")))
-		puts("the files of the archives were not checked: --archives DIR does");
+		puts("the files of the archives were not checked: give --archives DIR");
 }
 
 static bool check_chains(struct verification *v)
@@ -280,9 +280,8 @@ static void print_file(const struct verification *v, const char *path, const str
 	       : *v->report.ctl->config.key_pepper ? "without a signature"
 						   : "signatures were not checked: key_pepper is not set");
 	if (facts->tenant_only)
-		printf("%s: one tenant's rows: each is what was written or is named above; that none was missing when "
-		       "it was "
-		       "made cannot be shown\n",
+		printf("%s: one tenant's rows: each was checked, but not whether one was missing when the file was "
+		       "made\n",
 		       path);
 }
 

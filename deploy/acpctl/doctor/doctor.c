@@ -24,13 +24,13 @@ static void check_configuration(const struct ctl *ctl)
 {
 	const struct acp_config *config = &ctl->config;
 	ctl_check(*config->key_pepper != '\0', "key_pepper", "%s",
-		  *config->key_pepper
-			  ? "set"
-			  : "not set: put key_pepper_file = PATH into acp.conf; make one with: openssl rand -hex 32");
+		  *config->key_pepper ? "set"
+				      : "not set: write key_pepper_file = PATH into acp.conf; create the file with: "
+					"openssl rand -hex 32");
 	bool local = strstr(config->public_url, "//127.0.0.1") || strstr(config->public_url, "//localhost");
 	bool secure = strncmp(config->public_url, "https://", 8) == 0 || local;
 	ctl_check(secure, "public_url", "%s%s", config->public_url,
-		  secure ? "" : ": API keys travel in clear over http; mount it under https");
+		  secure ? "" : ": http sends API keys in clear; use https");
 }
 
 struct waiting {
@@ -44,14 +44,14 @@ static void count_waiting(void *arg, const struct acp_journal_file *file)
 	waiting->aside += file->aside;
 }
 
-/* Events that wait are no fault by themselves: they go when PostgreSQL is back. */
+/* Waiting events are not a fault: acp.fcgi stores them when PostgreSQL is back. */
 static void check_journal(const struct ctl *ctl)
 {
 	char why[512];
 	struct waiting waiting = {0, 0};
 	const char *dir = ctl->config.journal_dir;
 	if (!*dir)
-		ctl_check(true, "journal", "off: calls are refused while PostgreSQL is away");
+		ctl_check(true, "journal", "off: calls are refused while PostgreSQL is not reachable");
 	else if (!acp_journal_survey(dir, count_waiting, &waiting, why, sizeof why))
 		ctl_check(false, "journal", "%s", why);
 	else if (waiting.aside)
@@ -68,7 +68,7 @@ static const char *name_of(uid_t uid, char name[64])
 	return name;
 }
 
-/* Whether acp.fcgi can write there is known only to those who are that user; root sees at least whose it is. */
+/* Only the user of acp.fcgi can tell whether acp.fcgi may write there; root can at least see the owner. */
 static void check_journal_dir(const struct ctl *ctl)
 {
 	struct stat status;
@@ -78,7 +78,7 @@ static void check_journal_dir(const struct ctl *ctl)
 	if (!*dir)
 		return;
 	if (stat(dir, &status) != 0 && errno == ENOENT) {
-		ctl_check(true, "journal_dir", "%s: acp.fcgi makes it when it starts", dir);
+		ctl_check(true, "journal_dir", "%s: acp.fcgi creates it when it starts", dir);
 		return;
 	}
 	if (statvfs(dir, &room) != 0) {
@@ -141,11 +141,11 @@ static void check_rights(struct json_object *rows)
 	bool good = json_object_get_boolean(ctl_value(rows, "can_insert")) &&
 		    !json_object_get_boolean(ctl_value(rows, "can_change"));
 	ctl_check(good, "rights of acp_app", "%s",
-		  good ? "may append to audit_logs, not change it"
+		  good ? "may append to audit_logs and not change it"
 		       : "wrong on audit_logs: run acpctl migrate as its owner");
 	const char *role = json_object_get_string(ctl_value(rows, "role"));
 	if (!json_object_get_boolean(ctl_value(rows, "is_app")))
-		ctl_check(false, "rights of this role", "%s is no member of acp_app: GRANT acp_app TO \"%s\"", role,
+		ctl_check(false, "rights of this role", "%s is not a member of acp_app: GRANT acp_app TO \"%s\"", role,
 			  role);
 	else if (json_object_get_boolean(ctl_value(rows, "is_super")))
 		ctl_check(true, "rights of this role",
@@ -158,7 +158,7 @@ static void check_rights(struct json_object *rows)
 
 static void check_drift(struct ctl *ctl)
 {
-	/* With its settings the statement is not compiled for seconds first. */
+	/* These settings keep PostgreSQL from compiling the statement for seconds. */
 	bool ready = ctl_run(ctl, "begin", NULL) && ctl_run(ctl, "proof settings", NULL);
 	struct json_object *rows = ready ? ctl_query(ctl, "drift", NULL) : NULL;
 	ctl_run(ctl, "rollback", NULL);
@@ -188,10 +188,10 @@ static void check_tables(struct ctl *ctl)
 	if (reports)
 		check_drift(ctl);
 	else
-		ctl_check_skipped("counters = audit rows", "not looked at: this role is no member of acp_report");
+		ctl_check_skipped("counters = audit rows", "not checked: this role is not a member of acp_report");
 }
 
-/* A policy of an older version, or whose time zone the database has no more. */
+/* Finds policies of an older version, and those whose time zone the database no longer has. */
 static void check_policies(struct ctl *ctl)
 {
 	struct json_object *rows = ctl_query(ctl, "policy faults", NULL);
@@ -199,15 +199,14 @@ static void check_policies(struct ctl *ctl)
 	for (size_t i = 0; i < count; i++) {
 		struct json_object *row = json_object_array_get_idx(rows, i);
 		bool refuses = acp_json_bool(row, "refuses");
-		ctl_check(false, "policy",
-			  "%s (%.200s): %s %s%s: add it anew as it is meant, then acpctl policy disable %s",
+		ctl_check(false, "policy", "%s (%.200s): %s %s%s: add a correct policy, then acpctl policy disable %s",
 			  acp_json_string(row, "policy_id"), acp_json_string(row, "name"),
 			  acp_json_string(row, "place") + 1, acp_json_string(row, "why"),
-			  refuses ? "; it cannot be evaluated, and the calls that it is about are refused" : "",
+			  refuses ? "; it cannot be evaluated, so the calls that it applies to are refused" : "",
 			  acp_json_string(row, "policy_id"));
 	}
 	if (rows && !count)
-		ctl_check(true, "policies", "those in force can all be evaluated");
+		ctl_check(true, "policies", "all policies in force can be evaluated");
 	json_object_put(rows);
 }
 
@@ -230,7 +229,7 @@ static void check_clock(struct ctl *ctl)
 	json_object_put(rows);
 }
 
-/* The function of an action of kind sql: there, of the right type, and acp.fcgi may call it. */
+/* Checks the function of an action of kind sql: it exists, has the right type, and acp.fcgi may call it. */
 static void check_function(struct ctl *ctl, const struct acp_action *action)
 {
 	const char *values[] = {action->sql_function};
@@ -238,7 +237,7 @@ static void check_function(struct ctl *ctl, const struct acp_action *action)
 	if (!rows)
 		return;
 	if (json_object_array_length(rows) == 0)
-		ctl_check(false, action->name, "there is no function %s(uuid, jsonb, jsonb): create it",
+		ctl_check(false, action->name, "no such function: %s(uuid, jsonb, jsonb); create it",
 			  action->sql_function);
 	else if (!json_object_get_boolean(ctl_value(rows, "gives_json")))
 		ctl_check(false, action->name, "%s must return jsonb, one value", action->sql_function);
@@ -251,7 +250,7 @@ static void check_function(struct ctl *ctl, const struct acp_action *action)
 	json_object_put(rows);
 }
 
-/* NULL when there are none to check. */
+/* Loads the actions; NULL: none to check. */
 static struct acp_actions *check_actions(const struct ctl *ctl)
 {
 	char why[1024];

@@ -1,5 +1,5 @@
-/* mount.c - acpctl doctor --url: asks an installation from outside, and names the line of the web server's
- * configuration that mends what is wrong. What arrives of a request is told by GET /healthz?received. */
+/* mount.c - acpctl doctor --url: sends requests to an installation from outside, and names the line of the web server's
+ * configuration that corrects a fault. GET /healthz?received tells what arrived of a request. */
 #include "doctor.h"
 
 #include <curl/curl.h>
@@ -7,12 +7,12 @@
 #include <strings.h>
 #include <time.h>
 
-/* An address that nobody has (RFC 5737): a client that claims it must not be believed. */
+/* An address that no host has (RFC 5737): a client that claims it must not be believed. */
 #define NOBODY "192.0.2.77"
 
-/* --- web servers -------------------------------------------------------------------------------------------------- */
+/* Web servers ------------------------------------------------------------------------------------------------------ */
 
-/* By the beginning of the header Server. The lines are what to write; in body_limit stands how many units. */
+/* By the beginning of the header Server. The texts are lines to write; body_limit has a place for the number of units. */
 static const struct web_server {
 	const char *name, *authorization, *body_limit;
 	int64_t unit; /* bytes */
@@ -39,7 +39,7 @@ static const struct web_server *find_server(const char *server)
 	return at;
 }
 
-/* The line that allows bodies large enough for the program itself to refuse what is too large. */
+/* The line that allows bodies so large that acp.fcgi itself refuses the ones over its limit. */
 static void body_limit_line(const struct acp_config *config, const char *server, char line[192])
 {
 	const struct web_server *known = find_server(server);
@@ -47,7 +47,7 @@ static void body_limit_line(const struct acp_config *config, const char *server,
 	snprintf(line, 192, known->body_limit, (long long)(wanted / known->unit));
 }
 
-/* --- asking ------------------------------------------------------------------------------------------------------- */
+/* Requests --------------------------------------------------------------------------------------------------------- */
 
 struct question {
 	const char *path;
@@ -57,14 +57,14 @@ struct question {
 };
 
 struct answer {
-	int status; /* -1: none, and why */
+	int status; /* -1: no answer, see why */
 	char why[CURL_ERROR_SIZE];
 	char server[64], location[256];
 	time_t date;    /* of the header; 0: none */
 	time_t expires; /* of the certificate; 0: none */
 	bool untrusted; /* its certificate */
 	struct acp_buf body;
-	struct json_object *json; /* NULL: no JSON of ours */
+	struct json_object *json; /* NULL: the body is not JSON */
 };
 
 static void forget(struct answer *answer)
@@ -80,7 +80,7 @@ static size_t take_body(char *bytes, size_t one, size_t len, void *arg)
 	return acp_buf_ok(&answer->body) ? one * len : 0;
 }
 
-/* The value of a header line, with what is around it cut off. */
+/* Copies the value of a header line without the white space around it. */
 static void take_value(const char *line, size_t len, const char *name, char *out, size_t size)
 {
 	size_t name_len = strlen(name);
@@ -120,7 +120,7 @@ static void take_expiry(CURL *curl, struct answer *answer)
 			answer->expires = curl_getdate(field->data + 12, NULL);
 }
 
-/* A call without a key, as long as wanted: its end is only right where all of it arrives. */
+/* A call without a key, padded to this length: it is valid JSON only if all of it arrives. */
 static char *padded_call(size_t len)
 {
 	static const char call[] = "{\"action\":\"meta.version\",\"params\":{}";
@@ -151,7 +151,7 @@ static size_t give_body(char *out, size_t one, size_t len, void *arg)
 
 static struct curl_slist *headers_of(const struct question *question)
 {
-	/* No Expect: servers differ in it, and none of it is what is asked here. */
+	/* No Expect: servers treat it differently, and it is not part of these checks. */
 	struct curl_slist *headers = curl_slist_append(NULL, "Expect:");
 	if (question->header)
 		headers = curl_slist_append(headers, question->header);

@@ -1,7 +1,7 @@
-/* billing.c - acpctl billing and acpctl price: invoices are made, shown, corrected and tried again.
+/* billing.c - acpctl billing and acpctl price: makes, shows, corrects and retries invoices.
  *
- * A run is a row of steps, each a transaction that bills some tenants: killed anywhere and started again, it goes on
- * where it stood, and each tenant is billed once. */
+ * A run is a sequence of steps, each a transaction that bills some tenants. A run that is killed and started again goes
+ * on at the same place, and each tenant is billed once. */
 #include "acpctl.h"
 
 #include "progress.h"
@@ -21,7 +21,7 @@ static bool amount_ok(const char *text)
 
 /* Runs ------------------------------------------------------------------------------------------------------------- */
 
-/* Bills the tenants that are left, some at a time. */
+/* Bills the remaining tenants, some in each step. */
 static bool bill_all(struct ctl *ctl, const char *key)
 {
 	char after[ACP_UUID_LEN] = "";
@@ -38,14 +38,14 @@ static bool bill_all(struct ctl *ctl, const char *key)
 			ctl_progress_end(&progress);
 			return rows != NULL;
 		}
-		/* Tenants are billed in the order of their UUIDs, which are random: the first digits tell how far it
-		 * is. */
+		/* Tenants are billed in the order of their UUIDs. These are random, so the first digits tell the
+		 * progress. */
 		const char digits[] = {after[0], after[1], after[2], after[3], '\0'};
 		ctl_progress_at(&progress, (int64_t)strtoul(digits, NULL, 16));
 	}
 }
 
-/* Begins the run of this key, or goes on with it; period: which one that is. */
+/* Begins the run of this key, or continues it; period: the month of the run. */
 static bool do_run(struct ctl *ctl, const char *key, const char *wanted, char period[8])
 {
 	const char *values[] = {key, wanted, ctl->config.invoice_minimum};
@@ -59,7 +59,7 @@ static bool do_run(struct ctl *ctl, const char *key, const char *wanted, char pe
 	return ok;
 }
 
-/* A line an invoice, then the sum. */
+/* Prints a line for each invoice, then the sum. */
 static void print_run(struct json_object *result)
 {
 	struct json_object *invoices = acp_json_member(result, "invoices");
@@ -122,7 +122,7 @@ int ctl_billing_list(struct ctl *ctl)
 	return ctl_print_query(ctl, "billing list", values);
 }
 
-/* The text whose SHA-256 is the hash, without a newline behind it; computed anew. */
+/* Prints the text whose SHA-256 is the hash, computed again, without a newline after it. */
 static int show_text(struct ctl *ctl, const char *const *values)
 {
 	struct json_object *rows = ctl_query(ctl, "billing text", values);
@@ -204,7 +204,7 @@ int ctl_billing_credit(struct ctl *ctl)
 	return ACPCTL_OK;
 }
 
-/* One invoice, or all that failed. */
+/* Retries one invoice, or every invoice that failed. */
 int ctl_billing_retry(struct ctl *ctl)
 {
 	char tenant[ACP_UUID_LEN];
@@ -227,7 +227,7 @@ int ctl_price_list(struct ctl *ctl)
 	return ctl_print_query(ctl, "price list", NULL);
 }
 
-/* What prices are looked up by: a name of an action, or the beginning of names and *. */
+/* Prices are looked up by the name of an action, or by the beginning of a name and *. */
 static bool pattern_ok(const char *text)
 {
 	size_t name = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_.");

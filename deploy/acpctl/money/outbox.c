@@ -1,4 +1,4 @@
-/* outbox.c - acpctl outbox: what is owed to the outside world; looking at it, working it off, dead letters. */
+/* outbox.c - acpctl outbox: shows the work that is queued for the executor, does it, retries or cancels it. */
 #include "acpctl.h"
 
 #include "executor.h"
@@ -58,7 +58,7 @@ int ctl_outbox_drop(struct ctl *ctl)
 	return ACPCTL_OK;
 }
 
-/* The outbox as acpctl reaches it: the part of the control plane that acp_outbox_work() needs. */
+/* The part of the control plane that acp_outbox_work() needs. */
 static enum acp_code money(void *self, const char *function, struct json_object *what, struct json_object **reply,
 			   struct acp_refusal *refusal)
 {
@@ -74,7 +74,7 @@ static enum acp_code money(void *self, const char *function, struct json_object 
 	return ACP_OK;
 }
 
-/* The executor's audit events. */
+/* Stores an audit event of the executor. */
 static enum acp_code record(void *self, const struct acp_settlement *end)
 {
 	struct json_object *event = acp_event_json(end->event);
@@ -91,7 +91,7 @@ struct acp_control_plane ctl_executor_plane(struct ctl *ctl)
 	return (struct acp_control_plane){.self = ctl, .money = money, .record = record};
 }
 
-/* Works until nothing is due. An obligation that fails is due again later, so this ends. */
+/* Works until nothing is due. It ends, because an obligation that fails is due again later. */
 static int run(const struct acp_kernel *kernel)
 {
 	int done = 0, failed = 0;
@@ -116,7 +116,7 @@ int ctl_outbox_run(struct ctl *ctl)
 	if (!acp_executor_open(&ctl->config, &plane, &executor, why, sizeof why))
 		return ctl_fail("%s", why);
 	if (!executor)
-		return ctl_fail("there is no executor: set stripe_key, or executor_url and executor_key");
+		return ctl_fail("no executor is configured; set stripe_key, or executor_url and executor_key");
 	const struct acp_kernel kernel = {.config = &ctl->config, .plane = &plane, .executor = executor};
 	int status = run(&kernel);
 	acp_executor_close(executor);

@@ -1,4 +1,4 @@
-/* reconcile.h - what the parts of acpctl reconcile share. */
+/* reconcile.h - the shared parts of acpctl reconcile. */
 #ifndef ACP_ACPCTL_RECONCILE_H
 #define ACP_ACPCTL_RECONCILE_H
 
@@ -12,11 +12,11 @@ struct reconciliation {
 	int64_t count;
 	struct json_object *list; /* with --json or --csv */
 	struct ctl_busy busy;
-	bool stripe;   /* --stripe: without an executor it fails */
-	bool compared; /* with what Stripe holds */
+	bool stripe;   /* --stripe: fails without an executor */
+	bool compared; /* the invoices that Stripe holds were compared */
 };
 
-/* One thing that is not what it must be. said, found: NULL is nothing. */
+/* One difference. said, found: NULL is nothing. */
 struct difference {
 	const char *tenant, *period, *what, *said, *found;
 	const char *who; /* before found: "the rows say" */
@@ -28,8 +28,8 @@ void reconcile_add(struct json_object *object, const char *name, const char *tex
 /* Counts a difference, and prints it or adds it to the list. */
 void reconcile_difference(struct reconciliation *r, const struct difference *difference);
 
-/* Compares invoices with those that Stripe holds, where there is an executor. Ends the snapshot. False after saying
- * what failed. */
+/* Compares invoices with those that Stripe holds, if there is an executor. Ends the snapshot. period: YYYY-MM; NULL is
+ * all. False after saying what failed. */
 bool reconcile_stripe(struct reconciliation *r, const char *period);
 
 #endif

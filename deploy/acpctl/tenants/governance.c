@@ -1,4 +1,4 @@
-/* governance.c - acpctl policy, proposal and approval: what an operator decides. */
+/* governance.c - acpctl policy, proposal and approval: the decisions of an operator. */
 #include "acpctl.h"
 
 #include "crypto.h"
@@ -22,7 +22,7 @@ int ctl_approval_list(struct ctl *ctl)
 	return ctl_print_query(ctl, "approval list", NULL);
 }
 
-/* The params schema of governance.propose_policy is what a policy must satisfy, whoever makes it. */
+/* Every policy must satisfy the params schema of governance.propose_policy. */
 static bool fits_schema(struct json_object *policy)
 {
 	struct acp_schema_error bad;
@@ -34,7 +34,7 @@ static bool fits_schema(struct json_object *policy)
 	/* "/policy/time_window/from" is time_window/from of what was given */
 	const char *place = strncmp(bad.pointer, "/policy/", 8) == 0 ? bad.pointer + 8 : "it";
 	if (!good)
-		ctl_fail("the policy: %s %s; acpctl(8) says what a policy has", place, bad.message);
+		ctl_fail("the policy: %s %s; acpctl(8) lists the members of a policy", place, bad.message);
 	acp_schema_free(schema);
 	json_object_put(params);
 	json_object_put(tree);
@@ -72,7 +72,7 @@ int ctl_policy_add(struct ctl *ctl)
 	return ACPCTL_OK;
 }
 
-/* Runs a statement (id, word) that tells whether it changed anything. */
+/* Runs a statement (id, word) that returns whether it changed anything. */
 static int decide(struct ctl *ctl, const char *statement, const char *word, const char *done)
 {
 	char id_name[32];

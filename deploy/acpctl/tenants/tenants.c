@@ -124,7 +124,7 @@ int ctl_key_list(struct ctl *ctl)
 	return ctl_tenant_option(ctl, tenant, &values[0]) ? ctl_print_query(ctl, "key list", values) : ACPCTL_FAILED;
 }
 
-/* Scopes are words known to the program: a misspelt one would silently never match. */
+/* Scopes must be known: a misspelt one would never match, and nobody would notice. */
 static bool scopes_ok(const char *scopes)
 {
 	static const char known[] =
@@ -132,14 +132,14 @@ static bool scopes_ok(const char *scopes)
 	char word[64];
 	const char *at = scopes + strspn(scopes, " ");
 	if (!*at)
-		ctl_fail("--scopes: at least one of: %s", known);
+		ctl_fail("--scopes: give at least one of: %s", known);
 	for (bool some = *at; some; at += strspn(at, " ")) {
 		size_t len = strcspn(at, " ");
 		if (len == 0)
 			return true;
 		snprintf(word, sizeof word, "%.*s", (int)len, at);
 		if (!acp_word_in_list(known, word)) {
-			ctl_fail("--scopes: %s is not a scope; there are: %s", word, known);
+			ctl_fail("--scopes: %s: no such scope; there are: %s", word, known);
 			return false;
 		}
 		at += len;
@@ -159,8 +159,8 @@ int ctl_key_create(struct ctl *ctl)
 	if (!*name || strlen(name) > 200)
 		return ctl_misuse("--name: must have 1 to 200 characters; acpctl key list shows it");
 	if (!*ctl->config.key_pepper)
-		return ctl_fail("key_pepper is not set: a key made without it would be refused by acp.fcgi; "
-				"name its configuration file with --config");
+		return ctl_fail("key_pepper is not set: acp.fcgi would refuse a key made without it; name its "
+				"configuration file with --config");
 	if (!ctl_tenant_id(ctl, ctl_option(ctl, "tenant"), tenant))
 		return ACPCTL_FAILED;
 	acp_random(seed, sizeof seed);

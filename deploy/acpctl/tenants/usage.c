@@ -1,9 +1,9 @@
-/* usage.c - acpctl usage and acpctl report: what was called, from the counters and the views of acp_report. */
+/* usage.c - acpctl usage and acpctl report: calls, from the counters and from the views of acp_report. */
 #include "acpctl.h"
 
 #include "progress.h"
 
-/* As GET /api/usage says it; for people the lists come after the rest, as tables. */
+/* Prints the same as GET /api/usage; for people the lists come last, as tables. */
 static void print_usage_of(struct ctl *ctl, struct json_object *usage)
 {
 	static const char *const lists[] = {"by_action", "by_day"};
@@ -60,20 +60,20 @@ static const struct report {
 } reports[] = {
 	{"usage_by_tenant_month", "calls of each tenant by month and tier", false},
 	{"usage_by_action_day", "calls by day, action, status, tier and unit", false},
-	{"error_rate_by_action_day", "which part of the calls failed, by day and action", false},
-	{"revenue_by_month", "what the paid calls of a month come to", false},
+	{"error_rate_by_action_day", "share of calls that failed, by day and action", false},
+	{"revenue_by_month", "amount of the paid calls of a month", false},
 	{"revenue_by_tenant_month", "the same for each tenant", false},
 	{"revenue_lines", "the same for each action and price", false},
 	{"invoices", "invoices, their amounts and states", false},
 	{"invoice_lines", "their lines", false},
 	{"tenants", "tenants; --period: onboarded in it", false},
 	{"prices", "prices; --period: valid from a moment in it on", false},
-	{"audit_months", "months that the log has room for", false},
-	{"conversion_by_month", "of the tenants onboarded in a month, how many became paid", false},
+	{"audit_months", "months that have a partition of the log", false},
+	{"conversion_by_month", "tenants onboarded in a month, and how many of them became paid", false},
 	{"denials", "refused calls by day, code and action (reads the log)", true},
-	{"latency_by_action_day", "how long calls took, by day and action (reads the log)", true},
+	{"latency_by_action_day", "latency of calls by day and action (reads the log)", true},
 	{"billed_calls", "each paid call and the invoice line that charges it (reads the log)", true},
-	{"usage_drift", "where counters and audit rows differ: nowhere (reads the log)", true},
+	{"usage_drift", "differences of counters and audit rows; none is right (reads the log)", true},
 };
 
 static int list_reports(struct ctl *ctl)
@@ -102,7 +102,7 @@ static const struct report *find_report(const char *name)
 	return NULL;
 }
 
-/* The month that a report is of, which the caller releases; NULL after saying what failed. */
+/* The month of a report, which the caller releases; NULL after saying what failed. */
 static struct json_object *this_month(struct ctl *ctl)
 {
 	struct json_object *rows = ctl_query(ctl, "this month", NULL);
@@ -122,7 +122,7 @@ int ctl_report(struct ctl *ctl)
 	const struct report *report = find_report(ctl_operand(ctl));
 	if (!report)
 		return ACPCTL_USAGE;
-	/* In a snapshot whose settings keep statements that are soon done from being compiled for seconds first. */
+	/* The settings of the snapshot keep PostgreSQL from compiling a short statement for seconds. */
 	if (!ctl_begin(ctl, "snapshot"))
 		return ACPCTL_FAILED;
 	if (!period && report->reads_log && !(month = this_month(ctl)))

@@ -1,4 +1,4 @@
-/* webhooks.c - acpctl webhook: whom tenants want to be told, what is on its way to them, and sending it again. */
+/* webhooks.c - acpctl webhook: shows the webhooks of tenants and their deliveries, and sends a delivery again. */
 #include "acpctl.h"
 
 #include "crypto.h"
