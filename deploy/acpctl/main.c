@@ -1,7 +1,7 @@
 /* main.c - reads the command line and runs the command. */
 #include "commands.h"
 
-/* Refuses words that are not a command, and lists the commands that begin with the first one. like: how many these are. */
+/* Refuses words that are not a command, and lists the commands that begin with the first one; like: their number. */
 static int no_such_command(int argc, char *const *argv, int like)
 {
 	if (like && argc == 1)

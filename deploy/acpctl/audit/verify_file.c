@@ -1,7 +1,7 @@
 /* verify_file.c - checks an exported file: line by line, in the memory of its longest line and of its seals.
  *
- * export.c writes a header, the seals, the rows in the order of their chains, and a trailer. A line must equal, byte for
- * byte, the line that export.c writes for its text: so every change shows, in the readable members or in the text. */
+ * export.c writes a header, the seals, the rows in the order of their chains, and a trailer. A line must equal, byte
+ * for byte, the line that export.c writes for its text: so every change shows, in the readable members or the text. */
 #include "ctl_audit.h"
 
 #include "clock.h"

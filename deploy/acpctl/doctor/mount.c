@@ -12,7 +12,7 @@
 
 /* Web servers ------------------------------------------------------------------------------------------------------ */
 
-/* By the beginning of the header Server. The texts are lines to write; body_limit has a place for the number of units. */
+/* By the beginning of the header Server. The texts are lines to write; %lld is the number of units. */
 static const struct web_server {
 	const char *name, *authorization, *body_limit;
 	int64_t unit; /* bytes */
