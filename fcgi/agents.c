@@ -1,4 +1,4 @@
-/* GET /llms.txt, GET /.well-known/api-catalog - for agents that know only the address (core/agents.h). Documents of a
+/* GET /llms.txt, GET /.well-known/api-catalog - for agents that know only the address (agents.h). Documents of a
  * foreign form: request_id is in the X-Request-Id header only. */
 #include "agents.h"
 

@@ -1,5 +1,5 @@
-/* courier.h - the threads of a process that send webhook deliveries (core/webhooks.h), and that have done what is owed
- * to the outside world (core/outbox.h). Processes share both queues: none does what another one is doing. */
+/* courier.h - the threads of a process that send webhook deliveries (webhooks.h), and that have done what is owed
+ * to the outside world (outbox.h). Processes share both queues: none does what another one is doing. */
 #ifndef ACP_COURIER_H
 #define ACP_COURIER_H
 

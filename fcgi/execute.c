@@ -1,4 +1,4 @@
-/* POST /functions/v1/execute - Repo C for other kernels (core/execute.c). */
+/* POST /functions/v1/execute - Repo C for other kernels (execute.c). */
 #include "execute.h"
 
 #include "endpoints.h"

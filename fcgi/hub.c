@@ -1,4 +1,4 @@
-/* /functions/v1/… - Repo B for other kernels (core/hub.c). Each call leaves a log line. */
+/* /functions/v1/… - Repo B for other kernels (hub.c). Each call leaves a log line. */
 #include "hub.h"
 
 #include "endpoints.h"

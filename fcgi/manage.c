@@ -1,4 +1,4 @@
-/* POST /api/manage - the router (core/pipeline.c). */
+/* POST /api/manage - the router (pipeline.c). */
 #include "endpoints.h"
 
 static void answered(void *arg, struct acp_reply *reply)

@@ -1,4 +1,4 @@
-/* GET /metrics - for Prometheus: what all processes of this host have served (core/metrics.h), what waits on its disk,
+/* GET /metrics - for Prometheus: what all processes of this host have served (metrics.h), what waits on its disk,
  * and what the database knows. Names no tenant. */
 #include "metrics.h"
 

@@ -1,4 +1,4 @@
-/* POST /api/onboard/{product} (core/onboard.c). */
+/* POST /api/onboard/{product} (onboard.c). */
 #include "onboard.h"
 
 #include "endpoints.h"

@@ -1,4 +1,4 @@
-/* GET /api/openapi.json - the description of this installation (core/openapi.c), made when the process starts. It is a
+/* GET /api/openapi.json - the description of this installation (openapi.c), made when the process starts. It is a
  * document of a foreign form: request_id is in the X-Request-Id header only. */
 #include "endpoints.h"
 

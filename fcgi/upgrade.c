@@ -1,5 +1,5 @@
 /* /api/upgrade/checkout: POST for an agent; GET ?tenant=…&exp=…&sig=… is the link that its human opens to add a card
- * (core/upgrade.c), and where Stripe sends the human afterwards (&checkout=done, &checkout=cancelled). A browser is
+ * (upgrade.c), and where Stripe sends the human afterwards (&checkout=done, &checkout=cancelled). A browser is
  * answered in HTML. */
 #include "upgrade.h"
 

@@ -1,6 +1,6 @@
 -- The hub (Repo B) for other kernels: what the endpoints below /functions/v1/ run, (p, p_ctx) -> members of the reply.
 --
--- p: the body, or the query as an object, checked by core/hub.c. p_ctx: id (a fresh UUID), free_limit, reservation_ttl,
+-- p: the body, or the query as an object, checked by core/hub/hub.c. p_ctx: id (a fresh UUID), free_limit, reservation_ttl,
 -- and, for calls that change something, event: their audit row, written with the change.
 
 CREATE OR REPLACE FUNCTION acp.audit_event_json(e acp.audit_logs) RETURNS jsonb

@@ -18,7 +18,7 @@ CREATE FUNCTION pg_temp.e(n integer) RETURNS uuid LANGUAGE sql AS $$
 	SELECT ('37373737-0000-4000-a000-' || lpad(n::text, 12, '0'))::uuid
 $$;
 
--- The event of call n of tenant t, as core/audit.c makes it: a billable success of a free tenant in the last second of
+-- The event of call n of tenant t, as core/router/audit.c makes it: a billable success of a free tenant in the last second of
 -- February, if not said otherwise.
 CREATE FUNCTION pg_temp.event(t integer, n integer, more jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
 	SELECT jsonb_build_object('event_id', pg_temp.e(n), 'request_id', pg_temp.e(n), 'ts', '2027-02-28 23:59:59.123456+00',

@@ -19,7 +19,7 @@ OK, FAILED, USAGE, WAITING = 0, 1, 64, 3
 
 
 class Journal:
-    """A folder of the test's own; its files are written here as core/journal.h describes them."""
+    """A folder of the test's own; its files are written here as core/audit/journal.h describes them."""
 
     def __init__(self, bench, folder):
         self.bench = bench

@@ -139,7 +139,7 @@ def test_what_is_counted(bench):
 
 def test_retry_after(bench):
     """Contract 2: Retry-After says when the first of the places comes back. (That it then does, and that the window
-    slides, is tests/unit/test_ratelimit.c's: here it would take a minute.)"""
+    slides, is tests/unit/shm/test_ratelimit.c's: here it would take a minute.)"""
     tenant = bench.onboard()
     key, _ = bench.make_key(tenant, "manage.domain")
     bench.db.execute("update acp.api_keys set rate_limit = 2 where tenant_id = :'id'", id=tenant.id)

@@ -49,7 +49,7 @@ const char *fuzz_folder(void);
 /* The canonical form, to be freed. */
 char *fuzz_canonical(struct json_object *value);
 
-/* What a JSON text is, told by a reader that shares nothing with core/json_scan.c (oracle.c). */
+/* What a JSON text is, told by a reader that shares nothing with json_scan.c (oracle.c). */
 struct oracle {
 	bool valid;     /* by RFC 8259, in UTF-8 */
 	bool too_deep;  /* the oracle gave up here: valid means nothing */

@@ -1,4 +1,4 @@
-/* oracle.c - RFC 8259 as a recursive reader that builds nothing: what core/json_scan.c is compared with. */
+/* oracle.c - RFC 8259 as a recursive reader that builds nothing: what json_scan.c is compared with. */
 #include "fuzz.h"
 
 #include <math.h>

@@ -9,7 +9,7 @@ import json
 import sys
 import urllib.parse
 
-# Valid by RFC 8259, and refused all the same (core/json.h says so of each).
+# Valid by RFC 8259, and refused all the same (core/json/json.h says so of each).
 STRICTER = {
     "y_object_duplicated_key.json": "two members of the same name",
     "y_object_duplicated_key_and_value.json": "two members of the same name",

@@ -1,4 +1,4 @@
-/* journal.c - acpctl journal: audit rows on this host's disk that wait for PostgreSQL (core/journal.h). */
+/* journal.c - acpctl journal: audit rows on this host's disk that wait for PostgreSQL (journal.h). */
 #include "acpctl.h"
 
 #include "journal.h"

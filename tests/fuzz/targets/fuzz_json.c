@@ -1,0 +1,121 @@
+/* Reading JSON, its canonical form and its hash (json_scan.c, json_canonical.c, json.c).
+ * A document is read exactly when RFC 8259 allows it (oracle.c) and it is within the limits, has no member twice, no
+ * U+0000 and no number that would be changed. What was read is what json-c reads, and its canonical form is
+ * canonical: reading and writing it again changes nothing. (One exception: ECMAScript, and so RFC 8785, writes
+ * 9.700005036660502e16 as 97000050366605020, which is not exactly that double; our reader refuses such an integer.) */
+#include "../fuzz.h"
+
+static const struct acp_json_limits limits = {.max_bytes = 6000, .max_depth = 32, .max_tokens = 300};
+
+static size_t count_members(struct json_object *value)
+{
+	size_t count = 0;
+	if (json_object_is_type(value, json_type_object)) {
+		json_object_object_foreach(value, name, member)
+		{
+			(void)name;
+			count += 1 + count_members(member);
+		}
+	} else if (json_object_is_type(value, json_type_array)) {
+		for (size_t i = 0; i < json_object_array_length(value); i++)
+			count += count_members(json_object_array_get_idx(value, i));
+	}
+	return count;
+}
+
+static struct json_object *parse_otherwise(const char *text, size_t len)
+{
+	struct json_tokener *tokener = json_tokener_new_ex(300);
+	struct json_object *tree = json_tokener_parse_ex(tokener, text, (int)len + 1); /* with the NUL behind it */
+	enum json_tokener_error error = json_tokener_get_error(tokener);
+	FUZZ_CHECK(error == json_tokener_success, "json-c does not read it: %s", json_tokener_error_desc(error));
+	json_tokener_free(tokener);
+	return tree;
+}
+
+static struct json_object *parse_own(const char *text, size_t len)
+{
+	struct acp_json_error error;
+	struct json_object *tree = NULL;
+	const struct acp_json_limits wide = {(size_t)1 << 20, 64, 100000};
+	enum acp_json_verdict verdict = acp_json_parse(text, len, &wide, &tree, &error);
+	FUZZ_CHECK(verdict == ACP_JSON_OK, "what we wrote is not read: %s in %s", error.message, text);
+	return tree;
+}
+
+static void check_tree(struct json_object *tree, const char *text, size_t len)
+{
+	char hash[65], again[65];
+	char *canonical = fuzz_canonical(tree);
+	struct json_object *other = parse_otherwise(text, len);
+	char *others = fuzz_canonical(other);
+	FUZZ_CHECK(strcmp(canonical, others) == 0, "json-c reads %s, not %s", others, canonical);
+	if (!oracle_read((const uint8_t *)canonical, strlen(canonical)).inexact) {
+		struct json_object *back = parse_own(canonical, strlen(canonical));
+		char *twice = fuzz_canonical(back);
+		FUZZ_CHECK(strcmp(canonical, twice) == 0, "canonical form of %s is %s", canonical, twice);
+		FUZZ_CHECK(acp_json_hash(tree, hash) && acp_json_hash(back, again) && strcmp(hash, again) == 0, "hash");
+		json_object_put(back);
+		free(twice);
+	}
+	struct acp_buf written;
+	acp_buf_init(&written, (size_t)1 << 20);
+	acp_json_write(tree, &written);
+	FUZZ_CHECK(acp_buf_ok(&written), "it cannot be written");
+	struct json_object *reread = parse_own(written.ptr, written.len);
+	char *thrice = fuzz_canonical(reread);
+	FUZZ_CHECK(strcmp(canonical, thrice) == 0, "written as %s", written.ptr);
+	acp_buf_release(&written);
+	json_object_put(other);
+	json_object_put(reread);
+	free(canonical);
+	free(others);
+	free(thrice);
+}
+
+/* A member that stands twice is lost in json-c's tree. */
+static bool has_twice(const struct oracle *oracle, const char *text, size_t len)
+{
+	struct json_object *tree = parse_otherwise(text, len);
+	bool twice = count_members(tree) < oracle->members;
+	json_object_put(tree);
+	return twice;
+}
+
+static void check_error(const struct acp_json_error *error, size_t len)
+{
+	FUZZ_CHECK(error->offset <= len, "offset %zu of %zu", error->offset, len);
+	FUZZ_CHECK(*error->message, "no message");
+	FUZZ_CHECK(!*error->pointer || *error->pointer == '/' || strcmp(error->pointer, "...") == 0, "pointer %s",
+		   error->pointer);
+	FUZZ_CHECK(strlen(error->pointer) < sizeof error->pointer, "pointer without an end");
+}
+
+void fuzz_json(const uint8_t *data, size_t size)
+{
+	struct fuzz_input in = {data, size};
+	struct acp_json_error error;
+	struct json_object *tree = NULL;
+	size_t len;
+	char *text = fuzz_rest(&in, &len);
+	struct oracle oracle = oracle_read(data, size);
+	enum acp_json_verdict verdict = acp_json_parse(text, len, &limits, &tree, &error);
+	bool large = len > limits.max_bytes || oracle.depth > limits.max_depth || oracle.tokens > limits.max_tokens;
+	bool barred = oracle.nul || oracle.inexact;
+	FUZZ_CHECK(verdict != ACP_JSON_NO_MEMORY, "memory");
+	if (verdict == ACP_JSON_OK) {
+		FUZZ_CHECK(oracle.valid && !oracle.too_deep && !large && !barred, "was read and must not be");
+		FUZZ_CHECK(count_members(tree) == oracle.members, "%zu members, not %zu", count_members(tree),
+			   oracle.members);
+		check_tree(tree, text, len);
+	} else {
+		FUZZ_CHECK(tree == NULL, "refused, and a tree");
+		check_error(&error, len);
+		if (verdict == ACP_JSON_TOO_LARGE)
+			FUZZ_CHECK(large, "too large: %s", error.message);
+		else if (oracle.valid && !oracle.too_deep && !barred)
+			FUZZ_CHECK(has_twice(&oracle, text, len), "refused: %s at %zu", error.message, error.offset);
+	}
+	json_object_put(tree);
+	free(text);
+}

@@ -1,0 +1,111 @@
+/* What a process believes of keys, whatever order the database's answers come in. */
+#include "key_cache.h"
+
+#include "../tmain.h"
+
+#include <unistd.h>
+
+#define TENANT "11111111-1111-4111-8111-111111111111"
+
+static const uint8_t key[ACP_SHA256_LEN] = {1, 2, 3};
+static const struct acp_principal owner = {.tenant_id = TENANT};
+
+static struct acp_shared_counter *changes;
+
+static struct acp_key_cache *begin(int64_t lease_ms)
+{
+	char name[32], why[256];
+	snprintf(name, sizeof name, "key-cache-test-%d", (int)getpid());
+	changes = acp_shared_counter_open(name, why, sizeof why);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(changes);
+	struct acp_key_cache *cache = acp_key_cache_new(lease_ms, changes);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(cache);
+	return cache;
+}
+
+static void end(struct acp_key_cache *cache)
+{
+	char path[64];
+	acp_key_cache_free(cache);
+	acp_shared_counter_close(changes);
+	snprintf(path, sizeof path, "/dev/shm/acp-fcgi-%u-key-cache-test-%d", (unsigned)geteuid(), (int)getpid());
+	CU_ASSERT_EQUAL(unlink(path), 0);
+}
+
+/* A question; each later than the one before. */
+static struct acp_news ask(struct acp_key_cache *cache)
+{
+	bool ask_clock;
+	struct acp_news news = {0};
+	usleep(1000);
+	acp_key_cache_ask(cache, &news, &ask_clock);
+	return news;
+}
+
+/* Its answer: the number of the last change, and who changed after the number it was asked from. */
+static void answer(struct acp_key_cache *cache, struct acp_news news, int64_t version, const char *changed)
+{
+	news.version = version;
+	news.changed = changed;
+	acp_key_cache_hear(cache, &news);
+}
+
+static bool known(struct acp_key_cache *cache, int64_t stale_ms)
+{
+	struct acp_principal found;
+	return acp_key_cache_get(cache, key, stale_ms, &found);
+}
+
+static void test_order_of_answers(void)
+{
+	struct acp_key_cache *cache = begin(60000);
+	answer(cache, ask(cache), 6, "");
+	struct acp_news early = ask(cache);
+	struct acp_news late = ask(cache);
+	/* The early question was answered after change 7, which ended the key, the late one before. */
+	answer(cache, early, 7, "{" TENANT "}");
+	struct acp_news next = ask(cache);
+	answer(cache, late, 6, "");
+	acp_key_cache_put(cache, key, &owner, 0, 6);
+	CU_ASSERT_TRUE(known(cache, 0));
+	/* Asked from 7 on, it does not tell of 7 again. */
+	answer(cache, next, 7, "");
+	CU_ASSERT_FALSE(known(cache, 0));
+	end(cache);
+}
+
+static void test_news(void)
+{
+	struct acp_key_cache *cache = begin(60000);
+	CU_ASSERT_FALSE(known(cache, 60000));
+	answer(cache, ask(cache), 6, "");
+	acp_key_cache_put(cache, key, &owner, 0, 6);
+	CU_ASSERT_TRUE(known(cache, 0));
+	answer(cache, ask(cache), 7, "{22222222-2222-4222-8222-222222222222}");
+	CU_ASSERT_TRUE(known(cache, 0));
+	answer(cache, ask(cache), 8, "{" TENANT "}");
+	CU_ASSERT_FALSE(known(cache, 0));
+	/* What was read before the change comes too late. */
+	acp_key_cache_put(cache, key, &owner, 0, 7);
+	CU_ASSERT_FALSE(known(cache, 0));
+	end(cache);
+}
+
+static void test_lease(void)
+{
+	struct acp_key_cache *cache = begin(20);
+	answer(cache, ask(cache), 6, "");
+	acp_key_cache_put(cache, key, &owner, 0, 6);
+	CU_ASSERT_TRUE(known(cache, 0));
+	usleep(25000);
+	CU_ASSERT_FALSE(known(cache, 0));
+	CU_ASSERT_TRUE(known(cache, 60000));
+	/* However old an answer may be: what a process of this host changed since, it does not know. */
+	acp_shared_counter_add(changes);
+	CU_ASSERT_FALSE(known(cache, 60000));
+	end(cache);
+}
+
+const char *const acp_suite_name = "key_cache";
+CU_TestInfo acp_tests[] = {
+	{"news", test_news}, {"order_of_answers", test_order_of_answers}, {"lease", test_lease}, CU_TEST_INFO_NULL};
