@@ -1,4 +1,4 @@
-/* journal.c - acpctl journal: audit rows that wait on this host's disk (journal.h). */
+/* journal.c - acpctl journal: audit rows on this host's disk that wait for PostgreSQL (journal.h). */
 #include "acpctl.h"
 
 #include "journal.h"
@@ -37,7 +37,7 @@ static void add_file(void *arg, const struct acp_journal_file *file)
 	survey->complete = false;
 }
 
-/* Nothing waits: a file that a process has just begun holds nothing. */
+/* Does nothing wait? A file that a process has just begun has no events. */
 static bool is_empty(const struct survey *survey)
 {
 	return survey->events == 0 && survey->damaged == 0 && survey->aside == 0;
@@ -87,10 +87,6 @@ int ctl_journal_status(struct ctl *ctl)
 	static const char *const columns[] = {"file", "events", "bytes", "damaged", "state", "oldest"};
 	char why[512];
 	struct survey survey = {.files = json_object_new_array(), .complete = true};
-	if (!ctl_options(ctl, NULL, 0, NULL, NULL)) {
-		json_object_put(survey.files);
-		return ACPCTL_USAGE;
-	}
 	int status = ACPCTL_FAILED;
 	if (is_on(ctl) && survey.files) {
 		bool read = acp_journal_survey(ctl->config.journal_dir, add_file, &survey, why, sizeof why);
@@ -130,8 +126,6 @@ static void print_replay(struct ctl *ctl, const struct acp_pg_journal *pg, const
 int ctl_journal_replay(struct ctl *ctl)
 {
 	struct acp_journal_counts counts;
-	if (!ctl_options(ctl, NULL, 0, NULL, NULL))
-		return ACPCTL_USAGE;
 	if (!is_on(ctl))
 		return ACPCTL_FAILED;
 	if (!*ctl->config.database_url)
@@ -143,7 +137,8 @@ int ctl_journal_replay(struct ctl *ctl)
 	print_replay(ctl, pg, &counts);
 	acp_pg_journal_close(pg);
 	if (code != ACP_OK)
-		return ctl_fail("the replay stopped (the lines above say why); what was not stored is still there");
+		return ctl_fail(
+			"the replay stopped (see the lines above); the events that were not stored are still there");
 	if (counts.put_aside)
 		return ctl_fail("%lld file%s put aside: look at *.bad in %s", (long long)counts.put_aside,
 				counts.put_aside == 1 ? "" : "s", ctl->config.journal_dir);

@@ -7,8 +7,6 @@ int ctl_console(struct ctl *ctl)
 {
 	uint8_t random[32], hash[ACP_SHA256_LEN];
 	char token[2 * sizeof random + 1], hex[ACP_SHA256_HEX], minutes[12];
-	if (!ctl_options(ctl, NULL, 0, NULL, NULL))
-		return ACPCTL_USAGE;
 	acp_random(random, sizeof random);
 	acp_hex(random, sizeof random, token);
 	acp_sha256(token, strlen(token), hash);
@@ -29,7 +27,7 @@ int ctl_console(struct ctl *ctl)
 		acp_wipe(token, sizeof token);
 		return ACPCTL_OK;
 	}
-	/* Behind the #: browsers keep it to themselves, so no log of a web server has it. */
+	/* Browsers do not send the part after the #, so no log of a web server has the token. */
 	printf("%s%s/console#operator=%s\n", ctl->config.public_url, ctl->config.url_prefix, token);
 	fflush(stdout);
 	fprintf(stderr, "opens once, until %s\n", json_object_get_string(ctl_value(rows, "ends")));

@@ -1,4 +1,4 @@
-/* governance.c - acpctl policy, proposal and approval: what an operator decides. */
+/* governance.c - acpctl policy, proposal and approval: the decisions of an operator. */
 #include "acpctl.h"
 
 #include "crypto.h"
@@ -7,33 +7,22 @@
 
 extern const struct acp_pack acp_pack_governance;
 
-static int list(struct ctl *ctl, const char *statement)
-{
-	if (!ctl_options(ctl, NULL, 0, NULL, NULL))
-		return ACPCTL_USAGE;
-	struct json_object *rows = ctl_query(ctl, statement, NULL);
-	if (!rows)
-		return ACPCTL_FAILED;
-	ctl_print(ctl, rows);
-	return ACPCTL_OK;
-}
-
 int ctl_policy_list(struct ctl *ctl)
 {
-	return list(ctl, "policy list");
+	return ctl_print_query(ctl, "policy list", NULL);
 }
 
 int ctl_proposal_list(struct ctl *ctl)
 {
-	return list(ctl, "proposal list");
+	return ctl_print_query(ctl, "proposal list", NULL);
 }
 
 int ctl_approval_list(struct ctl *ctl)
 {
-	return list(ctl, "approval list");
+	return ctl_print_query(ctl, "approval list", NULL);
 }
 
-/* The params schema of governance.propose_policy is what a policy must satisfy, whoever makes it. */
+/* Every policy must satisfy the params schema of governance.propose_policy. */
 static bool fits_schema(struct json_object *policy)
 {
 	struct acp_schema_error bad;
@@ -45,7 +34,7 @@ static bool fits_schema(struct json_object *policy)
 	/* "/policy/time_window/from" is time_window/from of what was given */
 	const char *place = strncmp(bad.pointer, "/policy/", 8) == 0 ? bad.pointer + 8 : "it";
 	if (!good)
-		ctl_fail("the policy: %s %s; acpctl(8) says what a policy has", place, bad.message);
+		ctl_fail("the policy: %s %s; acpctl(8) lists the members of a policy", place, bad.message);
 	acp_schema_free(schema);
 	json_object_put(params);
 	json_object_put(tree);
@@ -68,18 +57,14 @@ static bool policy_ok(const char *text)
 int ctl_policy_add(struct ctl *ctl)
 {
 	char id[ACP_UUID_LEN], tenant[ACP_UUID_LEN];
-	const char *policy = NULL;
-	struct ctl_option options[] = {{"--tenant", false, NULL}};
-	if (!ctl_options(ctl, options, ACP_COUNT(options), "POLICY (a JSON object)", &policy) || !policy_ok(policy))
+	const char *values[] = {id, NULL, ctl_operand(ctl)};
+	if (!policy_ok(ctl_operand(ctl)))
 		return ACPCTL_USAGE;
-	if (options[0].value && !ctl_tenant_id(ctl, options[0].value, tenant))
+	if (!ctl_tenant_option(ctl, tenant, &values[1]))
 		return ACPCTL_FAILED;
 	acp_uuid(id);
-	const char *values[] = {id, options[0].value ? tenant : NULL, policy};
-	struct json_object *rows = ctl_query(ctl, "policy add", values);
-	if (!rows)
+	if (!ctl_run(ctl, "policy add", values))
 		return ACPCTL_FAILED;
-	json_object_put(rows);
 	if (ctl->json || ctl->csv)
 		ctl_print_done(ctl, "policy_id", id, "added");
 	else
@@ -87,14 +72,12 @@ int ctl_policy_add(struct ctl *ctl)
 	return ACPCTL_OK;
 }
 
-/* Runs a statement (id, word) that tells whether it changed anything. */
+/* Runs a statement (id, word) that returns whether it changed anything. */
 static int decide(struct ctl *ctl, const char *statement, const char *word, const char *done)
 {
 	char id_name[32];
-	const char *id = NULL;
+	const char *id = ctl_operand(ctl);
 	int noun = (int)strcspn(statement, " "); /* "policy", "proposal", "approval" */
-	if (!ctl_options(ctl, NULL, 0, "ID", &id))
-		return ACPCTL_USAGE;
 	if (!acp_is_uuid(id))
 		return ctl_misuse("ID must be a UUID; acpctl %.*s list shows them", noun, statement);
 	snprintf(id_name, sizeof id_name, "%.*s_id", noun, statement);
@@ -105,8 +88,8 @@ static int decide(struct ctl *ctl, const char *statement, const char *word, cons
 	bool changed = json_object_get_boolean(ctl_value(rows, "changed"));
 	json_object_put(rows);
 	if (!changed)
-		return ctl_fail("%s: there is no %.*s with this id, or none that can be %s (acpctl %.*s list shows "
-				"their states)",
+		return ctl_fail("%s: no %.*s has this id, or it cannot be %s in its state (acpctl %.*s list shows "
+				"it)",
 				id, noun, statement, done, noun, statement);
 	ctl_print_done(ctl, id_name, id, done);
 	return ACPCTL_OK;

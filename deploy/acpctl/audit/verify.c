@@ -1,19 +1,21 @@
 /* verify.c - acpctl audit verify: the chains, seals and archives of the database, and exported files. */
-#include "audit.h"
+#include "ctl_audit.h"
+
+#include "progress.h"
 
 struct verification {
 	struct audit_report report;
 	const char *from, *to, *archives;
 	struct audit_seals seals;
-	bool keep_seals; /* for files that are compared with them */
+	bool keep_seals; /* files are compared with them */
 	struct acp_seal_check seal_check;
 	struct acp_chain_check *chains;
-	struct audit_progress progress;
-	struct audit_busy busy; /* until the first row comes: PostgreSQL sorts them */
+	struct ctl_progress progress;
+	struct ctl_busy busy; /* until the first row comes: PostgreSQL sorts them */
 	struct json_object *summary;
 };
 
-/* Seals ---------------------------------------------------------------------------------------------------------- */
+/* Seals ------------------------------------------------------------------------------------------------------------ */
 
 static bool keep_seal(struct audit_seals *seals, const char *hash)
 {
@@ -21,7 +23,7 @@ static bool keep_seal(struct audit_seals *seals, const char *hash)
 		size_t room = seals->count ? 2 * (size_t)seals->count : 1;
 		void *more = realloc(seals->hash, room * sizeof *seals->hash);
 		if (!more)
-			return audit_fail("out of memory");
+			return ctl_refuse("out of memory");
 		seals->hash = more;
 	}
 	snprintf(seals->hash[seals->count++], ACP_SHA256_HEX, "%s", hash);
@@ -44,7 +46,7 @@ static bool check_seal(void *arg, const char *const *columns)
 	return !v->keep_seals || keep_seal(&v->seals, seal.hash);
 }
 
-/* Chains --------------------------------------------------------------------------------------------------------- */
+/* Chains ----------------------------------------------------------------------------------------------------------- */
 
 enum { ITEM_ROW, ITEM_ARCHIVED, ITEM_SEALED, ITEM_HEAD };
 
@@ -58,11 +60,11 @@ static bool check_row(struct verification *v, const char *const *columns)
 	struct acp_chain_link link = {.chain = number_of(columns[1]), .seq = number_of(columns[2])};
 	link.text = columns[5] ? columns[5] : "";
 	link.len = strlen(link.text);
-	/* A chain_hash that is none is as good as a wrong one. */
+	/* An invalid chain_hash counts as a wrong one. */
 	if (!columns[3] || !acp_unhex(columns[3], link.hash, sizeof link.hash))
 		memset(link.hash, 0, sizeof link.hash);
 	acp_chain_row(v->chains, &link);
-	audit_progress_step(&v->progress);
+	ctl_progress_step(&v->progress);
 	return true;
 }
 
@@ -70,7 +72,7 @@ static bool check_row(struct verification *v, const char *const *columns)
 static bool check_item(void *arg, const char *const *columns)
 {
 	struct verification *v = arg;
-	audit_busy_end(&v->busy);
+	ctl_busy_end(&v->busy);
 	int64_t kind = number_of(columns[0]);
 	struct acp_head head = {.chain = number_of(columns[1]), .seq = number_of(columns[2])};
 	if (kind == ITEM_ROW)
@@ -89,7 +91,7 @@ static bool check_item(void *arg, const char *const *columns)
 	return true;
 }
 
-/* Archives ------------------------------------------------------------------------------------------------------- */
+/* Archives --------------------------------------------------------------------------------------------------------- */
 
 static const char *text_in(struct json_object *archive, const char *name)
 {
@@ -103,16 +105,16 @@ static void check_archive_file(struct verification *v, struct json_object *archi
 	struct audit_file_facts facts;
 	snprintf(path, sizeof path, "%s/%s", v->archives, text_in(archive, "file"));
 	if (!audit_file_hash(path, sha256, &bytes)) {
-		audit_problem(&v->report, "archive", "the archive %s cannot be read: bring it back to %s",
+		audit_problem(&v->report, "archive", "the archive %s cannot be read: put it back into %s",
 			      text_in(archive, "file"), v->archives);
 		return;
 	}
 	if (strcmp(sha256, text_in(archive, "sha256")) == 0)
 		return;
 	audit_problem(&v->report, "archive", "%s is not the file that was archived: its SHA-256 is %s", path, sha256);
-	/* Which row it is says the file itself. */
+	/* The check of the file names the row. */
 	if (!audit_verify_file(&v->report, path, NULL, &facts))
-		audit_problem(&v->report, "archive", "%s cannot be read as an archive any more", path);
+		audit_problem(&v->report, "archive", "%s is not readable as an archive", path);
 }
 
 static bool check_archive(struct verification *v, struct json_object *archive)
@@ -134,8 +136,8 @@ static bool check_archive(struct verification *v, struct json_object *archive)
 					    totals};
 	audit_archive_sign(v->report.ctl, &named, signature);
 	if (strcmp(runs, text_in(archive, "runs_sha256")) != 0)
-		audit_problem(&v->report, "archive", "archive %s part %s: its stretches of the chains were altered",
-			      month, part);
+		audit_problem(&v->report, "archive", "archive %s part %s: its ranges of the chains were altered", month,
+			      part);
 	else if (strcmp(totals, text_in(archive, "totals_sha256")) != 0)
 		audit_problem(&v->report, "archive", "archive %s part %s: its totals were altered", month, part);
 	else if (*v->report.ctl->config.key_pepper && strcmp(signature, text_in(archive, "signature")) != 0)
@@ -158,8 +160,8 @@ static bool check_archives(struct verification *v)
 	for (size_t i = 0; ok && i < json_object_array_length(strays); i++) {
 		struct json_object *stray = json_object_array_get_idx(strays, i);
 		audit_problem(&v->report, "archive",
-			      "there are stretches or totals of an archive %s part %s, but no such archive: it was "
-			      "removed, or they are forged",
+			      "no such archive: %s part %s; but its ranges or totals are on record: it was removed, or "
+			      "they are forged",
 			      text_in(stray, "month"), text_in(stray, "part"));
 	}
 	if (ok)
@@ -169,7 +171,7 @@ static bool check_archives(struct verification *v)
 	return ok;
 }
 
-/* The database --------------------------------------------------------------------------------------------------- */
+/* The database ----------------------------------------------------------------------------------------------------- */
 
 static void age_text(int64_t seconds, char out[48])
 {
@@ -213,7 +215,7 @@ static void print_counts(struct verification *v)
 	       text_in(v->summary, "chains"), text_in(v->summary, "archived_rows"), text_in(v->summary, "archives"),
 	       text_in(v->summary, "seals"));
 	if (v->from || v->to)
-		puts("a part of the time: what came before and after it, and the ends of the chains, were not checked");
+		puts("only this time was checked: not the rows before and after it, nor the ends of the chains");
 	if (!seal)
 		puts("no seal yet: the chains alone do not stop a superuser from rewriting them; acpctl audit seal "
 		     "makes one");
@@ -226,16 +228,16 @@ static void print_counts(struct verification *v)
 		puts("signatures were not checked: key_pepper is not set");
 	if (acp_json_member(v->summary, "archives") && !v->archives &&
 	    json_object_get_int64(acp_json_member(v->summary, "archives")))
-		puts("the files of the archives were not checked: --archives DIR does");
+		puts("the files of the archives were not checked: give --archives DIR");
 }
 
 static bool check_chains(struct verification *v)
 {
 	const char *span[] = {v->from, v->to};
-	audit_busy_begin(&v->busy, "sorting the rows");
-	bool ok = audit_stream(v->report.ctl, v->from || v->to ? "audit stream span" : "audit stream", span, check_item,
-			       v);
-	audit_busy_end(&v->busy);
+	ctl_busy_begin(&v->busy, "sorting the rows");
+	bool ok =
+		ctl_stream(v->report.ctl, v->from || v->to ? "audit stream span" : "audit stream", span, check_item, v);
+	ctl_busy_end(&v->busy);
 	return ok;
 }
 
@@ -243,22 +245,22 @@ static bool verify_database(struct verification *v)
 {
 	const char *always[] = {NULL, NULL};
 	bool partly = v->from || v->to;
-	if (!audit_open(v->report.ctl, "snapshot"))
+	if (!ctl_begin(v->report.ctl, "snapshot"))
 		return false;
 	struct json_object *size = ctl_query(v->report.ctl, "audit size", NULL);
 	if (!size)
 		return false;
-	audit_progress_begin(&v->progress, "checking",
-			     json_object_get_int64(ctl_value(size, "rows")) -
-				     json_object_get_int64(ctl_value(size, "archived")));
+	ctl_progress_begin(&v->progress, "checking",
+			   json_object_get_int64(ctl_value(size, "rows")) -
+				   json_object_get_int64(ctl_value(size, "archived")));
 	json_object_put(size);
 	v->seal_check.pepper = v->report.ctl->config.key_pepper;
 	v->chains = acp_chain_check_new(partly, audit_finding, &v->report);
 	if (!v->chains)
-		return audit_fail("out of memory");
-	bool ok = audit_stream(v->report.ctl, "seal stream", always, check_seal, v) && check_archives(v) &&
-		  check_chains(v);
-	audit_progress_end(&v->progress);
+		return ctl_refuse("out of memory");
+	bool ok =
+		ctl_stream(v->report.ctl, "seal stream", always, check_seal, v) && check_archives(v) && check_chains(v);
+	ctl_progress_end(&v->progress);
 	if (!ok || !add_last_seal(v))
 		return false;
 	acp_chain_end(v->chains);
@@ -268,7 +270,7 @@ static bool verify_database(struct verification *v)
 	return true;
 }
 
-/* Files ---------------------------------------------------------------------------------------------------------- */
+/* Files ------------------------------------------------------------------------------------------------------------ */
 
 static void print_file(const struct verification *v, const char *path, const struct audit_file_facts *facts)
 {
@@ -278,9 +280,8 @@ static void print_file(const struct verification *v, const char *path, const str
 	       : *v->report.ctl->config.key_pepper ? "without a signature"
 						   : "signatures were not checked: key_pepper is not set");
 	if (facts->tenant_only)
-		printf("%s: one tenant's rows: each is what was written or is named above; that none was missing when "
-		       "it was "
-		       "made cannot be shown\n",
+		printf("%s: one tenant's rows: each was checked, but not whether one was missing when the file was "
+		       "made\n",
 		       path);
 }
 
@@ -323,15 +324,12 @@ static int conclude(struct verification *v)
 
 int ctl_audit_verify(struct ctl *ctl)
 {
-	struct verification v = {.report = {.ctl = ctl}};
-	int files = 0;
-	bool database = false;
-	const struct audit_option options[] = {{"--from", &v.from, NULL},
-					       {"--to", &v.to, NULL},
-					       {"--archives", &v.archives, NULL},
-					       {"--database", NULL, &database}};
-	if (!audit_options(ctl, options, ACP_COUNT(options), &files))
-		return ACPCTL_USAGE;
+	struct verification v = {.report = {.ctl = ctl},
+				 .from = ctl_option(ctl, "from"),
+				 .to = ctl_option(ctl, "to"),
+				 .archives = ctl_option(ctl, "archives")};
+	int files = ctl->operand_count;
+	bool database = ctl_flag(ctl, "database");
 	if (files && !database && (v.from || v.to || v.archives))
 		return ctl_misuse("--from, --to and --archives are for the database; with files give --database too");
 	v.report.list = ctl->json || ctl->csv ? json_object_new_array() : NULL;
@@ -340,7 +338,7 @@ int ctl_audit_verify(struct ctl *ctl)
 	struct json_object *list = json_object_new_array();
 	bool ok = (files && !database) || verify_database(&v);
 	for (int i = 0; ok && i < files; i++)
-		ok = verify_file(&v, ctl->argv[i], list);
+		ok = verify_file(&v, ctl->operands[i], list);
 	acp_json_add(v.summary, "files", list);
 	int status = ok ? conclude(&v) : ACPCTL_FAILED;
 	acp_chain_check_free(v.chains);

@@ -1,9 +1,9 @@
 /* archive.c - acpctl audit archive: a month of the audit log becomes a file.
  *
- * The file is written, synced, read back and checked first; then one transaction stores what is in it and takes the
- * partition away. So the rows are in the table, or their archive is on record and its file on disk, whenever the
- * program or the machine dies; running it again ends the same. */
-#include "audit.h"
+ * First the file is written, synced, read back and checked. Then one transaction stores its hashes and totals and drops
+ * the partition. Whenever the program or the machine dies, the rows are in the table, or their archive is on record and
+ * its file on disk. A second run ends the same way. */
+#include "ctl_audit.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,9 +16,9 @@ struct archiving {
 	const char *dir;
 	bool keep, gzip;
 	bool unbilled; /* also months with paid calls that no invoice has */
-	/* The month at hand. */
+	/* The current month. */
 	const char *month, *from, *to, *part;
-	char name[64], path[4096], fresh[4096]; /* fresh: its name until it is whole */
+	char name[64], path[4096], fresh[4096]; /* fresh: its name until it is complete */
 	struct audit_sums sums;
 	char sha256[ACP_SHA256_HEX];
 	int64_t bytes;
@@ -26,7 +26,7 @@ struct archiving {
 
 enum outcome { DONE, AGAIN, FAILED };
 
-/* The file ------------------------------------------------------------------------------------------------------- */
+/* The file --------------------------------------------------------------------------------------------------------- */
 
 static bool write_file(struct archiving *a)
 {
@@ -34,12 +34,12 @@ static bool write_file(struct archiving *a)
 	const struct audit_selection selection = {.from = a->from, .to = a->to};
 	if (!audit_file_create(&file, a->fresh, a->gzip))
 		return false;
-	bool ok = audit_open(a->ctl, "snapshot") && audit_export(a->ctl, &selection, file.stream, &a->sums) &&
-		  audit_run(a->ctl, "commit", NULL);
+	bool ok = ctl_begin(a->ctl, "snapshot") && audit_export(a->ctl, &selection, file.stream, &a->sums) &&
+		  ctl_run(a->ctl, "commit", NULL);
 	return audit_file_close(&file, true) && ok;
 }
 
-/* As it lies on the disk: every row must be what was written. */
+/* Checks the file as it is on the disk: every row must be as it was written. */
 static bool read_back(struct archiving *a)
 {
 	struct audit_report report = {.ctl = a->ctl};
@@ -50,8 +50,8 @@ static bool read_back(struct archiving *a)
 	if (!ok)
 		return false;
 	if (report.count || facts.chains.rows != a->sums.rows)
-		return audit_fail(
-			"%s is not archived: its rows are not what was written (above); acpctl audit verify says more",
+		return ctl_refuse(
+			"%s is not archived: some of its rows were altered (see above); acpctl audit verify says more",
 			a->month);
 	return audit_file_hash(a->fresh, a->sha256, &a->bytes);
 }
@@ -61,7 +61,7 @@ static bool sync_dir(const char *dir)
 	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	bool ok = fd >= 0 && fsync(fd) == 0;
 	if (!ok)
-		audit_fail("%s: %s", dir, strerror(errno));
+		ctl_refuse("%s: %s", dir, strerror(errno));
 	if (fd >= 0)
 		close(fd);
 	return ok;
@@ -70,13 +70,13 @@ static bool sync_dir(const char *dir)
 static bool give_name(struct archiving *a)
 {
 	if (rename(a->fresh, a->path) != 0)
-		return audit_fail("%s: %s", a->path, strerror(errno));
+		return ctl_refuse("%s: %s", a->path, strerror(errno));
 	return sync_dir(a->dir);
 }
 
-/* The database --------------------------------------------------------------------------------------------------- */
+/* The database ----------------------------------------------------------------------------------------------------- */
 
-/* What the database says of the month now, and what is in the file: the same rows? */
+/* Stores the ranges and totals of the month. AGAIN: the database now has other rows than the file. */
 static enum outcome store_sums(struct archiving *a, char totals[ACP_SHA256_HEX])
 {
 	char runs[ACP_SHA256_HEX];
@@ -107,13 +107,13 @@ static bool store_archive(struct archiving *a, const char *totals)
 	audit_archive_sign(a->ctl, &archive, signature);
 	const char *values[] = {a->month, a->part,  at, rows, a->name, bytes, a->sha256, a->sums.runs_sha256,
 				totals,   signature};
-	bool ok = audit_run(a->ctl, "archive add", values);
+	bool ok = ctl_run(a->ctl, "archive add", values);
 	json_object_put(now);
 	return ok;
 }
 
-/* Takes the partition away. Calls go on meanwhile, so it is asked for again and again, not waited for. */
-static enum outcome take_away(struct archiving *a)
+/* Drops or detaches the partition. Waiting for its lock would hold up calls, so the lock is tried once a second. */
+static enum outcome drop_partition(struct archiving *a)
 {
 	enum { TRIES = 60 };
 	char rows[24];
@@ -133,8 +133,7 @@ static enum outcome take_away(struct archiving *a)
 		nanosleep(&pause, NULL);
 	}
 	ctl_fail("%s: acp.audit_logs was used by a long transaction for a minute (pg_stat_activity shows it); nothing "
-		 "was "
-		 "changed, run this again",
+		 "was changed, run this again",
 		 a->month);
 	return FAILED;
 }
@@ -142,20 +141,20 @@ static enum outcome take_away(struct archiving *a)
 static enum outcome in_transaction(struct archiving *a)
 {
 	char totals[ACP_SHA256_HEX];
-	enum outcome outcome = audit_open(a->ctl, "begin") ? DONE : FAILED;
+	enum outcome outcome = ctl_begin(a->ctl, "begin") ? DONE : FAILED;
 	if (outcome == DONE && a->sums.rows)
 		outcome = store_sums(a, totals);
 	if (outcome == DONE && a->sums.rows && !store_archive(a, totals))
 		outcome = FAILED;
 	if (outcome == DONE)
-		outcome = take_away(a);
+		outcome = drop_partition(a);
 	if (outcome == DONE)
-		return audit_run(a->ctl, "commit", NULL) ? DONE : FAILED;
-	/* Where even that fails, the end of the connection rolls back. */
-	return audit_run(a->ctl, "rollback", NULL) ? outcome : FAILED;
+		return ctl_run(a->ctl, "commit", NULL) ? DONE : FAILED;
+	/* If that fails too, the end of the connection rolls back. */
+	return ctl_run(a->ctl, "rollback", NULL) ? outcome : FAILED;
 }
 
-/* A month -------------------------------------------------------------------------------------------------------- */
+/* A month ---------------------------------------------------------------------------------------------------------- */
 
 static void say_done(const struct archiving *a)
 {
@@ -202,16 +201,16 @@ static bool archive_month(struct archiving *a, struct json_object *month)
 	for (int i = 0; i < ATTEMPTS && outcome == AGAIN; i++)
 		outcome = attempt(a);
 	if (outcome == AGAIN)
-		return audit_fail("%s: rows still arrive for this month; nothing was changed, run this again later",
+		return ctl_refuse("%s: rows still arrive for this month; nothing was changed, run this again later",
 				  a->month);
 	if (outcome == DONE)
 		say_done(a);
 	return outcome == DONE;
 }
 
-/* The months that are asked for ------------------------------------------------------------------------------------ */
+/* Months ----------------------------------------------------------------------------------------------------------- */
 
-/* 1: archive it; 0: nothing to do; -1: it cannot be (said). */
+/* 1: archive the month; 0: nothing to do; -1: not possible, after saying why. */
 static int wanted(const struct archiving *a, struct json_object *month, bool named)
 {
 	const char *name = acp_json_string(month, "month");
@@ -222,9 +221,8 @@ static int wanted(const struct archiving *a, struct json_object *month, bool nam
 		return named ? -1 : 0;
 	}
 	if (acp_json_bool(month, "there") && unbilled && !a->unbilled) {
-		ctl_fail("%s: %lld paid calls are on no invoice yet, and what is archived cannot be billed any more: "
-			 "run "
-			 "acpctl billing run first, or give --unbilled",
+		ctl_fail("%s: %lld paid calls are on no invoice yet, and archived calls cannot be billed any more: "
+			 "run acpctl billing run first, or give --unbilled",
 			 name, (long long)unbilled);
 		return -1;
 	}
@@ -258,57 +256,42 @@ static int archive_all(struct archiving *a, const char *month, const char *older
 	return status;
 }
 
-/* Rows that are about to leave are under a seal; one at a time archives. */
+/* Takes the lock that lets one run at a time archive, and seals the rows before they leave. */
 static bool prepare(struct archiving *a)
 {
 	int64_t id, rows;
 	char hash[ACP_SHA256_HEX], why[1024];
 	struct stat folder;
 	if (stat(a->dir, &folder) != 0 || !S_ISDIR(folder.st_mode))
-		return audit_fail("--dir %s: %s", a->dir, errno ? strerror(errno) : "is no folder");
+		return ctl_refuse("--dir %s: %s", a->dir, errno ? strerror(errno) : "not a folder");
 	struct json_object *lock = ctl_query(a->ctl, "archive lock", NULL);
 	if (!lock)
 		return false;
 	bool mine = json_object_get_boolean(ctl_value(lock, "mine"));
 	json_object_put(lock);
 	if (!mine)
-		return audit_fail("another acpctl audit archive is at work");
+		return ctl_refuse("another acpctl audit archive is running");
 	acp_admin_patient(a->ctl->admin);
 	if (!acp_admin_seal(a->ctl->admin, &a->ctl->config, &id, &rows, hash, why, sizeof why))
-		return audit_fail("audit seal: %s", why);
-	return true;
-}
-
-static bool arguments_ok(const struct archiving *a, const char *month, const char *older)
-{
-	if (!a->dir)
-		return audit_fail("--dir DIR is required: where the files go");
-	if (!month == !older)
-		return audit_fail("give either --month YYYY-MM or --older-than MONTHS");
-	if (older && (!*older || strlen(older) > 4 || older[strspn(older, "0123456789")]))
-		return audit_fail("--older-than %.80s: must be a number of months", older);
-	if (month &&
-	    (strlen(month) != 7 || strspn(month, "0123456789") != 4 || month[4] != '-' ||
-	     strspn(month + 5, "0123456789") != 2 || strcmp(month + 5, "12") > 0 || strcmp(month + 5, "01") < 0))
-		return audit_fail("--month %.80s: must be YYYY-MM, a UTC month", month);
-	if (strlen(a->dir) > 3900)
-		return audit_fail("--dir: too long a name");
+		return ctl_refuse("audit seal: %s", why);
 	return true;
 }
 
 int ctl_audit_archive(struct ctl *ctl)
 {
-	struct archiving a = {.ctl = ctl};
-	const char *month = NULL;
-	const char *older = NULL;
-	const struct audit_option options[] = {{"--dir", &a.dir, NULL},           {"--month", &month, NULL},
-					       {"--older-than", &older, NULL},    {"--keep", NULL, &a.keep},
-					       {"--unbilled", NULL, &a.unbilled}, {"--gzip", NULL, &a.gzip}};
-	if (!audit_options(ctl, options, ACP_COUNT(options), NULL) || !arguments_ok(&a, month, older))
-		return ACPCTL_USAGE;
+	struct archiving a = {.ctl = ctl,
+			      .dir = ctl_option(ctl, "dir"),
+			      .gzip = ctl_flag(ctl, "gzip"),
+			      .keep = ctl_flag(ctl, "keep"),
+			      .unbilled = ctl_flag(ctl, "unbilled")};
+	const char *months = ctl_option(ctl, "older-than");
+	if (months && (!*months || strlen(months) > 4 || months[strspn(months, "0123456789")]))
+		return ctl_misuse("--older-than %.80s: must be a number of months", months);
+	if (strlen(a.dir) > 3900)
+		return ctl_misuse("--dir: the name is too long; 3900 bytes are the most");
 	if (!*ctl->config.key_pepper)
 		return ctl_fail(
-			"key_pepper is not set: archives are signed with it; name the configuration file of acp.fcgi "
-			"with --config");
-	return prepare(&a) ? archive_all(&a, month, older) : ACPCTL_FAILED;
+			"key_pepper is not set, and archives are signed with it; name the configuration file of "
+			"acp.fcgi with --config");
+	return prepare(&a) ? archive_all(&a, ctl_option(ctl, "month"), months) : ACPCTL_FAILED;
 }

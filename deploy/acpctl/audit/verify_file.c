@@ -1,28 +1,29 @@
 /* verify_file.c - checks an exported file: line by line, in the memory of its longest line and of its seals.
  *
- * The order is that of export.c: header, seals, rows in the order of their chains, trailer. A line must be, byte for
- * byte, what export.c makes of its text: so whatever is altered shows, in the readable members or in the text. */
-#include "audit.h"
+ * export.c writes a header, the seals, the rows in the order of their chains, and a trailer. A line must equal, byte
+ * for byte, the line that export.c writes for its text: so every change shows, in the readable members or the text. */
+#include "ctl_audit.h"
 
 #include "clock.h"
+#include "progress.h"
 
 #include <errno.h>
 
-/* What is known of a chain besides its rows, in the order in which it is looked at where places are the same. */
+/* A known place of a chain. At the same place, marks are used in the order of their kinds. */
 enum mark_kind { ARCHIVED, SEALED, END };
 struct mark {
 	enum mark_kind kind;
-	int64_t seq; /* its place: the head's, of an archived stretch the first */
+	int64_t seq; /* its place; of an archived range, the first one */
 	struct acp_head head;
-	int64_t seal; /* SEALED: by which */
+	int64_t seal; /* SEALED: the seal */
 };
 
-/* Of a line's JSON: result_meta may be nested as deeply as its maker liked. */
+/* Of a line's JSON: result_meta may be nested deeply. */
 enum { MAX_DEPTH = 4096 };
 
 struct reader {
 	struct audit_report *report;
-	const struct audit_seals *known; /* the database's; NULL: not at hand */
+	const struct audit_seals *known; /* the database's; NULL: not known */
 	struct audit_file_facts *facts;
 	const char *path, *pepper;
 	int64_t line_number;
@@ -42,16 +43,16 @@ struct reader {
 	struct acp_buf ends;
 	struct acp_hasher *bytes;
 	struct json_tokener *tokener;
-	struct audit_progress progress;
+	struct ctl_progress progress;
 };
 
-static bool broken(struct reader *r, const char *what)
+static bool broken(struct reader *r, const char *fault)
 {
-	audit_problem(r->report, "malformed", "line %lld %s", (long long)r->line_number, what);
+	audit_problem(r->report, "malformed", "line %lld %s", (long long)r->line_number, fault);
 	return true;
 }
 
-/* Marks ---------------------------------------------------------------------------------------------------------- */
+/* Marks ------------------------------------------------------------------------------------------------------------ */
 
 static bool add_mark(struct reader *r, struct mark mark)
 {
@@ -59,7 +60,7 @@ static bool add_mark(struct reader *r, struct mark mark)
 		size_t room = r->mark_room ? 2 * r->mark_room : 1024;
 		struct mark *more = realloc(r->marks, room * sizeof *more);
 		if (!more)
-			return audit_fail("%s: its seals need more memory than there is", r->path);
+			return ctl_refuse("%s: out of memory for its seals", r->path);
 		r->marks = more;
 		r->mark_room = room;
 	}
@@ -104,7 +105,7 @@ static void use_mark(struct reader *r, const struct mark *mark)
 		acp_chain_head(r->chains, &mark->head);
 }
 
-/* Hands on what is known of the places before this one. */
+/* Uses the marks of the places before this one. */
 static void marks_before(struct reader *r, int64_t chain, int64_t seq)
 {
 	if (!r->sorted && r->mark_count)
@@ -119,7 +120,7 @@ static void marks_before(struct reader *r, int64_t chain, int64_t seq)
 	}
 }
 
-/* Lines ---------------------------------------------------------------------------------------------------------- */
+/* Lines ------------------------------------------------------------------------------------------------------------ */
 
 static int64_t whole_number(struct json_object *line, const char *name)
 {
@@ -142,7 +143,7 @@ static bool header(struct reader *r, struct json_object *line)
 	r->seals.partly = acp_json_string(line, "from") != NULL;
 	r->chains = acp_chain_check_new(r->partly, audit_finding, r->report);
 	if (!r->chains)
-		return audit_fail("%s: out of memory", r->path);
+		return ctl_refuse("%s: out of memory", r->path);
 	return !heads || add_heads(r, heads, END, 0);
 }
 
@@ -151,10 +152,11 @@ static void compare_seal(struct reader *r, const struct acp_seal *seal)
 	if (!r->known)
 		return;
 	if (seal->id > r->known->count || seal->id < 1)
-		audit_problem(r->report, "seal", "seal %lld is not in the database any more: removed there",
+		audit_problem(r->report, "seal", "seal %lld is not in the database: it was removed there",
 			      (long long)seal->id);
 	else if (strcmp(r->known->hash[seal->id - 1], seal->hash) != 0)
-		audit_problem(r->report, "seal", "seal %lld is not that of the database: one of the two was replaced",
+		audit_problem(r->report, "seal",
+			      "seal %lld differs from the seal in the database: one of the two was replaced",
 			      (long long)seal->id);
 }
 
@@ -182,7 +184,7 @@ static bool archived_line(struct reader *r, struct json_object *line)
 	mark.head.seq = whole_number(line, "last_seq");
 	if (mark.seq < 1 || mark.head.seq < mark.seq ||
 	    !acp_unhex(text_of(line, "last_hash"), mark.head.hash, ACP_SHA256_LEN))
-		return broken(r, "is no stretch of an archive");
+		return broken(r, "is not a range of an archive");
 	return add_mark(r, mark);
 }
 
@@ -201,7 +203,7 @@ static void note_end(struct reader *r, const struct acp_chain_link *link)
 	memcpy(r->last.hash, link->hash, sizeof link->hash);
 }
 
-/* The row's place and text must be all that the line is made of. */
+/* The line must follow from the row's place and text alone. */
 static void compare_line(struct reader *r, struct json_object *line, const struct acp_chain_link *link,
 			 const char *bytes, size_t len)
 {
@@ -216,13 +218,13 @@ static void compare_line(struct reader *r, struct json_object *line, const struc
 			      .chain = link->chain,
 			      .seq = link->seq,
 			      .kind = "altered",
-			      .message = "its readable members are not what its text says: one of the two was altered",
+			      .message = "its readable members do not match its text: one of the two was altered",
 			      .event_id = text_of(line, "event_id"),
 			      .tenant_id = acp_json_string(line, "tenant_id") ? text_of(line, "tenant_id") : "none",
 			      .ts = text_of(line, "ts")});
 }
 
-/* The row that waits goes to its chain. */
+/* Passes the waiting row to its chain. */
 static void pass_on(struct reader *r)
 {
 	struct acp_chain_link *link = &r->waiting;
@@ -240,16 +242,17 @@ static void stray(struct reader *r)
 	r->waits = false;
 	bool readable = acp_row_parse(&r->row, r->waiting.text, r->waiting.len);
 	audit_finding(r->report,
-		      &(struct acp_finding){.chain = r->waiting.chain,
-					    .seq = r->waiting.seq,
-					    .kind = "misplaced",
-					    .message = "stands amid rows of other places: moved, or its place altered",
-					    .event_id = readable ? r->row.field[ACP_ROW_EVENT] : "",
-					    .tenant_id = readable ? r->row.field[ACP_ROW_TENANT] : "",
-					    .ts = readable ? r->row.field[ACP_ROW_TS] : ""});
+		      &(struct acp_finding){
+			      .chain = r->waiting.chain,
+			      .seq = r->waiting.seq,
+			      .kind = "misplaced",
+			      .message = "stands between rows of other places: it was moved, or its place was altered",
+			      .event_id = readable ? r->row.field[ACP_ROW_EVENT] : "",
+			      .tenant_id = readable ? r->row.field[ACP_ROW_TENANT] : "",
+			      .ts = readable ? r->row.field[ACP_ROW_TS] : ""});
 }
 
-/* Each row waits for the next: one that stands alone in a wrong place must not spoil those behind it. */
+/* Each row waits for the next one: a single row at a wrong place must not affect the rows after it. */
 static void wait_with(struct reader *r, const struct acp_chain_link *link)
 {
 	bool other_chain = r->waiting.chain != r->chain && link->chain == r->chain;
@@ -271,17 +274,17 @@ static bool row_line(struct reader *r, struct json_object *line, const char *byt
 	struct acp_chain_link link = {.chain = whole_number(line, "chain_id"), .seq = whole_number(line, "chain_seq")};
 	if (!json_object_is_type(text, json_type_string) ||
 	    !acp_unhex(text_of(line, "chain_hash"), link.hash, sizeof link.hash))
-		return broken(r, "is no row: it has no text, or no chain_hash");
+		return broken(r, "is not a row: it has no text or no chain_hash");
 	link.text = json_object_get_string(text);
 	link.len = (size_t)json_object_get_string_len(text);
 	link.has_before = acp_unhex(text_of(line, "before"), link.before, sizeof link.before);
 	compare_line(r, line, &link, bytes, len);
 	wait_with(r, &link);
-	audit_progress_step(&r->progress);
+	ctl_progress_step(&r->progress);
 	return true;
 }
 
-/* What is wrong at the trailer, or NULL. Damage that was named above shows here again and is not repeated. */
+/* The fault of the trailer, or NULL. A fault that was reported before shows here again and is not repeated. */
 static const char *trailer_fault(struct reader *r, struct json_object *line, const char *bytes, size_t len)
 {
 	uint8_t digest[ACP_SHA256_LEN];
@@ -304,14 +307,13 @@ static const char *trailer_fault(struct reader *r, struct json_object *line, con
 	audit_trailer_line(&sums, text_of(line, "ends"), text_of(line, "sha256"), acp_json_string(line, "signature"),
 			   &r->again);
 	if (r->again.len != len || memcmp(r->again.ptr, bytes, len) != 0)
-		return "is the trailer, but not as it was written: altered";
+		return "is the trailer, and it was altered";
 	if (intact && strcmp(audit_text(&r->ends), text_of(line, "ends")) != 0)
-		return "is the trailer, which names other last rows of the chains: rows were removed or added before "
-		       "it";
+		return "is the trailer, which names other last rows of the chains: rows before it were removed or "
+		       "added";
 	if (intact && strcmp(sha256, text_of(line, "sha256")) != 0)
-		return "is the trailer, whose SHA-256 is not that of the lines before it: one of them was altered, "
-		       "removed "
-		       "or added";
+		return "is the trailer, whose SHA-256 is not that of the lines before it: one was altered, removed or "
+		       "added";
 	return NULL;
 }
 
@@ -338,12 +340,12 @@ static bool has(struct json_object *line, const char *name)
 	return json_object_object_get_ex(line, name, NULL);
 }
 
-/* False: no use to go on (said). */
+/* False: the check cannot go on, after saying why. */
 static bool one_line(struct reader *r, const char *bytes, size_t len)
 {
 	r->line_number++;
 	if (r->trailer)
-		return broken(r, "stands behind the trailer: added");
+		return broken(r, "comes after the trailer: it was added");
 	json_tokener_reset(r->tokener);
 	struct json_object *line = json_tokener_parse_ex(r->tokener, bytes, (int)len);
 	bool ok = true;
@@ -354,7 +356,7 @@ static bool one_line(struct reader *r, const char *bytes, size_t len)
 		acp_hasher_add(r->bytes, bytes, len);
 		ok = header(r, line);
 	} else if (!r->chains) {
-		ok = audit_fail("%s: its first line is not that of an export of acpctl audit export", r->path);
+		ok = ctl_refuse("%s: not a file of acpctl audit export: its first line is different", r->path);
 	} else if (ends) {
 		ok = trailer(r, line, bytes, len);
 	} else if (has(line, "seal_id")) {
@@ -364,7 +366,7 @@ static bool one_line(struct reader *r, const char *bytes, size_t len)
 	} else if (has(line, "chain_seq")) {
 		ok = row_line(r, line, bytes, len);
 	} else {
-		broken(r, "is no line of an export: altered, or added");
+		broken(r, "is not a line of an export: it was altered or added");
 	}
 	json_object_put(line);
 	return ok;
@@ -380,10 +382,10 @@ static bool all_lines(struct reader *r, FILE *stream)
 		ok = one_line(r, bytes, (size_t)len);
 	free(bytes);
 	if (ok && !r->chains)
-		return audit_fail("%s: is empty", r->path);
+		return ctl_refuse("%s: is empty", r->path);
 	if (ok && !r->trailer) {
 		end_chains(r);
-		audit_problem(r->report, "cut_off", "the file ends after line %lld without its trailer: cut off",
+		audit_problem(r->report, "cut_off", "the file ends after line %lld without its trailer: it was cut off",
 			      (long long)r->line_number);
 	}
 	return ok;
@@ -419,9 +421,9 @@ bool audit_verify_file(struct audit_report *report, const char *path, const stru
 	acp_buf_init(&r.waiting_text, (size_t)64 << 20);
 	r.bytes = acp_hasher_new();
 	r.tokener = json_tokener_new_ex(MAX_DEPTH);
-	audit_progress_begin(&r.progress, "checking", 0);
-	bool ok = r.tokener ? all_lines(&r, file.stream) : audit_fail("%s: out of memory", path);
-	audit_progress_end(&r.progress);
+	ctl_progress_begin(&r.progress, "checking", 0);
+	bool ok = r.tokener ? all_lines(&r, file.stream) : ctl_refuse("%s: out of memory", path);
+	ctl_progress_end(&r.progress);
 	if (r.chains)
 		facts->chains = acp_chain_counts(r.chains);
 	release(&r);

@@ -1,15 +1,9 @@
-/* usage.c - acpctl usage and acpctl report: what was called, from the counters and the views of acp_report. */
-#include "audit.h"
+/* usage.c - acpctl usage and acpctl report: calls, from the counters and from the views of acp_report. */
+#include "acpctl.h"
 
-static bool month_ok(const char *period, bool or_all)
-{
-	if (!period || ctl_is_month(period) || (or_all && strcmp(period, "all") == 0))
-		return true;
-	ctl_fail("--period %.80s: must be YYYY-MM, a UTC month%s", period, or_all ? ", or all" : "");
-	return false;
-}
+#include "progress.h"
 
-/* As GET /api/usage says it; for people the lists come after the rest, as tables. */
+/* Prints the same as GET /api/usage; for people the lists come last, as tables. */
 static void print_usage_of(struct ctl *ctl, struct json_object *usage)
 {
 	static const char *const lists[] = {"by_action", "by_day"};
@@ -45,29 +39,17 @@ static int usage_of(struct ctl *ctl, const char *tenant, const char *limit, cons
 int ctl_usage(struct ctl *ctl)
 {
 	char tenant[ACP_UUID_LEN], limit[24], statement[32];
-	int words = 0;
-	const char *period = NULL;
-	const char *by = NULL;
-	const struct audit_option options[] = {{"--period", &period, NULL}, {"--by", &by, NULL}};
-	if (!audit_options(ctl, options, ACP_COUNT(options), &words) || !month_ok(period, false))
-		return ACPCTL_USAGE;
-	if (words > 1 || (by && !acp_word_in_list("tenant action day", by))) {
-		ctl_fail(words > 1 ? "%s: one TENANT, or none for all" : "--by %.80s: must be tenant, action or day",
-			 words > 1 ? ctl->argv[1] : by);
-		return ACPCTL_USAGE;
-	}
-	if (words && !ctl_tenant_id(ctl, ctl->argv[0], tenant))
+	const char *given = ctl_operand(ctl);
+	const char *period = ctl_option(ctl, "period");
+	const char *by = ctl_option(ctl, "by");
+	if (given && !ctl_tenant_id(ctl, given, tenant))
 		return ACPCTL_FAILED;
 	snprintf(limit, sizeof limit, "%lld", (long long)ctl->config.free_calls_limit);
-	if (words && !by)
+	if (given && !by)
 		return usage_of(ctl, tenant, limit, period);
 	snprintf(statement, sizeof statement, "usage by %s", by ? by : "tenant");
-	const char *values[] = {words ? tenant : NULL, period, limit};
-	struct json_object *rows = ctl_query(ctl, statement, values);
-	if (!rows)
-		return ACPCTL_FAILED;
-	ctl_print(ctl, rows);
-	return ACPCTL_OK;
+	const char *values[] = {given ? tenant : NULL, period, limit};
+	return ctl_print_query(ctl, statement, values);
 }
 
 /* Reports ---------------------------------------------------------------------------------------------------------- */
@@ -78,20 +60,20 @@ static const struct report {
 } reports[] = {
 	{"usage_by_tenant_month", "calls of each tenant by month and tier", false},
 	{"usage_by_action_day", "calls by day, action, status, tier and unit", false},
-	{"error_rate_by_action_day", "which part of the calls failed, by day and action", false},
-	{"revenue_by_month", "what the paid calls of a month come to", false},
+	{"error_rate_by_action_day", "share of calls that failed, by day and action", false},
+	{"revenue_by_month", "amount of the paid calls of a month", false},
 	{"revenue_by_tenant_month", "the same for each tenant", false},
 	{"revenue_lines", "the same for each action and price", false},
 	{"invoices", "invoices, their amounts and states", false},
 	{"invoice_lines", "their lines", false},
 	{"tenants", "tenants; --period: onboarded in it", false},
 	{"prices", "prices; --period: valid from a moment in it on", false},
-	{"audit_months", "months that the log has room for", false},
-	{"conversion_by_month", "of the tenants onboarded in a month, how many became paid", false},
+	{"audit_months", "months that have a partition of the log", false},
+	{"conversion_by_month", "tenants onboarded in a month, and how many of them became paid", false},
 	{"denials", "refused calls by day, code and action (reads the log)", true},
-	{"latency_by_action_day", "how long calls took, by day and action (reads the log)", true},
+	{"latency_by_action_day", "latency of calls by day and action (reads the log)", true},
 	{"billed_calls", "each paid call and the invoice line that charges it (reads the log)", true},
-	{"usage_drift", "where counters and audit rows differ: nowhere (reads the log)", true},
+	{"usage_drift", "differences of counters and audit rows; none is right (reads the log)", true},
 };
 
 static int list_reports(struct ctl *ctl)
@@ -115,12 +97,12 @@ static const struct report *find_report(const char *name)
 		if (strcmp(reports[i].name, name) == 0)
 			return &reports[i];
 	ctl_fail(strcmp(name, "audit_logs") == 0 ? "%.80s: acpctl audit export writes the rows of the log"
-						 : "%.80s: there is no such report; acpctl report lists them",
+						 : "%.80s: no such report; acpctl report lists them",
 		 name);
 	return NULL;
 }
 
-/* The month that a report is of, which the caller releases; NULL after saying what failed. */
+/* The month of a report, which the caller releases; NULL after saying what failed. */
 static struct json_object *this_month(struct ctl *ctl)
 {
 	struct json_object *rows = ctl_query(ctl, "this month", NULL);
@@ -132,20 +114,16 @@ static struct json_object *this_month(struct ctl *ctl)
 int ctl_report(struct ctl *ctl)
 {
 	char statement[64];
-	int words = 0;
-	const char *period = NULL;
+	const char *period = ctl_option(ctl, "period");
 	struct json_object *month = NULL;
-	struct audit_busy busy;
-	const struct audit_option options[] = {{"--period", &period, NULL}};
-	if (!audit_options(ctl, options, ACP_COUNT(options), &words) || !month_ok(period, true))
-		return ACPCTL_USAGE;
-	if (!words)
+	struct ctl_busy busy;
+	if (!ctl_operand(ctl))
 		return list_reports(ctl);
-	const struct report *report = find_report(ctl->argv[0]);
+	const struct report *report = find_report(ctl_operand(ctl));
 	if (!report)
 		return ACPCTL_USAGE;
-	/* In a snapshot whose settings keep statements that are soon done from being compiled for seconds first. */
-	if (!audit_open(ctl, "snapshot"))
+	/* The settings of the snapshot keep PostgreSQL from compiling a short statement for seconds. */
+	if (!ctl_begin(ctl, "snapshot"))
 		return ACPCTL_FAILED;
 	if (!period && report->reads_log && !(month = this_month(ctl)))
 		return ACPCTL_FAILED;
@@ -153,9 +131,9 @@ int ctl_report(struct ctl *ctl)
 				: period && strcmp(period, "all") != 0 ? period
 								       : NULL};
 	snprintf(statement, sizeof statement, "report %s", report->name);
-	audit_busy_begin(&busy, report->name);
+	ctl_busy_begin(&busy, report->name);
 	struct json_object *rows = ctl_query(ctl, statement, values);
-	audit_busy_end(&busy);
+	ctl_busy_end(&busy);
 	json_object_put(month);
 	if (!rows)
 		return ACPCTL_FAILED;

@@ -1,16 +1,10 @@
-/* billing.c - acpctl billing and acpctl price: invoices are made, shown, corrected and tried again.
+/* billing.c - acpctl billing and acpctl price: makes, shows, corrects and retries invoices.
  *
- * A run is a row of steps, each a transaction that bills some tenants: killed anywhere and started again, it goes on
- * where it stood, and each tenant is billed once. */
-#include "audit.h"
+ * A run is a sequence of steps, each a transaction that bills some tenants. A run that is killed and started again goes
+ * on at the same place, and each tenant is billed once. */
+#include "acpctl.h"
 
-static bool period_ok(const char *period)
-{
-	if (ctl_is_month(period))
-		return true;
-	ctl_fail("--period %.80s: must be YYYY-MM, a UTC month", period);
-	return false;
-}
+#include "progress.h"
 
 /* Decimal text, as PostgreSQL's numeric takes it; no sign, no exponent. */
 static bool amount_ok(const char *text)
@@ -25,14 +19,14 @@ static bool amount_ok(const char *text)
 	return false;
 }
 
-/* Runs ------------------------------------------------------------------------------------------------------------ */
+/* Runs ------------------------------------------------------------------------------------------------------------- */
 
-/* Bills the tenants that are left, some at a time. */
+/* Bills the remaining tenants, some in each step. */
 static bool bill_all(struct ctl *ctl, const char *key)
 {
 	char after[ACP_UUID_LEN] = "";
-	struct audit_progress progress;
-	audit_progress_begin(&progress, "billing", 0x10000);
+	struct ctl_progress progress;
+	ctl_progress_begin(&progress, "billing", 0x10000);
 	for (;;) {
 		const char *values[] = {key, *after ? after : NULL};
 		struct json_object *rows = ctl_query(ctl, "billing step", values);
@@ -41,17 +35,17 @@ static bool bill_all(struct ctl *ctl, const char *key)
 		snprintf(after, sizeof after, "%s", more ? json_object_get_string(at) : "");
 		json_object_put(rows);
 		if (!rows || !more) {
-			audit_progress_end(&progress);
+			ctl_progress_end(&progress);
 			return rows != NULL;
 		}
-		/* Tenants are billed in the order of their UUIDs, which are random: the first digits tell how far it
-		 * is. */
+		/* Tenants are billed in the order of their UUIDs. These are random, so the first digits tell the
+		 * progress. */
 		const char digits[] = {after[0], after[1], after[2], after[3], '\0'};
-		audit_progress_at(&progress, (int64_t)strtoul(digits, NULL, 16));
+		ctl_progress_at(&progress, (int64_t)strtoul(digits, NULL, 16));
 	}
 }
 
-/* Begins the run of this key, or goes on with it; period: which one that is. */
+/* Begins the run of this key, or continues it; period: the month of the run. */
 static bool do_run(struct ctl *ctl, const char *key, const char *wanted, char period[8])
 {
 	const char *values[] = {key, wanted, ctl->config.invoice_minimum};
@@ -65,7 +59,7 @@ static bool do_run(struct ctl *ctl, const char *key, const char *wanted, char pe
 	return ok;
 }
 
-/* A line an invoice, then the sum. */
+/* Prints a line for each invoice, then the sum. */
 static void print_run(struct json_object *result)
 {
 	struct json_object *invoices = acp_json_member(result, "invoices");
@@ -86,10 +80,10 @@ static int show_result(struct ctl *ctl, const char *period, bool dry)
 {
 	const char *values[] = {period, dry ? "true" : "false", ctl->config.invoice_minimum};
 	static const char *const columns[] = {"tenant_uuid", "status", "amount", "hash"};
-	struct audit_busy busy;
-	audit_busy_begin(&busy, "computing the invoices");
+	struct ctl_busy busy;
+	ctl_busy_begin(&busy, "computing the invoices");
 	struct json_object *rows = ctl_query(ctl, "billing result", values);
-	audit_busy_end(&busy);
+	ctl_busy_end(&busy);
 	if (!rows)
 		return ACPCTL_FAILED;
 	struct json_object *result = ctl_value(rows, "result");
@@ -105,46 +99,30 @@ static int show_result(struct ctl *ctl, const char *period, bool dry)
 
 int ctl_billing_run(struct ctl *ctl)
 {
-	const char *key = NULL;
-	const char *wanted = NULL;
-	bool dry = false;
+	const char *key = ctl_option(ctl, "key");
+	const char *wanted = ctl_option(ctl, "period");
 	char period[8] = "";
-	const struct audit_option options[] = {
-		{"--period", &wanted, NULL}, {"--key", &key, NULL}, {"--dry-run", NULL, &dry}};
-	if (!audit_options(ctl, options, ACP_COUNT(options), NULL) || (wanted && !period_ok(wanted)))
-		return ACPCTL_USAGE;
 	if (*ctl->config.hub_url)
 		return ctl_fail("the hub at %s bills; run this there", ctl->config.hub_url);
 	if (key && (!*key || strlen(key) > 255))
 		return ctl_misuse("--key: must have 1 to 255 characters");
-	struct json_object *ready = ctl_query(ctl, "clock", NULL);
-	if (!ready)
+	if (!ctl_run(ctl, "clock", NULL)) /* opens the database */
 		return ACPCTL_FAILED;
-	json_object_put(ready);
 	acp_admin_patient(ctl->admin);
-	if (dry)
+	if (ctl_flag(ctl, "dry-run"))
 		return show_result(ctl, wanted, true);
 	return do_run(ctl, key, wanted, period) ? show_result(ctl, period, false) : ACPCTL_FAILED;
 }
 
-/* Invoices -------------------------------------------------------------------------------------------------------- */
+/* Invoices --------------------------------------------------------------------------------------------------------- */
 
 int ctl_billing_list(struct ctl *ctl)
 {
-	struct ctl_option options[] = {{"--period", false, NULL}, {"--status", false, NULL}};
-	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL) ||
-	    (options[0].value && !period_ok(options[0].value)) ||
-	    !ctl_one_of("--status", "pending invoiced paid failed carried", options[1].value))
-		return ACPCTL_USAGE;
-	const char *values[] = {options[0].value, options[1].value};
-	struct json_object *rows = ctl_query(ctl, "billing list", values);
-	if (!rows)
-		return ACPCTL_FAILED;
-	ctl_print(ctl, rows);
-	return ACPCTL_OK;
+	const char *values[] = {ctl_option(ctl, "period"), ctl_option(ctl, "status")};
+	return ctl_print_query(ctl, "billing list", values);
 }
 
-/* The text whose SHA-256 is the hash, without a newline behind it; computed anew. */
+/* Prints the text whose SHA-256 is the hash, computed again, without a newline after it. */
 static int show_text(struct ctl *ctl, const char *const *values)
 {
 	struct json_object *rows = ctl_query(ctl, "billing text", values);
@@ -179,22 +157,10 @@ static void print_invoice(struct json_object *invoice)
 int ctl_billing_show(struct ctl *ctl)
 {
 	char tenant[ACP_UUID_LEN];
-	int words = 0;
-	bool text = false;
-	const char *period = NULL;
-	const struct audit_option options[] = {{"--period", &period, NULL}, {"--text", NULL, &text}};
-	if (!audit_options(ctl, options, ACP_COUNT(options), &words))
-		return ACPCTL_USAGE;
-	if (words != 1 || !period) {
-		ctl_fail("billing show needs TENANT and --period YYYY-MM");
-		return ACPCTL_USAGE;
-	}
-	if (!period_ok(period))
-		return ACPCTL_USAGE;
-	if (!ctl_tenant_id(ctl, ctl->argv[0], tenant))
+	if (!ctl_tenant_id(ctl, ctl_operand(ctl), tenant))
 		return ACPCTL_FAILED;
-	const char *values[] = {tenant, period, ctl->config.invoice_minimum};
-	if (text)
+	const char *values[] = {tenant, ctl_option(ctl, "period"), ctl->config.invoice_minimum};
+	if (ctl_flag(ctl, "text"))
 		return show_text(ctl, values);
 	struct json_object *rows = ctl_query(ctl, "billing show", values);
 	if (!rows)
@@ -216,15 +182,15 @@ int ctl_billing_show(struct ctl *ctl)
 int ctl_billing_credit(struct ctl *ctl)
 {
 	char tenant[ACP_UUID_LEN];
-	const char *given = NULL;
-	struct ctl_option options[] = {{"--amount", true, NULL}, {"--reason", true, NULL}};
-	if (!ctl_options(ctl, options, ACP_COUNT(options), "TENANT", &given) || !amount_ok(options[0].value))
+	const char *amount = ctl_option(ctl, "amount");
+	const char *reason = ctl_option(ctl, "reason");
+	if (!amount_ok(amount))
 		return ACPCTL_USAGE;
-	if (!*options[1].value || strlen(options[1].value) > 500)
+	if (!*reason || strlen(reason) > 500)
 		return ctl_misuse("--reason: must have 1 to 500 characters; it stands on the invoice");
-	if (!ctl_tenant_id(ctl, given, tenant))
+	if (!ctl_tenant_id(ctl, ctl_operand(ctl), tenant))
 		return ACPCTL_FAILED;
-	const char *values[] = {tenant, options[0].value, options[1].value};
+	const char *values[] = {tenant, amount, reason};
 	struct json_object *rows = ctl_query(ctl, "billing credit", values);
 	if (!rows)
 		return ACPCTL_FAILED;
@@ -233,51 +199,35 @@ int ctl_billing_credit(struct ctl *ctl)
 		return ACPCTL_OK;
 	}
 	printf("credit %s of %s to tenant %s: on its next invoice\n",
-	       json_object_get_string(ctl_value(rows, "credit_id")), options[0].value, tenant);
+	       json_object_get_string(ctl_value(rows, "credit_id")), amount, tenant);
 	json_object_put(rows);
 	return ACPCTL_OK;
 }
 
-/* One invoice, or all that failed. */
+/* Retries one invoice, or every invoice that failed. */
 int ctl_billing_retry(struct ctl *ctl)
 {
 	char tenant[ACP_UUID_LEN];
-	int words = 0;
-	const char *period = NULL;
-	const struct audit_option options[] = {{"--period", &period, NULL}};
-	if (!audit_options(ctl, options, ACP_COUNT(options), &words))
-		return ACPCTL_USAGE;
-	if (words > 1 || (words == 1) != (period != NULL)) {
-		ctl_fail("billing retry needs TENANT and --period YYYY-MM, or neither: then all that failed are tried");
-		return ACPCTL_USAGE;
-	}
-	if (period && !period_ok(period))
-		return ACPCTL_USAGE;
-	if (period && !ctl_tenant_id(ctl, ctl->argv[0], tenant))
+	const char *period = ctl_option(ctl, "period");
+	if (!period != !ctl_operand(ctl))
+		return ctl_misuse("billing retry needs TENANT and --period YYYY-MM, or neither to retry every "
+				  "invoice that failed");
+	if (!period)
+		return ctl_print_query(ctl, "billing retry all", NULL);
+	if (!ctl_tenant_id(ctl, ctl_operand(ctl), tenant))
 		return ACPCTL_FAILED;
 	const char *values[] = {tenant, period};
-	struct json_object *rows =
-		period ? ctl_query(ctl, "billing retry", values) : ctl_query(ctl, "billing retry all", NULL);
-	if (!rows)
-		return ACPCTL_FAILED;
-	ctl_print(ctl, rows);
-	return ACPCTL_OK;
+	return ctl_print_query(ctl, "billing retry", values);
 }
 
-/* Prices ---------------------------------------------------------------------------------------------------------- */
+/* Prices ----------------------------------------------------------------------------------------------------------- */
 
 int ctl_price_list(struct ctl *ctl)
 {
-	if (!ctl_options(ctl, NULL, 0, NULL, NULL))
-		return ACPCTL_USAGE;
-	struct json_object *rows = ctl_query(ctl, "price list", NULL);
-	if (!rows)
-		return ACPCTL_FAILED;
-	ctl_print(ctl, rows);
-	return ACPCTL_OK;
+	return ctl_print_query(ctl, "price list", NULL);
 }
 
-/* What prices are looked up by: a name of an action, or the beginning of names and *. */
+/* Prices are looked up by the name of an action, or by the beginning of a name and *. */
 static bool pattern_ok(const char *text)
 {
 	size_t name = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_.");
@@ -298,19 +248,13 @@ static bool currency_ok(const char *word)
 
 int ctl_price_add(struct ctl *ctl)
 {
-	struct ctl_option options[] = {{"--amount", true, NULL},
-				       {"--currency", true, NULL},
-				       {"--unit", false, NULL},
-				       {"--action", false, NULL},
-				       {"--from", false, NULL}};
-	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL) || !amount_ok(options[0].value) ||
-	    !currency_ok(options[1].value))
+	const char *amount = ctl_option(ctl, "amount");
+	const char *currency = ctl_option(ctl, "currency");
+	const char *unit = ctl_option(ctl, "unit") ? ctl_option(ctl, "unit") : "call";
+	const char *action = ctl_option(ctl, "action") ? ctl_option(ctl, "action") : "*";
+	if (!amount_ok(amount) || !currency_ok(currency) || !pattern_ok(action))
 		return ACPCTL_USAGE;
-	const char *unit = options[2].value ? options[2].value : "call";
-	const char *action = options[3].value ? options[3].value : "*";
-	if (!ctl_one_of("--unit", "call token row sec", unit) || !pattern_ok(action))
-		return ACPCTL_USAGE;
-	const char *values[] = {unit, action, options[0].value, options[1].value, options[4].value};
+	const char *values[] = {unit, action, amount, currency, ctl_option(ctl, "from")};
 	struct json_object *rows = ctl_query(ctl, "price add", values);
 	if (!rows)
 		return ACPCTL_FAILED;
@@ -318,8 +262,8 @@ int ctl_price_add(struct ctl *ctl)
 		ctl_print_one(ctl, rows);
 		return ACPCTL_OK;
 	}
-	printf("price %s: %s %s a %s of %s\n", json_object_get_string(ctl_value(rows, "version")), options[0].value,
-	       options[1].value, unit, action);
+	printf("price %s: %s %s a %s of %s\n", json_object_get_string(ctl_value(rows, "version")), amount, currency,
+	       unit, action);
 	json_object_put(rows);
 	return ACPCTL_OK;
 }

@@ -1,11 +1,12 @@
-/* reconcile_stripe.c - acpctl reconcile: what Stripe holds is what we billed.
+/* reconcile_stripe.c - acpctl reconcile: the invoices at Stripe are those that were billed here.
  *
- * Every invoice there that names a tenant and a month in its metadata is compared with ours of that name: one each,
- * with the same amount, currency and hash, paid there and here or neither. Ours are read first, so that what is made
- * meanwhile is at Stripe before it is here. */
+ * Every invoice at Stripe whose metadata names a tenant and a month is compared with ours of that tenant and month.
+ * There must be one each, with the same amount, currency and hash, and both paid or both not. Ours are read first,
+ * because an invoice is at Stripe before its row here says so. */
 #include "reconcile.h"
 
 #include "executor_open.h"
+#include "executor_plane.h"
 #include "outbound.h"
 
 struct comparison {
@@ -42,7 +43,7 @@ static bool same(const char *a, const char *b)
 	return a && b && strcmp(a, b) == 0;
 }
 
-/* An invoice of ours may stand like this at Stripe. */
+/* May an invoice with this status here have that status at Stripe? */
 static bool statuses_fit(const char *ours, const char *theirs)
 {
 	if (strcmp(theirs, "paid") == 0)
@@ -77,7 +78,7 @@ static void take_theirs(const struct comparison *c, struct json_object *theirs)
 	const char *tenant = acp_json_string(metadata, "tenant_uuid");
 	const char *period = acp_json_string(metadata, "period");
 	const char *id = acp_json_string(theirs, "invoice");
-	/* Others may use the same account. */
+	/* Other programs may use the same account. */
 	if (!tenant || !period || !acp_is_uuid(tenant) || !ctl_is_month(period) ||
 	    (c->period && strcmp(period, c->period) != 0))
 		return;
@@ -94,7 +95,7 @@ static void take_theirs(const struct comparison *c, struct json_object *theirs)
 	}
 }
 
-/* One page; *last: the id that the next one begins after, "" at the end. */
+/* Compares one page of invoices. last: the id after which the next page begins, "" at the end. */
 static bool take_page(const struct comparison *c, char last[256])
 {
 	struct acp_executed done = {0};
@@ -107,7 +108,7 @@ static bool take_page(const struct comparison *c, char last[256])
 	c->executor->execute(c->executor->self, &what, &done);
 	json_object_put(params);
 	if (!done.ok)
-		audit_fail("what Stripe holds cannot be read: %s", done.error);
+		ctl_refuse("the invoices at Stripe cannot be read: %s", done.error);
 	struct json_object *list = acp_json_member(done.data, "invoices");
 	size_t count = done.ok ? json_object_array_length(list) : 0;
 	for (size_t i = 0; i < count; i++)
@@ -133,13 +134,13 @@ static bool compare_all(struct comparison *c)
 	return c->r->compared = true;
 }
 
-/* With an executor: what we billed, then what it says. */
+/* With an executor: reads our invoices, then compares those at Stripe. */
 static bool with_executor(struct comparison *c)
 {
 	const char *values[] = {c->period};
 	c->ours = json_object_new_object();
-	bool ok = c->ours && audit_stream(c->r->ctl, "billing stripe stream", values, note_ours, c) &&
-		  audit_run(c->r->ctl, "commit", NULL) && compare_all(c);
+	bool ok = c->ours && ctl_stream(c->r->ctl, "billing stripe stream", values, note_ours, c) &&
+		  ctl_run(c->r->ctl, "commit", NULL) && compare_all(c);
 	json_object_put(c->ours);
 	return ok;
 }
@@ -152,16 +153,16 @@ bool reconcile_stripe(struct reconciliation *r, const char *period)
 	char why[512];
 	if (!*config->stripe_key && !*config->executor_url) {
 		if (r->stripe)
-			return audit_fail("--stripe: there is no executor; set stripe_key, or executor_url and "
+			return ctl_refuse("--stripe: no executor is configured; set stripe_key, or executor_url and "
 					  "executor_key");
 		if (!r->list)
-			puts("what Stripe holds is not compared: neither stripe_key nor executor_url is set");
+			puts("the invoices at Stripe are not compared: neither stripe_key nor executor_url is set");
 		return true;
 	}
 	if (!acp_outbound_init())
-		return audit_fail("libcurl cannot be used");
+		return ctl_refuse("libcurl cannot be used");
 	if (!acp_executor_open(config, &plane, &c.executor, why, sizeof why))
-		return audit_fail("%s", why);
+		return ctl_refuse("%s", why);
 	bool ok = with_executor(&c);
 	acp_executor_close(c.executor);
 	return ok;

@@ -1,5 +1,5 @@
-/* mount.c - acpctl doctor --url: asks an installation from outside, and names the line of the web server's
- * configuration that mends what is wrong. What arrives of a request is told by GET /healthz?received. */
+/* mount.c - acpctl doctor --url: sends requests to an installation from outside, and names the line of the web server's
+ * configuration that corrects a fault. GET /healthz?received tells what arrived of a request. */
 #include "doctor.h"
 
 #include <curl/curl.h>
@@ -7,12 +7,12 @@
 #include <strings.h>
 #include <time.h>
 
-/* An address that nobody has (RFC 5737): a client that claims it must not be believed. */
+/* An address that no host has (RFC 5737): a client that claims it must not be believed. */
 #define NOBODY "192.0.2.77"
 
-/* --- web servers -------------------------------------------------------------------------------------------------- */
+/* Web servers ------------------------------------------------------------------------------------------------------ */
 
-/* By the beginning of the header Server. The lines are what to write; in body_limit stands how many units. */
+/* By the beginning of the header Server. The texts are lines to write; %lld is the number of units. */
 static const struct web_server {
 	const char *name, *authorization, *body_limit;
 	int64_t unit; /* bytes */
@@ -39,7 +39,7 @@ static const struct web_server *find_server(const char *server)
 	return at;
 }
 
-/* The line that allows bodies large enough for the program itself to refuse what is too large. */
+/* The line that allows bodies so large that acp.fcgi itself refuses the ones over its limit. */
 static void body_limit_line(const struct acp_config *config, const char *server, char line[192])
 {
 	const struct web_server *known = find_server(server);
@@ -47,7 +47,7 @@ static void body_limit_line(const struct acp_config *config, const char *server,
 	snprintf(line, 192, known->body_limit, (long long)(wanted / known->unit));
 }
 
-/* --- asking ------------------------------------------------------------------------------------------------------- */
+/* Requests --------------------------------------------------------------------------------------------------------- */
 
 struct question {
 	const char *path;
@@ -57,14 +57,14 @@ struct question {
 };
 
 struct answer {
-	int status; /* -1: none, and why */
+	int status; /* -1: no answer, see why */
 	char why[CURL_ERROR_SIZE];
 	char server[64], location[256];
 	time_t date;    /* of the header; 0: none */
 	time_t expires; /* of the certificate; 0: none */
 	bool untrusted; /* its certificate */
 	struct acp_buf body;
-	struct json_object *json; /* NULL: no JSON of ours */
+	struct json_object *json; /* NULL: the body is not JSON */
 };
 
 static void forget(struct answer *answer)
@@ -80,7 +80,7 @@ static size_t take_body(char *bytes, size_t one, size_t len, void *arg)
 	return acp_buf_ok(&answer->body) ? one * len : 0;
 }
 
-/* The value of a header line, with what is around it cut off. */
+/* Copies the value of a header line without the white space around it. */
 static void take_value(const char *line, size_t len, const char *name, char *out, size_t size)
 {
 	size_t name_len = strlen(name);
@@ -120,7 +120,7 @@ static void take_expiry(CURL *curl, struct answer *answer)
 			answer->expires = curl_getdate(field->data + 12, NULL);
 }
 
-/* A call without a key, as long as wanted: its end is only right where all of it arrives. */
+/* A call without a key, padded to this length: it is valid JSON only if all of it arrives. */
 static char *padded_call(size_t len)
 {
 	static const char call[] = "{\"action\":\"meta.version\",\"params\":{}";
@@ -151,7 +151,7 @@ static size_t give_body(char *out, size_t one, size_t len, void *arg)
 
 static struct curl_slist *headers_of(const struct question *question)
 {
-	/* No Expect: servers differ in it, and none of it is what is asked here. */
+	/* No Expect: servers treat it differently, and it is not part of these checks. */
 	struct curl_slist *headers = curl_slist_append(NULL, "Expect:");
 	if (question->header)
 		headers = curl_slist_append(headers, question->header);
@@ -233,25 +233,25 @@ static void check_certificate(const char *url, const struct answer *answer)
 		return;
 	double days = difftime(answer->expires, time(NULL)) / 86400;
 	if (answer->untrusted)
-		doctor_say(false, "certificate", "%s: clients will refuse it; let certbot or the like renew it",
-			   answer->why);
+		ctl_check(false, "certificate", "%s: clients will refuse it; let certbot or the like renew it",
+			  answer->why);
 	else if (answer->expires && days < 14)
-		doctor_say(false, "certificate", "ends in %.0f days: renew it, and let it be renewed by itself", days);
+		ctl_check(false, "certificate", "ends in %.0f days: renew it, and let it be renewed by itself", days);
 	else if (answer->expires)
-		doctor_say(true, "certificate", "good for another %.0f days", days);
+		ctl_check(true, "certificate", "good for another %.0f days", days);
 }
 
 static void check_web_clock(const struct answer *answer)
 {
 	double skew = answer->date ? difftime(answer->date, time(NULL)) : 0;
 	if (answer->date)
-		doctor_say(skew > -5 &&
-					   skew<5, "clock of web server", "differs from this host by %.0f s%s", skew,
-						   skew> -
-						   5 &&
-					   skew < 5
-				   ? ""
-				   : ": run an NTP client on both");
+		ctl_check(skew > -5 &&
+					  skew<5, "clock of web server", "differs from this host by %.0f s%s", skew,
+						  skew> -
+						  5 &&
+					  skew < 5
+				  ? ""
+				  : ": run an NTP client on both");
 }
 
 /* Is it there at all, and is it ours? */
@@ -264,21 +264,21 @@ static bool check_alive(const char *url, char server[64])
 	acp_copy(server, 64, answer.server);
 	check_certificate(url, &answer);
 	if (ours)
-		doctor_say(true, "GET /healthz", "200 from %s",
-			   *server ? server : "a server that does not say its name");
+		ctl_check(true, "GET /healthz", "200 from %s",
+			  *server ? server : "a server that does not say its name");
 	else if (answer.status < 0 && !answer.untrusted)
-		doctor_say(false, "GET /healthz", "%s: is the web server up?", answer.why);
+		ctl_check(false, "GET /healthz", "%s: is the web server up?", answer.why);
 	else if (answer.status >= 300 && answer.status < 400)
-		doctor_say(false, "GET /healthz", "%d to %s: give that address to --url, and to clients (public_url)",
-			   answer.status, answer.location);
+		ctl_check(false, "GET /healthz", "%d to %s: give that address to --url, and to clients (public_url)",
+			  answer.status, answer.location);
 	else if (answer.status == 502 || answer.status == 503)
-		doctor_say(false, "GET /healthz",
-			   "%d: the web server does not reach acp.fcgi; does it run, and may the web "
-			   "server's user connect to its socket?",
-			   answer.status);
+		ctl_check(false, "GET /healthz",
+			  "%d: the web server does not reach acp.fcgi; does it run, and may the web "
+			  "server's user connect to its socket?",
+			  answer.status);
 	else if (answer.status >= 0)
-		doctor_say(false, "GET /healthz", "%d%s: map this path to acp.fcgi", answer.status,
-			   answer.status == 200 ? ", but not by acp.fcgi" : "");
+		ctl_check(false, "GET /healthz", "%d%s: map this path to acp.fcgi", answer.status,
+			  answer.status == 200 ? ", but not by acp.fcgi" : "");
 	if (ours)
 		check_web_clock(&answer);
 	forget(&answer);
@@ -289,8 +289,8 @@ static void check_ready(const char *url)
 {
 	struct answer answer;
 	ask(url, &(struct question){.path = "/readyz"}, &answer);
-	doctor_say(answer.status == 200, "GET /readyz", "%d%s", answer.status,
-		   answer.status == 200 ? "" : ": the log of acp.fcgi says why");
+	ctl_check(answer.status == 200, "GET /readyz", "%d%s", answer.status,
+		  answer.status == 200 ? "" : ": the log of acp.fcgi says why");
 	forget(&answer);
 }
 
@@ -305,14 +305,14 @@ static void check_credentials(const char *url, const char *server)
 {
 	struct answer answer;
 	bool came = acp_json_bool(received(url, "Authorization: Bearer doctor", &answer), "authorization");
-	doctor_say(came, "Authorization", "%s%s",
-		   came ? "reaches acp.fcgi" : "does not reach acp.fcgi, agents that send Bearer get 401: ",
-		   came ? "" : find_server(server)->authorization);
+	ctl_check(came, "Authorization", "%s%s",
+		  came ? "reaches acp.fcgi" : "does not reach acp.fcgi, agents that send Bearer get 401: ",
+		  came ? "" : find_server(server)->authorization);
 	forget(&answer);
 	came = acp_json_bool(received(url, "X-API-Key: doctor", &answer), "x_api_key");
-	doctor_say(came, "X-API-Key", "%s",
-		   came ? "reaches acp.fcgi"
-			: "does not reach acp.fcgi: let the web server pass it on as HTTP_X_API_KEY");
+	ctl_check(came, "X-API-Key", "%s",
+		  came ? "reaches acp.fcgi"
+		       : "does not reach acp.fcgi: let the web server pass it on as HTTP_X_API_KEY");
 	forget(&answer);
 }
 
@@ -326,19 +326,19 @@ static void check_address(const struct acp_config *config, const char *url)
 	const char *claim = acp_json_string(received(url, "X-Forwarded-For: " NOBODY, &claimed), "address");
 	bool local = address && (strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0);
 	if (!address || !claim)
-		doctor_say(false, "client address", "acp.fcgi does not get it: let the web server pass on REMOTE_ADDR");
+		ctl_check(false, "client address", "acp.fcgi does not get it: let the web server pass on REMOTE_ADDR");
 	else if (proxy && !*config->trusted_proxies)
-		doctor_say(false, "client address",
-			   "a proxy is in front, and all clients count as %s: trusted_proxies = %s", address, address);
+		ctl_check(false, "client address",
+			  "a proxy is in front, and all clients count as %s: trusted_proxies = %s", address, address);
 	else if (strcmp(claim, NOBODY) == 0 && local)
-		doctor_say(true, "client address", "%s; X-Forwarded-For is believed from this host (trusted_proxies)",
-			   address);
+		ctl_check(true, "client address", "%s; X-Forwarded-For is believed from this host (trusted_proxies)",
+			  address);
 	else if (strcmp(claim, NOBODY) == 0)
-		doctor_say(false, "client address",
-			   "anybody's X-Forwarded-For is believed: trusted_proxies must name "
-			   "proxies only, and a proxy must add to that header or replace it");
+		ctl_check(false, "client address",
+			  "anybody's X-Forwarded-For is believed: trusted_proxies must name "
+			  "proxies only, and a proxy must add to that header or replace it");
 	else
-		doctor_say(true, "client address", "%s; a claimed X-Forwarded-For is not believed", address);
+		ctl_check(true, "client address", "%s; a claimed X-Forwarded-For is not believed", address);
 	forget(&plain);
 	forget(&claimed);
 }
@@ -364,16 +364,16 @@ static void check_allowed_body(const struct acp_config *config, const char *url,
 	int status = send_call(url, (size_t)size, false, code, why);
 	body_limit_line(config, server, line);
 	if (strcmp(code, "INVALID_API_KEY") == 0)
-		doctor_say(true, "largest body", "%lld bytes arrive whole", size);
+		ctl_check(true, "largest body", "%lld bytes arrive whole", size);
 	else if (strcmp(code, "VALIDATION_ERROR") == 0)
-		doctor_say(false, "largest body", "of %lld bytes only a part arrives: %s", size, line);
+		ctl_check(false, "largest body", "of %lld bytes only a part arrives: %s", size, line);
 	else if (status == 404 || status == 405)
-		doctor_say(false, "largest body", "POST /api/manage is answered %d: map /api to acp.fcgi", status);
+		ctl_check(false, "largest body", "POST /api/manage is answered %d: map /api to acp.fcgi", status);
 	else if (status < 0)
-		doctor_say(false, "largest body", "of %lld bytes: %s: %s", size, why, line);
+		ctl_check(false, "largest body", "of %lld bytes: %s: %s", size, why, line);
 	else
-		doctor_say(false, "largest body", "of %lld bytes is answered %d by the web server: %s", size, status,
-			   line);
+		ctl_check(false, "largest body", "of %lld bytes is answered %d by the web server: %s", size, status,
+			  line);
 }
 
 static void check_refused_body(const struct acp_config *config, const char *url, const char *server)
@@ -383,16 +383,16 @@ static void check_refused_body(const struct acp_config *config, const char *url,
 	int status = send_call(url, (size_t)size, false, code, why);
 	body_limit_line(config, server, line);
 	if (strcmp(code, "PAYLOAD_TOO_LARGE") == 0)
-		doctor_say(true, "body that is too large", "413 PAYLOAD_TOO_LARGE");
+		ctl_check(true, "body that is too large", "413 PAYLOAD_TOO_LARGE");
 	else if (status == 413)
-		doctor_say(true, "body that is too large",
-			   "413 by the web server; to have it on record and as JSON: %s", line);
+		ctl_check(true, "body that is too large", "413 by the web server; to have it on record and as JSON: %s",
+			  line);
 	else if (*code)
-		doctor_say(false, "body that is too large", "of %lld bytes is cut and handed on (%s): %s", size, code,
-			   line);
+		ctl_check(false, "body that is too large", "of %lld bytes is cut and handed on (%s): %s", size, code,
+			  line);
 	else
-		doctor_say(false, "body that is too large", "%d instead of 413%s%s: %s", status, *why ? ": " : "", why,
-			   line);
+		ctl_check(false, "body that is too large", "%d instead of 413%s%s: %s", status, *why ? ": " : "", why,
+			  line);
 }
 
 /* Web servers either give a chunked body its length, or refuse it with 411. */
@@ -402,14 +402,14 @@ static void check_chunked_body(const char *url)
 	int status = send_call(url, 1000, true, code, why);
 	bool whole = strcmp(code, "INVALID_API_KEY") == 0;
 	if (whole || status == 411)
-		doctor_say(true, "chunked body", "%s", whole ? "arrives whole" : "is refused with 411");
+		ctl_check(true, "chunked body", "%s", whole ? "arrives whole" : "is refused with 411");
 	else if (status < 0)
-		doctor_say(false, "chunked body", "no answer: %s", why);
+		ctl_check(false, "chunked body", "no answer: %s", why);
 	else
-		doctor_say(false, "chunked body",
-			   "%d %s: it does not arrive whole; let the web server buffer bodies or refuse chunked ones "
-			   "with 411",
-			   status, code);
+		ctl_check(false, "chunked body",
+			  "%d %s: it does not arrive whole; let the web server buffer bodies or refuse chunked ones "
+			  "with 411",
+			  status, code);
 }
 
 /* The address that was given, with url_prefix where that is not its end already. */

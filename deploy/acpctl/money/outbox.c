@@ -1,32 +1,16 @@
-/* outbox.c - acpctl outbox: what is owed to the outside world; looking at it, working it off, dead letters. */
+/* outbox.c - acpctl outbox: shows the work that is queued for the executor, does it, retries or cancels it. */
 #include "acpctl.h"
 
 #include "executor_open.h"
+#include "executor_plane.h"
 #include "outbound.h"
 #include "outbox.h"
 
 int ctl_outbox_list(struct ctl *ctl)
 {
-	struct ctl_option options[] = {{"--state", false, NULL}, {"--limit", false, NULL}};
-	if (!ctl_options(ctl, options, ACP_COUNT(options), NULL, NULL))
-		return ACPCTL_USAGE;
-	const char *state = options[0].value ? options[0].value : "owed";
-	const char *limit = options[1].value ? options[1].value : "100";
-	size_t digits = strspn(limit, "0123456789");
-	if (strcmp(state, "owed") != 0 && strcmp(state, "dead") != 0 && strcmp(state, "all") != 0) {
-		ctl_fail("--state %s: must be owed, dead or all", state);
-		return ACPCTL_USAGE;
-	}
-	if (digits < 1 || digits > 6 || limit[digits]) {
-		ctl_fail("--limit %s: must be a number of obligations, at most 999999", limit);
-		return ACPCTL_USAGE;
-	}
-	const char *values[] = {state, limit};
-	struct json_object *rows = ctl_query(ctl, "outbox list", values);
-	if (!rows)
-		return ACPCTL_FAILED;
-	ctl_print(ctl, rows);
-	return ACPCTL_OK;
+	const char *state = ctl_option(ctl, "state");
+	const char *values[] = {state ? state : "owed", ctl_limit(ctl)};
+	return values[1] ? ctl_print_query(ctl, "outbox list", values) : ACPCTL_USAGE;
 }
 
 static bool id_ok(const char *id)
@@ -37,9 +21,7 @@ static bool id_ok(const char *id)
 
 int ctl_outbox_retry(struct ctl *ctl)
 {
-	const char *id = NULL;
-	if (!ctl_options(ctl, NULL, 0, "OUTBOX_ID (or all)", &id))
-		return ACPCTL_USAGE;
+	const char *id = ctl_operand(ctl);
 	bool all = strcmp(id, "all") == 0;
 	if (!all && !id_ok(id))
 		return ctl_misuse("%s: must be the number of an obligation (acpctl outbox list shows it), or all", id);
@@ -61,9 +43,7 @@ int ctl_outbox_retry(struct ctl *ctl)
 
 int ctl_outbox_drop(struct ctl *ctl)
 {
-	const char *id = NULL;
-	if (!ctl_options(ctl, NULL, 0, "OUTBOX_ID", &id))
-		return ACPCTL_USAGE;
+	const char *id = ctl_operand(ctl);
 	if (!id_ok(id))
 		return ctl_misuse("%s: must be the number of an obligation (acpctl outbox list shows it)", id);
 	const char *values[] = {id};
@@ -78,7 +58,7 @@ int ctl_outbox_drop(struct ctl *ctl)
 	return ACPCTL_OK;
 }
 
-/* The outbox as acpctl reaches it: the part of the control plane that acp_outbox_work() needs. */
+/* Runs a query whose only parameter is what, and whose only row has the reply. */
 static enum acp_code ask(struct ctl *ctl, const char *query, struct json_object *what, struct json_object **reply)
 {
 	const char *values[] = {json_object_to_json_string_ext(what, JSON_C_TO_STRING_PLAIN)};
@@ -104,7 +84,7 @@ static enum acp_code obligation_done(void *self, struct json_object *what, struc
 	return ask(self, "outbox done", what, reply);
 }
 
-/* The executor's audit events. */
+/* Stores an audit event of the executor. */
 static enum acp_code record(void *self, const struct acp_settlement *end)
 {
 	struct json_object *event = acp_event_json(end->event);
@@ -124,7 +104,7 @@ struct acp_control_plane ctl_executor_plane(struct ctl *ctl)
 					  .payments.obligation_done = obligation_done};
 }
 
-/* Works until nothing is due. An obligation that fails is due again later, so this ends. */
+/* Works until nothing is due. It ends, because an obligation that fails is due again later. */
 static int run(const struct acp_kernel *kernel)
 {
 	int done = 0, failed = 0;
@@ -144,14 +124,12 @@ int ctl_outbox_run(struct ctl *ctl)
 	char why[512];
 	struct acp_executor *executor = NULL;
 	const struct acp_control_plane plane = ctl_executor_plane(ctl);
-	if (!ctl_options(ctl, NULL, 0, NULL, NULL))
-		return ACPCTL_USAGE;
 	if (!acp_outbound_init())
 		return ctl_fail("libcurl cannot be used");
 	if (!acp_executor_open(&ctl->config, &plane, &executor, why, sizeof why))
 		return ctl_fail("%s", why);
 	if (!executor)
-		return ctl_fail("there is no executor: set stripe_key, or executor_url and executor_key");
+		return ctl_fail("no executor is configured; set stripe_key, or executor_url and executor_key");
 	const struct acp_kernel kernel = {.config = &ctl->config, .plane = &plane, .executor = executor};
 	int status = run(&kernel);
 	acp_executor_close(executor);

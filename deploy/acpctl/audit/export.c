@@ -1,9 +1,11 @@
-/* export.c - acpctl audit export: audit rows as JSON lines that can be checked without the database. */
-#include "audit.h"
+/* export.c - acpctl audit export: writes audit rows as JSON lines that can be checked without the database. */
+#include "ctl_audit.h"
+
+#include "progress.h"
 
 #include <unistd.h>
 
-/* What has been written so far. */
+/* An export while it is written. */
 struct writer {
 	struct ctl *ctl;
 	FILE *out;
@@ -12,11 +14,11 @@ struct writer {
 	struct acp_hasher *bytes; /* of all lines but the trailer */
 	struct acp_hasher *runs;
 	struct acp_buf ends;   /* where each chain ended in this file, as lines of a seal's heads */
-	struct acp_head first; /* of the stretch that is being written */
+	struct acp_head first; /* of the range that is being written */
 	struct acp_head last;  /* chain 0: nothing yet */
 	struct audit_sums *sums;
-	struct audit_progress progress;
-	struct audit_busy busy; /* until the first row comes: PostgreSQL sorts them */
+	struct ctl_progress progress;
+	struct ctl_busy busy; /* until the first row comes: PostgreSQL sorts them */
 };
 
 static bool put_line(struct writer *w)
@@ -24,7 +26,7 @@ static bool put_line(struct writer *w)
 	acp_hasher_add(w->bytes, w->line.ptr, w->line.len);
 	bool ok = acp_buf_ok(&w->line) && fwrite(w->line.ptr, 1, w->line.len, w->out) == w->line.len;
 	acp_buf_clear(&w->line);
-	return ok || audit_fail("the export could not be written: is the disk full?");
+	return ok || ctl_refuse("the export could not be written: is the disk full?");
 }
 
 static void member(struct acp_buf *line, const char *name, const char *text)
@@ -36,7 +38,7 @@ static void member(struct acp_buf *line, const char *name, const char *text)
 		acp_buf_puts(line, "null");
 }
 
-/* The first line: what the file was meant to hold. heads only where it is all there is. */
+/* Writes the first line: the selection; with the heads of the chains if everything is exported. */
 static bool put_header(struct writer *w, const struct audit_selection *selection, bool whole)
 {
 	struct json_object *rows = ctl_query(w->ctl, "audit size", NULL);
@@ -55,7 +57,7 @@ static bool put_header(struct writer *w, const struct audit_selection *selection
 	member(&w->line, "tenant_id", selection->tenant);
 	member(&w->line, "heads", whole ? (heads ? heads : "") : NULL);
 	acp_buf_puts(&w->line, "}\n");
-	audit_progress_begin(&w->progress, "exporting", json_object_get_int64(ctl_value(rows, "rows")));
+	ctl_progress_begin(&w->progress, "exporting", json_object_get_int64(ctl_value(rows, "rows")));
 	json_object_put(rows);
 	json_object_put(span);
 	return put_line(w);
@@ -75,7 +77,7 @@ static bool put_seal(void *arg, const char *const *columns)
 	return put_line(w);
 }
 
-/* A stretch of a chain that is in an archive: the file goes on behind it. */
+/* Writes the place of a range of a chain that is in an archive; the rows after it follow. */
 static bool put_archived(void *arg, const char *const *columns)
 {
 	struct writer *w = arg;
@@ -86,7 +88,7 @@ static bool put_archived(void *arg, const char *const *columns)
 	return put_line(w);
 }
 
-/* The stretch that ends with w->last is complete; and, where the next row is of another chain, so is the chain. */
+/* Ends the range of rows whose last one is w->last; chain_too: the chain ends with it. */
 static void end_run(struct writer *w, bool chain_too)
 {
 	char hex[ACP_SHA256_HEX], text[160];
@@ -104,7 +106,7 @@ static void end_run(struct writer *w, bool chain_too)
 static bool put_row(void *arg, const char *const *columns)
 {
 	struct writer *w = arg;
-	audit_busy_end(&w->busy);
+	ctl_busy_end(&w->busy);
 	struct acp_chain_link link = {.chain = columns[0] ? strtoll(columns[0], NULL, 10) : 0,
 				      .seq = columns[1] ? strtoll(columns[1], NULL, 10) : 0,
 				      .text = columns[3],
@@ -112,7 +114,7 @@ static bool put_row(void *arg, const char *const *columns)
 	link.has_before = columns[4] && acp_unhex(columns[4], link.before, sizeof link.before);
 	if (!columns[2] || !acp_unhex(columns[2], link.hash, sizeof link.hash) ||
 	    !acp_row_parse(&w->row, link.text, link.len))
-		return audit_fail(
+		return ctl_refuse(
 			"chain %lld, row %lld cannot be exported: it has no chain_hash, or not the columns of an audit "
 			"row; acpctl audit verify says more",
 			(long long)link.chain, (long long)link.seq);
@@ -123,7 +125,7 @@ static bool put_row(void *arg, const char *const *columns)
 	w->last = (struct acp_head){.chain = link.chain, .seq = link.seq};
 	memcpy(w->last.hash, link.hash, sizeof link.hash);
 	w->sums->rows++;
-	audit_progress_step(&w->progress);
+	ctl_progress_step(&w->progress);
 	acp_row_line(&w->row, &link, &w->line);
 	return put_line(w);
 }
@@ -146,7 +148,7 @@ void audit_trailer_line(const struct audit_sums *sums, const char *ends, const c
 	acp_buf_puts(out, "}\n");
 }
 
-/* The last line: counts, the hash of all lines before it, and its signature. */
+/* Writes the last line: counts, the hash of all lines before it, and its signature. */
 static bool put_trailer(struct writer *w)
 {
 	uint8_t digest[ACP_SHA256_LEN];
@@ -173,12 +175,12 @@ bool audit_export(struct ctl *ctl, const struct audit_selection *selection, FILE
 	w.runs = acp_hasher_new();
 	bool whole = !selection->from && !selection->to && !selection->tenant;
 	bool ok = put_header(&w, selection, whole);
-	audit_busy_begin(&w.busy, "sorting the rows");
-	ok = ok && audit_stream(ctl, "seal stream", values, put_seal, &w) &&
-	     (!whole || audit_stream(ctl, "archived stream", NULL, put_archived, &w)) &&
-	     audit_stream(ctl, "export stream", values, put_row, &w);
-	audit_busy_end(&w.busy);
-	audit_progress_end(&w.progress);
+	ctl_busy_begin(&w.busy, "sorting the rows");
+	ok = ok && ctl_stream(ctl, "seal stream", values, put_seal, &w) &&
+	     (!whole || ctl_stream(ctl, "archived stream", NULL, put_archived, &w)) &&
+	     ctl_stream(ctl, "export stream", values, put_row, &w);
+	ctl_busy_end(&w.busy);
+	ctl_progress_end(&w.progress);
 	if (ok) {
 		finish_sums(&w);
 		ok = put_trailer(&w) && fflush(out) == 0;
@@ -191,7 +193,7 @@ bool audit_export(struct ctl *ctl, const struct audit_selection *selection, FILE
 	return ok;
 }
 
-/* To a file, which is there whole or not at all; or to standard output. */
+/* Exports to a file, which is then complete or not there; without a path to standard output. */
 static bool export_to(struct ctl *ctl, const struct audit_selection *selection, const char *path, bool gzip,
 		      struct audit_sums *sums)
 {
@@ -207,39 +209,31 @@ static bool export_to(struct ctl *ctl, const struct audit_selection *selection, 
 	if (ok && rename(part, path) == 0)
 		return true;
 	unlink(part);
-	return ok && audit_fail("%s: cannot be given its name", path);
+	return ok && ctl_refuse("%s: the complete file cannot be renamed to this name", path);
 }
 
 int ctl_audit_export(struct ctl *ctl)
 {
 	char tenant[ACP_UUID_LEN];
-	struct audit_selection selection = {0};
+	struct audit_selection selection = {
+		.from = ctl_option(ctl, "from"), .to = ctl_option(ctl, "to"), .tenant = ctl_option(ctl, "tenant")};
 	struct audit_sums sums;
-	const char *path = NULL;
-	bool gzip = false;
-	const struct audit_option options[] = {{"--from", &selection.from, NULL},
-					       {"--to", &selection.to, NULL},
-					       {"--tenant", &selection.tenant, NULL},
-					       {"-o", &path, NULL},
-					       {"--gzip", NULL, &gzip}};
-	if (!audit_options(ctl, options, ACP_COUNT(options), NULL))
-		return ACPCTL_USAGE;
+	const char *path = ctl_option(ctl, "output");
+	bool gzip = ctl_flag(ctl, "gzip");
 	if (gzip && !path)
 		return ctl_misuse("--gzip needs -o FILE; or pipe the output through gzip");
-	/* A UUID is taken as it is: rows may be of a tenant that this database does not know. */
+	/* A UUID is not looked up: this database may have rows of a tenant that it does not know. */
 	if (selection.tenant && !acp_is_uuid(selection.tenant)) {
 		if (!ctl_tenant_id(ctl, selection.tenant, tenant))
 			return ACPCTL_FAILED;
 		selection.tenant = tenant;
 	}
-	if (!audit_open(ctl, "snapshot") || !export_to(ctl, &selection, path, gzip, &sums))
+	if (!ctl_begin(ctl, "snapshot") || !export_to(ctl, &selection, path, gzip, &sums))
 		return ACPCTL_FAILED;
 	fprintf(stderr, "exported %lld row%s and %lld seal%s%s%s\n", (long long)sums.rows, sums.rows == 1 ? "" : "s",
 		(long long)sums.seals, sums.seals == 1 ? "" : "s", path ? " to " : "", path ? path : "");
 	if (selection.tenant)
-		fputs("These are one tenant's rows: that each is what was written can be checked, but not that none is "
-		      "missing\n",
-		      stderr);
+		fputs("These are one tenant's rows: each can be checked, but not whether one is missing\n", stderr);
 	if (!*ctl->config.key_pepper)
 		fputs("key_pepper is not set: the file is not signed\n", stderr);
 	return ACPCTL_OK;

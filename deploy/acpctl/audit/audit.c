@@ -1,5 +1,7 @@
-/* audit.c - acpctl audit seal, acpctl audit status, and what the other parts of acpctl audit share. */
-#include "audit.h"
+/* audit.c - acpctl audit seal, acpctl audit status, and the shared parts of acpctl audit. */
+#include "ctl_audit.h"
+
+#include "progress.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,82 +12,7 @@
 
 extern char **environ;
 
-/* Options -------------------------------------------------------------------------------------------------------- */
-
-static const struct audit_option *find_option(const struct audit_option *options, size_t count, const char *name)
-{
-	for (size_t i = 0; i < count; i++)
-		if (strcmp(options[i].name, name) == 0)
-			return &options[i];
-	return NULL;
-}
-
-bool audit_options(struct ctl *ctl, const struct audit_option *options, size_t count, int *files)
-{
-	int found = 0;
-	for (int i = 0; i < ctl->argc; i++) {
-		char *word = ctl->argv[i];
-		const struct audit_option *option = find_option(options, count, word);
-		if (ctl_output_option(ctl, word)) {
-			continue;
-		} else if (option && option->flag) {
-			*option->flag = true;
-		} else if (option && i + 1 < ctl->argc) {
-			*option->value = ctl->argv[++i];
-		} else if (option) {
-			ctl_fail("%s needs a value", word);
-			return false;
-		} else if (word[0] != '-' && files) {
-			ctl->argv[found++] = word;
-		} else {
-			ctl_fail("%s: unexpected argument; --help behind a command shows what it takes", word);
-			return false;
-		}
-	}
-	if (files)
-		*files = found;
-	return ctl_output_ok(ctl);
-}
-
-bool audit_fail(const char *format, ...)
-{
-	char message[1024];
-	va_list args;
-	va_start(args, format);
-	vsnprintf(message, sizeof message, format, args);
-	va_end(args);
-	ctl_fail("%s", message);
-	return false;
-}
-
-/* Database ------------------------------------------------------------------------------------------------------- */
-
-bool audit_run(struct ctl *ctl, const char *statement, const char *const *values)
-{
-	struct json_object *rows = ctl_query(ctl, statement, values);
-	json_object_put(rows);
-	return rows != NULL;
-}
-
-bool audit_open(struct ctl *ctl, const char *begin)
-{
-	if (!audit_run(ctl, begin, NULL))
-		return false;
-	acp_admin_patient(ctl->admin);
-	return audit_run(ctl, "proof settings", NULL);
-}
-
-bool audit_stream(struct ctl *ctl, const char *statement, const char *const *values, acp_admin_row *each, void *arg)
-{
-	char why[1024];
-	if (acp_admin_stream(ctl->admin, statement, values, each, arg, why, sizeof why))
-		return true;
-	if (*why)
-		ctl_fail("%s: %s", statement, why);
-	return false;
-}
-
-/* Findings ------------------------------------------------------------------------------------------------------- */
+/* Findings --------------------------------------------------------------------------------------------------------- */
 
 static void add_text(struct json_object *object, const char *name, const char *text)
 {
@@ -121,7 +48,7 @@ void audit_finding(void *arg, const struct acp_finding *finding)
 		list_finding(report, finding);
 		return;
 	}
-	audit_progress_hide();
+	ctl_progress_hide();
 	if (report->file)
 		printf("%s: ", report->file);
 	if (finding->chain > 0)
@@ -141,9 +68,9 @@ void audit_problem(struct audit_report *report, const char *kind, const char *fo
 	audit_finding(report, &(struct acp_finding){.kind = kind, .message = message});
 }
 
-/* Files ---------------------------------------------------------------------------------------------------------- */
+/* Files ------------------------------------------------------------------------------------------------------------ */
 
-/* gzip between two descriptors; -1 after saying what failed. */
+/* Starts gzip between two descriptors: its process id, or -1 after saying what failed. */
 static long start_gzip(const char *option, int in, int out)
 {
 	pid_t pid;
@@ -156,7 +83,7 @@ static long start_gzip(const char *option, int in, int out)
 	posix_spawn_file_actions_destroy(&actions);
 	if (error == 0)
 		return pid;
-	ctl_fail("gzip: %s: install it, or go without compression", strerror(error));
+	ctl_fail("gzip: %s: install it, or do not compress", strerror(error));
 	return -1;
 }
 
@@ -165,7 +92,7 @@ static bool through_gzip(struct audit_file *file, bool writing)
 {
 	int ends[2];
 	if (pipe2(ends, O_CLOEXEC) != 0)
-		return audit_fail("%s: %s", file->path, strerror(errno));
+		return ctl_refuse("%s: %s", file->path, strerror(errno));
 	int ours = ends[writing ? 1 : 0];
 	int theirs = ends[writing ? 0 : 1];
 	file->pid = start_gzip(writing ? "-6" : "-d", writing ? theirs : file->fd, writing ? file->fd : theirs);
@@ -213,7 +140,7 @@ bool audit_file_close(struct audit_file *file, bool sync)
 	close(file->fd);
 	if (!ok)
 		ctl_fail("%s: %s", file->path,
-			 status ? "gzip failed: the file is broken, or the disk full" : strerror(errno));
+			 status ? "gzip failed: the file is broken, or the disk is full" : strerror(errno));
 	return ok;
 }
 
@@ -243,7 +170,7 @@ bool audit_file_hash(const char *path, char hex[ACP_SHA256_HEX], int64_t *bytes)
 	return ok;
 }
 
-/* Archives ------------------------------------------------------------------------------------------------------- */
+/* Archives --------------------------------------------------------------------------------------------------------- */
 
 void audit_archive_sign(const struct ctl *ctl, const struct audit_archive *a, char hex[ACP_SHA256_HEX])
 {
@@ -269,26 +196,24 @@ bool audit_lines_hash(struct ctl *ctl, const char *statement, const char *month,
 	uint8_t digest[ACP_SHA256_LEN];
 	const char *values[] = {month, part};
 	struct acp_hasher *hasher = acp_hasher_new();
-	bool ok = audit_stream(ctl, statement, values, add_line, hasher);
+	bool ok = ctl_stream(ctl, statement, values, add_line, hasher);
 	acp_hasher_end(hasher, digest);
 	acp_hasher_free(hasher);
 	acp_hex(digest, sizeof digest, hex);
 	return ok;
 }
 
-/* Commands ------------------------------------------------------------------------------------------------------- */
+/* Commands --------------------------------------------------------------------------------------------------------- */
 
 int ctl_audit_seal(struct ctl *ctl)
 {
 	int64_t id, rows;
 	char hash[ACP_SHA256_HEX], why[1024];
-	if (!audit_options(ctl, NULL, 0, NULL))
-		return ACPCTL_USAGE;
 	if (!*ctl->config.key_pepper)
 		return ctl_fail(
-			"key_pepper is not set: a seal is signed with it; name the configuration file of acp.fcgi with "
-			"--config");
-	if (!audit_run(ctl, "clock", NULL)) /* opens the database */
+			"key_pepper is not set, and seals are signed with it; name the configuration file of acp.fcgi "
+			"with --config");
+	if (!ctl_run(ctl, "clock", NULL)) /* opens the database */
 		return ACPCTL_FAILED;
 	if (!acp_admin_seal(ctl->admin, &ctl->config, &id, &rows, hash, why, sizeof why))
 		return ctl_fail("audit seal: %s", why);
@@ -318,8 +243,6 @@ static void print_seals(struct ctl *ctl, struct json_object *rows)
 
 int ctl_audit_status(struct ctl *ctl)
 {
-	if (!audit_options(ctl, NULL, 0, NULL))
-		return ACPCTL_USAGE;
 	struct json_object *partitions = ctl_query(ctl, "audit partitions", NULL);
 	struct json_object *seals = partitions ? ctl_query(ctl, "last seal", NULL) : NULL;
 	struct json_object *archives = seals ? ctl_query(ctl, "archive list", NULL) : NULL;
