@@ -116,7 +116,7 @@ SET LOCAL ROLE acp_app;
 SELECT lives_ok('SELECT pg_temp.row(1)', 'a row that comes late is not refused');
 RESET ROLE;
 SELECT is(obj_description('acp.audit_logs_2071_03'::regclass),
-	'Audit rows of 2071-03 (UTC) that came after the month had been archived.', 'it has a table that says so');
+	'Audit rows of 2071-03 (UTC) that arrived after the month was archived.', 'it has a table that says so');
 SELECT is_empty($$SELECT * FROM acp.usage_differences('2071-03-01', NULL, interval '1 hour')$$, 'late and archived rows are counted together');
 SELECT is((SELECT part FROM months, acp.audit_archive_begin(march)), 2, 'late rows become another part');
 INSERT INTO acp.audit_archives SELECT march, 2, acp.now(), 1, 'f2', 1, sha256(''), sha256(''), sha256(''), sha256('') FROM months;

@@ -95,7 +95,7 @@ SELECT is(acp.invoice_json(pg_temp.t(1), NULL, 0.5)->>'status', 'open', 'and is 
 SELECT is(acp.invoice_json(pg_temp.t(1), NULL, 0.5)->'usage', '{"total_calls": 1250, "successful_calls": 1200, "failed_calls": 50}',
 	'calls made while free, and dry runs, are not in it');
 SELECT is(pg_temp.refusal('SELECT pg_temp.run(''2026-01-01'')'),
-	'VALIDATION_ERROR: 2026-01 has not ended: until then there is a dry run only', 'an open month is not billed');
+	'VALIDATION_ERROR: 2026-01 has not ended; only a dry run is possible', 'an open month is not billed');
 SELECT is(jsonb_array_length(pg_temp.dry('2026-01-01')->'invoices'), 4, 'its dry run is');
 RESET ROLE;
 SELECT pg_temp.clock_at('2026-02-01') \gset ignored_
@@ -133,9 +133,9 @@ SELECT is(acp.billing_run('another', '2026-01-01', false, 9)::text, (SELECT resu
 	'another run of the month, with another minimum, bills nobody again');
 SELECT is((SELECT count(*) FROM acp.outbox WHERE action LIKE '%invoices%'), 2::bigint, 'and owes nothing more');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_run('another', '2025-12-01', false, 0.5)$$),
-	'IDEMPOTENCY_MISMATCH: this key is of the run of 2026-01', 'a key is of one month');
+	'IDEMPOTENCY_MISMATCH: this key belongs to the run of 2026-01', 'a key is of one month');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_run('before', '2025-12-01', false, 0.5)$$),
-	'VALIDATION_ERROR: a month after 2025-12 is billed: what is left of 2025-12 is billed with the next one', 'months are billed in their order');
+	'VALIDATION_ERROR: a month after 2025-12 is already billed; the rest of 2025-12 is billed with the next month', 'months are billed in their order');
 SELECT is(acp.invoice_json(pg_temp.t(1), '2026-01-01', 0.5)->>'status', 'pending', 'the tenant reads its status');
 SELECT is(acp.invoice_json(pg_temp.t(3), '2026-01-01', 0.5) #>> '{charges,total_charge}', '0', 'who owes nothing reads that');
 SELECT is(acp.invoice_json(pg_temp.t(3), '2026-01-01', 0.5)->>'status', 'none', 'and of no invoice');
@@ -152,10 +152,10 @@ SELECT is(acp.billing_run('again', '2026-01-01', false, 0.5)->'invoices', (SELEC
 RESET ROLE;
 SELECT pg_temp.clock_at('2026-04-01') \gset ignored_
 SELECT is(pg_temp.refusal($$SELECT acp.billing_run('another', NULL, false, 0.5)$$),
-	'IDEMPOTENCY_MISMATCH: this key is of the run of 2026-01', 'also where the month is left out and is another one by now');
+	'IDEMPOTENCY_MISMATCH: this key belongs to the run of 2026-01', 'also where the month is left out and is another one by now');
 SET LOCAL ROLE acp_app;
 SELECT is(pg_temp.refusal('SELECT pg_temp.run(''2026-03-01'')'),
-	'VALIDATION_ERROR: 2026-02 comes first: it has paid calls that are not billed', 'a month is not skipped');
+	'VALIDATION_ERROR: bill 2026-02 first: it has unbilled paid calls', 'a month is not skipped');
 SELECT is(acp.invoice_json(pg_temp.t(1), '2026-02-01', 0.5) #>> '{charges,carried_out}', '0.002', 'a month that ended and is not billed is shown');
 SELECT isnt(pg_temp.run('2026-02-01'), NULL, 'February');
 SELECT is(pg_temp.lines(1, '2026-02-01'),
@@ -179,7 +179,7 @@ SELECT acp.billing_credit(pg_temp.t(7), 0.75, NULL, 'an outage "in March"'), acp
 SELECT is(pg_temp.refusal($$SELECT acp.billing_credit(pg_temp.t(7), -1, NULL, 'x')$$), 'VALIDATION_ERROR: the amount must be more than 0',
 	'a credit is an amount to the good');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_credit(pg_temp.t(7), 0.00000001, NULL, 'x')$$),
-	'VALIDATION_ERROR: 0.00000001 is a fraction of the smallest unit of USD, of which there are 100 in one', 'and one that can be paid');
+	'VALIDATION_ERROR: 0.00000001 is not a multiple of the smallest unit of USD (1/100)', 'and one that can be paid');
 SELECT is(pg_temp.refusal($$SELECT acp.price_add('call', 'bad pattern', 1, 'USD', '2027-01-01')$$),
 	'VALIDATION_ERROR: the pattern must be the name of an action, or a prefix followed by *', 'a price that would fit nothing');
 CREATE TEMP TABLE march AS SELECT pg_temp.dry('2026-03-01') AS result;
@@ -199,14 +199,14 @@ SELECT is_empty('SELECT * FROM acp.billing_differences(NULL)', 'nothing differs 
 
 RESET ROLE;
 SELECT is(pg_temp.refusal($$SELECT acp.price_add('call', '*', 1, 'USD', '2026-03-31')$$),
-	'VALIDATION_ERROR: 2026-03 is billed: a price can be valid from 2026-04-01T00:00:00Z on', 'not within a billed month');
+	'VALIDATION_ERROR: 2026-03 is already billed; valid_from must be 2026-04-01T00:00:00Z or later', 'not within a billed month');
 SELECT is(pg_temp.refusal($$SELECT acp.price_add('call', '*', 1, 'EUR', NULL)$$),
-	'VALIDATION_ERROR: this installation has billed in USD and goes on in it', 'nor in another currency');
+	'VALIDATION_ERROR: this installation has billed in USD, so the currency cannot change', 'nor in another currency');
 SELECT is(acp.price_add('call', '*', 0.002, 'USD', '2026-04-10 12:00:00'), 2::bigint, 'a price from the middle of a month on');
 SELECT is(acp.price_add('row', 'test.*', 0.0005, 'USD', '2026-04-01'), 3::bigint, 'one for rows');
 SELECT is(acp.price_add('call', 'test.two', 0, 'USD', '2026-04-20'), 4::bigint, 'and something for nothing');
 SELECT is(pg_temp.refusal($$SELECT acp.price_add('call', '*', 0.002, 'USD', '2026-04-10 12:00:00')$$),
-	'VALIDATION_ERROR: there is a price for this unit and pattern from this very moment on', 'not twice');
+	'VALIDATION_ERROR: a price for this unit, pattern and valid_from exists already', 'not twice');
 SELECT throws_ok('UPDATE acp.prices SET unit_amount = 1', '23000', NULL, 'a price is never changed');
 SELECT throws_ok('DELETE FROM acp.prices WHERE version = 1', '23000', NULL, 'nor deleted once a month is billed with it');
 SELECT lives_ok('DELETE FROM acp.prices WHERE version = 4', 'one that no invoice has used may go');
@@ -278,7 +278,7 @@ SELECT acp.billing_executed(pg_temp.t(1), pg_temp.name(1, '2026-01') || '-pay-2'
 	acp.billing_not_executed(pg_temp.t(1), pg_temp.name(1, '2026-01') || '-pay-2', 'too late') \gset ignored_
 SELECT is(pg_temp.now_is(1, '2026-01-01'), 'paid in_1', 'paid stays paid');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_retry(pg_temp.t(1), '2026-01-01')$$),
-	'VALIDATION_ERROR: the invoice is paid: only one that failed, or is not paid, is tried again', 'and is not paid twice');
+	'VALIDATION_ERROR: the invoice is paid; only a failed or unpaid invoice can be retried', 'and is not paid twice');
 SELECT ok(NOT acp.billing_paid('in_4', true, '2028-04-01'), 'Stripe tells of an invoice before we know its id');
 SELECT acp.billing_executed(pg_temp.t(4), pg_temp.name(4, '2026-01'), '{"invoice": "in_4", "status": "open"}') \gset ignored_
 SELECT is(pg_temp.now_is(4, '2026-01-01'), 'paid in_4', 'it is not forgotten');
@@ -300,7 +300,7 @@ SELECT results_eq($$SELECT done_at IS NULL AND NOT dead AND due_at <= acp.now(),
 SELECT is(pg_temp.refusal($$SELECT acp.billing_credit(pg_temp.t(7), 1, 'JPY', 'x')$$),
 	'VALIDATION_ERROR: this installation bills in USD', 'a credit has the currency of the invoices');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_retry(pg_temp.t(3), '2026-03-01')$$),
-	'NOT_FOUND: there is no invoice of this tenant for this month', 'none, none');
+	'NOT_FOUND: this tenant has no invoice for this month', 'none, none');
 
 -- Random months: each line against the rows, one by one --------------------------------------------------------------
 

@@ -29,12 +29,12 @@ SELECT throws_ok('SELECT acp.console_money()', '42501', NULL, 'acp_app cannot re
 SELECT throws_ok('SELECT * FROM acp_report.revenue_by_month', '42501', NULL, 'acp_app cannot read the reports');
 
 SELECT lives_ok($$SELECT acp.console_link(decode(pg_temp.h('a'), 'hex'), 10)$$, 'a link');
-SELECT throws_like($$SELECT pg_temp.open('b', 's')$$, '%used already, or has expired%', 'another token opens nothing');
+SELECT throws_like($$SELECT pg_temp.open('b', 's')$$, '%has been used or has expired%', 'another token opens nothing');
 SELECT throws_like($$SELECT pg_temp.data('a')$$, '%session has ended%', 'a link is no session');
 SELECT is(round(extract(epoch FROM (pg_temp.open('a', 's')->>'expires_at')::timestamptz - acp.now()) / 60), 60::numeric,
 	'it opens a session of an hour');
-SELECT throws_like($$SELECT pg_temp.open('a', 's2')$$, '%used already, or has expired%', 'once');
-SELECT throws_like($$SELECT pg_temp.open('s', 's2')$$, '%used already, or has expired%', 'a session is no link');
+SELECT throws_like($$SELECT pg_temp.open('a', 's2')$$, '%has been used or has expired%', 'once');
+SELECT throws_like($$SELECT pg_temp.open('s', 's2')$$, '%has been used or has expired%', 'a session is no link');
 SELECT is(pg_temp.data('s')->>'period', to_char(acp.now(), 'YYYY-MM'), 'the session reads');
 SELECT throws_like($$SELECT pg_temp.data('s2')$$, '%session has ended%', 'another does not');
 
@@ -48,7 +48,7 @@ RESET ROLE;
 SELECT is((SELECT count(*) FROM acp.console_access), 1::bigint, 'what has expired is removed');
 UPDATE acp.console_access SET expires_at = acp.now();
 SET LOCAL ROLE acp_app;
-SELECT throws_like($$SELECT pg_temp.open('c', 's')$$, '%used already, or has expired%', 'an expired link opens nothing');
+SELECT throws_like($$SELECT pg_temp.open('c', 's')$$, '%has been used or has expired%', 'an expired link opens nothing');
 
 -- What they say.
 RESET ROLE;
