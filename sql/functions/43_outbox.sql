@@ -162,7 +162,7 @@ $$;
 COMMENT ON FUNCTION acp.outbox_done(uuid, text, integer, jsonb) IS
 	'Records the outcome of an attempt and applies its effect: ok, data?, error_code?, error?, retry_after? (seconds; missing: give up). False: the attempt had outlived its lease and is ignored.';
 
--- Entry points for the program -----------------------------------------------------------------------------------
+-- Entry points for the program ---------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.obligations_take(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -206,7 +206,7 @@ END
 $$;
 COMMENT ON FUNCTION acp.outbox_list(jsonb) IS 'The newest obligations, oldest first: which (owed, dead or all) and limit.';
 
--- The operator ----------------------------------------------------------------------------------------------------
+-- The operator -------------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.outbox_retry(p_outbox_id bigint) RETURNS integer
 LANGUAGE plpgsql

@@ -7,7 +7,7 @@
 --
 -- Lock order: the lock acp.billing, then the lock acp.prices, then the rows of one tenant after another.
 
--- Prices ----------------------------------------------------------------------------------------------------------
+-- Prices -------------------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.prices_guard() RETURNS trigger
 LANGUAGE plpgsql
@@ -116,7 +116,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN trim_scale(p_minor::numeric / (acp.currency_unit(p_currency)).per_major); END $$;
 COMMENT ON FUNCTION acp.money_major(bigint, text) IS 'Converts minor units to the major unit of the currency.';
 
--- Text of an invoice --------------------------------------------------------------------------------------------
+-- Text of an invoice -------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.invoice_line_text(l acp.invoice_lines) RETURNS text
 LANGUAGE plpgsql STABLE
@@ -176,7 +176,7 @@ END
 $$;
 COMMENT ON FUNCTION acp.invoice_line_title(acp.invoice_lines, text) IS 'Description of a line for the customer.';
 
--- Computing ---------------------------------------------------------------------------------------------------------
+-- Computing ----------------------------------------------------------------------------------------------------------
 
 -- Signatures up to schema version 7.
 DROP FUNCTION IF EXISTS acp.billing_compute(uuid[], acp.billing_closings, boolean), acp.billing_usage(uuid[], acp.billing_closings, boolean);
@@ -390,7 +390,7 @@ $$;
 COMMENT ON FUNCTION acp.billing_compute(uuid[], acp.billing_closings, boolean, boolean) IS
 	'Computes the invoices of tenants for a month; a later computation gives the same result. Omits tenants with nothing to charge or carry over.';
 
--- Runs --------------------------------------------------------------------------------------------------------------
+-- Runs ---------------------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.billing_terms(p_period date, p_minimum numeric) RETURNS acp.billing_closings
 LANGUAGE plpgsql STABLE
@@ -621,7 +621,7 @@ $$;
 COMMENT ON FUNCTION acp.billing_run(text, date, boolean, numeric) IS
 	'A whole run in one transaction: acp.billing_open() and acp.billing_step() until all are done. p_period null: the last complete month.';
 
--- Life of an invoice after the run ----------------------------------------------------------------------------------------
+-- Life of an invoice after the run -----------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.billing_executed(p_tenant uuid, p_obligation text, p_data jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -753,7 +753,7 @@ $$;
 COMMENT ON FUNCTION acp.billing_credit(uuid, numeric, text, text) IS
 	'Credits an amount to a tenant. It reduces the next invoice, and any rest the invoices after it. p_currency null: the currency of the prices. Returns the number of the credit.';
 
--- Queries for tenants and operators --------------------------------------------------------------------------------
+-- Queries for tenants and operators ----------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.invoice_usage(p_tenant uuid, p_period date) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -825,7 +825,7 @@ END
 $$;
 COMMENT ON FUNCTION acp.billing_unbilled(date) IS 'Number of paid calls of a month that are on no invoice.';
 
--- Proof -------------------------------------------------------------------------------------------------------------
+-- Proof --------------------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.billing_differences(p_period date)
 RETURNS TABLE (tenant_id uuid, period date, what text, billed text, rows text)

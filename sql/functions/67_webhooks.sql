@@ -94,7 +94,7 @@ $$;
 COMMENT ON FUNCTION acp.webhook_usage(uuid, bigint, integer, integer, timestamptz) IS
 	'Emits the events for a counted free call: usage.warning at the first call whose reply carries a warning, usage.limit_reached at the last call.';
 
--- The delivery worker --------------------------------------------------------------------------------------------------
+-- The delivery worker ------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.deliveries_take(p_max integer, p_lease interval) RETURNS jsonb
 LANGUAGE plpgsql
@@ -174,7 +174,7 @@ $$;
 COMMENT ON FUNCTION acp.delivery_done(jsonb) IS
 	'Records the outcome of an attempt: tenant_id, webhook_id, delivery_id, attempt, delivered, status?, error?, retry_after? (seconds; missing: the last attempt), gone? (disable the webhook), silent? (no answer in time). False: the attempt had outlived its lease and is ignored.';
 
--- The pack: handlers (tenant, params, ctx) -> data ----------------------------------------------------------------
+-- The pack: handlers (tenant, params, ctx) -> data -------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.webhook_json(w acp.webhooks) RETURNS jsonb
 LANGUAGE plpgsql STABLE

@@ -404,7 +404,7 @@ END
 $$;
 COMMENT ON FUNCTION acp.hub_revoke(jsonb, jsonb) IS 'revoke: revokes one key or all keys of a tenant. revoked: ids of the keys that were usable until now.';
 
--- Transfer to a remote hub ---------------------------------------------------------------------------------------------
+-- Transfer to a remote hub -------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.outbox_take(p_most integer) RETURNS jsonb
 LANGUAGE plpgsql
