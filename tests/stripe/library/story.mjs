@@ -1,5 +1,5 @@
-// The official library as a client of the stand-in: if it can run the whole story and believe the signatures, the
-// stand-in speaks Stripe's language. Environment: STAND_IN_URL, STAND_IN_KEY, STAND_IN_WEBHOOK_SECRET.
+// Runs the official library as a client of the stand-in. If it completes the story and verifies the signatures, the
+// stand-in behaves like Stripe. Environment: STAND_IN_URL, STAND_IN_KEY, STAND_IN_WEBHOOK_SECRET.
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import Stripe from 'stripe';
@@ -34,7 +34,7 @@ async function until(what, probe) {
   }
 }
 
-// What the webhooks bring, and whether the library believes it.
+// The received webhooks, and whether the library verifies them.
 const events = [], bodies = [];
 let broken = 0;
 const hooks = http.createServer((request, response) => {
