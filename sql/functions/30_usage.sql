@@ -1,6 +1,7 @@
 -- Usage: reserve -> run -> settle, the audit row, and the usage report for a tenant.
 --
--- Lock order everywhere: the locks of a handler, the quota row of the tenant, its reservations, then (for a warning) its webhooks.
+-- Lock order everywhere: the locks of a handler, the quota row of the tenant, its reservations, then (for a warning)
+-- its webhooks.
 
 DROP FUNCTION IF EXISTS acp.usage_of(uuid, date);
 CREATE OR REPLACE FUNCTION acp.usage_of(p_tenant uuid, p_period date, p_billable boolean DEFAULT false)
@@ -163,15 +164,16 @@ BEGIN
 		DELETE FROM acp.usage_reservations WHERE tenant_id = p_tenant AND period = this_period AND reservation_id = p_reservation;
 		GET DIAGNOSTICS held = ROW_COUNT;
 	END IF;
-	-- The allowance stays exact without a reservation (the call asks only now, its reservation expired, or the usage check
-	-- failed open): such a call counts only if the allowance has room.
+	-- The allowance stays exact without a reservation (the call asks only now, its reservation expired, or the usage
+	-- check failed open): such a call counts only if the allowance has room.
 	FOR attempt IN 1 .. 2 LOOP
 		UPDATE acp.usage_quota SET used = used + 1, reserved = reserved - held
 		WHERE tenant_id = p_tenant AND period = this_period
 		  AND (held = 1 OR max_calls IS NULL OR used + reserved + paid < max_calls)
 		RETURNING used + paid INTO now_used;
 		EXIT WHEN FOUND OR attempt = 2;
-		-- Either the row is missing (concurrent creators wait here), or the allowance is full: release expired reservations.
+		-- Either the row is missing (concurrent creators wait here), or the allowance is full: release expired
+		-- reservations.
 		INSERT INTO acp.usage_quota (tenant_id, period) VALUES (p_tenant, this_period) ON CONFLICT DO NOTHING;
 		PERFORM acp.usage_expire(p_tenant, this_period);
 	END LOOP;

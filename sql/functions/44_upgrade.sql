@@ -1,7 +1,7 @@
 -- The upgrade: a person enters a payment method in a Stripe checkout session, and Stripe reports it by events.
 --
--- Events may be repeated and arrive in any order. The state of a tenant is therefore computed from all known facts, not from
--- the last event (acp.upgrade_settle). Three rules decide between events:
+-- Events may be repeated and arrive in any order. The state of a tenant is therefore computed from all known facts, not
+-- from the last event (acp.upgrade_settle). Three rules decide between events:
 --   1. Of two completed checkouts the newer one counts: by created (Stripe gives seconds), then by our attempt number,
 --      then by event id.
 --   2. A detached payment method never comes back. A paid invoice stays paid.

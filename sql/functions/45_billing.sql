@@ -1,9 +1,9 @@
 -- Billing: an invoice is a pure function of audit rows (billable, tier paid), price versions and a UTC month.
 --
 -- The first run of a month closes it: the run records the ends of the audit chains, the prices and the minimum
--- (acp.billing_closings, acp.billing_cuts). A row belongs to the first closed month that ends after its ts and whose cut
--- includes it. A late row is therefore billed with the next month, and computing a closed month again gives the same result.
--- All money in these functions is numeric.
+-- (acp.billing_closings, acp.billing_cuts). A row belongs to the first closed month that ends after its ts and whose
+-- cut includes it. A late row is therefore billed with the next month, and computing a closed month again gives the
+-- same result. All money in these functions is numeric.
 --
 -- Lock order: the lock acp.billing, then the lock acp.prices, then the rows of one tenant after another.
 
@@ -839,8 +839,8 @@ AS $$
 	), charged AS MATERIALIZED (
 		SELECT l.* FROM acp.invoice_lines l WHERE l.kind = 'usage' AND (p_period IS NULL OR l.source_period = p_period)
 	), stretches AS MATERIALIZED (
-		-- One pass over the log: each row with the month that bills it (null: not billed). Between two changes of prices all rows
-		-- of an action and unit belong to one line.
+		-- One pass over the log: each row with the month that bills it (null: not billed). Between two changes of
+		-- prices all rows of an action and unit belong to one line.
 		SELECT l.tenant_id, date_trunc('month', l.ts AT TIME ZONE 'UTC')::date AS source_period, l.action, coalesce(l.billing_unit, 'call') AS billing_unit,
 			k.period, width_bucket(l.ts, (SELECT '{-infinity}'::timestamptz[] || array_agg(DISTINCT p.valid_from ORDER BY p.valid_from) FROM acp.prices p)),
 			count(*) AS calls, sum(l.billing_quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts,

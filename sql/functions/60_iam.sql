@@ -1,4 +1,5 @@
--- Pack iam: handlers (tenant, params, ctx) -> data. params have passed the schema of the action; ctx.ceiling is the maximum number.
+-- Pack iam: handlers (tenant, params, ctx) -> data. params have passed the schema of the action; ctx.ceiling is the
+-- maximum number.
 
 CREATE OR REPLACE FUNCTION acp.live_count(p_tenant uuid, p_resource text) RETURNS bigint
 LANGUAGE plpgsql STABLE

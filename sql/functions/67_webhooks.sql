@@ -1,4 +1,5 @@
--- Webhooks: deliveries are queued in the transaction that causes the event, and any process sends them. Handlers of the pack.
+-- Webhooks: deliveries are queued in the transaction that causes the event, and any process sends them. Handlers of the
+-- pack.
 --
 -- Lock order: a webhook before its deliveries. Both come before the counter rows of a tenant (30_usage.sql).
 
@@ -45,8 +46,8 @@ AS $$
 DECLARE
 	w acp.webhooks;
 BEGIN
-	-- This is the lock that the foreign key takes. If a webhook is being deleted, wait for that and skip it; the call that
-	-- caused the event must not fail.
+	-- This is the lock that the foreign key takes. If a webhook is being deleted, wait for that and skip it; the call
+	-- that caused the event must not fail.
 	FOR w IN SELECT * FROM acp.webhooks x WHERE x.tenant_id = p_tenant ORDER BY x.webhook_id FOR KEY SHARE LOOP
 		IF acp.webhook_wants(w, p_event) THEN
 			PERFORM acp.webhook_deliver(w, p_event, p_data);

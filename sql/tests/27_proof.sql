@@ -41,7 +41,7 @@ $$;
 SELECT is_empty($$SELECT * FROM acp.usage_differences(NULL, NULL, interval '1 hour')$$, 'no differences at the start');
 TRUNCATE acp.audit_seals;
 
--- Seals ----------------------------------------------------------------------------------------------------------------
+-- Seals --------------------------------------------------------------------------------------------------------------
 
 SELECT pg_temp.clock_at('2071-03-10 12:00:00+00') \gset ignored_
 SELECT count(acp.tenant_create(pg_temp.t(n), 'leadscoring', 'proof:' || n, 'a@example.com', NULL)) FROM generate_series(1, 4) n \gset ignored_
@@ -71,7 +71,7 @@ SELECT is((SELECT seal_id FROM acp.audit_seal_next('10 minutes')), 2::bigint, 'a
 SELECT pg_temp.clock_at('2071-03-10 11:00:00+00') \gset ignored_
 SELECT is((SELECT seal_id FROM acp.audit_seal_next('10 minutes')), 2::bigint, 'a seal is due after the clock was set back');
 
--- Archives ---------------------------------------------------------------------------------------------------------------
+-- Archives -----------------------------------------------------------------------------------------------------------
 
 CREATE TEMP TABLE months AS SELECT '2071-03-01'::date AS march, '2071-04-01'::date AS april;
 GRANT SELECT ON months TO PUBLIC;
@@ -124,7 +124,7 @@ SELECT is(acp.audit_archive_end(march, 1, 2), 'done', 'a part can be kept as a t
 SELECT is((SELECT count(*) FROM acp.audit_kept_2071_03_2), 1::bigint, 'the kept table has the late row');
 SELECT is((SELECT count(*) FROM acp.audit_logs WHERE ts >= '2071-03-01+00' AND ts < '2071-04-01+00'), 0::bigint, 'the kept row is no longer in the log');
 
--- Differences --------------------------------------------------------------------------------------------------------------
+-- Differences --------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION pg_temp.differences(p_limit integer DEFAULT NULL) RETURNS SETOF text LANGUAGE sql AS $$
 	SELECT format('%s %s: %s, %s', right(tenant_id::text, 1), what, counted, rows)

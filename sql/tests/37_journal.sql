@@ -109,7 +109,7 @@ SELECT is(pg_temp.replay(pg_temp.events(7, 701, 702, '{"status": "denied", "bill
 SELECT is(pg_temp.record(7), '- 0 3 0 3 0', 'they use nothing');
 SELECT is((pg_temp.row(704)).tenant_id, '00000000-0000-0000-0000-000000000000', 'an unknown caller stays unknown');
 
--- Several tenants, mixed; the remote hub; all or nothing ---------------------------------------------------------------
+-- Several tenants, mixed; the remote hub; all or nothing -------------------------------------------------------------
 
 SELECT is(pg_temp.replay((SELECT jsonb_agg(pg_temp.event(8 + n % 4, 800 + n, (CASE WHEN n = 18 THEN '{"forward": true}' WHEN n % 2 = 1
 	THEN '{"forward": false}' ELSE '{}' END)::jsonb)) FROM generate_series(1, 20) n)), '20 0 8', 'one batch has events of four tenants');
@@ -142,7 +142,7 @@ SELECT is(acp.audit_stored(ARRAY[pg_temp.row(804)]), ARRAY[true], 'a repeated ba
 SELECT cmp_ok(pg_current_wal_insert_lsn(), '>', :'before'::pg_lsn, 'the commit of the repeated batch waits, too');
 SELECT ok(NOT acp.audit_found(pg_temp.t(8), (pg_temp.row(804)).ts, pg_temp.e(999)), 'a missing row is not found');
 
--- Counters and chains --------------------------------------------------------------------------------------------------
+-- Counters and chains ------------------------------------------------------------------------------------------------
 
 RESET ROLE;
 
