@@ -136,7 +136,7 @@ static void explain(enum acp_db_status status, const struct acp_db_error *error,
 	}
 	if (strcmp(error->sqlstate, "42501") == 0) {
 		snprintf(why, why_size,
-			 "%s (let the role of database_url be a member of %s, or give another: acpctl(8), ROLES)",
+			 "%s (make the role of database_url a member of %s, or use another role: acpctl(8), ROLES)",
 			 error->message, role_of(name));
 		return;
 	}

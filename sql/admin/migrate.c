@@ -123,14 +123,14 @@ static bool make_register(struct run *run)
 		"CREATE SCHEMA IF NOT EXISTS acp;"
 		"CREATE TABLE IF NOT EXISTS acp.schema_migrations (version integer PRIMARY KEY, name text NOT NULL,"
 		" sha256 text NOT NULL, breaking boolean NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());"
-		"COMMENT ON TABLE acp.schema_migrations IS 'Which migrations were applied; version 0: the functions "
+		"COMMENT ON TABLE acp.schema_migrations IS 'Applied migrations; version 0: the functions "
 		"and views.';"
 		"COMMENT ON COLUMN acp.schema_migrations.version IS 'Number of the file.';"
 		"COMMENT ON COLUMN acp.schema_migrations.name IS 'Name of the file.';"
 		"COMMENT ON COLUMN acp.schema_migrations.sha256 IS 'SHA-256 of its bytes: an applied migration must "
 		"not be edited.';"
 		"COMMENT ON COLUMN acp.schema_migrations.breaking IS 'Programs that do not know it must not run.';"
-		"COMMENT ON COLUMN acp.schema_migrations.applied_at IS 'When.';";
+		"COMMENT ON COLUMN acp.schema_migrations.applied_at IS 'Time of the migration.';";
 	char there[8];
 	if (!fetch(run, "SELECT to_regclass('acp.schema_migrations') IS NOT NULL", NULL, there, sizeof there))
 		return false;

@@ -226,7 +226,7 @@ BEGIN
 		WHERE u.billable AND u.tier = 'paid' AND u.day NOT IN (SELECT day FROM changing)
 	), found AS (
 		-- Chain and sequence number of a row are packed into one integer: an array takes three times as long.
-		SELECT l.tenant_id, c.period AS month, l.action, coalesce(l.billing_unit, 'call') AS unit, width_bucket(l.ts, bounds) AS stretch,
+		SELECT l.tenant_id, c.period AS month, l.action, coalesce(l.billing_unit, 'call') AS unit, width_bucket(l.ts, bounds) AS price_range,
 			count(*) AS calls, sum(l.billing_quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts,
 			min(l.chain_id::bigint << 40 | l.chain_seq) AS first_row, max(l.chain_id::bigint << 40 | l.chain_seq) AS last_row
 		FROM acp.audit_logs l JOIN cuts x ON x.chain_id = l.chain_id AND l.chain_seq <= x.upto
@@ -236,9 +236,9 @@ BEGIN
 		SELECT u.tenant_id, c.period, u.action, u.billing_unit, width_bucket(u.ts, bounds), sum(u.calls), sum(u.quantity), min(u.ts), max(u.ts), NULL, NULL
 		FROM passing u GROUP BY 1, 3, 4, 5
 		UNION ALL
-		SELECT g.tenant_id, c.period, g.action, g.unit, g.stretch, sum(g.calls), sum(g.units), min(g.first_ts), max(g.last_ts), NULL, NULL
+		SELECT g.tenant_id, c.period, g.action, g.unit, g.price_range, sum(g.calls), sum(g.units), min(g.first_ts), max(g.last_ts), NULL, NULL
 		FROM changing d CROSS JOIN LATERAL (
-			SELECT l.tenant_id, l.action, coalesce(l.billing_unit, 'call') AS unit, width_bucket(l.ts, bounds) AS stretch, count(*) AS calls,
+			SELECT l.tenant_id, l.action, coalesce(l.billing_unit, 'call') AS unit, width_bucket(l.ts, bounds) AS price_range, count(*) AS calls,
 				sum(l.billing_quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts
 			FROM acp.audit_logs l
 			WHERE l.tenant_id = ANY (p_tenants) AND l.ts >= d.day::timestamp AT TIME ZONE 'UTC' AND l.ts < (d.day + 1)::timestamp AT TIME ZONE 'UTC'
@@ -261,7 +261,7 @@ BEGIN
 		SELECT s.tenant_id, s.month, s.first, s.past, s.action, s.unit, p.unit AS price_unit, p.action_pattern, p.version, p.unit_amount, p.valid_from,
 			sum(s.calls)::bigint AS calls, sum(s.units) AS units, min(s.first_ts) AS first_ts, max(s.last_ts) AS last_ts,
 			min(s.first_row) AS first_row, max(s.last_row) AS last_row
-		FROM sums s, LATERAL acp.billing_price(s.unit, s.action, greatest(s.first, bounds[s.stretch]), s.version) p
+		FROM sums s, LATERAL acp.billing_price(s.unit, s.action, greatest(s.first, bounds[s.price_range]), s.version) p
 		GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 	), charges AS (
 		SELECT p.*, CASE WHEN p.price_unit = p.unit THEN p.units ELSE p.calls END AS quantity, greatest(p.first, p.valid_from) AS from_ts,
@@ -838,7 +838,7 @@ AS $$
 		FROM acp.billing_periods b WHERE p_period IS NULL OR b.period = p_period
 	), charged AS MATERIALIZED (
 		SELECT l.* FROM acp.invoice_lines l WHERE l.kind = 'usage' AND (p_period IS NULL OR l.source_period = p_period)
-	), stretches AS MATERIALIZED (
+	), ranges AS MATERIALIZED (
 		-- One pass over the log: each row with the month that bills it (null: not billed). Between two changes of
 		-- prices all rows of an action and unit belong to one line.
 		SELECT l.tenant_id, date_trunc('month', l.ts AT TIME ZONE 'UTC')::date AS source_period, l.action, coalesce(l.billing_unit, 'call') AS billing_unit,
@@ -851,7 +851,7 @@ AS $$
 		WHERE l.billable AND l.tier = 'paid' AND (p_period IS NULL OR (l.ts >= acp.period_start(p_period) AND l.ts < acp.period_end(p_period)))
 		GROUP BY 1, 2, 3, 4, 5, 6
 	), billed AS MATERIALIZED (
-		SELECT s.*, i.line FROM stretches s LEFT JOIN charged i ON i.tenant_id = s.tenant_id AND i.period = s.period AND i.action = s.action
+		SELECT s.*, i.line FROM ranges s LEFT JOIN charged i ON i.tenant_id = s.tenant_id AND i.period = s.period AND i.action = s.action
 			AND i.billing_unit = s.billing_unit AND s.first_ts >= i.from_ts AND s.last_ts < i.to_ts
 	), archived AS (
 		SELECT a.tenant_id, a.month AS source_period, a.action, a.billing_unit, sum(a.calls) AS calls

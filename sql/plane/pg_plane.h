@@ -1,4 +1,4 @@
-/* pg_plane.h - the control plane over PostgreSQL (Repo B). Shows no libpq. */
+/* pg_plane.h - the control plane over PostgreSQL. Shows no libpq. */
 #ifndef ACP_PG_PLANE_H
 #define ACP_PG_PLANE_H
 

@@ -50,7 +50,7 @@ const calls = requests.map((request) => {
   return request;
 });
 
-await test('every request is one that the library can make', () => {
+await test('the library can make every request', () => {
   assert.deepEqual(calls.filter((call) => !call.name).map((call) => `${call.method} ${call.path}`), []);
   assert.ok(calls.length > 15, `only ${calls.length} requests were recorded`);
   for (const [, , name] of METHODS)
@@ -87,7 +87,7 @@ await test("the library's types accept every parameter", () => {
   }
 });
 
-await test('and would not accept one that does not exist', () => {
+await test('the types reject an unknown parameter', () => {
   const wrong = path.join(folder, 'wrong.ts');
   fs.writeFileSync(wrong, source.join('\n').replace('"auto_advance"', '"auto_advanced"'));
   assert.throws(() => compile(wrong), (error) => error.stdout.includes('auto_advanced'));
