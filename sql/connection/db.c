@@ -14,18 +14,18 @@ enum { PREPARED_MAX = 32, AWAY_MS = 200, SLOW_MS = 100, LOOK_MS = 500 };
 
 struct acp_db_conn {
 	PGconn *pg;
-	struct acp_db_pool *pool; /* NULL: outside any */
+	struct acp_db_pool *pool; /* NULL: not in a pool */
 	int timeout_ms, commit_timeout_ms;
 	bool lost;
-	bool writes;                        /* taken to write */
-	bool tries;                         /* whether commits are answered again */
-	bool uncounted;                     /* its commit is late: it is none of the pool's connections any more */
-	bool ran;                           /* of a statement that commits by itself: its own results are complete */
-	bool warned;                        /* the server warned of something since the commit was asked for */
-	unsigned spell;                     /* the pool's spells when it was made */
-	unsigned server;                    /* the pool's number of the server that it leads to */
-	const char *prepared[PREPARED_MAX]; /* names of statements, as far as there are some */
-	struct acp_db_conn *next;           /* in the pool's list of free ones */
+	bool writes;                        /* taken for writing */
+	bool tries;                         /* its caller tests whether commits are answered again */
+	bool uncounted;                     /* its commit is late, so the pool no longer counts it */
+	bool ran;                           /* the results of a self-committing statement are complete */
+	bool warned;                        /* the server sent a warning after the commit request */
+	unsigned spell;                     /* value of pool->spells when it was made */
+	unsigned server;                    /* value of pool->server for its server */
+	const char *prepared[PREPARED_MAX]; /* names of prepared statements; NULL after the last */
+	struct acp_db_conn *next;           /* next in the idle list of the pool */
 };
 
 struct acp_db_pool {
@@ -33,26 +33,26 @@ struct acp_db_pool {
 	struct acp_db_limits limits;
 	pthread_mutex_t lock;
 	pthread_cond_t given[ACP_DB_PURPOSES];
-	struct acp_db_conn *idle; /* last given first: the others may age and be replaced */
-	int count;                /* connections that exist or are being made, but for those with a late commit */
-	int writing;              /* connections taken to write, late ones included */
-	char host[256];           /* which of several servers (database_url) took the last connection */
-	unsigned server;          /* how often that was another one than before */
-	atomic_bool stopping;     /* nobody waits for an answer any more */
-	atomic_bool unprepared;   /* prepared statements do not work on the way to this server */
-	/* Monotonic times until which nobody tries to connect, or to commit; 0: the server answers. One caller moves
-	 * it on and tries. */
+	struct acp_db_conn *idle; /* last in, first out: the others may age and be replaced */
+	int count;                /* connections that exist or are being made, without those with a late commit */
+	int writing;              /* connections taken for writing, including late ones */
+	char host[256];           /* the server of the newest connection, of several in database_url */
+	unsigned server;          /* counts changes of host */
+	atomic_bool stopping;     /* stop waiting for answers */
+	atomic_bool unprepared;   /* prepared statements do not work through this pooler */
+	/* Monotonic times until which connecting, or committing, is not tried; 0: the server answers. One caller moves
+	 * the time forward and tries. */
 	atomic_uint_fast64_t away_until, late_until;
-	atomic_uint spells;              /* how often a commit was late: who writes takes no connection from before */
-	atomic_uint_fast64_t late_since; /* when the first of the commits was late that were not answered since */
-	atomic_uint_fast64_t stored_at;  /* when a commit was answered last that is sure to have written something */
+	atomic_uint spells;              /* number of late commits; writers use no connection made earlier */
+	atomic_uint_fast64_t late_since; /* time of the first late commit since commits were last answered */
+	atomic_uint_fast64_t stored_at;  /* time of the last answered commit that certainly wrote data */
 };
 
-/* Requests to cancel a statement that are under way, in all pools of the process. */
+/* Cancel requests in progress, over all pools of the process. */
 enum { MAX_CANCELS = 16 };
 static atomic_int cancels;
 
-/* libpq's messages end with a newline and may have several lines; the first says it. */
+/* Messages of libpq end with a newline and may have several lines. The first line has the cause. */
 static void first_line(char out[256], const char *text)
 {
 	snprintf(out, 256, "%.*s", text ? (int)strcspn(text, "\n") : 0, text ? text : "");
@@ -81,14 +81,14 @@ static void error_of(struct acp_db_error *error, const PGresult *result)
 
 static const char CANCELLED[] = "57014";
 
-/* States in which the session, or the server, is not there any more; 25006 is a server that became a standby. */
+/* SQLSTATEs that mean the session or the server is gone. 25006: the server became a standby. */
 static bool means_lost(const char *sqlstate)
 {
 	return !*sqlstate || strncmp(sqlstate, "08", 2) == 0 || strncmp(sqlstate, "57P", 3) == 0 ||
 	       strcmp(sqlstate, "25006") == 0;
 }
 
-/* A commit that ends with a warning is one whose wait for a standby was cancelled. */
+/* A commit that ends with a warning: its wait for a standby was cancelled. */
 static void take_notice(void *arg, const PGresult *result)
 {
 	struct acp_db_conn *conn = arg;
@@ -105,7 +105,7 @@ struct acp_db_conn *acp_db_connect(const char *url, const struct acp_db_limits *
 		return NULL;
 	}
 	snprintf(seconds, sizeof seconds, "%d", limits->connect_timeout_s);
-	/* What the connection string says comes after, and wins. */
+	/* Later parameters win, so the connection string overrides these. */
 	const char *names[] = {"connect_timeout",
 			       "fallback_application_name",
 			       "keepalives_idle",
@@ -170,7 +170,7 @@ void acp_db_pool_free(struct acp_db_pool *pool)
 	free(pool);
 }
 
-/* Somebody else may take a connection, or make one where a counted one is gone. */
+/* Signals that a connection is free, or that a counted one is gone and another may be made. */
 static void free_place(struct acp_db_pool *pool, bool counted, bool writes)
 {
 	pthread_mutex_lock(&pool->lock);
@@ -181,8 +181,8 @@ static void free_place(struct acp_db_pool *pool, bool counted, bool writes)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-/* A connection may have died while it was idle: the server said goodbye and closed it. Reading goes on to that end,
- * because the goodbye alone looks like any notice. Nothing was sent on it since, so taking another one is safe. */
+/* Detects a connection that the server closed while it was idle. Reads up to the end of file, because the message that
+ * the server sends first looks like any notice. Nothing was sent on it since, so another connection can replace it. */
 static bool died_idle(struct acp_db_conn *conn)
 {
 	struct pollfd socket = {PQsocket(conn->pg), POLLIN, 0};
@@ -191,8 +191,8 @@ static bool died_idle(struct acp_db_conn *conn)
 	return conn->lost || PQstatus(conn->pg) != CONNECTION_OK;
 }
 
-/* An idle connection that still lives, or NULL. The lock is held. Who writes takes none on which a commit may be late,
- * but makes another in its place; the rest is good enough for those who read. */
+/* Takes a live idle connection, or returns NULL. The caller holds the lock. A writer does not take a connection on
+ * which a commit may be late; it makes a new one. A reader may use it. */
 static struct acp_db_conn *take_idle(struct acp_db_pool *pool, enum acp_db_purpose purpose)
 {
 	bool doubted = false;
@@ -200,7 +200,7 @@ static struct acp_db_conn *take_idle(struct acp_db_pool *pool, enum acp_db_purpo
 		struct acp_db_conn *conn = pool->idle;
 		pool->idle = conn->next;
 		doubted = purpose != ACP_DB_TO_READ && conn->spell != atomic_load(&pool->spells);
-		/* The server before may have vanished without a word: nobody shall wait for it once more. */
+		/* The previous server may have vanished silently. Do not wait for it again. */
 		if (!doubted && conn->server == pool->server && !died_idle(conn))
 			return conn;
 		acp_db_close(conn);
@@ -209,14 +209,14 @@ static struct acp_db_conn *take_idle(struct acp_db_pool *pool, enum acp_db_purpo
 	return NULL;
 }
 
-/* True: the server was away a moment ago, and it is not for this caller to try again. */
+/* True: the server was away a moment ago, and another caller tries to connect. */
 static bool still_away(struct acp_db_pool *pool)
 {
 	uint64_t until = atomic_load(&pool->away_until);
 	if (!until || !acp_thread_has_caller())
 		return false;
 	uint64_t now = acp_monotonic_us();
-	/* Who tries may need as long as a connection and a statement may take. */
+	/* The trying caller may need the time of a connection and a statement. */
 	uint64_t longest_ms = (uint64_t)pool->limits.connect_timeout_s * 1000u + (uint64_t)pool->limits.timeout_ms;
 	return now < until || !atomic_compare_exchange_strong(&pool->away_until, &until, now + longest_ms * 1000u);
 }
@@ -233,9 +233,9 @@ static void note_answer(struct acp_db_pool *pool)
 		atomic_store(&pool->away_until, 0);
 }
 
-/* A commit asked for at that moment is late. One that is so while others are answered has a bad connection; else nobody
- * shall ask for more of them for a while, which grows, because each may stay in the server for as long as this lasts.
- * Whoever tries again does so on a new connection. */
+/* A commit requested at that moment is late. If other commits are answered meanwhile, only this connection is bad.
+ * Otherwise pause new commits. The pause grows, because each commit may stay in the server for as long as the disk or
+ * standby is slow. The next try uses a new connection. */
 static void note_late(struct acp_db_pool *pool, uint64_t asked)
 {
 	uint64_t now = acp_monotonic_us();
@@ -250,7 +250,7 @@ static void note_late(struct acp_db_pool *pool, uint64_t asked)
 	atomic_fetch_add(&pool->spells, 1);
 }
 
-/* A commit was answered. Where the transaction may have written nothing, that tells little of the disk. */
+/* A commit was answered. If the transaction may have written nothing, the answer says little about the disk. */
 static void note_commit(struct acp_db_conn *conn, bool wrote)
 {
 	if (!conn->pool || !wrote)
@@ -260,7 +260,7 @@ static void note_commit(struct acp_db_conn *conn, bool wrote)
 		atomic_store(&conn->pool->late_until, 0);
 }
 
-/* True, with a reason in error: a commit was late, and it is not for this caller to try another one. *tries: it is. */
+/* True, with a reason in error: a commit was late, and another caller tests the server. *tries: this caller does. */
 static bool commits_late(struct acp_db_pool *pool, bool *tries, struct acp_db_error *error)
 {
 	uint64_t until = atomic_load(&pool->late_until);
@@ -289,8 +289,8 @@ void acp_db_stands_still(struct acp_db_pool *pool)
 		note_away(pool);
 }
 
-/* A new connection is the pool's. Of several servers only one can be the right one at a time. */
-static void welcome(struct acp_db_pool *pool, struct acp_db_conn *conn)
+/* Registers a new connection in the pool. Of several servers only one can be the primary at a time. */
+static void register_connection(struct acp_db_pool *pool, struct acp_db_conn *conn)
 {
 	char host[sizeof pool->host] = "";
 	const char *name = PQhost(conn->pg), *port = PQport(conn->pg);
@@ -306,20 +306,20 @@ static void welcome(struct acp_db_pool *pool, struct acp_db_conn *conn)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-/* One connection is not for those who write: they may all wait for the same row. */
+/* Keep one connection free of writers, because all of them may wait for the same row. */
 static int writers_of(const struct acp_db_pool *pool)
 {
 	return pool->limits.connections > 1 ? pool->limits.connections - 1 : 1;
 }
 
-/* Is there a connection for this purpose, or may one be made? The lock is held. */
+/* True if a connection is idle or may be made for this purpose. The caller holds the lock. */
 static bool has_place(const struct acp_db_pool *pool, enum acp_db_purpose purpose)
 {
 	return (pool->idle || pool->count < pool->limits.connections) &&
 	       (purpose != ACP_DB_TO_WRITE || pool->writing < writers_of(pool));
 }
 
-/* The lock is held. False: the time is up. */
+/* The caller holds the lock. False: the time is up. */
 static bool wait_until(struct acp_db_pool *pool, enum acp_db_purpose purpose, const struct timespec *until)
 {
 	int waited = 0;
@@ -328,7 +328,7 @@ static bool wait_until(struct acp_db_pool *pool, enum acp_db_purpose purpose, co
 	return has_place(pool, purpose);
 }
 
-/* The lock is held. False: there is none in time. */
+/* The caller holds the lock. False: no connection in time. */
 static bool wait_for_place(struct acp_db_pool *pool, enum acp_db_purpose purpose)
 {
 	if (has_place(pool, purpose))
@@ -343,7 +343,7 @@ static bool wait_for_place(struct acp_db_pool *pool, enum acp_db_purpose purpose
 	return found;
 }
 
-/* Takes an idle connection (*conn), or the place of one that is to be made. False: every place is taken. */
+/* Takes an idle connection (*conn) or the right to make one (*conn NULL). False: the pool is full. */
 static bool take_place(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_conn **conn)
 {
 	pthread_mutex_lock(&pool->lock);
@@ -366,18 +366,18 @@ struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, enum acp_db_purpose pu
 	}
 	if (purpose != ACP_DB_TO_READ && commits_late(pool, &tries, error)) {
 		if (acp_db_away(pool))
-			note_away(pool); /* it was this caller's to try, and it may not */
+			note_away(pool); /* this caller was the one to try, and it may not */
 		return NULL;
 	}
 	if (!take_place(pool, purpose, &conn)) {
 		set_error(error, "every connection of the pool is busy (db_connections)");
 		error->timed_out = true;
 		if (acp_db_away(pool))
-			note_away(pool); /* it was this caller's to try, and it could not */
+			note_away(pool); /* this caller was the one to try, and it could not */
 		return NULL;
 	}
 	if (!conn && (conn = acp_db_connect(pool->url, &pool->limits, error)))
-		welcome(pool, conn);
+		register_connection(pool, conn);
 	if (conn) {
 		conn->writes = purpose == ACP_DB_TO_WRITE;
 		conn->tries = tries;
@@ -389,7 +389,7 @@ struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, enum acp_db_purpose pu
 	return NULL;
 }
 
-/* Keeps a connection for the next one who takes it. The lock is held. False: there is no place for it any more. */
+/* Puts a connection into the idle list. The caller holds the lock. False: the pool is full. */
 static bool put_back(struct acp_db_pool *pool, struct acp_db_conn *conn)
 {
 	if (conn->uncounted && pool->count >= pool->limits.connections)
@@ -415,7 +415,7 @@ void acp_db_give(struct acp_db_pool *pool, struct acp_db_conn *conn)
 	free_place(pool, counted, writes);
 }
 
-/* A commit that is late holds up its own caller only: others may have another connection instead. */
+/* A late commit delays only its own caller: the pool may make another connection for the others. */
 static void leave_pool(struct acp_db_conn *conn)
 {
 	if (!conn->pool || conn->uncounted)
@@ -472,8 +472,7 @@ static bool collect(struct acp_db_conn *conn, uint64_t deadline, PGresult **last
 	}
 }
 
-/* PQcancel waits for the server, which may be the one that stands still: it gets a thread of its own, that nobody waits
- * for. */
+/* PQcancel waits for the server, which may be unresponsive. Therefore it runs in a detached thread. */
 static void *send_cancel(void *arg)
 {
 	char ignored[64];
@@ -483,8 +482,8 @@ static void *send_cancel(void *arg)
 	return NULL;
 }
 
-/* Lets the server stop what nobody waits for any more. With many under way already it is not told: it stops when it
- * finds the connection closed. */
+/* Asks the server to stop a statement that no caller waits for. With too many requests in progress it sends none: the
+ * server stops when it finds the connection closed. */
 static void cancel_statement(struct acp_db_conn *conn)
 {
 	pthread_t thread;
@@ -504,17 +503,17 @@ static void cancel_statement(struct acp_db_conn *conn)
 	PQfreeCancel(cancel);
 }
 
-/* No answer will be read from this connection any more. */
+/* Marks a connection from which no answer will be read. */
 static void abandon(struct acp_db_conn *conn, bool timed_out, struct acp_db_error *error)
 {
 	set_error(error, timed_out ? "no answer from PostgreSQL within the time limit" : PQerrorMessage(conn->pg));
 	error->timed_out = timed_out;
 	if (conn->pool && acp_db_away(conn->pool))
-		note_away(conn->pool); /* it was this caller's to try, and it got no answer */
+		note_away(conn->pool); /* this caller was the one to try, and it got no answer */
 	conn->lost = true;
 }
 
-/* Nothing that this connection has not committed is done: its end rolls it back. */
+/* Abandons a connection before its commit request: closing it rolls the transaction back. */
 static enum acp_db_status give_up(struct acp_db_conn *conn, bool timed_out, struct acp_db_error *error)
 {
 	abandon(conn, timed_out, error);
@@ -523,8 +522,9 @@ static enum acp_db_status give_up(struct acp_db_conn *conn, bool timed_out, stru
 	return ACP_DB_AWAY;
 }
 
-/* What a statement's last result means, which becomes the caller's or is released. */
-static enum acp_db_status judge(struct acp_db_conn *conn, PGresult *last, PGresult **result, struct acp_db_error *error)
+/* Classifies the last result of a statement. The result goes to the caller or is released. */
+static enum acp_db_status classify(struct acp_db_conn *conn, PGresult *last, PGresult **result,
+				   struct acp_db_error *error)
 {
 	note_answer(conn->pool);
 	ExecStatusType status = PQresultStatus(last);
@@ -537,13 +537,13 @@ static enum acp_db_status judge(struct acp_db_conn *conn, PGresult *last, PGresu
 	}
 	error_of(error, last);
 	PQclear(last);
-	error->timed_out = strcmp(error->sqlstate, CANCELLED) == 0; /* somebody found that it took too long */
+	error->timed_out = strcmp(error->sqlstate, CANCELLED) == 0; /* it was cancelled because it took too long */
 	bool lost = error->timed_out || means_lost(error->sqlstate) || PQstatus(conn->pg) != CONNECTION_OK;
 	conn->lost = conn->lost || lost;
 	return lost ? ACP_DB_AWAY : ACP_DB_REFUSED;
 }
 
-/* Waits for the end of what was sent (sent false: it could not be) and takes its last result. */
+/* Waits for the end of a statement (sent false: sending failed) and takes its last result. */
 static enum acp_db_status finish(struct acp_db_conn *conn, bool sent, uint64_t deadline, PGresult **result,
 				 struct acp_db_error *error)
 {
@@ -551,7 +551,7 @@ static enum acp_db_status finish(struct acp_db_conn *conn, bool sent, uint64_t d
 	if (!sent)
 		return give_up(conn, false, error);
 	if (flush_out(conn, deadline) && collect(conn, deadline, &last))
-		return judge(conn, last, result, error);
+		return classify(conn, last, result, error);
 	PQclear(last);
 	return give_up(conn, acp_monotonic_us() >= deadline, error);
 }
@@ -574,8 +574,7 @@ enum acp_db_status acp_db_exec(struct acp_db_conn *conn, const char *sql, int co
 /* Reads on until the answer is complete, the deadline passes, or the connection breaks. */
 typedef bool collector(struct acp_db_conn *conn, uint64_t deadline, PGresult **last);
 
-/* Waits for the answer to a commit that was asked for at that moment. A thread that serves nobody has no use for one
- * that comes late. */
+/* Waits for the answer to a commit requested at that moment. A background thread does not wait for a late answer. */
 static bool await_commit(struct acp_db_conn *conn, collector *collect_answer, uint64_t asked,
 			 const struct acp_db_early *early, PGresult **last)
 {
@@ -606,13 +605,13 @@ static enum acp_db_status in_doubt(struct acp_db_conn *conn, uint64_t asked, str
 	return ACP_DB_UNKNOWN;
 }
 
-/* What the answer to a commit means. A connection that the server ended instead may have committed before. */
-static enum acp_db_status judge_commit(struct acp_db_conn *conn, bool wrote, PGresult *last, PGresult **result,
-				       struct acp_db_error *error)
+/* Classifies the answer to a commit. If the server closed the connection instead, it may have committed before. */
+static enum acp_db_status classify_commit(struct acp_db_conn *conn, bool wrote, PGresult *last, PGresult **result,
+					  struct acp_db_error *error)
 {
-	enum acp_db_status status = judge(conn, last, result, error);
+	enum acp_db_status status = classify(conn, last, result, error);
 	if (status == ACP_DB_OK)
-		note_commit(conn, wrote || conn->uncounted); /* one that wrote nothing waits for nothing */
+		note_commit(conn, wrote || conn->uncounted); /* a commit without writes does not wait for the disk */
 	return status == ACP_DB_AWAY && !error->timed_out ? ACP_DB_UNKNOWN : status;
 }
 
@@ -634,7 +633,7 @@ static enum acp_db_status commit(struct acp_db_conn *conn, bool wrote, const str
 		set_error(error, "the transaction had failed and was rolled back");
 		return ACP_DB_REFUSED;
 	}
-	return judge_commit(conn, wrote, last, NULL, error);
+	return classify_commit(conn, wrote, last, NULL, error);
 }
 
 enum acp_db_status acp_db_commit(struct acp_db_conn *conn, struct acp_db_error *error)
@@ -679,9 +678,9 @@ enum acp_db_status acp_db_transact(struct acp_db_conn *conn, const char *sql, in
 	return status;
 }
 
-/* Statements that are run over and over ------------------------------------------------------------------------- */
+/* Repeated statements -------------------------------------------------------------------------------------------- */
 
-/* Where the statement stands, or may stand, in the connection's list; NULL: the list is full. */
+/* Returns the slot of a statement in the list of the connection, or a free one; NULL: the list is full. */
 static const char **find_prepared(struct acp_db_conn *conn, const char *name)
 {
 	for (size_t i = 0; i < PREPARED_MAX; i++)
@@ -690,8 +689,8 @@ static const char **find_prepared(struct acp_db_conn *conn, const char *name)
 	return NULL;
 }
 
-/* 26000, 42P05: the server that answers is another one than that which prepared it: there is a pooler in between.
- * 0A000: a function that it calls has been made anew since. */
+/* 26000, 42P05: another server answers than the one that prepared the statement, so a pooler is in between.
+ * 0A000: a function that it calls was replaced since. */
 static bool prepared_in_vain(const char *sqlstate)
 {
 	return strcmp(sqlstate, "26000") == 0 || strcmp(sqlstate, "42P05") == 0 || strcmp(sqlstate, "0A000") == 0;
@@ -730,7 +729,7 @@ enum acp_db_status acp_db_exec_again(struct acp_db_conn *conn, const struct acp_
 
 #ifdef LIBPQ_HAS_PIPELINING
 
-/* Prepares the statement on this connection, where that works on the way to this server. */
+/* Prepares the statement on this connection, unless a pooler prevents that. */
 static enum acp_db_status prepare(struct acp_db_conn *conn, const struct acp_db_statement *statement, bool *prepared,
 				  struct acp_db_error *error)
 {
@@ -750,7 +749,7 @@ static enum acp_db_status prepare(struct acp_db_conn *conn, const struct acp_db_
 	return ACP_DB_OK;
 }
 
-/* The server commits when it reads the Sync, and tells before, asked to by the Flush, what the statement gave. */
+/* The server commits when it reads the Sync. The Flush makes it send the results of the statement before that. */
 static bool send_early(struct acp_db_conn *conn, const struct acp_db_statement *statement, bool prepared,
 		       const char *const *values, const struct acp_db_binary *binary)
 {
@@ -761,7 +760,7 @@ static bool send_early(struct acp_db_conn *conn, const struct acp_db_statement *
 	return sent && PQsendFlushRequest(conn->pg) && PQpipelineSync(conn->pg);
 }
 
-/* The statement's results, and then the end of its transaction. */
+/* Reads the results of the statement, then the end of its transaction. */
 static bool collect_both(struct acp_db_conn *conn, uint64_t deadline, PGresult **last)
 {
 	conn->ran = conn->ran || collect(conn, deadline, last);
@@ -774,23 +773,23 @@ static bool collect_both(struct acp_db_conn *conn, uint64_t deadline, PGresult *
 	return ended;
 }
 
-/* A statement that has not run in time is cancelled, and says so; one whose commit is late is waited for. */
+/* Cancels a statement that has not run in time, and reads its error. Waits for a late commit. */
 static bool collect_early(struct acp_db_conn *conn, uint64_t asked, const struct acp_db_early *early, PGresult **last)
 {
 	uint64_t deadline = asked + (uint64_t)conn->timeout_ms * 1000u;
 	conn->ran = collect(conn, deadline, last);
 	if (!conn->ran && acp_monotonic_us() < deadline)
-		return false; /* it broke */
+		return false; /* the connection broke */
 	if (!conn->ran) {
 		cancel_statement(conn);
-		conn->lost = true; /* for who comes next: the cancellation may come late */
+		conn->lost = true; /* a late cancellation could hit the next statement */
 	} else if (PQresultStatus(*last) == PGRES_TUPLES_OK) {
 		early->executed(early->arg);
 	}
 	return await_commit(conn, collect_both, asked, early, last) && !conn->warned && PQexitPipelineMode(conn->pg);
 }
 
-/* The server's own word that the statement failed. (libpq makes a result of that kind of a broken connection, too.) */
+/* True if the server reported that the statement failed. libpq makes such a result for a broken connection, too. */
 static bool has_failed(const PGresult *last)
 {
 	const char *sqlstate = PQresultErrorField(last, PG_DIAG_SQLSTATE);
@@ -816,7 +815,7 @@ enum acp_db_status acp_db_exec_early(struct acp_db_conn *conn, const struct acp_
 		PQclear(last);
 		return failed ? ACP_DB_AWAY : status;
 	}
-	status = judge_commit(conn, true, last, result, error);
+	status = classify_commit(conn, true, last, result, error);
 	if (status != ACP_DB_REFUSED || !prepared || !prepared_in_vain(error->sqlstate))
 		return status;
 	atomic_store(&conn->pool->unprepared, true);
@@ -832,7 +831,7 @@ enum acp_db_status acp_db_exec_early(struct acp_db_conn *conn, const struct acp_
 	PGresult *rows = NULL;
 	enum acp_db_status status = ACP_DB_REFUSED;
 	struct acp_db_error ignored;
-	/* Where it turns out that statements cannot be prepared, the transaction has failed by then. */
+	/* If the statement cannot be prepared, the transaction has failed, so it is repeated without preparing. */
 	for (int attempt = 0; attempt < 2 && status == ACP_DB_REFUSED; attempt++) {
 		bool unprepared = atomic_load(&conn->pool->unprepared);
 		status = acp_db_exec(conn, "BEGIN ISOLATION LEVEL READ COMMITTED", 0, NULL, 0, NULL, error);
@@ -856,7 +855,7 @@ enum acp_db_status acp_db_exec_early(struct acp_db_conn *conn, const struct acp_
 
 #endif
 
-/* On any connection -------------------------------------------------------------------------------------------- */
+/* On any connection ---------------------------------------------------------------------------------------------- */
 
 static enum acp_db_status write_within(struct acp_db_pool *pool, enum acp_db_purpose purpose, const char *sql,
 				       int count, const char *const *values, int timeout_ms, int commit_timeout_ms,
