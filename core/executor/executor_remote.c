@@ -218,7 +218,7 @@ static void execute(void *self, const struct acp_execution *what, struct acp_exe
 	if (body)
 		run(&errand, body);
 	else
-		acp_executed_fail(out, "INTERNAL_ERROR", true, "memory is lacking");
+		acp_executed_fail(out, "INTERNAL_ERROR", true, "out of memory");
 	json_object_put(body);
 }
 

@@ -471,7 +471,7 @@ enum acp_outbound_result acp_outbound_send(const struct acp_outbound_request *re
 	if (curl)
 		result = perform(curl, &x);
 	else
-		snprintf(reply->error, sizeof reply->error, "libcurl cannot be used, or memory is lacking");
+		snprintf(reply->error, sizeof reply->error, "libcurl cannot be used, or out of memory");
 	curl_slist_free_all(x.headers);
 	return result;
 }

@@ -242,7 +242,7 @@ static struct json_object *example_request(const struct applicant *a)
 	return NULL;
 }
 
-/* NULL: memory is lacking. */
+/* NULL: out of memory. */
 static struct json_object *setup_steps(void)
 {
 	static const char *const steps[] = {
@@ -403,7 +403,7 @@ static enum acp_code enrol(struct applicant *a)
 	json_object_set_string(acp_json_member(a->welcome, "tenant_uuid"), a->tenant.tenant_id);
 	json_object_set_string(acp_json_member(a->welcome, "api_key_id"), a->tenant.api_key_id);
 	if (!end_welcome(a)) /* the tenant is there: its key matters more than the rest */
-		acp_log(ACP_LOG_WARNING, "request %s: memory is lacking: onboarded without upgrade_info or pricing",
+		acp_log(ACP_LOG_WARNING, "request %s: out of memory: onboarded without upgrade_info or pricing",
 			a->request->request_id);
 	return ACP_OK;
 }

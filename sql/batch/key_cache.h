@@ -25,7 +25,7 @@ struct acp_news {
 };
 
 /* lease_ms: see above; 0: every call asks. changes: raised when this program changed a key or tenant; borrowed. NULL:
- * memory is lacking. */
+ * out of memory. */
 struct acp_key_cache *acp_key_cache_new(int64_t lease_ms, const struct acp_shared_counter *changes);
 void acp_key_cache_free(struct acp_key_cache *cache);
 

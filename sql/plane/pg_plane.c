@@ -68,7 +68,7 @@ static void copy_column(char *out, size_t size, const PGresult *rows, int column
 	snprintf(out, size, "%s", PQgetvalue(rows, 0, column));
 }
 
-/* Where memory is lacking: a text that is no JSON, so that the database refuses the whole statement. */
+/* Out of memory: a text that is no JSON, so that the database refuses the whole statement. */
 static const char *event_text(struct json_object *event)
 {
 	size_t len;
