@@ -54,7 +54,7 @@ struct worker {
 struct slot {
 	struct worker *worker;
 	struct acp_exchange *exchange;
-	struct acp_lease *lease;
+	struct acp_kernel_ref *ref;
 	struct slot *next;
 };
 
@@ -95,7 +95,7 @@ static void release_slot(void *arg)
 {
 	struct slot *slot = arg;
 	struct worker *worker = slot->worker;
-	acp_live_give(worker->live, slot->lease);
+	acp_live_release(worker->live, slot->ref);
 	pthread_mutex_lock(&worker->lock);
 	slot->next = worker->free;
 	worker->free = slot;
@@ -161,7 +161,7 @@ static bool serve_one(struct worker *worker)
 	int connection = accept4(worker->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 	if (connection >= 0) {
 		struct slot *slot = acquire_slot(worker);
-		const struct acp_kernel *kernel = acp_live_take(worker->live, &slot->lease);
+		const struct acp_kernel *kernel = acp_live_acquire(worker->live, &slot->ref);
 		acp_exchange_serve(slot->exchange, kernel, connection, release_slot, slot);
 		return true;
 	}
@@ -365,9 +365,9 @@ static int serve_until_stopped(const struct acp_config *config, const struct acp
 		acp_log(ACP_LOG_ERROR, "workers = %d: not enough memory or threads", count);
 		exit(1);
 	}
-	struct acp_lease *lease;
-	const struct acp_executor *executor = acp_live_take(live, &lease)->executor;
-	acp_live_give(live, lease);
+	struct acp_kernel_ref *ref;
+	const struct acp_executor *executor = acp_live_acquire(live, &ref)->executor;
+	acp_live_release(live, ref);
 	struct acp_courier *courier = acp_courier_start(config, plane, executor);
 	wait_for_stop(&worker, plane, signals);
 	stop_all(&worker, courier, threads, count);
