@@ -385,7 +385,7 @@ static bool keeps(const struct acp_outbound_request *request)
 	return CAN_KEEP && request->keep_alive;
 }
 
-static CURL *take_handle(const struct acp_outbound_request *request)
+static CURL *acquire_handle(const struct acp_outbound_request *request)
 {
 	if (!keeps(request))
 		return curl_easy_init();
@@ -466,7 +466,7 @@ enum acp_outbound_result acp_outbound_send(const struct acp_outbound_request *re
 	acp_buf_init(&reply->body, request->max_reply);
 	if (!check_request(request, reply))
 		return ACP_OUTBOUND_REFUSED;
-	CURL *curl = acp_outbound_init() && add_headers(&x) ? take_handle(request) : NULL;
+	CURL *curl = acp_outbound_init() && add_headers(&x) ? acquire_handle(request) : NULL;
 	enum acp_outbound_result result = ACP_OUTBOUND_FAILED;
 	if (curl)
 		result = perform(curl, &x);

@@ -119,13 +119,13 @@ static enum acp_code check_rate(struct applicant *a, struct acp_reply *reply)
 	if (!kernel->limits)
 		return ACP_OK;
 	snprintf(name, sizeof name, "onboard %.80s", a->request->ip_address ? a->request->ip_address : "");
-	acp_ratelimit_take(kernel->limits, name, kernel->config->onboard_per_ip, HOUR, now, &reply->rate);
+	acp_ratelimit_acquire(kernel->limits, name, kernel->config->onboard_per_ip, HOUR, now, &reply->rate);
 	if (reply->rate.allowed) {
 		struct acp_rate total;
-		acp_ratelimit_take(kernel->limits, "onboard", kernel->config->onboard_total, HOUR, now, &total);
+		acp_ratelimit_acquire(kernel->limits, "onboard", kernel->config->onboard_total, HOUR, now, &total);
 		if (total.allowed)
 			return ACP_OK;
-		acp_ratelimit_give_back(kernel->limits, name, HOUR, now);
+		acp_ratelimit_release(kernel->limits, name, HOUR, now);
 		reply->rate = total;
 	}
 	reply->retry_after = (int)reply->rate.reset;

@@ -368,14 +368,14 @@ static enum acp_db_status try_batch(struct acp_writer *writer, struct batch *bat
 {
 	bool free_calls;
 	enum acp_db_status status = ACP_DB_REFUSED;
-	struct acp_db_conn *conn = acp_db_take(writer->pool, ACP_DB_TO_STORE, error);
+	struct acp_db_conn *conn = acp_db_acquire(writer->pool, ACP_DB_TO_STORE, error);
 	if (!conn)
 		return ACP_DB_AWAY;
 	if (!again && may_link(writer, batch, &free_calls))
 		status = send_links(writer, conn, batch, free_calls, error);
 	if (status == ACP_DB_REFUSED && batch->count)
 		status = send_batch(writer, conn, batch, again, error);
-	acp_db_give(writer->pool, conn);
+	acp_db_release(writer->pool, conn);
 	return status;
 }
 

@@ -309,7 +309,7 @@ static void read_refusal(enum acp_code code, const struct acp_db_error *error, s
 
 static void end_tx(struct acp_tx *tx)
 {
-	acp_db_give(tx->pg->pool, tx->conn);
+	acp_db_release(tx->pg->pool, tx->conn);
 	free(tx);
 }
 
@@ -322,7 +322,7 @@ static enum acp_code begin(void *self, bool read_only, struct acp_tx **out)
 		return ACP_INTERNAL_ERROR;
 	tx->pg = pg;
 	tx->read_only = read_only;
-	tx->conn = acp_db_take(pg->pool, read_only ? ACP_DB_TO_READ : ACP_DB_TO_WRITE, &error);
+	tx->conn = acp_db_acquire(pg->pool, read_only ? ACP_DB_TO_READ : ACP_DB_TO_WRITE, &error);
 	if (!tx->conn) {
 		free(tx);
 		return code_of(ACP_DB_AWAY, &error, "begin");
