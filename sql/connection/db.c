@@ -283,14 +283,14 @@ bool acp_db_away(struct acp_db_pool *pool)
 	return atomic_load(&pool->away_until) != 0;
 }
 
-void acp_db_stands_still(struct acp_db_pool *pool)
+void acp_db_unresponsive(struct acp_db_pool *pool)
 {
 	if (!acp_db_away(pool))
 		note_away(pool);
 }
 
 /* A new connection is the pool's. Of several servers only one can be the right one at a time. */
-static void welcome(struct acp_db_pool *pool, struct acp_db_conn *conn)
+static void register_connection(struct acp_db_pool *pool, struct acp_db_conn *conn)
 {
 	char host[sizeof pool->host] = "";
 	const char *name = PQhost(conn->pg), *port = PQport(conn->pg);
@@ -377,7 +377,7 @@ struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose
 		return NULL;
 	}
 	if (!conn && (conn = acp_db_connect(pool->url, &pool->limits, error)))
-		welcome(pool, conn);
+		register_connection(pool, conn);
 	if (conn) {
 		conn->writes = purpose == ACP_DB_TO_WRITE;
 		conn->tries = tries;

@@ -68,8 +68,8 @@ struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose
 /* The server did not answer when it was last tried. */
 bool acp_db_away(struct acp_db_pool *pool);
 
-/* Says so: a statement that waits for nothing had no answer in time. */
-void acp_db_stands_still(struct acp_db_pool *pool);
+/* Notes that the server is unresponsive: a statement that waits for nothing had no answer in time. */
+void acp_db_unresponsive(struct acp_db_pool *pool);
 
 /* Releases it; a connection that is lost or stands in a transaction is closed. */
 void acp_db_release(struct acp_db_pool *pool, struct acp_db_conn *conn);

@@ -127,7 +127,7 @@ static enum acp_code ask_who(struct acp_pg_plane *pg, const uint8_t key_hash[ACP
 	enum acp_db_status status = acp_db_read_again(pg->pool, &statement, values, &rows, &error);
 	/* It takes no time and waits for nobody's lock, as an action's reads may. */
 	if (status == ACP_DB_AWAY && error.timed_out)
-		acp_db_stands_still(pg->pool);
+		acp_db_unresponsive(pg->pool);
 	enum acp_code code = code_of(status, &error, "authenticate");
 	if (code != ACP_OK)
 		return code;
