@@ -59,7 +59,7 @@ static void *work(void *arg)
 {
 	struct errand *errand = arg;
 	uint32_t random;
-	acp_thread_serves_nobody();
+	acp_thread_background();
 	acp_random(&random, sizeof random);
 	/* Processes that start together shall not ask together. */
 	bool go_on = pause_ms(errand->courier, random % errand->poll_ms);

@@ -283,7 +283,7 @@ static void wait_for_stop(const struct worker *worker, const struct acp_control_
 	const struct timespec second = {.tv_sec = 1};
 	int64_t sealing = worker->config->audit_seal_interval;
 	int64_t period = sealing && sealing < MAINTAIN_EVERY ? sealing : MAINTAIN_EVERY;
-	acp_thread_serves_nobody();
+	acp_thread_background();
 	for (int64_t seconds = 0;; seconds++) {
 		if (plane->upkeep.catch_up)
 			plane->upkeep.catch_up(plane->self);

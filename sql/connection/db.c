@@ -472,7 +472,7 @@ static bool collect(struct acp_db_conn *conn, uint64_t deadline, PGresult **last
 	}
 }
 
-/* PQcancel waits for the server, which may be the one that stands still: it gets a thread of its own, that nobody waits
+/* PQcancel waits for the server, which may be the one that is unresponsive: it gets a thread of its own, that nobody waits
  * for. */
 static void *send_cancel(void *arg)
 {
