@@ -7,7 +7,7 @@
  * interrupted. */
 #include "worker.h"
 
-#include "courier.h"
+#include "delivery_worker.h"
 #include "endpoints.h"
 #include "exchange.h"
 #include "executor_open.h"
@@ -320,7 +320,7 @@ static int start_threads(struct worker *worker, pthread_t *threads, int count)
 
 /* Lets what is in flight finish, at most shutdown_timeout seconds. What is cut off has its memory in use: then nothing
  * can be released in order, and the process ends here. */
-static void stop_all(struct worker *worker, struct acp_courier *courier, pthread_t *threads, int count)
+static void stop_all(struct worker *worker, struct acp_delivery_worker *deliveries, pthread_t *threads, int count)
 {
 	const uint64_t one = 1;
 	int64_t seconds = worker->config->shutdown_timeout;
@@ -332,14 +332,14 @@ static void stop_all(struct worker *worker, struct acp_courier *courier, pthread
 		shutdown(worker->listen_fd, SHUT_RD);
 	if (write(worker->stop_fd, &one, sizeof one) < 0)
 		acp_log(ACP_LOG_ERROR, "stop: %s", strerror(errno));
-	acp_courier_stop(courier);
+	acp_delivery_worker_stop(deliveries);
 	if (!join_all(threads, count, &limit) || !wait_for_slots(worker, &limit)) {
 		acp_log(ACP_LOG_WARNING,
 			"requests were still running after shutdown_timeout = %lld s; they are cut off",
 			(long long)seconds);
 		_exit(1);
 	}
-	if (!acp_courier_join(courier, &limit)) {
+	if (!acp_delivery_worker_join(deliveries, &limit)) {
 		acp_log(ACP_LOG_INFO,
 			"a webhook delivery or what the outbox owes was cut off after shutdown_timeout = %lld s; it "
 			"will be tried again",
@@ -368,9 +368,9 @@ static int serve_until_stopped(const struct acp_config *config, const struct acp
 	struct acp_kernel_ref *ref;
 	const struct acp_executor *executor = acp_live_acquire(live, &ref)->executor;
 	acp_live_release(live, ref);
-	struct acp_courier *courier = acp_courier_start(config, plane, executor);
+	struct acp_delivery_worker *deliveries = acp_delivery_worker_start(config, plane, executor);
 	wait_for_stop(&worker, plane, signals);
-	stop_all(&worker, courier, threads, count);
+	stop_all(&worker, deliveries, threads, count);
 	close(worker.stop_fd);
 	free_slots(&worker);
 	free(threads);

@@ -2,7 +2,7 @@
  * allowed, when to try again, and one delivery from the queue to its end.
  *
  * Events are queued by the hub in the transaction of their cause; the host calls acp_webhooks_deliver() from a thread
- * of its own (fcgi/courier.c). A receiver gets each delivery at least once, always with the same webhook-id. */
+ * of its own (fcgi/delivery_worker.c). A receiver gets each delivery at least once, always with the same webhook-id. */
 #ifndef ACP_WEBHOOKS_H
 #define ACP_WEBHOOKS_H
 

@@ -472,8 +472,8 @@ static bool collect(struct acp_db_conn *conn, uint64_t deadline, PGresult **last
 	}
 }
 
-/* PQcancel waits for the server, which may be the one that is unresponsive: it gets a thread of its own, that nobody waits
- * for. */
+/* PQcancel waits for the server, which may be the one that is unresponsive: it gets a thread of its own, for which
+ * nobody waits. */
 static void *send_cancel(void *arg)
 {
 	char ignored[64];
