@@ -18,10 +18,11 @@ enum {
 	WRITER_THREADS = 2,   /* for each statement that may run; while one waits for the disk the other runs */
 	TROUBLE_THREADS = 64, /* at most; each is made when it is needed */
 	STACK = 512 * 1024,
-	TIGHT_BATCHES = 16, /* so many with free calls are not tried linked, after one with a tenant near its limit */
-	ENOUGH = 16,        /* calls with which a statement never waits for more */
-	GATHER_US = 2000,   /* the longest that it waits */
-	SLOW_MS = 100,      /* a call that waits so long counts as blocked */
+	NEAR_LIMIT_BATCHES =
+		16,       /* so many with free calls are not tried linked, after one with a tenant near its limit */
+	ENOUGH = 16,      /* calls with which a statement never waits for more */
+	GATHER_US = 2000, /* the longest that it waits */
+	SLOW_MS = 100,    /* a call that waits so long counts as blocked */
 };
 
 /* A call that waits: on its thread's stack, or on the heap where somebody is told later. */
@@ -66,7 +67,7 @@ struct acp_writer {
 	struct queue troubled; /* whose storing was refused or lost: what is left to do may take long */
 	bool stop;
 	struct chain chains[CHAINS];
-	int tight;            /* see TIGHT_BATCHES */
+	int near_limit;       /* see NEAR_LIMIT_BATCHES */
 	atomic_size_t recent; /* calls of the statement that was sent last */
 	atomic_ulong took_us; /* the one that ended last */
 	pthread_t threads[CHAINS + TROUBLE_THREADS];
@@ -280,10 +281,10 @@ static bool may_link(struct acp_writer *writer, const struct batch *batch, bool 
 	}
 	if (!ok || !*free_calls || !writer->options.free_limit)
 		return ok;
-	int tight = __atomic_load_n(&writer->tight, __ATOMIC_RELAXED);
-	if (tight > 0)
-		__atomic_store_n(&writer->tight, tight - 1, __ATOMIC_RELAXED);
-	return tight <= 0;
+	int near_limit = __atomic_load_n(&writer->near_limit, __ATOMIC_RELAXED);
+	if (near_limit > 0)
+		__atomic_store_n(&writer->near_limit, near_limit - 1, __ATOMIC_RELAXED);
+	return near_limit <= 0;
 }
 
 static enum acp_db_status send_rows(struct acp_writer *writer, struct acp_db_conn *conn, struct batch *batch,
@@ -357,7 +358,7 @@ static enum acp_db_status send_links(struct acp_writer *writer, struct acp_db_co
 	if (status == ACP_DB_REFUSED && strcmp(error->sqlstate, "ACP03") == 0 && batch->count)
 		status = try_links(writer, conn, batch, free_calls, error);
 	if (status == ACP_DB_REFUSED && strcmp(error->sqlstate, "ACP02") == 0)
-		__atomic_store_n(&writer->tight, TIGHT_BATCHES, __ATOMIC_RELAXED);
+		__atomic_store_n(&writer->near_limit, NEAR_LIMIT_BATCHES, __ATOMIC_RELAXED);
 	return status;
 }
 
