@@ -174,7 +174,7 @@ static struct json_object *read_answer(const struct acp_outbound_reply *reply)
 }
 
 /* True: it is decided. Else another sending is worth it. */
-static bool judge(struct job *job, enum acp_outbound_result result, const struct acp_outbound_reply *reply)
+static bool classify(struct job *job, enum acp_outbound_result result, const struct acp_outbound_reply *reply)
 {
 	bool replied = result == ACP_OUTBOUND_REPLIED;
 	struct json_object *tree = replied ? read_answer(reply) : NULL;
@@ -192,7 +192,7 @@ static void run(struct job *job, struct json_object *body)
 	for (int attempt = 1;; attempt++) {
 		struct acp_outbound_reply reply;
 		enum acp_outbound_result result = send_once(job, body, &reply);
-		bool decided = judge(job, result, &reply);
+		bool decided = classify(job, result, &reply);
 		acp_buf_release(&reply.body);
 		int pause = acp_retry_pause_ms(attempt, acp_retry_chance());
 		if (decided || pause + LEAST_MS >= left_ms(job))

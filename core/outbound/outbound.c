@@ -410,7 +410,7 @@ static bool was_sent(CURL *curl, const struct exchange *x)
 	return x->repeated || curl_easy_getinfo(curl, CURLINFO_REQUEST_SIZE, &sent) != CURLE_OK || sent > 0;
 }
 
-static enum acp_outbound_result judge(CURL *curl, CURLcode code, struct exchange *x)
+static enum acp_outbound_result classify(CURL *curl, CURLcode code, struct exchange *x)
 {
 	struct acp_outbound_reply *reply = x->reply;
 	long status = 0;
@@ -450,7 +450,7 @@ static enum acp_outbound_result perform(CURL *curl, struct exchange *x)
 	if (x->unset)
 		snprintf(x->reply->error, sizeof x->reply->error, "libcurl could not be told how to send it");
 	else
-		result = judge(curl, curl_easy_perform(curl), x);
+		result = classify(curl, curl_easy_perform(curl), x);
 	/* What a kept handle still points at is about to go. */
 	if (keeps(x->request))
 		curl_easy_reset(curl);

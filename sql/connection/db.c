@@ -524,7 +524,8 @@ static enum acp_db_status give_up(struct acp_db_conn *conn, bool timed_out, stru
 }
 
 /* What a statement's last result means, which becomes the caller's or is released. */
-static enum acp_db_status judge(struct acp_db_conn *conn, PGresult *last, PGresult **result, struct acp_db_error *error)
+static enum acp_db_status classify(struct acp_db_conn *conn, PGresult *last, PGresult **result,
+				   struct acp_db_error *error)
 {
 	note_answer(conn->pool);
 	ExecStatusType status = PQresultStatus(last);
@@ -551,7 +552,7 @@ static enum acp_db_status finish(struct acp_db_conn *conn, bool sent, uint64_t d
 	if (!sent)
 		return give_up(conn, false, error);
 	if (flush_out(conn, deadline) && collect(conn, deadline, &last))
-		return judge(conn, last, result, error);
+		return classify(conn, last, result, error);
 	PQclear(last);
 	return give_up(conn, acp_monotonic_us() >= deadline, error);
 }
@@ -607,10 +608,10 @@ static enum acp_db_status in_doubt(struct acp_db_conn *conn, uint64_t asked, str
 }
 
 /* What the answer to a commit means. A connection that the server ended instead may have committed before. */
-static enum acp_db_status judge_commit(struct acp_db_conn *conn, bool wrote, PGresult *last, PGresult **result,
-				       struct acp_db_error *error)
+static enum acp_db_status classify_commit(struct acp_db_conn *conn, bool wrote, PGresult *last, PGresult **result,
+					  struct acp_db_error *error)
 {
-	enum acp_db_status status = judge(conn, last, result, error);
+	enum acp_db_status status = classify(conn, last, result, error);
 	if (status == ACP_DB_OK)
 		note_commit(conn, wrote || conn->uncounted); /* one that wrote nothing waits for nothing */
 	return status == ACP_DB_AWAY && !error->timed_out ? ACP_DB_UNKNOWN : status;
@@ -634,7 +635,7 @@ static enum acp_db_status commit(struct acp_db_conn *conn, bool wrote, const str
 		set_error(error, "the transaction had failed and was rolled back");
 		return ACP_DB_REFUSED;
 	}
-	return judge_commit(conn, wrote, last, NULL, error);
+	return classify_commit(conn, wrote, last, NULL, error);
 }
 
 enum acp_db_status acp_db_commit(struct acp_db_conn *conn, struct acp_db_error *error)
@@ -816,7 +817,7 @@ enum acp_db_status acp_db_exec_early(struct acp_db_conn *conn, const struct acp_
 		PQclear(last);
 		return failed ? ACP_DB_AWAY : status;
 	}
-	status = judge_commit(conn, true, last, result, error);
+	status = classify_commit(conn, true, last, result, error);
 	if (status != ACP_DB_REFUSED || !prepared || !prepared_in_vain(error->sqlstate))
 		return status;
 	atomic_store(&conn->pool->unprepared, true);
