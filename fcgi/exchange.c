@@ -33,7 +33,7 @@ bool acp_exchange_init(void)
 	return FCGX_Init() == 0;
 }
 
-enum { ERROR_MAX = 1024 }; /* bytes of a reply that says that memory is lacking: there is always room for it */
+enum { ERROR_MAX = 1024 }; /* bytes of a reply that says that memory ran out: there is always room for it */
 
 struct acp_exchange *acp_exchange_new(const struct acp_config *config)
 {

@@ -10,7 +10,7 @@ bool acp_exchange_init(void) ACP_MUSTCHECK;
 
 /* What is kept between requests. */
 struct acp_exchange;
-struct acp_exchange *acp_exchange_new(const struct acp_config *config) ACP_MUSTCHECK; /* NULL: memory is lacking */
+struct acp_exchange *acp_exchange_new(const struct acp_config *config) ACP_MUSTCHECK; /* NULL: out of memory */
 void acp_exchange_free(struct acp_exchange *exchange);
 
 /* Serves one connection and closes it. left is called with arg, once, when the exchange may be used for another one: by

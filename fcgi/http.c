@@ -225,7 +225,7 @@ static bool add_problem_members(struct json_object *body, const struct acp_reply
 	       acp_json_add_string(body, "detail", acp_json_string(body, "error"));
 }
 
-/* The body as text. False: memory is lacking. */
+/* The body as text. False: out of memory. */
 static bool write_body(const struct acp_http *http, struct acp_reply *reply, struct acp_buf *out)
 {
 	bool problem = reply->http >= 400 && http->wants_problem;
@@ -245,7 +245,7 @@ static void write_no_memory(const struct acp_http *http, struct acp_buf *out)
 	acp_buf_clear(out);
 	acp_buf_puts(out, "{\"ok\":false,\"request_id\":\"");
 	acp_buf_puts(out, http->request_id);
-	acp_buf_puts(out, "\",\"error\":\"memory is lacking to answer; the request may have been done\","
+	acp_buf_puts(out, "\",\"error\":\"out of memory; the request may have been done\","
 			  "\"code\":\"INTERNAL_ERROR\"}");
 }
 

@@ -128,6 +128,5 @@ void acp_endpoint_operator(const struct acp_kernel *kernel, const struct acp_htt
 	else if (strcmp(part, "data") == 0)
 		show_data(kernel, http, response);
 	else
-		acp_http_nothing(http, kernel->config, "there is nothing at this path; the console is at %/console",
-				 response);
+		acp_http_nothing(http, kernel->config, "no such path; the console is at %/console", response);
 }

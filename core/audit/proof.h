@@ -86,7 +86,7 @@ typedef void acp_report_finding(void *arg, const struct acp_finding *finding);
 /* The check of all chains. What there is of a chain comes in the order of its places, chain after chain. */
 struct acp_chain_check;
 
-/* partly: a part of the rows is looked at, so chains may begin and end anywhere. NULL: memory is lacking. */
+/* partly: a part of the rows is looked at, so chains may begin and end anywhere. NULL: out of memory. */
 struct acp_chain_check *acp_chain_check_new(bool partly, acp_report_finding *report, void *arg) ACP_MUSTCHECK;
 void acp_chain_check_free(struct acp_chain_check *check);
 

@@ -1,6 +1,6 @@
 /* buf.h - a growing byte string that cannot grow past the maximum stated when it is made.
  *
- * An append that would pass the maximum, or for which memory is lacking, marks the buffer failed; later appends do
+ * An append that would pass the maximum, or for which there is no memory, marks the buffer failed; later appends do
  * nothing. So a row of appends needs one check at its end (acp_buf_ok). The bytes are always followed by a NUL that
  * len does not count; the content itself may hold NULs. */
 #ifndef ACP_BUF_H
@@ -38,7 +38,7 @@ void acp_buf_put_int(struct acp_buf *buf, int64_t value) ACP_NONNULL; /* in deci
 void acp_buf_printf(struct acp_buf *buf, const char *format, ...) ACP_PRINTF(2, 3);
 void acp_buf_vprintf(struct acp_buf *buf, const char *format, va_list args) ACP_PRINTF(2, 0);
 
-/* Makes room for so many more bytes, so that appending them cannot fail. False: they do not fit, or memory is lacking;
+/* Makes room for so many more bytes, so that appending them cannot fail. False: they do not fit, or out of memory;
  * the content is as it was. */
 bool acp_buf_reserve(struct acp_buf *buf, size_t more) ACP_MUSTCHECK ACP_NONNULL;
 

@@ -232,7 +232,7 @@ static bool end_cipher(EVP_CIPHER_CTX *ctx, bool ok)
 	return ok;
 }
 
-/* libcrypto's table is searched once, not for each text: while memory is lacking that leaks some of its own. */
+/* libcrypto's table is searched once, not for each text: while out of memory that leaks some of its own. */
 static const EVP_CIPHER *cipher(void)
 {
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L

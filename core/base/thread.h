@@ -1,17 +1,18 @@
-/* thread.h - whom a thread works for, and who takes its place while it waits. */
+/* thread.h - threads that serve callers, threads in the background, and the replacement of one that waits. */
 #ifndef ACP_THREAD_H
 #define ACP_THREAD_H
 
 #include "attr.h"
 
-/* From now on this thread works for no caller: it does upkeep, or delivers. What it finds out about a server that is
- * away, it keeps to itself: a caller that comes the moment the server is back is not refused for it. */
-void acp_thread_serves_nobody(void);
+/* Marks this thread, for good, as one in the background: it does upkeep, or delivers. Its failures do not count as
+ * a sign of a server that is away, so that a caller is not refused when the server has just come back. */
+void acp_thread_background(void);
 
+/* Does this thread serve callers? True unless it was marked. */
 bool acp_thread_has_caller(void);
 
-/* Who is told that a thread of its own waits for something that may take long, so that another thread can serve
- * meanwhile, and that it goes on. Both are called by that thread. */
+/* The callbacks of the owner of a thread: the thread waits for something that may take long, so that another one can
+ * serve meanwhile; it goes on. Both are called by that thread. */
 struct acp_thread_owner {
 	void (*blocks)(void *arg);
 	void (*goes_on)(void *arg);

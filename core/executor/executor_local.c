@@ -73,7 +73,7 @@ static enum acp_code check_and_run(const struct local *local, const struct acp_e
 	}
 	if (!acp_schema_check(local->schemas[i], what->params, &bad)) {
 		if (bad.no_memory) {
-			acp_executed_fail(out, "UNAVAILABLE", true, "memory is lacking; nothing was done");
+			acp_executed_fail(out, "UNAVAILABLE", true, "out of memory; nothing was done");
 			return ACP_UNAVAILABLE;
 		}
 		acp_executed_fail(out, "VALIDATION_ERROR", false, "/params%s %s", bad.pointer, bad.message);

@@ -11,7 +11,7 @@
 
 struct acp_decisions;
 
-/* A table of so many decisions; when two want one place, the later stays. NULL: memory is lacking. */
+/* A table of so many decisions; when two want one place, the later stays. NULL: out of memory. */
 struct acp_decisions *acp_decisions_new(size_t places) ACP_MUSTCHECK;
 void acp_decisions_free(struct acp_decisions *table);
 

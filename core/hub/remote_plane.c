@@ -327,12 +327,12 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 }
 
 /* If the hub is away now, the arrival of the row gives the place back, or its expiry. */
-static void give_back(struct acp_remote_plane *remote, const struct acp_settlement *end)
+static void release_place(struct acp_remote_plane *remote, const struct acp_settlement *end)
 {
 	int64_t ignored;
 	const struct acp_settlement place = {.event = end->event, .reserved = end->reserved};
 	if (end->reserved && settle_there(remote, &place, "failure", &ignored) != ACP_OK)
-		acp_log(ACP_LOG_INFO, "hub: a place is given back later");
+		acp_log(ACP_LOG_INFO, "hub: a place is released later");
 }
 
 static enum acp_code record(void *self, const struct acp_settlement *end)
@@ -341,7 +341,7 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 	struct acp_settlement local;
 	make_local(end, &local);
 	enum acp_code code = remote->local.call.record(remote->local.self, &local);
-	give_back(remote, end);
+	release_place(remote, end);
 	wake_sender(remote);
 	return code;
 }
@@ -353,7 +353,7 @@ static enum acp_code resolve(void *self, const struct acp_settlement *end)
 	make_local(end, &local);
 	enum acp_code code = remote->local.call.resolve(remote->local.self, &local);
 	if (code == ACP_UNAVAILABLE)
-		give_back(remote, end);
+		release_place(remote, end);
 	wake_sender(remote);
 	return code;
 }

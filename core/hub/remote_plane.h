@@ -17,7 +17,7 @@
 struct acp_remote_plane;
 
 /* Wraps the plane of the kernel's own database, which must stay until this one is freed; fills plane and starts the
- * sending thread. After fork. NULL: memory or threads are lacking. */
+ * sending thread. After fork. NULL: out of memory or threads. */
 struct acp_remote_plane *acp_remote_plane_new(const struct acp_config *config, const struct acp_control_plane *local,
 					      struct acp_control_plane *plane) ACP_MUSTCHECK;
 

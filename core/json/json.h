@@ -1,7 +1,7 @@
 /* json.h - JSON at the edge: a strict reader, canonical form and its hash, numbers written shortly.
  *
  * json-c alone accepts documents that RFC 8259 forbids, saturates large integers, keeps the last of two equal names
- * and lets broken UTF-8 through; its tokener also loses data without a word when memory is lacking. So our own scanner
+ * and lets broken UTF-8 through; its tokener also loses data without a word when out of memory. So our own scanner
  * reads the bytes, and json-c only holds the tree. Everything here is thread-safe as long as one tree is used by one
  * thread at a time. */
 #ifndef ACP_JSON_H
@@ -45,15 +45,15 @@ enum acp_json_verdict acp_json_parse(const char *text, size_t len, const struct 
 enum acp_json_verdict acp_json_parse_own(const char *text, size_t len, struct json_object **out,
 					 struct acp_json_error *error) ACP_MUSTCHECK;
 
-/* The same for a text that is good. NULL: memory is lacking. */
+/* The same for a text that is good. NULL: out of memory. */
 struct json_object *acp_json_own(const char *text) ACP_NONNULL;
 
-/* The text that json-c makes of value, which owns it; flags are json-c's. NULL: memory is lacking (json-c itself would
+/* The text that json-c makes of value, which owns it; flags are json-c's. NULL: out of memory (json-c itself would
  * give what it has of the text). */
 const char *acp_json_text(struct json_object *value, int flags, size_t *len);
 
 /* A JSON number that prints with the fewest digits that read back as the same double (ECMAScript's rule).
- * value must be finite. NULL when memory is lacking. */
+ * value must be finite. NULL when out of memory. */
 struct json_object *acp_json_double(double value);
 
 /* Appends the RFC 8785 canonical form: names sorted by UTF-16 code units, ECMAScript numbers, minimal escapes.
@@ -64,7 +64,7 @@ void acp_json_canonical(struct json_object *value, struct acp_buf *out);
  * added, doubles with the digits they were read with. value may be NULL. A failure shows in acp_buf_ok(out). */
 void acp_json_write(struct json_object *value, struct acp_buf *out);
 
-/* hex SHA-256 of the canonical form, with a closing NUL. False when memory is lacking. */
+/* hex SHA-256 of the canonical form, with a closing NUL. False when out of memory. */
 bool acp_json_hash(struct json_object *value, char hex[65]) ACP_MUSTCHECK;
 
 /* Writes value as ECMAScript's Number::toString does; out has room for 32 bytes. value must be finite. */
@@ -75,7 +75,7 @@ const char *acp_json_string(struct json_object *object, const char *name);
 bool acp_json_bool(struct json_object *object, const char *name);
 struct json_object *acp_json_member(struct json_object *object, const char *name);
 
-/* Adds a member and takes the value over, also when it fails (then the value is freed). False: memory is lacking,
+/* Adds a member and takes the value over, also when it fails (then the value is freed). False: out of memory,
  * or value is NULL although a non-null was meant (a constructor failed); pass json null with acp_json_add_null. */
 bool acp_json_add(struct json_object *object, const char *name, struct json_object *value);
 bool acp_json_add_string(struct json_object *object, const char *name, const char *value);

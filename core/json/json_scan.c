@@ -100,7 +100,7 @@ static bool fail(struct scan *s, const char *message)
 
 static bool no_memory(struct scan *s)
 {
-	return fail_at(s, s->pos, ACP_JSON_NO_MEMORY, "memory is lacking");
+	return fail_at(s, s->pos, ACP_JSON_NO_MEMORY, "out of memory");
 }
 
 static bool count_token(struct scan *s)
@@ -133,7 +133,7 @@ static bool attach(struct scan *s, struct json_object *value)
 	return no_memory(s);
 }
 
-/* The same for what a constructor has returned: then NULL means that memory was lacking. */
+/* The same for what a constructor has returned: then NULL means out of memory. */
 static bool attach_new(struct scan *s, struct json_object *value)
 {
 	return value ? attach(s, value) : no_memory(s);
@@ -446,7 +446,7 @@ static bool scan_literal(struct scan *s, const char *word)
 	return true;
 }
 
-/* Makes room for one more frame. False: memory is lacking. */
+/* Makes room for one more frame. False: out of memory. */
 static bool grow_frames(struct scan *s)
 {
 	if (s->depth < s->frames_cap)

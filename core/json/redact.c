@@ -208,7 +208,7 @@ bool acp_redact_needed(const char *text, size_t len, const char *api_key_prefix)
 	return find_credential(&s, &at, api_key_prefix) > 0;
 }
 
-/* The redacted form of a string, in a buffer that the caller releases. False when memory is lacking. */
+/* The redacted form of a string, in a buffer that the caller releases. False when out of memory. */
 static bool redact_into(struct acp_buf *buf, const char *text, size_t len, const char *api_key_prefix)
 {
 	acp_buf_init(buf, len * GROWTH_MAX + sizeof ACP_REDACTED);
@@ -348,7 +348,7 @@ void acp_redact_in_place(char *text, size_t size, const char *api_key_prefix)
 	}
 	acp_buf_init(&clean, 4 * size);
 	acp_redact_text(&clean, text, len, api_key_prefix);
-	/* Rather nothing than a secret, where memory is lacking. */
+	/* Rather nothing than a secret, where out of memory. */
 	snprintf(text, size, "%s", acp_buf_ok(&clean) && clean.ptr ? clean.ptr : "");
 	acp_utf8_trim(text);
 	acp_buf_release(&clean);

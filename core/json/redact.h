@@ -29,7 +29,7 @@ bool acp_redact_needed(const char *text, size_t len, const char *api_key_prefix)
 void acp_redact_in_place(char *text, size_t size, const char *api_key_prefix);
 
 /* A deep copy of value in which both rules were applied to every member and string; numbers are written shortly in it.
- * The caller owns it. *out is NULL for null. False when memory is lacking. */
+ * The caller owns it. *out is NULL for null. False when out of memory. */
 bool acp_redact_copy(struct json_object *value, const char *api_key_prefix, struct json_object **out) ACP_MUSTCHECK;
 
 /* The same for who only reads it: where there is nothing to replace, *out is value itself with one more reference. */

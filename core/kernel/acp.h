@@ -38,8 +38,8 @@ struct acp_action {
 	bool changes_access;                 /* changes keys, or what they may do */
 	bool supports_dry_run;
 	bool billable;
-	int rate_limit;      /* calls a minute and key, where fewer than usual; 0: the usual limit */
-	const char *ceiling; /* what it makes more of, where that has a ceiling (ceilings.def); NULL: nothing */
+	int rate_limit;           /* calls a minute and key, where fewer than usual; 0: the usual limit */
+	const char *ceiling;      /* what it makes more of, where that has a ceiling (ceilings.def); NULL: nothing */
 	const char *billing_unit; /* NULL, "call", "token", "row" or "sec" */
 };
 
@@ -73,7 +73,7 @@ const char *acp_call_tenant(const struct acp_call *call); /* UUID text */
 const struct acp_kernel *acp_call_kernel(const struct acp_call *call);
 
 /* An impact object with empty creates, updates, deletes, side_effects and warnings; risk: low, medium or high.
- * NULL when memory is lacking. */
+ * NULL when out of memory. */
 struct json_object *acp_impact(const char *risk);
 
 #endif

@@ -268,7 +268,7 @@ static struct json_object *outcome_json(const struct delivery *d, int status, co
 	return NULL;
 }
 
-/* Makes the attempt; what came of it, or NULL when memory is lacking. */
+/* Makes the attempt; what came of it, or NULL when out of memory. */
 static struct json_object *attempt(const struct acp_config *config, const struct delivery *d)
 {
 	char error[320];

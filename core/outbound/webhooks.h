@@ -2,7 +2,7 @@
  * allowed, when to try again, and one delivery from the queue to its end.
  *
  * Events are queued by the hub in the transaction of their cause; the host calls acp_webhooks_deliver() from a thread
- * of its own (fcgi/courier.c). A receiver gets each delivery at least once, always with the same webhook-id. */
+ * of its own (fcgi/delivery_worker.c). A receiver gets each delivery at least once, always with the same webhook-id. */
 #ifndef ACP_WEBHOOKS_H
 #define ACP_WEBHOOKS_H
 
@@ -18,7 +18,7 @@
 bool acp_webhook_url_ok(const struct acp_config *config, const char *url, char *why, size_t why_size) ACP_MUSTCHECK;
 
 /* Makes a secret: its text for the tenant, to be shown once, and what is stored: sealed with a key that follows from
- * the pepper and the webhook's id, in hex. False: memory is lacking. */
+ * the pepper and the webhook's id, in hex. False: out of memory. */
 bool acp_webhook_new_secret(const struct acp_config *config, const char *webhook_id, char text[ACP_WEBHOOK_SECRET_TEXT],
 			    char sealed_hex[ACP_WEBHOOK_SEALED_HEX]) ACP_MUSTCHECK;
 
@@ -38,7 +38,7 @@ double acp_webhook_retry_delay(int64_t attempt, uint32_t random);
 enum acp_webhooks_step {
 	ACP_WEBHOOKS_SENT,   /* an attempt was made; there may be more to send */
 	ACP_WEBHOOKS_IDLE,   /* nothing is due */
-	ACP_WEBHOOKS_TROUBLE /* the hub is away or memory is lacking: wait before the next call */
+	ACP_WEBHOOKS_TROUBLE /* the hub is away or out of memory: wait before the next call */
 };
 
 /* Takes one delivery that is due and makes one attempt, which ends within some 15 seconds. */

@@ -21,7 +21,7 @@ enum acp_outbox_step {
 	ACP_OUTBOX_DONE,    /* what was taken is done */
 	ACP_OUTBOX_FAILED,  /* an attempt was made and failed; it is due again later, or dead */
 	ACP_OUTBOX_IDLE,    /* nothing is due, or what was named is done or being executed by another */
-	ACP_OUTBOX_TROUBLE, /* the hub is away or memory is lacking: wait before the next call */
+	ACP_OUTBOX_TROUBLE, /* the hub is away or out of memory: wait before the next call */
 };
 
 /* Takes one obligation that is due and makes one attempt, which ends within a minute. */

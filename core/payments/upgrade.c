@@ -203,7 +203,7 @@ static enum acp_code check_rate(struct upgrade *up)
 	if (!up->kernel->limits)
 		return ACP_OK;
 	snprintf(name, sizeof name, "upgrade %s", up->tenant_id);
-	acp_ratelimit_take(up->kernel->limits, name, CLICKS, WINDOW, acp_monotonic_us(), &rate);
+	acp_ratelimit_acquire(up->kernel->limits, name, CLICKS, WINDOW, acp_monotonic_us(), &rate);
 	if (rate.allowed)
 		return ACP_OK;
 	fail(up, ACP_RATE_LIMITED, "this tenant asks too often for a checkout; wait a minute");

@@ -7,7 +7,7 @@
 #include <arpa/inet.h>
 
 /* The caller's text, redacted as a whole, then cut at a character boundary, in out; *member points to it, or to
- * nothing where there is no text. False: memory is lacking. */
+ * nothing where there is no text. False: out of memory. */
 static bool keep_text(const char **member, char out[ACP_EVENT_TEXT_MAX + 1], const char *text,
 		      const char *api_key_prefix)
 {

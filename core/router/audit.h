@@ -7,8 +7,8 @@
 
 struct acp_call;
 
-/* The event of a call as it stands. It borrows from the call; release it with acp_event_release. False: memory is
- * lacking. */
+/* The event of a call as it stands. It borrows from the call; release it with acp_event_release. False: out of
+ * memory. */
 bool acp_audit_event(const struct acp_call *call, struct acp_event *event) ACP_MUSTCHECK;
 
 /* The trace id of a valid W3C traceparent header (NULL: none). False: there is none to go by. */

@@ -181,7 +181,7 @@ static bool add_text(struct json_object *array, const struct acp_buf *text)
 	return false;
 }
 
-/* Which limits the call was held to. NULL: memory is lacking. */
+/* Which limits the call was held to. NULL: out of memory. */
 static struct json_object *constraints_of(const struct acp_call *call)
 {
 	char memory[80];
@@ -238,7 +238,7 @@ bool acp_envelope_prepare(struct acp_call *call)
 	return acp_buf_ok(out) && acp_buf_reserve(out, WARNING_MAX);
 }
 
-/* The error's body with the members that are particular to it. NULL: memory is lacking. */
+/* The error's body with the members that are particular to it. NULL: out of memory. */
 static struct json_object *refusal_body(struct acp_call *call)
 {
 	struct json_object *body = acp_error_body(call->code, call->request->request_id, call->error, call->field);

@@ -10,8 +10,8 @@ enum acp_code acp_envelope_parse(struct acp_call *call) ACP_MUSTCHECK;
 /* Checks the members and fills call->action_name, params, idempotency_key, dry_run. */
 enum acp_code acp_envelope_check(struct acp_call *call) ACP_MUSTCHECK;
 
-/* Makes the body of a success, and writes it where the host wants it, before the call is one. False: memory is
- * lacking. */
+/* Makes the body of a success, and writes it where the host wants it, before the call is one. False: out of
+ * memory. */
 bool acp_envelope_prepare(struct acp_call *call) ACP_MUSTCHECK;
 
 /* Makes the reply from the call's outcome. The result's data moves into it. */
@@ -27,7 +27,7 @@ enum acp_code acp_body_parse(const struct acp_config *config, const struct acp_r
 enum acp_code acp_body_parse_within(const struct acp_json_limits *limits, const struct acp_request *request,
 				    struct json_object **out, char error[256], char field[280]) ACP_MUSTCHECK;
 
-/* An error reply body: ok, request_id, error, code, retryable only where extra says so. NULL: memory is lacking. */
+/* An error reply body: ok, request_id, error, code, retryable only where extra says so. NULL: out of memory. */
 struct json_object *acp_error_body(enum acp_code code, const char *request_id, const char *error, const char *field);
 
 #endif

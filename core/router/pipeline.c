@@ -100,8 +100,8 @@ static enum acp_code check_rate(struct acp_call *call)
 	limit = (own && own < limit ? own : limit) / config->rate_limit_hosts;
 	rate_name(call, name);
 	call->rate_taken_us = acp_monotonic_us();
-	acp_ratelimit_take(call->kernel->limits, name, limit > 0 ? limit : 1, RATE_WINDOW, call->rate_taken_us,
-			   &call->rate);
+	acp_ratelimit_acquire(call->kernel->limits, name, limit > 0 ? limit : 1, RATE_WINDOW, call->rate_taken_us,
+			      &call->rate);
 	if (call->rate.allowed)
 		return ACP_OK;
 	call->retry_after = (int)call->rate.reset;
@@ -111,13 +111,13 @@ static enum acp_code check_rate(struct acp_call *call)
 }
 
 /* What a later rule refused is not counted against the rate: of several limits, none is charged unless all allow. */
-static void give_back_rate(struct acp_call *call)
+static void release_rate(struct acp_call *call)
 {
 	char name[160];
 	if (!call->rate.allowed || call->code == ACP_RATE_LIMITED || acp_code_outcome(call->code) != ACP_DENIED)
 		return;
 	rate_name(call, name);
-	acp_ratelimit_give_back(call->kernel->limits, name, RATE_WINDOW, call->rate_taken_us);
+	acp_ratelimit_release(call->kernel->limits, name, RATE_WINDOW, call->rate_taken_us);
 	call->rate.remaining++;
 }
 
@@ -300,7 +300,7 @@ static void record_exit(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	undo(call);
-	give_back_rate(call);
+	release_rate(call);
 	if (call->recorded)
 		return;
 	struct acp_event event;

@@ -18,7 +18,7 @@ struct acp_request {
 	size_t body_len;
 	bool body_too_large; /* the host kept only a part: the size limit was passed */
 	bool body_broken;    /* the body did not arrive whole */
-	bool body_lost;      /* it did, but memory was lacking to keep it */
+	bool body_lost;      /* it did, but there was no memory to keep it */
 	uint64_t started_us; /* acp_monotonic_us() when the request was complete */
 	struct acp_buf *out; /* where the host writes replies; NULL: nowhere. With it, the reply of a success is written
 			      * before the call is one, so that a lack of memory cannot lose it */
@@ -35,7 +35,7 @@ struct acp_reply {
 	bool replayed;            /* Idempotency-Replayed: true */
 	/* Idempotency-Key: under which a write that came without one may be repeated; "" = none. */
 	char idempotency_key[ACP_UUID_LEN];
-	bool written;             /* the request's out holds the body as text already */
+	bool written; /* the request's out holds the body as text already */
 
 	/* for the log line of the request; "" where unknown */
 	char tenant_id[ACP_UUID_LEN];
@@ -52,7 +52,7 @@ void acp_manage(const struct acp_kernel *kernel, const struct acp_request *reque
 typedef void acp_answered(void *arg, struct acp_reply *reply);
 void acp_manage_later(struct acp_call *call, const struct acp_kernel *kernel, const struct acp_request *request,
 		      acp_answered *answered, void *arg);
-struct acp_call *acp_call_new(void) ACP_MUSTCHECK; /* NULL: memory is lacking */
+struct acp_call *acp_call_new(void) ACP_MUSTCHECK; /* NULL: out of memory */
 void acp_call_free(struct acp_call *call);         /* no call may be on its way */
 
 #endif

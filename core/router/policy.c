@@ -37,7 +37,7 @@ void acp_policy_note(struct json_object *decision)
 			fault);
 }
 
-static enum acp_code obey(struct acp_call *call)
+static enum acp_code apply_decision(struct acp_call *call)
 {
 	const char *decision = acp_json_string(call->decision, "decision");
 	const char *reason = acp_json_string(call->decision, "reason");
@@ -72,7 +72,7 @@ enum acp_code acp_policy_check(struct acp_call *call)
 	json_object_put(query);
 	acp_policy_note(call->decision);
 	if (code == ACP_OK)
-		return obey(call);
+		return apply_decision(call);
 	/* An approval was to be asked for, and nobody knows whether it was: the policies were there to ask. */
 	bool asked = code == ACP_OUTCOME_UNKNOWN;
 	if (code != ACP_UNAVAILABLE && !asked) /* they could not be evaluated: one of them may say no */

@@ -160,8 +160,8 @@ static int64_t seconds_to_place(const struct slot *slot, uint64_t length, uint64
 	return (int64_t)((length * COUNTS + 999999) / 1000000);
 }
 
-void acp_ratelimit_take(struct acp_ratelimit *limits, const char *name, int64_t limit, int64_t window, uint64_t now,
-			struct acp_rate *out)
+void acp_ratelimit_acquire(struct acp_ratelimit *limits, const char *name, int64_t limit, int64_t window, uint64_t now,
+			   struct acp_rate *out)
 {
 	uint8_t id[ID_LEN];
 	uint64_t length = span_length(window);
@@ -181,7 +181,7 @@ void acp_ratelimit_take(struct acp_ratelimit *limits, const char *name, int64_t 
 	pthread_mutex_unlock(&set->lock);
 }
 
-void acp_ratelimit_give_back(struct acp_ratelimit *limits, const char *name, int64_t window, uint64_t now)
+void acp_ratelimit_release(struct acp_ratelimit *limits, const char *name, int64_t window, uint64_t now)
 {
 	uint8_t id[ID_LEN];
 	uint64_t span = now / span_length(window);

@@ -25,12 +25,12 @@ struct acp_rate {
 struct acp_ratelimit *acp_ratelimit_open(const char *zone, char *why, size_t why_size) ACP_MUSTCHECK;
 void acp_ratelimit_close(struct acp_ratelimit *table);
 
-/* Takes a place for an event of this name at now (microseconds of a clock that all processes of the host share), or
+/* Acquires a place for an event of this name at now (microseconds of a clock that all processes of the host share), or
  * refuses; a refusal counts nothing. limit >= 1; 1 <= window <= 86400. */
-void acp_ratelimit_take(struct acp_ratelimit *table, const char *name, int64_t limit, int64_t window, uint64_t now,
-			struct acp_rate *out);
+void acp_ratelimit_acquire(struct acp_ratelimit *table, const char *name, int64_t limit, int64_t window, uint64_t now,
+			   struct acp_rate *out);
 
-/* Gives back the place that was taken at now: what came after refused. */
-void acp_ratelimit_give_back(struct acp_ratelimit *table, const char *name, int64_t window, uint64_t now);
+/* Releases the place that was acquired at now: what came after refused. */
+void acp_ratelimit_release(struct acp_ratelimit *table, const char *name, int64_t window, uint64_t now);
 
 #endif

@@ -16,7 +16,7 @@ struct draft {
 	bool ok;
 };
 
-/* Parses JSON written with ' for ", as constants of this file are. NULL: memory is lacking (or the constant is wrong,
+/* Parses JSON written with ' for ", as constants of this file are. NULL: out of memory (or the constant is wrong,
  * which the tests would find). */
 static struct json_object *from(const char *text)
 {

@@ -5,11 +5,11 @@
 
 #include "kernel.h"
 
-/* The document; owned by the caller. NULL: memory is lacking. */
+/* The document; owned by the caller. NULL: out of memory. */
 struct json_object *acp_openapi(const struct acp_kernel *kernel);
 
-/* The document as text, made once for a kernel whose entries and hub stand; owned by the caller (free). NULL: memory is
- * lacking. */
+/* The document as text, made once for a kernel whose entries and hub stand; owned by the caller (free). NULL: out of
+ * memory. */
 char *acp_openapi_text(const struct acp_kernel *kernel);
 
 #endif

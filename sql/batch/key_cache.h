@@ -1,10 +1,10 @@
 /* key_cache.h - API keys known to one process, so that most calls need not query PostgreSQL for the caller.
  *
- * Every answer of the database names the tenants that changed since the last one (acp.news), so the cache is right as
- * of the query of the newest answer. A cached key is used only while that query is younger than the lease: a change
- * applies to every call that starts a lease after its commit, whatever else happens (contract section 1 allows 100 ms).
- * Under load the answers to the audit writer renew the lease continuously; an idle process queries. Changes by another
- * process of this host apply at once: that process raises a counter that all of them read. Private to sql/. */
+ * Every answer of the database names the tenants that changed since the last one (acp.change_feed), so the cache is
+ * right as of the query of the newest answer. A cached key is used only while that query is younger than the lease: a
+ * change applies to every call that starts a lease after its commit, whatever else happens (contract section 1 allows
+ * 100 ms). Under load the answers to the audit writer renew the lease continuously; an idle process queries. Changes by
+ * another process of this host apply at once: that process raises a counter that all of them read. Private to sql/. */
 #ifndef ACP_KEY_CACHE_H
 #define ACP_KEY_CACHE_H
 
@@ -14,7 +14,7 @@
 struct acp_key_cache;
 
 /* The change feed part of an answer. */
-struct acp_news {
+struct acp_change_feed {
 	int64_t since;       /* version from which changes were requested */
 	uint64_t asked_us;   /* monotonic time before the query */
 	uint64_t seen;       /* value of the change counter before the query */
@@ -30,10 +30,10 @@ void acp_key_cache_free(struct acp_key_cache *cache);
 
 /* Call before a query: fills since (the start of the change feed), asked_us and seen; *ask_clock: also query the
  * clock. */
-void acp_key_cache_ask(struct acp_key_cache *cache, struct acp_news *news, bool *ask_clock);
+void acp_key_cache_ask(struct acp_key_cache *cache, struct acp_change_feed *feed, bool *ask_clock);
 
 /* Applies the change feed: drops changed entries and renews the lease. */
-void acp_key_cache_hear(struct acp_key_cache *cache, const struct acp_news *news);
+void acp_key_cache_apply(struct acp_key_cache *cache, const struct acp_change_feed *feed);
 
 /* Stores the answer about a key. expires_us: end of the key, microseconds since 1970; 0: never. */
 void acp_key_cache_put(struct acp_key_cache *cache, const uint8_t key_hash[ACP_SHA256_LEN],

@@ -32,7 +32,7 @@ struct acp_db_pool {
 	char *url;
 	struct acp_db_limits limits;
 	pthread_mutex_t lock;
-	pthread_cond_t given[ACP_DB_PURPOSES];
+	pthread_cond_t released[ACP_DB_PURPOSES];
 	struct acp_db_conn *idle; /* last in, first out: the others may age and be replaced */
 	int count;                /* connections that exist or are being made, without those with a late commit */
 	int writing;              /* connections taken for writing, including late ones */
@@ -143,8 +143,8 @@ struct acp_db_pool *acp_db_pool_new(const char *url, const struct acp_db_limits 
 	}
 	pool->limits = *limits;
 	pthread_mutex_init(&pool->lock, NULL);
-	for (size_t i = 0; i < ACP_COUNT(pool->given); i++)
-		acp_monotonic_cond(&pool->given[i]);
+	for (size_t i = 0; i < ACP_COUNT(pool->released); i++)
+		acp_monotonic_cond(&pool->released[i]);
 	return pool;
 }
 
@@ -162,8 +162,8 @@ void acp_db_pool_free(struct acp_db_pool *pool)
 		pool->idle = conn->next;
 		acp_db_close(conn);
 	}
-	for (size_t i = 0; i < ACP_COUNT(pool->given); i++)
-		pthread_cond_destroy(&pool->given[i]);
+	for (size_t i = 0; i < ACP_COUNT(pool->released); i++)
+		pthread_cond_destroy(&pool->released[i]);
 	pthread_mutex_destroy(&pool->lock);
 	acp_wipe(pool->url, strlen(pool->url));
 	free(pool->url);
@@ -176,8 +176,8 @@ static void free_place(struct acp_db_pool *pool, bool counted, bool writes)
 	pthread_mutex_lock(&pool->lock);
 	pool->count -= counted;
 	pool->writing -= writes;
-	for (size_t i = 0; i < ACP_COUNT(pool->given); i++)
-		pthread_cond_signal(&pool->given[i]);
+	for (size_t i = 0; i < ACP_COUNT(pool->released); i++)
+		pthread_cond_signal(&pool->released[i]);
 	pthread_mutex_unlock(&pool->lock);
 }
 
@@ -193,7 +193,7 @@ static bool died_idle(struct acp_db_conn *conn)
 
 /* Takes a live idle connection, or returns NULL. The caller holds the lock. A writer does not take a connection on
  * which a commit may be late; it makes a new one. A reader may use it. */
-static struct acp_db_conn *take_idle(struct acp_db_pool *pool, enum acp_db_purpose purpose)
+static struct acp_db_conn *pop_idle(struct acp_db_pool *pool, enum acp_db_purpose purpose)
 {
 	bool doubted = false;
 	while (pool->idle && !doubted) {
@@ -283,7 +283,7 @@ bool acp_db_away(struct acp_db_pool *pool)
 	return atomic_load(&pool->away_until) != 0;
 }
 
-void acp_db_stands_still(struct acp_db_pool *pool)
+void acp_db_unresponsive(struct acp_db_pool *pool)
 {
 	if (!acp_db_away(pool))
 		note_away(pool);
@@ -324,7 +324,7 @@ static bool wait_until(struct acp_db_pool *pool, enum acp_db_purpose purpose, co
 {
 	int waited = 0;
 	while (!has_place(pool, purpose) && waited != ETIMEDOUT)
-		waited = pthread_cond_timedwait(&pool->given[purpose], &pool->lock, until);
+		waited = pthread_cond_timedwait(&pool->released[purpose], &pool->lock, until);
 	return has_place(pool, purpose);
 }
 
@@ -344,18 +344,18 @@ static bool wait_for_place(struct acp_db_pool *pool, enum acp_db_purpose purpose
 }
 
 /* Takes an idle connection (*conn) or the right to make one (*conn NULL). False: the pool is full. */
-static bool take_place(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_conn **conn)
+static bool acquire_place(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_conn **conn)
 {
 	pthread_mutex_lock(&pool->lock);
 	bool found = wait_for_place(pool, purpose);
-	*conn = found ? take_idle(pool, purpose) : NULL;
+	*conn = found ? pop_idle(pool, purpose) : NULL;
 	pool->count += found && !*conn;
 	pool->writing += found && purpose == ACP_DB_TO_WRITE;
 	pthread_mutex_unlock(&pool->lock);
 	return found;
 }
 
-struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_error *error)
+struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_error *error)
 {
 	bool tries = false;
 	struct acp_db_conn *conn;
@@ -369,7 +369,7 @@ struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, enum acp_db_purpose pu
 			note_away(pool); /* this caller was the one to try, and it may not */
 		return NULL;
 	}
-	if (!take_place(pool, purpose, &conn)) {
+	if (!acquire_place(pool, purpose, &conn)) {
 		set_error(error, "every connection of the pool is busy (db_connections)");
 		error->timed_out = true;
 		if (acp_db_away(pool))
@@ -401,7 +401,7 @@ static bool put_back(struct acp_db_pool *pool, struct acp_db_conn *conn)
 	return true;
 }
 
-void acp_db_give(struct acp_db_pool *pool, struct acp_db_conn *conn)
+void acp_db_release(struct acp_db_pool *pool, struct acp_db_conn *conn)
 {
 	bool good = !conn->lost && !acp_db_in_transaction(conn);
 	bool writes = conn->writes;
@@ -863,12 +863,12 @@ static enum acp_db_status write_within(struct acp_db_pool *pool, enum acp_db_pur
 {
 	enum acp_db_status status = ACP_DB_AWAY;
 	for (int attempt = 0; attempt < 2 && status == ACP_DB_AWAY; attempt++) {
-		struct acp_db_conn *conn = acp_db_take(pool, purpose, error);
+		struct acp_db_conn *conn = acp_db_acquire(pool, purpose, error);
 		if (!conn)
 			return ACP_DB_AWAY;
 		conn->commit_timeout_ms = commit_timeout_ms;
 		status = acp_db_transact(conn, sql, count, values, timeout_ms, result, error);
-		acp_db_give(pool, conn);
+		acp_db_release(pool, conn);
 		if (status == ACP_DB_AWAY && error->timed_out)
 			break;
 	}
@@ -893,14 +893,14 @@ static enum acp_db_status read_once(struct acp_db_pool *pool, const struct acp_d
 				    const char *const *values, int timeout_ms, PGresult **result,
 				    struct acp_db_error *error)
 {
-	struct acp_db_conn *conn = acp_db_take(pool, ACP_DB_TO_READ, error);
+	struct acp_db_conn *conn = acp_db_acquire(pool, ACP_DB_TO_READ, error);
 	if (!conn)
 		return ACP_DB_AWAY;
 	enum acp_db_status status =
 		statement->name
 			? acp_db_exec_again(conn, statement, values, NULL, timeout_ms, result, error)
 			: acp_db_exec(conn, statement->sql, statement->count, values, timeout_ms, result, error);
-	acp_db_give(pool, conn);
+	acp_db_release(pool, conn);
 	return status;
 }
 

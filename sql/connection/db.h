@@ -63,16 +63,16 @@ enum acp_db_purpose { ACP_DB_TO_READ, ACP_DB_TO_WRITE, ACP_DB_TO_STORE, ACP_DB_P
 /* Takes a live idle connection, or connects; waits at most the time-out of the pool. NULL with a reason in error: also
  * if the purpose is not reading, a commit got no answer within the statement time-out, and another caller is testing
  * the server. */
-struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_error *error);
+struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_error *error);
 
 /* True if the server did not answer the last attempt. */
 bool acp_db_away(struct acp_db_pool *pool);
 
 /* Marks the server as away: a statement that waits for nothing got no answer in time. */
-void acp_db_stands_still(struct acp_db_pool *pool);
+void acp_db_unresponsive(struct acp_db_pool *pool);
 
 /* Gives a connection back. A lost connection, or one in a transaction, is closed. */
-void acp_db_give(struct acp_db_pool *pool, struct acp_db_conn *conn);
+void acp_db_release(struct acp_db_pool *pool, struct acp_db_conn *conn);
 
 /* Runs one statement that changes nothing or is part of a transaction, with text parameters (NULL = null). *result is
  * set on ACP_DB_OK only; release it with PQclear. It may be NULL for statements whose rows do not matter.

@@ -68,7 +68,7 @@ static void copy_column(char *out, size_t size, const PGresult *rows, int column
 	snprintf(out, size, "%s", PQgetvalue(rows, 0, column));
 }
 
-/* Where memory is lacking: a text that is no JSON, so that the database refuses the whole statement. */
+/* Out of memory: a text that is no JSON, so that the database refuses the whole statement. */
 static const char *event_text(struct json_object *event)
 {
 	size_t len;
@@ -119,28 +119,28 @@ static enum acp_code ask_who(struct acp_pg_plane *pg, const uint8_t key_hash[ACP
 	char hash[2 * ACP_SHA256_LEN + 3];
 	char since[24];
 	acp_db_bytea(key_hash, ACP_SHA256_LEN, hash);
-	struct acp_news news = {0};
+	struct acp_change_feed feed = {0};
 	bool ask_clock; /* this statement tells the clock anyway */
-	acp_key_cache_ask(pg->keys, &news, &ask_clock);
-	snprintf(since, sizeof since, "%lld", (long long)news.since);
+	acp_key_cache_ask(pg->keys, &feed, &ask_clock);
+	snprintf(since, sizeof since, "%lld", (long long)feed.since);
 	const char *values[] = {hash, since};
 	enum acp_db_status status = acp_db_read_again(pg->pool, &statement, values, &rows, &error);
 	/* It takes no time and waits for nobody's lock, as an action's reads may. */
 	if (status == ACP_DB_AWAY && error.timed_out)
-		acp_db_stands_still(pg->pool);
+		acp_db_unresponsive(pg->pool);
 	enum acp_code code = code_of(status, &error, "authenticate");
 	if (code != ACP_OK)
 		return code;
-	news.version = number_column(rows, VERSION_COLUMN, 0);
-	news.changed = PQgetvalue(rows, 0, CHANGED_COLUMN);
-	news.at_us = number_column(rows, CLOCK_COLUMN, 0);
-	acp_key_cache_hear(pg->keys, &news);
+	feed.version = number_column(rows, VERSION_COLUMN, 0);
+	feed.changed = PQgetvalue(rows, 0, CHANGED_COLUMN);
+	feed.at_us = number_column(rows, CLOCK_COLUMN, 0);
+	acp_key_cache_apply(pg->keys, &feed);
 	copy_column(out->ts, sizeof out->ts, rows, 0);
 	if (PQgetisnull(rows, 0, 1)) {
 		code = ACP_INVALID_API_KEY;
 	} else {
 		read_principal(rows, out);
-		acp_key_cache_put(pg->keys, key_hash, out, number_column(rows, 9, 0), news.version);
+		acp_key_cache_put(pg->keys, key_hash, out, number_column(rows, 9, 0), feed.version);
 	}
 	PQclear(rows);
 	return code;
@@ -309,7 +309,7 @@ static void read_refusal(enum acp_code code, const struct acp_db_error *error, s
 
 static void end_tx(struct acp_tx *tx)
 {
-	acp_db_give(tx->pg->pool, tx->conn);
+	acp_db_release(tx->pg->pool, tx->conn);
 	free(tx);
 }
 
@@ -322,7 +322,7 @@ static enum acp_code begin(void *self, bool read_only, struct acp_tx **out)
 		return ACP_INTERNAL_ERROR;
 	tx->pg = pg;
 	tx->read_only = read_only;
-	tx->conn = acp_db_take(pg->pool, read_only ? ACP_DB_TO_READ : ACP_DB_TO_WRITE, &error);
+	tx->conn = acp_db_acquire(pg->pool, read_only ? ACP_DB_TO_READ : ACP_DB_TO_WRITE, &error);
 	if (!tx->conn) {
 		free(tx);
 		return code_of(ACP_DB_AWAY, &error, "begin");

@@ -143,26 +143,26 @@ static struct acp_outbound_request to_server(void)
 
 /* Sends in a thread of its own, whose kept connections end with it: a server that waits for the next request would
  * otherwise never end. */
-struct errand {
+struct job {
 	const struct acp_outbound_request *request;
 	struct acp_outbound_reply *reply;
 	enum acp_outbound_result result;
 };
 
-static void *run_errand(void *arg)
+static void *run_job(void *arg)
 {
-	struct errand *errand = arg;
-	errand->result = acp_outbound_send(errand->request, errand->reply);
+	struct job *job = arg;
+	job->result = acp_outbound_send(job->request, job->reply);
 	return NULL;
 }
 
 static enum acp_outbound_result ask(const struct acp_outbound_request *request, struct acp_outbound_reply *reply)
 {
-	struct errand errand = {request, reply, ACP_OUTBOUND_FAILED};
+	struct job job = {request, reply, ACP_OUTBOUND_FAILED};
 	pthread_t thread;
-	CU_ASSERT_FATAL(pthread_create(&thread, NULL, run_errand, &errand) == 0);
+	CU_ASSERT_FATAL(pthread_create(&thread, NULL, run_job, &job) == 0);
 	pthread_join(thread, NULL);
-	return errand.result;
+	return job.result;
 }
 
 /* The result of the request; its error must hold this text, and nothing of the query. */
