@@ -13,11 +13,11 @@
 
 enum {
 	STRIPES = 8,
-	ACTIONS = 256, /* the first is for those that find no place */
+	ACTIONS = 256, /* the first counts all actions for which no slot is left */
 	ACTION_NAME = 120,
 	PROCESSES = 1024,
 	STATUSES = 24,
-	BUCKETS = 14, /* the last one has no bound */
+	BUCKETS = 14, /* the last one has no upper bound */
 	OUTCOMES = 4,
 };
 
@@ -25,14 +25,14 @@ static const uint64_t bounds_us[BUCKETS - 1] = {1000,   2500,   5000,    10000, 
 						250000, 500000, 1000000, 2500000, 5000000, 10000000};
 static const char *const bound_names[BUCKETS] = {"0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1",
 						 "0.25",  "0.5",    "1",     "2.5",  "5",     "10",   "+Inf"};
-/* What is not in this list is counted as the last. */
+/* Any other status is counted as the last one. */
 static const int statuses[STATUSES] = {200, 201, 202, 204, 303, 304, 400, 401, 402, 403, 404, 405,
 				       409, 411, 413, 415, 422, 429, 500, 501, 502, 503, 504, 0};
 static const char *const outcome_names[OUTCOMES] = {"success", "replay", "denied", "error"};
 
 typedef atomic_uint_fast64_t number;
 
-/* Threads add to different stripes, so that they do not wait for each other's cache lines. */
+/* Threads add to different stripes, so that they do not contend for cache lines. */
 struct stripe {
 	number requests[ACP_METRICS_ENDPOINTS][STATUSES];
 	number within[ACP_METRICS_ENDPOINTS][BUCKETS]; /* not cumulative */
@@ -43,17 +43,17 @@ struct stripe {
 
 enum { EMPTY, CLAIMED, NAMED };
 
-/* A process that dies between claiming and naming leaves a place that nobody uses; there are enough. */
+/* A process that dies between claiming and naming leaves an unused slot; there are enough. */
 struct name {
 	atomic_int state;
 	char text[ACTION_NAME];
 };
 
-/* A process that lives, or has died and was not cleared away yet. */
+/* A live process, or a dead one that is not yet cleared away. */
 struct process {
 	atomic_int pid;   /* 0: free */
-	uint64_t started; /* ticks after the host's start: tells a process from another with its number */
-	uint64_t ticks;   /* of processor time, as it was seen last */
+	uint64_t started; /* in ticks after the host's start: tells apart processes with the same pid */
+	uint64_t ticks;   /* of processor time, when last read */
 	number serving;
 	int workers;
 };
@@ -64,12 +64,12 @@ struct board {
 	struct stripe stripes[STRIPES];
 	struct name actions[ACTIONS];
 	struct process processes[PROCESSES];
-	uint64_t gone_ticks; /* of processes that are no more */
+	uint64_t gone_ticks; /* of dead processes */
 };
 
 struct acp_metrics {
 	struct board *board;
-	struct process *self; /* NULL: there are too many */
+	struct process *self; /* NULL: too many processes */
 	const char *const *endpoints;
 };
 
@@ -82,7 +82,7 @@ static uint32_t mix(uint32_t hash, const char *text)
 	return (hash ^ '\n') * 16777619u;
 }
 
-/* A program that counts otherwise has other places for its numbers: what they mean is part of the name. */
+/* The layout is part of the name, so that a version with another layout uses another memory. */
 static uint32_t layout(const char *const *endpoints)
 {
 	uint32_t hash = 2166136261u ^ (uint32_t)sizeof(struct board);
@@ -219,7 +219,7 @@ struct acp_metrics *acp_metrics_open(const char *zone, const char *const *endpoi
 {
 	char name[128];
 	struct acp_metrics *metrics = calloc(1, sizeof *metrics);
-	/* The user is part of the name: nobody else's numbers, nobody else's rights. */
+	/* The user is part of the name: each user has its own numbers. */
 	snprintf(name, sizeof name, "/acp-fcgi-%u-m%08x-%.64s", (unsigned)geteuid(), (unsigned)layout(endpoints), zone);
 	int fd = metrics ? shm_open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
 	if (fd >= 0)
@@ -269,7 +269,7 @@ static struct stripe *own_stripe(struct board *board)
 	return &board->stripes[mine - 1];
 }
 
-/* True when the place has this name, or got it now. */
+/* True when the slot has this name, or was given it now. */
 static bool is_named(struct name *place, const char *name)
 {
 	int state = atomic_load_explicit(&place->state, memory_order_acquire);
@@ -283,8 +283,8 @@ static bool is_named(struct name *place, const char *name)
 	return true;
 }
 
-/* The number of an action. Two processes that name one at the same moment may give it two places: they are added up
- * when they are read. */
+/* The number of an action. Two processes that name an action at the same moment may give it two slots; reading adds
+ * them up. */
 static size_t action_number(struct board *board, const char *action)
 {
 	if (strlen(action) >= ACTION_NAME)
@@ -347,7 +347,8 @@ void acp_metrics_end(struct acp_metrics *metrics, const struct acp_served *serve
 
 /* Reading ------------------------------------------------------------------------------------------------------- */
 
-/* A number over all stripes, of which every one has it at the same place. Each only grows, so the sum does. */
+/* The sum of a number over all stripes; in_first points to it in the first one. Each number only grows, so the sum does
+ * too. */
 static uint64_t sum(const number *in_first)
 {
 	uint64_t total = 0;
@@ -372,7 +373,7 @@ static void write_requests(const struct acp_metrics *metrics, struct acp_buf *ou
 			char status[12] = "other";
 			if (statuses[s])
 				snprintf(status, sizeof status, "%d", statuses[s]);
-			/* A success is there from the beginning: what begins at 1 has no rate. */
+			/* Report success from the beginning, because a counter that first appears as 1 has no rate. */
 			if (count || s == 0)
 				acp_buf_printf(out, "acp_requests_total{endpoint=\"%s\",code=\"%s\"} %llu\n",
 					       metrics->endpoints[e], status, (unsigned long long)count);
@@ -410,7 +411,7 @@ static void write_errors(const struct acp_metrics *metrics, struct acp_buf *out)
 				       (unsigned long long)sum(&first->errors[code]));
 }
 
-/* Has an earlier place the same name? */
+/* Does an earlier slot have the same name? */
 static bool is_second(const struct board *board, size_t place)
 {
 	for (size_t i = 1; i < place; i++)
@@ -444,7 +445,7 @@ static void write_calls(const struct acp_metrics *metrics, struct acp_buf *out)
 	}
 }
 
-/* What the living processes are together. */
+/* Totals over the live processes. */
 struct census {
 	uint64_t processes, workers, serving, resident, ticks, oldest, threads;
 };
@@ -481,7 +482,7 @@ static void write_gauge(struct acp_buf *out, const char *name, const char *help,
 	acp_buf_printf(out, "%s %llu\n", name, (unsigned long long)value);
 }
 
-/* Seconds since 1970 of so many ticks after the host's start. */
+/* The Unix time, in seconds, of so many ticks after the host's start. */
 static double time_of(uint64_t ticks, double per_second)
 {
 	struct timespec now, up;

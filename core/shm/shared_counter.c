@@ -7,14 +7,14 @@
 #include <unistd.h>
 
 struct acp_shared_counter {
-	atomic_uint_fast64_t *value; /* a fresh file reads as 0 */
+	atomic_uint_fast64_t *value; /* 0 in a new file */
 };
 
 struct acp_shared_counter *acp_shared_counter_open(const char *name, char *why, size_t why_size)
 {
 	char path[128];
 	struct acp_shared_counter *counter = calloc(1, sizeof *counter);
-	/* The user is part of the name: nobody else's counter, nobody else's rights. */
+	/* The user is part of the name: each user has its own counter. */
 	snprintf(path, sizeof path, "/acp-fcgi-%u-%.64s", (unsigned)geteuid(), name);
 	int fd = counter ? shm_open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
 	void *at = fd >= 0 && ftruncate(fd, sizeof *counter->value) == 0
