@@ -15,8 +15,8 @@ struct applicant {
 	const char *product;
 	struct json_object *body;
 	const char *agent_id, *email, *organization_name;
-	const char *idempotency_key; /* the client's, or the one below */
-	char own_key[ACP_UUID_LEN];  /* for who sends none, should the outcome not be known */
+	const char *idempotency_key; /* the client's, or own_key */
+	char own_key[ACP_UUID_LEN];  /* used when the client sends no key, in case the outcome is not known */
 	enum acp_code code;
 	char error[256];
 	char field[280];
@@ -57,8 +57,8 @@ static bool agent_id_ok(const char *id)
 	return true;
 }
 
-/* The address forms people have (RFC 5321 without quoted local parts and address literals): dot-separated atoms, and
- * a domain of at least two labels. */
+/* Common e-mail addresses (RFC 5321 without quoted local parts and address literals): dot-separated atoms, and a domain
+ * of at least two labels. */
 static bool email_ok(const char *email)
 {
 	static const char atom[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-/=?^_`{|}~.";
@@ -82,7 +82,7 @@ static bool email_ok(const char *email)
 	}
 }
 
-/* A string member: *value is NULL where it is missing. */
+/* Reads a string member. *value is NULL when it is missing. */
 static bool take_string(struct applicant *a, const char *name, bool required, const char **value)
 {
 	char field[64];
@@ -108,7 +108,7 @@ static size_t characters(const char *text)
 	return count;
 }
 
-/* Registering is free and open to everybody, so it has limits of its own: for one address, and over all. */
+/* Onboarding is free and open to everybody, so it has its own rate limits: one per address, and one in total. */
 static enum acp_code check_rate(struct applicant *a, struct acp_reply *reply)
 {
 	enum { HOUR = 3600 };
@@ -132,7 +132,7 @@ static enum acp_code check_rate(struct applicant *a, struct acp_reply *reply)
 		      (long long)reply->rate.reset);
 }
 
-/* Whoever repeats an onboarding under its key is given the tenant's API key again: ours cannot be guessed. */
+/* Repeating an onboarding with its key returns the tenant's API key again, so a key made here must be unguessable. */
 static void choose_key(struct applicant *a)
 {
 	acp_uuid(a->own_key);
@@ -166,8 +166,8 @@ static enum acp_code read_application(struct applicant *a)
 	return ACP_OK;
 }
 
-/* The key of an onboarding follows from the salt that is stored, the pepper, and the Idempotency-Key that is not
- * stored: so the first reply can be given again, and nobody can make the key from the database alone. */
+/* Derives the new API key from the stored salt, the pepper, and the Idempotency-Key, which is not stored. So the first
+ * reply can be repeated, and the database alone is not enough to make the key. */
 static void derive_key(const struct applicant *a, const char *salt, char out[ACP_KEY_MAX])
 {
 	static const char purpose[] = "acp-fcgi onboarding key v1|";
@@ -181,7 +181,7 @@ static void derive_key(const struct applicant *a, const char *salt, char out[ACP
 	acp_wipe(text, sizeof text);
 }
 
-/* The Idempotency-Key as it is stored: it leads to a credential, so only its HMAC is. */
+/* The stored form of the Idempotency-Key: only an HMAC, because the key gives access to a credential. */
 static void stored_idempotency_key(const struct applicant *a, char hex[ACP_SHA256_HEX])
 {
 	static const char purpose[] = "acp-fcgi onboarding idempotency v1|";
@@ -208,11 +208,11 @@ static struct json_object *event_json(const struct applicant *a)
 	return json;
 }
 
-/* Repo C is asked for a customer before the reply. While it is away or slow the customer is made later, from the
- * outbox: the obligation was committed with the tenant. */
+/* Asks Repo C for a customer before the reply. If it is unreachable or slow, the outbox makes the customer later: the
+ * obligation was committed with the tenant. */
 static void make_customer(const struct applicant *a)
 {
-	enum { WITHIN_MS = 1700 }; /* of the request's start; the reply is promised within 2 s */
+	enum { WITHIN_MS = 1700 }; /* counted from the request's start; the reply is promised within 2 s */
 	char obligation[ACP_OBLIGATION_MAX + 1];
 	int64_t spent_ms = (int64_t)(acp_monotonic_us() - a->request->started_us) / 1000;
 	snprintf(obligation, sizeof obligation, "customer-%s", a->tenant.tenant_id);
@@ -247,7 +247,7 @@ static struct json_object *example_request(const struct applicant *a)
 	return NULL;
 }
 
-/* NULL: memory is lacking. */
+/* NULL: out of memory. */
 static struct json_object *setup_steps(void)
 {
 	static const char *const steps[] = {
@@ -404,10 +404,10 @@ static enum acp_code enrol(struct applicant *a)
 		return welcome_again(a);
 	if (in.customer)
 		make_customer(a);
-	/* The hub may have chosen other ids; a text of the same length needs no memory. */
+	/* The hub may have chosen other ids. Setting a text of the same length needs no memory. */
 	json_object_set_string(acp_json_member(a->welcome, "tenant_uuid"), a->tenant.tenant_id);
 	json_object_set_string(acp_json_member(a->welcome, "api_key_id"), a->tenant.api_key_id);
-	if (!end_welcome(a)) /* the tenant is there: its key matters more than the rest */
+	if (!end_welcome(a)) /* the tenant exists: returning its key matters more than the rest */
 		acp_log(ACP_LOG_WARNING, "request %s: memory is lacking: onboarded without upgrade_info or pricing",
 			a->request->request_id);
 	return ACP_OK;
@@ -420,7 +420,7 @@ static void record_refusal(struct applicant *a)
 	struct acp_event event;
 	const struct acp_settlement end = {.event = &event};
 	bool made = make_event(a, &event);
-	/* The hub may have made the tenant, or may still do so. */
+	/* The hub may have made the tenant, or may still make it. */
 	if (a->code == ACP_OUTCOME_UNKNOWN)
 		event.unless_onboarded = a->tenant.api_key_id;
 	if (!made || plane->record(plane->self, &end) != ACP_OK) {
