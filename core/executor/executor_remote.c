@@ -9,14 +9,14 @@
 enum {
 	CONNECT_MS = 5000,
 	TIMEOUT_MS = 10000,
-	LEAST_MS = 100,  /* what an executor can be given */
-	MARGIN_MS = 100, /* of our time for the way there and back */
+	LEAST_MS = 100,  /* the shortest timeout given to an executor */
+	MARGIN_MS = 100, /* part of our time reserved for the network */
 	LONGEST_MS = 60000,
 	REPLY_MAX = 8 << 20,
 };
 
 struct remote {
-	struct acp_executor executor; /* first: what is handed out points here */
+	struct acp_executor executor; /* must be first: callers hold a pointer to this member */
 	const struct acp_config *config;
 };
 
@@ -35,7 +35,7 @@ static int left_ms(const struct errand *errand)
 	return now < errand->deadline_us ? (int)((errand->deadline_us - now) / 1000) : 0;
 }
 
-/* What is sent ----------------------------------------------------------------------------------------------------- */
+/* Request ---------------------------------------------------------------------------------------------------------- */
 
 static bool add_hash(struct json_object *body, const struct acp_execution *what)
 {
@@ -108,7 +108,7 @@ static enum acp_outbound_result send_once(const struct errand *errand, struct js
 		.connect_timeout_ms = ms < CONNECT_MS ? ms : CONNECT_MS,
 		.timeout_ms = ms > 0 ? ms : 1,
 		.max_reply = REPLY_MAX,
-		.allow_private = true, /* the operator's own setting */
+		.allow_private = true, /* the operator set this address */
 		.allow_http = strncmp(config->executor_url, "http:", 5) == 0,
 		.keep_alive = true,
 	};
@@ -117,7 +117,7 @@ static enum acp_outbound_result send_once(const struct errand *errand, struct js
 	return result;
 }
 
-/* What comes back ------------------------------------------------------------------------------------------------ */
+/* Reply ---------------------------------------------------------------------------------------------------------- */
 
 /* Not executed, as far as we know; not the vendor's doing. */
 static void fail_there(struct errand *errand, enum acp_outbound_result result, const struct acp_outbound_reply *reply)
