@@ -4,7 +4,7 @@
 
 enum { SEALED_MAX = 64 << 20 };
 
-/* HMAC of the pepper over a purpose and the parts that make a key or a fingerprint particular. */
+/* HMAC with the pepper over a purpose and the parts that identify a key or a fingerprint. */
 static void derive(const struct acp_call *call, const char *purpose, const char *text, size_t len,
 		   uint8_t out[ACP_SHA256_LEN])
 {
@@ -92,7 +92,7 @@ enum acp_code acp_idempotency_claim(struct acp_call *call)
 	else if (code == ACP_OK && claim.verdict == ACP_CLAIM_MISMATCH)
 		code = ACP_IDEMPOTENCY_MISMATCH;
 	free(claim.sealed);
-	/* One that may have come about is given back with the call's row; nothing else was done. */
+	/* A claim that may have been made is released with the call's row; nothing else was done. */
 	call->claimed = code == ACP_OK || code == ACP_OUTCOME_UNKNOWN;
 	if (code == ACP_OUTCOME_UNKNOWN)
 		code = ACP_UNAVAILABLE;
@@ -117,14 +117,14 @@ static bool seal_result(const struct acp_call *call, struct acp_buf *sealed)
 	acp_wipe(key, sizeof key);
 	free(room);
 	if (text.len)
-		acp_wipe(text.ptr, text.len); /* it may hold a key that is shown once */
+		acp_wipe(text.ptr, text.len); /* it may hold a key that is shown only once */
 	acp_buf_release(&text);
 	return ok && acp_buf_ok(sealed);
 }
 
 bool acp_idempotency_seal(struct acp_call *call, struct acp_buf *sealed, struct acp_settlement *end)
 {
-	/* Where the effect is not in the database, a result there would tell nothing of it. */
+	/* Only when the database also holds the effect does a result stored there prove anything. */
 	bool own = !call->idempotency_key && call->tx && call->entry->action->writes;
 	acp_buf_init(sealed, SEALED_MAX);
 	if (!call->claimed && !own)
