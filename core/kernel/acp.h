@@ -66,7 +66,7 @@ enum acp_code acp_call_sql(struct acp_call *call, const char *function, struct j
 enum acp_code acp_call_fail(struct acp_call *call, enum acp_code code, const char *field, const char *format, ...)
 	ACP_PRINTF(4, 5);
 
-int64_t acp_call_rate_limit(const struct acp_call *call); /* calls per minute: the usual limit, or the key's if higher */
+int64_t acp_call_rate_limit(const struct acp_call *call); /* calls per minute: usual, or the key's if higher */
 bool acp_call_has_scope(const struct acp_call *call, const char *scope); /* does the calling key have it? */
 bool acp_call_dry_run(const struct acp_call *call);
 const char *acp_call_tenant(const struct acp_call *call); /* UUID text */

@@ -21,7 +21,7 @@ struct acp_execution {
 /* The outcome of an execution. */
 struct acp_executed {
 	bool ok;
-	bool retry;               /* not ok: the same execution may succeed later (unreachable, too busy, unknown outcome) */
+	bool retry;               /* not ok: the same execution may succeed later (unreachable, busy, unknown) */
 	int status;               /* HTTP status of the vendor; 0: none was received */
 	struct json_object *data; /* of a success; owned by the caller (acp_executed_release) */
 	struct json_object *meta; /* for the audit row: resource_type, resource_id, …; may be NULL; owned too */
