@@ -2,7 +2,7 @@
  *
  * Usage: replay                    all targets, each over $top_srcdir/tests/fuzz/corpus/TARGET
  *        replay TARGET PATH…       one target over files and folders
- * Each target runs in a process of its own; its last line is "suite fuzz-TARGET: P passed, F failed". */
+ * Each target runs in its own process; its last line is "suite fuzz-TARGET: P passed, F failed". */
 #include "fuzz.h"
 
 #include <dirent.h>
@@ -11,10 +11,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* What the process of a target tells its parent, also when it dies. */
+/* The progress that a target's process reports to its parent, even when it dies. */
 struct progress {
 	int passed;
-	char path[1024]; /* of the file at hand */
+	char path[1024]; /* of the current file */
 };
 static struct progress *progress;
 
@@ -28,7 +28,7 @@ static void run_file(const struct fuzz_named *target, const char *path)
 		_exit(1);
 	}
 	size_t size = (size_t)status.st_size;
-	uint8_t *bytes = malloc(size ? size : 1); /* of exactly its size: reading past the end shows */
+	uint8_t *bytes = malloc(size ? size : 1); /* of exactly its size, so that a read past the end is detected */
 	if (!bytes || fread(bytes, 1, size, file) != size) {
 		fprintf(stderr, "%s: cannot be read whole\n", path);
 		_exit(1);
@@ -64,7 +64,7 @@ static void run_path(const struct fuzz_named *target, const char *path)
 	free(names);
 }
 
-/* paths: up to a NULL. A corpus without files is a failure: it must not look like one that passed. */
+/* paths: terminated by NULL. A corpus without files is a failure: it must not look like one that passed. */
 static bool run_target(const struct fuzz_named *target, char **paths)
 {
 	int status = 0;
@@ -75,7 +75,7 @@ static bool run_target(const struct fuzz_named *target, char **paths)
 		while (*paths)
 			run_path(target, *paths++);
 		*progress->path = '\0';
-		exit(0); /* leaks are looked for here */
+		exit(0); /* leaks are checked here */
 	}
 	bool ok = child > 0 && waitpid(child, &status, 0) == child && status == 0 && progress->passed > 0;
 	if (!ok)
