@@ -162,12 +162,12 @@ static void read_used(const char *list, struct batch *batch)
 	}
 }
 
-static void read_news(struct acp_writer *writer, const PGresult *rows, struct acp_news *news)
+static void apply_feed(struct acp_writer *writer, const PGresult *rows, struct acp_change_feed *feed)
 {
-	news->version = strtoll(PQgetvalue(rows, 0, 1), NULL, 10);
-	news->changed = PQgetvalue(rows, 0, 2);
-	news->at_us = strtoll(PQgetvalue(rows, 0, 3), NULL, 10); /* null reads as 0 */
-	acp_key_cache_hear(writer->cache, news);
+	feed->version = strtoll(PQgetvalue(rows, 0, 1), NULL, 10);
+	feed->changed = PQgetvalue(rows, 0, 2);
+	feed->at_us = strtoll(PQgetvalue(rows, 0, 3), NULL, 10); /* null reads as 0 */
+	acp_key_cache_apply(writer->cache, feed);
 }
 
 static enum acp_db_status send_batch(struct acp_writer *writer, struct acp_db_conn *conn, struct batch *batch,
@@ -196,9 +196,9 @@ static enum acp_db_status send_batch(struct acp_writer *writer, struct acp_db_co
 	for (size_t i = 0; i <= ACP_COLUMNS; i++)
 		formats[i] = 1;
 	bool ask_clock;
-	struct acp_news news = {0};
-	acp_key_cache_ask(writer->cache, &news, &ask_clock);
-	snprintf(since, sizeof since, "%lld", (long long)news.since);
+	struct acp_change_feed feed = {0};
+	acp_key_cache_ask(writer->cache, &feed, &ask_clock);
+	snprintf(since, sizeof since, "%lld", (long long)feed.since);
 	values[ACP_COLUMNS + 1] = writer->options.free_limit;
 	values[ACP_COLUMNS + 2] = writer->options.warn_at_percent;
 	values[ACP_COLUMNS + 3] = again ? "t" : "f";
@@ -211,7 +211,7 @@ static enum acp_db_status send_batch(struct acp_writer *writer, struct acp_db_co
 	if (status != ACP_DB_OK)
 		return status;
 	read_used(PQgetvalue(rows, 0, 0), batch);
-	read_news(writer, rows, &news);
+	apply_feed(writer, rows, &feed);
 	PQclear(rows);
 	return ACP_DB_OK;
 }
@@ -295,11 +295,11 @@ static enum acp_db_status send_rows(struct acp_writer *writer, struct acp_db_con
 	char head[2 * ACP_SHA256_LEN + 3];
 	char since[24];
 	bool ask_clock;
-	struct acp_news news = {0};
+	struct acp_change_feed feed = {0};
 	PGresult *answer = NULL;
-	acp_key_cache_ask(writer->cache, &news, &ask_clock);
+	acp_key_cache_ask(writer->cache, &feed, &ask_clock);
 	snprintf(seq, sizeof seq, "%lld", (long long)batch->chain->end.seq);
-	snprintf(since, sizeof since, "%lld", (long long)news.since);
+	snprintf(since, sizeof since, "%lld", (long long)feed.since);
 	acp_db_bytea(batch->chain->end.head, ACP_SHA256_LEN, head);
 	const char *const values[LINKS_PARAMS] = {rows->ptr,
 						  seq,
@@ -318,7 +318,7 @@ static enum acp_db_status send_rows(struct acp_writer *writer, struct acp_db_con
 		return status;
 	if (!PQgetisnull(answer, 0, 0))
 		read_used(PQgetvalue(answer, 0, 0), batch);
-	read_news(writer, answer, &news);
+	apply_feed(writer, answer, &feed);
 	PQclear(answer);
 	return ACP_DB_OK;
 }

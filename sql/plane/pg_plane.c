@@ -119,10 +119,10 @@ static enum acp_code ask_who(struct acp_pg_plane *pg, const uint8_t key_hash[ACP
 	char hash[2 * ACP_SHA256_LEN + 3];
 	char since[24];
 	acp_db_bytea(key_hash, ACP_SHA256_LEN, hash);
-	struct acp_news news = {0};
+	struct acp_change_feed feed = {0};
 	bool ask_clock; /* this statement tells the clock anyway */
-	acp_key_cache_ask(pg->keys, &news, &ask_clock);
-	snprintf(since, sizeof since, "%lld", (long long)news.since);
+	acp_key_cache_ask(pg->keys, &feed, &ask_clock);
+	snprintf(since, sizeof since, "%lld", (long long)feed.since);
 	const char *values[] = {hash, since};
 	enum acp_db_status status = acp_db_read_again(pg->pool, &statement, values, &rows, &error);
 	/* It takes no time and waits for nobody's lock, as an action's reads may. */
@@ -131,16 +131,16 @@ static enum acp_code ask_who(struct acp_pg_plane *pg, const uint8_t key_hash[ACP
 	enum acp_code code = code_of(status, &error, "authenticate");
 	if (code != ACP_OK)
 		return code;
-	news.version = number_column(rows, VERSION_COLUMN, 0);
-	news.changed = PQgetvalue(rows, 0, CHANGED_COLUMN);
-	news.at_us = number_column(rows, CLOCK_COLUMN, 0);
-	acp_key_cache_hear(pg->keys, &news);
+	feed.version = number_column(rows, VERSION_COLUMN, 0);
+	feed.changed = PQgetvalue(rows, 0, CHANGED_COLUMN);
+	feed.at_us = number_column(rows, CLOCK_COLUMN, 0);
+	acp_key_cache_apply(pg->keys, &feed);
 	copy_column(out->ts, sizeof out->ts, rows, 0);
 	if (PQgetisnull(rows, 0, 1)) {
 		code = ACP_INVALID_API_KEY;
 	} else {
 		read_principal(rows, out);
-		acp_key_cache_put(pg->keys, key_hash, out, number_column(rows, 9, 0), news.version);
+		acp_key_cache_put(pg->keys, key_hash, out, number_column(rows, 9, 0), feed.version);
 	}
 	PQclear(rows);
 	return code;

@@ -1201,7 +1201,7 @@ static void know_keys(void)
 	static const struct acp_principal owner = {.tenant_id = FAKE_TENANT, .scopes = " manage.read "};
 	static const uint8_t key[ACP_SHA256_LEN] = {1, 2, 3};
 	struct acp_principal seen = {.tenant_id = ""};
-	struct acp_news news = {.since = 0};
+	struct acp_change_feed feed = {.since = 0};
 	bool ask_clock;
 	char counter[64];
 	snprintf(counter, sizeof counter, "torture-%d", (int)getpid());
@@ -1209,10 +1209,10 @@ static void know_keys(void)
 	struct acp_shared_counter *changed = acp_shared_counter_open(counter, why, sizeof why);
 	struct acp_key_cache *cache = changed ? acp_key_cache_new(60000, changed) : NULL;
 	if (cache) {
-		acp_key_cache_ask(cache, &news, &ask_clock);
-		news.version = 1;
-		news.changed = "";
-		acp_key_cache_hear(cache, &news);
+		acp_key_cache_ask(cache, &feed, &ask_clock);
+		feed.version = 1;
+		feed.changed = "";
+		acp_key_cache_apply(cache, &feed);
 		acp_key_cache_put(cache, key, &owner, 0, 1);
 		started = acp_key_cache_get(cache, key, 0, &seen) && strcmp(seen.tenant_id, FAKE_TENANT) == 0;
 		acp_key_cache_free(cache);
