@@ -47,5 +47,5 @@ void acp_endpoint_console(const struct acp_kernel *kernel, const struct acp_http
 		response->code = acp_code_name(ACP_OK);
 		return;
 	}
-	acp_http_nothing(http, kernel->config, "there is nothing at this path; the console is at %/console", response);
+	acp_http_nothing(http, kernel->config, "no such path; the console is at %/console", response);
 }

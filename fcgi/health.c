@@ -49,7 +49,7 @@ void acp_endpoint_ready(const struct acp_kernel *kernel, const struct acp_http *
 	char why[512] = "";
 	if (!acp_http_require_get(http, response))
 		return;
-	if (kernel->plane->ready(kernel->plane->self, why, sizeof why) == ACP_OK) {
+	if (kernel->plane->upkeep.ready(kernel->plane->self, why, sizeof why) == ACP_OK) {
 		answer_ok(http, healthy(http, "ready"), response);
 		return;
 	}

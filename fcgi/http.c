@@ -246,7 +246,7 @@ static void write_no_memory(const struct acp_http *http, struct acp_buf *out)
 	acp_buf_clear(out);
 	acp_buf_puts(out, "{\"ok\":false,\"request_id\":\"");
 	acp_buf_puts(out, http->request_id);
-	acp_buf_puts(out, "\",\"error\":\"memory is lacking to answer; the request may have been done\","
+	acp_buf_puts(out, "\",\"error\":\"out of memory; the request may have been done\","
 			  "\"code\":\"INTERNAL_ERROR\"}");
 }
 

@@ -45,8 +45,8 @@ static void answer(const struct acp_kernel *kernel, const struct acp_hub_endpoin
 
 void acp_endpoint_hub(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
 {
-	if (!kernel->hub || !kernel->plane->hub) {
-		acp_http_error(http, ACP_NOT_FOUND, "there is nothing at this path", response);
+	if (!kernel->hub || !kernel->plane->hub.answer) {
+		acp_http_error(http, ACP_NOT_FOUND, "no such path", response);
 		return;
 	}
 	if (!acp_hub_key_ok(kernel, http->bearer)) {
@@ -56,7 +56,7 @@ void acp_endpoint_hub(const struct acp_kernel *kernel, const struct acp_http *ht
 	}
 	const struct acp_hub_endpoint *endpoint = acp_hub_find(kernel->hub, http->path + strlen("/functions/v1/"));
 	if (!endpoint) {
-		acp_http_error(http, ACP_NOT_FOUND, "there is nothing at this path", response);
+		acp_http_error(http, ACP_NOT_FOUND, "no such path", response);
 		return;
 	}
 	bool readable = acp_hub_query_names(endpoint) != NULL;

@@ -6,7 +6,7 @@
 #include "actions_dir.h"
 
 struct acp_live;
-struct acp_lease; /* one request's hold on a kernel */
+struct acp_kernel_ref; /* a counted reference: one for each request, and one for being in force */
 
 /* What every kernel of the process shares; each may be NULL. They stay the caller's. */
 struct acp_live_parts {
@@ -22,8 +22,11 @@ struct acp_live *acp_live_new(const struct acp_config *config, const struct acp_
 			      size_t why_size) ACP_MUSTCHECK;
 void acp_live_free(struct acp_live *live); /* no request may hold a kernel */
 
-const struct acp_kernel *acp_live_take(struct acp_live *live, struct acp_lease **lease);
-void acp_live_give(struct acp_live *live, struct acp_lease *lease);
+/* The kernel in force, for one request; *ref is to be released when the request has ended. Never fails. */
+const struct acp_kernel *acp_live_acquire(struct acp_live *live, struct acp_kernel_ref **ref);
+
+/* Ends the request's use; the last one releases a kernel that is no longer in force. */
+void acp_live_release(struct acp_live *live, struct acp_kernel_ref *ref);
 
 /* Reads actions_dir again. False with the reason in why: then the old kernel stays. */
 bool acp_live_reload(struct acp_live *live, char *why, size_t why_size) ACP_MUSTCHECK;

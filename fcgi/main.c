@@ -88,6 +88,8 @@ static int run(struct acp_config *config, struct acp_actions **actions, const ch
 	}
 	if (kind == ACP_LISTEN_STDIN)
 		fit_to_manager(config);
+	if (*config->notice)
+		acp_log(ACP_LOG_WARNING, "%s", config->notice);
 	acp_log(ACP_LOG_INFO, "acp-fcgi " ACP_VERSION " starts: %lld workers in %lld processes",
 		(long long)config->workers, (long long)config->processes);
 	int status = kind == ACP_LISTEN_STDIN && config->processes == 1
@@ -111,6 +113,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "acp.fcgi: %s\n", why);
 		return EXIT_CONFIG_ERROR;
 	}
+	if (*config.notice && (options.print || options.check))
+		fprintf(stderr, "acp.fcgi: %s\n", config.notice);
 	if (options.print) {
 		acp_config_print(&config, stdout);
 		status = 0;

@@ -45,7 +45,7 @@ static void write_gauge(struct json_object *gauge, struct acp_buf *out)
 static void write_database(const struct acp_control_plane *plane, struct acp_buf *out)
 {
 	struct json_object *gauges = NULL;
-	bool up = plane->gauges && plane->gauges(plane->self, &gauges) == ACP_OK;
+	bool up = plane->upkeep.gauges && plane->upkeep.gauges(plane->self, &gauges) == ACP_OK;
 	acp_metrics_head(out, "acp_db_up", "gauge", "1: the database answers; 0: it does not.");
 	acp_buf_printf(out, "acp_db_up %d\n", up);
 	for (size_t i = 0; up && i < json_object_array_length(gauges); i++)

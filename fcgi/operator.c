@@ -35,11 +35,10 @@ static void answer(const struct acp_http *http, enum acp_code code, const char *
 }
 
 /* Calls the control plane; releases what. */
-static enum acp_code ask(const struct acp_kernel *kernel, const char *function, struct json_object *what,
+static enum acp_code ask(const struct acp_kernel *kernel, acp_plane_question *question, struct json_object *what,
 			 struct json_object **reply, struct acp_refusal *refusal)
 {
-	enum acp_code code =
-		what ? kernel->plane->console(kernel->plane->self, function, what, reply, refusal) : ACP_INTERNAL_ERROR;
+	enum acp_code code = what ? question(kernel->plane->self, what, reply, refusal) : ACP_INTERNAL_ERROR;
 	json_object_put(what);
 	return code;
 }
@@ -68,7 +67,7 @@ static void open_session(const struct acp_kernel *kernel, const struct acp_http 
 		acp_json_add_string(what, "link", link);
 		acp_json_add_string(what, "session", session);
 	}
-	enum acp_code code = ask(kernel, "console_open", what, &reply, &refusal);
+	enum acp_code code = ask(kernel, kernel->plane->console.open, what, &reply, &refusal);
 	if (code == ACP_OK && !acp_json_add_secret(reply, "session", token))
 		code = ACP_INTERNAL_ERROR;
 	answer(http, code, refusal.message, "", reply, response);
@@ -113,7 +112,7 @@ static void show_data(const struct acp_kernel *kernel, const struct acp_http *ht
 		acp_json_add_string(what, "period", asked ? period : NULL);
 		acp_json_add(what, "free_limit", json_object_new_int64(kernel->config->free_calls_limit));
 	}
-	enum acp_code code = ask(kernel, "console_data", what, &reply, &refusal);
+	enum acp_code code = ask(kernel, kernel->plane->console.data, what, &reply, &refusal);
 	if (code == ACP_OK)
 		add_journal(kernel, reply);
 	answer(http, code, refusal.message, "", reply, response);
@@ -122,13 +121,12 @@ static void show_data(const struct acp_kernel *kernel, const struct acp_http *ht
 void acp_endpoint_operator(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
 {
 	const char *part = http->path + strlen("/console/operator/");
-	if (!kernel->plane->console)
+	if (!kernel->plane->console.open)
 		acp_http_error(http, ACP_NOT_FOUND, "this installation has no database to show", response);
 	else if (strcmp(part, "session") == 0)
 		open_session(kernel, http, response);
 	else if (strcmp(part, "data") == 0)
 		show_data(kernel, http, response);
 	else
-		acp_http_nothing(http, kernel->config, "there is nothing at this path; the console is at %/console",
-				 response);
+		acp_http_nothing(http, kernel->config, "no such path; the console is at %/console", response);
 }

@@ -175,6 +175,8 @@ static void reload(struct supervisor *s)
 		acp_config_release(&fresh);
 		return;
 	}
+	if (*fresh.notice)
+		acp_log(ACP_LOG_WARNING, "%s", fresh.notice);
 	if (strcmp(fresh.listen, s->config->listen) != 0)
 		acp_log(ACP_LOG_WARNING, "listen = %s: a new socket needs a restart", fresh.listen);
 	acp_actions_free(*s->actions);

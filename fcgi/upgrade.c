@@ -6,7 +6,7 @@
 #include "auth.h"
 #include "endpoints.h"
 #include "envelope.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #include <time.h>
 

@@ -53,7 +53,7 @@ static void answer(const struct acp_kernel *kernel, const struct acp_http *http,
 		reply.code = fetch(kernel, http, get, asked ? period : NULL, &caller, &reply.body);
 	}
 	if (reply.code == ACP_OK) {
-		if (get == kernel->plane->get_usage)
+		if (get == kernel->plane->usage.get)
 			add_scopes(reply.body, caller.scopes);
 		acp_json_add(reply.body, "ok", json_object_new_boolean(true));
 		acp_json_add_string(reply.body, "request_id", http->request_id);
@@ -69,16 +69,16 @@ static void answer(const struct acp_kernel *kernel, const struct acp_http *http,
 
 void acp_endpoint_usage(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
 {
-	if (kernel->plane->get_usage)
-		answer(kernel, http, kernel->plane->get_usage, response);
+	if (kernel->plane->usage.get)
+		answer(kernel, http, kernel->plane->usage.get, response);
 	else
 		acp_http_error(http, ACP_NOT_FOUND, "this installation keeps no usage", response);
 }
 
 void acp_endpoint_invoice(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
 {
-	if (kernel->plane->get_invoice)
-		answer(kernel, http, kernel->plane->get_invoice, response);
+	if (kernel->plane->payments.get_invoice)
+		answer(kernel, http, kernel->plane->payments.get_invoice, response);
 	else
 		acp_http_error(http, ACP_NOT_FOUND, "this installation bills nothing", response);
 }

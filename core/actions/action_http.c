@@ -143,7 +143,7 @@ static bool take_meta(const struct acp_call *call, struct json_object *meta, str
 	if (!json_object_is_type(meta, json_type_object) || !acp_json_text(meta, JSON_C_TO_STRING_SPACED, &len) ||
 	    len > META_MAX)
 		return false;
-	return acp_redact_copy(meta, call->kernel->config->key_prefix, &result->meta);
+	return acp_redact_copy(meta, call->kernel->config->api_key_prefix, &result->meta);
 }
 
 static enum acp_code take_result(struct acp_call *call, struct json_object *document, struct acp_result *result)
@@ -173,7 +173,7 @@ static void error_text(const struct acp_call *call, struct json_object *document
 	const char *text = acp_json_string(document, "error");
 	acp_buf_init(&clean, BODY_MAX);
 	if (text)
-		acp_redact_text(&clean, text, strlen(text), call->kernel->config->key_prefix);
+		acp_redact_text(&clean, text, strlen(text), call->kernel->config->api_key_prefix);
 	size_t len = acp_buf_ok(&clean) ? clean.len : 0;
 	if (len > ERROR_MAX)
 		for (len = ERROR_MAX; len > 0 && ((unsigned char)clean.ptr[len] & 0xc0) == 0x80; len--)

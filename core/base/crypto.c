@@ -221,7 +221,7 @@ bool acp_is_uuid(const char *text)
 }
 
 enum { NONCE = 12, TAG = 16 };
-_Static_assert(NONCE + TAG == ACP_SEAL_EXTRA, "nonce, ciphertext, tag");
+_Static_assert(NONCE + TAG == ACP_ENCRYPT_EXTRA, "nonce, ciphertext, tag");
 
 /* Clear the error queue: libcrypto keeps its errors until they are read. */
 static bool end_cipher(EVP_CIPHER_CTX *ctx, bool ok)
@@ -250,7 +250,7 @@ static const EVP_CIPHER *cipher(void)
 #endif
 }
 
-bool acp_seal(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, uint8_t *out)
+bool acp_encrypt(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, uint8_t *out)
 {
 	int got = 0;
 	uint8_t *text = out + NONCE;
@@ -264,13 +264,13 @@ bool acp_seal(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, u
 	return end_cipher(ctx, ok);
 }
 
-bool acp_unseal(const uint8_t key[ACP_SHA256_LEN], const uint8_t *sealed, size_t len, uint8_t *out)
+bool acp_decrypt(const uint8_t key[ACP_SHA256_LEN], const uint8_t *sealed, size_t len, uint8_t *out)
 {
 	int got = 0;
 	uint8_t tag[TAG];
-	if (len < ACP_SEAL_EXTRA)
+	if (len < ACP_ENCRYPT_EXTRA)
 		return false;
-	size_t text_len = len - ACP_SEAL_EXTRA;
+	size_t text_len = len - ACP_ENCRYPT_EXTRA;
 	memcpy(tag, sealed + NONCE + text_len, TAG);
 	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
 	const EVP_CIPHER *aes = cipher();

@@ -41,13 +41,13 @@ void acp_uuid(char out[ACP_UUID_LEN]);
 /* True for the 8-4-4-4-12 hex form in either case. */
 bool acp_is_uuid(const char *text);
 
-/* Encrypts and authenticates (AES-256-GCM, random nonce): out gets len + ACP_SEAL_EXTRA bytes. False: memory is
- * lacking, and out holds nothing of use. */
-#define ACP_SEAL_EXTRA 28
-bool acp_seal(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, uint8_t *out) ACP_MUSTCHECK;
+/* Encrypts and authenticates (AES-256-GCM, random nonce): out gets len + ACP_ENCRYPT_EXTRA bytes. False: out of
+ * memory, and out holds nothing of use. */
+#define ACP_ENCRYPT_EXTRA 28
+bool acp_encrypt(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, uint8_t *out) ACP_MUSTCHECK;
 
-/* The reverse: out gets len - ACP_SEAL_EXTRA bytes. False: not sealed with this key, or changed since. */
-bool acp_unseal(const uint8_t key[ACP_SHA256_LEN], const uint8_t *sealed, size_t len, uint8_t *out) ACP_MUSTCHECK;
+/* The reverse: out gets len - ACP_ENCRYPT_EXTRA bytes. False: not encrypted with this key, or changed since. */
+bool acp_decrypt(const uint8_t key[ACP_SHA256_LEN], const uint8_t *sealed, size_t len, uint8_t *out) ACP_MUSTCHECK;
 
 /* Compares in constant time: the time does not depend on where the bytes differ. */
 bool acp_equal_const_time(const void *a, const void *b, size_t len);

@@ -1,17 +1,18 @@
-/* thread.h - whether a thread works for a caller, and which owner to notify while it blocks. */
+/* thread.h - threads that serve callers, threads in the background, and the replacement of one that waits. */
 #ifndef ACP_THREAD_H
 #define ACP_THREAD_H
 
 #include "attr.h"
 
-/* From now on this thread works for no caller: it does upkeep or delivers. It keeps to itself that a server is down, so
- * that a caller who comes the moment the server is back is not refused. */
-void acp_thread_serves_nobody(void);
+/* Marks this thread, for good, as a background thread: it does upkeep, or delivers. Its failures do not count as a sign
+ * that a server is down, so that a caller is not refused when the server has just come back. */
+void acp_thread_background(void);
 
+/* Does this thread serve callers? True unless it was marked. */
 bool acp_thread_has_caller(void);
 
-/* The functions that a thread calls when it starts a wait that may take long, so that another thread can serve
- * meanwhile, and when the wait is over. The thread itself calls both. */
+/* Callbacks of a thread's owner. The thread itself calls them: blocks before a wait that may take long, so that another
+ * thread can serve meanwhile, and goes_on after it. */
 struct acp_thread_owner {
 	void (*blocks)(void *arg);
 	void (*goes_on)(void *arg);

@@ -34,6 +34,11 @@ static const struct setting settings[] = {
 };
 _Static_assert(ACP_COUNT(settings) <= ACP_SETTINGS_MAX, "acp_config.given has a place for each setting");
 
+/* Settings by their names of before, which are still read. */
+static const struct {
+	const char *before, *now;
+} renamed[] = {{"key_prefix", "api_key_prefix"}};
+
 /* Names that deploy/demo writes for people and tests to source; they are not settings. */
 static const char *const foreign[] = {"ACP_CONFIG",        "ACP_URL",           "ACP_API_KEY",
 				      "ACP_LOW_SCOPE_KEY", "ACP_RESPONDER_PID", "ACP_POSTGRES_PID",
@@ -73,6 +78,19 @@ static const struct setting *find(const char *name)
 	for (size_t i = 0; i < ACP_COUNT(settings); i++)
 		if (strcmp(settings[i].name, name) == 0)
 			return &settings[i];
+	return NULL;
+}
+
+/* The same by a name of before, which is noted. NULL: no setting was called so. */
+static const struct setting *find_renamed(struct acp_config *config, const char *name)
+{
+	for (size_t i = 0; i < ACP_COUNT(renamed); i++) {
+		if (strcmp(renamed[i].before, name) != 0)
+			continue;
+		snprintf(config->notice, sizeof config->notice, "the setting %s is called %s now; please rename it",
+			 renamed[i].before, renamed[i].now);
+		return find(renamed[i].now);
+	}
 	return NULL;
 }
 
@@ -173,6 +191,8 @@ static bool assign(struct acp_config *config, const char *name, const char *valu
 			return set_from_file(config, secret, value, source);
 		}
 	}
+	if (!setting)
+		setting = find_renamed(config, name);
 	if (!setting)
 		return complain(source, "%s: there is no such setting (acp.fcgi --print-config lists them)", name);
 	config->given[setting - settings] = true;
@@ -290,7 +310,7 @@ static bool safe_url(const char *url)
 static bool service_key_ok(const struct acp_config *config, const char *key)
 {
 	size_t len = strlen(key);
-	return len >= 32 && len <= 900 && strncmp(key, config->key_prefix, strlen(config->key_prefix)) != 0;
+	return len >= 32 && len <= 900 && strncmp(key, config->api_key_prefix, strlen(config->api_key_prefix)) != 0;
 }
 
 /* Checks the settings of a kernel that has a hub, and those of a hub. */
@@ -364,9 +384,9 @@ static bool consistent(const struct acp_config *config, char *why, size_t why_si
 	struct source source = {"configuration", 0, why, why_size};
 	const char *prefix = config->url_prefix;
 	size_t prefix_len = strlen(prefix);
-	if (!acp_key_prefix_ok(config->key_prefix))
-		return complain(&source, "key_prefix = %s: must be 2 to 12 of a-z 0-9 followed by _",
-				config->key_prefix);
+	if (!acp_key_prefix_ok(config->api_key_prefix))
+		return complain(&source, "api_key_prefix = %s: must be 2 to 12 of a-z 0-9 followed by _",
+				config->api_key_prefix);
 	if (*config->key_pepper && strlen(config->key_pepper) < 32)
 		return complain(&source,
 				"key_pepper: must have at least 32 characters; make one with: openssl rand -hex 32");

@@ -23,11 +23,13 @@ struct acp_config {
 #undef ACP_SWITCH
 #undef ACP_CHOICE
 	bool given[ACP_SETTINGS_MAX]; /* by setting: true when it came from the file or the environment */
+	char notice[128];             /* a sentence for the operator (a setting has a new name), or "" */
 };
 
 /* Reads the defaults, then file (NULL: the one named by ACP_CONFIG, otherwise the installed one if it exists), then the
- * environment. Checks each value, and the values that depend on each other. Returns false with "file:line: reason" in
- * why; config is then empty. Release it with acp_config_release. */
+ * environment. Checks each value, and the values that depend on each other. A setting under its former name is accepted,
+ * with a notice. Returns false with "file:line: reason" in why; config is then empty. Release it with
+ * acp_config_release. */
 bool acp_config_load(struct acp_config *config, const char *file, char *why, size_t why_size) ACP_MUSTCHECK;
 void acp_config_release(struct acp_config *config);
 

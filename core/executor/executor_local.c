@@ -73,7 +73,7 @@ static enum acp_code check_and_run(const struct local *local, const struct acp_e
 	}
 	if (!acp_schema_check(local->schemas[i], what->params, &bad)) {
 		if (bad.no_memory) {
-			acp_executed_fail(out, "UNAVAILABLE", true, "memory is lacking; nothing was done");
+			acp_executed_fail(out, "UNAVAILABLE", true, "out of memory; nothing was done");
 			return ACP_UNAVAILABLE;
 		}
 		acp_executed_fail(out, "VALIDATION_ERROR", false, "/params%s %s", bad.pointer, bad.message);
@@ -122,7 +122,7 @@ static bool make_event(const struct local *local, const struct acp_request *requ
 	json_object_put(envelope);
 	if (!ok)
 		return false;
-	acp_redact_in_place(event->own.action, sizeof event->own.action, local->config->key_prefix);
+	acp_redact_in_place(event->own.action, sizeof event->own.action, local->config->api_key_prefix);
 	acp_utf8_trim(event->own.action);
 	event->actor_type = "system";
 	event->pack = code == ACP_NOT_FOUND ? NULL : "stripe";
@@ -133,7 +133,7 @@ static bool make_event(const struct local *local, const struct acp_request *requ
 	if (what->idempotency_key) {
 		snprintf(event->own.idempotency_key, sizeof event->own.idempotency_key, "%s", what->idempotency_key);
 		acp_redact_in_place(event->own.idempotency_key, sizeof event->own.idempotency_key,
-				    local->config->key_prefix);
+				    local->config->api_key_prefix);
 		acp_utf8_trim(event->own.idempotency_key);
 		event->idempotency_key = event->own.idempotency_key;
 	}
@@ -146,7 +146,7 @@ static bool record(const struct local *local, const struct acp_request *request,
 	struct acp_event event = {0};
 	const struct acp_settlement end = {.event = &event};
 	bool ok = make_event(local, request, request_hash, what, code, out, &event) &&
-		  local->plane->record(local->plane->self, &end) == ACP_OK;
+		  local->plane->call.record(local->plane->self, &end) == ACP_OK;
 	acp_event_release(&event);
 	return ok;
 }

@@ -41,7 +41,7 @@ static bool is(struct json_object *object, const char *name, const char *text)
 
 static bool broken(struct acp_executed *out)
 {
-	return acp_executed_fail(out, "INTERNAL_ERROR", true, "memory is lacking");
+	return acp_executed_fail(out, "INTERNAL_ERROR", true, "out of memory");
 }
 
 /* Every object in Stripe's answers has an id; an answer without one is invalid. */

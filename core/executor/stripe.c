@@ -151,8 +151,8 @@ static bool fail_answered(struct acp_stripe *stripe, const struct question *q, c
 }
 
 /* What came of one sending. *again: another one is worth it, after so many milliseconds at least. */
-static bool judge(struct acp_stripe *stripe, const struct question *q, enum acp_outbound_result result,
-		  const struct acp_outbound_reply *reply, struct json_object **out, int *again)
+static bool classify(struct acp_stripe *stripe, const struct question *q, enum acp_outbound_result result,
+		     const struct acp_outbound_reply *reply, struct json_object **out, int *again)
 {
 	bool replied = result == ACP_OUTBOUND_REPLIED;
 	bool good = replied && reply->status >= 200 && reply->status < 300;
@@ -178,7 +178,7 @@ static bool ask(struct acp_stripe *stripe, const struct question *q, struct json
 		int again = 0;
 		struct acp_outbound_reply reply;
 		enum acp_outbound_result result = send_once(stripe, q, &reply);
-		bool ok = judge(stripe, q, result, &reply, out, &again);
+		bool ok = classify(stripe, q, result, &reply, out, &again);
 		acp_buf_release(&reply.body);
 		if (ok || again < 0)
 			return ok;

@@ -5,6 +5,7 @@
 #include "log.h"
 #include "policy.h"
 #include "redact.h"
+#include "subkey.h"
 
 #include <arpa/inet.h>
 
@@ -15,8 +16,8 @@ typedef enum acp_code hub_check(struct hub_call *call);
 
 struct row {
 	const char *name;
-	const char *function; /* of the control plane */
-	const char *action;   /* for the log, and for the audit row when it changes something */
+	enum acp_hub_request request;
+	const char *action; /* for the log, and for the audit row when it changes something */
 	const char *summary;
 	const char *schema; /* of the body */
 	const char *query;  /* parameters of GET; NULL: POST only */
@@ -184,7 +185,7 @@ static enum acp_code take_event(struct hub_call *call, struct json_object *event
 		snprintf(field, sizeof field, "%s%s", at, fault);
 		return refuse(call, ACP_VALIDATION_ERROR, field, "%s %s", field, why);
 	}
-	return acp_redact_copy(event, call->kernel->config->key_prefix, out) ? ACP_OK : ACP_INTERNAL_ERROR;
+	return acp_redact_copy(event, call->kernel->config->api_key_prefix, out) ? ACP_OK : ACP_INTERNAL_ERROR;
 }
 
 /* One event or an array of them becomes {"events": […]}. */
@@ -307,34 +308,34 @@ static const char invoice_schema[] =
 /* clang-format on */
 
 static const struct row rows[] = {
-	{"tenants/create", "tenants_create", "hub.tenants.create", "Makes a free tenant without a key.", tenant_schema,
-	 NULL, check_tenant, 200, true, 0},
-	{"tenants/update", "tenants_update", "hub.tenants.update",
+	{"tenants/create", ACP_HUB_TENANTS_CREATE, "hub.tenants.create", "Makes a free tenant without a key.",
+	 tenant_schema, NULL, check_tenant, 200, true, 0},
+	{"tenants/update", ACP_HUB_TENANTS_UPDATE, "hub.tenants.update",
 	 "Changes tier, payment method, status or customer of a tenant.", update_schema, NULL, NULL, 200, true, 0},
-	{"usage", "usage", "hub.usage", "The usage of a tenant in a UTC month.", usage_schema,
+	{"usage", ACP_HUB_USAGE, "hub.usage", "The usage of a tenant in a UTC month.", usage_schema,
 	 "tenant_id period period_start period_end", NULL, 200, false, 0},
-	{"usage/reserve", "usage_reserve", "hub.usage.reserve", "Holds a place of the free allowance for a call.",
+	{"usage/reserve", ACP_HUB_USAGE_RESERVE, "hub.usage.reserve", "Holds a place of the free allowance for a call.",
 	 reserve_schema, NULL, check_moments, 200, false, 0},
-	{"usage/settle", "usage_settle", "hub.usage.settle",
+	{"usage/settle", ACP_HUB_USAGE_SETTLE, "hub.usage.settle",
 	 "Counts a call before it is committed, or gives its place back.", settle_schema, NULL, check_moments, 200,
 	 false, 0},
-	{"audit-ingest", "audit_ingest", "hub.audit-ingest",
+	{"audit-ingest", ACP_HUB_AUDIT_INGEST, "hub.audit-ingest",
 	 "Stores one audit event or an array of up to 1000, each once.", event_schema, NULL, check_events, 202, false,
 	 ACP_HUB_BODY_MAX},
-	{"audit-query", "audit_query", "hub.audit-query", "Reads audit events, newest first, page by page.",
+	{"audit-query", ACP_HUB_AUDIT_QUERY, "hub.audit-query", "Reads audit events, newest first, page by page.",
 	 query_schema, "tenant_id action_prefix status from to limit cursor", check_moments, 200, false, 0},
-	{"authorize", "authorize", "hub.authorize", "Asks the policies about a call.", authorize_schema, NULL, NULL,
-	 200, false, 0},
-	{"heartbeat", "heartbeat", "hub.heartbeat", "Tells that a kernel is alive.", heartbeat_schema, NULL, NULL, 200,
-	 false, 16384},
-	{"policy-propose", "policy_propose", "hub.policy-propose", "Proposes a policy for a tenant.", proposal_schema,
-	 NULL, check_proposal, 200, true, 0},
-	{"revoke", "revoke", "hub.revoke", "Revokes a key, or all keys of a tenant.", revoke_schema, NULL,
+	{"authorize", ACP_HUB_AUTHORIZE, "hub.authorize", "Asks the policies about a call.", authorize_schema, NULL,
+	 NULL, 200, false, 0},
+	{"heartbeat", ACP_HUB_HEARTBEAT, "hub.heartbeat", "Tells that a kernel is alive.", heartbeat_schema, NULL, NULL,
+	 200, false, 16384},
+	{"policy-propose", ACP_HUB_POLICY_PROPOSE, "hub.policy-propose", "Proposes a policy for a tenant.",
+	 proposal_schema, NULL, check_proposal, 200, true, 0},
+	{"revoke", ACP_HUB_REVOKE, "hub.revoke", "Revokes a key, or all keys of a tenant.", revoke_schema, NULL,
 	 check_revocation, 200, true, 0},
-	{"billing/run", "billing_run", "hub.billing.run",
+	{"billing/run", ACP_HUB_BILLING_RUN, "hub.billing.run",
 	 "Bills a UTC month, each tenant once; needs a header Idempotency-Key.", billing_schema, NULL, check_billing,
 	 200, true, 0},
-	{"billing/invoice", "billing_invoice", "hub.billing.invoice", "The invoice of a tenant and UTC month.",
+	{"billing/invoice", ACP_HUB_BILLING_INVOICE, "hub.billing.invoice", "The invoice of a tenant and UTC month.",
 	 invoice_schema, "tenant_id period", NULL, 200, false, 0},
 };
 
@@ -373,15 +374,8 @@ void acp_hub_free(struct acp_hub *hub)
 bool acp_hub_key_ok(const struct acp_kernel *kernel, const char *bearer)
 {
 	const struct acp_config *config = kernel->config;
-	uint8_t shown[ACP_SHA256_LEN];
-	uint8_t right[ACP_SHA256_LEN];
-	if (!kernel->hub || !*config->kernel_key || !bearer)
-		return false;
-	/* The hashes have the same length, so comparing them does not reveal how much of a guess is right. */
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), bearer, strlen(bearer), shown);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), config->kernel_key, strlen(config->kernel_key),
-			right);
-	return acp_equal_const_time(shown, right, sizeof right);
+	return kernel->hub && *config->kernel_key && bearer &&
+	       acp_same_secret(config->key_pepper, bearer, config->kernel_key);
 }
 
 const struct acp_hub_endpoint *acp_hub_find(const struct acp_hub *hub, const char *name)
@@ -490,7 +484,8 @@ static enum acp_code run(struct hub_call *call, struct json_object **data)
 	struct json_object *ctx = make_context(call);
 	if (!ctx)
 		return ACP_INTERNAL_ERROR;
-	enum acp_code code = plane->hub(plane->self, call->endpoint->row->function, call->body, ctx, data, &refusal);
+	enum acp_code code =
+		plane->hub.answer(plane->self, call->endpoint->row->request, call->body, ctx, data, &refusal);
 	const char *ts = acp_json_string(acp_json_member(ctx, "event"), "ts");
 	snprintf(call->ts, sizeof call->ts, "%s", ts ? ts : "");
 	json_object_put(ctx);
@@ -508,7 +503,7 @@ static void record_refusal(struct hub_call *call)
 	const struct acp_control_plane *plane = call->kernel->plane;
 	struct acp_event event;
 	const struct acp_settlement end = {.event = &event};
-	if (!make_event(call, &event) || plane->record(plane->self, &end) != ACP_OK) {
+	if (!make_event(call, &event) || plane->call.record(plane->self, &end) != ACP_OK) {
 		acp_log(ACP_LOG_ERROR, "request %s: the audit row of a refused %s could not be written",
 			call->request->request_id, call->endpoint->row->action);
 		if (call->code != ACP_OUTCOME_UNKNOWN)

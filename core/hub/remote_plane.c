@@ -5,6 +5,7 @@
 #include "json.h"
 #include "log.h"
 #include "outbound.h"
+#include "subkey.h"
 #include "version.h"
 
 #include <errno.h>
@@ -185,7 +186,7 @@ static enum acp_code ask_once(struct acp_remote_plane *remote, const char *name,
 static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out)
 {
 	struct acp_remote_plane *remote = self;
-	enum acp_code code = remote->local.authenticate(remote->local.self, key_hash, out);
+	enum acp_code code = remote->local.call.authenticate(remote->local.self, key_hash, out);
 	out->policed = true;
 	return code;
 }
@@ -312,10 +313,10 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 	enum acp_code code = settle_before(remote, end, used);
 	if (code != ACP_OK) {
 		if (tx)
-			remote->local.rollback(tx);
+			remote->local.call.rollback(tx);
 		return code;
 	}
-	code = remote->local.settle(remote->local.self, tx, &local, &counted_here);
+	code = remote->local.call.settle(remote->local.self, tx, &local, &counted_here);
 	if (code == ACP_OK) {
 		wake_sender(remote);
 		return ACP_OK;
@@ -327,12 +328,12 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 }
 
 /* If the hub is unreachable now, the reservation is released when the row arrives, or when it expires. */
-static void give_back(struct acp_remote_plane *remote, const struct acp_settlement *end)
+static void release_place(struct acp_remote_plane *remote, const struct acp_settlement *end)
 {
 	int64_t ignored;
 	const struct acp_settlement place = {.event = end->event, .reserved = end->reserved};
 	if (end->reserved && settle_there(remote, &place, "failure", &ignored) != ACP_OK)
-		acp_log(ACP_LOG_INFO, "hub: a place is given back later");
+		acp_log(ACP_LOG_INFO, "hub: a place is released later");
 }
 
 static enum acp_code record(void *self, const struct acp_settlement *end)
@@ -340,8 +341,8 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 	struct acp_remote_plane *remote = self;
 	struct acp_settlement local;
 	make_local(end, &local);
-	enum acp_code code = remote->local.record(remote->local.self, &local);
-	give_back(remote, end);
+	enum acp_code code = remote->local.call.record(remote->local.self, &local);
+	release_place(remote, end);
 	wake_sender(remote);
 	return code;
 }
@@ -351,9 +352,9 @@ static enum acp_code resolve(void *self, const struct acp_settlement *end)
 	struct acp_remote_plane *remote = self;
 	struct acp_settlement local;
 	make_local(end, &local);
-	enum acp_code code = remote->local.resolve(remote->local.self, &local);
+	enum acp_code code = remote->local.call.resolve(remote->local.self, &local);
 	if (code == ACP_UNAVAILABLE)
-		give_back(remote, end);
+		release_place(remote, end);
 	wake_sender(remote);
 	return code;
 }
@@ -415,14 +416,10 @@ static struct json_object *make_tenant_body(const struct acp_onboarding *in)
  * when the agent retries. The pepper is included, so that no other kernel can get this one's tenants. */
 static bool make_idempotency_key(const struct acp_config *config, struct json_object *body, char hex[ACP_SHA256_HEX])
 {
-	static const char purpose[] = "acp-fcgi tenant at the hub v1|";
-	uint8_t mac[ACP_SHA256_LEN];
-	char text[sizeof purpose + ACP_SHA256_HEX];
-	if (!acp_json_hash(body, hex))
+	char request[ACP_SHA256_HEX];
+	if (!acp_json_hash(body, request))
 		return false;
-	snprintf(text, sizeof text, "%s%s", purpose, hex);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text, strlen(text), mac);
-	acp_hex(mac, sizeof mac, hex);
+	acp_subkey_hex(config->key_pepper, ACP_FOR_TENANT_AT_HUB, request, strlen(request), hex);
 	return true;
 }
 
@@ -467,7 +464,7 @@ static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct
 	local.tenant_id = tenant_id;
 	if (!acp_json_add(in->event, "forward", json_object_new_boolean(true)))
 		return ACP_INTERNAL_ERROR;
-	code = remote->local.onboard(remote->local.self, &local, out);
+	code = remote->local.call.onboard(remote->local.self, &local, out);
 	if (code == ACP_OK)
 		wake_sender(remote);
 	return code;
@@ -479,64 +476,64 @@ static enum acp_code get_price(void *self, const char *unit, const char *action,
 			       struct json_object **price)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.get_price(remote->local.self, unit, action, quantity, price);
+	return remote->local.usage.get_price(remote->local.self, unit, action, quantity, price);
 }
 
 static enum acp_code live_count(void *self, const char *tenant_id, const char *resource, int64_t *count)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.live_count(remote->local.self, tenant_id, resource, count);
+	return remote->local.usage.live_count(remote->local.self, tenant_id, resource, count);
 }
 
 static enum acp_code begin(void *self, bool read_only, struct acp_tx **tx)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.begin(remote->local.self, read_only, tx);
+	return remote->local.call.begin(remote->local.self, read_only, tx);
 }
 
 static enum acp_code read(void *self, const char *function, const char *tenant_id, struct json_object *params,
 			  struct json_object *ctx, struct acp_result *result, struct acp_refusal *refusal)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.read(remote->local.self, function, tenant_id, params, ctx, result, refusal);
+	return remote->local.call.read(remote->local.self, function, tenant_id, params, ctx, result, refusal);
 }
 
 static enum acp_code claim(void *self, const char *tenant_id, const char *action, const char *key,
 			   const char *fingerprint, const char *event_id, struct acp_claim *out)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.claim(remote->local.self, tenant_id, action, key, fingerprint, event_id, out);
+	return remote->local.call.claim(remote->local.self, tenant_id, action, key, fingerprint, event_id, out);
 }
 
-static enum acp_code deliveries_take(void *self, int max, int lease, struct json_object **list)
+static enum acp_code claim_deliveries(void *self, int max, int lease, struct json_object **list)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.deliveries_take(remote->local.self, max, lease, list);
+	return remote->local.webhooks.claim(remote->local.self, max, lease, list);
 }
 
-static enum acp_code delivery_done(void *self, struct json_object *outcome)
+static enum acp_code report_delivery(void *self, struct json_object *outcome)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.delivery_done(remote->local.self, outcome);
+	return remote->local.webhooks.report(remote->local.self, outcome);
 }
 
 static void maintain(void *self)
 {
 	struct acp_remote_plane *remote = self;
-	remote->local.maintain(remote->local.self);
+	remote->local.upkeep.maintain(remote->local.self);
 }
 
 static void catch_up(void *self)
 {
 	struct acp_remote_plane *remote = self;
-	if (remote->local.catch_up)
-		remote->local.catch_up(remote->local.self);
+	if (remote->local.upkeep.catch_up)
+		remote->local.upkeep.catch_up(remote->local.self);
 }
 
 static enum acp_code ready(void *self, char *why, size_t why_size)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.ready(remote->local.self, why, why_size);
+	return remote->local.upkeep.ready(remote->local.self, why, why_size);
 }
 
 /* Sending ------------------------------------------------------------------------------------------------------ */
@@ -574,7 +571,7 @@ static bool send_batch(struct acp_remote_plane *remote, size_t *one_by_one, size
 	struct json_object *events = NULL;
 	const struct acp_control_plane *local = &remote->local;
 	*sent = 0;
-	if (local->outbox_take(local->self, *one_by_one ? 1 : BATCH, &tx, &events) != ACP_OK)
+	if (local->hub.forward_take(local->self, *one_by_one ? 1 : BATCH, &tx, &events) != ACP_OK)
 		return false;
 	size_t count = json_object_array_length(events);
 	if (count == 0) {
@@ -590,7 +587,7 @@ static bool send_batch(struct acp_remote_plane *remote, size_t *one_by_one, size
 	}
 	if (delivery == ACP_DELIVERY_REFUSED)
 		acp_log(ACP_LOG_ERROR, "hub: refuses an audit event, which stays in acp.audit_outbox: %s", refused);
-	bool ended = local->outbox_done(tx, delivery, events, refused) == ACP_OK;
+	bool ended = local->hub.forward_done(tx, delivery, events, refused) == ACP_OK;
 	json_object_put(events);
 	*sent = count;
 	return ended && (delivery != ACP_NOT_DELIVERED || *one_by_one);
@@ -673,27 +670,27 @@ struct acp_remote_plane *acp_remote_plane_new(const struct acp_config *config, c
 	/* Every member is listed, so that a new one in plane.h stays NULL until it is considered here. */
 	*plane = (struct acp_control_plane){
 		.self = remote,
-		.authenticate = authenticate,
-		.get_usage = get_usage,
-		.get_invoice = get_invoice,
-		.reserve = reserve,
-		.get_price = get_price,
-		.live_count = live_count,
-		.begin = begin,
-		.read = local->read ? read : NULL,
-		.run = local->run,
-		.rollback = local->rollback,
-		.authorize = authorize,
-		.claim = claim,
-		.settle = settle,
-		.record = record,
-		.resolve = resolve,
-		.onboard = onboard,
-		.deliveries_take = deliveries_take,
-		.delivery_done = delivery_done,
-		.catch_up = catch_up,
-		.maintain = maintain,
-		.ready = ready,
+		.call.authenticate = authenticate,
+		.usage.get = get_usage,
+		.payments.get_invoice = get_invoice,
+		.usage.reserve = reserve,
+		.usage.get_price = get_price,
+		.usage.live_count = live_count,
+		.call.begin = begin,
+		.call.read = local->call.read ? read : NULL,
+		.call.run = local->call.run,
+		.call.rollback = local->call.rollback,
+		.call.authorize = authorize,
+		.call.claim = claim,
+		.call.settle = settle,
+		.call.record = record,
+		.call.resolve = resolve,
+		.call.onboard = onboard,
+		.webhooks.claim = claim_deliveries,
+		.webhooks.report = report_delivery,
+		.upkeep.catch_up = catch_up,
+		.upkeep.maintain = maintain,
+		.upkeep.ready = ready,
 	};
 	if (remote->decisions && start_sender(remote))
 		return remote;

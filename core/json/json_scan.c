@@ -101,7 +101,7 @@ static bool fail(struct scan *s, const char *message)
 
 static bool no_memory(struct scan *s)
 {
-	return fail_at(s, s->pos, ACP_JSON_NO_MEMORY, "memory is lacking");
+	return fail_at(s, s->pos, ACP_JSON_NO_MEMORY, "out of memory");
 }
 
 static bool count_token(struct scan *s)

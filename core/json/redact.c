@@ -118,11 +118,11 @@ static size_t match_key_form(const struct source *s, size_t at)
 	return 0;
 }
 
-static size_t match_own_key(const struct source *s, size_t at, const char *key_prefix)
+static size_t match_own_key(const struct source *s, size_t at, const char *api_key_prefix)
 {
-	if (!starts_with(s, at, key_prefix))
+	if (!starts_with(s, at, api_key_prefix))
 		return 0;
-	size_t prefix = strlen(key_prefix);
+	size_t prefix = strlen(api_key_prefix);
 	size_t run = run_length(s, at + prefix, "");
 	return run >= OWN_KEY_MIN ? prefix + run : 0;
 }
@@ -168,13 +168,13 @@ static size_t match_fixed(struct source *s, size_t at)
 
 /* Finds the first credential at or after *at and stores its position there. Returns its length, or 0 when there is
  * none. Nearly every text has none, so this looks at two characters before it calls anything. */
-static size_t find_credential(struct source *s, size_t *at, const char *key_prefix)
+static size_t find_credential(struct source *s, size_t *at, const char *api_key_prefix)
 {
-	char own = key_prefix ? *key_prefix : '\0';
+	char own = api_key_prefix ? *api_key_prefix : '\0';
 	for (size_t i = *at; i + 1 < s->len; i++) {
 		char c = s->text[i];
 		char second = second_of[(unsigned char)c];
-		size_t match = own && c == own ? match_own_key(s, i, key_prefix) : 0;
+		size_t match = own && c == own ? match_own_key(s, i, api_key_prefix) : 0;
 		if (!match && second && lower(s->text[i + 1]) == second)
 			match = match_fixed(s, i);
 		if (match) {
@@ -185,13 +185,13 @@ static size_t find_credential(struct source *s, size_t *at, const char *key_pref
 	return 0;
 }
 
-void acp_redact_text(struct acp_buf *out, const char *text, size_t len, const char *key_prefix)
+void acp_redact_text(struct acp_buf *out, const char *text, size_t len, const char *api_key_prefix)
 {
 	struct source s = {.text = text, .len = len};
 	size_t kept = 0; /* everything before this position was appended or replaced */
 	size_t at = 0;
 	size_t match;
-	while ((match = find_credential(&s, &at, key_prefix)) > 0) {
+	while ((match = find_credential(&s, &at, api_key_prefix)) > 0) {
 		acp_buf_add(out, text + kept, at - kept);
 		acp_buf_puts(out, ACP_REDACTED);
 		at += match;
@@ -201,55 +201,56 @@ void acp_redact_text(struct acp_buf *out, const char *text, size_t len, const ch
 		acp_buf_add(out, text + kept, len - kept);
 }
 
-bool acp_redact_needed(const char *text, size_t len, const char *key_prefix)
+bool acp_redact_needed(const char *text, size_t len, const char *api_key_prefix)
 {
 	struct source s = {.text = text, .len = len};
 	size_t at = 0;
-	return find_credential(&s, &at, key_prefix) > 0;
+	return find_credential(&s, &at, api_key_prefix) > 0;
 }
 
 /* The redacted form of a string, in a buffer that the caller releases. False: out of memory. */
-static bool redact_into(struct acp_buf *buf, const char *text, size_t len, const char *key_prefix)
+static bool redact_into(struct acp_buf *buf, const char *text, size_t len, const char *api_key_prefix)
 {
 	acp_buf_init(buf, len * GROWTH_MAX + sizeof ACP_REDACTED);
-	acp_redact_text(buf, text, len, key_prefix);
+	acp_redact_text(buf, text, len, api_key_prefix);
 	return acp_buf_ok(buf);
 }
 
-static struct json_object *redact_string(struct json_object *value, const char *key_prefix)
+static struct json_object *redact_string(struct json_object *value, const char *api_key_prefix)
 {
 	struct json_object *copy = NULL;
 	struct acp_buf buf;
 	size_t len = (size_t)json_object_get_string_len(value);
-	if (redact_into(&buf, json_object_get_string(value), len, key_prefix) && buf.len <= INT32_MAX)
+	if (redact_into(&buf, json_object_get_string(value), len, api_key_prefix) && buf.len <= INT32_MAX)
 		copy = json_object_new_string_len(buf.ptr ? buf.ptr : "", (int)buf.len);
 	acp_buf_release(&buf);
 	return copy;
 }
 
 /* Adds the redacted form of one member. The name itself may also hold a key. */
-static bool redact_member(struct json_object *copy, const char *name, struct json_object *value, const char *key_prefix)
+static bool redact_member(struct json_object *copy, const char *name, struct json_object *value,
+			  const char *api_key_prefix)
 {
 	struct json_object *redacted = NULL;
 	struct acp_buf buf;
-	bool ok = redact_into(&buf, name, strlen(name), key_prefix);
+	bool ok = redact_into(&buf, name, strlen(name), api_key_prefix);
 	const char *plain = buf.ptr ? buf.ptr : "";
 	if (ok && acp_redact_name(name))
 		ok = acp_json_add_string(copy, plain, ACP_REDACTED);
 	else if (ok)
-		ok = acp_redact_copy(value, key_prefix, &redacted) &&
+		ok = acp_redact_copy(value, api_key_prefix, &redacted) &&
 		     (redacted ? acp_json_add(copy, plain, redacted) : acp_json_add_null(copy, plain));
 	acp_buf_release(&buf);
 	return ok;
 }
 
-static struct json_object *redact_object(struct json_object *value, const char *key_prefix)
+static struct json_object *redact_object(struct json_object *value, const char *api_key_prefix)
 {
 	struct json_object *copy = json_object_new_object();
 	bool ok = copy != NULL;
 	json_object_object_foreach(value, name, member)
 	{
-		ok = ok && redact_member(copy, name, member, key_prefix);
+		ok = ok && redact_member(copy, name, member, api_key_prefix);
 	}
 	if (!ok) {
 		json_object_put(copy);
@@ -258,13 +259,13 @@ static struct json_object *redact_object(struct json_object *value, const char *
 	return copy;
 }
 
-static struct json_object *redact_array(struct json_object *value, const char *key_prefix)
+static struct json_object *redact_array(struct json_object *value, const char *api_key_prefix)
 {
 	size_t count = json_object_array_length(value);
 	struct json_object *copy = json_object_new_array();
 	for (size_t i = 0; copy && i < count; i++) {
 		struct json_object *element = NULL;
-		if (!acp_redact_copy(json_object_array_get_idx(value, i), key_prefix, &element) ||
+		if (!acp_redact_copy(json_object_array_get_idx(value, i), api_key_prefix, &element) ||
 		    json_object_array_add(copy, element) != 0) {
 			json_object_put(element);
 			json_object_put(copy);
@@ -282,7 +283,7 @@ static struct json_object *copy_integer(struct json_object *value)
 				   : json_object_new_int64(number);
 }
 
-bool acp_redact_copy(struct json_object *value, const char *key_prefix, struct json_object **out)
+bool acp_redact_copy(struct json_object *value, const char *api_key_prefix, struct json_object **out)
 {
 	*out = NULL;
 	switch (json_object_get_type(value)) {
@@ -290,37 +291,37 @@ bool acp_redact_copy(struct json_object *value, const char *key_prefix, struct j
 	case json_type_boolean: *out = json_object_new_boolean(json_object_get_boolean(value)); break;
 	case json_type_int: *out = copy_integer(value); break;
 	case json_type_double: *out = acp_json_double(json_object_get_double(value)); break;
-	case json_type_string: *out = redact_string(value, key_prefix); break;
-	case json_type_object: *out = redact_object(value, key_prefix); break;
-	case json_type_array: *out = redact_array(value, key_prefix); break;
+	case json_type_string: *out = redact_string(value, api_key_prefix); break;
+	case json_type_object: *out = redact_object(value, api_key_prefix); break;
+	case json_type_array: *out = redact_array(value, api_key_prefix); break;
 	}
 	return *out != NULL;
 }
 
-static bool needs_redaction(struct json_object *value, const char *key_prefix);
+static bool needs_redaction(struct json_object *value, const char *api_key_prefix);
 
-static bool member_needs_redaction(const char *name, struct json_object *value, const char *key_prefix)
+static bool member_needs_redaction(const char *name, struct json_object *value, const char *api_key_prefix)
 {
-	return acp_redact_name(name) || acp_redact_needed(name, strlen(name), key_prefix) ||
-	       needs_redaction(value, key_prefix);
+	return acp_redact_name(name) || acp_redact_needed(name, strlen(name), api_key_prefix) ||
+	       needs_redaction(value, api_key_prefix);
 }
 
 /* Would acp_redact_copy change anything? */
-static bool needs_redaction(struct json_object *value, const char *key_prefix)
+static bool needs_redaction(struct json_object *value, const char *api_key_prefix)
 {
 	bool needed = false;
 	switch (json_object_get_type(value)) {
 	case json_type_string:
 		return acp_redact_needed(json_object_get_string(value), (size_t)json_object_get_string_len(value),
-					 key_prefix);
+					 api_key_prefix);
 	case json_type_array:
 		for (size_t i = 0; !needed && i < json_object_array_length(value); i++)
-			needed = needs_redaction(json_object_array_get_idx(value, i), key_prefix);
+			needed = needs_redaction(json_object_array_get_idx(value, i), api_key_prefix);
 		return needed;
 	case json_type_object: {
 		json_object_object_foreach(value, name, member)
 		{
-			if (member_needs_redaction(name, member, key_prefix))
+			if (member_needs_redaction(name, member, api_key_prefix))
 				return true;
 		}
 		return false;
@@ -329,24 +330,24 @@ static bool needs_redaction(struct json_object *value, const char *key_prefix)
 	}
 }
 
-bool acp_redact_json(struct json_object *value, const char *key_prefix, struct json_object **out)
+bool acp_redact_json(struct json_object *value, const char *api_key_prefix, struct json_object **out)
 {
-	if (needs_redaction(value, key_prefix))
-		return acp_redact_copy(value, key_prefix, out);
+	if (needs_redaction(value, api_key_prefix))
+		return acp_redact_copy(value, api_key_prefix, out);
 	*out = json_object_get(value);
 	return true;
 }
 
-void acp_redact_in_place(char *text, size_t size, const char *key_prefix)
+void acp_redact_in_place(char *text, size_t size, const char *api_key_prefix)
 {
 	size_t len = strlen(text);
 	struct acp_buf clean;
-	if (!acp_redact_needed(text, len, key_prefix)) {
+	if (!acp_redact_needed(text, len, api_key_prefix)) {
 		acp_utf8_trim(text);
 		return;
 	}
 	acp_buf_init(&clean, 4 * size);
-	acp_redact_text(&clean, text, len, key_prefix);
+	acp_redact_text(&clean, text, len, api_key_prefix);
 	/* Out of memory: better no text than a secret. */
 	snprintf(text, size, "%s", acp_buf_ok(&clean) && clean.ptr ? clean.ptr : "");
 	acp_utf8_trim(text);

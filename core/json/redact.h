@@ -19,21 +19,21 @@
 bool acp_redact_name(const char *name) ACP_NONNULL;
 
 /* Appends text with every credential-shaped part replaced: "Bearer <token>", sk_live_/sk_test_/rk_…, whsec_…,
- * JWTs (three base64url parts, the first starting with "eyJ"), and keys of our own form: key_prefix followed by at
- * least 20 base62 characters. key_prefix may be NULL. The text is UTF-8 and may be empty. */
-void acp_redact_text(struct acp_buf *out, const char *text, size_t len, const char *key_prefix);
+ * JWTs (three base64url parts, the first starting with "eyJ"), and keys of our own form: api_key_prefix followed by at
+ * least 20 base62 characters. api_key_prefix may be NULL. The text is UTF-8 and may be empty. */
+void acp_redact_text(struct acp_buf *out, const char *text, size_t len, const char *api_key_prefix);
 
 /* True when acp_redact_text would replace a part of text. */
-bool acp_redact_needed(const char *text, size_t len, const char *key_prefix);
+bool acp_redact_needed(const char *text, size_t len, const char *api_key_prefix);
 
 /* The same as acp_redact_text, within a buffer of size bytes. A text that outgrows it is cut between characters. */
-void acp_redact_in_place(char *text, size_t size, const char *key_prefix);
+void acp_redact_in_place(char *text, size_t size, const char *api_key_prefix);
 
 /* A deep copy of value with both rules applied to every member and string, and with numbers in their shortest form. The
  * caller owns it. *out is NULL for null. False: out of memory. */
-bool acp_redact_copy(struct json_object *value, const char *key_prefix, struct json_object **out) ACP_MUSTCHECK;
+bool acp_redact_copy(struct json_object *value, const char *api_key_prefix, struct json_object **out) ACP_MUSTCHECK;
 
 /* The same for read-only use: when there is nothing to replace, *out is value itself with one more reference. */
-bool acp_redact_json(struct json_object *value, const char *key_prefix, struct json_object **out) ACP_MUSTCHECK;
+bool acp_redact_json(struct json_object *value, const char *api_key_prefix, struct json_object **out) ACP_MUSTCHECK;
 
 #endif

@@ -240,7 +240,7 @@ static struct acp_schema *compile(struct json_object *json, const struct step *a
 
 static bool out_of_memory(const struct source *s)
 {
-	return acp_schema_fail(s->error, s->at, "could not be compiled: memory is lacking");
+	return acp_schema_fail(s->error, s->at, "could not be compiled: out of memory");
 }
 
 /* Adds the bit of one type name. */
@@ -397,7 +397,7 @@ static bool compile_pattern(const struct source *s)
 	if (t.problem)
 		acp_schema_fail(s->error, s->at, "%s", t.problem);
 	else if (!acp_buf_ok(&t.out))
-		acp_schema_fail(s->error, s->at, "is too long for a pattern, or memory is lacking");
+		acp_schema_fail(s->error, s->at, "is too long for a pattern, or there is no memory for it");
 	else
 		ok = compile_regex(s, t.out.ptr ? t.out.ptr : "");
 	acp_buf_release(&t.out);
@@ -480,7 +480,7 @@ static struct acp_schema *compile(struct json_object *json, const struct step *a
 	}
 	struct acp_schema *schema = new_schema();
 	if (!schema) {
-		acp_schema_fail(error, at, "could not be compiled: memory is lacking");
+		acp_schema_fail(error, at, "could not be compiled: out of memory");
 		return NULL;
 	}
 	if (boolean) {

@@ -16,7 +16,7 @@ static const char *const type_names[] = {
 static bool no_memory(struct acp_schema_error *error, const struct step *at)
 {
 	error->no_memory = true;
-	return acp_schema_fail(error, at, "could not be checked: memory is lacking");
+	return acp_schema_fail(error, at, "could not be checked: out of memory");
 }
 
 /* --- comparing ---------------------------------------------------------------------------------------------------- */

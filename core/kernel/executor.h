@@ -38,16 +38,6 @@ struct acp_executor {
 /* Releases data and meta. */
 void acp_executed_release(struct acp_executed *executed);
 
-struct acp_config;
-struct acp_control_plane;
-
-/* Makes the executor that the settings ask for: with stripe_key the one in this program, which keeps its audit events
- * through plane, with executor_url the client of another. True with *executor NULL: no payments are taken. False with a
- * sentence in why. config and plane are only referred to. acp_outbound_init() comes first. */
-bool acp_executor_open(const struct acp_config *config, const struct acp_control_plane *plane,
-		       struct acp_executor **executor, char *why, size_t why_size) ACP_MUSTCHECK;
-void acp_executor_close(struct acp_executor *executor); /* NULL is allowed */
-
 /* Fails an execution; returns false. The sentence is redacted. */
 bool acp_executed_fail(struct acp_executed *out, const char *code, bool retry, const char *format, ...)
 	ACP_PRINTF(4, 5);

@@ -1,9 +1,11 @@
-/* plane.h - the control plane: what the router asks of Repo B. sql/ answers over PostgreSQL; another host may answer
- * otherwise. A NULL member turns its feature off.
+/* plane.h - the control plane: the functions by which the router asks Repo B. sql/ answers over PostgreSQL; another
+ * host may answer otherwise. They stand in tables, one for each subject. A NULL member turns its feature off.
  *
- * Every function may be called from many threads at once. Codes: ACP_OK, ACP_UNAVAILABLE (the hub is away, nothing was
- * done), ACP_OUTCOME_UNKNOWN from what changes something (it was done, or may still be, and no answer came),
- * ACP_INTERNAL_ERROR (nothing was done), and those named at the member. */
+ * Every function may be called from many threads at once, and gets the self of struct acp_control_plane (or a
+ * transaction that it made). Codes: ACP_OK, ACP_UNAVAILABLE (the hub is away, nothing was done), ACP_OUTCOME_UNKNOWN
+ * from a function that changes something (it was done, or may still be, and no answer came), ACP_INTERNAL_ERROR
+ * (nothing was done), and those named at the member. An out-parameter is set with ACP_OK only, unless the member says
+ * otherwise. Members named in comments are those of the JSON object; one with ? may be missing. */
 #ifndef ACP_PLANE_H
 #define ACP_PLANE_H
 
@@ -102,45 +104,37 @@ struct acp_onboarded {
 	struct json_object *pricing; /* as from get_price; owned by the caller */
 };
 
-struct acp_control_plane {
-	void *self;
+/* A question in JSON. what is borrowed; *reply (owned by the caller) is an object; refusal is filled when the hub
+ * refused. Each member that has this type names the members of both. */
+typedef enum acp_code acp_plane_question(void *self, struct json_object *what, struct json_object **reply,
+					 struct acp_refusal *refusal);
 
+/* Requests of other kernels (contract 2.2): the endpoints of hub.c below /functions/v1/. */
+enum acp_hub_request {
+	ACP_HUB_TENANTS_CREATE,
+	ACP_HUB_TENANTS_UPDATE,
+	ACP_HUB_USAGE,
+	ACP_HUB_USAGE_RESERVE,
+	ACP_HUB_USAGE_SETTLE,
+	ACP_HUB_AUDIT_INGEST,
+	ACP_HUB_AUDIT_QUERY,
+	ACP_HUB_AUTHORIZE,
+	ACP_HUB_HEARTBEAT,
+	ACP_HUB_POLICY_PROPOSE,
+	ACP_HUB_REVOKE,
+	ACP_HUB_BILLING_RUN,
+	ACP_HUB_BILLING_INVOICE,
+	ACP_HUB_REQUESTS
+};
+
+/* Callers and their calls, from the key to the settled call. */
+struct acp_plane_call {
 	/* Finds the usable key with this hash. ACP_INVALID_API_KEY: there is none (out->ts is set all the same). */
 	enum acp_code (*authenticate)(void *self, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out);
 
-	/* Usage enforcement; get_usage NULL turns it off, and with it reserve.
-	 * get_usage: the usage object (contract 2.1) of a tenant; period "YYYY-MM" or NULL for the current one.
-	 * reserve: holds one place for the call whose event id is given, until settle or record ends it. */
-	bool usage_at_settle; /* principals carry tier and calls_limit as they are now, and settle counts a call that
-				 holds no place as exactly as one that does: who changes nothing need not reserve */
-	enum acp_code (*get_usage)(void *self, const char *tenant_id, const char *period, struct json_object **usage);
-	enum acp_code (*reserve)(void *self, const char *tenant_id, const char *event_id, const char *ts,
-				 struct acp_reservation *out);
-
-	/* The invoice (contract 2.1) of a tenant and month, named as for get_usage; NULL: nothing is billed here. */
-	enum acp_code (*get_invoice)(void *self, const char *tenant_id, const char *period,
-				     struct json_object **invoice);
-
-	/* What so many units of an action cost a paid tenant now: {unit, unit_amount, amount, currency}. */
-	enum acp_code (*get_price)(void *self, const char *unit, const char *action, int64_t quantity,
-				   struct json_object **price);
-
-	/* How many of a kind ("keys", "webhooks") a tenant has now; NULL turns ceilings off. */
-	enum acp_code (*live_count)(void *self, const char *tenant_id, const char *resource, int64_t *count);
-
-	/* The call's transaction, for handlers that keep their data in the hub's database. run:
-	 * acp.<function>(tenant, params, ctx), or schema.function(…) where a schema is named; refusal is filled
-	 * when the function refused. A transaction ends by settle or rollback, and is gone after either. */
-	enum acp_code (*begin)(void *self, bool read_only, struct acp_tx **tx);
-	enum acp_code (*run)(struct acp_tx *tx, const char *function, const char *tenant_id, struct json_object *params,
-			     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal);
-	void (*rollback)(struct acp_tx *tx);
-
-	/* The same for a handler that changes nothing, without a transaction to end: the function can only read.
-	 * result gets data, and the meta and quantity that it reported of itself with acp.report(). NULL: begin and
-	 * run do it. */
-	enum acp_code (*read)(void *self, const char *function, const char *tenant_id, struct json_object *params,
-			      struct json_object *ctx, struct acp_result *result, struct acp_refusal *refusal);
+	/* Creates a tenant with its first key (contract 2.1, onboarding). ACP_ALREADY_ONBOARDED: agent_id taken;
+	 * ACP_IDEMPOTENCY_MISMATCH: same key, other request. NULL: nobody can onboard here. */
+	enum acp_code (*onboard)(void *self, const struct acp_onboarding *in, struct acp_onboarded *out);
 
 	/* Policies (NULL: off). query: tenant_id, api_key_id, actor_type, action, request_hash, fingerprint?,
 	 * event_id, dry_run, amount?. decision (owned by the caller): decision_id, decision
@@ -153,6 +147,21 @@ struct acp_control_plane {
 	 * is its own until it ends, or until the hub's lease for crashed calls passes. */
 	enum acp_code (*claim)(void *self, const char *tenant_id, const char *action, const char *key,
 			       const char *fingerprint, const char *event_id, struct acp_claim *out);
+
+	/* The call's transaction, for handlers that keep their data in the hub's database. run:
+	 * acp.<function>(tenant, params, ctx), or schema.function(…) where a schema is named; refusal is filled
+	 * when the function refused; *data is owned by the caller. A transaction ends by settle or rollback, and is
+	 * gone after either. */
+	enum acp_code (*begin)(void *self, bool read_only, struct acp_tx **tx);
+	enum acp_code (*run)(struct acp_tx *tx, const char *function, const char *tenant_id, struct json_object *params,
+			     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal);
+	void (*rollback)(struct acp_tx *tx);
+
+	/* The same for a handler that changes nothing, without a transaction to end: the function can only read.
+	 * result gets data, and the meta and quantity that it reported of itself with acp.report(). NULL: begin and
+	 * run do it. */
+	enum acp_code (*read)(void *self, const char *function, const char *tenant_id, struct json_object *params,
+			      struct json_object *ctx, struct acp_result *result, struct acp_refusal *refusal);
 
 	/* Ends a successful call: reservation consumed, usage counted, claim's result stored, event written, all
 	 * committed with tx (NULL: in a transaction of its own). *calls_used: free calls used, this one included,
@@ -168,7 +177,7 @@ struct acp_control_plane {
 	 * it. */
 	bool (*settle_later)(void *self, const struct acp_settlement *end, acp_settled *settled, void *arg);
 
-	/* Ends any other call: the event is written, reservation and claim are given back. */
+	/* Ends any other call: the event is written, reservation and claim are released. */
 	enum acp_code (*record)(void *self, const struct acp_settlement *end);
 
 	/* Ends a call that settle left unknown. end: its refusal, whose event has the call's own id. ACP_OK: it was
@@ -176,50 +185,117 @@ struct acp_control_plane {
 	 * ACP_OUTCOME_UNKNOWN: that cannot be known in time; its row will be the success, or the refusal with this
 	 * code, whichever comes first. NULL: settle leaves nothing unknown. */
 	enum acp_code (*resolve)(void *self, const struct acp_settlement *end);
+};
 
-	/* Repo B for other kernels (NULL: off): the endpoint of that name (hub.c), with its checked body or
-	 * query. ctx: id, event, … for the endpoint's use; event is given its ts, under which a success may come
-	 * late. reply (owned by the caller): the members of the answer; refusal is filled when the hub refused.
-	 * Other codes as the endpoint says. */
-	enum acp_code (*hub)(void *self, const char *name, struct json_object *body, struct json_object *ctx,
-			     struct json_object **reply, struct acp_refusal *refusal);
+/* Usage, the free allowance, prices and ceilings. */
+struct acp_plane_usage {
+	bool at_settle; /* principals carry tier and calls_limit as they are now, and settle counts a call that
+			   holds no place as exactly as one that does: a call that changes nothing need not reserve */
 
-	/* Onboarding. ACP_ALREADY_ONBOARDED: agent_id taken; ACP_IDEMPOTENCY_MISMATCH: same key, other request. */
-	enum acp_code (*onboard)(void *self, const struct acp_onboarding *in, struct acp_onboarded *out);
+	/* The usage object (contract 2.1) of a tenant, owned by the caller; period "YYYY-MM" or NULL for the current
+	 * month. NULL turns enforcement off, and with it reserve. */
+	enum acp_code (*get)(void *self, const char *tenant_id, const char *period, struct json_object **usage);
 
-	/* Webhooks (NULL: nothing is sent). deliveries_take claims at most max deliveries that are due, for an attempt
-	 * that is to be reported within lease seconds. *list (owned by the caller): an array of {tenant_id, webhook_id,
-	 * delivery_id, attempt (1 is the first), ts (seconds since 1970), url, payload (the text to send), sealed,
-	 * sealed_before? (hex: webhooks.h)}.
-	 * delivery_done ends the attempt. outcome: tenant_id, webhook_id, delivery_id, attempt, delivered, status?,
+	/* Holds one place for the call whose event id is given, until settle or record ends it. ts: its principal's. */
+	enum acp_code (*reserve)(void *self, const char *tenant_id, const char *event_id, const char *ts,
+				 struct acp_reservation *out);
+
+	/* The cost of so many units of an action for a paid tenant now, owned by the caller: {unit, unit_amount,
+	 * amount, currency}. */
+	enum acp_code (*get_price)(void *self, const char *unit, const char *action, int64_t quantity,
+				   struct json_object **price);
+
+	/* How many of a kind ("keys", "webhooks") a tenant has now; NULL turns ceilings off. */
+	enum acp_code (*live_count)(void *self, const char *tenant_id, const char *resource, int64_t *count);
+};
+
+/* Invoices, upgrades, the work of the executor (Repo C), Stripe's events. */
+struct acp_plane_payments {
+	/* The invoice (contract 2.1) of a tenant and month, as usage.get; NULL: nothing is billed here. */
+	enum acp_code (*get_invoice)(void *self, const char *tenant_id, const char *period,
+				     struct json_object **invoice);
+
+	/* The next step of a tenant's upgrade. what: tenant_id. reply: verdict, and for it:
+	 * paid: nothing is to be done; customer: obligation, to be executed before asking again; open: checkout_url,
+	 * expires_at (RFC 3339) of the session that is there; create: attempt, customer, idempotency_key, obliged_at
+	 * (seconds since 1970) of the session to create. ACP_NOT_FOUND: no active tenant has this id. */
+	acp_plane_question *upgrade_begin;
+
+	/* The executor created the session. what: tenant_id, attempt, session_id, url, expires_at (seconds since 1970),
+	 * event (audit row). reply: checkout_url, expires_at (RFC 3339). */
+	acp_plane_question *upgrade_opened;
+
+	/* The executor did not create it. what: tenant_id, attempt, event (audit row), unknown? (true: perhaps it did,
+	 * and the next one asks under the same key). reply: empty. */
+	acp_plane_question *upgrade_failed;
+
+	/* Claims at most one obligation that is due, for an attempt that is to be reported within lease seconds. what:
+	 * lease, and tenant_id? with obligation?: that one, due or not. reply: obligations, an array of {tenant_id,
+	 * obligation, action, params, attempts (this one included), obliged_at (seconds since 1970)}. NULL: the
+	 * executor has no work here. */
+	acp_plane_question *obligations_take;
+
+	/* Reports an attempt. what: tenant_id, obligation, attempts, ok, data? (of the executor), error_code?, error?,
+	 * retry_after? (seconds; missing where it failed: given up). reply: counted, false for an attempt whose lease
+	 * had gone to another. */
+	acp_plane_question *obligation_done;
+
+	/* Takes an event whose signature was good; once in effect, however often it comes. what: event_id, type,
+	 * created (seconds since 1970), livemode, object_id?, client_reference_id?, tenant_uuid? (of its metadata),
+	 * customer?, setup_intent?, mode?, status?, event (audit row). reply: effect, tenant_id (or null). NULL: no
+	 * events are taken. */
+	acp_plane_question *stripe_event;
+};
+
+/* Webhooks (claim NULL: nothing is sent). */
+struct acp_plane_webhooks {
+	/* Claims at most max deliveries that are due, for an attempt that is to be reported within lease seconds.
+	 * *list (owned by the caller): an array of {tenant_id, webhook_id, delivery_id, attempt (1 is the first), ts
+	 * (seconds since 1970), url, payload (the text to send), sealed, sealed_before? (hex: webhooks.h)}. */
+	enum acp_code (*claim)(void *self, int max, int lease, struct json_object **list);
+
+	/* Ends the attempt. outcome (borrowed): tenant_id, webhook_id, delivery_id, attempt, delivered, status?,
 	 * error?, retry_after? (seconds; missing: this was the last), gone? (disable the webhook), silent? (no answer
 	 * in time). */
-	enum acp_code (*deliveries_take)(void *self, int max, int lease, struct json_object **list);
-	enum acp_code (*delivery_done)(void *self, struct json_object *outcome);
+	enum acp_code (*report)(void *self, struct json_object *outcome);
+};
 
-	/* Money (NULL: off): upgrades, what Repo C is to do, Stripe's events. acp.<function>(what): sql/functions/43
-	 * and 44 say what each takes and gives. reply is owned by the caller; refusal is filled when it refused. */
-	enum acp_code (*money)(void *self, const char *function, struct json_object *what, struct json_object **reply,
-			       struct acp_refusal *refusal);
-
-	/* The operator's view of the console (NULL: there is none). acp.<function>(what): sql/functions/82_console.sql
-	 * says what each takes and gives. reply and refusal as above. */
-	enum acp_code (*console)(void *self, const char *function, struct json_object *what, struct json_object **reply,
-				 struct acp_refusal *refusal);
+/* Other kernels: this one as their hub, and the way to this one's hub. */
+struct acp_plane_hub {
+	/* Answers another kernel (NULL: off). body: checked by the schemas of hub.c. ctx: id, and for a request
+	 * that changes something event (audit row, which is given its ts, under which a success may come late),
+	 * fingerprint? and idempotency_key?. *reply (owned by the caller): the members of the answer; refusal is
+	 * filled when the hub refused. Other codes as contract 2.2 says for the endpoint. */
+	enum acp_code (*answer)(void *self, enum acp_hub_request request, struct json_object *body,
+				struct json_object *ctx, struct json_object **reply, struct acp_refusal *refusal);
 
 	/* Audit events for a remote hub (NULL: there is no way there). The row of an event with `forward` waits until
-	 * it is delivered. take: at most so many, as an array that the caller owns, in a transaction that done ends;
-	 * an empty array comes without one. done: not delivered: they wait on; refused: events (one) is put aside with
-	 * the reason. */
-	enum acp_code (*outbox_take)(void *self, int64_t most, struct acp_tx **tx, struct json_object **events);
-	enum acp_code (*outbox_done)(struct acp_tx *tx, enum acp_delivery delivery, struct json_object *events,
-				     const char *reason);
+	 * it is delivered. forward_take: at most so many, as an array that the caller owns, in a transaction that
+	 * forward_done ends; an empty array comes without one. forward_done: not delivered: they wait on; refused:
+	 * events (one) is stored apart with the reason. */
+	enum acp_code (*forward_take)(void *self, int64_t most, struct acp_tx **tx, struct json_object **events);
+	enum acp_code (*forward_done)(struct acp_tx *tx, enum acp_delivery delivery, struct json_object *events,
+				      const char *reason);
+};
 
+/* The operator's view of the console (open NULL: there is none). */
+struct acp_plane_console {
+	/* Exchanges a link for a session, once. what: link, session (hex SHA-256 of their tokens). reply: expires_at
+	 * (RFC 3339). ACP_INVALID_API_KEY: the link was used already, or has expired. */
+	acp_plane_question *open;
+
+	/* All that the console shows of a month. what: session (as above), period? ("YYYY-MM"), free_limit. reply: the
+	 * body of GET /console/operator/data. ACP_INVALID_API_KEY: the session has ended. */
+	acp_plane_question *data;
+};
+
+/* The plane's own upkeep, and its state. */
+struct acp_plane_upkeep {
 	/* Every second, from one thread of each process: brings what was kept on this host's disk, while the hub was
 	 * away, to its place. May be NULL. */
 	void (*catch_up)(void *self);
 
-	/* Now and then, from one thread of each process: makes partitions ahead, forgets what expired. May be NULL. */
+	/* Now and then, from one thread of each process: makes partitions ahead, deletes what expired. May be NULL. */
 	void (*maintain)(void *self);
 
 	/* What the hub knows of itself for people who watch it (NULL: nothing), all gauges: an array, owned by the
@@ -228,6 +304,17 @@ struct acp_control_plane {
 
 	/* Ready to serve? ACP_OK, or ACP_UNAVAILABLE with one sentence in why (for the operator, without secrets). */
 	enum acp_code (*ready)(void *self, char *why, size_t why_size);
+};
+
+struct acp_control_plane {
+	void *self;
+	struct acp_plane_call call;
+	struct acp_plane_usage usage;
+	struct acp_plane_payments payments;
+	struct acp_plane_webhooks webhooks;
+	struct acp_plane_hub hub;
+	struct acp_plane_console console;
+	struct acp_plane_upkeep upkeep;
 };
 
 #endif

@@ -386,7 +386,7 @@ static bool keeps(const struct acp_outbound_request *request)
 	return CAN_KEEP && request->keep_alive;
 }
 
-static CURL *take_handle(const struct acp_outbound_request *request)
+static CURL *acquire_handle(const struct acp_outbound_request *request)
 {
 	if (!keeps(request))
 		return curl_easy_init();
@@ -411,7 +411,7 @@ static bool was_sent(CURL *curl, const struct exchange *x)
 	return x->repeated || curl_easy_getinfo(curl, CURLINFO_REQUEST_SIZE, &sent) != CURLE_OK || sent > 0;
 }
 
-static enum acp_outbound_result judge(CURL *curl, CURLcode code, struct exchange *x)
+static enum acp_outbound_result classify(CURL *curl, CURLcode code, struct exchange *x)
 {
 	struct acp_outbound_reply *reply = x->reply;
 	long status = 0;
@@ -451,7 +451,7 @@ static enum acp_outbound_result perform(CURL *curl, struct exchange *x)
 	if (x->unset)
 		snprintf(x->reply->error, sizeof x->reply->error, "libcurl could not be told how to send it");
 	else
-		result = judge(curl, curl_easy_perform(curl), x);
+		result = classify(curl, curl_easy_perform(curl), x);
 	/* A kept handle still points at memory that is about to be freed. */
 	if (keeps(x->request))
 		curl_easy_reset(curl);
@@ -467,12 +467,12 @@ enum acp_outbound_result acp_outbound_send(const struct acp_outbound_request *re
 	acp_buf_init(&reply->body, request->max_reply);
 	if (!check_request(request, reply))
 		return ACP_OUTBOUND_REFUSED;
-	CURL *curl = acp_outbound_init() && add_headers(&x) ? take_handle(request) : NULL;
+	CURL *curl = acp_outbound_init() && add_headers(&x) ? acquire_handle(request) : NULL;
 	enum acp_outbound_result result = ACP_OUTBOUND_FAILED;
 	if (curl)
 		result = perform(curl, &x);
 	else
-		snprintf(reply->error, sizeof reply->error, "libcurl cannot be used, or memory is lacking");
+		snprintf(reply->error, sizeof reply->error, "libcurl cannot be used, or out of memory");
 	curl_slist_free_all(x.headers);
 	return result;
 }

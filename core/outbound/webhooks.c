@@ -3,6 +3,7 @@
 #include "clock.h"
 #include "log.h"
 #include "outbound.h"
+#include "subkey.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -115,15 +116,11 @@ bool acp_webhook_url_ok(const struct acp_config *config, const char *url, char *
 /* An id has one key, no matter in which case a caller writes its hex digits. */
 static void sealing_key(const struct acp_config *config, const char *webhook_id, uint8_t key[ACP_SHA256_LEN])
 {
-	static const char purpose[] = "acp-fcgi webhook secret v1";
-	uint8_t parent[ACP_SHA256_LEN];
 	char id[ACP_UUID_LEN];
 	snprintf(id, sizeof id, "%s", webhook_id);
 	for (char *c = id; *c; c++)
 		*c = (char)tolower((unsigned char)*c);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), purpose, sizeof purpose - 1, parent);
-	acp_hmac_sha256(parent, sizeof parent, id, strlen(id), key);
-	acp_wipe(parent, sizeof parent);
+	acp_subkey(config->key_pepper, ACP_FOR_WEBHOOK_SECRET, id, strlen(id), key);
 }
 
 bool acp_webhook_new_secret(const struct acp_config *config, const char *webhook_id, char text[ACP_WEBHOOK_SECRET_TEXT],
@@ -134,7 +131,7 @@ bool acp_webhook_new_secret(const struct acp_config *config, const char *webhook
 	memcpy(text, "whsec_", 6);
 	acp_base64(secret, sizeof secret, text + 6);
 	sealing_key(config, webhook_id, key);
-	bool ok = acp_seal(key, secret, sizeof secret, sealed);
+	bool ok = acp_encrypt(key, secret, sizeof secret, sealed);
 	if (ok)
 		acp_hex(sealed, sizeof sealed, sealed_hex);
 	acp_wipe(secret, sizeof secret);
@@ -149,7 +146,7 @@ bool acp_webhook_open_secret(const struct acp_config *config, const char *webhoo
 	if (!acp_unhex(sealed_hex, sealed, sizeof sealed))
 		return false;
 	sealing_key(config, webhook_id, key);
-	bool opened = acp_unseal(key, sealed, sizeof sealed, secret);
+	bool opened = acp_decrypt(key, sealed, sizeof sealed, secret);
 	acp_wipe(key, sizeof key);
 	return opened;
 }
@@ -249,7 +246,7 @@ static enum acp_outbound_result post(const struct acp_config *config, const stru
 	return acp_outbound_send(&request, reply);
 }
 
-/* The outcome of the attempt, in the form that delivery_done expects. */
+/* The outcome of the attempt, in the form that webhooks.report of the plane expects. */
 static struct json_object *outcome_json(const struct delivery *d, int status, const char *error, bool silent)
 {
 	uint32_t random;
@@ -306,13 +303,13 @@ enum acp_webhooks_step acp_webhooks_deliver(const struct acp_config *config, con
 	struct json_object *list = NULL;
 	struct json_object *outcome = NULL;
 	struct delivery delivery;
-	enum acp_code code = plane->deliveries_take(plane->self, 1, LEASE, &list);
+	enum acp_code code = plane->webhooks.claim(plane->self, 1, LEASE, &list);
 	size_t count =
 		code == ACP_OK && json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
 	if (count && read_delivery(json_object_array_get_idx(list, 0), &delivery))
 		outcome = attempt(config, &delivery);
 	if (outcome)
-		code = plane->delivery_done(plane->self, outcome);
+		code = plane->webhooks.report(plane->self, outcome);
 	else if (count)
 		code = ACP_INTERNAL_ERROR; /* the delivery becomes due again when its lease ends */
 	json_object_put(outcome);

@@ -2,7 +2,7 @@
  * schedule, and one delivery from the queue to its end.
  *
  * The hub queues an event in the transaction that causes it. The host calls acp_webhooks_deliver() from a dedicated
- * thread (fcgi/courier.c). A receiver gets each delivery at least once, always with the same webhook-id. */
+ * thread (fcgi/delivery_worker.c). A receiver gets each delivery at least once, always with the same webhook-id. */
 #ifndef ACP_WEBHOOKS_H
 #define ACP_WEBHOOKS_H
 
@@ -10,7 +10,7 @@
 
 #define ACP_WEBHOOK_SECRET_LEN 32
 #define ACP_WEBHOOK_SECRET_TEXT (sizeof "whsec_" + ACP_BASE64_SIZE(ACP_WEBHOOK_SECRET_LEN)) /* with its NUL */
-#define ACP_WEBHOOK_SEALED_LEN (ACP_WEBHOOK_SECRET_LEN + ACP_SEAL_EXTRA)
+#define ACP_WEBHOOK_SEALED_LEN (ACP_WEBHOOK_SECRET_LEN + ACP_ENCRYPT_EXTRA)
 #define ACP_WEBHOOK_SEALED_HEX (2 * ACP_WEBHOOK_SEALED_LEN + 1)
 
 /* May a tenant use this URL? If not, why gets the reason. Whether its name resolves to a private address is checked

@@ -42,7 +42,7 @@ static struct json_object *with_new_key(const struct acp_call *call, struct json
 	struct json_object *whole = NULL;
 	acp_random(seed, sizeof seed);
 	acp_uuid(id);
-	acp_key_from_seed(config->key_prefix, seed, key);
+	acp_key_from_seed(config->api_key_prefix, seed, key);
 	acp_wipe(seed, sizeof seed);
 	acp_key_hash(config->key_pepper, key, hash);
 	acp_hex(hash, sizeof hash, hex);

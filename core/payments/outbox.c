@@ -13,7 +13,7 @@ enum {
 
 bool acp_outbox_offered(const struct acp_kernel *kernel)
 {
-	return kernel->executor && kernel->plane->money;
+	return kernel->executor && kernel->plane->payments.obligations_take;
 }
 
 double acp_outbox_retry_delay(int64_t attempt, uint32_t random)
@@ -58,12 +58,11 @@ static struct json_object *outcome_json(const struct acp_execution *what, const 
 	return NULL;
 }
 
-static enum acp_code money(const struct acp_kernel *kernel, const char *function, struct json_object *what,
-			   struct json_object **reply)
+static enum acp_code ask(const struct acp_kernel *kernel, acp_plane_question *question, struct json_object *what,
+			 struct json_object **reply)
 {
 	struct acp_refusal refusal = {0};
-	const struct acp_control_plane *plane = kernel->plane;
-	return what ? plane->money(plane->self, function, what, reply, &refusal) : ACP_INTERNAL_ERROR;
+	return what ? question(kernel->plane->self, what, reply, &refusal) : ACP_INTERNAL_ERROR;
 }
 
 /* No work is lost: without a report the obligation is due again, under the same key, when the lease ends. */
@@ -72,7 +71,7 @@ static enum acp_outbox_step report(const struct acp_kernel *kernel, const struct
 {
 	struct json_object *reply = NULL;
 	struct json_object *outcome = outcome_json(what, done, attempts);
-	enum acp_code code = money(kernel, "obligation_done", outcome, &reply);
+	enum acp_code code = ask(kernel, kernel->plane->payments.obligation_done, outcome, &reply);
 	bool counted = acp_json_bool(reply, "counted");
 	bool dead = !done->ok && !acp_json_member(outcome, "retry_after");
 	acp_log(done->ok || !dead ? ACP_LOG_DEBUG : ACP_LOG_WARNING, "outbox: %s, attempt %lld: %s%s%s",
@@ -105,7 +104,8 @@ static enum acp_outbox_step take(const struct acp_kernel *kernel, struct json_ob
 {
 	struct json_object *reply = NULL;
 	bool asked = which && acp_json_add(which, "lease", json_object_new_int(LEASE));
-	enum acp_code code = asked ? money(kernel, "obligations_take", which, &reply) : ACP_INTERNAL_ERROR;
+	acp_plane_question *question = kernel->plane->payments.obligations_take;
+	enum acp_code code = asked ? ask(kernel, question, which, &reply) : ACP_INTERNAL_ERROR;
 	struct json_object *list = acp_json_member(reply, "obligations");
 	enum acp_outbox_step step = code == ACP_OK ? ACP_OUTBOX_IDLE : ACP_OUTBOX_TROUBLE;
 	if (json_object_is_type(list, json_type_array) && json_object_array_length(list) > 0)

@@ -28,7 +28,7 @@ static enum acp_code refuse(struct delivery *d, enum acp_code code, const char *
 
 bool acp_stripe_events_offered(const struct acp_kernel *kernel)
 {
-	return *kernel->config->stripe_webhook_secret && kernel->plane->money;
+	return *kernel->config->stripe_webhook_secret && kernel->plane->payments.stripe_event;
 }
 
 /* Checked on the raw bytes first: an unsigned body is not even parsed as JSON. */
@@ -134,7 +134,7 @@ static enum acp_code store(struct delivery *d, struct json_object **result)
 	const struct acp_control_plane *plane = d->kernel->plane;
 	struct json_object *what = essence(d);
 	enum acp_code code =
-		what ? plane->money(plane->self, "stripe_event", what, result, &refusal) : ACP_INTERNAL_ERROR;
+		what ? plane->payments.stripe_event(plane->self, what, result, &refusal) : ACP_INTERNAL_ERROR;
 	json_object_put(what);
 	return code == ACP_OK ? code : refuse(d, code, "", "");
 }

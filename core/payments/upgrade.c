@@ -6,7 +6,7 @@
 #include "json.h"
 #include "log.h"
 #include "outbox.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #include <strings.h>
 #include <time.h>
@@ -43,11 +43,12 @@ static enum acp_code fail(struct upgrade *up, enum acp_code code, const char *er
 	return code;
 }
 
-static enum acp_code ask(struct upgrade *up, const char *function, struct json_object *what, struct json_object **reply)
+/* Asks a question of the control plane's payments; releases what. */
+static enum acp_code ask(struct upgrade *up, acp_plane_question *question, struct json_object *what,
+			 struct json_object **reply)
 {
 	struct acp_refusal refusal = {0};
-	const struct acp_control_plane *plane = up->kernel->plane;
-	enum acp_code code = what ? plane->money(plane->self, function, what, reply, &refusal) : ACP_INTERNAL_ERROR;
+	enum acp_code code = what ? question(up->kernel->plane->self, what, reply, &refusal) : ACP_INTERNAL_ERROR;
 	json_object_put(what);
 	return code == ACP_OK ? code : fail(up, code, refusal.message);
 }
@@ -69,7 +70,7 @@ static enum acp_code begin(struct upgrade *up)
 	for (;;) {
 		json_object_put(up->begun);
 		up->begun = NULL;
-		enum acp_code code = ask(up, "upgrade_begin", of_tenant(up), &up->begun);
+		enum acp_code code = ask(up, up->kernel->plane->payments.upgrade_begin, of_tenant(up), &up->begun);
 		const char *obligation = acp_json_string(up->begun, "obligation");
 		if (code != ACP_OK || !obligation)
 			return code;
@@ -141,6 +142,7 @@ static bool url_ok(const char *url)
 static enum acp_code record(struct upgrade *up, const struct acp_executed *done)
 {
 	struct json_object *reply = NULL;
+	const struct acp_plane_payments *payments = &up->kernel->plane->payments;
 	struct json_object *result = of_tenant(up);
 	const char *url = acp_json_string(done->data, "url");
 	const char *id = acp_json_string(done->data, "id");
@@ -156,7 +158,7 @@ static enum acp_code record(struct upgrade *up, const struct acp_executed *done)
 		json_object_put(result);
 		result = NULL;
 	}
-	enum acp_code code = ask(up, good ? "upgrade_opened" : "upgrade_failed", result, &reply);
+	enum acp_code code = ask(up, good ? payments->upgrade_opened : payments->upgrade_failed, result, &reply);
 	const char *ends = acp_json_string(reply, "expires_at");
 	if (code == ACP_UNAVAILABLE && good)
 		code = fail(up, ACP_OUTCOME_UNKNOWN, ""); /* the session exists; a repeated call gets it */
@@ -202,7 +204,7 @@ static enum acp_code check_rate(struct upgrade *up)
 	if (!up->kernel->limits)
 		return ACP_OK;
 	snprintf(name, sizeof name, "upgrade %s", up->tenant_id);
-	acp_ratelimit_take(up->kernel->limits, name, CLICKS, WINDOW, acp_monotonic_us(), &rate);
+	acp_ratelimit_acquire(up->kernel->limits, name, CLICKS, WINDOW, acp_monotonic_us(), &rate);
 	if (rate.allowed)
 		return ACP_OK;
 	fail(up, ACP_RATE_LIMITED, "this tenant asks too often for a checkout; wait a minute");

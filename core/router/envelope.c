@@ -37,7 +37,7 @@ enum acp_code acp_body_parse(const struct acp_config *config, const struct acp_r
 	const struct acp_json_limits limits = {(size_t)max_bytes, (unsigned)config->max_json_depth,
 					       (unsigned)config->max_json_tokens};
 	enum acp_code code = acp_body_parse_within(&limits, request, out, error, field);
-	acp_redact_in_place(field, 280, config->key_prefix);
+	acp_redact_in_place(field, 280, config->api_key_prefix);
 	return code;
 }
 

@@ -23,8 +23,8 @@ enum acp_code acp_call_vfail(struct acp_call *call, enum acp_code code, const ch
 	vsnprintf(call->error, sizeof call->error, format, args);
 	snprintf(call->field, sizeof call->field, "%s", field ? field : "");
 	/* Both may contain the caller's text. */
-	acp_redact_in_place(call->error, sizeof call->error, call->kernel->config->key_prefix);
-	acp_redact_in_place(call->field, sizeof call->field, call->kernel->config->key_prefix);
+	acp_redact_in_place(call->error, sizeof call->error, call->kernel->config->api_key_prefix);
+	acp_redact_in_place(call->field, sizeof call->field, call->kernel->config->api_key_prefix);
 	return code;
 }
 
@@ -101,8 +101,8 @@ static enum acp_code check_rate(struct acp_call *call)
 	limit = (own && own < limit ? own : limit) / config->rate_limit_hosts;
 	rate_name(call, name);
 	call->rate_taken_us = acp_monotonic_us();
-	acp_ratelimit_take(call->kernel->limits, name, limit > 0 ? limit : 1, RATE_WINDOW, call->rate_taken_us,
-			   &call->rate);
+	acp_ratelimit_acquire(call->kernel->limits, name, limit > 0 ? limit : 1, RATE_WINDOW, call->rate_taken_us,
+			      &call->rate);
 	if (call->rate.allowed)
 		return ACP_OK;
 	call->retry_after = (int)call->rate.reset;
@@ -112,13 +112,13 @@ static enum acp_code check_rate(struct acp_call *call)
 }
 
 /* A call that a later rule denies does not count against the rate limit: no limit counts a call unless all allow it. */
-static void give_back_rate(struct acp_call *call)
+static void release_rate(struct acp_call *call)
 {
 	char name[160];
 	if (!call->rate.allowed || call->code == ACP_RATE_LIMITED || acp_code_outcome(call->code) != ACP_DENIED)
 		return;
 	rate_name(call, name);
-	acp_ratelimit_give_back(call->kernel->limits, name, RATE_WINDOW, call->rate_taken_us);
+	acp_ratelimit_release(call->kernel->limits, name, RATE_WINDOW, call->rate_taken_us);
 	call->rate.remaining++;
 }
 
@@ -150,10 +150,10 @@ static enum acp_code check_ceiling(struct acp_call *call)
 	int64_t count = 0;
 	const struct acp_control_plane *plane = call->kernel->plane;
 	const char *resource = call->entry->action->ceiling;
-	if (!resource || !plane->live_count)
+	if (!resource || !plane->usage.live_count)
 		return ACP_OK;
 	int64_t most = ceiling_of(call->kernel->config, resource);
-	enum acp_code code = plane->live_count(plane->self, call->principal.tenant_id, resource, &count);
+	enum acp_code code = plane->usage.live_count(plane->self, call->principal.tenant_id, resource, &count);
 	if (code != ACP_OK)
 		return fail_plain(call, code);
 	if (count < most)
@@ -166,7 +166,7 @@ static enum acp_code check_ceiling(struct acp_call *call)
 static void undo(struct acp_call *call)
 {
 	if (call->tx)
-		call->kernel->plane->rollback(call->tx);
+		call->kernel->plane->call.rollback(call->tx);
 	call->tx = NULL;
 }
 
@@ -220,9 +220,9 @@ static enum acp_code resolve(struct acp_call *call)
 	const struct acp_settlement end = {
 		.event = &event, .reserved = call->reserved, .claim = call->claimed ? call->idempotency_key : NULL};
 	fail_plain(call, ACP_UNAVAILABLE);
-	if (!plane->resolve || !acp_audit_event(call, &event))
+	if (!plane->call.resolve || !acp_audit_event(call, &event))
 		return ACP_OUTCOME_UNKNOWN;
-	enum acp_code code = plane->resolve(plane->self, &end);
+	enum acp_code code = plane->call.resolve(plane->self, &end);
 	acp_event_release(&event);
 	call->recorded = true;
 	call->code = code;
@@ -255,7 +255,7 @@ static void settle(struct acp_call *call)
 	int64_t calls_used = -1;
 	struct acp_tx *tx = call->tx;
 	call->tx = NULL;
-	enum acp_code code = plane->settle(plane->self, tx, &call->end, &calls_used);
+	enum acp_code code = plane->call.settle(plane->self, tx, &call->end, &calls_used);
 	take_end(call, code, calls_used);
 }
 
@@ -301,14 +301,14 @@ static void record_exit(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	undo(call);
-	give_back_rate(call);
+	release_rate(call);
 	if (call->recorded)
 		return;
 	struct acp_event event;
 	const struct acp_settlement end = {
 		.event = &event, .reserved = call->reserved, .claim = call->claimed ? call->idempotency_key : NULL};
 	bool made = acp_audit_event(call, &event);
-	if (!made || plane->record(plane->self, &end) != ACP_OK) {
+	if (!made || plane->call.record(plane->self, &end) != ACP_OK) {
 		log_lost(made ? &event : NULL);
 		json_object_put(call->extra);
 		call->extra = NULL;
@@ -379,7 +379,8 @@ static void settled(void *arg, enum acp_code code, int64_t calls_used)
 static bool settle_later(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
-	return !call->tx && plane->settle_later && plane->settle_later(plane->self, &call->end, settled, call);
+	return !call->tx && plane->call.settle_later &&
+	       plane->call.settle_later(plane->self, &call->end, settled, call);
 }
 
 void acp_manage_later(struct acp_call *call, const struct acp_kernel *kernel, const struct acp_request *request,
@@ -457,10 +458,10 @@ static enum acp_code run_sql(struct acp_call *call, const char *function, struct
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	/* A dry run cannot write even if its function tries to: its transaction is read-only. */
-	enum acp_code code = call->tx ? ACP_OK : plane->begin(plane->self, call->dry_run, &call->tx);
+	enum acp_code code = call->tx ? ACP_OK : plane->call.begin(plane->self, call->dry_run, &call->tx);
 	if (code != ACP_OK)
 		return code;
-	return plane->run(call->tx, function, call->principal.tenant_id, params, ctx, data, refusal);
+	return plane->call.run(call->tx, function, call->principal.tenant_id, params, ctx, data, refusal);
 }
 
 /* A read has nothing to commit at the call's end, so it needs no transaction. */
@@ -470,7 +471,7 @@ static enum acp_code read_sql(struct acp_call *call, const char *function, struc
 	const struct acp_control_plane *plane = call->kernel->plane;
 	struct acp_result found = {.quantity = call->result.quantity};
 	enum acp_code code =
-		plane->read(plane->self, function, call->principal.tenant_id, params, ctx, &found, refusal);
+		plane->call.read(plane->self, function, call->principal.tenant_id, params, ctx, &found, refusal);
 	if (code == ACP_OK) {
 		*data = found.data;
 		call->result.quantity = found.quantity;
@@ -488,7 +489,7 @@ enum acp_code acp_call_sql(struct acp_call *call, const char *function, struct j
 	struct json_object *ctx = sql_context(call);
 	if (!ctx)
 		return fail_plain(call, ACP_INTERNAL_ERROR);
-	enum acp_code code = plane->read && !call->entry->action->writes
+	enum acp_code code = plane->call.read && !call->entry->action->writes
 				     ? read_sql(call, function, params, ctx, data, &refusal)
 				     : run_sql(call, function, params, ctx, data, &refusal);
 	json_object_put(ctx);

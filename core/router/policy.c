@@ -37,7 +37,7 @@ void acp_policy_note(struct json_object *decision)
 			fault);
 }
 
-static enum acp_code obey(struct acp_call *call)
+static enum acp_code apply_decision(struct acp_call *call)
 {
 	const char *decision = acp_json_string(call->decision, "decision");
 	const char *reason = acp_json_string(call->decision, "reason");
@@ -65,14 +65,14 @@ static enum acp_code obey(struct acp_call *call)
 enum acp_code acp_policy_check(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
-	if (!plane->authorize || !call->principal.policed)
+	if (!plane->call.authorize || !call->principal.policed)
 		return ACP_OK;
 	struct json_object *query = make_query(call);
-	enum acp_code code = query ? plane->authorize(plane->self, query, &call->decision) : ACP_INTERNAL_ERROR;
+	enum acp_code code = query ? plane->call.authorize(plane->self, query, &call->decision) : ACP_INTERNAL_ERROR;
 	json_object_put(query);
 	acp_policy_note(call->decision);
 	if (code == ACP_OK)
-		return obey(call);
+		return apply_decision(call);
 	/* An approval was to be requested and may have been, so the policies were reachable. */
 	bool asked = code == ACP_OUTCOME_UNKNOWN;
 	if (code != ACP_UNAVAILABLE && !asked) /* the policies could not be evaluated: one of them may deny the call */

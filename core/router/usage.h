@@ -1,5 +1,5 @@
 /* usage.h - the free allowance (contract section 3, "Usage"). Nothing happens here unless the control plane has
- * get_usage and the setting usage_enforcement is on. */
+ * usage.get and the setting usage_enforcement is on. */
 #ifndef ACP_USAGE_H
 #define ACP_USAGE_H
 
@@ -25,12 +25,5 @@ void acp_usage_warn(struct acp_call *call, int64_t calls_used);
 
 /* For dry runs: the price of the real call for this tenant now, as member estimated_cost of the impact. */
 bool acp_usage_estimate(struct acp_call *call) ACP_MUSTCHECK;
-
-/* The signed link a human can open to add a card (contract 2.1). expires_at: seconds since 1970. out: 512 bytes. */
-void acp_upgrade_url(const struct acp_config *config, const char *tenant_id, int64_t expires_at, char out[512]);
-
-/* True when the three query values are a link that acp_upgrade_url made and that is still good at now. */
-bool acp_upgrade_url_ok(const struct acp_config *config, const char *tenant_id, const char *expires_at,
-			const char *signature, int64_t now);
 
 #endif

@@ -1,13 +1,12 @@
 #include "metrics.h"
 
+#include "shm.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <sys/file.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -58,7 +57,7 @@ struct process {
 	int workers;
 };
 
-struct board {
+struct registry {
 	pthread_mutex_t lock; /* of processes and gone_ticks; robust */
 	atomic_int made;
 	struct stripe stripes[STRIPES];
@@ -68,7 +67,7 @@ struct board {
 };
 
 struct acp_metrics {
-	struct board *board;
+	struct registry *registry;
 	struct process *self; /* NULL: too many processes */
 	const char *const *endpoints;
 };
@@ -85,7 +84,7 @@ static uint32_t mix(uint32_t hash, const char *text)
 /* The layout is part of the name, so that a version with another layout uses another memory. */
 static uint32_t layout(const char *const *endpoints)
 {
-	uint32_t hash = 2166136261u ^ (uint32_t)sizeof(struct board);
+	uint32_t hash = 2166136261u ^ (uint32_t)sizeof(struct registry);
 	for (; *endpoints; endpoints++)
 		hash = mix(hash, *endpoints);
 	for (int code = 0; code < ACP_CODE_COUNT; code++)
@@ -95,46 +94,31 @@ static uint32_t layout(const char *const *endpoints)
 	return hash;
 }
 
-static bool make_lock(struct board *board)
+static bool prepare_registry(void *memory)
 {
+	struct registry *registry = memory;
 	pthread_mutexattr_t attr;
+	if (registry->made)
+		return true;
 	bool ok = pthread_mutexattr_init(&attr) == 0 &&
 		  pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED) == 0 &&
 		  pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST) == 0 &&
-		  pthread_mutex_init(&board->lock, &attr) == 0;
+		  pthread_mutex_init(&registry->lock, &attr) == 0;
 	pthread_mutexattr_destroy(&attr);
 	if (ok)
-		board->made = 1;
+		registry->made = 1;
 	return ok;
 }
 
-/* Whoever finds the memory empty makes the lock, while the others wait for the file's. The space is asked for now: a
- * full file system would end a process that touches a page later. */
-static struct board *map_board(int fd)
-{
-	if (flock(fd, LOCK_EX) != 0)
-		return NULL;
-	int full = posix_fallocate(fd, 0, (off_t)sizeof(struct board));
-	void *at = full == 0 ? mmap(NULL, sizeof(struct board), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
-	struct board *board = at == MAP_FAILED ? NULL : at;
-	if (board && !board->made && !make_lock(board)) {
-		munmap(board, sizeof *board);
-		board = NULL;
-	}
-	flock(fd, LOCK_UN);
-	errno = full ? full : errno;
-	return board;
-}
-
 /* A holder that was killed left nothing half done that matters: the numbers under the lock are only added up. */
-static void lock(struct board *board)
+static void lock(struct registry *registry)
 {
-	if (pthread_mutex_lock(&board->lock) == EOWNERDEAD)
-		pthread_mutex_consistent(&board->lock);
+	if (pthread_mutex_lock(&registry->lock) == EOWNERDEAD)
+		pthread_mutex_consistent(&registry->lock);
 }
 
 /* What /proc says of a process. */
-struct vitals {
+struct process_stats {
 	uint64_t started, ticks, resident;
 	long threads;
 };
@@ -149,7 +133,7 @@ static uint64_t stat_field(const char *after_name, int field)
 }
 
 /* False: there is no such process any more, or it is dead and not waited for. */
-static bool look_at(pid_t pid, struct vitals *vitals)
+static bool read_stats(pid_t pid, struct process_stats *stats)
 {
 	char path[32];
 	char text[1024];
@@ -165,41 +149,41 @@ static bool look_at(pid_t pid, struct vitals *vitals)
 	if (!name_end || !name_end[1] || !name_end[2] || name_end[2] == 'Z' || name_end[2] == 'X')
 		return false;
 	const char *state = name_end + 1;
-	*vitals = (struct vitals){.started = stat_field(state, 22),
-				  .ticks = stat_field(state, 14) + stat_field(state, 15),
-				  .resident = stat_field(state, 24) * (uint64_t)sysconf(_SC_PAGESIZE),
-				  .threads = (long)stat_field(state, 20)};
+	*stats = (struct process_stats){.started = stat_field(state, 22),
+					.ticks = stat_field(state, 14) + stat_field(state, 15),
+					.resident = stat_field(state, 24) * (uint64_t)sysconf(_SC_PAGESIZE),
+					.threads = (long)stat_field(state, 20)};
 	return true;
 }
 
-/* Is it still that process? Then vitals are its own. */
-static bool lives(const struct process *process, struct vitals *vitals)
+/* Is it still that process? Then stats are its own. */
+static bool lives(const struct process *process, struct process_stats *stats)
 {
-	return look_at(process->pid, vitals) && vitals->started == process->started;
+	return read_stats(process->pid, stats) && stats->started == process->started;
 }
 
 /* Clears a dead process away; what it used stays in the sum. */
-static void bury(struct board *board, struct process *process)
+static void unregister_process(struct registry *registry, struct process *process)
 {
-	board->gone_ticks += process->ticks;
+	registry->gone_ticks += process->ticks;
 	process->ticks = 0;
 	process->serving = 0;
 	process->pid = 0;
 }
 
 /* A place for this process; NULL: all are taken by living ones, and it is missing in the gauges. */
-static struct process *enlist(struct board *board, int workers)
+static struct process *register_process(struct registry *registry, int workers)
 {
-	struct vitals vitals;
-	struct vitals own = {0};
+	struct process_stats stats;
+	struct process_stats own = {0};
 	struct process *place = NULL;
-	if (!look_at(getpid(), &own))
+	if (!read_stats(getpid(), &own))
 		return NULL;
-	lock(board);
+	lock(registry);
 	for (size_t i = 0; i < PROCESSES && !place; i++) {
-		struct process *process = &board->processes[i];
-		if (process->pid && !lives(process, &vitals))
-			bury(board, process);
+		struct process *process = &registry->processes[i];
+		if (process->pid && !lives(process, &stats))
+			unregister_process(registry, process);
 		if (!process->pid)
 			place = process;
 	}
@@ -210,46 +194,43 @@ static struct process *enlist(struct board *board, int workers)
 		place->workers = workers;
 		place->pid = getpid();
 	}
-	pthread_mutex_unlock(&board->lock);
+	pthread_mutex_unlock(&registry->lock);
 	return place;
 }
 
 struct acp_metrics *acp_metrics_open(const char *zone, const char *const *endpoints, int workers, char *why,
 				     size_t why_size)
 {
-	char name[128];
+	char name[100];
 	struct acp_metrics *metrics = calloc(1, sizeof *metrics);
-	/* The user is part of the name: each user has its own numbers. */
-	snprintf(name, sizeof name, "/acp-fcgi-%u-m%08x-%.64s", (unsigned)geteuid(), (unsigned)layout(endpoints), zone);
-	int fd = metrics ? shm_open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
-	if (fd >= 0)
-		metrics->board = map_board(fd);
-	if (!metrics || !metrics->board) {
-		snprintf(why, why_size, "shared memory %s for metrics: %s", name, strerror(errno));
-		free(metrics);
-		metrics = NULL;
-	} else {
-		metrics->endpoints = endpoints;
-		metrics->self = enlist(metrics->board, workers);
+	if (!metrics) {
+		snprintf(why, why_size, "metrics: out of memory");
+		return NULL;
 	}
-	if (fd >= 0)
-		close(fd);
+	snprintf(name, sizeof name, "m%08x-%.64s", (unsigned)layout(endpoints), zone);
+	metrics->registry = acp_shm_open(name, "metrics", sizeof(struct registry), prepare_registry, why, why_size);
+	if (!metrics->registry) {
+		free(metrics);
+		return NULL;
+	}
+	metrics->endpoints = endpoints;
+	metrics->self = register_process(metrics->registry, workers);
 	return metrics;
 }
 
 void acp_metrics_close(struct acp_metrics *metrics)
 {
-	struct vitals vitals;
+	struct process_stats stats;
 	if (!metrics)
 		return;
 	if (metrics->self) {
-		lock(metrics->board);
-		if (lives(metrics->self, &vitals))
-			metrics->self->ticks = vitals.ticks;
-		bury(metrics->board, metrics->self);
-		pthread_mutex_unlock(&metrics->board->lock);
+		lock(metrics->registry);
+		if (lives(metrics->self, &stats))
+			metrics->self->ticks = stats.ticks;
+		unregister_process(metrics->registry, metrics->self);
+		pthread_mutex_unlock(&metrics->registry->lock);
 	}
-	munmap(metrics->board, sizeof *metrics->board);
+	acp_shm_close(metrics->registry, sizeof *metrics->registry);
 	free(metrics);
 }
 
@@ -260,13 +241,13 @@ static void add(number *to, uint64_t value)
 	atomic_fetch_add_explicit(to, value, memory_order_relaxed);
 }
 
-static struct stripe *own_stripe(struct board *board)
+static struct stripe *own_stripe(struct registry *registry)
 {
 	static atomic_uint next;
 	static __thread unsigned mine; /* 0: not chosen yet */
 	if (!mine)
 		mine = (atomic_fetch_add_explicit(&next, 1, memory_order_relaxed) + (unsigned)getpid()) % STRIPES + 1;
-	return &board->stripes[mine - 1];
+	return &registry->stripes[mine - 1];
 }
 
 /* True when the slot has this name, or was given it now. */
@@ -285,14 +266,14 @@ static bool is_named(struct name *place, const char *name)
 
 /* The number of an action. Two processes that name an action at the same moment may give it two slots; reading adds
  * them up. */
-static size_t action_number(struct board *board, const char *action)
+static size_t action_number(struct registry *registry, const char *action)
 {
 	if (strlen(action) >= ACTION_NAME)
 		return 0;
 	size_t first = mix(2166136261u, action) % (ACTIONS - 1);
 	for (size_t i = 0; i < ACTIONS - 1; i++) {
 		size_t at = 1 + (first + i) % (ACTIONS - 1);
-		if (is_named(&board->actions[at], action))
+		if (is_named(&registry->actions[at], action))
 			return at;
 	}
 	return 0;
@@ -333,14 +314,14 @@ void acp_metrics_end(struct acp_metrics *metrics, const struct acp_served *serve
 {
 	if (!metrics)
 		return;
-	struct stripe *stripe = own_stripe(metrics->board);
+	struct stripe *stripe = own_stripe(metrics->registry);
 	add(&stripe->requests[served->endpoint][status_number(served->http)], 1);
 	add(&stripe->within[served->endpoint][bucket_number(served->us)], 1);
 	add(&stripe->took_us[served->endpoint], served->us);
 	if (served->http >= 400)
 		add(&stripe->errors[served->code], 1);
 	if (served->action)
-		add(&stripe->calls[action_number(metrics->board, served->action)][outcome_number(served->code)], 1);
+		add(&stripe->calls[action_number(metrics->registry, served->action)][outcome_number(served->code)], 1);
 	if (metrics->self)
 		atomic_fetch_sub_explicit(&metrics->self->serving, 1, memory_order_relaxed);
 }
@@ -365,7 +346,7 @@ void acp_metrics_head(struct acp_buf *out, const char *name, const char *type, c
 
 static void write_requests(const struct acp_metrics *metrics, struct acp_buf *out)
 {
-	const struct stripe *first = metrics->board->stripes;
+	const struct stripe *first = metrics->registry->stripes;
 	acp_metrics_head(out, "acp_requests_total", "counter", "Requests answered, by endpoint and HTTP status.");
 	for (size_t e = 0; metrics->endpoints[e]; e++) {
 		for (size_t s = 0; s < STATUSES; s++) {
@@ -384,7 +365,7 @@ static void write_requests(const struct acp_metrics *metrics, struct acp_buf *ou
 static void write_durations(const struct acp_metrics *metrics, struct acp_buf *out)
 {
 	static const char name[] = "acp_request_duration_seconds";
-	const struct stripe *first = metrics->board->stripes;
+	const struct stripe *first = metrics->registry->stripes;
 	acp_metrics_head(out, name, "histogram", "Time from the last byte of a request to the end of its reply.");
 	for (size_t e = 0; metrics->endpoints[e]; e++) {
 		uint64_t us = sum(&first->took_us[e]);
@@ -403,7 +384,7 @@ static void write_durations(const struct acp_metrics *metrics, struct acp_buf *o
 
 static void write_errors(const struct acp_metrics *metrics, struct acp_buf *out)
 {
-	const struct stripe *first = metrics->board->stripes;
+	const struct stripe *first = metrics->registry->stripes;
 	acp_metrics_head(out, "acp_errors_total", "counter", "Error replies, by the member code.");
 	for (int code = 0; code < ACP_CODE_COUNT; code++)
 		if (acp_code_http((enum acp_code)code) >= 400)
@@ -412,36 +393,37 @@ static void write_errors(const struct acp_metrics *metrics, struct acp_buf *out)
 }
 
 /* Does an earlier slot have the same name? */
-static bool is_second(const struct board *board, size_t place)
+static bool is_second(const struct registry *registry, size_t place)
 {
 	for (size_t i = 1; i < place; i++)
-		if (board->actions[i].state == NAMED && strcmp(board->actions[i].text, board->actions[place].text) == 0)
+		if (registry->actions[i].state == NAMED &&
+		    strcmp(registry->actions[i].text, registry->actions[place].text) == 0)
 			return true;
 	return false;
 }
 
-static uint64_t calls_of(const struct board *board, size_t place, size_t outcome)
+static uint64_t calls_of(const struct registry *registry, size_t place, size_t outcome)
 {
 	uint64_t total = 0;
 	for (size_t i = place; i < ACTIONS; i++)
-		if (i == place || (place && board->actions[i].state == NAMED &&
-				   strcmp(board->actions[i].text, board->actions[place].text) == 0))
-			total += sum(&board->stripes[0].calls[i][outcome]);
+		if (i == place || (place && registry->actions[i].state == NAMED &&
+				   strcmp(registry->actions[i].text, registry->actions[place].text) == 0))
+			total += sum(&registry->stripes[0].calls[i][outcome]);
 	return total;
 }
 
 static void write_calls(const struct acp_metrics *metrics, struct acp_buf *out)
 {
-	const struct board *board = metrics->board;
+	const struct registry *registry = metrics->registry;
 	acp_metrics_head(out, "acp_calls_total", "counter",
 			 "Calls of registered actions, by action and what came of them.");
 	for (size_t i = 0; i < ACTIONS; i++) {
-		if (i && (board->actions[i].state != NAMED || is_second(board, i)))
+		if (i && (registry->actions[i].state != NAMED || is_second(registry, i)))
 			continue;
 		for (size_t o = 0; o < OUTCOMES; o++)
 			acp_buf_printf(out, "acp_calls_total{action=\"%s\",status=\"%s\"} %llu\n",
-				       i ? board->actions[i].text : "other", outcome_names[o],
-				       (unsigned long long)calls_of(board, i, o));
+				       i ? registry->actions[i].text : "other", outcome_names[o],
+				       (unsigned long long)calls_of(registry, i, o));
 	}
 }
 
@@ -450,30 +432,30 @@ struct census {
 	uint64_t processes, workers, serving, resident, ticks, oldest, threads;
 };
 
-static void count_processes(struct board *board, struct census *all)
+static void count_processes(struct registry *registry, struct census *all)
 {
-	struct vitals vitals;
-	lock(board);
+	struct process_stats stats;
+	lock(registry);
 	for (size_t i = 0; i < PROCESSES; i++) {
-		struct process *process = &board->processes[i];
+		struct process *process = &registry->processes[i];
 		if (!process->pid)
 			continue;
-		if (!lives(process, &vitals)) {
-			bury(board, process);
+		if (!lives(process, &stats)) {
+			unregister_process(registry, process);
 			continue;
 		}
-		process->ticks = vitals.ticks;
+		process->ticks = stats.ticks;
 		all->processes++;
 		all->workers += (uint64_t)process->workers;
 		all->serving += process->serving;
-		all->resident += vitals.resident;
-		all->threads += (uint64_t)vitals.threads;
-		all->ticks += vitals.ticks;
-		if (!all->oldest || vitals.started < all->oldest)
-			all->oldest = vitals.started;
+		all->resident += stats.resident;
+		all->threads += (uint64_t)stats.threads;
+		all->ticks += stats.ticks;
+		if (!all->oldest || stats.started < all->oldest)
+			all->oldest = stats.started;
 	}
-	all->ticks += board->gone_ticks;
-	pthread_mutex_unlock(&board->lock);
+	all->ticks += registry->gone_ticks;
+	pthread_mutex_unlock(&registry->lock);
 }
 
 static void write_gauge(struct acp_buf *out, const char *name, const char *help, uint64_t value)
@@ -495,7 +477,7 @@ static void write_processes(const struct acp_metrics *metrics, struct acp_buf *o
 {
 	struct census all = {0};
 	double per_second = (double)sysconf(_SC_CLK_TCK);
-	count_processes(metrics->board, &all);
+	count_processes(metrics->registry, &all);
 	write_gauge(out, "acp_processes", "Processes of this host that serve requests.", all.processes);
 	write_gauge(out, "acp_workers", "Requests that they can serve at a time.", all.workers);
 	write_gauge(out, "acp_requests_in_flight", "Requests being served now.", all.serving);

@@ -2,14 +2,10 @@
 
 #include "buf.h"
 #include "crypto.h"
+#include "shm.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
-#include <sys/file.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum {
 	COUNTS = 61,
@@ -40,9 +36,12 @@ struct acp_ratelimit {
 	struct table *table;
 };
 
-static bool init_table(struct table *table)
+static bool prepare_table(void *memory)
 {
+	struct table *table = memory;
 	pthread_mutexattr_t attr;
+	if (table->magic == MAGIC)
+		return true;
 	bool ok = pthread_mutexattr_init(&attr) == 0 &&
 		  pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED) == 0 &&
 		  pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST) == 0;
@@ -54,50 +53,26 @@ static bool init_table(struct table *table)
 	return ok;
 }
 
-/* Maps the file; whoever finds it empty makes the table, while the others wait for the file lock. */
-static struct table *map_table(int fd)
-{
-	struct stat status;
-	struct table *table = NULL;
-	if (flock(fd, LOCK_EX) != 0)
-		return NULL;
-	bool sized = fstat(fd, &status) == 0 &&
-		     (status.st_size == (off_t)sizeof *table || ftruncate(fd, (off_t)sizeof *table) == 0);
-	void *at = sized ? mmap(NULL, sizeof *table, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
-	if (at != MAP_FAILED) {
-		table = at;
-		if (table->magic != MAGIC && !init_table(table)) {
-			munmap(at, sizeof *table);
-			table = NULL;
-		}
-	}
-	flock(fd, LOCK_UN);
-	return table;
-}
-
 struct acp_ratelimit *acp_ratelimit_open(const char *zone, char *why, size_t why_size)
 {
-	char name[128];
+	char name[100];
 	struct acp_ratelimit *limits = calloc(1, sizeof *limits);
-	/* The user is part of the name: each user has its own table. */
-	snprintf(name, sizeof name, "/acp-fcgi-%u-%x-%.64s", (unsigned)geteuid(), (unsigned)sizeof(struct table), zone);
-	int fd = limits ? shm_open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
-	if (fd >= 0)
-		limits->table = map_table(fd);
-	if (!limits || !limits->table) {
-		snprintf(why, why_size, "shared memory %s for rate limits: %s", name, strerror(errno));
-		free(limits);
-		limits = NULL;
+	if (!limits) {
+		snprintf(why, why_size, "rate limits: out of memory");
+		return NULL;
 	}
-	if (fd >= 0)
-		close(fd);
-	return limits;
+	snprintf(name, sizeof name, "%x-%.64s", (unsigned)sizeof(struct table), zone);
+	limits->table = acp_shm_open(name, "rate limits", sizeof(struct table), prepare_table, why, why_size);
+	if (limits->table)
+		return limits;
+	free(limits);
+	return NULL;
 }
 
 void acp_ratelimit_close(struct acp_ratelimit *limits)
 {
 	if (limits)
-		munmap(limits->table, sizeof *limits->table);
+		acp_shm_close(limits->table, sizeof *limits->table);
 	free(limits);
 }
 
@@ -185,8 +160,8 @@ static int64_t seconds_to_place(const struct slot *slot, uint64_t length, uint64
 	return (int64_t)((length * COUNTS + 999999) / 1000000);
 }
 
-void acp_ratelimit_take(struct acp_ratelimit *limits, const char *name, int64_t limit, int64_t window, uint64_t now,
-			struct acp_rate *out)
+void acp_ratelimit_acquire(struct acp_ratelimit *limits, const char *name, int64_t limit, int64_t window, uint64_t now,
+			   struct acp_rate *out)
 {
 	uint8_t id[ID_LEN];
 	uint64_t length = span_length(window);
@@ -206,7 +181,7 @@ void acp_ratelimit_take(struct acp_ratelimit *limits, const char *name, int64_t 
 	pthread_mutex_unlock(&set->lock);
 }
 
-void acp_ratelimit_give_back(struct acp_ratelimit *limits, const char *name, int64_t window, uint64_t now)
+void acp_ratelimit_release(struct acp_ratelimit *limits, const char *name, int64_t window, uint64_t now)
 {
 	uint8_t id[ID_LEN];
 	uint64_t span = now / span_length(window);

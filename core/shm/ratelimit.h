@@ -27,10 +27,10 @@ void acp_ratelimit_close(struct acp_ratelimit *table);
 
 /* Counts an event of this name at time now (microseconds of a clock that all processes of the host share), or refuses
  * it. A refused event is not counted. limit >= 1; 1 <= window <= 86400. */
-void acp_ratelimit_take(struct acp_ratelimit *table, const char *name, int64_t limit, int64_t window, uint64_t now,
-			struct acp_rate *out);
+void acp_ratelimit_acquire(struct acp_ratelimit *table, const char *name, int64_t limit, int64_t window, uint64_t now,
+			   struct acp_rate *out);
 
 /* Uncounts the event that was counted at now, because a later check refused it. */
-void acp_ratelimit_give_back(struct acp_ratelimit *table, const char *name, int64_t window, uint64_t now);
+void acp_ratelimit_release(struct acp_ratelimit *table, const char *name, int64_t window, uint64_t now);
 
 #endif

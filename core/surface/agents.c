@@ -22,14 +22,14 @@ static void put_text(const struct acp_config *config, struct acp_buf *out, const
 
 static bool has_onboarding(const struct acp_kernel *kernel)
 {
-	return kernel->config->onboarding && kernel->plane->onboard && *kernel->config->products;
+	return kernel->config->onboarding && kernel->plane->call.onboard && *kernel->config->products;
 }
 
 static void put_head(const struct acp_kernel *kernel, struct acp_buf *out)
 {
 	acp_buf_printf(out, "# %s\n\n> Metered, audited actions for agents over HTTP and JSON",
 		       kernel->config->kernel_id);
-	if (kernel->plane->get_usage)
+	if (kernel->plane->usage.get)
 		acp_buf_printf(out, "; %lld billable calls a UTC month are free",
 			       (long long)kernel->config->free_calls_limit);
 	put_text(
@@ -71,7 +71,7 @@ static void put_calling(const struct acp_kernel *kernel, struct acp_buf *out)
 		"stored reply (code IDEMPOTENT_REPLAY) costs nothing.\n"
 		"- A success is {\"ok\": true, \"data\": ...}; near the end of the free calls it has a warning with an "
 		"upgrade_url for your human.\n");
-	if (kernel->plane->get_usage)
+	if (kernel->plane->usage.get)
 		put_text(kernel->config, out,
 			 "- GET %/api/usage, with the same header, tells what is used and left; it is free.\n");
 }

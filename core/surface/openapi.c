@@ -596,8 +596,8 @@ static void put_execute(struct draft *draft)
 
 static bool offered(const struct acp_kernel *kernel, const char *path)
 {
-	return (kernel->plane->get_usage || strcmp(path, "/api/usage") != 0) &&
-	       (kernel->plane->get_invoice || strcmp(path, "/api/billing/invoice") != 0) &&
+	return (kernel->plane->usage.get || strcmp(path, "/api/usage") != 0) &&
+	       (kernel->plane->payments.get_invoice || strcmp(path, "/api/billing/invoice") != 0) &&
 	       (acp_stripe_events_offered(kernel) || strcmp(path, "/api/webhooks/stripe") != 0);
 }
 
@@ -605,7 +605,7 @@ static void put_paths(struct draft *draft)
 {
 	const struct acp_kernel *kernel = draft->kernel;
 	put_operation(draft, &manage_operation, reference(SCHEMAS, "Call"));
-	if (kernel->config->onboarding && kernel->plane->onboard)
+	if (kernel->config->onboarding && kernel->plane->call.onboard)
 		put_operation(draft, &onboard_operation, reference(SCHEMAS, "OnboardRequest"));
 	for (size_t i = 0; i < ACP_COUNT(public_operations); i++)
 		if (offered(kernel, public_operations[i].path))

@@ -252,7 +252,7 @@ void audit_archive_sign(const struct ctl *ctl, const struct audit_archive *a, ch
 	acp_buf_printf(&text, "month %s\npart %s\nat %s\nrows %s\nfile %s\nbytes %s\nsha256 %s\nruns %s\ntotals %s\n",
 		       a->month, a->part, a->at, a->rows, a->file, a->bytes, a->sha256, a->runs_sha256,
 		       a->totals_sha256);
-	acp_proof_sign(ctl->config.key_pepper, ACP_ARCHIVE_PURPOSE, text.ptr, text.len, hex);
+	acp_subkey_hex(ctl->config.key_pepper, ACP_FOR_AUDIT_ARCHIVE, text.ptr, text.len, hex);
 	acp_buf_release(&text);
 }
 

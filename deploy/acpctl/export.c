@@ -105,10 +105,10 @@ static bool put_row(void *arg, const char *const *columns)
 {
 	struct writer *w = arg;
 	audit_busy_end(&w->busy);
-	struct acp_link link = {.chain = columns[0] ? strtoll(columns[0], NULL, 10) : 0,
-				.seq = columns[1] ? strtoll(columns[1], NULL, 10) : 0,
-				.text = columns[3],
-				.len = strlen(columns[3])};
+	struct acp_chain_link link = {.chain = columns[0] ? strtoll(columns[0], NULL, 10) : 0,
+				      .seq = columns[1] ? strtoll(columns[1], NULL, 10) : 0,
+				      .text = columns[3],
+				      .len = strlen(columns[3])};
 	link.has_before = columns[4] && acp_unhex(columns[4], link.before, sizeof link.before);
 	if (!columns[2] || !acp_unhex(columns[2], link.hash, sizeof link.hash) ||
 	    !acp_row_parse(&w->row, link.text, link.len))
@@ -155,7 +155,7 @@ static bool put_trailer(struct writer *w)
 	acp_hex(digest, sizeof digest, sha256);
 	acp_buf_printf(&w->line, "rows %lld\nseals %lld\nsha256 %s\n%s", (long long)w->sums->rows,
 		       (long long)w->sums->seals, sha256, audit_text(&w->ends));
-	acp_proof_sign(w->ctl->config.key_pepper, ACP_EXPORT_PURPOSE, w->line.ptr, w->line.len, signature);
+	acp_subkey_hex(w->ctl->config.key_pepper, ACP_FOR_AUDIT_EXPORT, w->line.ptr, w->line.len, signature);
 	acp_buf_clear(&w->line);
 	audit_trailer_line(w->sums, audit_text(&w->ends), sha256, *w->ctl->config.key_pepper ? signature : NULL,
 			   &w->line);

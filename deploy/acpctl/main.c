@@ -148,6 +148,8 @@ static int run(struct ctl *ctl, const char *file, int argc, char **argv)
 			ctl_fail("%s", why);
 			return ACPCTL_CONFIG;
 		}
+		if (*ctl->config.notice)
+			fprintf(stderr, "acpctl: %s\n", ctl->config.notice);
 		int status = commands[i].run(ctl);
 		if (status == ACPCTL_USAGE)
 			print_command(stderr, i);

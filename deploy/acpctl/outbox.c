@@ -1,7 +1,7 @@
 /* outbox.c - acpctl outbox: what is owed to the outside world; looking at it, working it off, dead letters. */
 #include "acpctl.h"
 
-#include "executor.h"
+#include "executor_open.h"
 #include "outbound.h"
 #include "outbox.h"
 
@@ -79,19 +79,29 @@ int ctl_outbox_drop(struct ctl *ctl)
 }
 
 /* The outbox as acpctl reaches it: the part of the control plane that acp_outbox_work() needs. */
-static enum acp_code money(void *self, const char *function, struct json_object *what, struct json_object **reply,
-			   struct acp_refusal *refusal)
+static enum acp_code ask(struct ctl *ctl, const char *query, struct json_object *what, struct json_object **reply)
 {
-	struct ctl *ctl = self;
 	const char *values[] = {json_object_to_json_string_ext(what, JSON_C_TO_STRING_PLAIN)};
-	bool take = strcmp(function, "obligations_take") == 0;
-	struct json_object *rows = ctl_query(ctl, take ? "outbox take" : "outbox done", values);
-	(void)refusal;
+	struct json_object *rows = ctl_query(ctl, query, values);
 	if (!rows)
 		return ACP_UNAVAILABLE;
 	*reply = json_object_get(ctl_value(rows, "reply"));
 	json_object_put(rows);
 	return ACP_OK;
+}
+
+static enum acp_code obligations_take(void *self, struct json_object *what, struct json_object **reply,
+				      struct acp_refusal *refusal)
+{
+	(void)refusal;
+	return ask(self, "outbox take", what, reply);
+}
+
+static enum acp_code obligation_done(void *self, struct json_object *what, struct json_object **reply,
+				     struct acp_refusal *refusal)
+{
+	(void)refusal;
+	return ask(self, "outbox done", what, reply);
 }
 
 /* The executor's audit events. */
@@ -108,7 +118,10 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 
 struct acp_control_plane ctl_executor_plane(struct ctl *ctl)
 {
-	return (struct acp_control_plane){.self = ctl, .money = money, .record = record};
+	return (struct acp_control_plane){.self = ctl,
+					  .call.record = record,
+					  .payments.obligations_take = obligations_take,
+					  .payments.obligation_done = obligation_done};
 }
 
 /* Works until nothing is due. An obligation that fails is due again later, so this ends. */

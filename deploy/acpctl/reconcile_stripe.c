@@ -5,7 +5,7 @@
  * meanwhile is at Stripe before it is here. */
 #include "reconcile.h"
 
-#include "executor.h"
+#include "executor_open.h"
 #include "outbound.h"
 
 struct comparison {

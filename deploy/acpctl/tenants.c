@@ -15,7 +15,7 @@ bool ctl_tenant_id(struct ctl *ctl, const char *given, char uuid[ACP_UUID_LEN])
 	bool found = json_object_array_length(rows) == 1;
 	char shown[160];
 	snprintf(shown, sizeof shown, "%s", given);
-	acp_redact_in_place(shown, sizeof shown, ctl->config.key_prefix); /* an API key, given by mistake */
+	acp_redact_in_place(shown, sizeof shown, ctl->config.api_key_prefix); /* an API key, given by mistake */
 	if (found)
 		snprintf(uuid, ACP_UUID_LEN, "%s", json_object_get_string(ctl_value(rows, "tenant_id")));
 	else
@@ -212,7 +212,7 @@ int ctl_key_create(struct ctl *ctl)
 	if (!ctl_tenant_id(ctl, options[0].value, tenant))
 		return ACPCTL_FAILED;
 	acp_random(seed, sizeof seed);
-	acp_key_from_seed(ctl->config.key_prefix, seed, key);
+	acp_key_from_seed(ctl->config.api_key_prefix, seed, key);
 	acp_key_hash(ctl->config.key_pepper, key, hash);
 	acp_hex(hash, sizeof hash, hash_text + 2);
 	acp_key_shown(key, shown);

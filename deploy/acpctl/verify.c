@@ -55,7 +55,7 @@ static int64_t number_of(const char *text)
 
 static bool check_row(struct verification *v, const char *const *columns)
 {
-	struct acp_link link = {.chain = number_of(columns[1]), .seq = number_of(columns[2])};
+	struct acp_chain_link link = {.chain = number_of(columns[1]), .seq = number_of(columns[2])};
 	link.text = columns[5] ? columns[5] : "";
 	link.len = strlen(link.text);
 	/* A chain_hash that is none is as good as a wrong one. */

@@ -34,7 +34,7 @@ struct reader {
 	bool partly, sorted, trailer;
 	int64_t chain; /* of the last row */
 	struct acp_head last;
-	struct acp_link waiting; /* the row that was read last */
+	struct acp_chain_link waiting; /* the row that was read last */
 	struct acp_buf waiting_text;
 	bool waits;
 	struct acp_row row;
@@ -187,7 +187,7 @@ static bool archived_line(struct reader *r, struct json_object *line)
 }
 
 /* Remembers where chains end in this file. */
-static void note_end(struct reader *r, const struct acp_link *link)
+static void note_end(struct reader *r, const struct acp_chain_link *link)
 {
 	char hex[ACP_SHA256_HEX];
 	if (r->last.chain && (!link || link->chain != r->last.chain)) {
@@ -202,8 +202,8 @@ static void note_end(struct reader *r, const struct acp_link *link)
 }
 
 /* The row's place and text must be all that the line is made of. */
-static void compare_line(struct reader *r, struct json_object *line, const struct acp_link *link, const char *bytes,
-			 size_t len)
+static void compare_line(struct reader *r, struct json_object *line, const struct acp_chain_link *link,
+			 const char *bytes, size_t len)
 {
 	acp_buf_clear(&r->again);
 	bool readable = acp_row_parse(&r->row, link->text, link->len);
@@ -225,7 +225,7 @@ static void compare_line(struct reader *r, struct json_object *line, const struc
 /* The row that waits goes to its chain. */
 static void pass_on(struct reader *r)
 {
-	struct acp_link *link = &r->waiting;
+	struct acp_chain_link *link = &r->waiting;
 	if (!r->waits)
 		return;
 	r->waits = false;
@@ -250,7 +250,7 @@ static void stray(struct reader *r)
 }
 
 /* Each row waits for the next: one that stands alone in a wrong place must not spoil those behind it. */
-static void wait_with(struct reader *r, const struct acp_link *link)
+static void wait_with(struct reader *r, const struct acp_chain_link *link)
 {
 	bool other_chain = r->waiting.chain != r->chain && link->chain == r->chain;
 	bool too_early = r->waiting.chain == link->chain && r->waiting.seq > link->seq &&
@@ -268,7 +268,7 @@ static void wait_with(struct reader *r, const struct acp_link *link)
 static bool row_line(struct reader *r, struct json_object *line, const char *bytes, size_t len)
 {
 	struct json_object *text = acp_json_member(line, "text");
-	struct acp_link link = {.chain = whole_number(line, "chain_id"), .seq = whole_number(line, "chain_seq")};
+	struct acp_chain_link link = {.chain = whole_number(line, "chain_id"), .seq = whole_number(line, "chain_seq")};
 	if (!json_object_is_type(text, json_type_string) ||
 	    !acp_unhex(text_of(line, "chain_hash"), link.hash, sizeof link.hash))
 		return broken(r, "is no row: it has no text, or no chain_hash");
@@ -292,7 +292,7 @@ static const char *trailer_fault(struct reader *r, struct json_object *line, con
 	acp_buf_clear(&r->again);
 	acp_buf_printf(&r->again, "rows %lld\nseals %lld\nsha256 %s\n%s", (long long)whole_number(line, "rows"),
 		       (long long)whole_number(line, "seals"), text_of(line, "sha256"), text_of(line, "ends"));
-	acp_proof_sign(r->pepper, ACP_EXPORT_PURPOSE, r->again.ptr, r->again.len, signature);
+	acp_subkey_hex(r->pepper, ACP_FOR_AUDIT_EXPORT, r->again.ptr, r->again.len, signature);
 	bool signed_here = *text_of(line, "signature") != '\0';
 	r->facts->signature_checked = *r->pepper && signed_here;
 	if (*r->pepper && !signed_here)

@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(length)
         if self.path != "/wordcount":
-            self.answer(404, {"error": "there is nothing at this path"})
+            self.answer(404, {"error": "no such path"})
             return
         try:
             result = count_words(json.loads(body))

@@ -45,13 +45,13 @@ void acp_key_cache_free(struct acp_key_cache *cache)
 	free(cache);
 }
 
-void acp_key_cache_ask(struct acp_key_cache *cache, struct acp_news *news, bool *ask_clock)
+void acp_key_cache_ask(struct acp_key_cache *cache, struct acp_change_feed *feed, bool *ask_clock)
 {
-	news->seen = acp_shared_counter_value(cache->changes);
-	news->asked_us = acp_monotonic_us();
+	feed->seen = acp_shared_counter_value(cache->changes);
+	feed->asked_us = acp_monotonic_us();
 	pthread_mutex_lock(&cache->lock);
-	news->since = cache->version;
-	*ask_clock = news->asked_us - cache->clock_us > CLOCK_EVERY_US;
+	feed->since = cache->version;
+	*ask_clock = feed->asked_us - cache->clock_us > CLOCK_EVERY_US;
 	pthread_mutex_unlock(&cache->lock);
 }
 
@@ -70,26 +70,26 @@ static void forget(struct acp_key_cache *cache, const char *changed)
 				cache->entries[i][way].used = false;
 }
 
-void acp_key_cache_hear(struct acp_key_cache *cache, const struct acp_news *news)
+void acp_key_cache_apply(struct acp_key_cache *cache, const struct acp_change_feed *feed)
 {
 	pthread_mutex_lock(&cache->lock);
-	if (*news->changed)
-		forget(cache, news->changed);
+	if (*feed->changed)
+		forget(cache, feed->changed);
 	/* Asked from a number that an answer took back since: it does not tell what changed up to there. */
-	if (news->since > cache->version)
+	if (feed->since > cache->version)
 		forget(cache, ACP_NIL_UUID);
 	/* An answer that was overtaken by a younger one tells nothing new. A younger one with a smaller number comes
 	 * from another server, or saw an older state: what changed in between is told again. */
-	if (news->asked_us >= cache->asked_us) {
-		if (news->version < cache->version)
+	if (feed->asked_us >= cache->asked_us) {
+		if (feed->version < cache->version)
 			forget(cache, ACP_NIL_UUID);
-		cache->version = news->version;
-		cache->asked_us = news->asked_us;
-		cache->seen = news->seen;
+		cache->version = feed->version;
+		cache->asked_us = feed->asked_us;
+		cache->seen = feed->seen;
 	}
-	if (news->at_us && news->asked_us >= cache->clock_us) {
-		cache->clock_us = news->asked_us;
-		cache->at_us = news->at_us;
+	if (feed->at_us && feed->asked_us >= cache->clock_us) {
+		cache->clock_us = feed->asked_us;
+		cache->at_us = feed->at_us;
 	}
 	pthread_mutex_unlock(&cache->lock);
 }

@@ -1,6 +1,6 @@
 /* key_cache.h - what one process knows of API keys, so that most calls need not ask PostgreSQL who calls.
  *
- * Every answer of the database tells which tenants changed since the last one (acp.news), so what is kept here is right
+ * Every answer of the database tells which tenants changed since the last one (acp.change_feed), so what is kept here is right
  * as of the moment the newest answer was asked for. It is used without asking only while that moment is younger than
  * the lease: a change is in force for every call that starts a lease after its commit, whatever else happens (contract
  * section 1 allows 100 ms). Under load the answers of the audit writer renew the lease all the time; an idle process
@@ -14,8 +14,8 @@
 
 struct acp_key_cache;
 
-/* What an answer of the database said besides. */
-struct acp_news {
+/* What an answer of the database says of changes, besides (acp.change_feed). */
+struct acp_change_feed {
 	int64_t since;       /* the version it was asked from */
 	uint64_t asked_us;   /* monotonic time before it was asked */
 	uint64_t seen;       /* value of the counter of changes before it was asked */
@@ -25,15 +25,15 @@ struct acp_news {
 };
 
 /* lease_ms: see above; 0: every call asks. changes: raised when this program changed a key or tenant; borrowed. NULL:
- * memory is lacking. */
+ * out of memory. */
 struct acp_key_cache *acp_key_cache_new(int64_t lease_ms, const struct acp_shared_counter *changes);
 void acp_key_cache_free(struct acp_key_cache *cache);
 
-/* Before asking: fills since, from which to ask for news, asked_us and seen; *ask_clock: ask for the clock too. */
-void acp_key_cache_ask(struct acp_key_cache *cache, struct acp_news *news, bool *ask_clock);
+/* Before asking: fills since, from which to ask, asked_us and seen; *ask_clock: ask for the clock too. */
+void acp_key_cache_ask(struct acp_key_cache *cache, struct acp_change_feed *feed, bool *ask_clock);
 
 /* Forgets what changed and renews the lease. */
-void acp_key_cache_hear(struct acp_key_cache *cache, const struct acp_news *news);
+void acp_key_cache_apply(struct acp_key_cache *cache, const struct acp_change_feed *feed);
 
 /* Keeps what an answer said of a key. expires_us: when the key ends, microseconds since 1970; 0: never. */
 void acp_key_cache_put(struct acp_key_cache *cache, const uint8_t key_hash[ACP_SHA256_LEN],

@@ -11,7 +11,7 @@
 
 struct acp_reader;
 
-/* Reads over the pool's connections. NULL: memory is lacking. */
+/* Reads over the pool's connections. NULL: out of memory. */
 struct acp_reader *acp_reader_new(struct acp_db_pool *pool);
 void acp_reader_free(struct acp_reader *reader); /* no call may be under way */
 

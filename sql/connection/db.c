@@ -32,8 +32,8 @@ struct acp_db_pool {
 	char *url;
 	struct acp_db_limits limits;
 	pthread_mutex_t lock;
-	pthread_cond_t given[ACP_DB_PURPOSES];
-	struct acp_db_conn *idle; /* last given first: the others may age and be replaced */
+	pthread_cond_t released[ACP_DB_PURPOSES];
+	struct acp_db_conn *idle; /* last released first: the others may age and be replaced */
 	int count;                /* connections that exist or are being made, but for those with a late commit */
 	int writing;              /* connections taken to write, late ones included */
 	char host[256];           /* which of several servers (database_url) took the last connection */
@@ -143,8 +143,8 @@ struct acp_db_pool *acp_db_pool_new(const char *url, const struct acp_db_limits 
 	}
 	pool->limits = *limits;
 	pthread_mutex_init(&pool->lock, NULL);
-	for (size_t i = 0; i < ACP_COUNT(pool->given); i++)
-		acp_monotonic_cond(&pool->given[i]);
+	for (size_t i = 0; i < ACP_COUNT(pool->released); i++)
+		acp_monotonic_cond(&pool->released[i]);
 	return pool;
 }
 
@@ -162,8 +162,8 @@ void acp_db_pool_free(struct acp_db_pool *pool)
 		pool->idle = conn->next;
 		acp_db_close(conn);
 	}
-	for (size_t i = 0; i < ACP_COUNT(pool->given); i++)
-		pthread_cond_destroy(&pool->given[i]);
+	for (size_t i = 0; i < ACP_COUNT(pool->released); i++)
+		pthread_cond_destroy(&pool->released[i]);
 	pthread_mutex_destroy(&pool->lock);
 	acp_wipe(pool->url, strlen(pool->url));
 	free(pool->url);
@@ -176,8 +176,8 @@ static void free_place(struct acp_db_pool *pool, bool counted, bool writes)
 	pthread_mutex_lock(&pool->lock);
 	pool->count -= counted;
 	pool->writing -= writes;
-	for (size_t i = 0; i < ACP_COUNT(pool->given); i++)
-		pthread_cond_signal(&pool->given[i]);
+	for (size_t i = 0; i < ACP_COUNT(pool->released); i++)
+		pthread_cond_signal(&pool->released[i]);
 	pthread_mutex_unlock(&pool->lock);
 }
 
@@ -193,7 +193,7 @@ static bool died_idle(struct acp_db_conn *conn)
 
 /* An idle connection that still lives, or NULL. The lock is held. Who writes takes none on which a commit may be late,
  * but makes another in its place; the rest is good enough for those who read. */
-static struct acp_db_conn *take_idle(struct acp_db_pool *pool, enum acp_db_purpose purpose)
+static struct acp_db_conn *pop_idle(struct acp_db_pool *pool, enum acp_db_purpose purpose)
 {
 	bool doubted = false;
 	while (pool->idle && !doubted) {
@@ -283,14 +283,14 @@ bool acp_db_away(struct acp_db_pool *pool)
 	return atomic_load(&pool->away_until) != 0;
 }
 
-void acp_db_stands_still(struct acp_db_pool *pool)
+void acp_db_unresponsive(struct acp_db_pool *pool)
 {
 	if (!acp_db_away(pool))
 		note_away(pool);
 }
 
 /* A new connection is the pool's. Of several servers only one can be the right one at a time. */
-static void welcome(struct acp_db_pool *pool, struct acp_db_conn *conn)
+static void register_connection(struct acp_db_pool *pool, struct acp_db_conn *conn)
 {
 	char host[sizeof pool->host] = "";
 	const char *name = PQhost(conn->pg), *port = PQport(conn->pg);
@@ -324,7 +324,7 @@ static bool wait_until(struct acp_db_pool *pool, enum acp_db_purpose purpose, co
 {
 	int waited = 0;
 	while (!has_place(pool, purpose) && waited != ETIMEDOUT)
-		waited = pthread_cond_timedwait(&pool->given[purpose], &pool->lock, until);
+		waited = pthread_cond_timedwait(&pool->released[purpose], &pool->lock, until);
 	return has_place(pool, purpose);
 }
 
@@ -344,18 +344,18 @@ static bool wait_for_place(struct acp_db_pool *pool, enum acp_db_purpose purpose
 }
 
 /* Takes an idle connection (*conn), or the place of one that is to be made. False: every place is taken. */
-static bool take_place(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_conn **conn)
+static bool acquire_place(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_conn **conn)
 {
 	pthread_mutex_lock(&pool->lock);
 	bool found = wait_for_place(pool, purpose);
-	*conn = found ? take_idle(pool, purpose) : NULL;
+	*conn = found ? pop_idle(pool, purpose) : NULL;
 	pool->count += found && !*conn;
 	pool->writing += found && purpose == ACP_DB_TO_WRITE;
 	pthread_mutex_unlock(&pool->lock);
 	return found;
 }
 
-struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_error *error)
+struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_error *error)
 {
 	bool tries = false;
 	struct acp_db_conn *conn;
@@ -369,7 +369,7 @@ struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, enum acp_db_purpose pu
 			note_away(pool); /* it was this caller's to try, and it may not */
 		return NULL;
 	}
-	if (!take_place(pool, purpose, &conn)) {
+	if (!acquire_place(pool, purpose, &conn)) {
 		set_error(error, "every connection of the pool is busy (db_connections)");
 		error->timed_out = true;
 		if (acp_db_away(pool))
@@ -377,7 +377,7 @@ struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, enum acp_db_purpose pu
 		return NULL;
 	}
 	if (!conn && (conn = acp_db_connect(pool->url, &pool->limits, error)))
-		welcome(pool, conn);
+		register_connection(pool, conn);
 	if (conn) {
 		conn->writes = purpose == ACP_DB_TO_WRITE;
 		conn->tries = tries;
@@ -401,7 +401,7 @@ static bool put_back(struct acp_db_pool *pool, struct acp_db_conn *conn)
 	return true;
 }
 
-void acp_db_give(struct acp_db_pool *pool, struct acp_db_conn *conn)
+void acp_db_release(struct acp_db_pool *pool, struct acp_db_conn *conn)
 {
 	bool good = !conn->lost && !acp_db_in_transaction(conn);
 	bool writes = conn->writes;
@@ -472,8 +472,8 @@ static bool collect(struct acp_db_conn *conn, uint64_t deadline, PGresult **last
 	}
 }
 
-/* PQcancel waits for the server, which may be the one that stands still: it gets a thread of its own, that nobody waits
- * for. */
+/* PQcancel waits for the server, which may be the one that is unresponsive: it gets a thread of its own, for which
+ * nobody waits. */
 static void *send_cancel(void *arg)
 {
 	char ignored[64];
@@ -524,7 +524,8 @@ static enum acp_db_status give_up(struct acp_db_conn *conn, bool timed_out, stru
 }
 
 /* What a statement's last result means, which becomes the caller's or is released. */
-static enum acp_db_status judge(struct acp_db_conn *conn, PGresult *last, PGresult **result, struct acp_db_error *error)
+static enum acp_db_status classify(struct acp_db_conn *conn, PGresult *last, PGresult **result,
+				   struct acp_db_error *error)
 {
 	note_answer(conn->pool);
 	ExecStatusType status = PQresultStatus(last);
@@ -551,7 +552,7 @@ static enum acp_db_status finish(struct acp_db_conn *conn, bool sent, uint64_t d
 	if (!sent)
 		return give_up(conn, false, error);
 	if (flush_out(conn, deadline) && collect(conn, deadline, &last))
-		return judge(conn, last, result, error);
+		return classify(conn, last, result, error);
 	PQclear(last);
 	return give_up(conn, acp_monotonic_us() >= deadline, error);
 }
@@ -607,10 +608,10 @@ static enum acp_db_status in_doubt(struct acp_db_conn *conn, uint64_t asked, str
 }
 
 /* What the answer to a commit means. A connection that the server ended instead may have committed before. */
-static enum acp_db_status judge_commit(struct acp_db_conn *conn, bool wrote, PGresult *last, PGresult **result,
-				       struct acp_db_error *error)
+static enum acp_db_status classify_commit(struct acp_db_conn *conn, bool wrote, PGresult *last, PGresult **result,
+					  struct acp_db_error *error)
 {
-	enum acp_db_status status = judge(conn, last, result, error);
+	enum acp_db_status status = classify(conn, last, result, error);
 	if (status == ACP_DB_OK)
 		note_commit(conn, wrote || conn->uncounted); /* one that wrote nothing waits for nothing */
 	return status == ACP_DB_AWAY && !error->timed_out ? ACP_DB_UNKNOWN : status;
@@ -634,7 +635,7 @@ static enum acp_db_status commit(struct acp_db_conn *conn, bool wrote, const str
 		set_error(error, "the transaction had failed and was rolled back");
 		return ACP_DB_REFUSED;
 	}
-	return judge_commit(conn, wrote, last, NULL, error);
+	return classify_commit(conn, wrote, last, NULL, error);
 }
 
 enum acp_db_status acp_db_commit(struct acp_db_conn *conn, struct acp_db_error *error)
@@ -816,7 +817,7 @@ enum acp_db_status acp_db_exec_early(struct acp_db_conn *conn, const struct acp_
 		PQclear(last);
 		return failed ? ACP_DB_AWAY : status;
 	}
-	status = judge_commit(conn, true, last, result, error);
+	status = classify_commit(conn, true, last, result, error);
 	if (status != ACP_DB_REFUSED || !prepared || !prepared_in_vain(error->sqlstate))
 		return status;
 	atomic_store(&conn->pool->unprepared, true);
@@ -864,12 +865,12 @@ static enum acp_db_status write_within(struct acp_db_pool *pool, enum acp_db_pur
 {
 	enum acp_db_status status = ACP_DB_AWAY;
 	for (int attempt = 0; attempt < 2 && status == ACP_DB_AWAY; attempt++) {
-		struct acp_db_conn *conn = acp_db_take(pool, purpose, error);
+		struct acp_db_conn *conn = acp_db_acquire(pool, purpose, error);
 		if (!conn)
 			return ACP_DB_AWAY;
 		conn->commit_timeout_ms = commit_timeout_ms;
 		status = acp_db_transact(conn, sql, count, values, timeout_ms, result, error);
-		acp_db_give(pool, conn);
+		acp_db_release(pool, conn);
 		if (status == ACP_DB_AWAY && error->timed_out)
 			break;
 	}
@@ -894,14 +895,14 @@ static enum acp_db_status read_once(struct acp_db_pool *pool, const struct acp_d
 				    const char *const *values, int timeout_ms, PGresult **result,
 				    struct acp_db_error *error)
 {
-	struct acp_db_conn *conn = acp_db_take(pool, ACP_DB_TO_READ, error);
+	struct acp_db_conn *conn = acp_db_acquire(pool, ACP_DB_TO_READ, error);
 	if (!conn)
 		return ACP_DB_AWAY;
 	enum acp_db_status status =
 		statement->name
 			? acp_db_exec_again(conn, statement, values, NULL, timeout_ms, result, error)
 			: acp_db_exec(conn, statement->sql, statement->count, values, timeout_ms, result, error);
-	acp_db_give(pool, conn);
+	acp_db_release(pool, conn);
 	return status;
 }
 

@@ -60,19 +60,19 @@ void acp_db_pool_stop(struct acp_db_pool *pool);
  * included, so that late commits leave connections for everybody else; the writer (writer.h) bounds itself. */
 enum acp_db_purpose { ACP_DB_TO_READ, ACP_DB_TO_WRITE, ACP_DB_TO_STORE, ACP_DB_PURPOSES };
 
-/* Takes a free connection that has not died while idle, connecting when needed; waits at most the pool's time-out.
+/* Acquires a free connection that has not died while idle, connecting when needed; waits at most the pool's time-out.
  * NULL with a reason in error: also where it is not to read, a commit was not answered within a statement's
  * time-out, and it is not for this caller to try another one. */
-struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_error *error);
+struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_error *error);
 
 /* The server did not answer when it was last tried. */
 bool acp_db_away(struct acp_db_pool *pool);
 
-/* Says so: a statement that waits for nothing had no answer in time. */
-void acp_db_stands_still(struct acp_db_pool *pool);
+/* Notes that the server is unresponsive: a statement that waits for nothing had no answer in time. */
+void acp_db_unresponsive(struct acp_db_pool *pool);
 
-/* Gives it back; a connection that is lost or stands in a transaction is closed. */
-void acp_db_give(struct acp_db_pool *pool, struct acp_db_conn *conn);
+/* Releases it; a connection that is lost or stands in a transaction is closed. */
+void acp_db_release(struct acp_db_pool *pool, struct acp_db_conn *conn);
 
 /* Runs one statement, that changes nothing or stands in a transaction, with text parameters (NULL = null). *result
  * is set on ACP_DB_OK only and may be NULL for statements whose rows do not matter; release it with PQclear.

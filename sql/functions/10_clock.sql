@@ -62,6 +62,7 @@ END
 $$;
 COMMENT ON FUNCTION acp.rfc3339(timestamptz) IS 'A moment as replies show it: RFC 3339 in UTC, milliseconds only where there are some.';
 
+-- SQLSTATEs of this schema: ACP01 a refusal of acp.fail(), for the caller; ACP02 a tenant is near its limit; ACP03 a chain ends elsewhere.
 CREATE OR REPLACE FUNCTION acp.fail(p_code text, p_message text, p_field text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

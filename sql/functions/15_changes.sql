@@ -30,7 +30,7 @@ DROP TRIGGER IF EXISTS policy_change ON acp.policies;
 CREATE CONSTRAINT TRIGGER policy_change AFTER INSERT OR UPDATE OR DELETE ON acp.policies
 	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION acp.note_change();
 
-CREATE OR REPLACE FUNCTION acp.news(p_since bigint, p_clock boolean, OUT version bigint, OUT changed uuid[], OUT at timestamptz)
+CREATE OR REPLACE FUNCTION acp.change_feed(p_since bigint, p_clock boolean, OUT version bigint, OUT changed uuid[], OUT at timestamptz)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -59,7 +59,13 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION acp.news(bigint, boolean) IS
+COMMENT ON FUNCTION acp.change_feed(bigint, boolean) IS
 	'What a cache must know: the number of the last change, the tenants of those after p_since (the nil UUID: all; null: none), and, with p_clock, the clock.';
 
-GRANT EXECUTE ON FUNCTION acp.note_change(), acp.news(bigint, boolean) TO acp_app;
+CREATE OR REPLACE FUNCTION acp.news(p_since bigint, p_clock boolean, OUT version bigint, OUT changed uuid[], OUT at timestamptz)
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT f.version, f.changed, f.at FROM acp.change_feed(p_since, p_clock) f $$;
+COMMENT ON FUNCTION acp.news(bigint, boolean) IS 'The old name of acp.change_feed().';
+
+GRANT EXECUTE ON FUNCTION acp.note_change(), acp.change_feed(bigint, boolean), acp.news(bigint, boolean) TO acp_app;

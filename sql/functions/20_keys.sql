@@ -17,7 +17,7 @@ SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
 	-- First the number of the last change, then the key: what is read is at least as new as the number says.
-	SELECT n.at, n.version, n.changed INTO ts, version, changed FROM acp.news(p_since, true) n;
+	SELECT n.at, n.version, n.changed INTO ts, version, changed FROM acp.change_feed(p_since, true) n;
 	SELECT k.tenant_id, k.api_key_id, k.key_prefix, k.scopes, acp.effective_tier(t.tier, t.payment_method_status), k.rate_limit,
 		EXISTS (SELECT FROM acp.policies p WHERE p.enabled AND (p.tenant_id IS NULL OR p.tenant_id = k.tenant_id)), t.calls_limit,
 		k.expires_at
@@ -31,7 +31,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.authenticate(bytea, bigint) IS
-	'The caller behind a key hash, and what acp.news() says, the clock among it. tenant_id is null unless the key is usable: known, not revoked, not expired, tenant active. policed: a policy may apply to its calls.';
+	'The caller behind a key hash, and what acp.change_feed() says, the clock among it. tenant_id is null unless the key is usable: known, not revoked, not expired, tenant active. policed: a policy may apply to its calls.';
 
 CREATE OR REPLACE FUNCTION acp.key_create(p_tenant uuid, p_api_key_id uuid, p_key_hash bytea, p_key_prefix text, p_name text,
 	p_scopes text[], p_expires_at timestamptz) RETURNS void

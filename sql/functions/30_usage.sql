@@ -395,7 +395,7 @@ AS $$
 DECLARE
 	rows acp.audit_logs[];
 BEGIN
-	SELECT n.version, n.changed, n.at INTO version, changed, at FROM acp.news(p_since, p_clock) n;
+	SELECT n.version, n.changed, n.at INTO version, changed, at FROM acp.change_feed(p_since, p_clock) n;
 	IF cardinality(p_event) > 1 OR NOT p_again THEN
 		-- Nobody's calls wait long because somebody else's tenant is locked: then the program sends each call alone, again.
 		PERFORM set_config('lock_timeout', '250ms', true);
@@ -416,7 +416,7 @@ $$;
 COMMENT ON FUNCTION acp.settle_batch(uuid[], uuid[], timestamptz[], uuid[], text[], text[], text[], text[], text[], uuid[], text[], text[],
 	text[], text[], jsonb[], real[], inet[], text[], boolean[], uuid[], text[], boolean[], text[], bigint[], text[], boolean[], integer,
 	integer, boolean, bigint, boolean) IS
-	'acp.settle_rows() with each column as an array, as the program sends them in binary; also returns acp.news().';
+	'acp.settle_rows() with each column as an array, as the program sends them in binary; also returns acp.change_feed().';
 
 CREATE OR REPLACE FUNCTION acp.settle_links(p_rows acp.audit_logs[], p_seq bigint, p_head bytea, p_free boolean,
 	p_default_limit integer, p_warn_percent integer, p_since bigint, p_clock boolean,
@@ -427,7 +427,7 @@ SET plan_cache_mode = force_generic_plan
 SET lock_timeout = '250ms'
 AS $$
 BEGIN
-	SELECT n.version, n.changed, n.at INTO version, changed, at FROM acp.news(p_since, p_clock) n;
+	SELECT n.version, n.changed, n.at INTO version, changed, at FROM acp.change_feed(p_since, p_clock) n;
 	IF p_free THEN
 		used := acp.settle_far(p_rows, NULL, p_default_limit, p_warn_percent);
 		IF -1 = ANY (used) THEN

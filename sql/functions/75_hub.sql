@@ -406,7 +406,7 @@ COMMENT ON FUNCTION acp.hub_revoke(jsonb, jsonb) IS 'revoke: one key, or all key
 
 -- The way to a remote hub ----------------------------------------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION acp.outbox_take(p_most integer) RETURNS jsonb
+CREATE OR REPLACE FUNCTION acp.forward_take(p_most integer) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -421,10 +421,10 @@ BEGIN
 	RETURN result;
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_take(integer) IS
+COMMENT ON FUNCTION acp.forward_take(integer) IS
 	'Takes audit events that wait for the remote hub, oldest first; the caller commits when the hub has them, and rolls back when it has not.';
 
-CREATE OR REPLACE FUNCTION acp.outbox_refused(p_event jsonb, p_reason text) RETURNS void
+CREATE OR REPLACE FUNCTION acp.forward_refused(p_event jsonb, p_reason text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -434,11 +434,24 @@ BEGIN
 		(p_event->>'event_id')::uuid, p_event, p_reason);
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_refused(jsonb, text) IS 'Puts an event back that the remote hub will never take, for an operator to look at.';
+COMMENT ON FUNCTION acp.forward_refused(jsonb, text) IS 'Puts an event back that the remote hub will never take, for an operator to look at.';
+
+-- Their old names, for programs that still run while the schema is upgraded.
+CREATE OR REPLACE FUNCTION acp.outbox_take(p_most integer) RETURNS jsonb
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT acp.forward_take(p_most) $$;
+COMMENT ON FUNCTION acp.outbox_take(integer) IS 'The old name of acp.forward_take().';
+
+CREATE OR REPLACE FUNCTION acp.outbox_refused(p_event jsonb, p_reason text) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT acp.forward_refused(p_event, p_reason) $$;
+COMMENT ON FUNCTION acp.outbox_refused(jsonb, text) IS 'The old name of acp.forward_refused().';
 
 GRANT EXECUTE ON FUNCTION acp.audit_event_json(acp.audit_logs), acp.hub_tenant(jsonb), acp.hub_changed(jsonb, jsonb),
 	acp.hub_tenants_create(jsonb, jsonb), acp.hub_tenants_update(jsonb, jsonb), acp.hub_usage(jsonb, jsonb),
 	acp.hub_usage_reserve(jsonb, jsonb), acp.hub_usage_consume(jsonb, jsonb), acp.hub_usage_settle(jsonb, jsonb),
 	acp.hub_event_row(jsonb), acp.hub_count(acp.audit_logs[], integer), acp.hub_audit_ingest(jsonb, jsonb), acp.hub_audit_query(jsonb, jsonb),
 	acp.hub_authorize(jsonb, jsonb), acp.hub_heartbeat(jsonb, jsonb), acp.hub_policy_propose(jsonb, jsonb), acp.hub_revoke(jsonb, jsonb),
-	acp.outbox_take(integer), acp.outbox_refused(jsonb, text) TO acp_app;
+	acp.forward_take(integer), acp.forward_refused(jsonb, text), acp.outbox_take(integer), acp.outbox_refused(jsonb, text) TO acp_app;

@@ -21,7 +21,7 @@ struct acp_pg_journal {
  * a schema that is not migrated). Both can be tried again; the log says more. */
 enum acp_code acp_pg_journal_commit(void *arg, const char *events, size_t count);
 
-/* With a connection of its own, for acpctl; a plane lends its pool instead. NULL: memory is lacking. */
+/* With a connection of its own, for acpctl; a plane lends its pool instead. NULL: out of memory. */
 struct acp_pg_journal *acp_pg_journal_open(const struct acp_config *config) ACP_MUSTCHECK;
 void acp_pg_journal_close(struct acp_pg_journal *journal);
 

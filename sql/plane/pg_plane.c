@@ -68,7 +68,7 @@ static void copy_column(char *out, size_t size, const PGresult *rows, int column
 	snprintf(out, size, "%s", PQgetvalue(rows, 0, column));
 }
 
-/* Where memory is lacking: a text that is no JSON, so that the database refuses the whole statement. */
+/* Out of memory: a text that is no JSON, so that the database refuses the whole statement. */
 static const char *event_text(struct json_object *event)
 {
 	size_t len;
@@ -119,28 +119,28 @@ static enum acp_code ask_who(struct acp_pg_plane *pg, const uint8_t key_hash[ACP
 	char hash[2 * ACP_SHA256_LEN + 3];
 	char since[24];
 	acp_db_bytea(key_hash, ACP_SHA256_LEN, hash);
-	struct acp_news news = {0};
+	struct acp_change_feed feed = {0};
 	bool ask_clock; /* this statement tells the clock anyway */
-	acp_key_cache_ask(pg->keys, &news, &ask_clock);
-	snprintf(since, sizeof since, "%lld", (long long)news.since);
+	acp_key_cache_ask(pg->keys, &feed, &ask_clock);
+	snprintf(since, sizeof since, "%lld", (long long)feed.since);
 	const char *values[] = {hash, since};
 	enum acp_db_status status = acp_db_read_again(pg->pool, &statement, values, &rows, &error);
 	/* It takes no time and waits for nobody's lock, as an action's reads may. */
 	if (status == ACP_DB_AWAY && error.timed_out)
-		acp_db_stands_still(pg->pool);
+		acp_db_unresponsive(pg->pool);
 	enum acp_code code = code_of(status, &error, "authenticate");
 	if (code != ACP_OK)
 		return code;
-	news.version = number_column(rows, VERSION_COLUMN, 0);
-	news.changed = PQgetvalue(rows, 0, CHANGED_COLUMN);
-	news.at_us = number_column(rows, CLOCK_COLUMN, 0);
-	acp_key_cache_hear(pg->keys, &news);
+	feed.version = number_column(rows, VERSION_COLUMN, 0);
+	feed.changed = PQgetvalue(rows, 0, CHANGED_COLUMN);
+	feed.at_us = number_column(rows, CLOCK_COLUMN, 0);
+	acp_key_cache_apply(pg->keys, &feed);
 	copy_column(out->ts, sizeof out->ts, rows, 0);
 	if (PQgetisnull(rows, 0, 1)) {
 		code = ACP_INVALID_API_KEY;
 	} else {
 		read_principal(rows, out);
-		acp_key_cache_put(pg->keys, key_hash, out, number_column(rows, 9, 0), news.version);
+		acp_key_cache_put(pg->keys, key_hash, out, number_column(rows, 9, 0), feed.version);
 	}
 	PQclear(rows);
 	return code;
@@ -309,7 +309,7 @@ static void read_refusal(enum acp_code code, const struct acp_db_error *error, s
 
 static void end_tx(struct acp_tx *tx)
 {
-	acp_db_give(tx->pg->pool, tx->conn);
+	acp_db_release(tx->pg->pool, tx->conn);
 	free(tx);
 }
 
@@ -322,7 +322,7 @@ static enum acp_code begin(void *self, bool read_only, struct acp_tx **out)
 		return ACP_INTERNAL_ERROR;
 	tx->pg = pg;
 	tx->read_only = read_only;
-	tx->conn = acp_db_take(pg->pool, read_only ? ACP_DB_TO_READ : ACP_DB_TO_WRITE, &error);
+	tx->conn = acp_db_acquire(pg->pool, read_only ? ACP_DB_TO_READ : ACP_DB_TO_WRITE, &error);
 	if (!tx->conn) {
 		free(tx);
 		return code_of(ACP_DB_AWAY, &error, "begin");
@@ -625,34 +625,57 @@ static enum acp_code claim(void *self, const char *tenant_id, const char *action
 
 /* Other kernels ------------------------------------------------------------------------------------------------ */
 
-/* Endpoints of the hub that change nothing. */
-static bool only_reads(const char *name)
+struct hub_statement {
+	const char *name;
+	const char *sql;
+	bool reads;
+	bool changes_access;
+	int timeout_ms; /* 0: as for every statement */
+};
+
+/* A month of all tenants takes longer than a call may. */
+enum { TEN_MINUTES_MS = 600000 };
+
+static const struct hub_statement hub_statements[ACP_HUB_REQUESTS] = {
+	[ACP_HUB_TENANTS_CREATE] = {"tenants_create", "SELECT acp.hub_tenants_create($1, $2)", false, false, 0},
+	[ACP_HUB_TENANTS_UPDATE] = {"tenants_update", "SELECT acp.hub_tenants_update($1, $2)", false, true, 0},
+	[ACP_HUB_USAGE] = {"usage", "SELECT acp.hub_usage($1, $2)", true, false, 0},
+	[ACP_HUB_USAGE_RESERVE] = {"usage_reserve", "SELECT acp.hub_usage_reserve($1, $2)", false, false, 0},
+	[ACP_HUB_USAGE_SETTLE] = {"usage_settle", "SELECT acp.hub_usage_settle($1, $2)", false, false, 0},
+	[ACP_HUB_AUDIT_INGEST] = {"audit_ingest", "SELECT acp.hub_audit_ingest($1, $2)", false, false, 0},
+	[ACP_HUB_AUDIT_QUERY] = {"audit_query", "SELECT acp.hub_audit_query($1, $2)", true, false, 0},
+	[ACP_HUB_AUTHORIZE] = {"authorize", "SELECT acp.hub_authorize($1, $2)", false, false, 0},
+	[ACP_HUB_HEARTBEAT] = {"heartbeat", "SELECT acp.hub_heartbeat($1, $2)", false, false, 0},
+	[ACP_HUB_POLICY_PROPOSE] = {"policy_propose", "SELECT acp.hub_policy_propose($1, $2)", false, false, 0},
+	[ACP_HUB_REVOKE] = {"revoke", "SELECT acp.hub_revoke($1, $2)", false, true, 0},
+	[ACP_HUB_BILLING_RUN] = {"billing_run", "SELECT acp.hub_billing_run($1, $2)", false, false, TEN_MINUTES_MS},
+	[ACP_HUB_BILLING_INVOICE] = {"billing_invoice", "SELECT acp.hub_billing_invoice($1, $2)", true, false, 0},
+};
+
+/* What acp.hub_… takes besides the body: the settings, and the time of the audit row. */
+static bool complete_context(struct acp_pg_plane *pg, struct json_object *ctx)
 {
-	return acp_word_in_list("usage audit_query billing_invoice", name);
+	char ts[ACP_TS_LEN];
+	struct json_object *event = acp_json_member(ctx, "event");
+	acp_key_cache_clock(pg->keys, ts);
+	return (!event || acp_json_add_string(event, "ts", ts)) &&
+	       acp_json_add_string(ctx, "free_limit", pg->free_limit) &&
+	       acp_json_add_string(ctx, "reservation_ttl", pg->reservation_ttl) &&
+	       acp_json_add_string(ctx, "invoice_minimum", pg->config->invoice_minimum);
 }
 
-static enum acp_code hub(void *self, const char *name, struct json_object *body, struct json_object *ctx,
-			 struct json_object **reply, struct acp_refusal *refusal)
+static enum acp_code hub_answer(void *self, enum acp_hub_request request, struct json_object *body,
+				struct json_object *ctx, struct json_object **reply, struct acp_refusal *refusal)
 {
-	enum { TEN_MINUTES_MS = 600000 };
-	char sql[128];
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
-	struct json_object *event = acp_json_member(ctx, "event");
-	char ts[ACP_TS_LEN];
-	acp_key_cache_clock(pg->keys, ts);
-	if (name[strspn(name, "abcdefghijklmnopqrstuvwxyz_")] || (event && !acp_json_add_string(event, "ts", ts)) ||
-	    !acp_json_add_string(ctx, "free_limit", pg->free_limit) ||
-	    !acp_json_add_string(ctx, "reservation_ttl", pg->reservation_ttl) ||
-	    !acp_json_add_string(ctx, "invoice_minimum", pg->config->invoice_minimum))
+	const struct hub_statement *to = &hub_statements[request];
+	if (!complete_context(pg, ctx))
 		return ACP_INTERNAL_ERROR;
-	snprintf(sql, sizeof sql, "SELECT acp.hub_%s($1, $2)", name);
 	const char *values[] = {event_text(body), event_text(ctx)};
-	/* A month of all tenants takes longer than a call may. */
-	int timeout_ms = strcmp(name, "billing_run") == 0 ? TEN_MINUTES_MS : 0;
-	enum acp_code code = only_reads(name) ? read_json(pg, sql, 2, values, reply, &error, name)
-					      : write_json(pg, sql, 2, values, timeout_ms, reply, &error, name);
-	if (strcmp(name, "revoke") == 0 || strcmp(name, "tenants_update") == 0)
+	enum acp_code code = to->reads ? read_json(pg, to->sql, 2, values, reply, &error, to->name)
+				       : write_json(pg, to->sql, 2, values, to->timeout_ms, reply, &error, to->name);
+	if (to->changes_access)
 		acp_shared_counter_add(pg->changes);
 	read_refusal(code, &error, refusal);
 	return code;
@@ -660,7 +683,7 @@ static enum acp_code hub(void *self, const char *name, struct json_object *body,
 
 /* Audit events for a remote hub -------------------------------------------------------------------------------- */
 
-static enum acp_code outbox_take(void *self, int64_t most, struct acp_tx **out, struct json_object **events)
+static enum acp_code forward_take(void *self, int64_t most, struct acp_tx **out, struct json_object **events)
 {
 	struct acp_tx *tx = NULL;
 	struct acp_db_error error;
@@ -671,7 +694,7 @@ static enum acp_code outbox_take(void *self, int64_t most, struct acp_tx **out, 
 	enum acp_code code = begin(self, false, &tx);
 	if (code != ACP_OK)
 		return code;
-	enum acp_db_status status = acp_db_exec(tx->conn, "SELECT acp.outbox_take($1)", 1, values, 0, &rows, &error);
+	enum acp_db_status status = acp_db_exec(tx->conn, "SELECT acp.forward_take($1)", 1, values, 0, &rows, &error);
 	code = take_json(status, rows, events, &error, "outbox");
 	bool some = code == ACP_OK && json_object_array_length(*events) > 0;
 	if (!some)
@@ -680,14 +703,14 @@ static enum acp_code outbox_take(void *self, int64_t most, struct acp_tx **out, 
 	return code;
 }
 
-static enum acp_code outbox_done(struct acp_tx *tx, enum acp_delivery delivery, struct json_object *events,
-				 const char *reason)
+static enum acp_code forward_done(struct acp_tx *tx, enum acp_delivery delivery, struct json_object *events,
+				  const char *reason)
 {
 	struct acp_db_error error;
 	enum acp_db_status status = ACP_DB_OK;
 	if (delivery == ACP_DELIVERY_REFUSED) {
 		const char *values[] = {event_text(json_object_array_get_idx(events, 0)), reason};
-		status = acp_db_exec(tx->conn, "SELECT acp.outbox_refused($1, $2)", 2, values, 0, NULL, &error);
+		status = acp_db_exec(tx->conn, "SELECT acp.forward_refused($1, $2)", 2, values, 0, NULL, &error);
 	}
 	if (delivery != ACP_NOT_DELIVERED && status == ACP_DB_OK)
 		status = acp_db_commit(tx->conn, &error);
@@ -787,7 +810,7 @@ static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct
 
 /* Webhooks ----------------------------------------------------------------------------------------------------- */
 
-static enum acp_code deliveries_take(void *self, int max, int lease, struct json_object **list)
+static enum acp_code claim_deliveries(void *self, int max, int lease, struct json_object **list)
 {
 	struct acp_db_error error;
 	char most[16], seconds[16];
@@ -798,7 +821,7 @@ static enum acp_code deliveries_take(void *self, int max, int lease, struct json
 			  "webhook deliveries");
 }
 
-static enum acp_code delivery_done(void *self, struct json_object *outcome)
+static enum acp_code report_delivery(void *self, struct json_object *outcome)
 {
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
@@ -807,40 +830,77 @@ static enum acp_code delivery_done(void *self, struct json_object *outcome)
 		       "end of a webhook delivery");
 }
 
-/* Money --------------------------------------------------------------------------------------------------------- */
+/* Payments ------------------------------------------------------------------------------------------------------ */
 
-static enum acp_code money(void *self, const char *function, struct json_object *what, struct json_object **reply,
-			   struct acp_refusal *refusal)
+/* A function of the schema acp that takes JSON and returns JSON. timeout_ms as for write_json(). */
+static enum acp_code ask(struct acp_pg_plane *pg, const char *sql, int timeout_ms, const char *name,
+			 struct json_object *what, struct json_object **reply, struct acp_refusal *refusal)
 {
-	char name[ACP_FUNCTION_SIZE], sql[ACP_FUNCTION_SIZE + 16];
-	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
-	if (!acp_function_name(function, name))
-		return ACP_INTERNAL_ERROR;
-	snprintf(sql, sizeof sql, "SELECT %s($1)", name);
 	const char *values[] = {event_text(what)};
-	enum acp_code code = write_json(pg, sql, 1, values, 0, reply, &error, function);
-	/* Nearly all of it may change what a tenant pays: asking once more than needed does no harm. */
-	if (strcmp(function, "obligations_take") != 0)
-		acp_shared_counter_add(pg->changes);
+	enum acp_code code = write_json(pg, sql, 1, values, timeout_ms, reply, &error, name);
 	read_refusal(code, &error, refusal);
 	return code;
 }
 
-/* The operator's view of the console. A month of all tenants takes longer than a call may. */
-static enum acp_code console(void *self, const char *function, struct json_object *what, struct json_object **reply,
-			     struct acp_refusal *refusal)
+/* The same for one that may change a tenant's tier: asking once more than needed does no harm. */
+static enum acp_code ask_of_tier(struct acp_pg_plane *pg, const char *sql, const char *name, struct json_object *what,
+				 struct json_object **reply, struct acp_refusal *refusal)
 {
-	enum { HALF_MINUTE_MS = 30000 };
-	char name[ACP_FUNCTION_SIZE], sql[ACP_FUNCTION_SIZE + 16];
-	struct acp_db_error error;
-	if (!acp_function_name(function, name))
-		return ACP_INTERNAL_ERROR;
-	snprintf(sql, sizeof sql, "SELECT %s($1)", name);
-	const char *values[] = {event_text(what)};
-	enum acp_code code = write_json(self, sql, 1, values, HALF_MINUTE_MS, reply, &error, function);
-	read_refusal(code, &error, refusal);
+	enum acp_code code = ask(pg, sql, 0, name, what, reply, refusal);
+	acp_shared_counter_add(pg->changes);
 	return code;
+}
+
+static enum acp_code upgrade_begin(void *self, struct json_object *what, struct json_object **reply,
+				   struct acp_refusal *refusal)
+{
+	return ask_of_tier(self, "SELECT acp.upgrade_begin($1)", "upgrade_begin", what, reply, refusal);
+}
+
+static enum acp_code upgrade_opened(void *self, struct json_object *what, struct json_object **reply,
+				    struct acp_refusal *refusal)
+{
+	return ask_of_tier(self, "SELECT acp.upgrade_opened($1)", "upgrade_opened", what, reply, refusal);
+}
+
+static enum acp_code upgrade_failed(void *self, struct json_object *what, struct json_object **reply,
+				    struct acp_refusal *refusal)
+{
+	return ask_of_tier(self, "SELECT acp.upgrade_failed($1)", "upgrade_failed", what, reply, refusal);
+}
+
+static enum acp_code obligations_take(void *self, struct json_object *what, struct json_object **reply,
+				      struct acp_refusal *refusal)
+{
+	return ask(self, "SELECT acp.obligations_take($1)", 0, "obligations_take", what, reply, refusal);
+}
+
+static enum acp_code obligation_done(void *self, struct json_object *what, struct json_object **reply,
+				     struct acp_refusal *refusal)
+{
+	return ask_of_tier(self, "SELECT acp.obligation_done($1)", "obligation_done", what, reply, refusal);
+}
+
+static enum acp_code stripe_event(void *self, struct json_object *what, struct json_object **reply,
+				  struct acp_refusal *refusal)
+{
+	return ask_of_tier(self, "SELECT acp.stripe_event($1)", "stripe_event", what, reply, refusal);
+}
+
+/* The operator's view of the console. A month of all tenants takes longer than a call may. */
+enum { HALF_MINUTE_MS = 30000 };
+
+static enum acp_code console_open(void *self, struct json_object *what, struct json_object **reply,
+				  struct acp_refusal *refusal)
+{
+	return ask(self, "SELECT acp.console_open($1)", HALF_MINUTE_MS, "console_open", what, reply, refusal);
+}
+
+static enum acp_code console_data(void *self, struct json_object *what, struct json_object **reply,
+				  struct acp_refusal *refusal)
+{
+	return ask(self, "SELECT acp.console_data($1)", HALF_MINUTE_MS, "console_data", what, reply, refusal);
 }
 
 /* Readiness ---------------------------------------------------------------------------------------------------- */
@@ -967,35 +1027,41 @@ struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct ac
 	}
 	*plane = (struct acp_control_plane){
 		.self = pg,
-		.authenticate = authenticate,
-		.usage_at_settle = true,
-		.get_usage = get_usage,
-		.get_invoice = get_invoice,
-		.reserve = reserve,
-		.get_price = get_price,
-		.live_count = live_count,
-		.authorize = authorize,
-		.begin = begin,
-		.run = run,
-		.read = read_only_call,
-		.rollback = rollback,
-		.claim = claim,
-		.settle = settle,
-		.settle_later = settle_later,
-		.record = record,
-		.resolve = resolve,
-		.hub = hub,
-		.outbox_take = outbox_take,
-		.outbox_done = outbox_done,
-		.onboard = onboard,
-		.deliveries_take = deliveries_take,
-		.delivery_done = delivery_done,
-		.money = money,
-		.console = console,
-		.catch_up = catch_up,
-		.maintain = maintain,
-		.gauges = gauges,
-		.ready = ready,
+		.call.authenticate = authenticate,
+		.usage.at_settle = true,
+		.usage.get = get_usage,
+		.payments.get_invoice = get_invoice,
+		.usage.reserve = reserve,
+		.usage.get_price = get_price,
+		.usage.live_count = live_count,
+		.call.authorize = authorize,
+		.call.begin = begin,
+		.call.run = run,
+		.call.read = read_only_call,
+		.call.rollback = rollback,
+		.call.claim = claim,
+		.call.settle = settle,
+		.call.settle_later = settle_later,
+		.call.record = record,
+		.call.resolve = resolve,
+		.hub.answer = hub_answer,
+		.hub.forward_take = forward_take,
+		.hub.forward_done = forward_done,
+		.call.onboard = onboard,
+		.webhooks.claim = claim_deliveries,
+		.webhooks.report = report_delivery,
+		.payments.upgrade_begin = upgrade_begin,
+		.payments.upgrade_opened = upgrade_opened,
+		.payments.upgrade_failed = upgrade_failed,
+		.payments.obligations_take = obligations_take,
+		.payments.obligation_done = obligation_done,
+		.payments.stripe_event = stripe_event,
+		.console.open = console_open,
+		.console.data = console_data,
+		.upkeep.catch_up = catch_up,
+		.upkeep.maintain = maintain,
+		.upkeep.gauges = gauges,
+		.upkeep.ready = ready,
 	};
 	return pg;
 }

@@ -11,7 +11,7 @@
 
 struct acp_pg_plane;
 
-/* Makes the plane of one process (after fork). Connects on demand. NULL when memory is lacking. The config is only
+/* Makes the plane of one process (after fork). Connects on demand. NULL when out of memory. The config is only
  * referred to. changes (borrowed): shared by the processes of this host, raised when one of them changed a key or
  * tenant. plane is filled; its functions may be used by any number of threads. */
 struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct acp_shared_counter *changes,

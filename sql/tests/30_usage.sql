@@ -393,9 +393,9 @@ SELECT results_eq('SELECT seq, head, row_type FROM mine', $$VALUES (0::bigint, d
 SELECT is((acp.audit_chain_own(pg_temp.e(1))).chain_id, (SELECT chain_id FROM mine), 'who owns one gets it again');
 SELECT isnt((acp.audit_chain_own(pg_temp.e(2))).chain_id, (SELECT chain_id FROM mine), 'another gets another');
 SELECT is(pg_temp.append(0, (SELECT head FROM mine), pg_temp.link(901, 1), pg_temp.link(902, 2)), NULL, 'two rows are added to its end');
-SELECT is(pg_temp.append(0, (SELECT head FROM mine), pg_temp.link(903, 1)), 'ACP01', 'it does not end there any more');
-SELECT is(pg_temp.append(2, sha256('901'), pg_temp.link(903, 3)), 'ACP01', 'nor with this hash');
-SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 4)), 'ACP01', 'a place may not be left out');
+SELECT is(pg_temp.append(0, (SELECT head FROM mine), pg_temp.link(903, 1)), 'ACP03', 'it does not end there any more');
+SELECT is(pg_temp.append(2, sha256('901'), pg_temp.link(903, 3)), 'ACP03', 'nor with this hash');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 4)), 'ACP03', 'a place may not be left out');
 SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"status": "denied"}')), '23514', 'rows keep the rules');
 UPDATE acp.audit_chains SET owned_until = now() - interval '1 s' WHERE owner = pg_temp.e(1);
 SELECT results_eq('SELECT chain_id, seq, head FROM acp.audit_chain_own(pg_temp.e(3))', $$SELECT chain_id, 2::bigint, sha256('902') FROM mine$$,

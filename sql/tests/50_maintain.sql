@@ -72,20 +72,20 @@ INSERT INTO acp.changes (version, tenant_id, at)
 SELECT version + n, '50505050-0000-4000-8000-000000000001'::uuid, now() - age FROM acp.change_clock,
 	(VALUES (10, interval '25 hours'), (20, interval '23 hours'), (30, interval '22 hours')) v(n, age);
 UPDATE acp.change_clock SET version = version + 30;
-CREATE TEMP VIEW told AS SELECT n.version FROM acp.news(0, false) n;
-SELECT is((SELECT changed FROM told c, acp.news(c.version - 20, false)), ARRAY['50505050-0000-4000-8000-000000000001'::uuid, '50505050-0000-4000-8000-000000000001'::uuid],
+CREATE TEMP VIEW told AS SELECT n.version FROM acp.change_feed(0, false) n;
+SELECT is((SELECT changed FROM told c, acp.change_feed(c.version - 20, false)), ARRAY['50505050-0000-4000-8000-000000000001'::uuid, '50505050-0000-4000-8000-000000000001'::uuid],
 	'who asks from before two changes hears of both');
-SELECT is((SELECT changed FROM told c, acp.news(c.version, false)), NULL, 'who knows the last one hears of none');
-SELECT is((SELECT changed FROM told c, acp.news(c.version - 5, false)),
+SELECT is((SELECT changed FROM told c, acp.change_feed(c.version, false)), NULL, 'who knows the last one hears of none');
+SELECT is((SELECT changed FROM told c, acp.change_feed(c.version - 5, false)),
 	ARRAY['00000000-0000-0000-0000-000000000000'::uuid], 'who knows a number that was lost in a failover is told that everything may have changed');
-SELECT is((SELECT changed FROM told c, acp.news(c.version + 5, false)),
+SELECT is((SELECT changed FROM told c, acp.change_feed(c.version + 5, false)),
 	ARRAY['00000000-0000-0000-0000-000000000000'::uuid], 'also one that is higher than the last');
 SELECT lives_ok('SELECT acp.maintain()', 'maintain');
 SELECT is((SELECT count(*) FROM acp.changes, acp.change_clock c WHERE changes.version > c.version - 30), 2::bigint,
 	'a change of more than a day ago is forgotten, younger ones are not');
-SELECT is((SELECT changed FROM told c, acp.news(c.version - 20, false)),
+SELECT is((SELECT changed FROM told c, acp.change_feed(c.version - 20, false)),
 	ARRAY['00000000-0000-0000-0000-000000000000'::uuid], 'who asks from before it is told that everything may have changed');
-SELECT is((SELECT changed FROM acp.change_clock c, acp.news(c.version, false)),
+SELECT is((SELECT changed FROM acp.change_clock c, acp.change_feed(c.version, false)),
 	ARRAY['00000000-0000-0000-0000-000000000000'::uuid], 'who asks from the same number, but as another server told it, too');
 SELECT cmp_ok((SELECT version FROM acp.change_clock), '<', extract(epoch FROM clock_timestamp())::bigint * 1000000 + 60000000,
 	'numbers follow the clock');

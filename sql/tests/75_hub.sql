@@ -10,7 +10,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(37);
+SELECT plan(38);
 
 -- Code and member of a refusal; null when the statement works.
 CREATE FUNCTION pg_temp.refusal(statement text) RETURNS text LANGUAGE plpgsql AS $$
@@ -128,11 +128,13 @@ SELECT is((SELECT array_agg(e->>'event_id') FROM pages, jsonb_array_elements(p->
 
 SELECT count(acp.audit_append(pg_temp.ctx(41)->'event' || jsonb_build_object('forward', f, 'event_id', pg_temp.e(40 + f::integer))))
 FROM unnest(ARRAY[true, false]) f \gset ignored_
-CREATE TEMP TABLE taken AS SELECT acp.outbox_take(100) AS events;
+CREATE TEMP TABLE taken AS SELECT acp.forward_take(100) AS events;
 SELECT is((SELECT jsonb_path_query_array(events, '$[*].event_id') FROM taken), jsonb_build_array(pg_temp.e(41)),
 	'rows with forward wait for the hub, others do not');
-SELECT acp.outbox_refused(events->0, 'no') FROM taken \gset ignored_
-SELECT is(acp.outbox_take(100), '[]', 'what the hub refused is not sent again');
+SELECT acp.forward_refused(events->0, 'no') FROM taken \gset ignored_
+SELECT is(acp.forward_take(100), '[]', 'what the hub refused is not sent again');
+SELECT acp.audit_append(pg_temp.ctx(43)->'event' || jsonb_build_object('forward', true, 'event_id', pg_temp.e(43))) \gset ignored_
+SELECT is(acp.outbox_take(100)->0->>'event_id', pg_temp.e(43)::text, 'a program that knows the old name takes rows, too');
 
 SELECT * FROM finish();
 ROLLBACK;

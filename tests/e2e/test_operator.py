@@ -514,7 +514,7 @@ def test_settings_file_errors(bench):
 
 def test_settings_that_do_not_fit(bench):
     """Issue: values that are wrong together, or missing, stop the start with 78 and a sentence."""
-    cases = [({"key_prefix": "OCK"}, "key_prefix"), ({"key_pepper": "short"}, "key_pepper"),
+    cases = [({"api_key_prefix": "OCK"}, "api_key_prefix"), ({"key_pepper": "short"}, "key_pepper"),
              ({"url_prefix": "x/"}, "url_prefix"), ({"public_url": "ftp://x"}, "public_url"),
              ({"workers": "2", "processes": "3"}, "processes"), ({"listen_mode": "668"}, "listen_mode"),
              ({"database_url": ""}, "database_url"), ({"key_pepper": ""}, "key_pepper")]

@@ -117,7 +117,7 @@ int main(void)
 	struct acp_kernel kernel;
 	struct memory memory = {.rows = json_object_new_array()};
 	const struct acp_control_plane plane = {
-		.self = &memory, .authenticate = authenticate, .settle = settle, .record = record};
+		.self = &memory, .call.authenticate = authenticate, .call.settle = settle, .call.record = record};
 	const struct acp_pack *const packs[] = {&pack, NULL};
 	setenv("ACP_KEY_PEPPER", PEPPER, 1);
 	if (!acp_config_load(&config, "/dev/null", why, sizeof why) ||

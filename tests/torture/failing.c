@@ -583,6 +583,13 @@ int ftruncate(int fd, off_t len)
 	return FAILS(FAILING_IO) ? fail_with(EIO) : real(fd, len);
 }
 
+/* Returns the number of the error, and leaves errno alone. */
+int posix_fallocate(int fd, off_t at, off_t len)
+{
+	NEXT(int, posix_fallocate, int, off_t, off_t);
+	return FAILS(FAILING_IO) ? ENOSPC : real(fd, at, len);
+}
+
 int flock(int fd, int how);
 
 int flock(int fd, int how)

@@ -20,7 +20,6 @@
 #include "redact.h"
 #include "schema.h"
 #include "stripe_events.h"
-#include "usage.h"
 #include "webhooks.h"
 
 #include <arpa/inet.h>
@@ -48,41 +47,41 @@ static struct acp_control_plane plane; /* the plane in use: fake's functions, un
 
 static enum acp_code calm_authenticate(void *self, const uint8_t hash[ACP_SHA256_LEN], struct acp_principal *out)
 {
-	CALM(enum acp_code, fake.plane.authenticate(self, hash, out));
+	CALM(enum acp_code, fake.plane.call.authenticate(self, hash, out));
 }
 
 static enum acp_code calm_get_usage(void *self, const char *tenant, const char *period, struct json_object **usage)
 {
-	CALM(enum acp_code, fake.plane.get_usage(self, tenant, period, usage));
+	CALM(enum acp_code, fake.plane.usage.get(self, tenant, period, usage));
 }
 
 static enum acp_code calm_reserve(void *self, const char *tenant, const char *event, const char *ts,
 				  struct acp_reservation *out)
 {
-	CALM(enum acp_code, fake.plane.reserve(self, tenant, event, ts, out));
+	CALM(enum acp_code, fake.plane.usage.reserve(self, tenant, event, ts, out));
 }
 
 static enum acp_code calm_get_price(void *self, const char *unit, const char *action, int64_t quantity,
 				    struct json_object **price)
 {
-	CALM(enum acp_code, fake.plane.get_price(self, unit, action, quantity, price));
+	CALM(enum acp_code, fake.plane.usage.get_price(self, unit, action, quantity, price));
 }
 
 static enum acp_code calm_begin(void *self, bool read_only, struct acp_tx **tx)
 {
-	CALM(enum acp_code, fake.plane.begin(self, read_only, tx));
+	CALM(enum acp_code, fake.plane.call.begin(self, read_only, tx));
 }
 
 static enum acp_code calm_run(struct acp_tx *tx, const char *function, const char *tenant, struct json_object *params,
 			      struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
 {
-	CALM(enum acp_code, fake.plane.run(tx, function, tenant, params, ctx, data, refusal));
+	CALM(enum acp_code, fake.plane.call.run(tx, function, tenant, params, ctx, data, refusal));
 }
 
 static void calm_rollback(struct acp_tx *tx)
 {
 	failing_pause();
-	fake.plane.rollback(tx);
+	fake.plane.call.rollback(tx);
 	failing_resume();
 }
 
@@ -116,7 +115,7 @@ static enum acp_code calm_claim(void *self, const char *tenant, const char *acti
 static enum acp_code calm_settle(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *used)
 {
 	failing_pause();
-	enum acp_code code = fake.plane.settle(self, tx, end, used);
+	enum acp_code code = fake.plane.call.settle(self, tx, end, used);
 	if (code == ACP_OK && end->claim) {
 		claim.held = false;
 		claim.done = true;
@@ -132,7 +131,7 @@ static enum acp_code calm_settle(void *self, struct acp_tx *tx, const struct acp
 static enum acp_code calm_record(void *self, const struct acp_settlement *end)
 {
 	failing_pause();
-	enum acp_code code = fake.plane.record(self, end);
+	enum acp_code code = fake.plane.call.record(self, end);
 	if (code == ACP_OK && end->claim)
 		claim.held = false;
 	failing_resume();
@@ -141,10 +140,10 @@ static enum acp_code calm_record(void *self, const struct acp_settlement *end)
 
 static enum acp_code calm_onboard(void *self, const struct acp_onboarding *in, struct acp_onboarded *out)
 {
-	CALM(enum acp_code, fake.plane.onboard(self, in, out));
+	CALM(enum acp_code, fake.plane.call.onboard(self, in, out));
 }
 
-/* The input of the last call of authorize, hub, money or delivery_done, as text. */
+/* The input of the last call of call.authorize, hub.answer, payments or webhooks.report, as text. */
 static char told[8192];
 
 static enum acp_code tell_plane(const char *name, struct json_object *what, const char *answer,
@@ -168,19 +167,19 @@ static enum acp_code calm_authorize(void *self, struct json_object *query, struc
 			  decision);
 }
 
-static enum acp_code calm_hub(void *self, const char *name, struct json_object *body, struct json_object *ctx,
-			      struct json_object **reply, struct acp_refusal *refusal)
+static enum acp_code calm_hub(void *self, enum acp_hub_request request, struct json_object *body,
+			      struct json_object *ctx, struct json_object **reply, struct acp_refusal *refusal)
 {
-	(void)self, (void)refusal, (void)ctx;
-	return tell_plane(name, body, "{\"tenant_uuid\":\"" FAKE_TENANT "\",\"tier\":\"free\",\"created_at\":1}",
+	(void)self, (void)refusal, (void)ctx, (void)request;
+	return tell_plane("hub", body, "{\"tenant_uuid\":\"" FAKE_TENANT "\",\"tier\":\"free\",\"created_at\":1}",
 			  reply);
 }
 
-static enum acp_code calm_money(void *self, const char *function, struct json_object *what, struct json_object **reply,
-				struct acp_refusal *refusal)
+static enum acp_code calm_question(void *self, struct json_object *what, struct json_object **reply,
+				   struct acp_refusal *refusal)
 {
 	(void)self, (void)refusal;
-	return tell_plane(function, what, "{\"effect\":\"paid\",\"tenant_id\":\"" FAKE_TENANT "\"}", reply);
+	return tell_plane("payments", what, "{\"effect\":\"paid\",\"tenant_id\":\"" FAKE_TENANT "\"}", reply);
 }
 
 static char delivery[2048]; /* the delivery that is due; "": none */
@@ -204,22 +203,27 @@ static void make_plane(void)
 {
 	fake_plane_init(&fake);
 	plane = fake.plane;
-	plane.authenticate = calm_authenticate;
-	plane.get_usage = calm_get_usage;
-	plane.reserve = calm_reserve;
-	plane.get_price = calm_get_price;
-	plane.begin = calm_begin;
-	plane.run = calm_run;
-	plane.rollback = calm_rollback;
-	plane.settle = calm_settle;
-	plane.record = calm_record;
-	plane.onboard = calm_onboard;
-	plane.claim = calm_claim;
-	plane.authorize = NULL;
-	plane.hub = calm_hub;
-	plane.money = calm_money;
-	plane.deliveries_take = calm_take;
-	plane.delivery_done = calm_done;
+	plane.call.authenticate = calm_authenticate;
+	plane.usage.get = calm_get_usage;
+	plane.usage.reserve = calm_reserve;
+	plane.usage.get_price = calm_get_price;
+	plane.call.begin = calm_begin;
+	plane.call.run = calm_run;
+	plane.call.rollback = calm_rollback;
+	plane.call.settle = calm_settle;
+	plane.call.record = calm_record;
+	plane.call.onboard = calm_onboard;
+	plane.call.claim = calm_claim;
+	plane.call.authorize = NULL;
+	plane.hub.answer = calm_hub;
+	plane.payments.upgrade_begin = calm_question;
+	plane.payments.upgrade_opened = calm_question;
+	plane.payments.upgrade_failed = calm_question;
+	plane.payments.stripe_event = calm_question;
+	plane.payments.obligations_take = calm_question;
+	plane.payments.obligation_done = calm_question;
+	plane.webhooks.claim = calm_take;
+	plane.webhooks.report = calm_done;
 	told[0] = '\0';
 }
 
@@ -462,7 +466,7 @@ static void prepare_dry_compute(void)
 static void prepare_policed(void)
 {
 	prepare_write();
-	plane.authorize = calm_authorize;
+	plane.call.authorize = calm_authorize;
 	fake.scopes = " manage.read manage.domain ";
 }
 
@@ -476,7 +480,7 @@ static enum acp_code policed_authenticate(void *self, const uint8_t hash[ACP_SHA
 static void prepare_policy(void)
 {
 	prepare_policed();
-	plane.authenticate = policed_authenticate;
+	plane.call.authenticate = policed_authenticate;
 }
 
 static void prepare_redacted(void)
@@ -484,7 +488,7 @@ static void prepare_redacted(void)
 	install();
 	ask("{\"idempotency_key\":\"Bearer abc.def\",\"action\":\"domain.leadscoring.models.create\",\"params\":{"
 	    "\"name\":\"sk_live_51Habc\",\"model_type\":\"linear\",\"weights\":{\"token\":0.5}}}");
-	plane.claim = NULL;
+	plane.call.claim = NULL;
 }
 
 static void prepare_meta(void)
@@ -618,7 +622,7 @@ static void check_key(const char *key, struct acp_buf *fault)
 	char same[ACP_KEY_MAX];
 	uint8_t seed[ACP_SHA256_LEN];
 	acp_hmac_sha256(config.key_pepper, strlen(config.key_pepper), "", 0, seed);
-	acp_key_from_seed(config.key_prefix, seed, same);
+	acp_key_from_seed(config.api_key_prefix, seed, same);
 	acp_key_hash(config.key_pepper, same, hash);
 	if (fake.agent_count && memcmp(hash, fake.agents[0].key_hash, sizeof hash) == 0)
 		acp_buf_puts(fault, "the key follows from nothing that is the tenant's own; ");
@@ -915,7 +919,7 @@ static void load_config(void)
 		return;
 	failing_pause();
 	acp_buf_printf(&made, "%lld %s %s %s %d %s %s", (long long)loaded.workers, loaded.public_url, loaded.url_prefix,
-		       loaded.products, loaded.rate_limits, loaded.key_prefix, loaded.onboard_scopes);
+		       loaded.products, loaded.rate_limits, loaded.api_key_prefix, loaded.onboard_scopes);
 	failing_resume();
 	acp_config_release(&loaded);
 }
@@ -1200,7 +1204,7 @@ static void know_keys(void)
 	static const struct acp_principal owner = {.tenant_id = FAKE_TENANT, .scopes = " manage.read "};
 	static const uint8_t key[ACP_SHA256_LEN] = {1, 2, 3};
 	struct acp_principal seen = {.tenant_id = ""};
-	struct acp_news news = {.since = 0};
+	struct acp_change_feed feed = {.since = 0};
 	bool ask_clock;
 	char counter[64];
 	snprintf(counter, sizeof counter, "torture-%d", (int)getpid());
@@ -1208,10 +1212,10 @@ static void know_keys(void)
 	struct acp_shared_counter *changed = acp_shared_counter_open(counter, why, sizeof why);
 	struct acp_key_cache *cache = changed ? acp_key_cache_new(60000, changed) : NULL;
 	if (cache) {
-		acp_key_cache_ask(cache, &news, &ask_clock);
-		news.version = 1;
-		news.changed = "";
-		acp_key_cache_hear(cache, &news);
+		acp_key_cache_ask(cache, &feed, &ask_clock);
+		feed.version = 1;
+		feed.changed = "";
+		acp_key_cache_apply(cache, &feed);
 		acp_key_cache_put(cache, key, &owner, 0, 1);
 		started = acp_key_cache_get(cache, key, 0, &seen) && strcmp(seen.tenant_id, FAKE_TENANT) == 0;
 		acp_key_cache_free(cache);

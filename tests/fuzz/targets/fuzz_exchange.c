@@ -41,7 +41,7 @@ static void begin(void)
 	fake_config_init(&config);
 	config.max_body_bytes = 4096;
 	fake_plane_init(&fake);
-	fake.plane.ready = ready;
+	fake.plane.upkeep.ready = ready;
 	FUZZ_CHECK(acp_kernel_init(&kernel, &config, &fake.plane, acp_builtin_packs, why, sizeof why), "%s", why);
 	kernel.openapi = acp_openapi_text(&kernel);
 	FUZZ_CHECK(acp_exchange_init(), "libfcgi");

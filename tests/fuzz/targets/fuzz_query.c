@@ -2,7 +2,7 @@
  * value that a second implementation finds, or none. A link is valid for its own tenant, time and signature only. */
 #include "../fuzz.h"
 #include "http.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #include "../../unit/fake_plane.h"
 

@@ -51,7 +51,7 @@ static void add_row(struct file *file, int chain, const char *text, struct acp_b
 	struct acp_hasher *hasher = acp_hasher_new();
 	acp_buf_init(&line, 1 << 20);
 	literal(&line, text);
-	struct acp_link link = {.chain = chain + 1, .seq = ++end->seq, .text = line.ptr, .len = line.len};
+	struct acp_chain_link link = {.chain = chain + 1, .seq = ++end->seq, .text = line.ptr, .len = line.len};
 	acp_hasher_add(hasher, end->hash, ACP_SHA256_LEN);
 	acp_hasher_add(hasher, line.ptr, line.len);
 	acp_hasher_end(hasher, end->hash);
@@ -91,7 +91,7 @@ static void add_seal(struct file *file)
 	acp_seal_text(&seal, &text);
 	acp_sha256(text.ptr, text.len, bytes);
 	acp_hex(bytes, sizeof bytes, hash);
-	acp_proof_sign(file->pepper, ACP_SEAL_PURPOSE, text.ptr, text.len, signature);
+	acp_subkey_hex(file->pepper, ACP_FOR_AUDIT_SEAL, text.ptr, text.len, signature);
 	acp_buf_printf(&file->text, "{\"seal_id\":1,\"rows\":%lld", (long long)file->rows);
 	member(&file->text, "at", AT);
 	member(&file->text, "previous", zeros);
@@ -124,7 +124,7 @@ static void add_trailer(struct file *file)
 	acp_buf_init(&text, 1 << 20);
 	acp_buf_printf(&text, "rows %lld\nseals %lld\nsha256 %s\n%s", (long long)sums.rows, (long long)sums.seals,
 		       sha256, file->heads.ptr);
-	acp_proof_sign(file->pepper, ACP_EXPORT_PURPOSE, text.ptr, text.len, signature);
+	acp_subkey_hex(file->pepper, ACP_FOR_AUDIT_EXPORT, text.ptr, text.len, signature);
 	audit_trailer_line(&sums, file->heads.ptr, sha256, *file->pepper ? signature : NULL, &file->text);
 	acp_buf_release(&text);
 }

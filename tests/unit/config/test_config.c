@@ -116,7 +116,7 @@ static void test_defaults(void)
 	EXPECT(config.workers == 32 && config.processes == 1, "workers");
 	EXPECT(config.max_body_bytes == 262144 && config.max_json_depth == 32 && config.max_json_tokens == 20000,
 	       "the limits of the contract");
-	EXPECT(strcmp(config.key_prefix, "ock_") == 0, config.key_prefix);
+	EXPECT(strcmp(config.api_key_prefix, "ock_") == 0, config.api_key_prefix);
 	EXPECT(*config.database_url == '\0' && *config.key_pepper == '\0', "secrets have no default");
 	EXPECT(config.onboarding && config.usage_enforcement, "switches");
 	EXPECT(config.free_calls_limit == 100 && config.warn_at_percent == 90, "allowance");
@@ -458,13 +458,35 @@ static void test_print_loads_again(void)
 	end();
 }
 
+/* --- names of before ------------------------------------------------------------------------------------ */
+
+static void test_renamed(void)
+{
+	begin();
+	accepted("api_key_prefix = new_\n");
+	EXPECT(!*config.notice, config.notice);
+	acp_config_release(&config);
+	accepted("key_prefix = old_\n");
+	EXPECT(strcmp(config.api_key_prefix, "old_") == 0, config.api_key_prefix);
+	EXPECT(acp_config_given(&config, "api_key_prefix") && !acp_config_given(&config, "key_prefix"), "given");
+	EXPECT(strstr(config.notice, "key_prefix is called api_key_prefix now") != NULL, config.notice);
+	acp_config_release(&config);
+	refused("key_prefix = old_\napi_key_prefix = new_\n", 2, "given a second time");
+	setenv("ACP_KEY_PREFIX", "env_", 1);
+	accepted("api_key_prefix = new_\n");
+	EXPECT(strcmp(config.api_key_prefix, "env_") == 0, config.api_key_prefix);
+	EXPECT(*config.notice, "the environment is told of, too");
+	acp_config_release(&config);
+	end();
+}
+
 /* --- values that must fit together ---------------------------------------------------------------------- */
 
 static void test_consistency(void)
 {
 	begin();
-	refused_whole("key_prefix = Ock_\n", "key_prefix");
-	refused_whole("key_prefix =\n", "key_prefix");
+	refused_whole("api_key_prefix = Ock_\n", "api_key_prefix");
+	refused_whole("api_key_prefix =\n", "api_key_prefix");
 	refused_whole("key_pepper = 0123456789abcdef0123456789abcde\n", "32 characters");
 	EXPECT(!strstr(why, "0123456789abcdef"), "the secret is not shown");
 	refused_whole("url_prefix = acp\n", "url_prefix");
@@ -475,7 +497,8 @@ static void test_consistency(void)
 	refused_whole("workers = 2\nprocesses = 3\n", "processes");
 	refused_whole("listen_mode = 680\n", "listen_mode");
 	refused_whole("listen_mode = 008\n", "listen_mode");
-	accepted("key_prefix = a1_\nkey_pepper = " PEPPER "\nurl_prefix = /acp\npublic_url = https://x\nworkers = 3\n"
+	accepted("api_key_prefix = a1_\nkey_pepper = " PEPPER
+		 "\nurl_prefix = /acp\npublic_url = https://x\nworkers = 3\n"
 		 "processes = 3\nlisten_mode = 0600\n");
 	acp_config_release(&config);
 	end();
@@ -510,6 +533,7 @@ CU_TestInfo acp_tests[] = {
 	{"long_secret_file", test_long_secret_file},
 	{"print_hides_secrets", test_print_hides_secrets},
 	{"print_loads_again", test_print_loads_again},
+	{"renamed", test_renamed},
 	{"consistency", test_consistency},
 	{"messages_hide_secrets", test_messages_hide_secrets},
 	CU_TEST_INFO_NULL,

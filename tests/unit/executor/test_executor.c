@@ -1,7 +1,7 @@
 #include "../tmain.h"
 
 #include "clock.h"
-#include "executor.h"
+#include "executor_open.h"
 #include "executor_stripe.h"
 #include "form.h"
 #include "outbound.h"
@@ -141,7 +141,7 @@ static void begin(struct bench *bench, const char *name, const char *value)
 	setenv(name, value, 1);
 	CU_ASSERT_TRUE_FATAL(acp_config_load(&bench->config, "/dev/null", why, sizeof why));
 	unsetenv(name);
-	bench->plane = (struct acp_control_plane){.self = &bench->log, .record = record};
+	bench->plane = (struct acp_control_plane){.self = &bench->log, .call.record = record};
 	CU_ASSERT_TRUE_FATAL(acp_outbound_init());
 	CU_ASSERT_TRUE_FATAL(acp_executor_open(&bench->config, &bench->plane, &bench->executor, why, sizeof why));
 }

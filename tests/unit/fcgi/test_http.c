@@ -390,16 +390,16 @@ static void test_reply_without_body(void)
 static void test_problem(void)
 {
 	begin_reply("HTTP_ACCEPT=application/problem+json");
-	acp_http_error(&http, ACP_NOT_FOUND, "there is nothing at this path", &response);
+	acp_http_error(&http, ACP_NOT_FOUND, "no such path", &response);
 	struct json_object *body = body_of_response();
 	EXPECT(response.status == 404, "status");
 	EXPECT_TEXT(response.content_type, "application/problem+json", "type");
 	EXPECT_TEXT(acp_json_string(body, "type"), "urn:acp-fcgi:error:NOT_FOUND", "type");
 	EXPECT_TEXT(acp_json_string(body, "title"), acp_code_sentence(ACP_NOT_FOUND), "title");
-	EXPECT_TEXT(acp_json_string(body, "detail"), "there is nothing at this path", "detail");
+	EXPECT_TEXT(acp_json_string(body, "detail"), "no such path", "detail");
 	EXPECT(json_object_get_int(acp_json_member(body, "status")) == 404, "status");
 	EXPECT_TEXT(acp_json_string(body, "code"), "NOT_FOUND", "code");
-	EXPECT_TEXT(acp_json_string(body, "error"), "there is nothing at this path", "error");
+	EXPECT_TEXT(acp_json_string(body, "error"), "no such path", "error");
 	EXPECT_TEXT(acp_json_string(body, "request_id"), http.request_id, "request_id");
 	EXPECT(!acp_json_bool(body, "ok"), "ok");
 	json_object_put(body);

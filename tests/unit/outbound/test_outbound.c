@@ -144,26 +144,26 @@ static struct acp_outbound_request to_server(void)
 
 /* Sends in a separate thread, because kept connections close when their thread ends. Otherwise a server that waits for
  * the next request would never end. */
-struct errand {
+struct job {
 	const struct acp_outbound_request *request;
 	struct acp_outbound_reply *reply;
 	enum acp_outbound_result result;
 };
 
-static void *run_errand(void *arg)
+static void *run_job(void *arg)
 {
-	struct errand *errand = arg;
-	errand->result = acp_outbound_send(errand->request, errand->reply);
+	struct job *job = arg;
+	job->result = acp_outbound_send(job->request, job->reply);
 	return NULL;
 }
 
 static enum acp_outbound_result ask(const struct acp_outbound_request *request, struct acp_outbound_reply *reply)
 {
-	struct errand errand = {request, reply, ACP_OUTBOUND_FAILED};
+	struct job job = {request, reply, ACP_OUTBOUND_FAILED};
 	pthread_t thread;
-	CU_ASSERT_FATAL(pthread_create(&thread, NULL, run_errand, &errand) == 0);
+	CU_ASSERT_FATAL(pthread_create(&thread, NULL, run_job, &job) == 0);
 	pthread_join(thread, NULL);
-	return errand.result;
+	return job.result;
 }
 
 /* The result of the request. Its error must contain this text, and no part of the query. */

@@ -189,7 +189,7 @@ static enum acp_code away(void *self, int max, int lease, struct json_object **l
 	return ACP_UNAVAILABLE;
 }
 
-static const struct acp_control_plane plane = {.deliveries_take = take, .delivery_done = done};
+static const struct acp_control_plane plane = {.webhooks.claim = take, .webhooks.report = done};
 static const struct acp_kernel kernel = {.config = &config, .plane = &plane};
 
 static void queue_one(const char *url, const char *sealed, int attempt)
@@ -206,7 +206,7 @@ static void queue_one(const char *url, const char *sealed, int attempt)
 
 static void test_deliver_nothing(void)
 {
-	const struct acp_control_plane broken = {.deliveries_take = away, .delivery_done = done};
+	const struct acp_control_plane broken = {.webhooks.claim = away, .webhooks.report = done};
 	const struct acp_kernel trouble = {.config = &config, .plane = &broken};
 	takes = 0;
 	CU_ASSERT_EQUAL(acp_webhooks_deliver(kernel.config, kernel.plane), ACP_WEBHOOKS_IDLE);

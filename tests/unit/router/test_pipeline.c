@@ -5,7 +5,7 @@
 #include "clock.h"
 #include "../fake_plane.h"
 #include "pipeline.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #include <pthread.h>
 
@@ -855,9 +855,9 @@ static void restart_with(bool enforcement, bool plane_has_usage)
 	config.usage_enforcement = enforcement;
 	fake.used = enforcement && plane_has_usage ? 0 : fake.limit + 50;
 	if (!plane_has_usage) {
-		fake.plane.get_usage = NULL;
-		fake.plane.reserve = NULL;
-		fake.plane.onboard = NULL;
+		fake.plane.usage.get = NULL;
+		fake.plane.usage.reserve = NULL;
+		fake.plane.call.onboard = NULL;
 	}
 	start_with_plane();
 }
@@ -890,7 +890,7 @@ static void test_usage_is_opt_in(void)
 	restart_with(false, true); /* switched off */
 	compare(texts);
 	restart_with(true, true);
-	fake.plane.get_usage = NULL; /* only if the control plane has get_usage() */
+	fake.plane.usage.get = NULL; /* only if the control plane has get_usage() */
 	fake.used = fake.limit + 50;
 	compare(texts);
 	restart_with(true, false); /* a plane without usage and onboarding */

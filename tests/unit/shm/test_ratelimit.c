@@ -36,7 +36,7 @@ static void end(struct acp_ratelimit *table)
 static struct acp_rate take(struct acp_ratelimit *table, int64_t limit, uint64_t now)
 {
 	struct acp_rate rate;
-	acp_ratelimit_take(table, "name", limit, 60, now, &rate);
+	acp_ratelimit_acquire(table, "name", limit, 60, now, &rate);
 	return rate;
 }
 
@@ -93,9 +93,9 @@ static void test_give_back(void)
 	uint64_t now = 77 * SECOND;
 	CU_ASSERT_TRUE(take(table, 1, now).allowed);
 	CU_ASSERT_FALSE(take(table, 1, now).allowed);
-	acp_ratelimit_give_back(table, "name", 60, now);
+	acp_ratelimit_release(table, "name", 60, now);
 	CU_ASSERT_TRUE(take(table, 1, now + 30 * SECOND).allowed);
-	acp_ratelimit_give_back(table, "never taken", 60, now);
+	acp_ratelimit_release(table, "never taken", 60, now);
 	CU_ASSERT_FALSE(take(table, 1, now + 31 * SECOND).allowed);
 	end(table);
 }
@@ -107,11 +107,11 @@ static void test_names_are_apart(void)
 	for (int i = 0; i < 500; i++) {
 		char name[32];
 		snprintf(name, sizeof name, "name %d", i);
-		acp_ratelimit_take(table, name, 1, 60, SECOND, &rate);
+		acp_ratelimit_acquire(table, name, 1, 60, SECOND, &rate);
 		CU_ASSERT_TRUE(rate.allowed);
-		acp_ratelimit_take(table, name, 1, 60, SECOND, &rate);
+		acp_ratelimit_acquire(table, name, 1, 60, SECOND, &rate);
 		CU_ASSERT_FALSE(rate.allowed);
-		acp_ratelimit_take(table, name, 1, 3600, SECOND, &rate);
+		acp_ratelimit_acquire(table, name, 1, 3600, SECOND, &rate);
 		CU_ASSERT_TRUE(rate.allowed); /* another window is another limit */
 	}
 	end(table);
@@ -127,7 +127,7 @@ static pid_t take_hundred(const char *name)
 	struct acp_ratelimit *table = acp_ratelimit_open(zone, why, sizeof why);
 	for (int i = 0; table && i < 100; i++) {
 		struct acp_rate rate;
-		acp_ratelimit_take(table, name, 150, 60, 9 * SECOND, &rate);
+		acp_ratelimit_acquire(table, name, 150, 60, 9 * SECOND, &rate);
 		got += rate.allowed;
 	}
 	_exit(got);

@@ -4,7 +4,7 @@
 #include "clock.h"
 #include "../fake_plane.h"
 #include "onboard.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #define REQUEST_ID "5f0c1a52-0000-4000-8000-000000000001"
 
@@ -306,7 +306,7 @@ static void test_offered(void)
 	config.onboarding = false;
 	EXPECT(!acp_onboard_offered(&kernel, "leadscoring"), "switched off");
 	config.onboarding = true;
-	fake.plane.onboard = NULL;
+	fake.plane.call.onboard = NULL;
 	EXPECT(!acp_onboard_offered(&kernel, "leadscoring"), "a plane without it");
 	stop();
 }
