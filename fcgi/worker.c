@@ -50,7 +50,8 @@ struct worker {
 	struct acp_thread_owner owner;
 };
 
-/* A request has a slot from its arrival to its end: longer than it has a thread, when its end is stored by another. */
+/* A request holds a slot from arrival to end, which is longer than it has a thread if another thread stores its
+ * result. */
 struct slot {
 	struct worker *worker;
 	struct acp_exchange *exchange;
@@ -72,7 +73,7 @@ static struct slot *new_slot(struct worker *worker)
 	return slot;
 }
 
-/* Waits while all are taken. */
+/* Waits while all slots are taken. */
 static struct slot *acquire_slot(struct worker *worker)
 {
 	struct slot *slot = NULL;
@@ -105,7 +106,7 @@ static void release_slot(void *arg)
 	pthread_mutex_unlock(&worker->lock);
 }
 
-/* The first ones, so that there are always some. */
+/* Makes the first slots, so that some always exist. */
 static bool make_slots(struct worker *worker, int count)
 {
 	struct slot *slot = NULL;
@@ -126,7 +127,7 @@ static void free_slots(struct worker *worker)
 	}
 }
 
-/* Waits until no request is on its way and no spare thread left, or until the time limit: false. */
+/* Waits until no request is running and no spare thread is left. False: the time limit came first. */
 static bool wait_for_slots(struct worker *worker, const struct timespec *limit)
 {
 	bool in_time = true;

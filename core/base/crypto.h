@@ -41,8 +41,8 @@ void acp_uuid(char out[ACP_UUID_LEN]);
 /* True for the 8-4-4-4-12 hex form in either case. */
 bool acp_is_uuid(const char *text);
 
-/* Encrypts and authenticates (AES-256-GCM, random nonce): out gets len + ACP_ENCRYPT_EXTRA bytes. False: out of
- * memory, and out holds nothing of use. */
+/* Encrypts and authenticates (AES-256-GCM, random nonce): out gets len + ACP_ENCRYPT_EXTRA bytes. False: out of memory;
+ * the content of out is then undefined. */
 #define ACP_ENCRYPT_EXTRA 28
 bool acp_encrypt(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, uint8_t *out) ACP_MUSTCHECK;
 

@@ -1,4 +1,4 @@
-/* thread.h - threads that serve callers, threads in the background, and the replacement of one that waits. */
+/* thread.h - threads that serve callers, background threads, and the replacement of a thread that waits. */
 #ifndef ACP_THREAD_H
 #define ACP_THREAD_H
 

@@ -34,7 +34,7 @@ static const struct setting settings[] = {
 };
 _Static_assert(ACP_COUNT(settings) <= ACP_SETTINGS_MAX, "acp_config.given has a place for each setting");
 
-/* Settings by their names of before, which are still read. */
+/* Former names of settings, which are still accepted. */
 static const struct {
 	const char *before, *now;
 } renamed[] = {{"key_prefix", "api_key_prefix"}};
@@ -81,7 +81,7 @@ static const struct setting *find(const char *name)
 	return NULL;
 }
 
-/* The same by a name of before, which is noted. NULL: no setting was called so. */
+/* The same for a former name, with a notice. NULL: no setting had this name. */
 static const struct setting *find_renamed(struct acp_config *config, const char *name)
 {
 	for (size_t i = 0; i < ACP_COUNT(renamed); i++) {

@@ -27,8 +27,8 @@ struct acp_config {
 };
 
 /* Reads the defaults, then file (NULL: the one named by ACP_CONFIG, otherwise the installed one if it exists), then the
- * environment. Checks each value, and the values that depend on each other. A setting under its former name is accepted,
- * with a notice. Returns false with "file:line: reason" in why; config is then empty. Release it with
+ * environment. Checks each value, and the values that depend on each other. A setting under its former name is
+ * accepted, with a notice. Returns false with "file:line: reason" in why; config is then empty. Release it with
  * acp_config_release. */
 bool acp_config_load(struct acp_config *config, const char *file, char *why, size_t why_size) ACP_MUSTCHECK;
 void acp_config_release(struct acp_config *config);

@@ -20,7 +20,7 @@ struct remote {
 	const struct acp_config *config;
 };
 
-/* One execution on its way. */
+/* An execution in progress. */
 struct job {
 	const struct remote *remote;
 	const struct acp_execution *what;
@@ -118,7 +118,7 @@ static enum acp_outbound_result send_once(const struct job *job, struct json_obj
 
 /* Reply ---------------------------------------------------------------------------------------------------------- */
 
-/* Not executed, as far as we know; not the vendor's doing. */
+/* Probably not executed, and not because of the vendor. */
 static void fail_there(struct job *job, enum acp_outbound_result result, const struct acp_outbound_reply *reply)
 {
 	int status = result == ACP_OUTBOUND_REPLIED ? reply->status : 0;
@@ -136,7 +136,7 @@ static void fail_there(struct job *job, enum acp_outbound_result result, const s
 			  why);
 }
 
-/* An answer of the contract's form. retry: an executor of another make may not say it. */
+/* Takes an answer in the contract's format. retry: other implementations of the executor may omit it. */
 static void take_answer(struct job *job, struct json_object *tree)
 {
 	struct acp_executed *out = job->out;
@@ -158,7 +158,7 @@ static void take_answer(struct job *job, struct json_object *tree)
 			  error ? error : "the executor failed and does not say why");
 }
 
-/* Is it one? */
+/* Parses an answer. NULL: it does not have the contract's format. */
 static struct json_object *read_answer(const struct acp_outbound_reply *reply)
 {
 	const struct acp_json_limits limits = {REPLY_MAX, 64, 2000000};
@@ -173,7 +173,7 @@ static struct json_object *read_answer(const struct acp_outbound_reply *reply)
 	return NULL;
 }
 
-/* True: it is decided. Else another sending is worth it. */
+/* True: final. False: another attempt may succeed. */
 static bool classify(struct job *job, enum acp_outbound_result result, const struct acp_outbound_reply *reply)
 {
 	bool replied = result == ACP_OUTBOUND_REPLIED;

@@ -150,7 +150,7 @@ static bool fail_answered(struct acp_stripe *stripe, const struct question *q, c
 	return false;
 }
 
-/* What came of one sending. *again: another one is worth it, after so many milliseconds at least. */
+/* Classifies the result of one attempt. *again: milliseconds to wait before a retry, or -1 for none. */
 static bool classify(struct acp_stripe *stripe, const struct question *q, enum acp_outbound_result result,
 		     const struct acp_outbound_reply *reply, struct json_object **out, int *again)
 {

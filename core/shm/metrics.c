@@ -110,20 +110,21 @@ static bool prepare_registry(void *memory)
 	return ok;
 }
 
-/* A holder that was killed left nothing half done that matters: the numbers under the lock are only added up. */
+/* A killed holder leaves no damage: the numbers under the lock are only added up. */
 static void lock(struct registry *registry)
 {
 	if (pthread_mutex_lock(&registry->lock) == EOWNERDEAD)
 		pthread_mutex_consistent(&registry->lock);
 }
 
-/* What /proc says of a process. */
+/* A process's numbers from /proc. */
 struct process_stats {
 	uint64_t started, ticks, resident;
 	long threads;
 };
 
-/* The number field (1 is the first) of a line of /proc/PID/stat whose second field, the name, has been passed. */
+/* Field number field (the first is 1) of a line of /proc/PID/stat. after_name points after the second field, the
+ * name. */
 static uint64_t stat_field(const char *after_name, int field)
 {
 	for (int at = 3; at < field && after_name; at++) {
@@ -132,7 +133,7 @@ static uint64_t stat_field(const char *after_name, int field)
 	return after_name ? strtoull(after_name, NULL, 10) : 0;
 }
 
-/* False: there is no such process any more, or it is dead and not waited for. */
+/* False: the process does not exist, or it is a zombie. */
 static bool read_stats(pid_t pid, struct process_stats *stats)
 {
 	char path[32];
@@ -156,13 +157,13 @@ static bool read_stats(pid_t pid, struct process_stats *stats)
 	return true;
 }
 
-/* Is it still that process? Then stats are its own. */
+/* Is it still the same process? If so, stats gets its numbers. */
 static bool lives(const struct process *process, struct process_stats *stats)
 {
 	return read_stats(process->pid, stats) && stats->started == process->started;
 }
 
-/* Clears a dead process away; what it used stays in the sum. */
+/* Removes a dead process; the processor time that it used stays in the sum. */
 static void unregister_process(struct registry *registry, struct process *process)
 {
 	registry->gone_ticks += process->ticks;
@@ -171,7 +172,7 @@ static void unregister_process(struct registry *registry, struct process *proces
 	process->pid = 0;
 }
 
-/* A place for this process; NULL: all are taken by living ones, and it is missing in the gauges. */
+/* An entry for this process. NULL: live processes occupy all entries, so the gauges do not include this one. */
 static struct process *register_process(struct registry *registry, int workers)
 {
 	struct process_stats stats;

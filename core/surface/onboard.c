@@ -311,10 +311,11 @@ static struct json_object *pricing(const struct onboarding *o)
 	return NULL;
 }
 
-/* What is known of the reply before there is a tenant: above all its key, which nobody could give again. */
+/* Prepares the part of the reply that is known before the tenant exists: above all the key, which could not be
+ * recovered. */
 static bool begin_reply(struct onboarding *o)
 {
-	enum { REST_MAX = 4096 }; /* bytes of what comes to it later */
+	enum { REST_MAX = 4096 }; /* room in bytes for the parts added later */
 	const struct acp_config *config = o->kernel->config;
 	struct acp_buf *out = o->request->out;
 	struct json_object *body = json_object_new_object();
@@ -344,7 +345,7 @@ static bool end_reply(struct onboarding *o)
 	       acp_json_put(o->success, "pricing", pricing(o));
 }
 
-/* The reply to an onboarding that was there before can be asked for again. */
+/* Repeats the reply of an earlier onboarding with the same key. */
 static enum acp_code repeat_reply(struct onboarding *o)
 {
 	derive_key(o, o->tenant.salt, o->api_key);
@@ -354,8 +355,8 @@ static enum acp_code repeat_reply(struct onboarding *o)
 	return refuse(o, ACP_INTERNAL_ERROR, "", "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
 }
 
-/* Tenant first, then its customer at Repo C, then the reply with the key. Tenant and key come into being together, in
- * one transaction of the hub: there is no tenant that nobody has a key of. */
+/* Creates the tenant, then its customer at Repo C, then completes the reply with the key. One transaction of the hub
+ * creates tenant and key together, so that no tenant exists whose key nobody has. */
 static enum acp_code create_tenant(struct onboarding *o)
 {
 	const struct acp_control_plane *plane = o->kernel->plane;
@@ -408,7 +409,7 @@ static enum acp_code create_tenant(struct onboarding *o)
 	return ACP_OK;
 }
 
-/* A refusal; a success was recorded with the tenant it made. Nothing is answered that is not on record. */
+/* Records a refusal; a success was recorded together with its tenant. No answer is sent without a record. */
 static void record_refusal(struct onboarding *o)
 {
 	const struct acp_control_plane *plane = o->kernel->plane;
