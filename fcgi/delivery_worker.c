@@ -11,10 +11,10 @@
 
 enum { TROUBLE_PAUSE_MS = 5000, OUTBOX_POLL_MS = 1000 };
 
-/* What a round of work came to. */
+/* The result of a round of work. */
 enum step { WORKED, IDLE, TROUBLE };
 
-/* One thread: does a round of work, and waits where there was none. */
+/* One thread: does rounds of work, and waits when there is none. */
 struct job {
 	struct acp_delivery_worker *worker;
 	enum step (*round)(const struct acp_delivery_worker *worker);
@@ -24,14 +24,14 @@ struct job {
 };
 
 struct acp_delivery_worker {
-	struct acp_kernel kernel; /* of which only config, plane and executor are there */
+	struct acp_kernel kernel; /* only config, plane and executor are set */
 	pthread_mutex_t lock;
 	pthread_cond_t stop;
 	bool stopping;
 	struct job webhooks, outbox;
 };
 
-/* Waits so long, or until told to stop. False: stop. */
+/* Waits so many milliseconds, or until told to stop. False: stop. */
 static bool pause_ms(struct acp_delivery_worker *worker, int64_t ms)
 {
 	struct timespec until = acp_monotonic_after((uint64_t)ms * 1000);
@@ -61,7 +61,7 @@ static void *work(void *arg)
 	uint32_t random;
 	acp_thread_background();
 	acp_random(&random, sizeof random);
-	/* Processes that start together shall not ask together. */
+	/* Processes that start together must not poll together. */
 	bool go_on = pause_ms(job->worker, random % job->poll_ms);
 	while (go_on) {
 		enum step step = job->round(job->worker);

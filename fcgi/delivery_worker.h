@@ -1,5 +1,6 @@
 /* delivery_worker.h - the delivery worker of a process: one thread sends webhook deliveries (webhooks.h), another one
- * executes what is queued for the executor (outbox.h). Processes share both queues: none does what another one does. */
+ * executes the queued work of the executor (outbox.h). All processes share both queues; each item is handled by one
+ * process at a time. */
 #ifndef ACP_DELIVERY_WORKER_H
 #define ACP_DELIVERY_WORKER_H
 
@@ -9,9 +10,9 @@
 
 struct acp_delivery_worker;
 
-/* Starts a thread for each queue that this installation has; logs a thread that could not be started. All parameters
- * are borrowed until acp_delivery_worker_join() is true. executor NULL: the outbox is left alone. NULL: out of
- * memory. */
+/* Starts a thread for each queue that this installation has, and logs a thread that could not be started. All
+ * parameters are borrowed until acp_delivery_worker_join() returns true. executor NULL: the outbox is not processed.
+ * Returns NULL when out of memory. */
 struct acp_delivery_worker *acp_delivery_worker_start(const struct acp_config *config,
 						      const struct acp_control_plane *plane,
 						      const struct acp_executor *executor);
@@ -19,8 +20,8 @@ struct acp_delivery_worker *acp_delivery_worker_start(const struct acp_config *c
 /* Tells the threads to stop; does not wait. worker may be NULL. */
 void acp_delivery_worker_stop(struct acp_delivery_worker *worker);
 
-/* Waits until what is in flight has ended, and releases worker (NULL is allowed). False: it had not at the limit
- * (CLOCK_REALTIME); then its memory is in use, and the process must end without releasing the kernel. */
+/* Waits until running work has ended, and releases worker (NULL is allowed). False: the work had not ended at the limit
+ * (CLOCK_REALTIME). It then still uses the memory, so the process must exit without releasing the kernel. */
 bool acp_delivery_worker_join(struct acp_delivery_worker *worker, const struct timespec *limit) ACP_MUSTCHECK;
 
 #endif

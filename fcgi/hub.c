@@ -4,7 +4,7 @@
 #include "endpoints.h"
 #include "envelope.h"
 
-/* The parameters of a GET request that the endpoint knows. *bad: the name of one that cannot be read. */
+/* Reads the parameters of a GET request that the endpoint supports. *bad: the name of an invalid one. */
 static struct json_object *read_query(const struct acp_http *http, const char *names, char bad[64])
 {
 	char value[512];

@@ -6,8 +6,8 @@
 
 struct acp_kernel_ref {
 	struct acp_kernel kernel;
-	struct acp_actions *own; /* freed with it; NULL: the actions are somebody else's */
-	unsigned holders;        /* requests, and one for being in force */
+	struct acp_actions *own; /* freed with it; NULL: the actions belong to the caller */
+	unsigned holders;        /* requests, plus one while it is the current kernel */
 };
 
 struct acp_live {
@@ -15,7 +15,7 @@ struct acp_live {
 	struct acp_kernel_ref *current;
 };
 
-/* Takes own over, also when it fails. */
+/* Takes ownership of own, even on failure. */
 static struct acp_kernel_ref *make(const struct acp_config *config, const struct acp_control_plane *plane,
 				   const struct acp_live_parts *parts, const struct acp_actions *actions,
 				   struct acp_actions *own, char *why, size_t why_size)
@@ -81,7 +81,7 @@ void acp_live_release(struct acp_live *live, struct acp_kernel_ref *ref)
 
 bool acp_live_reload(struct acp_live *live, char *why, size_t why_size)
 {
-	const struct acp_kernel *old = &live->current->kernel; /* nobody else replaces it */
+	const struct acp_kernel *old = &live->current->kernel; /* only this thread replaces it */
 	const struct acp_live_parts parts = {old->limits, old->metrics, old->hub, old->executor};
 	struct acp_actions *actions = acp_actions_load(old->config, why, why_size);
 	struct acp_kernel_ref *fresh =

@@ -1,5 +1,5 @@
-/* GET /metrics - for Prometheus: what all processes of this host have served (metrics.h), what waits on its disk,
- * and what the database knows. Names no tenant. */
+/* GET /metrics - for Prometheus: the requests that all processes of this host have served (metrics.h), the journal on
+ * its disk, and the database's gauges. Names no tenant. */
 #include "metrics.h"
 
 #include "endpoints.h"
@@ -41,7 +41,7 @@ static void write_gauge(struct json_object *gauge, struct acp_buf *out)
 	}
 }
 
-/* Without the database its numbers are missing, and acp_db_up says why. */
+/* When the database is down its gauges are missing, and acp_db_up says why. */
 static void write_database(const struct acp_control_plane *plane, struct acp_buf *out)
 {
 	struct json_object *gauges = NULL;
@@ -55,12 +55,12 @@ static void write_database(const struct acp_control_plane *plane, struct acp_buf
 
 /* The endpoint ------------------------------------------------------------------------------------------------ */
 
-/* local: what comes from this host itself. Behind a proxy on this host everybody's address may be 127.0.0.1, so what a
- * proxy forwarded is nobody of ours. */
+/* local: only requests from this host itself. Behind a proxy on this host every request may come from 127.0.0.1, so a
+ * forwarded request never counts as local. */
 static bool may_read(const struct acp_config *config, const struct acp_http *http)
 {
 	if (strcmp(config->metrics, "local") != 0)
-		return true; /* on; with off there are none */
+		return true; /* on; with off, kernel->metrics is NULL */
 	return !http->forwarded && (strncmp(http->address, "127.", 4) == 0 || strcmp(http->address, "::1") == 0 ||
 				    strncmp(http->address, "::ffff:127.", 11) == 0);
 }

@@ -1,6 +1,6 @@
 /* POST /console/operator/session and GET /console/operator/data - the operator's view of the console. The link that
- * acpctl console prints is exchanged, once, for a session of an hour; both are random, both come as bearer, and of both
- * the database has only the hash (sql/functions/82_console.sql). */
+ * acpctl console prints can be exchanged once for a session of an hour. Link and session are random tokens, sent as
+ * bearer. The database stores only their hashes (sql/functions/82_console.sql). */
 #include "endpoints.h"
 
 #include "envelope.h"
@@ -8,7 +8,7 @@
 
 enum { TOKEN_LEN = 32, TOKEN_HEX = 2 * TOKEN_LEN };
 
-/* The hash of a token in hex; false: this is none. */
+/* Hashes a token, in hex. False: it is not a token. */
 static bool hash_token(const char *token, char hex[ACP_SHA256_HEX])
 {
 	uint8_t hash[ACP_SHA256_LEN];
@@ -34,7 +34,7 @@ static void answer(const struct acp_http *http, enum acp_code code, const char *
 	acp_http_reply(http, &reply, response);
 }
 
-/* Asks the control plane; releases what. */
+/* Calls the control plane; releases what. */
 static enum acp_code ask(const struct acp_kernel *kernel, acp_plane_question *question, struct json_object *what,
 			 struct json_object **reply, struct acp_refusal *refusal)
 {
@@ -75,7 +75,7 @@ static void open_session(const struct acp_kernel *kernel, const struct acp_http 
 	acp_wipe(token, sizeof token);
 }
 
-/* What waits on the disk of the host that answers. */
+/* Adds the state of the journal on this host's disk. */
 static void add_journal(const struct acp_kernel *kernel, struct json_object *body)
 {
 	struct acp_journal_waiting waiting = {0};

@@ -3,7 +3,7 @@
 #include "hub.h"
 
 static const struct {
-	const char *path; /* ends with '/': everything below it */
+	const char *path; /* a trailing '/' matches everything below */
 	acp_endpoint *answer;
 } paths[] = {
 	{"/api/manage", acp_endpoint_manage},

@@ -1,4 +1,4 @@
-/* POST /api/webhooks/stripe - what Stripe tells us (stripe_events.c). */
+/* POST /api/webhooks/stripe - receives Stripe's events (stripe_events.c). */
 #include "stripe_events.h"
 
 #include "endpoints.h"

@@ -1,10 +1,10 @@
 /* worker.c - threads that each take a connection, serve it, and take the next.
  *
- * Every thread waits in its own epoll set for the listening socket (EPOLLEXCLUSIVE: the kernel wakes one) and for an
- * eventfd that says stop; while connections are queued it takes some one after the other without asking epoll. A
- * thread that waits long for a commit is replaced by a spare one meanwhile, so that others are served. Signals are
- * blocked in all threads; the main thread takes them with sigtimedwait(), so no system call of a request is ever
- * interrupted. */
+ * Each thread waits in its own epoll set for the listening socket (EPOLLEXCLUSIVE: the kernel wakes one thread) and for
+ * an eventfd that signals the stop. While connections are queued, it takes several in a row without asking epoll. When
+ * a thread waits long for a commit, a spare thread replaces it meanwhile, so that others are served. Signals are
+ * blocked in all threads; the main thread receives them with sigtimedwait(), so that no system call of a request is
+ * ever interrupted. */
 #include "worker.h"
 
 #include "delivery_worker.h"
@@ -33,24 +33,25 @@
 #define EPOLLEXCLUSIVE 0
 #endif
 
-enum { MAINTAIN_EVERY = 600 }; /* seconds; more often where the audit log is sealed more often */
+enum { MAINTAIN_EVERY = 600 }; /* seconds; shorter when the audit log is sealed more often */
 
 struct worker {
 	const struct acp_config *config;
 	struct acp_live *live;
 	int listen_fd;
-	int stop_fd;          /* readable from the stop on */
-	pthread_mutex_t lock; /* of the rest */
+	int stop_fd;          /* readable once the process stops */
+	pthread_mutex_t lock; /* protects the members below */
 	pthread_cond_t left;
 	struct slot *free;
 	int slots, most, taken;
 	int waiting; /* threads that wait for a slot */
 	int blocked; /* threads that wait for a commit */
-	int spares;  /* threads beyond the usual number, for those */
+	int spares;  /* extra threads that replace blocked ones */
 	struct acp_thread_owner owner;
 };
 
-/* A request has a slot from its arrival to its end: longer than it has a thread, when its end is stored by another. */
+/* A request holds a slot from arrival to end, which is longer than it has a thread if another thread stores its
+ * result. */
 struct slot {
 	struct worker *worker;
 	struct acp_exchange *exchange;
@@ -72,7 +73,7 @@ static struct slot *new_slot(struct worker *worker)
 	return slot;
 }
 
-/* Waits while all are taken. */
+/* Waits while all slots are taken. */
 static struct slot *acquire_slot(struct worker *worker)
 {
 	struct slot *slot = NULL;
@@ -105,7 +106,7 @@ static void release_slot(void *arg)
 	pthread_mutex_unlock(&worker->lock);
 }
 
-/* The first ones, so that there are always some. */
+/* Makes the first slots, so that some always exist. */
 static bool make_slots(struct worker *worker, int count)
 {
 	struct slot *slot = NULL;
@@ -126,7 +127,7 @@ static void free_slots(struct worker *worker)
 	}
 }
 
-/* Waits until no request is on its way and no spare thread left, or until the time limit: false. */
+/* Waits until no request is running and no spare thread is left. False: the time limit came first. */
 static bool wait_for_slots(struct worker *worker, const struct timespec *limit)
 {
 	bool in_time = true;
@@ -144,7 +145,7 @@ static bool watch(int epoll, int fd, uint32_t events)
 	return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
-/* Waits for a connection or the stop, so long at most (-1: for ever). True: there may be a connection. */
+/* Waits at most ms milliseconds (-1: forever) for a connection or the stop. False: stop. */
 static bool wait_for_work(int epoll, const struct worker *worker, int ms)
 {
 	struct epoll_event events[2];
@@ -155,7 +156,7 @@ static bool wait_for_work(int epoll, const struct worker *worker, int ms)
 	return true;
 }
 
-/* Serves one waiting connection. False: none was waiting (another thread or process took it). */
+/* Serves one queued connection. False: none was queued (another thread or process took it). */
 static bool serve_one(struct worker *worker)
 {
 	int connection = accept4(worker->listen_fd, NULL, NULL, SOCK_CLOEXEC);
@@ -173,14 +174,15 @@ static bool serve_one(struct worker *worker)
 	return false;
 }
 
-/* Serves what is queued, but not more than most: a steady stream must not keep a thread from the stop. */
+/* Serves queued connections, but at most most of them: a steady stream must not keep a thread from noticing the
+ * stop. */
 static void serve_queued(struct worker *worker, int most)
 {
 	for (int i = 0; i < most && serve_one(worker); i++)
 		;
 }
 
-/* The set in which a thread waits; -1: errno says why there is none. */
+/* Creates the epoll set of a thread. Returns -1 with errno on failure. */
 static int open_epoll(const struct worker *worker)
 {
 	int epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -203,13 +205,13 @@ static void *serve(void *arg)
 	acp_thread_own(&worker->owner);
 	while (wait_for_work(epoll, worker, -1))
 		serve_queued(worker, 16);
-	/* Connections that were queued before the stop are somebody's requests. */
+	/* Serve the connections that were queued before the stop. */
 	serve_queued(worker, 64);
 	close(epoll);
 	return NULL;
 }
 
-/* A spare thread serves as long as others are blocked. False: it is none of them any more. */
+/* Should this spare thread continue? It should while other threads are blocked. If not, it is no longer counted. */
 static bool is_wanted(struct worker *worker, bool good)
 {
 	pthread_mutex_lock(&worker->lock);
@@ -235,7 +237,7 @@ static void *serve_meanwhile(void *arg)
 	return NULL;
 }
 
-/* Where no thread can be made, those that are there must do. */
+/* If no thread can be started, the existing ones must suffice. */
 static bool start_spare(struct worker *worker)
 {
 	pthread_t thread;
@@ -277,7 +279,7 @@ static void reload(const struct acp_config *config, struct acp_live *live)
 		acp_log(ACP_LOG_INFO, "actions read again");
 }
 
-/* Takes signals, and does the upkeep between them, until told to stop. */
+/* Receives signals, and does the upkeep between them, until told to stop. */
 static void wait_for_stop(const struct worker *worker, const struct acp_control_plane *plane, const sigset_t *signals)
 {
 	const struct timespec second = {.tv_sec = 1};
@@ -297,7 +299,7 @@ static void wait_for_stop(const struct worker *worker, const struct acp_control_
 	}
 }
 
-/* Waits for the threads until the time limit; false: some are still busy. */
+/* Waits for the threads until the time limit. False: some are still busy. */
 static bool join_all(pthread_t *threads, int count, const struct timespec *limit)
 {
 	bool all = true;
@@ -318,8 +320,8 @@ static int start_threads(struct worker *worker, pthread_t *threads, int count)
 	return started;
 }
 
-/* Lets what is in flight finish, at most shutdown_timeout seconds. What is cut off has its memory in use: then nothing
- * can be released in order, and the process ends here. */
+/* Lets running requests finish, for at most shutdown_timeout seconds. Requests that are cut off still use their memory,
+ * so nothing can be released and the process exits here. */
 static void stop_all(struct worker *worker, struct acp_delivery_worker *deliveries, pthread_t *threads, int count)
 {
 	const uint64_t one = 1;
@@ -327,7 +329,7 @@ static void stop_all(struct worker *worker, struct acp_delivery_worker *deliveri
 	struct timespec limit;
 	clock_gettime(CLOCK_REALTIME, &limit);
 	limit.tv_sec += (time_t)seconds;
-	/* What is queued can still be accepted, and nothing more gets in. */
+	/* Queued connections can still be accepted; new ones are refused. */
 	if (worker->config->close_on_stop)
 		shutdown(worker->listen_fd, SHUT_RD);
 	if (write(worker->stop_fd, &one, sizeof one) < 0)
@@ -377,8 +379,8 @@ static int serve_until_stopped(const struct acp_config *config, const struct acp
 	return 0;
 }
 
-/* The name of what the installation's processes share in memory. It follows from the pepper, so that two installations
- * of one user on one host do not share it, and tells nothing of it. */
+/* The name of the shared memory of this installation's processes. It is derived from the pepper, so that two
+ * installations of one user on one host do not share it, and does not reveal the pepper. */
 static void zone_name(const struct acp_config *config, char zone[17])
 {
 	uint8_t mac[ACP_SHA256_LEN];
@@ -386,9 +388,9 @@ static void zone_name(const struct acp_config *config, char zone[17])
 	acp_hex(mac, 8, zone);
 }
 
-/* What a process has but for its kernel: the control plane over the database, where hub_url is set a remote hub before
- * it, the table of rate limits, the executor that the settings ask for, and the hub for other kernels where a key for
- * them is set. */
+/* Everything in a process except its kernel: the control plane over the database (behind a remote hub if hub_url is
+ * set), the table of rate limits, the executor from the settings, and the hub for other kernels if a key for them is
+ * set. */
 struct process {
 	struct acp_shared_counter *changes;
 	struct acp_pg_plane *pg;

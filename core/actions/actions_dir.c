@@ -11,24 +11,24 @@
 
 enum { FILE_MAX = 1 << 20 };
 
-/* An action and what its row points to. */
+/* An action and everything that its row points to. */
 struct loaded {
 	char *path;
 	char *pack_name; /* the action's name without its last part */
 	char *params_schema;
-	struct json_object *document; /* the strings of the row are in it */
+	struct json_object *document; /* owns the strings that the row points to */
 	struct acp_upstream upstream;
-	struct acp_action rows[2]; /* the second one ends the pack */
+	struct acp_action rows[2]; /* the second one terminates the pack */
 	struct acp_pack pack;
 };
 
 struct acp_actions {
 	struct loaded *list;
 	size_t count;
-	const struct acp_pack **packs; /* ends with NULL */
+	const struct acp_pack **packs; /* terminated by NULL */
 };
 
-/* What a file must look like; the details that a schema cannot say are checked in C. */
+/* The schema of a file. C code checks the details that a schema cannot express. */
 static const char form[] =
 	"{\"type\":\"object\",\"additionalProperties\":false,"
 	"\"required\":[\"name\",\"description\",\"scope\",\"params_schema\",\"handler\"],\"properties\":{"
@@ -63,7 +63,7 @@ static const char http_form[] =
 
 /* Messages ------------------------------------------------------------------------------------------------------- */
 
-/* The file that is being read, and where to complain. */
+/* The file being read, and the buffer for an error. */
 struct source {
 	const struct acp_config *config;
 	const char *path;
@@ -83,7 +83,7 @@ static bool complain(const struct source *source, const char *format, ...)
 	return false;
 }
 
-/* About the member that pointer names. */
+/* Reports an error in the member that pointer names. */
 static bool complain_at(const struct source *source, const char *pointer, const char *format, ...) ACP_PRINTF(3, 4);
 
 static bool complain_at(const struct source *source, const char *pointer, const char *format, ...)
@@ -99,7 +99,7 @@ static bool complain_at(const struct source *source, const char *pointer, const 
 
 /* Checks --------------------------------------------------------------------------------------------------------- */
 
-/* A schema of this file's own, which is good. */
+/* Checks a document against a schema of this file, which is known to be valid. */
 static bool fits(const struct source *source, struct json_object *document, const char *schema_text)
 {
 	struct acp_schema_error bad;
@@ -198,7 +198,7 @@ static bool take_http(const struct source *source, struct json_object *handler, 
 		return complain_at(source, "/handler/url", "%s%s", fault,
 				   strncmp(out->url, "http://", 7) == 0 && !out->allow_http ? ", or allow_http be true"
 											    : "");
-	/* What a call holds must not be given to another one while it waits. */
+	/* A call must still hold its key and its reservation when the upstream answers. */
 	if (out->timeout_ms >= config->idempotency_lease * 1000 || out->timeout_ms >= config->reservation_ttl * 1000)
 		return complain_at(source, "/handler/timeout_ms",
 				   "must be less than idempotency_lease and reservation_ttl");

@@ -34,7 +34,7 @@ static const struct setting settings[] = {
 };
 _Static_assert(ACP_COUNT(settings) <= ACP_SETTINGS_MAX, "acp_config.given has a place for each setting");
 
-/* Settings by their names of before, which are still read. */
+/* Former names of settings, which are still accepted. */
 static const struct {
 	const char *before, *now;
 } renamed[] = {{"key_prefix", "api_key_prefix"}};
@@ -44,7 +44,7 @@ static const char *const foreign[] = {"ACP_CONFIG",        "ACP_URL",           
 				      "ACP_LOW_SCOPE_KEY", "ACP_RESPONDER_PID", "ACP_POSTGRES_PID",
 				      "ACP_SBIN",          "ACP_STATE",         "ACP_LOG"};
 
-/* Where a value comes from, for messages, and where a message goes. */
+/* The source of a value, for messages, and the buffer for a message. */
 struct source {
 	const char *place;
 	int line; /* 0: not a file */
@@ -81,7 +81,7 @@ static const struct setting *find(const char *name)
 	return NULL;
 }
 
-/* The same by a name of before, which is noted. NULL: no setting was called so. */
+/* The same for a former name, with a notice. NULL: no setting had this name. */
 static const struct setting *find_renamed(struct acp_config *config, const char *name)
 {
 	for (size_t i = 0; i < ACP_COUNT(renamed); i++) {
@@ -209,7 +209,7 @@ static char *trim(char *text)
 	return text;
 }
 
-/* One line of the file, which it takes apart. */
+/* Parses one line of the file, and changes it while doing so. */
 static bool read_line(struct acp_config *config, char *line, const struct source *source)
 {
 	bool before[ACP_SETTINGS_MAX];
@@ -292,7 +292,7 @@ static bool octal_digits(int64_t mode)
 	return true;
 }
 
-/* Where a key is shown: it must not cross a network in clear. */
+/* Keys are sent to this URL, so it must not cross a network in clear text. */
 static bool safe_url(const char *url)
 {
 	static const char *const safe[] = {"https://", "http://127.0.0.1", "http://localhost", "http://[::1]"};
@@ -306,14 +306,14 @@ static bool safe_url(const char *url)
 
 #define SAFE_URL "must start with https:// (http:// only to this host) and not end with /"
 
-/* A key that others show, or that is shown to another. */
+/* Is this a usable key between two installations? */
 static bool service_key_ok(const struct acp_config *config, const char *key)
 {
 	size_t len = strlen(key);
 	return len >= 32 && len <= 900 && strncmp(key, config->api_key_prefix, strlen(config->api_key_prefix)) != 0;
 }
 
-/* A kernel with a hub, and a hub. */
+/* Checks the settings of a kernel that has a hub, and those of a hub. */
 static bool hub_consistent(const struct acp_config *config, const struct source *source)
 {
 	const char *key = config->kernel_key;
@@ -329,7 +329,7 @@ static bool hub_consistent(const struct acp_config *config, const struct source 
 	return !*key || complain(source, "kernel_key and hub_url: an installation that has a hub is none itself");
 }
 
-/* Words of printable ASCII, as many as most: what goes into a header. */
+/* At most so many words of printable ASCII, fit for a header. */
 static bool words_ok(const char *text, int most)
 {
 	int words = 0;
@@ -341,7 +341,7 @@ static bool words_ok(const char *text, int most)
 	return words <= most && strlen(text) <= 900;
 }
 
-/* Payments: vendor keys are in this program, or in the one at executor_url, and never in both. */
+/* Payments: either this program or the one at executor_url holds the vendor keys, never both. */
 static bool executor_consistent(const struct acp_config *config, const struct source *source)
 {
 	if (!safe_url(config->stripe_url))
@@ -378,7 +378,7 @@ static bool amount_ok(const char *text)
 	return *rest == '\0' && rest[-1] != '.' && strlen(text) < 20;
 }
 
-/* What one value alone does not show. */
+/* Checks that involve more than the type and range of one value. */
 static bool consistent(const struct acp_config *config, char *why, size_t why_size)
 {
 	struct source source = {"configuration", 0, why, why_size};
@@ -433,7 +433,7 @@ bool acp_config_load(struct acp_config *config, const char *file, char *why, siz
 	return ok;
 }
 
-/* A file with secrets in it is not for everybody: it was skipped where this user may not read it. */
+/* The configuration file holds secrets and is not world-readable, so a user who may not read it runs without it. */
 const char *acp_config_no_database(void)
 {
 	if (access(ACP_CONFIG_FILE, F_OK) == 0 && access(ACP_CONFIG_FILE, R_OK) != 0)

@@ -25,10 +25,10 @@ const char acp_execute_body_schema[] =
 /* clang-format on */
 
 struct local {
-	struct acp_executor executor; /* first: what is handed out points here */
+	struct acp_executor executor; /* must be first: callers hold a pointer to this member */
 	const struct acp_config *config;
 	const struct acp_control_plane *plane;
-	struct acp_schema *schemas[ACTIONS_MAX]; /* of acp_stripe_actions, in their order */
+	struct acp_schema *schemas[ACTIONS_MAX]; /* of acp_stripe_actions, in the same order */
 	struct acp_schema *body;
 };
 
@@ -43,13 +43,13 @@ static struct acp_schema *compile(const char *name, const char *text, char *why,
 	return compiled;
 }
 
-/* What is done ---------------------------------------------------------------------------------------------------- */
+/* Execution -------------------------------------------------------------------------------------------------------- */
 
 static void run(const struct local *local, size_t index, const struct acp_execution *what, struct acp_executed *out)
 {
 	char own_key[ACP_UUID_LEN];
 	int ms = what->timeout_ms > 0 ? what->timeout_ms : TIMEOUT_MS;
-	/* Without a key of the caller's the repetitions within this execution still have one effect. */
+	/* The caller gave no key: this one still makes retries within this execution safe. */
 	acp_uuid(own_key);
 	struct acp_stripe stripe = {.config = local->config,
 				    .key = what->idempotency_key ? what->idempotency_key : own_key,
@@ -59,7 +59,7 @@ static void run(const struct local *local, size_t index, const struct acp_execut
 		out->ok = false;
 }
 
-/* Checks against the allow-list, then does it. Returns what the audit event says. */
+/* Checks the call against the allow-list, then executes it. Returns the code for the audit event. */
 static enum acp_code check_and_run(const struct local *local, const struct acp_execution *what,
 				   struct acp_executed *out)
 {
@@ -85,7 +85,7 @@ static enum acp_code check_and_run(const struct local *local, const struct acp_e
 
 /* The audit event -------------------------------------------------------------------------------------------------- */
 
-/* {action, params}: what the event's request_hash is of. */
+/* {action, params}, the input of the event's request_hash. */
 static struct json_object *envelope_of(const struct acp_execution *what)
 {
 	struct json_object *envelope = json_object_new_object();
@@ -110,7 +110,7 @@ static bool fill_meta(struct acp_event *event, const struct acp_execution *what,
 	return ok;
 }
 
-/* As with the hub's own changes: the row is the installation's, and whom it is about stands in result_meta, because a
+/* As with the hub's own changes, the row belongs to the installation and result_meta names the tenant, because a
  * tenant's own rows are the calls it makes. */
 static bool make_event(const struct local *local, const struct acp_request *request, const char *request_hash,
 		       const struct acp_execution *what, enum acp_code code, const struct acp_executed *out,
@@ -159,7 +159,7 @@ void acp_executor_local_run(const struct acp_executor *executor, const struct ac
 	enum acp_code code = check_and_run(local, what, out);
 	if (record(local, request, request_hash, what, code, out))
 		return;
-	/* What has no audit row is not answered as done; done again under its key it has no further effect. */
+	/* Never report success without an audit row. A repetition under the same key has no further effect. */
 	acp_log(ACP_LOG_ERROR, "request %s: the audit row of an execution of %.100s could not be written",
 		request->request_id, code == ACP_NOT_FOUND ? "an unknown action" : what->action);
 	acp_executed_release(out);
@@ -175,7 +175,7 @@ static void execute(void *self, const struct acp_execution *what, struct acp_exe
 	acp_executor_local_run(&local->executor, &request, NULL, what, out);
 }
 
-/* Making it -------------------------------------------------------------------------------------------------------- */
+/* Constructor ------------------------------------------------------------------------------------------------------ */
 
 struct acp_executor *acp_executor_local_new(const struct acp_config *config, const struct acp_control_plane *plane,
 					    char *why, size_t why_size)

@@ -9,18 +9,18 @@
 enum {
 	CONNECT_MS = 5000,
 	TIMEOUT_MS = 10000,
-	LEAST_MS = 100,  /* what an executor can be given */
-	MARGIN_MS = 100, /* of our time for the way there and back */
+	LEAST_MS = 100,  /* the shortest timeout given to an executor */
+	MARGIN_MS = 100, /* part of our time reserved for the network */
 	LONGEST_MS = 60000,
 	REPLY_MAX = 8 << 20,
 };
 
 struct remote {
-	struct acp_executor executor; /* first: what is handed out points here */
+	struct acp_executor executor; /* must be first: callers hold a pointer to this member */
 	const struct acp_config *config;
 };
 
-/* One execution on its way. */
+/* An execution in progress. */
 struct job {
 	const struct remote *remote;
 	const struct acp_execution *what;
@@ -35,7 +35,7 @@ static int left_ms(const struct job *job)
 	return now < job->deadline_us ? (int)((job->deadline_us - now) / 1000) : 0;
 }
 
-/* What is sent ----------------------------------------------------------------------------------------------------- */
+/* Request ---------------------------------------------------------------------------------------------------------- */
 
 static bool add_hash(struct json_object *body, const struct acp_execution *what)
 {
@@ -107,7 +107,7 @@ static enum acp_outbound_result send_once(const struct job *job, struct json_obj
 		.connect_timeout_ms = ms < CONNECT_MS ? ms : CONNECT_MS,
 		.timeout_ms = ms > 0 ? ms : 1,
 		.max_reply = REPLY_MAX,
-		.allow_private = true, /* the operator's own setting */
+		.allow_private = true, /* the operator set this address */
 		.allow_http = strncmp(config->executor_url, "http:", 5) == 0,
 		.keep_alive = true,
 	};
@@ -116,9 +116,9 @@ static enum acp_outbound_result send_once(const struct job *job, struct json_obj
 	return result;
 }
 
-/* What comes back ------------------------------------------------------------------------------------------------ */
+/* Reply ---------------------------------------------------------------------------------------------------------- */
 
-/* Not executed, as far as we know; not the vendor's doing. */
+/* Probably not executed, and not because of the vendor. */
 static void fail_there(struct job *job, enum acp_outbound_result result, const struct acp_outbound_reply *reply)
 {
 	int status = result == ACP_OUTBOUND_REPLIED ? reply->status : 0;
@@ -136,7 +136,7 @@ static void fail_there(struct job *job, enum acp_outbound_result result, const s
 			  why);
 }
 
-/* An answer of the contract's form. retry: an executor of another make may not say it. */
+/* Takes an answer in the contract's format. retry: other implementations of the executor may omit it. */
 static void take_answer(struct job *job, struct json_object *tree)
 {
 	struct acp_executed *out = job->out;
@@ -158,7 +158,7 @@ static void take_answer(struct job *job, struct json_object *tree)
 			  error ? error : "the executor failed and does not say why");
 }
 
-/* Is it one? */
+/* Parses an answer. NULL: it does not have the contract's format. */
 static struct json_object *read_answer(const struct acp_outbound_reply *reply)
 {
 	const struct acp_json_limits limits = {REPLY_MAX, 64, 2000000};
@@ -173,7 +173,7 @@ static struct json_object *read_answer(const struct acp_outbound_reply *reply)
 	return NULL;
 }
 
-/* True: it is decided. Else another sending is worth it. */
+/* True: final. False: another attempt may succeed. */
 static bool classify(struct job *job, enum acp_outbound_result result, const struct acp_outbound_reply *reply)
 {
 	bool replied = result == ACP_OUTBOUND_REPLIED;

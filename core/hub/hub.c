@@ -11,13 +11,13 @@
 
 struct hub_call;
 
-/* What a schema cannot say. Refuses with refuse(). */
+/* Checks that a schema cannot express. Reports errors with refuse(). */
 typedef enum acp_code hub_check(struct hub_call *call);
 
 struct row {
 	const char *name;
 	enum acp_hub_request request;
-	const char *action; /* for the log, and for the audit row of those that change something */
+	const char *action; /* for the log, and for the audit row when it changes something */
 	const char *summary;
 	const char *schema; /* of the body */
 	const char *query;  /* parameters of GET; NULL: POST only */
@@ -40,7 +40,7 @@ struct hub_call {
 	enum acp_code code;
 	char error[256];
 	char field[280];
-	char event_id[ACP_UUID_LEN]; /* of its audit row, and when: those of a success that may come late */
+	char event_id[ACP_UUID_LEN]; /* id and time of its audit row, also for a success that arrives late */
 	char ts[ACP_TS_LEN];
 };
 
@@ -61,7 +61,7 @@ static enum acp_code refuse(struct hub_call *call, enum acp_code code, const cha
 
 /* Checks ------------------------------------------------------------------------------------------------------- */
 
-/* Moments that PostgreSQL knows and for which there may be an audit partition. The schema has seen to the form. */
+/* Times that PostgreSQL can store and that may have an audit partition. The schema has checked the format. */
 static bool moment_ok(struct json_object *moment)
 {
 	if (!json_object_is_type(moment, json_type_string))
@@ -102,7 +102,7 @@ static enum acp_code check_tenant(struct hub_call *call)
 	return ACP_OK;
 }
 
-/* A run is named by its key: without one, a repetition would be another run. */
+/* The key identifies the run: without one, a repeated request would start another run. */
 static enum acp_code check_billing(struct hub_call *call)
 {
 	const char *key = call->request->idempotency_key;
@@ -119,7 +119,7 @@ static enum acp_code check_revocation(struct hub_call *call)
 	return refuse(call, ACP_VALIDATION_ERROR, "", "give either api_key_id or tenant_id");
 }
 
-/* The body's policy is checked by the schema of the action that proposes one. */
+/* The policy in the body is checked with the schema of the action that proposes policies. */
 static enum acp_code check_proposal(struct hub_call *call)
 {
 	struct acp_schema_error bad;
@@ -143,7 +143,8 @@ static bool is_address(const char *text)
 	return inet_pton(AF_INET, text, parsed) == 1 || inet_pton(AF_INET6, text, parsed) == 1;
 }
 
-/* What the columns of the audit log ask of an event beyond its schema. NULL: all is well; else the member at fault. */
+/* Checks an event against the rules of the audit log's columns that its schema does not express. Returns NULL, or the
+ * invalid member with the reason in *why. */
 static const char *event_fault(struct json_object *event, const char **why)
 {
 	struct json_object *actor = acp_json_member(event, "actor");
@@ -165,7 +166,7 @@ static const char *event_fault(struct json_object *event, const char **why)
 	return NULL;
 }
 
-/* Checks one event and gives its redacted copy: whatever the kernel that made it thought fit to be stored.
+/* Checks one event and makes a redacted copy, regardless of what the sending kernel has redacted.
  * at: "" or the index of the event as a pointer. */
 static enum acp_code take_event(struct hub_call *call, struct json_object *event, const char *at,
 				struct json_object **out)
@@ -209,7 +210,7 @@ static enum acp_code check_events(struct hub_call *call)
 		}
 	}
 	if (!acp_json_add(body, "events", events) && code == ACP_OK)
-		code = ACP_INTERNAL_ERROR; /* accepted events may not get lost */
+		code = ACP_INTERNAL_ERROR; /* accepted events must not get lost */
 	json_object_put(call->body);
 	call->body = body;
 	return code;
@@ -408,7 +409,7 @@ static enum acp_code read_body(struct hub_call *call)
 	return acp_body_parse_within(&limits, call->request, &call->body, call->error, call->field);
 }
 
-/* The parameters of a query are text; a number among them is read as one. */
+/* Query parameters are text; convert those that are numbers. */
 static enum acp_code read_query(struct hub_call *call, struct json_object *query)
 {
 	char *end = NULL;
@@ -426,7 +427,7 @@ static enum acp_code check_body(struct hub_call *call)
 {
 	struct acp_schema_error bad;
 	const struct row *row = call->endpoint->row;
-	if (row->check == check_events) /* its schema is that of one event */
+	if (row->check == check_events) /* its schema describes one event */
 		return check_events(call);
 	if (!acp_schema_check(call->endpoint->schema, call->body, &bad))
 		return bad.no_memory ? ACP_INTERNAL_ERROR
@@ -435,7 +436,7 @@ static enum acp_code check_body(struct hub_call *call)
 	return row->check ? row->check(call) : ACP_OK;
 }
 
-/* The row of a change that a kernel asked for; it belongs to no tenant. */
+/* The audit row of a change that a kernel requested; it belongs to no tenant. */
 static bool make_event(const struct hub_call *call, struct acp_event *event)
 {
 	const char *tenant = acp_json_string(call->body, "tenant_id");
@@ -489,14 +490,14 @@ static enum acp_code run(struct hub_call *call, struct json_object **data)
 	snprintf(call->ts, sizeof call->ts, "%s", ts ? ts : "");
 	json_object_put(ctx);
 	acp_policy_note(*data);
-	/* Functions that handlers use too speak of their params, which are the body here. */
+	/* Some of these functions also serve action handlers and name fields under /params; here that is the body. */
 	const char *field = strncmp(refusal.field, "/params/", 8) == 0 ? refusal.field + 7 : refusal.field;
 	if (code != ACP_OK)
 		refuse(call, code, field, "%s", refusal.message);
 	return code;
 }
 
-/* A change that was refused is on record, too; one that succeeded was recorded with its effect. */
+/* A refused change is audited too; a successful one was recorded together with its effect. */
 static void record_refusal(struct hub_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;

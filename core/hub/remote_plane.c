@@ -15,8 +15,8 @@ enum {
 	DECISIONS = 4096,
 	BATCH = 100, /* events in one request */
 	REPLY_MAX = 1 << 20,
-	AWAY_US = 500 * 1000, /* a hub that did not answer is not asked again for so long */
-	POLL_MS = 1000,       /* looks for waiting events at least so often: other processes leave some, too */
+	AWAY_US = 500 * 1000, /* how long to leave a hub alone that did not answer */
+	POLL_MS = 1000,       /* the longest pause between looks at the outbox: other processes add events, too */
 	RETRY_MAX_MS = 5000,
 	HEARTBEAT_US = 30 * 1000000,
 };
@@ -27,19 +27,19 @@ struct acp_remote_plane {
 	struct acp_decisions *decisions;
 	uint64_t away_until; /* atomic */
 	pthread_t sender;
-	pthread_mutex_t lock; /* of the next two */
+	pthread_mutex_t lock; /* protects the next two */
 	pthread_cond_t changed;
 	bool stop, waiting;
 };
 
-/* Asking the hub ----------------------------------------------------------------------------------------------- */
+/* Requests to the hub ------------------------------------------------------------------------------------------ */
 
 struct question {
 	const char *name; /* "usage/reserve" */
 	struct json_object *body;
 	const char *idempotency_key; /* NULL: none */
 	int timeout_ms;
-	bool patient; /* asks although the hub did not answer a moment ago */
+	bool patient; /* send even when the hub did not answer a moment ago */
 };
 
 static bool hub_is_away(const struct acp_remote_plane *remote)
@@ -47,7 +47,7 @@ static bool hub_is_away(const struct acp_remote_plane *remote)
 	return acp_monotonic_us() < __atomic_load_n(&remote->away_until, __ATOMIC_RELAXED);
 }
 
-/* Says that the hub did not answer, once for each spell in which it is then left alone. */
+/* Logs that the hub did not answer, once for each period in which it is then left alone. */
 static void note_away(struct acp_remote_plane *remote, const struct question *q, const char *why)
 {
 	bool known = hub_is_away(remote);
@@ -56,8 +56,8 @@ static void note_away(struct acp_remote_plane *remote, const struct question *q,
 		acp_log(ACP_LOG_WARNING, "hub: %s: %s", q->name, why);
 }
 
-/* Every question may be asked twice without harm. So one that a dying kept connection swallowed is repeated; what
- * became of the first is not known then. */
+/* Every request to the hub is safe to repeat. So one that was lost on a dying kept connection is sent again; the
+ * outcome of the first is then unknown. */
 static enum acp_outbound_result send_question(const struct acp_remote_plane *remote, const struct question *q,
 					      struct acp_outbound_reply *reply, bool *repeated)
 {
@@ -101,13 +101,13 @@ static enum acp_outbound_result send_question(const struct acp_remote_plane *rem
 	return result;
 }
 
-/* The hub is there, and could not evaluate its policies. Reads go on without a hub that is away, not without this. */
+/* The hub is up but could not evaluate its policies. Reads proceed when the hub is down, but not in this case. */
 static bool cannot_decide(const struct question *q, const char *code)
 {
 	return strcmp(q->name, "authorize") == 0 && code && strcmp(code, acp_code_name(ACP_INTERNAL_ERROR)) == 0;
 }
 
-/* What the hub answered: ACP_OK with its members, or the code of its refusal with its sentence in refused. */
+/* Reads the hub's answer: ACP_OK with its members, or the code of its refusal with the error text in refused. */
 static enum acp_code read_answer(struct acp_remote_plane *remote, const struct question *q,
 				 const struct acp_outbound_reply *reply, struct json_object **answer, char refused[256])
 {
@@ -129,7 +129,7 @@ static enum acp_code read_answer(struct acp_remote_plane *remote, const struct q
 	    (reply->status < 400 || reply->status >= 500 || reply->status == 401 || !readable || !code)) {
 		snprintf(why, sizeof why, "answered %d%s", reply->status,
 			 reply->status == 401 ? ": hub_key is not its kernel key" : "");
-		/* Without a code it is the word of a server between the two, which cannot know. */
+		/* Without a code, the answer comes from a server in between, which cannot know. */
 		bool unknown = reply->status != 401 && (!code || acp_code_of(code) == ACP_OUTCOME_UNKNOWN);
 		json_object_put(tree);
 		note_away(remote, q, why);
@@ -142,8 +142,8 @@ static enum acp_code read_answer(struct acp_remote_plane *remote, const struct q
 	return refusal;
 }
 
-/* Asks and waits. *answer is owned by the caller. ACP_UNAVAILABLE: the hub is away. ACP_OUTCOME_UNKNOWN: it may have
- * done what it was asked for. Else as the hub says; what it may say is up to the endpoint. */
+/* Sends a request and waits. The caller owns *answer. ACP_UNAVAILABLE: the hub is unreachable. ACP_OUTCOME_UNKNOWN: the
+ * hub may have done it. Any other code is the hub's answer; the endpoint determines which ones are possible. */
 static enum acp_code ask(struct acp_remote_plane *remote, const struct question *q, struct json_object **answer,
 			 char refused[256])
 {
@@ -167,7 +167,7 @@ static enum acp_code ask(struct acp_remote_plane *remote, const struct question 
 	return code;
 }
 
-/* The same for questions whose body is made for them: releases it. */
+/* The same for a body made only for this request: releases it. */
 static enum acp_code ask_once(struct acp_remote_plane *remote, const char *name, struct json_object *body,
 			      struct json_object **answer)
 {
@@ -180,7 +180,7 @@ static enum acp_code ask_once(struct acp_remote_plane *remote, const char *name,
 	return code;
 }
 
-/* Who calls, usage --------------------------------------------------------------------------------------------- */
+/* Callers and usage -------------------------------------------------------------------------------------------- */
 
 /* The hub decides whether a policy applies. */
 static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out)
@@ -191,7 +191,7 @@ static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_
 	return code;
 }
 
-/* What the hub knows of a tenant's month. */
+/* The hub's data about a tenant's month. */
 static enum acp_code get_month(void *self, const char *what, const char *tenant_id, const char *period,
 			       struct json_object **out)
 {
@@ -220,7 +220,8 @@ static enum acp_code get_invoice(void *self, const char *tenant_id, const char *
 	return get_month(self, "billing/invoice", tenant_id, period, invoice);
 }
 
-/* A call as the hub's usage/… name it. ts: as the database writes it, "2026-11-22 10:00:00.123456+00". */
+/* Identifies a call as the hub's usage/… endpoints do. ts: as the database writes it, "2026-11-22
+ * 10:00:00.123456+00". */
 static struct json_object *name_call(const char *tenant_id, const char *event_id, const char *ts)
 {
 	char time[ACP_TS_LEN + 8];
@@ -280,7 +281,7 @@ static void wake_sender(struct acp_remote_plane *remote)
 	pthread_mutex_unlock(&remote->lock);
 }
 
-/* The settlement for the kernel's own database: the allowance is not kept there, and the row goes on to the hub. */
+/* The settlement for the kernel's own database: without the allowance, and with the row queued for the hub. */
 static void make_local(const struct acp_settlement *end, struct acp_settlement *local)
 {
 	*local = *end;
@@ -289,7 +290,7 @@ static void make_local(const struct acp_settlement *end, struct acp_settlement *
 	end->event->forward = true;
 }
 
-/* Asks the hub before anything is committed. ACP_OK: go on. An approval can be used up by the hub only. */
+/* Asks the hub before anything is committed. ACP_OK: go on. Only the hub can use up an approval. */
 static enum acp_code settle_before(struct acp_remote_plane *remote, const struct acp_settlement *end, int64_t *used)
 {
 	if (!end->reserved && !end->approval)
@@ -320,13 +321,13 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 		wake_sender(remote);
 		return ACP_OK;
 	}
-	/* The hub counts what has an audit row: this call has none, or resolve finds out. */
+	/* The hub counts calls that have an audit row. This call has none, or resolve will find out. */
 	if (code != ACP_OUTCOME_UNKNOWN && end->reserved && settle_there(remote, end, "failure", used) != ACP_OK)
 		acp_log(ACP_LOG_WARNING, "hub: a call that failed stays counted: event %s", end->event->event_id);
 	return code;
 }
 
-/* If the hub is away now, the arrival of the row gives the place back, or its expiry. */
+/* If the hub is unreachable now, the reservation is released when the row arrives, or when it expires. */
 static void release_place(struct acp_remote_plane *remote, const struct acp_settlement *end)
 {
 	int64_t ignored;
@@ -411,8 +412,8 @@ static struct json_object *make_tenant_body(const struct acp_onboarding *in)
 	return NULL;
 }
 
-/* The idempotency key follows from what is asked: an onboarding that broke off between hub and kernel is finished when
- * the agent tries again. The pepper is in it, so that no other kernel is given this one's tenants. */
+/* Derives the idempotency key from the request, so that an onboarding interrupted between hub and kernel is completed
+ * when the agent retries. The pepper is included, so that no other kernel can get this one's tenants. */
 static bool make_idempotency_key(const struct acp_config *config, struct json_object *body, char hex[ACP_SHA256_HEX])
 {
 	char request[ACP_SHA256_HEX];
@@ -422,7 +423,7 @@ static bool make_idempotency_key(const struct acp_config *config, struct json_ob
 	return true;
 }
 
-/* The tenant at the hub. */
+/* Creates the tenant at the hub. */
 static enum acp_code make_tenant(struct acp_remote_plane *remote, const struct acp_onboarding *in,
 				 char tenant_id[ACP_UUID_LEN])
 {
@@ -469,7 +470,7 @@ static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct
 	return code;
 }
 
-/* What stays with the kernel's own database -------------------------------------------------------------------- */
+/* Calls for the kernel's own database --------------------------------------------------------------------------- */
 
 static enum acp_code get_price(void *self, const char *unit, const char *action, int64_t quantity,
 			       struct json_object **price)
@@ -545,7 +546,7 @@ static bool stopping(struct acp_remote_plane *remote)
 	return stop;
 }
 
-/* What became of a batch: the hub has it, or will never have it, or did not say. */
+/* Sends a batch. The hub accepted it, refused it for good, or did not answer. */
 static enum acp_delivery deliver(struct acp_remote_plane *remote, struct json_object *events, char refused[256])
 {
 	struct json_object *answer = NULL;
@@ -560,8 +561,9 @@ static enum acp_delivery deliver(struct acp_remote_plane *remote, struct json_ob
 	return code == ACP_VALIDATION_ERROR || code == ACP_PAYLOAD_TOO_LARGE ? ACP_DELIVERY_REFUSED : ACP_NOT_DELIVERED;
 }
 
-/* Sends at most so many events. *sent: how many were taken from the outbox. A batch with an event that the hub refuses
- * is refused whole: then *one_by_one finds that event, which is put aside. False: try again later. */
+/* Sends at most so many events. *sent: how many were taken from the outbox. The hub refuses a whole batch for one bad
+ * event. *one_by_one then makes the next batches single events, to find that event and put it aside. False: try again
+ * later. */
 static bool send_batch(struct acp_remote_plane *remote, size_t *one_by_one, size_t *sent)
 {
 	char refused[256] = "";
@@ -591,7 +593,7 @@ static bool send_batch(struct acp_remote_plane *remote, size_t *one_by_one, size
 	return ended && (delivery != ACP_NOT_DELIVERED || *one_by_one);
 }
 
-/* Sends what waits. False: the hub or the database is away. */
+/* Sends everything in the outbox. False: the hub or the database is unreachable. */
 static bool send_all(struct acp_remote_plane *remote)
 {
 	size_t one_by_one = 0;
@@ -612,12 +614,12 @@ static void send_heartbeat(struct acp_remote_plane *remote)
 	if (acp_json_add_string(body, "kernel_id", remote->config->kernel_id) &&
 	    acp_json_add_string(body, "version", "acp-fcgi " ACP_VERSION) &&
 	    acp_json_add_string(body, "api_version", ACP_API_VERSION))
-		(void)!ask(remote, &q, &answer, refused); /* that it failed was logged; the next one comes */
+		(void)!ask(remote, &q, &answer, refused); /* the failure was logged; the next heartbeat follows */
 	json_object_put(answer);
 	json_object_put(body);
 }
 
-/* Waits until there is something to do, so many milliseconds at most. False: to stop. */
+/* Waits until there is work, for at most so many milliseconds. False: stop. */
 static bool wait_for_events(struct acp_remote_plane *remote, int ms, bool until_woken)
 {
 	struct timespec at = acp_monotonic_after((uint64_t)ms * 1000);
@@ -665,7 +667,7 @@ struct acp_remote_plane *acp_remote_plane_new(const struct acp_config *config, c
 	remote->config = config;
 	remote->local = *local;
 	remote->decisions = acp_decisions_new(DECISIONS);
-	/* Every member is named: one that plane.h gets later is off here until somebody thought about it. */
+	/* Every member is listed, so that a new one in plane.h stays NULL until it is considered here. */
 	*plane = (struct acp_control_plane){
 		.self = remote,
 		.call.authenticate = authenticate,

@@ -27,7 +27,7 @@ static bool row_complete(const struct acp_action *action, char *why, size_t why_
 	return true;
 }
 
-/* The ActionDef as clients see it. Takes schema over. */
+/* The ActionDef that clients see. Takes ownership of schema. */
 static struct json_object *make_def(const struct acp_action *action, struct json_object *schema)
 {
 	struct json_object *def = json_object_new_object();

@@ -13,8 +13,8 @@ enum {
 	URL_MAX = 2048,
 	CONNECT_TIMEOUT_MS = 5000,
 	TIMEOUT_MS = 15000,
-	LEASE = 60,        /* seconds; an attempt and its report are over long before */
-	REPLY_MAX = 65536, /* of the receiver's reply only the status matters */
+	LEASE = 60,        /* seconds; much longer than an attempt and its report take */
+	REPLY_MAX = 65536, /* only the status of the receiver's reply matters */
 };
 
 /* Seconds before the second attempt, the third, … */
@@ -22,8 +22,8 @@ static const int64_t retry_after[] = {5, 300, 1800, 7200, 18000, 36000, 50400, 7
 
 /* URLs ---------------------------------------------------------------------------------------------------------- */
 
-/* The host of a URL as it may stand in an address literal, without brackets; *port is what follows the colon, or NULL.
- * Breaks authority up in place. NULL: brackets that do not pair. */
+/* The host part of a URL without the brackets of an address literal. *port is the text after the colon, or NULL. Splits
+ * authority in place. NULL: unbalanced brackets. */
 static char *split_host(char *authority, char **port)
 {
 	char *colon;
@@ -52,7 +52,7 @@ static bool port_ok(const char *port)
 	return digits > 0 && !port[digits] && number >= 1 && number <= 65535;
 }
 
-/* Does the host say by itself that it is private? inet_aton() knows the forms resolvers take: 127.1, 0x7f000001. */
+/* Is the host itself a private address or name? inet_aton() accepts the same forms as resolvers: 127.1, 0x7f000001. */
 static bool names_private(const char *host)
 {
 	struct in_addr v4;
@@ -113,7 +113,7 @@ bool acp_webhook_url_ok(const struct acp_config *config, const char *url, char *
 
 /* Secrets ------------------------------------------------------------------------------------------------------- */
 
-/* One id has one key, in whichever case a caller writes its digits. */
+/* An id has one key, no matter in which case a caller writes its hex digits. */
 static void sealing_key(const struct acp_config *config, const char *webhook_id, uint8_t key[ACP_SHA256_LEN])
 {
 	char id[ACP_UUID_LEN];
@@ -171,7 +171,7 @@ double acp_webhook_retry_delay(int64_t attempt, uint32_t random)
 	return (double)retry_after[attempt - 1] * (0.9 + 0.2 * random / UINT32_MAX);
 }
 
-/* A delivery as taken from the hub; strings borrow from its JSON. */
+/* A delivery taken from the hub. The strings point into its JSON. */
 struct delivery {
 	const char *tenant_id, *webhook_id, *delivery_id, *url, *payload, *sealed, *sealed_before;
 	int64_t attempt;
@@ -194,7 +194,7 @@ static bool read_delivery(struct json_object *json, struct delivery *d)
 	return d->tenant_id && d->webhook_id && d->delivery_id && d->url && d->payload && d->sealed;
 }
 
-/* Appends the signature by one secret. False: it cannot be read. */
+/* Appends the signature made with one secret. False: the secret cannot be read. */
 static bool add_signature(const struct acp_config *config, const struct delivery *d, const char *sealed,
 			  struct acp_buf *out)
 {
@@ -208,7 +208,8 @@ static bool add_signature(const struct acp_config *config, const struct delivery
 	return true;
 }
 
-/* The header webhook-signature: by the secret, and for a day after a rotation by the one before it too. */
+/* The header webhook-signature: signed with the current secret and, for a day after a rotation, with the previous one
+ * too. */
 static bool sign_delivery(const struct acp_config *config, const struct delivery *d, struct acp_buf *out)
 {
 	bool ok = add_signature(config, d, d->sealed, out);
@@ -217,7 +218,7 @@ static bool sign_delivery(const struct acp_config *config, const struct delivery
 	return ok && acp_buf_ok(out);
 }
 
-/* Sends; fills reply (released by the caller). */
+/* Sends the delivery and fills reply, which the caller releases. */
 static enum acp_outbound_result post(const struct acp_config *config, const struct delivery *d, const char *signatures,
 				     struct acp_outbound_reply *reply)
 {
@@ -245,7 +246,7 @@ static enum acp_outbound_result post(const struct acp_config *config, const stru
 	return acp_outbound_send(&request, reply);
 }
 
-/* How the attempt ended, as webhooks.report of the plane takes it. */
+/* The outcome of the attempt, in the form that webhooks.report of the plane expects. */
 static struct json_object *outcome_json(const struct delivery *d, int status, const char *error, bool silent)
 {
 	uint32_t random;
@@ -268,7 +269,7 @@ static struct json_object *outcome_json(const struct delivery *d, int status, co
 	return NULL;
 }
 
-/* Makes the attempt; what came of it, or NULL when out of memory. */
+/* Makes the attempt and returns its outcome. NULL: out of memory. */
 static struct json_object *attempt(const struct acp_config *config, const struct delivery *d)
 {
 	char error[320];
@@ -282,7 +283,7 @@ static struct json_object *attempt(const struct acp_config *config, const struct
 		return outcome_json(d, 0, "the signing secret cannot be read; rotate it", false);
 	}
 	enum acp_outbound_result result = post(config, d, signatures.ptr, &reply);
-	/* A reply too long for us is a reply all the same. */
+	/* A reply that is too long still counts as a reply. */
 	int status = result == ACP_OUTBOUND_REPLIED || result == ACP_OUTBOUND_UNKNOWN ? reply.status : 0;
 	if (status)
 		snprintf(error, sizeof error, "the receiver answered with status %d", status);
@@ -310,7 +311,7 @@ enum acp_webhooks_step acp_webhooks_deliver(const struct acp_config *config, con
 	if (outcome)
 		code = plane->webhooks.report(plane->self, outcome);
 	else if (count)
-		code = ACP_INTERNAL_ERROR; /* the delivery comes back when its lease is over */
+		code = ACP_INTERNAL_ERROR; /* the delivery becomes due again when its lease ends */
 	json_object_put(outcome);
 	json_object_put(list);
 	if (code != ACP_OK)

@@ -1,8 +1,9 @@
-/* Pack iam: a tenant's API keys and team. A key is made here and only its hash goes to the hub
- * (sql/functions/60_iam.sql); its text is in the reply, once. Nobody can hand on a scope that the calling key lacks. */
+/* Pack iam: a tenant's API keys and team. This file makes a key and sends only its hash to the hub
+ * (sql/functions/60_iam.sql). The reply shows the key once. A caller cannot grant a scope that the calling key
+ * lacks. */
 #include "kernel.h"
 
-/* Refuses scopes that the calling key does not have. field: pointer to the array that names them. */
+/* Refuses scopes that the calling key does not have. field: pointer to the array that lists them. */
 static enum acp_code check_grant(struct acp_call *call, struct json_object *scopes, const char *field)
 {
 	for (size_t i = 0; scopes && i < json_object_array_length(scopes); i++) {
@@ -19,8 +20,8 @@ static enum acp_code check_grant(struct acp_call *call, struct json_object *scop
 	return ACP_OK;
 }
 
-/* What a key may be given: its scopes, and a rate limit that is not above the usual one or the calling key's own. Rate
- * limits protect the operator; only the operator raises them. */
+/* Checks the rights of a new key: its scopes, and a rate limit no higher than the default or the calling key's own.
+ * Rate limits protect the operator, so only the operator can raise them. */
 static enum acp_code check_new_rights(struct acp_call *call, struct json_object *params)
 {
 	int64_t most = acp_call_rate_limit(call);
@@ -32,7 +33,7 @@ static enum acp_code check_new_rights(struct acp_call *call, struct json_object 
 	return check_grant(call, acp_json_member(params, "scopes"), "/params/scopes");
 }
 
-/* params and what a new key is stored with. NULL: out of memory. */
+/* params and the stored form of a new key. NULL: out of memory. */
 static struct json_object *with_new_key(const struct acp_call *call, struct json_object *params, char key[ACP_KEY_MAX])
 {
 	char id[ACP_UUID_LEN], shown[ACP_KEY_SHOWN + 1], hex[ACP_SHA256_HEX];
@@ -53,7 +54,7 @@ static struct json_object *with_new_key(const struct acp_call *call, struct json
 	return NULL;
 }
 
-/* Runs a function that stores a new key, and puts the key into what it gives. */
+/* Runs a function that stores a new key, and adds the key to its result. */
 static enum acp_code store_key(struct acp_call *call, const char *function, struct json_object *params,
 			       struct acp_result *result)
 {
@@ -79,7 +80,7 @@ static enum acp_code update_key(struct acp_call *call, struct json_object *param
 	return code == ACP_OK ? acp_call_sql(call, "iam_keys_update", params, &result->data) : code;
 }
 
-/* The new key has the scopes of the old one: whoever rotates must have them too. */
+/* The new key has the scopes of the old one, so the caller must have them too. */
 static enum acp_code rotate_key(struct acp_call *call, struct json_object *params, struct acp_result *result)
 {
 	struct json_object *scopes = NULL;

@@ -1,10 +1,10 @@
-/* Pack domain.leadscoring: models and questions live in PostgreSQL (sql/functions/40_leadscoring.sql); scores are
- * computed here. Billable: scores by the lead, everything else by the call. */
+/* Pack domain.leadscoring: PostgreSQL stores the models and questions (sql/functions/40_leadscoring.sql); scores are
+ * computed here. Scores are billed per lead, everything else per call. */
 #include "kernel.h"
 
 #include <math.h>
 
-/* One lead's score: the sum of weight x feature over the features that have a weight. */
+/* One lead's score: the sum of weight x feature over all features that have a weight. */
 static bool score_lead(struct json_object *weights, struct json_object *lead, double *score)
 {
 	double sum = 0;
@@ -44,7 +44,7 @@ static enum acp_code score_leads(struct acp_call *call, struct json_object *weig
 	return ACP_OK;
 }
 
-/* The weights of the call: inline, or those of a model. *owned is to be released. */
+/* The weights of the call: inline, or those of a model. The caller releases *owned. */
 static enum acp_code find_weights(struct acp_call *call, struct json_object *params, struct json_object **weights,
 				  struct json_object **owned)
 {

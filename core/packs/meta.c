@@ -1,4 +1,4 @@
-/* Pack meta: what this installation can do. Never billable. */
+/* Pack meta: the capabilities of this installation. Never billable. */
 #include "kernel.h"
 
 #include "version.h"
@@ -14,7 +14,7 @@ static enum acp_code list_actions(struct acp_call *call, struct json_object *par
 	bool ok = list && result->data;
 	for (size_t i = 0; ok && i < kernel->entry_count; i++) {
 		struct json_object *def = NULL;
-		/* A reply owns its tree; the definitions are shared by all threads. */
+		/* A reply owns its tree, but all threads share the definitions. */
 		ok = json_object_deep_copy(kernel->entries[i].def, &def, NULL) == 0 &&
 		     json_object_array_add(list, def) == 0;
 		if (!ok)

@@ -1,4 +1,4 @@
-/* Pack settings: what a tenant sets for itself (sql/functions/65_settings.sql). */
+/* Pack settings: the settings that a tenant controls itself (sql/functions/65_settings.sql). */
 #include "kernel.h"
 
 static const struct acp_action actions[] = {

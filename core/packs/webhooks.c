@@ -1,5 +1,5 @@
-/* Pack webhooks: where a tenant wants to be told of what happens (sql/functions/67_webhooks.sql). A signing secret is
- * made here and goes to the hub sealed; its text is in the reply, once. */
+/* Pack webhooks: the webhooks of a tenant (sql/functions/67_webhooks.sql). This file makes a signing secret and sends
+ * it to the hub encrypted. The reply shows its text once. */
 #include "webhooks.h"
 
 static enum acp_code check_url(struct acp_call *call, struct json_object *params)
@@ -11,7 +11,7 @@ static enum acp_code check_url(struct acp_call *call, struct json_object *params
 	return acp_call_fail(call, ACP_VALIDATION_ERROR, "/params/url", "/params/url %s", why);
 }
 
-/* params and what a webhook with a new secret is stored with. new_id NULL: the webhook is there already. */
+/* params and the stored form of a webhook with a new secret. new_id NULL: the webhook already exists. */
 static struct json_object *with_secret(const struct acp_call *call, struct json_object *params, const char *new_id,
 				       char secret[ACP_WEBHOOK_SECRET_TEXT])
 {
@@ -26,7 +26,7 @@ static struct json_object *with_secret(const struct acp_call *call, struct json_
 	return NULL;
 }
 
-/* Runs a function that stores a secret, and puts the secret into what it gives. */
+/* Runs a function that stores a secret, and adds the secret's text to its result. */
 static enum acp_code store_secret(struct acp_call *call, const char *function, struct json_object *params,
 				  const char *new_id, struct acp_result *result)
 {

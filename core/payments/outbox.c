@@ -4,11 +4,11 @@
 #include "log.h"
 
 enum {
-	TIMEOUT_MS = 20000, /* of one attempt, below shutdown_timeout; an invoice takes several requests */
-	LEASE = 90,         /* seconds; an attempt and its report are over long before */
-	FIRST_DELAY = 1,    /* seconds before the second attempt; then twice as long each time */
+	TIMEOUT_MS = 20000, /* of one attempt, less than shutdown_timeout; an invoice takes several requests */
+	LEASE = 90,         /* seconds; much longer than an attempt and its report take */
+	FIRST_DELAY = 1,    /* seconds before the second attempt; doubles each time */
 	LONGEST_DELAY = 3600,
-	MOST_ATTEMPTS = 60, /* 12 in the first hour, then hourly: longer than Stripe repeats an answer under one key */
+	MOST_ATTEMPTS = 60, /* 12 in the first hour, then hourly: longer than Stripe keeps an answer under its key */
 };
 
 bool acp_outbox_offered(const struct acp_kernel *kernel)
@@ -37,7 +37,7 @@ static bool read_obligation(struct json_object *json, struct acp_execution *what
 	return what->tenant_id && what->idempotency_key && what->action && what->params;
 }
 
-/* How the attempt ended, as obligation_done takes it. */
+/* The outcome of the attempt, in the form that obligation_done expects. */
 static struct json_object *outcome_json(const struct acp_execution *what, const struct acp_executed *done,
 					int64_t attempts)
 {
@@ -65,7 +65,7 @@ static enum acp_code ask(const struct acp_kernel *kernel, acp_plane_question *qu
 	return what ? question(kernel->plane->self, what, reply, &refusal) : ACP_INTERNAL_ERROR;
 }
 
-/* What was done is never lost: without its report it is due again when the lease is over, under the same key. */
+/* No work is lost: without a report the obligation is due again, under the same key, when the lease ends. */
 static enum acp_outbox_step report(const struct acp_kernel *kernel, const struct acp_execution *what,
 				   const struct acp_executed *done, int64_t attempts)
 {

@@ -6,8 +6,8 @@
 
 #include <arpa/inet.h>
 
-/* The caller's text, redacted as a whole, then cut at a character boundary, in out; *member points to it, or to
- * nothing where there is no text. False: out of memory. */
+/* Copies the caller's text into out: redacted as a whole, then cut at a character boundary. *member points to it, or is
+ * NULL without a text. False: out of memory. */
 static bool keep_text(const char **member, char out[ACP_EVENT_TEXT_MAX + 1], const char *text,
 		      const char *api_key_prefix)
 {
@@ -24,7 +24,7 @@ static bool keep_text(const char **member, char out[ACP_EVENT_TEXT_MAX + 1], con
 	return ok;
 }
 
-/* REMOTE_ADDR is an address from every web server we know; anything else is left out rather than failing the row. */
+/* Every known web server sets REMOTE_ADDR to an address. Any other text is omitted, so that the row does not fail. */
 static const char *address_of(const char *ip)
 {
 	unsigned char parsed[16];
@@ -36,7 +36,7 @@ static bool is_id(const char *hex, size_t len)
 	return strspn(hex, "0123456789abcdef") >= len && strspn(hex, "0") < len;
 }
 
-/* W3C trace context: 00-<32 hex>-<16 hex>-<2 hex>; an id of all zeros is not one. */
+/* W3C trace context: 00-<32 hex>-<16 hex>-<2 hex>; an id of all zeros is invalid. */
 bool acp_audit_trace_id(const char *traceparent, char id[33])
 {
 	if (!traceparent || strlen(traceparent) != 55 || strncmp(traceparent, "00-", 3) != 0 ||
@@ -56,7 +56,7 @@ bool acp_audit_request_hash(const struct acp_kernel *kernel, struct json_object 
 	return ok;
 }
 
-/* What every event has, whoever the caller is. */
+/* Fills the members that do not depend on the caller. */
 static bool fill_common(struct acp_event *event, const struct acp_kernel *kernel, const struct acp_request *request,
 			enum acp_code code, const char *error, struct json_object *envelope)
 {
@@ -95,7 +95,7 @@ static void fill_actor(struct acp_event *event, const struct acp_call *call)
 	event->tier = call->reservation.tier == ACP_TIER_PAID ? "paid" : "free";
 }
 
-/* What the policy engine decided, in result_meta: which policy, and which approval was asked for or used. */
+/* Adds the policy engine's decision to result_meta: which policy, and which approval was requested or used. */
 static bool add_decision(struct json_object *meta, struct json_object *decision)
 {
 	static const char *const shown[] = {"decision", "policy_id", "policy_version", "approval_id"};

@@ -5,7 +5,7 @@
 
 #include <strings.h>
 
-/* application/json, with or without parameters; the only charset JSON has is UTF-8. */
+/* application/json, with or without parameters; JSON's only charset is UTF-8. */
 static bool is_json_type(const char *content_type)
 {
 	static const char name[] = "application/json";
@@ -83,7 +83,7 @@ enum acp_code acp_envelope_parse(struct acp_call *call)
 	return call->code;
 }
 
-/* idempotency_key of the body and the Idempotency-Key header are one thing: both may be sent if they agree. */
+/* The body's idempotency_key and the header Idempotency-Key mean the same. Both may be sent if they agree. */
 static enum acp_code check_idempotency_key(struct acp_call *call)
 {
 	bool there = json_object_object_get_ex(call->envelope, "idempotency_key", NULL);
@@ -118,7 +118,7 @@ static enum acp_code check_params(struct acp_call *call)
 	return ACP_OK;
 }
 
-/* A misspelt dry_run would run for real: members that mean nothing are refused. */
+/* Refuses unknown members: otherwise a misspelt dry_run would run for real. */
 static enum acp_code check_member_names(struct acp_call *call)
 {
 	json_object_object_foreach(call->envelope, name, value)
@@ -181,7 +181,7 @@ static bool add_text(struct json_object *array, const struct acp_buf *text)
 	return false;
 }
 
-/* Which limits the call was held to. NULL: out of memory. */
+/* The limits that the call had to observe. NULL: out of memory. */
 static struct json_object *constraints_of(const struct acp_call *call)
 {
 	char memory[80];
@@ -225,7 +225,7 @@ static struct json_object *success_body(struct acp_call *call)
 	return NULL;
 }
 
-enum { WARNING_MAX = 2048 }; /* bytes of the warning that may be added to a reply that stands */
+enum { WARNING_MAX = 2048 }; /* size limit in bytes of the warning that may be added to a finished reply */
 
 bool acp_envelope_prepare(struct acp_call *call)
 {
@@ -238,7 +238,7 @@ bool acp_envelope_prepare(struct acp_call *call)
 	return acp_buf_ok(out) && acp_buf_reserve(out, WARNING_MAX);
 }
 
-/* The error's body with the members that are particular to it. NULL: out of memory. */
+/* The error's body, with the members specific to this error. NULL: out of memory. */
 static struct json_object *refusal_body(struct acp_call *call)
 {
 	struct json_object *body = acp_error_body(call->code, call->request->request_id, call->error, call->field);
@@ -262,7 +262,7 @@ void acp_envelope_reply(struct acp_call *call, struct acp_reply *reply)
 		reply->body = call->body;
 		call->body = NULL;
 		acp_copy(reply->idempotency_key, sizeof reply->idempotency_key, call->own_key);
-		/* The call is done and counted: it is answered without its warning rather than not at all. */
+		/* The call is done and counted: better a reply without its warning than none. */
 		bool warned = call->warning && acp_json_put(reply->body, "warning", json_object_get(call->warning));
 		reply->written = call->request->out && !warned;
 	} else {

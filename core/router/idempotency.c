@@ -81,7 +81,7 @@ enum acp_code acp_idempotency_claim(struct acp_call *call)
 	else if (code == ACP_OK && claim.verdict == ACP_CLAIM_MISMATCH)
 		code = ACP_IDEMPOTENCY_MISMATCH;
 	free(claim.sealed);
-	/* One that may have come about is given back with the call's row; nothing else was done. */
+	/* A claim that may have been made is released with the call's row; nothing else was done. */
 	call->claimed = code == ACP_OK || code == ACP_OUTCOME_UNKNOWN;
 	if (code == ACP_OUTCOME_UNKNOWN)
 		code = ACP_UNAVAILABLE;
@@ -106,14 +106,14 @@ static bool seal_result(const struct acp_call *call, struct acp_buf *sealed)
 	acp_wipe(key, sizeof key);
 	free(room);
 	if (text.len)
-		acp_wipe(text.ptr, text.len); /* it may hold a key that is shown once */
+		acp_wipe(text.ptr, text.len); /* it may hold a key that is shown only once */
 	acp_buf_release(&text);
 	return ok && acp_buf_ok(sealed);
 }
 
 bool acp_idempotency_seal(struct acp_call *call, struct acp_buf *sealed, struct acp_settlement *end)
 {
-	/* Where the effect is not in the database, a result there would tell nothing of it. */
+	/* Only when the database also holds the effect does a result stored there prove anything. */
 	bool own = !call->idempotency_key && call->tx && call->entry->action->writes;
 	acp_buf_init(sealed, SEALED_MAX);
 	if (!call->claimed && !own)

@@ -28,7 +28,7 @@ static void upgrade_url_now(const struct acp_call *call, char out[512])
 	acp_upgrade_url(config, call->principal.tenant_id, (int64_t)time(NULL) + config->upgrade_link_ttl * 86400, out);
 }
 
-/* First instant of the month after the call's, from the hub's timestamp "YYYY-MM-…" (always in UTC). */
+/* The start of the month after the call's, from the hub's timestamp "YYYY-MM-…" (always in UTC). */
 static void resets_at(const char *ts, char out[32])
 {
 	int year = 0;
@@ -57,7 +57,7 @@ enum acp_code acp_usage_refuse(struct acp_call *call, int64_t calls_used)
 			     (long long)limit);
 }
 
-/* Holds a place, or refuses. A check that fails lets the call go on (fail-open). */
+/* Reserves a call of the allowance, or refuses. When the check itself fails, the call proceeds (fail-open). */
 static enum acp_code hold_place(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
@@ -65,7 +65,7 @@ static enum acp_code hold_place(struct acp_call *call)
 						  call->principal.ts, &call->reservation);
 	if (code != ACP_OK) {
 		call->usage_check_failed = true;
-		call->reserved = plane->usage.at_settle; /* the place may be held: only its answer was lost */
+		call->reserved = plane->usage.at_settle; /* the call may be reserved: only the answer was lost */
 		call->reservation = (struct acp_reservation){.allowed = true, .tier = call->principal.tier};
 		return ACP_OK;
 	}
@@ -75,8 +75,8 @@ static enum acp_code hold_place(struct acp_call *call)
 	return ACP_OK;
 }
 
-/* A call that changes nothing takes its place when it ends, in the statement that stores its row: there and then it is
- * counted or refused as exactly as one that held a place before. */
+/* A call that changes nothing is counted when it ends, in the statement that stores its row. That counts or refuses it
+ * as exactly as a reservation does. */
 static bool may_wait_for_settle(const struct acp_call *call)
 {
 	const struct acp_action *action = call->entry->action;
@@ -104,8 +104,8 @@ enum acp_code acp_usage_after_failure(struct acp_call *call)
 	enum acp_code failed = call->code;
 	if (call->reserved || !call->reservation.limited)
 		return failed;
-	/* The allowance comes before the handler: one that is used up is what the caller hears of. A place taken here
-	 * goes back with the call's row. */
+	/* The allowance is checked before the handler, so a used-up allowance takes precedence as the error. A call
+	 * reserved here is released with its row. */
 	return hold_place(call) == ACP_OK ? failed : ACP_UPGRADE_REQUIRED;
 }
 
@@ -130,7 +130,7 @@ void acp_usage_warn(struct acp_call *call, int64_t calls_used)
 	call->warning = NULL;
 }
 
-/* Amounts come from the hub as exact decimals. A tenant treated as free pays nothing for any call it may make. */
+/* The hub gives amounts as exact decimals. A tenant treated as free pays nothing for any call that it may make. */
 bool acp_usage_estimate(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;

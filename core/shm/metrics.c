@@ -12,11 +12,11 @@
 
 enum {
 	STRIPES = 8,
-	ACTIONS = 256, /* the first is for those that find no place */
+	ACTIONS = 256, /* the first counts all actions for which no slot is left */
 	ACTION_NAME = 120,
 	PROCESSES = 1024,
 	STATUSES = 24,
-	BUCKETS = 14, /* the last one has no bound */
+	BUCKETS = 14, /* the last one has no upper bound */
 	OUTCOMES = 4,
 };
 
@@ -24,14 +24,14 @@ static const uint64_t bounds_us[BUCKETS - 1] = {1000,   2500,   5000,    10000, 
 						250000, 500000, 1000000, 2500000, 5000000, 10000000};
 static const char *const bound_names[BUCKETS] = {"0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1",
 						 "0.25",  "0.5",    "1",     "2.5",  "5",     "10",   "+Inf"};
-/* What is not in this list is counted as the last. */
+/* Any other status is counted as the last one. */
 static const int statuses[STATUSES] = {200, 201, 202, 204, 303, 304, 400, 401, 402, 403, 404, 405,
 				       409, 411, 413, 415, 422, 429, 500, 501, 502, 503, 504, 0};
 static const char *const outcome_names[OUTCOMES] = {"success", "replay", "denied", "error"};
 
 typedef atomic_uint_fast64_t number;
 
-/* Threads add to different stripes, so that they do not wait for each other's cache lines. */
+/* Threads add to different stripes, so that they do not contend for cache lines. */
 struct stripe {
 	number requests[ACP_METRICS_ENDPOINTS][STATUSES];
 	number within[ACP_METRICS_ENDPOINTS][BUCKETS]; /* not cumulative */
@@ -42,17 +42,17 @@ struct stripe {
 
 enum { EMPTY, CLAIMED, NAMED };
 
-/* A process that dies between claiming and naming leaves a place that nobody uses; there are enough. */
+/* A process that dies between claiming and naming leaves an unused slot; there are enough. */
 struct name {
 	atomic_int state;
 	char text[ACTION_NAME];
 };
 
-/* A process that lives, or has died and was not cleared away yet. */
+/* A live process, or a dead one that is not yet cleared away. */
 struct process {
 	atomic_int pid;   /* 0: free */
-	uint64_t started; /* ticks after the host's start: tells a process from another with its number */
-	uint64_t ticks;   /* of processor time, as it was seen last */
+	uint64_t started; /* in ticks after the host's start: tells apart processes with the same pid */
+	uint64_t ticks;   /* of processor time, when last read */
 	number serving;
 	int workers;
 };
@@ -63,12 +63,12 @@ struct registry {
 	struct stripe stripes[STRIPES];
 	struct name actions[ACTIONS];
 	struct process processes[PROCESSES];
-	uint64_t gone_ticks; /* of processes that are no more */
+	uint64_t gone_ticks; /* of dead processes */
 };
 
 struct acp_metrics {
 	struct registry *registry;
-	struct process *self; /* NULL: there are too many */
+	struct process *self; /* NULL: too many processes */
 	const char *const *endpoints;
 };
 
@@ -81,7 +81,7 @@ static uint32_t mix(uint32_t hash, const char *text)
 	return (hash ^ '\n') * 16777619u;
 }
 
-/* A program that counts otherwise has other places for its numbers: what they mean is part of the name. */
+/* The layout is part of the name, so that a version with another layout uses another memory. */
 static uint32_t layout(const char *const *endpoints)
 {
 	uint32_t hash = 2166136261u ^ (uint32_t)sizeof(struct registry);
@@ -110,20 +110,21 @@ static bool prepare_registry(void *memory)
 	return ok;
 }
 
-/* A holder that was killed left nothing half done that matters: the numbers under the lock are only added up. */
+/* A killed holder leaves no damage: the numbers under the lock are only added up. */
 static void lock(struct registry *registry)
 {
 	if (pthread_mutex_lock(&registry->lock) == EOWNERDEAD)
 		pthread_mutex_consistent(&registry->lock);
 }
 
-/* What /proc says of a process. */
+/* A process's numbers from /proc. */
 struct process_stats {
 	uint64_t started, ticks, resident;
 	long threads;
 };
 
-/* The number field (1 is the first) of a line of /proc/PID/stat whose second field, the name, has been passed. */
+/* Field number field (the first is 1) of a line of /proc/PID/stat. after_name points after the second field, the
+ * name. */
 static uint64_t stat_field(const char *after_name, int field)
 {
 	for (int at = 3; at < field && after_name; at++) {
@@ -132,7 +133,7 @@ static uint64_t stat_field(const char *after_name, int field)
 	return after_name ? strtoull(after_name, NULL, 10) : 0;
 }
 
-/* False: there is no such process any more, or it is dead and not waited for. */
+/* False: the process does not exist, or it is a zombie. */
 static bool read_stats(pid_t pid, struct process_stats *stats)
 {
 	char path[32];
@@ -156,13 +157,13 @@ static bool read_stats(pid_t pid, struct process_stats *stats)
 	return true;
 }
 
-/* Is it still that process? Then stats are its own. */
+/* Is it still the same process? If so, stats gets its numbers. */
 static bool lives(const struct process *process, struct process_stats *stats)
 {
 	return read_stats(process->pid, stats) && stats->started == process->started;
 }
 
-/* Clears a dead process away; what it used stays in the sum. */
+/* Removes a dead process; the processor time that it used stays in the sum. */
 static void unregister_process(struct registry *registry, struct process *process)
 {
 	registry->gone_ticks += process->ticks;
@@ -171,7 +172,7 @@ static void unregister_process(struct registry *registry, struct process *proces
 	process->pid = 0;
 }
 
-/* A place for this process; NULL: all are taken by living ones, and it is missing in the gauges. */
+/* An entry for this process. NULL: live processes occupy all entries, so the gauges do not include this one. */
 static struct process *register_process(struct registry *registry, int workers)
 {
 	struct process_stats stats;
@@ -250,7 +251,7 @@ static struct stripe *own_stripe(struct registry *registry)
 	return &registry->stripes[mine - 1];
 }
 
-/* True when the place has this name, or got it now. */
+/* True when the slot has this name, or was given it now. */
 static bool is_named(struct name *place, const char *name)
 {
 	int state = atomic_load_explicit(&place->state, memory_order_acquire);
@@ -264,8 +265,8 @@ static bool is_named(struct name *place, const char *name)
 	return true;
 }
 
-/* The number of an action. Two processes that name one at the same moment may give it two places: they are added up
- * when they are read. */
+/* The number of an action. Two processes that name an action at the same moment may give it two slots; reading adds
+ * them up. */
 static size_t action_number(struct registry *registry, const char *action)
 {
 	if (strlen(action) >= ACTION_NAME)
@@ -328,7 +329,8 @@ void acp_metrics_end(struct acp_metrics *metrics, const struct acp_served *serve
 
 /* Reading ------------------------------------------------------------------------------------------------------- */
 
-/* A number over all stripes, of which every one has it at the same place. Each only grows, so the sum does. */
+/* The sum of a number over all stripes; in_first points to it in the first one. Each number only grows, so the sum does
+ * too. */
 static uint64_t sum(const number *in_first)
 {
 	uint64_t total = 0;
@@ -353,7 +355,7 @@ static void write_requests(const struct acp_metrics *metrics, struct acp_buf *ou
 			char status[12] = "other";
 			if (statuses[s])
 				snprintf(status, sizeof status, "%d", statuses[s]);
-			/* A success is there from the beginning: what begins at 1 has no rate. */
+			/* Report success from the beginning, because a counter that first appears as 1 has no rate. */
 			if (count || s == 0)
 				acp_buf_printf(out, "acp_requests_total{endpoint=\"%s\",code=\"%s\"} %llu\n",
 					       metrics->endpoints[e], status, (unsigned long long)count);
@@ -391,7 +393,7 @@ static void write_errors(const struct acp_metrics *metrics, struct acp_buf *out)
 				       (unsigned long long)sum(&first->errors[code]));
 }
 
-/* Has an earlier place the same name? */
+/* Does an earlier slot have the same name? */
 static bool is_second(const struct registry *registry, size_t place)
 {
 	for (size_t i = 1; i < place; i++)
@@ -426,7 +428,7 @@ static void write_calls(const struct acp_metrics *metrics, struct acp_buf *out)
 	}
 }
 
-/* What the living processes are together. */
+/* Totals over the live processes. */
 struct census {
 	uint64_t processes, workers, serving, resident, ticks, oldest, threads;
 };
@@ -463,7 +465,7 @@ static void write_gauge(struct acp_buf *out, const char *name, const char *help,
 	acp_buf_printf(out, "%s %llu\n", name, (unsigned long long)value);
 }
 
-/* Seconds since 1970 of so many ticks after the host's start. */
+/* The Unix time, in seconds, of so many ticks after the host's start. */
 static double time_of(uint64_t ticks, double per_second)
 {
 	struct timespec now, up;

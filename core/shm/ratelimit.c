@@ -9,21 +9,21 @@
 
 enum {
 	COUNTS = 61,
-	WAYS = 8,    /* slots that a name may stand in */
+	WAYS = 8,    /* slots that may hold a name */
 	SETS = 2048, /* each with a lock of its own */
 	ID_LEN = 16,
 	MAGIC = 0x61637031, /* "acp1": layout of this file */
 };
 
 struct slot {
-	uint8_t id[ID_LEN];      /* of the name; all zero: never used */
+	uint8_t id[ID_LEN];      /* of the name; all zeros: never used */
 	uint64_t newest;         /* number of the newest count's span since the clock's start */
-	uint32_t counts[COUNTS]; /* span n stands at n % COUNTS */
+	uint32_t counts[COUNTS]; /* span n is counted at n % COUNTS */
 	uint32_t total;
 };
 
 struct set {
-	pthread_mutex_t lock; /* robust: a process killed inside it does not lock the others out */
+	pthread_mutex_t lock; /* robust: a process that is killed while holding it does not lock the others out */
 	struct slot slots[WAYS];
 };
 
@@ -76,7 +76,7 @@ void acp_ratelimit_close(struct acp_ratelimit *limits)
 	free(limits);
 }
 
-/* A holder that died may have left a total that its counts do not give: it is added up anew. */
+/* A holder that died may have left a total that does not match its counts, so add them up again. */
 static void mend(struct set *set)
 {
 	for (size_t i = 0; i < WAYS; i++) {
@@ -93,7 +93,7 @@ static void lock_set(struct set *set)
 		mend(set);
 }
 
-/* Forgets the counts that are older than the window at the moment of span. */
+/* Forgets the counts that lie outside the window that ends with span. */
 static void advance(struct slot *slot, uint64_t span)
 {
 	if (span >= slot->newest + COUNTS) {
@@ -109,7 +109,7 @@ static void advance(struct slot *slot, uint64_t span)
 		slot->newest = span;
 }
 
-/* The slot of a name; a new one takes an empty slot, else the one with the least to forget. */
+/* The slot of a name. A new name gets an empty slot, otherwise the slot that loses the least. */
 static struct slot *find_slot(struct set *set, const uint8_t id[ID_LEN])
 {
 	struct slot *victim = &set->slots[0];
@@ -148,7 +148,7 @@ static uint64_t span_length(int64_t window)
 	return (uint64_t)window * 1000000u / (COUNTS - 1);
 }
 
-/* Seconds until a place comes back: until the oldest span that holds a count leaves the window. */
+/* Seconds until the next event is allowed: until the oldest span with a count leaves the window. */
 static int64_t seconds_to_place(const struct slot *slot, uint64_t length, uint64_t now)
 {
 	for (uint64_t back = COUNTS - 1; back > 0; back--) {
@@ -172,7 +172,7 @@ void acp_ratelimit_acquire(struct acp_ratelimit *limits, const char *name, int64
 	*out = (struct acp_rate){.limit = limit, .window = window};
 	out->allowed = slot->total < limit;
 	if (out->allowed) {
-		/* A clock read before another process's may be a span behind: it counts in the newest one. */
+		/* Another process may have read the clock later and be a span ahead; count in the newest span. */
 		slot->counts[slot->newest % COUNTS]++;
 		slot->total++;
 	}

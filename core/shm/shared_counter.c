@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 
 struct acp_shared_counter {
-	atomic_uint_fast64_t *value; /* new memory is 0 */
+	atomic_uint_fast64_t *value; /* 0 in new memory */
 };
 
 struct acp_shared_counter *acp_shared_counter_open(const char *name, char *why, size_t why_size)

@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Returns errno of the failure; 0: allocated. Pages that are there keep what they hold. */
+/* Returns 0, or the errno of the failure. Existing pages keep their content. */
 static int allocate(int fd, size_t size)
 {
 	int fault;
@@ -16,7 +16,7 @@ static int allocate(int fd, size_t size)
 	return fault;
 }
 
-/* Maps the memory under the lock of its file, so that one process at a time prepares it. NULL with errno. */
+/* Maps the memory while holding its file lock, so that only one process at a time prepares it. NULL with errno. */
 static void *map(int fd, size_t size, acp_shm_prepare *prepare)
 {
 	void *memory = NULL;
@@ -42,7 +42,7 @@ void *acp_shm_open(const char *name, const char *purpose, size_t size, acp_shm_p
 {
 	char path[160];
 	void *memory = NULL;
-	/* The user is part of the name: nobody else's memory, nobody else's rights. */
+	/* The user is part of the name: each user has its own memory. */
 	snprintf(path, sizeof path, "/acp-fcgi-%u-%.100s", (unsigned)geteuid(), name);
 	int fd = shm_open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (fd >= 0)

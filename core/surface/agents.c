@@ -9,7 +9,7 @@ static void put_base(const struct acp_config *config, struct acp_buf *out)
 	acp_buf_puts(out, config->url_prefix);
 }
 
-/* A line with the address in it: % stands for it. */
+/* Appends text with each % replaced by the address. */
 static void put_text(const struct acp_config *config, struct acp_buf *out, const char *text)
 {
 	for (; *text; text++) {

@@ -16,8 +16,8 @@ struct onboarding {
 	const char *product;
 	struct json_object *body;
 	const char *agent_id, *email, *organization_name;
-	const char *idempotency_key; /* the client's, or the one below */
-	char own_key[ACP_UUID_LEN];  /* for who sends none, should the outcome not be known */
+	const char *idempotency_key; /* the client's, or own_key */
+	char own_key[ACP_UUID_LEN];  /* used when the client sends no key, in case the outcome is not known */
 	enum acp_code code;
 	char error[256];
 	char field[280];
@@ -58,8 +58,8 @@ static bool agent_id_ok(const char *id)
 	return true;
 }
 
-/* The address forms people have (RFC 5321 without quoted local parts and address literals): dot-separated atoms, and
- * a domain of at least two labels. */
+/* Common e-mail addresses (RFC 5321 without quoted local parts and address literals): dot-separated atoms, and a domain
+ * of at least two labels. */
 static bool email_ok(const char *email)
 {
 	static const char atom[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-/=?^_`{|}~.";
@@ -83,7 +83,7 @@ static bool email_ok(const char *email)
 	}
 }
 
-/* A string member: *value is NULL where it is missing. */
+/* Reads a string member. *value is NULL when it is missing. */
 static bool take_string(struct onboarding *o, const char *name, bool required, const char **value)
 {
 	char field[64];
@@ -109,7 +109,7 @@ static size_t characters(const char *text)
 	return count;
 }
 
-/* Registering is free and open to everybody, so it has limits of its own: for one address, and over all. */
+/* Onboarding is free and open to everybody, so it has its own rate limits: one per address, and one in total. */
 static enum acp_code check_rate(struct onboarding *o, struct acp_reply *reply)
 {
 	enum { HOUR = 3600 };
@@ -133,7 +133,7 @@ static enum acp_code check_rate(struct onboarding *o, struct acp_reply *reply)
 		      (long long)reply->rate.reset);
 }
 
-/* Whoever repeats an onboarding under its key is given the tenant's API key again: ours cannot be guessed. */
+/* Repeating an onboarding with its key returns the tenant's API key again, so a key made here must be unguessable. */
 static void choose_key(struct onboarding *o)
 {
 	acp_uuid(o->own_key);
@@ -167,8 +167,8 @@ static enum acp_code read_request(struct onboarding *o)
 	return ACP_OK;
 }
 
-/* The key of an onboarding follows from the salt that is stored, the pepper, and the Idempotency-Key that is not
- * stored: so the first reply can be given again, and nobody can make the key from the database alone. */
+/* Derives the new API key from the stored salt, the pepper, and the Idempotency-Key, which is not stored. So the first
+ * reply can be repeated, and the database alone is not enough to make the key. */
 static void derive_key(const struct onboarding *o, const char *salt, char out[ACP_KEY_MAX])
 {
 	const struct acp_config *config = o->kernel->config;
@@ -181,7 +181,7 @@ static void derive_key(const struct onboarding *o, const char *salt, char out[AC
 	acp_wipe(text, sizeof text);
 }
 
-/* The Idempotency-Key as it is stored: it leads to a credential, so only its HMAC is. */
+/* The stored form of the Idempotency-Key: only an HMAC, because the key gives access to a credential. */
 static void stored_idempotency_key(const struct onboarding *o, char hex[ACP_SHA256_HEX])
 {
 	acp_subkey_hex(o->kernel->config->key_pepper, ACP_FOR_ONBOARDING_IDEMPOTENCY, o->idempotency_key,
@@ -203,11 +203,11 @@ static struct json_object *event_json(const struct onboarding *o)
 	return json;
 }
 
-/* Repo C is asked for a customer before the reply. While it is away or slow the customer is made later, from the
- * outbox: the obligation was committed with the tenant. */
+/* Asks Repo C for a customer before the reply. If it is unreachable or slow, the outbox makes the customer later: the
+ * obligation was committed with the tenant. */
 static void make_customer(const struct onboarding *o)
 {
-	enum { WITHIN_MS = 1700 }; /* of the request's start; the reply is promised within 2 s */
+	enum { WITHIN_MS = 1700 }; /* counted from the request's start; the reply is promised within 2 s */
 	char obligation[ACP_OBLIGATION_MAX + 1];
 	int64_t spent_ms = (int64_t)(acp_monotonic_us() - o->request->started_us) / 1000;
 	snprintf(obligation, sizeof obligation, "customer-%s", o->tenant.tenant_id);
@@ -311,10 +311,11 @@ static struct json_object *pricing(const struct onboarding *o)
 	return NULL;
 }
 
-/* What is known of the reply before there is a tenant: above all its key, which nobody could give again. */
+/* Prepares the part of the reply that is known before the tenant exists: above all the key, which could not be
+ * recovered. */
 static bool begin_reply(struct onboarding *o)
 {
-	enum { REST_MAX = 4096 }; /* bytes of what comes to it later */
+	enum { REST_MAX = 4096 }; /* room in bytes for the parts added later */
 	const struct acp_config *config = o->kernel->config;
 	struct acp_buf *out = o->request->out;
 	struct json_object *body = json_object_new_object();
@@ -344,7 +345,7 @@ static bool end_reply(struct onboarding *o)
 	       acp_json_put(o->success, "pricing", pricing(o));
 }
 
-/* The reply to an onboarding that was there before can be asked for again. */
+/* Repeats the reply of an earlier onboarding with the same key. */
 static enum acp_code repeat_reply(struct onboarding *o)
 {
 	derive_key(o, o->tenant.salt, o->api_key);
@@ -354,8 +355,8 @@ static enum acp_code repeat_reply(struct onboarding *o)
 	return refuse(o, ACP_INTERNAL_ERROR, "", "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
 }
 
-/* Tenant first, then its customer at Repo C, then the reply with the key. Tenant and key come into being together, in
- * one transaction of the hub: there is no tenant that nobody has a key of. */
+/* Creates the tenant, then its customer at Repo C, then completes the reply with the key. One transaction of the hub
+ * creates tenant and key together, so that no tenant exists whose key nobody has. */
 static enum acp_code create_tenant(struct onboarding *o)
 {
 	const struct acp_control_plane *plane = o->kernel->plane;
@@ -399,23 +400,23 @@ static enum acp_code create_tenant(struct onboarding *o)
 		return repeat_reply(o);
 	if (in.customer)
 		make_customer(o);
-	/* The hub may have chosen other ids; a text of the same length needs no memory. */
+	/* The hub may have chosen other ids. Setting a text of the same length needs no memory. */
 	json_object_set_string(acp_json_member(o->success, "tenant_uuid"), o->tenant.tenant_id);
 	json_object_set_string(acp_json_member(o->success, "api_key_id"), o->tenant.api_key_id);
-	if (!end_reply(o)) /* the tenant is there: its key matters more than the rest */
+	if (!end_reply(o)) /* the tenant exists: returning its key matters more than the rest */
 		acp_log(ACP_LOG_WARNING, "request %s: out of memory: onboarded without upgrade_info or pricing",
 			o->request->request_id);
 	return ACP_OK;
 }
 
-/* A refusal; a success was recorded with the tenant it made. Nothing is answered that is not on record. */
+/* Records a refusal; a success was recorded together with its tenant. No answer is sent without a record. */
 static void record_refusal(struct onboarding *o)
 {
 	const struct acp_control_plane *plane = o->kernel->plane;
 	struct acp_event event;
 	const struct acp_settlement end = {.event = &event};
 	bool made = make_event(o, &event);
-	/* The hub may have made the tenant, or may still do so. */
+	/* The hub may have made the tenant, or may still make it. */
 	if (o->code == ACP_OUTCOME_UNKNOWN)
 		event.unless_onboarded = o->tenant.api_key_id;
 	if (!made || plane->call.record(plane->self, &end) != ACP_OK) {

@@ -8,7 +8,8 @@
 
 #define SCHEMAS "#/components/schemas/"
 
-/* What does not fit into memory is noticed once, at the end: every part is added to something that reports it. */
+/* Running out of memory is noticed once, at the end: every part is added through a function that clears ok on
+ * failure. */
 struct draft {
 	const struct acp_kernel *kernel;
 	struct json_object *paths;
@@ -16,8 +17,8 @@ struct draft {
 	bool ok;
 };
 
-/* Parses JSON written with ' for ", as constants of this file are. NULL: out of memory (or the constant is wrong,
- * which the tests would find). */
+/* Parses a constant of this file: JSON written with ' instead of ". NULL: out of memory (or an invalid constant, which
+ * the tests would find). */
 static struct json_object *from(const char *text)
 {
 	char *plain = strdup(text);
@@ -31,7 +32,7 @@ static struct json_object *from(const char *text)
 	return value;
 }
 
-/* Adds a member and takes the value over; a value that could not be made spoils the draft. */
+/* Adds a member and takes ownership of the value. A NULL value marks the draft as failed. */
 static void put(struct draft *draft, struct json_object *object, const char *name, struct json_object *value)
 {
 	draft->ok = acp_json_add(object, name, value) && draft->ok;
@@ -147,7 +148,7 @@ static struct json_object *error_responses(struct draft *draft)
 
 /* Operations --------------------------------------------------------------------------------------------------- */
 
-/* One operation: what it is called, who may, what it takes and gives. Strings in the notation of from(). */
+/* One operation: its name, its access rule, its input and its output. The strings are in the notation of from(). */
 struct operation {
 	const char *path, *method, *id, *tag, *summary;
 	const char *security;   /* list of requirements */
@@ -206,7 +207,7 @@ static void put_body(struct draft *draft, struct json_object *operation, struct 
 	put(draft, operation, "requestBody", request);
 }
 
-/* Adds an operation; body (taken over) is the schema of its request body; NULL: that of bodies, if any. */
+/* Adds an operation. body is the schema of its request body, taken over; NULL: the one in bodies, if any. */
 static void put_operation(struct draft *draft, const struct operation *op, struct json_object *body)
 {
 	struct json_object *item = acp_json_member(draft->paths, op->path);
@@ -288,7 +289,7 @@ static const struct operation onboard_operation = {
 	"[{'name':'product','in':'path','required':true,'schema':{'type':'string'}}," IDEMPOTENCY "]",
 	"201", "OnboardReply", "400 404 405 409 413 415 422 429 500 503", NULL};
 
-/* Shapes of requests and replies that do not depend on what is registered. */
+/* Schemas of requests and replies that do not depend on what is registered. */
 static const struct {
 	const char *name, *schema;
 } shapes[] = {
@@ -432,7 +433,7 @@ static const char component_text[] =
 
 /* Actions ------------------------------------------------------------------------------------------------------ */
 
-/* The parts of an ActionDef that are not schema, under one name that validators let pass. */
+/* The parts of an ActionDef that are not schema, under one extension name that validators accept. */
 static struct json_object *action_facts(struct draft *draft, struct json_object *def)
 {
 	static const char *const names[] = {"scope", "supports_dry_run", "billable", "billing_unit"};
@@ -500,7 +501,7 @@ static bool is_required(struct json_object *schema, const char *name)
 	return false;
 }
 
-/* The query parameters of a readable endpoint, with the schemas that its body's members have. */
+/* The query parameters of a readable endpoint, with the schemas of the matching members of its body. */
 static struct json_object *query_parameters(struct draft *draft, const char *names, struct json_object *schema)
 {
 	char name[64];

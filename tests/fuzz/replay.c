@@ -147,7 +147,7 @@ static bool run_target(const struct fuzz_named *target, char **paths)
 		while (*paths)
 			run_path(target, *paths++);
 		*progress->path = '\0';
-		exit(0); /* leaks are looked for here */
+		exit(0); /* leaks are checked here */
 	}
 	bool ok = child > 0 && waitpid(child, &status, 0) == child && status == 0 && progress->passed > 0;
 	if (!ok)

@@ -1,5 +1,5 @@
-/* stories.c - the main stories of core/, over the control plane in memory: what each leaves behind, for whoever calls
- * and for the books, is compared with the undisturbed story (torture.c). */
+/* stories.c - the main stories of core/, over the control plane in memory. torture.c compares each outcome, as a caller
+ * sees it and as the books record it, with that of the undisturbed story. */
 #include "torture.h"
 
 #include "../unit/fake_plane.h"
@@ -34,10 +34,10 @@
 #define WEBHOOK "11111111-2222-4333-8444-abcdefabcdef"
 #define DELIVERY "22222222-2222-4333-8444-abcdefabcdef"
 
-/* The plane: the one in memory, whose own work never fails --------------------------------------------------------- */
+/* The plane: the one in memory, whose own work never fails -------------------------------------------------------- */
 
 static struct fake_plane fake;
-static struct acp_control_plane plane; /* handed over: fake's, undisturbed, and what fake has not */
+static struct acp_control_plane plane; /* the plane in use: fake's functions, undisturbed, and some that fake lacks */
 
 #define CALM(type, call)                                                                                               \
 	failing_pause();                                                                                               \
@@ -85,7 +85,7 @@ static void calm_rollback(struct acp_tx *tx)
 	failing_resume();
 }
 
-/* Claims, which the plane in memory has not: one, of one key. */
+/* Claims, which the plane in memory does not have: a single one, for a single key. */
 static struct {
 	bool held, done;
 	uint8_t *sealed;
@@ -143,7 +143,7 @@ static enum acp_code calm_onboard(void *self, const struct acp_onboarding *in, s
 	CALM(enum acp_code, fake.plane.call.onboard(self, in, out));
 }
 
-/* What the last call of call.authorize, hub.answer, payments or webhooks.report was told, as text. */
+/* The input of the last call of call.authorize, hub.answer, payments or webhooks.report, as text. */
 static char told[8192];
 
 static enum acp_code tell_plane(const char *name, struct json_object *what, const char *answer,
@@ -182,7 +182,7 @@ static enum acp_code calm_question(void *self, struct json_object *what, struct 
 	return tell_plane("payments", what, "{\"effect\":\"paid\",\"tenant_id\":\"" FAKE_TENANT "\"}", reply);
 }
 
-static char delivery[2048]; /* what is due; "" nothing */
+static char delivery[2048]; /* the delivery that is due; "": none */
 
 static enum acp_code calm_take(void *self, int max, int lease, struct json_object **list)
 {
@@ -235,7 +235,7 @@ static struct acp_http http;
 static struct acp_response response;
 static enum acp_code replied;
 
-/* What is made when a program starts is made once; of the plane every story gets a new one. */
+/* Made once, like everything that is made when a program starts; the plane is new for every story. */
 static void install_kernel(void)
 {
 	char why[512] = "";
@@ -267,7 +267,7 @@ static void install(void)
 	memcpy(http.request_id, REQUEST_ID, sizeof http.request_id);
 	response = (struct acp_response){.status = 0};
 	acp_buf_init(&response.body, 1 << 24);
-	if (!acp_buf_reserve(&response.body, 1024)) /* as fcgi/exchange.c has it */
+	if (!acp_buf_reserve(&response.body, 1024)) /* as in fcgi/exchange.c */
 		abort();
 	http.request.out = &response.body;
 	replied = ACP_INTERNAL_ERROR;
@@ -295,7 +295,7 @@ static void answer(struct acp_reply *reply)
 	acp_http_reply(&http, reply, &response);
 }
 
-/* Members that are new each time. */
+/* Members that differ each time. */
 static bool changes(const char *name)
 {
 	return acp_word_in_list("event_id latency_ms upgrade_url api_key api_key_id tenant_uuid tenant_id X-API-Key id",
@@ -340,7 +340,7 @@ static void show_text(const char *text, size_t len, struct acp_buf *out, struct 
 	json_object_put(tree);
 }
 
-/* Is it an error reply as the contract has it, for what may happen when calls fail? */
+/* Is it an error reply as defined by the contract, with a code that is possible when calls fail? */
 static bool proper_refusal(struct acp_buf *fault)
 {
 	struct acp_json_error bad;
@@ -362,11 +362,11 @@ static bool proper_refusal(struct acp_buf *fault)
 }
 
 /* What everybody can see of a call: its reply, the rows, the books. */
-/* What failed has spoilt nothing that is kept from call to call: the same request to the same installation, once more.
+/* The failure must not damage anything that is kept between calls: repeats the same request to the same installation.
  * expected: its status when nothing fails. */
 static void repeat(void (*run)(void), int expected, struct acp_buf *fault)
 {
-	fake.held = 0; /* a place whose release could not be written is free again after reservation_ttl */
+	fake.held = 0; /* a reservation that could not be released expires after reservation_ttl */
 	fake_plane_forget(&fake);
 	run();
 	if (response.status != expected)
@@ -391,7 +391,7 @@ static bool look_at_call(struct acp_buf *seen, struct acp_buf *fault)
 	if (fake.event_count > 1)
 		acp_buf_printf(fault, "%zu rows of one call; ", fake.event_count);
 	bool row = fake.event_count && strcmp(fake_plane_column(&fake, "status"), "success") == 0;
-	/* An onboarding with an Idempotency-Key can be asked for again. */
+	/* An onboarding with an Idempotency-Key can be repeated. */
 	row = row && !(http.request.idempotency_key && fake.agent_count);
 	if (refused && (fake.used || fake.effects || row || claim.done))
 		acp_buf_printf(fault, "refused with %d, but done: used %lld, effects %lld, row %s; ", response.status,
@@ -416,7 +416,7 @@ static bool look_at_manage(struct acp_buf *seen, struct acp_buf *fault)
 	return refused;
 }
 
-/* Without its warning, a success is one all the same. */
+/* A success without its warning is still a success. */
 static bool look_at_warned(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool refused = look_at_manage(seen, fault);
@@ -503,7 +503,7 @@ static void prepare_used_up(void)
 	fake.used = fake.limit = 5;
 }
 
-/* The allowance was used before. */
+/* The allowance is already used up. */
 static bool look_at_used_up(struct acp_buf *seen, struct acp_buf *fault)
 {
 	fake.used -= 5;
@@ -534,7 +534,8 @@ static void prepare_problem(void)
 	http.wants_problem = true;
 }
 
-/* Idempotent calls: the first one, and one that finds its result --------------------------------------------------- */
+/* Idempotent calls: the first one, and one that finds its result
+ * ---------------------------------------------------- */
 
 static void prepare_first(void)
 {
@@ -542,7 +543,7 @@ static void prepare_first(void)
 	ask("{\"idempotency_key\":\"key-1\"," CREATE "}");
 }
 
-/* A success can be had again; after a refusal the same call runs. */
+/* A success can be replayed; after a refusal the same call runs. */
 static bool look_at_first(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool refused = look_at_call(seen, fault);
@@ -551,7 +552,7 @@ static bool look_at_first(struct acp_buf *seen, struct acp_buf *fault)
 	if (held && !(refused && fake.event_count == 0))
 		acp_buf_puts(fault, "the idempotency key is still held; ");
 	if (held)
-		return refused; /* its row could not be written: the claim ends with its lease */
+		return refused; /* its row could not be written: the claim expires */
 	fake_plane_forget(&fake);
 	manage();
 	if (response.status != 200)
@@ -578,7 +579,7 @@ static void prepare_replay(void)
 static bool look_at_replay(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool done = claim.done;
-	claim.done = false; /* it was, before */
+	claim.done = false; /* it was set before */
 	bool refused = look_at_call(seen, fault);
 	claim.done = done;
 	return refused;
@@ -608,7 +609,7 @@ static void onboard(void)
 	answer(&reply);
 }
 
-/* The key that was given is the one that was stored. */
+/* The key in the reply is the stored one. */
 static void check_key(const char *key, struct acp_buf *fault)
 {
 	uint8_t hash[ACP_SHA256_LEN];
@@ -617,7 +618,7 @@ static void check_key(const char *key, struct acp_buf *fault)
 		acp_buf_puts(fault, "the answered key is not the stored one; ");
 	for (size_t i = 0; i < ACP_COUNT(hash); i++)
 		hash[i] = 0;
-	/* A key that follows from nothing but the pepper would be the same for everybody. */
+	/* A key derived only from the pepper would be the same for everybody. */
 	char same[ACP_KEY_MAX];
 	uint8_t seed[ACP_SHA256_LEN];
 	acp_hmac_sha256(config.key_pepper, strlen(config.key_pepper), "", 0, seed);
@@ -634,7 +635,7 @@ static bool look_at_onboard(struct acp_buf *seen, struct acp_buf *fault)
 	struct json_object *reply = json_tokener_parse(response.body.ptr);
 	if (!refused)
 		check_key(acp_json_string(reply, "api_key"), fault);
-	/* With an Idempotency-Key the same request gives the key, whether the first answer was lost or not. */
+	/* With an Idempotency-Key the same request returns the key, whether or not the first answer was lost. */
 	if (http.request.idempotency_key) {
 		fake_plane_forget(&fake);
 		onboard();
@@ -648,17 +649,18 @@ static bool look_at_onboard(struct acp_buf *seen, struct acp_buf *fault)
 	return refused || reduced;
 }
 
-/* An agent without an Idempotency-Key that was told "nothing was done" can try again. */
+/* An agent without an Idempotency-Key can try again if the answer was that nothing was done. */
 static bool look_at_onboard_once(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool refused = look_at_onboard(seen, fault);
 	if (response.status != 201 && fake.agent_count)
 		acp_buf_puts(fault, "refused, but the agent is taken and nobody has its key; ");
-	/* What it costs can be read elsewhere: the key is there. */
+	/* The prices can be read elsewhere; the key matters. */
 	return refused;
 }
 
-/* For other kernels; from Stripe ----------------------------------------------------------------------------------- */
+/* For other kernels, and from Stripe
+ * -------------------------------------------------------------------------------- */
 
 static void hub(void);
 static void hub_events(void);
@@ -685,7 +687,7 @@ static bool look_at_told(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool refused = look_at_call(seen, fault);
 	acp_buf_puts(seen, refused ? "" : told);
-	/* The hub's answer is made of what the database gave back: it says so when it cannot be made any more. */
+	/* The hub's answer contains the database's result. If it can no longer be made, it says so. */
 	if (refused && *told && !strstr(response.body.ptr, "may have been done"))
 		acp_buf_printf(fault, "refused with %d, but done; ", response.status);
 	told[0] = '\0';
@@ -738,7 +740,7 @@ static void stripe(void)
 	answer(&reply);
 }
 
-/* What the plane is told holds the row, whose id is new each time. */
+/* The plane's input contains the row, whose id differs each time. */
 static bool look_at_stripe(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool refused = look_at_call(seen, fault);
@@ -746,11 +748,12 @@ static bool look_at_stripe(struct acp_buf *seen, struct acp_buf *fault)
 	if (what)
 		show_json(what, seen);
 	json_object_put(what);
-	/* Stripe sends again what was not answered with 2xx: an event that was stored all the same is found again. */
+	/* Stripe repeats an event that was not answered with 2xx; an event that was stored anyway is then found. */
 	return refused;
 }
 
-/* A webhook on its way: a receiver that keeps what came ------------------------------------------------------------ */
+/* A webhook delivery, and a receiver that records it
+ * ---------------------------------------------------------------- */
 
 static struct {
 	int listener, port;
@@ -795,7 +798,7 @@ static void *serve(void *arg)
 	}
 }
 
-/* Each process has its own: threads do not live on in a child. */
+/* Each process starts its own: threads do not survive a fork. */
 static void listen_here(void)
 {
 	struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -844,7 +847,7 @@ static void clean_delivery(void)
 	remove_all();
 }
 
-/* A refusal: the delivery is due again later, and what was sent of it, if anything, was signed rightly. */
+/* After a refusal the delivery is due again later, and everything that was sent has a valid signature. */
 static bool look_at_delivery(struct acp_buf *seen, struct acp_buf *fault)
 {
 	shutdown(receiver.listener, SHUT_RDWR);
@@ -862,12 +865,12 @@ static bool look_at_delivery(struct acp_buf *seen, struct acp_buf *fault)
 	return again && !delivered;
 }
 
-/* What is made when the program starts ----------------------------------------------------------------------------- */
+/* Startup ---------------------------------------------------------------------------------------------------------- */
 
 static struct acp_config own_config;
 static char why[1024];
 static bool started;
-static struct acp_buf made; /* what was made, as text */
+static struct acp_buf made; /* the result as text */
 
 static void begin_start(void)
 {
@@ -876,7 +879,7 @@ static void begin_start(void)
 	acp_buf_init(&made, 1 << 24);
 }
 
-/* It starts as a whole, or does not and says why. */
+/* It either starts completely, or does not start and gives the reason. */
 static bool look_at_start(struct acp_buf *seen, struct acp_buf *fault)
 {
 	acp_buf_printf(seen, "%s %s", started ? "started" : "did not start", made.len ? made.ptr : "");
@@ -994,7 +997,7 @@ static const char *copy_text(char *text)
 	return text;
 }
 
-/* The router, the hub and their description. */
+/* The router, the hub and the OpenAPI description. */
 static void start_kernel(void)
 {
 	struct acp_kernel new_kernel;
@@ -1004,7 +1007,7 @@ static void start_kernel(void)
 	new_kernel.openapi = new_kernel.hub ? acp_openapi_text(&new_kernel) : NULL;
 	started = copy_text(new_kernel.openapi) != NULL;
 	if (new_kernel.hub && !started)
-		snprintf(why, sizeof why, "out of memory"); /* as fcgi/main.c says it */
+		snprintf(why, sizeof why, "out of memory"); /* the same text as in fcgi/main.c */
 	acp_hub_free(new_kernel.hub);
 	acp_kernel_release(&new_kernel);
 }
@@ -1075,7 +1078,7 @@ static void read_document(void)
 	enum acp_json_verdict verdict = acp_json_parse(text, sizeof text - 1, &limits, &tree, &bad);
 	started = verdict == ACP_JSON_OK;
 	if (!started && (verdict != ACP_JSON_NO_MEMORY || tree))
-		why[0] = '\0'; /* a good document is never called a bad one */
+		why[0] = '\0'; /* a valid document is never called invalid */
 	else
 		snprintf(why, sizeof why, "out of memory");
 	failing_pause();
@@ -1104,7 +1107,7 @@ static char journal_dir[64];
 static struct json_object *events[3];
 static bool appended;
 static int stored[3];
-static int strange; /* events that came back otherwise */
+static int strange; /* events that came back changed */
 
 static void prepare_journal(void)
 {
@@ -1160,7 +1163,7 @@ static void keep_journal(void)
 	acp_journal_close(journal);
 }
 
-/* What was appended comes back: now, or with the next replay. What was not may. */
+/* Appended events come back, now or with the next replay. Refused ones may. */
 static bool look_at_journal(struct acp_buf *seen, struct acp_buf *fault)
 {
 	struct acp_journal_counts counts;
@@ -1194,7 +1197,7 @@ static void clean_journal(void)
 	end_start();
 }
 
-/* Keys that are known ---------------------------------------------------------------------------------------------- */
+/* Known keys ------------------------------------------------------------------------------------------------------- */
 
 static void know_keys(void)
 {

@@ -7,13 +7,13 @@
 struct acp_tx {
 	struct fake_plane *fake;
 	bool read_only;
-	int64_t effects; /* undone unless settle comes */
+	int64_t effects; /* dropped unless settle comes */
 };
 
 static const char *const step_names[FAKE_STEPS] = {"authenticate", "get_usage", "reserve", "get_price", "begin",  "run",
 						   "rollback",     "settle",    "record",  "resolve",   "onboard"};
 
-/* Every step begins here, with the lock taken. */
+/* Called at the beginning of every step, with the lock held. */
 static enum acp_code enter(struct fake_plane *fake, enum fake_step step)
 {
 	pthread_mutex_lock(&fake->lock);
@@ -156,7 +156,7 @@ static void release_place(struct fake_plane *fake, bool reserved)
 {
 	fake->reserved = reserved;
 	if (reserved && fake->held-- <= 0)
-		abort(); /* a place that nobody holds */
+		abort(); /* a release without a reservation */
 }
 
 static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *calls_used)
@@ -337,7 +337,7 @@ const char *fake_plane_column(const struct fake_plane *fake, const char *name)
 
 extern char **environ;
 
-/* Takes every ACP_ name out of the environment: a test must not depend on the shell it was started from. */
+/* Removes every ACP_ variable from the environment: a test must not depend on the shell that started it. */
 static void clear_environment(void)
 {
 	char name[128];

@@ -130,7 +130,7 @@ static void add_trailer(struct file *file)
 	acp_buf_release(&text);
 }
 
-/* How many faults the check finds; one more where the file is refused as a whole. */
+/* The number of faults that the check finds, plus one if the file is refused as a whole. */
 static int64_t verify(const char *text, size_t len, const char *pepper, struct json_object *found)
 {
 	static struct ctl ctl;
@@ -144,7 +144,7 @@ static int64_t verify(const char *text, size_t len, const char *pepper, struct j
 	return report.count + !read;
 }
 
-/* Changes a copy of the file in one place. False: that was no change. */
+/* Changes a copy of the file in one place. False: nothing changed. */
 static bool change(struct acp_buf *copy, uint8_t what, uint16_t where, uint8_t byte)
 {
 	size_t at = where % copy->len;
@@ -154,7 +154,7 @@ static bool change(struct acp_buf *copy, uint8_t what, uint16_t where, uint8_t b
 	size_t length = strcspn(line, "\n") + 1;
 	size_t behind = copy->len - (size_t)(line - copy->ptr) - length;
 	switch (what % 4) {
-	case 0: /* one byte is another */
+	case 0: /* one byte differs */
 		if ((uint8_t)copy->ptr[at] == byte)
 			return false;
 		copy->ptr[at] = (char)byte;
@@ -195,7 +195,7 @@ static void build(struct file *file, uint8_t how, struct fuzz_input *in)
 	for (int i = 0; in->left && i < ROWS_MAX; i++) {
 		char *text = fuzz_part(in, NULL);
 		for (char *c = text; *c; c++)
-			*c &= 0x7f; /* PostgreSQL has no text that is not UTF-8 */
+			*c &= 0x7f; /* PostgreSQL accepts only valid UTF-8 */
 		int chain = how & TWO_CHAINS ? i % CHAINS : 0;
 		text[strcspn(text, "\x80")] = '\0';
 		add_row(file, chain, text, &rows[chain]);

@@ -69,7 +69,7 @@ static struct acp_chain_link links[ROWS + 1];
 static char texts[ROWS + 1][128];
 static char said[2048];
 
-/* "kind place[*]; …": the star says that a row was named. */
+/* Appends "kind place[*]; …"; the star means that a row was named. */
 static void note(void *arg, const struct acp_finding *finding)
 {
 	size_t len = strlen(said);
@@ -120,7 +120,7 @@ static void expect(struct acp_chain_check *check, const char *wanted)
 	acp_chain_check_free(check);
 }
 
-/* All rows but those of one place (0: all), and the true end. */
+/* All rows except the one at this place (0: all rows), with the correct end. */
 static void check_rows(int without, const char *wanted, struct acp_head end)
 {
 	struct acp_chain_check *check = begin(false);
@@ -182,7 +182,7 @@ static void test_inserted(void)
 	expect(check, "misplaced 0*; ");
 }
 
-/* A row's chain_seq is altered to the place of the next one: whichever of the two comes first, it is the one named. */
+/* A row's chain_seq is changed to that of the next row: the finding names the one that comes first. */
 static void test_moved(void)
 {
 	for (int first = 0; first < 2; first++) {
@@ -234,7 +234,7 @@ static void test_chain_unknown(void)
 	expect(check, "removed 8; ");
 }
 
-/* Somebody rewrites the rows from the fifth on and all that follows from it: only a seal can tell. */
+/* Somebody rewrites the rows from the fifth on, and everything derived from them: only a seal can detect it. */
 static void test_rewritten(void)
 {
 	make_chain();

@@ -147,7 +147,7 @@ static int compare_uuids(const void *a, const void *b)
 	return memcmp(a, b, ACP_UUID_LEN);
 }
 
-/* Two threads, and a child of a process that has random bytes in stock, never give the same name. */
+/* Two threads, and a child of a process with random bytes in its pool, never make the same id. */
 static void test_uuid_unique(void)
 {
 	static char uuids[4 * MANY][ACP_UUID_LEN];
@@ -166,7 +166,7 @@ static void test_uuid_unique(void)
 		make_uuids(own[0]);
 		_exit(write(ends[1], own, sizeof own) == (ssize_t)sizeof own ? 0 : 1);
 	}
-	make_uuids(uuids[0]); /* again: these stand beside the child's */
+	make_uuids(uuids[0]); /* once more, to compare with the child's */
 	CU_ASSERT_EQUAL(read(ends[0], (char *)uuids + 3 * sizeof uuids / 4, sizeof uuids / 4),
 			(ssize_t)(sizeof uuids / 4));
 	CU_ASSERT_EQUAL(waitpid(child, &status, 0), child);

@@ -19,7 +19,7 @@ static struct acp_ratelimit *begin(void)
 	return table;
 }
 
-/* The table stays for processes to come; a test's goes. */
+/* The table outlives processes, so the test removes its own. */
 static void end(struct acp_ratelimit *table)
 {
 	char pattern[128];
@@ -40,7 +40,7 @@ static struct acp_rate take(struct acp_ratelimit *table, int64_t limit, uint64_t
 	return rate;
 }
 
-/* Whoever waits as long as reset says gets through; nobody gets through before the window has slid. */
+/* An event succeeds after the wait that reset announces, and never before the window has slid. */
 static void test_window(void)
 {
 	struct acp_ratelimit *table = begin();
@@ -62,7 +62,8 @@ static void test_window(void)
 	end(table);
 }
 
-/* Over random times: no 60 seconds ever hold more than the limit, and places come back at most a span late. */
+/* At random times: no 60 seconds ever contain more events than the limit, and capacity returns at most one span
+ * late. */
 static void test_never_more(void)
 {
 	enum { EVENTS = 4000, LIMIT = 7 };
@@ -116,7 +117,7 @@ static void test_names_are_apart(void)
 	end(table);
 }
 
-/* Takes a hundred places in a process of its own; the status is how many it got. */
+/* Makes a hundred events in a separate process; its exit status is the number of allowed ones. */
 static pid_t take_hundred(const char *name)
 {
 	pid_t pid = fork();

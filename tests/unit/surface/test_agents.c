@@ -1,4 +1,4 @@
-/* The documents for agents, of installations that differ: mounted below a path, without onboarding, without usage. */
+/* The documents for agents, for different installations: mounted below a path, without onboarding, without usage. */
 #include "../tmain.h"
 #include "agents.h"
 
@@ -74,7 +74,7 @@ static void test_addresses(void)
 	end();
 }
 
-/* What an installation does not have is not offered. */
+/* Disabled parts are not mentioned. */
 static void test_parts_that_are_off(void)
 {
 	begin();
