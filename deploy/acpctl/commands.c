@@ -127,6 +127,7 @@ static void put_list(FILE *out)
 int ctl_help(struct ctl *ctl)
 {
 	int words;
+	char first[100], second[100];
 	if (ctl_flag(ctl, "list")) {
 		put_list(stdout);
 		return ACPCTL_OK;
@@ -136,9 +137,13 @@ int ctl_help(struct ctl *ctl)
 		return ACPCTL_OK;
 	}
 	const struct ctl_command *command = ctl_find_command(ctl->operand_count, ctl->operands, &words);
-	if (command ? ctl->operand_count > words : ctl->operand_count > 1 || !words)
-		return ctl_misuse("%s%s%s: no such command; acpctl help lists all of them", ctl->operands[0],
-				  ctl->operand_count > 1 ? " " : "", ctl->operand_count > 1 ? ctl->operands[1] : "");
+	if (command && ctl->operand_count > words)
+		return ctl_misuse("%s: unexpected argument; help takes one command",
+				  ctl_shown(ctl->operands[words], first));
+	if (!command && (ctl->operand_count > 1 || !words))
+		return ctl_misuse("%s%s%s: no such command; acpctl help lists all of them",
+				  ctl_shown(ctl->operands[0], first), ctl->operand_count > 1 ? " " : "",
+				  ctl->operand_count > 1 ? ctl_shown(ctl->operands[1], second) : "");
 	if (command)
 		ctl_usage_of(stdout, command);
 	else

@@ -39,6 +39,10 @@ void ctl_usage_like(FILE *out, const char *first);
 
 /* Reading a command line ------------------------------------------------------------------------------------------- */
 
+/* A word of the command line for a message: cut to 99 bytes, and without an API key that was typed by mistake. Returns
+ * text. */
+const char *ctl_shown(const char *word, char text[100]);
+
 /* The text of an option in the usage, without brackets: "--tier free|paid". Cut to 96 bytes. */
 void ctl_option_text(const struct ctl_option *option, char text[96]);
 

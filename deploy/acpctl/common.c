@@ -1,4 +1,4 @@
-/* common.c - what commands share: faults, statements, tenants. */
+/* common.c - shared by commands: faults, arguments, statements. */
 #include "acpctl.h"
 
 #include "progress.h"

@@ -4,11 +4,12 @@
 /* Refuses words that are not a command, and lists the commands that begin with the first one; like: their number. */
 static int no_such_command(int argc, char *const *argv, int like)
 {
+	char first[100], second[100];
 	if (like && argc == 1)
 		ctl_fail("%s: needs one more word", argv[0]);
 	else
-		ctl_fail("%s%s%s: no such command%s", argv[0], argc > 1 ? " " : "", argc > 1 ? argv[1] : "",
-			 like ? "" : "; acpctl help lists all of them");
+		ctl_fail("%s%s%s: no such command%s", ctl_shown(argv[0], first), argc > 1 ? " " : "",
+			 argc > 1 ? ctl_shown(argv[1], second) : "", like ? "" : "; acpctl help lists all of them");
 	ctl_usage_like(stderr, argv[0]);
 	return ACPCTL_USAGE;
 }

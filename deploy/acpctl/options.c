@@ -24,8 +24,7 @@ struct reading {
 	const char *word;                      /* the word that is being read */
 };
 
-/* A word of the command line for a message: cut, and without an API key that was typed by mistake. */
-static const char *shown(const char *word, char text[100])
+const char *ctl_shown(const char *word, char text[100])
 {
 	snprintf(text, 100, "%s", word);
 	acp_redact_in_place(text, 100, "ock_");
@@ -55,10 +54,11 @@ static bool refuse_value(const struct ctl_option *option, const char *value)
 	for (char *c = list; *c; c++)
 		*c = *c == '|' ? ' ' : *c;
 	if (strcmp(list, "YYYY-MM") == 0)
-		return ctl_refuse("--%s %s: must be YYYY-MM, a UTC month", option->name, shown(value, text));
+		return ctl_refuse("--%s %s: must be YYYY-MM, a UTC month", option->name, ctl_shown(value, text));
 	if (strcmp(list, "YYYY-MM all") == 0)
-		return ctl_refuse("--%s %s: must be YYYY-MM, a UTC month, or all", option->name, shown(value, text));
-	return ctl_refuse("--%s %s: must be one of: %s", option->name, shown(value, text), list);
+		return ctl_refuse("--%s %s: must be YYYY-MM, a UTC month, or all", option->name,
+				  ctl_shown(value, text));
+	return ctl_refuse("--%s %s: must be one of: %s", option->name, ctl_shown(value, text), list);
 }
 
 static bool take_own(struct reading *r, size_t place, const char *value)
@@ -108,8 +108,9 @@ static bool no_such_option(const struct reading *r)
 	char text[100], word[100];
 	snprintf(word, sizeof word, "%.*s", (int)strcspn(r->word, "="), r->word);
 	if (r->name)
-		return ctl_refuse("%s: no such option; acpctl help %s shows its options", shown(word, text), r->name);
-	return ctl_refuse("%s: no such option before a command; acpctl help shows the options", shown(word, text));
+		return ctl_refuse("%s: no such option; acpctl help %s shows its options", ctl_shown(word, text),
+				  r->name);
+	return ctl_refuse("%s: no such option before a command; acpctl help shows the options", ctl_shown(word, text));
 }
 
 static bool value_missing(const struct reading *r)
@@ -222,7 +223,7 @@ static bool operands_ok(const struct ctl *ctl)
 		return optional || ctl_refuse("%s needs %s", ctl->command->name, takes);
 	if (strstr(takes, "...]") || (ctl->operand_count == 1 && *takes))
 		return true;
-	const char *extra = shown(ctl->operands[*takes ? 1 : 0], text);
+	const char *extra = ctl_shown(ctl->operands[*takes ? 1 : 0], text);
 	if (!*takes)
 		return ctl_refuse("%s: unexpected argument; %s takes none", extra, ctl->command->name);
 	return ctl_refuse("%s: unexpected argument; %s takes one %.*s", extra, ctl->command->name,

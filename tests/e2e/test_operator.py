@@ -199,6 +199,9 @@ def test_wrong_options(bench):
              ("tenant update x --tier gold", "--tier gold: must be one of: free paid"),
              ("report denials --period x", "--period x: must be YYYY-MM, a UTC month, or all"),
              ("usage --period 2026-13", "--period 2026-13: must be YYYY-MM, a UTC month"),
+             ("help audit verify now", "now: unexpected argument; help takes one command"),
+             ("nonsense", "nonsense: no such command; acpctl help lists all of them"), ("audit nonsense", "audit nonsense: no such command"),
+             (key, "[REDACTED]: no such command; acpctl help lists all of them"),
              ("help nonsense", "nonsense: no such command; acpctl help lists all of them"),
              ("key list " + key, "[REDACTED]: unexpected argument; key list takes none")]
     bench.watch.meant.add(key[:12])
@@ -377,6 +380,8 @@ def test_completion(bench):
     check("failed" in completed(bench, "billing", "list", "--status", ""), "states of invoices")
     equal(completed(bench, "audit", "verify", COMPLETION[:-2]), [COMPLETION], "files")
     equal(completed(bench, "key", "create", "--tenant", ""), [], "what only the operator knows")
+    equal(completed(bench, "tenant", "update", "x", "--tier", "=", "p"), ["paid"], "--tier=p")
+    equal(completed(bench, "tenant", "update", "x", "--tier", "="), ["free", "paid"], "--tier=")
     equal(completed(bench, "audit", "export", "-o", COMPLETION[:-2]), [COMPLETION], "a file behind a short option")
     for name, (_, options) in table(bench).items():
         words = name.split()

@@ -74,7 +74,7 @@ static void print_text(struct ctl *ctl, const struct survey *survey)
 	ctl_print(ctl, json_object_get(survey->files));
 }
 
-/* The setting, or false after saying that the journal is off. */
+/* Is the journal on? False after saying that it is off. */
 static bool is_on(const struct ctl *ctl)
 {
 	if (!*ctl->config.journal_dir)

@@ -1,4 +1,4 @@
-/* verify_file.c - checks an exported file: line by line, in the memory of its longest line and of its seals.
+/* verify_file.c - checks an exported file line by line. It needs memory for the longest line and for the seals.
  *
  * export.c writes a header, the seals, the rows in the order of their chains, and a trailer. A line must equal, byte
  * for byte, the line that export.c writes for its text: so every change shows, in the readable members or the text. */

@@ -1,4 +1,4 @@
-/* doctor.h - what the parts of acpctl doctor share. */
+/* doctor.h - acpctl doctor --url. */
 #ifndef ACP_DOCTOR_H
 #define ACP_DOCTOR_H
 

@@ -166,7 +166,7 @@ static void set_up(CURL *curl, const struct question *question, struct answer *a
 {
 	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(curl, CURLOPT_PROXY, "");
-	curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1); /* the one that has chunked bodies */
+	curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1); /* HTTP/1.1 has chunked bodies */
 	curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, 5000L);
 	curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, 30000L);
 	curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, answer->why);
@@ -192,7 +192,7 @@ static void read_json(struct answer *answer)
 		answer->json = NULL;
 }
 
-/* Asks url + path. The answer is to be forgotten. */
+/* Sends a request to url + path. The caller releases the answer with forget(). */
 static void ask(const char *url, const struct question *question, struct answer *answer)
 {
 	char whole[2048];
@@ -211,7 +211,7 @@ static void ask(const char *url, const struct question *question, struct answer 
 		set_up(curl, question, answer, &upload);
 		CURLcode code = curl_easy_perform(curl);
 		curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-		/* A server that refuses a body may stop reading it: what it answered counts. */
+		/* A server that refuses a body may stop reading it: its answer counts. */
 		if (code == CURLE_OK || status >= 400)
 			answer->status = (int)status;
 		else if (!*answer->why)
@@ -233,10 +233,10 @@ static void check_certificate(const char *url, const struct answer *answer)
 		return;
 	double days = difftime(answer->expires, time(NULL)) / 86400;
 	if (answer->untrusted)
-		ctl_check(false, "certificate", "%s: clients will refuse it; let certbot or the like renew it",
+		ctl_check(false, "certificate", "%s: clients will refuse it; renew it, for example with certbot",
 			  answer->why);
 	else if (answer->expires && days < 14)
-		ctl_check(false, "certificate", "ends in %.0f days: renew it, and let it be renewed by itself", days);
+		ctl_check(false, "certificate", "ends in %.0f days: renew it, and set up automatic renewal", days);
 	else if (answer->expires)
 		ctl_check(true, "certificate", "good for another %.0f days", days);
 }
@@ -254,7 +254,7 @@ static void check_web_clock(const struct answer *answer)
 				  : ": run an NTP client on both");
 }
 
-/* Is it there at all, and is it ours? */
+/* Does acp.fcgi answer at this URL? */
 static bool check_alive(const char *url, char server[64])
 {
 	struct answer answer;
@@ -264,12 +264,11 @@ static bool check_alive(const char *url, char server[64])
 	acp_copy(server, 64, answer.server);
 	check_certificate(url, &answer);
 	if (ours)
-		ctl_check(true, "GET /healthz", "200 from %s",
-			  *server ? server : "a server that does not say its name");
+		ctl_check(true, "GET /healthz", "200 from %s", *server ? server : "a server without a name");
 	else if (answer.status < 0 && !answer.untrusted)
 		ctl_check(false, "GET /healthz", "%s: is the web server up?", answer.why);
 	else if (answer.status >= 300 && answer.status < 400)
-		ctl_check(false, "GET /healthz", "%d to %s: give that address to --url, and to clients (public_url)",
+		ctl_check(false, "GET /healthz", "%d to %s: give that address to --url and to clients (public_url)",
 			  answer.status, answer.location);
 	else if (answer.status == 502 || answer.status == 503)
 		ctl_check(false, "GET /healthz",
@@ -290,11 +289,11 @@ static void check_ready(const char *url)
 	struct answer answer;
 	ask(url, &(struct question){.path = "/readyz"}, &answer);
 	ctl_check(answer.status == 200, "GET /readyz", "%d%s", answer.status,
-		  answer.status == 200 ? "" : ": the log of acp.fcgi says why");
+		  answer.status == 200 ? "" : ": see the log of acp.fcgi");
 	forget(&answer);
 }
 
-/* What the program received of a request with this header; owned by the answer. */
+/* The report of acp.fcgi on a request with this header; owned by the answer. */
 static struct json_object *received(const char *url, const char *header, struct answer *answer)
 {
 	ask(url, &(struct question){.path = "/healthz?received", .header = header}, answer);
@@ -306,7 +305,7 @@ static void check_credentials(const char *url, const char *server)
 	struct answer answer;
 	bool came = acp_json_bool(received(url, "Authorization: Bearer doctor", &answer), "authorization");
 	ctl_check(came, "Authorization", "%s%s",
-		  came ? "reaches acp.fcgi" : "does not reach acp.fcgi, agents that send Bearer get 401: ",
+		  came ? "reaches acp.fcgi" : "does not reach acp.fcgi, so agents that send Bearer get 401: ",
 		  came ? "" : find_server(server)->authorization);
 	forget(&answer);
 	came = acp_json_bool(received(url, "X-API-Key: doctor", &answer), "x_api_key");
@@ -316,7 +315,7 @@ static void check_credentials(const char *url, const char *server)
 	forget(&answer);
 }
 
-/* Whose address is written down and limited: the client's, and not what a client claims. */
+/* The address that is recorded and limited must be the client's, and not one that a client claims. */
 static void check_address(const struct acp_config *config, const char *url)
 {
 	struct answer plain, claimed;
@@ -343,7 +342,7 @@ static void check_address(const struct acp_config *config, const char *url)
 	forget(&claimed);
 }
 
-/* Sends a call of that length without a key; its code, or "" where the answer is not of acp.fcgi. */
+/* Sends a call of that length without a key; code: "" if the answer is not from acp.fcgi. Returns the HTTP status. */
 static int send_call(const char *url, size_t len, bool chunked, char code[32], char why[CURL_ERROR_SIZE])
 {
 	struct answer answer;
@@ -356,7 +355,7 @@ static int send_call(const char *url, size_t len, bool chunked, char code[32], c
 	return status;
 }
 
-/* The longest body that is allowed must come whole: one that is cut must never look like a request. */
+/* The longest allowed body must arrive whole: a body that was cut must never look like a request. */
 static void check_allowed_body(const struct acp_config *config, const char *url, const char *server)
 {
 	char code[32], line[192], why[CURL_ERROR_SIZE];
@@ -385,17 +384,17 @@ static void check_refused_body(const struct acp_config *config, const char *url,
 	if (strcmp(code, "PAYLOAD_TOO_LARGE") == 0)
 		ctl_check(true, "body that is too large", "413 PAYLOAD_TOO_LARGE");
 	else if (status == 413)
-		ctl_check(true, "body that is too large", "413 by the web server; to have it on record and as JSON: %s",
-			  line);
+		ctl_check(true, "body that is too large",
+			  "413 by the web server; for an audit row and a JSON reply: %s", line);
 	else if (*code)
-		ctl_check(false, "body that is too large", "of %lld bytes is cut and handed on (%s): %s", size, code,
+		ctl_check(false, "body that is too large", "of %lld bytes is cut and passed on (%s): %s", size, code,
 			  line);
 	else
 		ctl_check(false, "body that is too large", "%d instead of 413%s%s: %s", status, *why ? ": " : "", why,
 			  line);
 }
 
-/* Web servers either give a chunked body its length, or refuse it with 411. */
+/* A web server either passes a chunked body on with its length, or refuses it with 411. */
 static void check_chunked_body(const char *url)
 {
 	char code[32], why[CURL_ERROR_SIZE];
@@ -412,7 +411,7 @@ static void check_chunked_body(const char *url)
 			  status, code);
 }
 
-/* The address that was given, with url_prefix where that is not its end already. */
+/* The given address, with url_prefix unless it ends so already. */
 static void base_of(const struct acp_config *config, const char *url, char *base, size_t size)
 {
 	size_t len = strlen(url), prefix = strlen(config->url_prefix);

@@ -56,7 +56,7 @@ int ctl_usage(struct ctl *ctl)
 
 static const struct report {
 	const char *name, *shows;
-	bool reads_log; /* of one month, unless all are asked for */
+	bool reads_log; /* shows this month by default */
 } reports[] = {
 	{"usage_by_tenant_month", "calls of each tenant by month and tier", false},
 	{"usage_by_action_day", "calls by day, action, status, tier and unit", false},
