@@ -463,7 +463,7 @@ BEGIN
 	SELECT * INTO run FROM acp.billing_runs r WHERE r.run_key = name;
 	IF FOUND THEN
 		IF run.period <> month THEN
-			PERFORM acp.fail('IDEMPOTENCY_MISMATCH', 'this key belongs to the run of' || to_char(run.period, 'YYYY-MM'), '/period');
+			PERFORM acp.fail('IDEMPOTENCY_MISMATCH', 'this key belongs to the run of ' || to_char(run.period, 'YYYY-MM'), '/period');
 		END IF;
 		RETURN run;
 	END IF;

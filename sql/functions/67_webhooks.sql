@@ -216,7 +216,7 @@ BEGIN
 	SELECT n - 1 INTO wrong FROM jsonb_array_elements_text(p_params->'events') WITH ORDINALITY AS e(pattern, n)
 	WHERE NOT EXISTS (SELECT FROM unnest(known) AS name WHERE acp.pattern_fits(pattern, name)) ORDER BY n LIMIT 1;
 	IF wrong IS NOT NULL THEN
-		PERFORM acp.fail('VALIDATION_ERROR', 'this pattern matches no event; the events are' || array_to_string(known, ', '),
+		PERFORM acp.fail('VALIDATION_ERROR', 'this pattern matches no event; the events are ' || array_to_string(known, ', '),
 			'/params/events/' || wrong);
 	END IF;
 	RETURN ARRAY(SELECT jsonb_array_elements_text(p_params->'events'));
