@@ -60,9 +60,9 @@ void acp_db_pool_stop(struct acp_db_pool *pool);
  * late commits leave connections for the others. The writer (writer.h) has a limit of its own. */
 enum acp_db_purpose { ACP_DB_TO_READ, ACP_DB_TO_WRITE, ACP_DB_TO_STORE, ACP_DB_PURPOSES };
 
-/* Takes a live idle connection, or connects; waits at most the time-out of the pool. NULL with a reason in error: also
- * if the purpose is not reading, a commit got no answer within the statement time-out, and another caller is testing
- * the server. */
+/* Acquires a live idle connection, or connects; waits at most the time-out of the pool. NULL with a reason in error: for
+ * one, if the purpose is not reading, a commit got no answer within the statement time-out, and another caller is
+ * testing the server. */
 struct acp_db_conn *acp_db_take(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_error *error);
 
 /* True if the server did not answer the last attempt. */
