@@ -15,7 +15,7 @@ class Faults:
     def add(self, kind, fault):
         known = {"path", "method", "after", "times", "status", "seconds", "stored", "should_retry"}
         if set(fault) - known or "path" not in fault:
-            raise ValueError("a fault has a path and any of:" + " ".join(sorted(known)))
+            raise ValueError("a fault has a path and any of: " + " ".join(sorted(known)))
         with self._lock:
             self._faults.append({"kind": kind, "after": 0, "times": 1, **fault})
 
