@@ -68,7 +68,7 @@ static enum acp_code check_and_run(const struct local *local, const struct acp_e
 	while (acp_stripe_actions[i].name && strcmp(acp_stripe_actions[i].name, what->action) != 0)
 		i++;
 	if (!acp_stripe_actions[i].name) {
-		acp_executed_fail(out, "NOT_FOUND", false, "this executor knows no such action");
+		acp_executed_fail(out, "NOT_FOUND", false, "this executor has no such action");
 		return ACP_NOT_FOUND;
 	}
 	if (!acp_schema_check(local->schemas[i], what->params, &bad)) {

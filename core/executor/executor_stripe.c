@@ -368,7 +368,7 @@ static bool same_total(struct bill *bill)
 	    is(bill->invoice, "currency", acp_json_string(bill->params, "currency")))
 		return true;
 	return acp_executed_fail(bill->stripe->out, "INVOICE_MISMATCH", false,
-				 "invoice %s adds up to %lld at Stripe, not to %lld; it was left as it is", bill->id,
+				 "invoice %s has a total of %lld at Stripe, not %lld; it was left unchanged", bill->id,
 				 (long long)number(bill->invoice, "total"), (long long)number(bill->params, "amount"));
 }
 

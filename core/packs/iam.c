@@ -117,7 +117,7 @@ static const struct acp_action actions[] = {
 	{
 		.name = "iam.keys.create",
 		.scope = "manage.iam",
-		.description = "Makes an API key with scopes that the calling key has; its text is in the reply, once.",
+		.description = "Creates an API key with scopes that the calling key has; only this reply shows the key.",
 		.params_schema = OBJECT("\"name\",\"scopes\"", "\"name\":" NAME ",\"scopes\":" SCOPES
 							       ",\"expires_at\":" EXPIRES ",\"rate_limit\":" RATE),
 		.run = create_key,
@@ -152,7 +152,7 @@ static const struct acp_action actions[] = {
 	{
 		.name = "iam.keys.rotate",
 		.scope = "manage.iam",
-		.description = "Makes a key that replaces another; both work until the grace period ends. The quota is "
+		.description = "Creates a key that replaces another; both work until the grace period ends. The quota is "
 			       "the tenant's: one for both.",
 		.params_schema = OBJECT("\"api_key_id\"",
 					"\"api_key_id\":" UUID

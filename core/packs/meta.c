@@ -51,7 +51,7 @@ static const struct acp_action actions[] = {
 	{
 		.name = "meta.version",
 		.scope = "manage.read",
-		.description = "Tells the versions of the API and of this program.",
+		.description = "Returns the versions of the API and of this program.",
 		.params_schema = NO_PARAMS,
 		.run = version,
 	},

@@ -83,9 +83,9 @@ static const struct acp_action actions[] = {
 		.name = "webhooks.create",
 		.scope = "manage.webhooks",
 		.description =
-			"Makes a webhook for events (names, * stands for anything: key.created, key.revoked, "
+			"Creates a webhook for events (names, * matches anything: key.created, key.revoked, "
 			"key.rotated, "
-			"usage.warning, usage.limit_reached, webhook.test); its signing secret is in the reply, once.",
+			"usage.warning, usage.limit_reached, webhook.test); only this reply shows its signing secret.",
 		.params_schema = OBJECT("\"url\",\"events\"",
 					"\"url\":" URL ",\"events\":" EVENTS ",\"description\":" DESCRIPTION),
 		.run = create_webhook,
@@ -121,7 +121,7 @@ static const struct acp_action actions[] = {
 	{
 		.name = "webhooks.test",
 		.scope = "manage.webhooks",
-		.description = "Sends the event webhook.test to a webhook; webhooks.deliveries shows what came of it.",
+		.description = "Sends the event webhook.test to a webhook; webhooks.deliveries shows the result.",
 		.params_schema = OBJECT("\"webhook_id\"", "\"webhook_id\":" UUID),
 		.run = acp_run_sql,
 		.sql_function = "webhooks_test",

@@ -185,11 +185,11 @@ static struct json_object *success_response(struct draft *draft, const struct op
 	}
 	if (strcmp(op->id, "manage") == 0)
 		put(draft, acp_json_member(response, "headers"), "Idempotency-Key",
-		    from("{'description':'under which a write that came without a key may be repeated',"
+		    from("{'description':'key for repeating a write that came without one',"
 			 "'schema':{'type':'string','format':'uuid'}}"));
 	if (strcmp(op->success, "303") == 0)
 		put(draft, acp_json_member(response, "headers"), "Location",
-		    from("{'description':'where the human goes on','schema':{'type':'string','format':'uri'}}"));
+		    from("{'description':'where the human continues','schema':{'type':'string','format':'uri'}}"));
 	return response;
 }
 
@@ -240,7 +240,7 @@ static void put_operation(struct draft *draft, const struct operation *op, struc
 #define KEY "[{'apiKey':[]},{'bearer':[]}]"
 #define IDEMPOTENCY "{'$ref':'#/components/parameters/Idempotency-Key'}"
 
-#define MONTH "[{'name':'period','in':'query','description':'UTC month; the current one where it is missing'," \
+#define MONTH "[{'name':'period','in':'query','description':'UTC month; default: the current one'," \
 	"'schema':{'type':'string','pattern':'^[1-9][0-9]{3}-(0[1-9]|1[0-2])$'},'example':'2026-11'}]"
 
 static const struct operation public_operations[] = {
@@ -248,7 +248,7 @@ static const struct operation public_operations[] = {
 	 MONTH,
 	 "200", "Usage", "400 401 404 405 500 503", NULL},
 	{"/api/billing/invoice", "get", "invoice", "agents",
-	 "The invoice of the key's tenant for a UTC month; of one that is not billed yet, what it would be now.", KEY,
+	 "The invoice of the key's tenant for a UTC month; a preview if the month is not billed yet.", KEY,
 	 MONTH, "200", "Invoice", "400 401 404 405 500 503", NULL},
 	{"/api/upgrade/checkout", "get", "upgradeLink", "agents",
 	 "The signed link for a human: leads to a checkout at Stripe, in which they add a payment method.", "[{}]",
@@ -257,10 +257,10 @@ static const struct operation public_operations[] = {
 	 "{'name':'sig','in':'query','required':true,'schema':{'type':'string'}}]",
 	 "303", NULL, "404 405 409 429 500 502 503", NULL},
 	{"/api/upgrade/checkout", "post", "upgrade", "agents",
-	 "Opens a checkout at Stripe, in which a human adds a payment method, or gives the one that is open.",
+	 "Opens a checkout at Stripe, in which a human adds a payment method, or returns the open one.",
 	 KEY, NULL,
 	 "200", "CheckoutReply", "400 401 404 405 409 413 415 429 500 502 503", NULL},
-	{"/api/webhooks/stripe", "post", "stripeEvent", "operators", "Takes an event of Stripe.", "[{}]",
+	{"/api/webhooks/stripe", "post", "stripeEvent", "operators", "Receives an event from Stripe.", "[{}]",
 	 "[{'name':'Stripe-Signature','in':'header','required':true,'description':'t=SECONDS,v1=HEX over the raw body',"
 	 "'schema':{'type':'string'}}]",
 	 "200", "StripeEventReply", "400 404 405 413 500 503", NULL},
@@ -268,15 +268,15 @@ static const struct operation public_operations[] = {
 	 "200", "Document", "405 500", NULL},
 	{"/llms.txt", "get", "llms", "agents", "How to use this API, in short, for agents.", "[{}]", NULL,
 	 "200", "Text", "405 500", "text/plain"},
-	{"/.well-known/api-catalog", "get", "catalog", "agents", "Where everything is (RFC 9727).", "[{}]", NULL,
+	{"/.well-known/api-catalog", "get", "catalog", "agents", "The API catalog (RFC 9727).", "[{}]", NULL,
 	 "200", "Catalog", "405 500", "application/linkset+json"},
-	{"/console", "get", "console", "operators", "The console: a page for people, who paste their key into it.",
+	{"/console", "get", "console", "operators", "The console: a page for people with an API key.",
 	 "[{}]", NULL, "200", "Text", "405 500", "text/html"},
 	{"/metrics", "get", "metrics", "operators", "Numbers for Prometheus.", "[{}]", NULL,
 	 "200", "Text", "404 405 500", "text/plain"},
 	{"/healthz", "get", "alive", "operators", "Does this process answer?", "[{}]", NULL,
 	 "200", "Health", "405 500", NULL},
-	{"/readyz", "get", "ready", "operators", "Can it do its work?", "[{}]", NULL,
+	{"/readyz", "get", "ready", "operators", "Is it ready to serve?", "[{}]", NULL,
 	 "200", "Health", "405 500 503", NULL},
 };
 
@@ -327,7 +327,7 @@ static const struct {
 	 "'request_id':{'type':'string','format':'uuid'}}}"},
 	{"CheckoutRequest",
 	 "{'type':'object','properties':{'tenant_uuid':{'type':'string','format':'uuid',"
-	 "'description':'must be that of the API key'}}}"},
+	 "'description':'must be the tenant of the API key'}}}"},
 	{"CheckoutReply",
 	 "{'type':'object','required':['ok','request_id','checkout_url','expires_at'],"
 	 "'properties':{'ok':{'const':true},"
@@ -369,7 +369,7 @@ static const struct {
 	 "'day':{'type':'string','format':'date'},'calls':{'type':'integer'}}}},"
 	 "'cost':{'type':'object','required':['amount','currency'],'properties':{'amount':{'type':'number'},"
 	 "'currency':{'type':'string'}}},"
-	 "'scopes':{'type':'array','items':{'type':'string'},'description':'what the calling key may use'}}}"},
+	 "'scopes':{'type':'array','items':{'type':'string'},'description':'the scopes of the calling key'}}}"},
 	{"Invoice",
 	 "{'type':'object','required':['ok','request_id','tenant_uuid','period','usage','charges','stripe_invoice_id',"
 	 "'status'],'properties':{'ok':{'const':true},'request_id':{'type':'string','format':'uuid'},"
@@ -584,7 +584,7 @@ static const char execution_schema[] =
 	"'status':{'type':['integer','null'],'description':'HTTP status of the vendor; null: none was received'},"
 	"'data':{'type':['object','null']},'result_meta':{'type':'object'},'error_code':{'type':['string','null']},"
 	"'error_message_redacted':{'type':['string','null']},"
-	"'retry':{'type':'boolean','description':'of a failure: may the same succeed later?'}}}";
+	"'retry':{'type':'boolean','description':'of a failure: can the same succeed later?'}}}";
 
 static void put_execute(struct draft *draft)
 {
@@ -625,10 +625,10 @@ static struct json_object *components(struct draft *draft)
 	put_calls(draft);
 	if (draft->kernel->hub)
 		put(draft, acp_json_member(all, "securitySchemes"), "kernelKey",
-		    from("{'type':'http','scheme':'bearer','description':'key of other kernels; no API key'}"));
+		    from("{'type':'http','scheme':'bearer','description':'key of other kernels; not an API key'}"));
 	if (acp_execute_offered(draft->kernel))
 		put(draft, acp_json_member(all, "securitySchemes"), "executorKey",
-		    from("{'type':'http','scheme':'bearer','description':'key of the executor; no API key'}"));
+		    from("{'type':'http','scheme':'bearer','description':'key of the executor; not an API key'}"));
 	put(draft, all, "responses", error_responses(draft));
 	put(draft, all, "schemas", json_object_get(draft->schemas));
 	return all;
