@@ -1,10 +1,11 @@
 /* key_cache.h - what one process knows of API keys, so that most calls need not ask PostgreSQL who calls.
  *
- * Every answer of the database tells which tenants changed since the last one (acp.change_feed), so what is kept here is right
- * as of the moment the newest answer was asked for. It is used without asking only while that moment is younger than
- * the lease: a change is in force for every call that starts a lease after its commit, whatever else happens (contract
- * section 1 allows 100 ms). Under load the answers of the audit writer renew the lease all the time; an idle process
- * asks. What another process of this host changed is in force at once: it raises a counter that all of them look at.
+ * Every answer of the database tells which tenants changed since the last one (acp.change_feed), so what is kept here
+ * is right as of the moment the newest answer was asked for. It is used without asking only while that moment is
+ * younger than the lease: a change is in force for every call that starts a lease after its commit, whatever else
+ * happens (contract section 1 allows 100 ms). Under load the answers of the audit writer renew the lease all the time;
+ * an idle process asks. What another process of this host changed is in force at once: it raises a counter that all of
+ * them look at.
  * Private to sql/. */
 #ifndef ACP_KEY_CACHE_H
 #define ACP_KEY_CACHE_H
@@ -14,7 +15,7 @@
 
 struct acp_key_cache;
 
-/* What an answer of the database says of changes, besides (acp.change_feed). */
+/* The part of an answer of the database that tells what changed (acp.change_feed). */
 struct acp_change_feed {
 	int64_t since;       /* the version it was asked from */
 	uint64_t asked_us;   /* monotonic time before it was asked */
@@ -32,7 +33,7 @@ void acp_key_cache_free(struct acp_key_cache *cache);
 /* Before asking: fills since, from which to ask, asked_us and seen; *ask_clock: ask for the clock too. */
 void acp_key_cache_ask(struct acp_key_cache *cache, struct acp_change_feed *feed, bool *ask_clock);
 
-/* Forgets what changed and renews the lease. */
+/* Applies an answer: forgets what changed and renews the lease. */
 void acp_key_cache_apply(struct acp_key_cache *cache, const struct acp_change_feed *feed);
 
 /* Keeps what an answer said of a key. expires_us: when the key ends, microseconds since 1970; 0: never. */
