@@ -105,7 +105,8 @@ static const struct acp_action actions[] = {
 	{
 		.name = "iam.keys.create",
 		.scope = "manage.iam",
-		.description = "Creates an API key with scopes that the calling key has; only this reply shows the key.",
+		.description =
+			"Creates an API key with scopes that the calling key has; only this reply shows the key.",
 		.params_schema = acp_schema_packs_iam_keys_create,
 		.run = create_key,
 		.writes = true,
@@ -138,8 +139,9 @@ static const struct acp_action actions[] = {
 	{
 		.name = "iam.keys.rotate",
 		.scope = "manage.iam",
-		.description = "Creates a key that replaces another; both work until the grace period ends. The quota is "
-			       "the tenant's: one for both.",
+		.description =
+			"Creates a key that replaces another; both work until the grace period ends. The quota is "
+			"the tenant's: one for both.",
 		.params_schema = acp_schema_packs_iam_keys_rotate,
 		.run = rotate_key,
 		.writes = true,

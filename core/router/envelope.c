@@ -93,9 +93,9 @@ static enum acp_code check_idempotency_key(struct acp_call *call)
 		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key",
 				     "idempotency_key must be a string, for example a UUID");
 	if (in_body && in_header && strcmp(in_body, in_header) != 0)
-		return acp_call_fail(
-			call, ACP_VALIDATION_ERROR, "/idempotency_key",
-			"idempotency_key differs from the Idempotency-Key header; send one of them, or the same value in both");
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key",
+				     "idempotency_key differs from the Idempotency-Key header; send one of them, or "
+				     "the same value in both");
 	call->idempotency_key = in_body ? in_body : in_header;
 	size_t len = call->idempotency_key ? strlen(call->idempotency_key) : 1;
 	if (len < 1 || len > 255)
