@@ -127,8 +127,7 @@ static bool is_builtin(const char *name)
 static bool check_name(const struct source *source, const struct acp_actions *actions, const char *name)
 {
 	if (is_builtin(name))
-		return complain_at(source, "/name",
-				   "%s is the name of a built-in action, or begins with meta.", name);
+		return complain_at(source, "/name", "%s is the name of a built-in action, or begins with meta.", name);
 	for (size_t i = 0; i < actions->count; i++)
 		if (actions->list[i].rows[0].name && strcmp(actions->list[i].rows[0].name, name) == 0)
 			return complain_at(source, "/name", "%s is also the action of %s", name, actions->list[i].path);
@@ -195,9 +194,9 @@ static bool take_http(const struct source *source, struct json_object *handler, 
 		.allow_http = flag(handler, "allow_http", false),
 	};
 	if (!acp_outbound_url_ok(out->url, out->allow_http, fault, sizeof fault))
-		return complain_at(source, "/handler/url", "%s%s", fault,
-				   strncmp(out->url, "http://", 7) == 0 && !out->allow_http ? ", or allow_http must be true"
-											    : "");
+		return complain_at(
+			source, "/handler/url", "%s%s", fault,
+			strncmp(out->url, "http://", 7) == 0 && !out->allow_http ? ", or allow_http must be true" : "");
 	/* A call must still hold its key and its reservation when the upstream answers. */
 	if (out->timeout_ms >= config->idempotency_lease * 1000 || out->timeout_ms >= config->reservation_ttl * 1000)
 		return complain_at(source, "/handler/timeout_ms",

@@ -326,7 +326,8 @@ static bool hub_consistent(const struct acp_config *config, const struct source 
 		return complain(source, "hub_url = %s: " SAFE_URL, config->hub_url);
 	if (strlen(config->hub_key) < 32 || strlen(config->hub_key) > 900)
 		return complain(source, "hub_key: must be the kernel_key of the hub at hub_url");
-	return !*key || complain(source, "kernel_key and hub_url: an installation that uses a hub cannot be one itself");
+	return !*key ||
+	       complain(source, "kernel_key and hub_url: an installation that uses a hub cannot be one itself");
 }
 
 /* At most so many words of printable ASCII, fit for a header. */
@@ -354,7 +355,8 @@ static bool executor_consistent(const struct acp_config *config, const struct so
 		return complain(source, "executor_key: must have at least 32 characters and not begin like an API key; "
 					"make one with: openssl rand -hex 32");
 	if (*config->executor_key && strcmp(config->executor_key, config->kernel_key) == 0)
-		return complain(source, "executor_key and kernel_key: must differ; each gives access to one service only");
+		return complain(source,
+				"executor_key and kernel_key: must differ; each gives access to one service only");
 	if (!*config->executor_url)
 		return true;
 	if (!safe_url(config->executor_url))
@@ -363,7 +365,8 @@ static bool executor_consistent(const struct acp_config *config, const struct so
 		return complain(source,
 				"stripe_key and executor_url: the program at executor_url holds the vendor's key; "
 				"remove stripe_key here");
-	return *config->executor_key || complain(source, "executor_key: must be the key of the program at executor_url");
+	return *config->executor_key ||
+	       complain(source, "executor_key: must be the key of the program at executor_url");
 }
 
 /* Decimal text: money is never a binary fraction. */

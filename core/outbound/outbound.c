@@ -194,8 +194,8 @@ static bool check_request(const struct acp_outbound_request *request, struct acp
 	for (size_t i = 0; i < request->header_count; i++) {
 		if (acp_outbound_header_ok(request->headers[i].name, request->headers[i].value))
 			continue;
-		snprintf(reply->error, sizeof reply->error, "header %zu contains a character that is not allowed in headers",
-			 i + 1);
+		snprintf(reply->error, sizeof reply->error,
+			 "header %zu contains a character that is not allowed in headers", i + 1);
 		return false;
 	}
 	return true;
@@ -425,8 +425,7 @@ static enum acp_outbound_result classify(CURL *curl, CURLcode code, struct excha
 	else if (x->repeated)
 		snprintf(reply->error, sizeof reply->error, "the connection was closed before a reply came");
 	else if (*x->refused && !x->opened)
-		snprintf(reply->error, sizeof reply->error, "the address %s is not on the public internet",
-			 x->refused);
+		snprintf(reply->error, sizeof reply->error, "the address %s is not on the public internet", x->refused);
 	else
 		snprintf(reply->error, sizeof reply->error, "%s",
 			 *x->curl_error ? x->curl_error : curl_easy_strerror(code));
