@@ -1,6 +1,6 @@
-/* schemas.h - the JSON documents of this folder, as text: acp_schema_FOLDER_NAME is FOLDER/NAME.json, with _ for each
- * point. The makefile makes schemas.c of them (embed). The linker finds a document that is missing; the program refuses
- * to start with one that is no JSON Schema. */
+/* schemas.h - the JSON documents of this folder, as text: acp_schema_FOLDER_NAME is FOLDER/NAME.json, with _ instead of
+ * each dot. The makefile generates schemas.c from them (embed). A missing document is a link error; with one that is
+ * not a valid JSON Schema the program refuses to start. */
 #ifndef ACP_SCHEMAS_H
 #define ACP_SCHEMAS_H
 

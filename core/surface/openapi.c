@@ -177,7 +177,7 @@ static struct json_object *success_response(struct draft *draft, const struct op
 	return response;
 }
 
-/* Bodies whose schema is one of the shapes below, by the operation's name. */
+/* Operations whose request body is one of the shapes below. */
 static const struct {
 	const char *operation, *schema;
 	bool optional;
@@ -428,7 +428,7 @@ static void put_paths(struct draft *draft)
 		put_execute(draft);
 }
 
-/* Shapes of requests and replies that do not depend on what is registered. */
+/* Schemas of requests and replies that do not depend on what is registered. */
 static void put_shapes(struct draft *draft, struct json_object *shapes)
 {
 	draft->ok = shapes && draft->ok;
