@@ -84,7 +84,7 @@ struct acp_delivery_worker *acp_delivery_worker_start(const struct acp_config *c
 {
 	struct acp_delivery_worker *worker = calloc(1, sizeof *worker);
 	if (!worker) {
-		acp_log(ACP_LOG_ERROR, "no webhooks are sent, and no outbox is worked off, by this process: "
+		acp_log(ACP_LOG_ERROR, "this process sends no webhooks and does not process the outbox: "
 				       "out of memory");
 		return NULL;
 	}
@@ -96,7 +96,7 @@ struct acp_delivery_worker *acp_delivery_worker_start(const struct acp_config *c
 	if (plane->webhooks.claim)
 		start(worker, &worker->webhooks, "webhooks are not sent");
 	if (acp_outbox_offered(&worker->kernel))
-		start(worker, &worker->outbox, "the outbox is not worked off");
+		start(worker, &worker->outbox, "the outbox is not processed");
 	return worker;
 }
 

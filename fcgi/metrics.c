@@ -16,7 +16,7 @@ static void write_journal(const char *path, struct acp_buf *out)
 	acp_metrics_head(out, "acp_journal_rows", "gauge",
 			 "Audit rows on the disk of this host that wait for the database.");
 	acp_buf_printf(out, "acp_journal_rows %lld\n", (long long)waiting.rows);
-	acp_metrics_head(out, "acp_journal_bytes", "gauge", "What they take of journal_max_bytes.");
+	acp_metrics_head(out, "acp_journal_bytes", "gauge", "Bytes that these rows use of journal_max_bytes.");
 	acp_buf_printf(out, "acp_journal_bytes %lld\n", (long long)waiting.bytes);
 	acp_metrics_head(out, "acp_journal_bad_files", "gauge", "Journal files put aside because of damage.");
 	acp_buf_printf(out, "acp_journal_bad_files %lld\n", (long long)waiting.aside);
@@ -70,13 +70,13 @@ void acp_endpoint_metrics(const struct acp_kernel *kernel, const struct acp_http
 	struct acp_buf *out = &response->body;
 	if (!kernel->metrics || !may_read(kernel->config, http)) {
 		acp_http_error(http, ACP_NOT_FOUND,
-			       "there is nothing here for you; the operator's setting metrics says who may read this",
+			       "not available to you; the operator's setting metrics decides who may read this",
 			       response);
 		return;
 	}
 	if (!acp_http_require_get(http, response))
 		return;
-	acp_metrics_head(out, "acp_build_info", "gauge", "Always 1; the labels say which program this is.");
+	acp_metrics_head(out, "acp_build_info", "gauge", "Always 1; the labels identify the program.");
 	acp_buf_printf(out, "acp_build_info{version=\"%s\",api_version=\"%s\"} 1\n", ACP_VERSION, ACP_API_VERSION);
 	acp_metrics_write(kernel->metrics, out);
 	write_journal(kernel->config->journal_dir, out);

@@ -54,5 +54,5 @@ void acp_paths_answer(const struct acp_kernel *kernel, const struct acp_http *ht
 		}
 	}
 	response->endpoint = ACP_COUNT(paths);
-	acp_http_nothing(http, kernel->config, "no such path; GET %/llms.txt says what there is", response);
+	acp_http_nothing(http, kernel->config, "no such path; GET %/llms.txt lists the paths", response);
 }

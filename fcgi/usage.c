@@ -72,7 +72,7 @@ void acp_endpoint_usage(const struct acp_kernel *kernel, const struct acp_http *
 	if (kernel->plane->usage.get)
 		answer(kernel, http, kernel->plane->usage.get, response);
 	else
-		acp_http_error(http, ACP_NOT_FOUND, "this installation keeps no usage", response);
+		acp_http_error(http, ACP_NOT_FOUND, "this installation does not record usage", response);
 }
 
 void acp_endpoint_invoice(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
@@ -80,5 +80,5 @@ void acp_endpoint_invoice(const struct acp_kernel *kernel, const struct acp_http
 	if (kernel->plane->payments.get_invoice)
 		answer(kernel, http, kernel->plane->payments.get_invoice, response);
 	else
-		acp_http_error(http, ACP_NOT_FOUND, "this installation bills nothing", response);
+		acp_http_error(http, ACP_NOT_FOUND, "this installation does not bill", response);
 }

@@ -343,7 +343,7 @@ static void stop_all(struct worker *worker, struct acp_delivery_worker *deliveri
 	}
 	if (!acp_delivery_worker_join(deliveries, &limit)) {
 		acp_log(ACP_LOG_INFO,
-			"a webhook delivery or what the outbox owes was cut off after shutdown_timeout = %lld s; it "
+			"a webhook delivery or an execution was cut off after shutdown_timeout = %lld s; it "
 			"will be tried again",
 			(long long)seconds);
 		_exit(0);

@@ -127,11 +127,10 @@ static bool is_builtin(const char *name)
 static bool check_name(const struct source *source, const struct acp_actions *actions, const char *name)
 {
 	if (is_builtin(name))
-		return complain_at(source, "/name",
-				   "%s is the name of a built-in action, or begins like one of pack meta", name);
+		return complain_at(source, "/name", "%s is the name of a built-in action, or begins with meta.", name);
 	for (size_t i = 0; i < actions->count; i++)
 		if (actions->list[i].rows[0].name && strcmp(actions->list[i].rows[0].name, name) == 0)
-			return complain_at(source, "/name", "%s is the action of %s too", name, actions->list[i].path);
+			return complain_at(source, "/name", "%s is also the action of %s", name, actions->list[i].path);
 	return true;
 }
 
@@ -169,7 +168,7 @@ static bool take_headers(const struct source *source, struct json_object *header
 		const char *text = json_object_get_string(value);
 		if (!acp_outbound_header_ok(name, text))
 			return complain_at(source, "/handler/headers",
-					   "header %zu has a character that headers may not have",
+					   "header %zu contains a character that is not allowed in headers",
 					   out->header_count + 1);
 		if (acp_upstream_header_taken(name))
 			return complain_at(source, "/handler/headers", "%s is set by the program", name);
@@ -195,9 +194,9 @@ static bool take_http(const struct source *source, struct json_object *handler, 
 		.allow_http = flag(handler, "allow_http", false),
 	};
 	if (!acp_outbound_url_ok(out->url, out->allow_http, fault, sizeof fault))
-		return complain_at(source, "/handler/url", "%s%s", fault,
-				   strncmp(out->url, "http://", 7) == 0 && !out->allow_http ? ", or allow_http be true"
-											    : "");
+		return complain_at(
+			source, "/handler/url", "%s%s", fault,
+			strncmp(out->url, "http://", 7) == 0 && !out->allow_http ? ", or allow_http must be true" : "");
 	/* A call must still hold its key and its reservation when the upstream answers. */
 	if (out->timeout_ms >= config->idempotency_lease * 1000 || out->timeout_ms >= config->reservation_ttl * 1000)
 		return complain_at(source, "/handler/timeout_ms",

@@ -1,6 +1,6 @@
 #include "subkey.h"
 
-/* Forms of the derivation. They came one after the other; stored values keep each as it is. */
+/* The forms of derivation, oldest first. Stored values depend on them, so they never change. */
 enum form {
 	KEYED, /* HMAC(HMAC(pepper, text), data) */
 	PLAIN, /* HMAC(pepper, text and data) */

@@ -219,7 +219,7 @@ static bool read_line(struct acp_config *config, char *line, const struct source
 		return true;
 	char *equals = strchr(text, '=');
 	if (!equals)
-		return complain(source, "this is not `name = value`"); /* not shown: it may hold a secret */
+		return complain(source, "expected `name = value`"); /* not shown: it may hold a secret */
 	*equals = '\0';
 	char *name = trim(text);
 	char *value = trim(equals + 1);
@@ -326,7 +326,8 @@ static bool hub_consistent(const struct acp_config *config, const struct source 
 		return complain(source, "hub_url = %s: " SAFE_URL, config->hub_url);
 	if (strlen(config->hub_key) < 32 || strlen(config->hub_key) > 900)
 		return complain(source, "hub_key: must be the kernel_key of the hub at hub_url");
-	return !*key || complain(source, "kernel_key and hub_url: an installation that has a hub is none itself");
+	return !*key ||
+	       complain(source, "kernel_key and hub_url: an installation that uses a hub cannot be one itself");
 }
 
 /* At most so many words of printable ASCII, fit for a header. */
@@ -354,7 +355,8 @@ static bool executor_consistent(const struct acp_config *config, const struct so
 		return complain(source, "executor_key: must have at least 32 characters and not begin like an API key; "
 					"make one with: openssl rand -hex 32");
 	if (*config->executor_key && strcmp(config->executor_key, config->kernel_key) == 0)
-		return complain(source, "executor_key and kernel_key: must not be the same; each opens one thing only");
+		return complain(source,
+				"executor_key and kernel_key: must differ; each gives access to one service only");
 	if (!*config->executor_url)
 		return true;
 	if (!safe_url(config->executor_url))
@@ -362,8 +364,9 @@ static bool executor_consistent(const struct acp_config *config, const struct so
 	if (*config->stripe_key)
 		return complain(source,
 				"stripe_key and executor_url: the program at executor_url holds the vendor's key; "
-				"take stripe_key out here");
-	return *config->executor_key || complain(source, "executor_key: must be that of the program at executor_url");
+				"remove stripe_key here");
+	return *config->executor_key ||
+	       complain(source, "executor_key: must be the key of the program at executor_url");
 }
 
 /* Decimal text: money is never a binary fraction. */
@@ -438,7 +441,7 @@ const char *acp_config_no_database(void)
 {
 	if (access(ACP_CONFIG_FILE, F_OK) == 0 && access(ACP_CONFIG_FILE, R_OK) != 0)
 		return "database_url is not set: " ACP_CONFIG_FILE
-		       " may not be read by this user; be another one, or set "
+		       " cannot be read by this user; run as another user, or set "
 		       "ACP_DATABASE_URL";
 	return "database_url is not set: put it into the configuration file (or database_url_file, or "
 	       "ACP_DATABASE_URL)";

@@ -5,24 +5,9 @@
 #include "executor_stripe.h"
 #include "log.h"
 #include "redact.h"
+#include "schemas.h"
 
 enum { ACTIONS_MAX = 16, TIMEOUT_MS = 10000 };
-
-/* clang-format off */
-const char acp_execute_body_schema[] =
-	"{\"type\":\"object\",\"additionalProperties\":false,"
-	"\"required\":[\"tenant_id\",\"integration\",\"action\",\"params\",\"request_hash\"],\"properties\":{"
-	"\"tenant_id\":{\"type\":\"string\",\"format\":\"uuid\"},"
-	"\"integration\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":100},"
-	"\"action\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":255},"
-	"\"params\":{\"type\":\"object\"},"
-	"\"request_hash\":{\"type\":\"string\",\"pattern\":\"^[0-9a-f]{64}$\"},"
-	"\"idempotency_key\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":255},"
-	"\"trace\":{\"type\":\"object\",\"maxProperties\":20,\"properties\":{"
-	"\"request_id\":{\"type\":\"string\",\"format\":\"uuid\"},"
-	"\"obliged_at\":{\"type\":\"integer\",\"minimum\":0},"
-	"\"timeout_ms\":{\"type\":\"integer\",\"minimum\":100,\"maximum\":60000}}}}}";
-/* clang-format on */
 
 struct local {
 	struct acp_executor executor; /* must be first: callers hold a pointer to this member */
@@ -68,7 +53,7 @@ static enum acp_code check_and_run(const struct local *local, const struct acp_e
 	while (acp_stripe_actions[i].name && strcmp(acp_stripe_actions[i].name, what->action) != 0)
 		i++;
 	if (!acp_stripe_actions[i].name) {
-		acp_executed_fail(out, "NOT_FOUND", false, "this executor knows no such action");
+		acp_executed_fail(out, "NOT_FOUND", false, "this executor has no such action");
 		return ACP_NOT_FOUND;
 	}
 	if (!acp_schema_check(local->schemas[i], what->params, &bad)) {
@@ -185,7 +170,7 @@ struct acp_executor *acp_executor_local_new(const struct acp_config *config, con
 	if (!local)
 		return NULL;
 	*local = (struct local){.executor = {local, execute}, .config = config, .plane = plane};
-	bool ok = (local->body = compile("the body", acp_execute_body_schema, why, why_size)) != NULL;
+	bool ok = (local->body = compile("the body", acp_schema_executor_execute, why, why_size)) != NULL;
 	for (size_t i = 0; ok && acp_stripe_actions[i].name; i++)
 		ok = i < ACTIONS_MAX && (local->schemas[i] = compile(acp_stripe_actions[i].name,
 								     acp_stripe_actions[i].schema, why, why_size));

@@ -19,8 +19,7 @@ bool acp_executor_is_local(const struct acp_executor *executor);
 void acp_executor_local_run(const struct acp_executor *executor, const struct acp_request *request,
 			    const char *request_hash, const struct acp_execution *what, struct acp_executed *out);
 
-/* The schema of the body of /functions/v1/execute: as text, and compiled. */
-extern const char acp_execute_body_schema[];
+/* The schema of the body of /functions/v1/execute (core/schemas/executor/execute.json), compiled. */
 const struct acp_schema *acp_executor_local_schema(const struct acp_executor *executor);
 
 #endif

@@ -155,7 +155,7 @@ static void take_answer(struct job *job, struct json_object *tree)
 	}
 	acp_executed_fail(out, code ? code : "UPSTREAM_FAILED",
 			  retry ? json_object_get_boolean(retry) : acp_retry_worth(out->status, ""), "%s",
-			  error ? error : "the executor failed and does not say why");
+			  error ? error : "the executor failed without giving a reason");
 }
 
 /* Parses an answer. NULL: it does not have the contract's format. */

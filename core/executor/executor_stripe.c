@@ -1,5 +1,7 @@
 #include "executor_stripe.h"
 
+#include "schemas.h"
+
 #include <time.h>
 
 enum {
@@ -368,7 +370,7 @@ static bool same_total(struct bill *bill)
 	    is(bill->invoice, "currency", acp_json_string(bill->params, "currency")))
 		return true;
 	return acp_executed_fail(bill->stripe->out, "INVOICE_MISMATCH", false,
-				 "invoice %s adds up to %lld at Stripe, not to %lld; it was left as it is", bill->id,
+				 "invoice %s has a total of %lld at Stripe, not %lld; it was left unchanged", bill->id,
 				 (long long)number(bill->invoice, "total"), (long long)number(bill->params, "amount"));
 }
 
@@ -539,41 +541,13 @@ static bool invoices_list(struct acp_stripe *stripe, const struct acp_execution 
 
 /* Allowed actions -------------------------------------------------------------------------------------------------- */
 
-/* clang-format off */
-#define OBJECT(required, properties) \
-	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "]," \
-	"\"properties\":{" properties "}}"
-#define UUID "{\"type\":\"string\",\"format\":\"uuid\"}"
-#define TEXT(max) "{\"type\":\"string\",\"minLength\":1,\"maxLength\":" #max "}"
-#define EMAIL "{\"type\":\"string\",\"format\":\"email\",\"maxLength\":254}"
-#define ID "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9_]{1,255}$\"}"
-#define URL "{\"type\":\"string\",\"pattern\":\"^https?://\",\"maxLength\":2000}"
-#define PERIOD "{\"type\":\"string\",\"pattern\":\"^[12][0-9]{3}-(0[1-9]|1[0-2])$\"}"
-#define CURRENCY "{\"type\":\"string\",\"pattern\":\"^[a-z]{3}$\"}"
-#define MONEY(least) "{\"type\":\"integer\",\"minimum\":" #least ",\"maximum\":99999999}"
-#define LINES "{\"type\":\"array\",\"minItems\":1,\"maxItems\":250,\"items\":" OBJECT("\"description\",\"amount\"", \
-	"\"description\":" TEXT(500) ",\"amount\":" MONEY(-99999999)) "}"
-
 const struct acp_executor_action acp_stripe_actions[] = {
-	{"stripe.customers.create", OBJECT("\"tenant_uuid\",\"agent_id\",\"email\"",
-		"\"tenant_uuid\":" UUID ",\"agent_id\":" TEXT(128) ",\"email\":" EMAIL ","
-		"\"organization_name\":" TEXT(255)), customers_create},
-	{"stripe.customers.update",
-		"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"customer\"],\"minProperties\":2,"
-		"\"properties\":{\"customer\":" ID ",\"default_payment_method\":" ID ",\"email\":" EMAIL ","
-		"\"name\":" TEXT(255) "}}", customers_update},
-	{"stripe.checkout.create", OBJECT("\"tenant_uuid\",\"customer\",\"success_url\",\"cancel_url\"",
-		"\"tenant_uuid\":" UUID ",\"customer\":" ID ",\"success_url\":" URL ",\"cancel_url\":" URL ","
-		"\"currency\":" CURRENCY), checkout_create},
-	{"stripe.setup_intents.get", OBJECT("\"setup_intent\"", "\"setup_intent\":" ID), setup_intents_get},
-	{"stripe.invoices.create", OBJECT(
-		"\"tenant_uuid\",\"customer\",\"period\",\"currency\",\"amount\",\"lines\",\"hash\"",
-		"\"tenant_uuid\":" UUID ",\"customer\":" ID ",\"period\":" PERIOD ",\"currency\":" CURRENCY ","
-		"\"amount\":" MONEY(1) ",\"lines\":" LINES ",\"hash\":" TEXT(128)), invoices_create},
-	{"stripe.invoices.list", OBJECT("", "\"starting_after\":" ID ","
-		"\"limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":100},"
-		"\"created_from\":{\"type\":\"integer\",\"minimum\":0}"), invoices_list},
-	{"stripe.invoices.pay", OBJECT("\"invoice\"", "\"invoice\":" ID), invoices_pay},
+	{"stripe.customers.create", acp_schema_executor_stripe_customers_create, customers_create},
+	{"stripe.customers.update", acp_schema_executor_stripe_customers_update, customers_update},
+	{"stripe.checkout.create", acp_schema_executor_stripe_checkout_create, checkout_create},
+	{"stripe.setup_intents.get", acp_schema_executor_stripe_setup_intents_get, setup_intents_get},
+	{"stripe.invoices.create", acp_schema_executor_stripe_invoices_create, invoices_create},
+	{"stripe.invoices.list", acp_schema_executor_stripe_invoices_list, invoices_list},
+	{"stripe.invoices.pay", acp_schema_executor_stripe_invoices_pay, invoices_pay},
 	{0},
 };
-/* clang-format on */

@@ -5,6 +5,7 @@
 #include "log.h"
 #include "policy.h"
 #include "redact.h"
+#include "schemas.h"
 #include "subkey.h"
 
 #include <arpa/inet.h>
@@ -218,125 +219,38 @@ static enum acp_code check_events(struct hub_call *call)
 
 /* Endpoints ---------------------------------------------------------------------------------------------------- */
 
-/* clang-format off */
-#define OBJECT(required, properties) \
-	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "]," \
-	"\"properties\":{" properties "}}"
-#define ONE_OF(words) "{\"type\":\"string\",\"enum\":[" words "]}"
-#define UUID "{\"type\":\"string\",\"format\":\"uuid\"}"
-#define TEXT(max) "{\"type\":\"string\",\"minLength\":1,\"maxLength\":" #max "}"
-#define MAYBE(max) "{\"type\":[\"string\",\"null\"],\"maxLength\":" #max "}"
-#define MAYBE_UUID "{\"type\":[\"string\",\"null\"],\"format\":\"uuid\"}"
-#define MAYBE_BOOLEAN "{\"type\":[\"boolean\",\"null\"]}"
-#define MATCHING(pattern) "{\"type\":\"string\",\"pattern\":\"^" pattern "$\"}"
-#define TIME "{\"type\":\"string\",\"format\":\"date-time\"}"
-#define MONTH "[12][0-9]{3}-(0[1-9]|1[0-2])"
-#define ACTORS "\"api_key\",\"user\",\"system\""
-#define OUTCOMES "\"success\",\"error\",\"denied\""
-
-static const char tenant_schema[] = OBJECT("\"agent_id\",\"email\"",
-	"\"agent_id\":" MATCHING("[A-Za-z0-9._:-]{1,128}") ","
-	"\"email\":{\"type\":\"string\",\"format\":\"email\",\"maxLength\":254},"
-	"\"organization_name\":" TEXT(255) ",\"product\":" TEXT(100));
-
-static const char update_schema[] =
-	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"tenant_id\"],\"minProperties\":2,"
-	"\"properties\":{\"tenant_id\":" UUID ",\"stripe_customer_id\":" TEXT(255) ","
-	"\"tier\":" ONE_OF("\"free\",\"paid\"") ","
-	"\"payment_method_status\":" ONE_OF("\"none\",\"setup_pending\",\"active\"") ","
-	"\"status\":" ONE_OF("\"active\",\"suspended\",\"closed\"") "}}";
-
-static const char usage_schema[] = OBJECT("\"tenant_id\"",
-	"\"tenant_id\":" UUID ",\"period\":" MATCHING(MONTH) ","
-	"\"period_start\":" MATCHING(MONTH "-01(T00:00:00([.]0+)?(Z|[+]00:00))?") ","
-	"\"period_end\":" MATCHING(MONTH "-[0-3][0-9](T[0-9:.]{8,15}(Z|[+]00:00))?"));
-
-static const char reserve_schema[] = OBJECT("\"tenant_id\",\"event_id\",\"ts\"",
-	"\"tenant_id\":" UUID ",\"event_id\":" UUID ",\"ts\":" TIME);
-
-static const char settle_schema[] = OBJECT("\"tenant_id\",\"event_id\",\"ts\",\"outcome\"",
-	"\"tenant_id\":" UUID ",\"event_id\":" UUID ",\"ts\":" TIME ","
-	"\"outcome\":" ONE_OF("\"success\",\"failure\"") ",\"reserved\":{\"type\":\"boolean\"},\"approval_id\":" UUID);
-
-/* Members that are not named here are dropped. */
-static const char event_schema[] =
-	"{\"type\":\"object\",\"required\":[\"event_id\",\"request_id\",\"ts\",\"integration\",\"status\"],"
-	"\"properties\":{"
-	"\"event_id\":" UUID ",\"request_id\":" UUID ",\"tenant_id\":" MAYBE_UUID ","
-	"\"ts\":{\"type\":[\"string\",\"integer\"],\"format\":\"date-time\",\"minimum\":946684800000,"
-	"\"maximum\":7258118399999},"
-	"\"integration\":" TEXT(255) ",\"pack\":" MAYBE(255) ",\"action\":" MAYBE(255) ","
-	"\"actor\":{\"type\":[\"object\",\"null\"],\"properties\":{\"type\":" ONE_OF(ACTORS ",\"anonymous\"") ","
-	"\"id\":" MAYBE(255) ",\"api_key_id\":" MAYBE_UUID "}},"
-	"\"actor_type\":" ONE_OF(ACTORS ",\"anonymous\"") ",\"actor_id\":" MAYBE(255) ",\"api_key_id\":" MAYBE_UUID ","
-	"\"request_hash\":{\"type\":[\"string\",\"null\"],\"pattern\":\"^[0-9a-f]{64}$\"},"
-	"\"status\":" ONE_OF(OUTCOMES) ",\"error_code\":" MAYBE(100) ",\"error_message_redacted\":" MAYBE(2000) ","
-	"\"result_meta\":{\"type\":[\"object\",\"null\"],\"maxProperties\":100},"
-	"\"latency_ms\":{\"type\":[\"number\",\"null\"],\"minimum\":0,\"maximum\":1000000000},"
-	"\"ip_address\":" MAYBE(45) ",\"idempotency_key\":" MAYBE(255) ",\"dry_run\":" MAYBE_BOOLEAN ","
-	"\"policy_decision_id\":" MAYBE_UUID ",\"trace_id\":" MAYBE(128) ",\"billable\":" MAYBE_BOOLEAN ","
-	"\"billing_unit\":{\"type\":[\"string\",\"null\"],\"enum\":[\"call\",\"token\",\"row\",\"sec\",null]},"
-	"\"billing_quantity\":{\"type\":[\"integer\",\"null\"],\"minimum\":0,\"maximum\":1000000000000},"
-	"\"tier\":{\"type\":[\"string\",\"null\"],\"enum\":[\"free\",\"paid\",null]}}}";
-
-static const char query_schema[] = OBJECT("",
-	"\"tenant_id\":" UUID ",\"action_prefix\":" TEXT(255) ",\"status\":" ONE_OF(OUTCOMES) ","
-	"\"from\":" TIME ",\"to\":" TIME ",\"limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":1000},"
-	"\"cursor\":" MATCHING("[0-9]{1,16}[.][0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"));
-
-static const char authorize_schema[] = OBJECT("\"tenant_id\",\"action\",\"actor\",\"request_hash\"",
-	"\"tenant_id\":" UUID ",\"action\":" TEXT(255) ",\"request_hash\":" MATCHING("[0-9a-f]{64}") ","
-	"\"amount\":{\"type\":\"number\"},\"event_id\":" UUID ",\"dry_run\":{\"type\":\"boolean\"},"
-	"\"kernel_id\":" TEXT(255) ",\"trace_id\":" TEXT(128) ","
-	"\"actor\":" OBJECT("\"type\"", "\"type\":" ONE_OF(ACTORS) ",\"id\":" TEXT(255) ",\"api_key_id\":" UUID));
-
-static const char heartbeat_schema[] =
-	"{\"type\":\"object\",\"required\":[\"kernel_id\"],\"maxProperties\":50,\"properties\":{"
-	"\"kernel_id\":" TEXT(255) ",\"version\":" TEXT(255) ",\"actions_count\":{\"type\":\"integer\","
-	"\"minimum\":0}}}";
-
-static const char proposal_schema[] = OBJECT("\"tenant_id\",\"policy\"",
-	"\"tenant_id\":" UUID ",\"policy\":{\"type\":\"object\"}");
-
-static const char revoke_schema[] = OBJECT("", "\"api_key_id\":" UUID ",\"tenant_id\":" UUID);
-
-static const char billing_schema[] =
-	OBJECT("", "\"period\":" MATCHING(MONTH) ",\"dry_run\":{\"type\":\"boolean\"}");
-
-static const char invoice_schema[] =
-	OBJECT("\"tenant_id\"", "\"tenant_id\":" UUID ",\"period\":" MATCHING(MONTH));
-/* clang-format on */
-
 static const struct row rows[] = {
 	{"tenants/create", ACP_HUB_TENANTS_CREATE, "hub.tenants.create", "Makes a free tenant without a key.",
-	 tenant_schema, NULL, check_tenant, 200, true, 0},
+	 acp_schema_hub_tenants_create, NULL, check_tenant, 200, true, 0},
 	{"tenants/update", ACP_HUB_TENANTS_UPDATE, "hub.tenants.update",
-	 "Changes tier, payment method, status or customer of a tenant.", update_schema, NULL, NULL, 200, true, 0},
-	{"usage", ACP_HUB_USAGE, "hub.usage", "The usage of a tenant in a UTC month.", usage_schema,
+	 "Changes tier, payment method, status or customer of a tenant.", acp_schema_hub_tenants_update, NULL, NULL,
+	 200, true, 0},
+	{"usage", ACP_HUB_USAGE, "hub.usage", "The usage of a tenant in a UTC month.", acp_schema_hub_usage,
 	 "tenant_id period period_start period_end", NULL, 200, false, 0},
 	{"usage/reserve", ACP_HUB_USAGE_RESERVE, "hub.usage.reserve", "Holds a place of the free allowance for a call.",
-	 reserve_schema, NULL, check_moments, 200, false, 0},
+	 acp_schema_hub_usage_reserve, NULL, check_moments, 200, false, 0},
 	{"usage/settle", ACP_HUB_USAGE_SETTLE, "hub.usage.settle",
-	 "Counts a call before it is committed, or gives its place back.", settle_schema, NULL, check_moments, 200,
-	 false, 0},
+	 "Counts a call before it is committed, or gives its place back.", acp_schema_hub_usage_settle, NULL,
+	 check_moments, 200, false, 0},
 	{"audit-ingest", ACP_HUB_AUDIT_INGEST, "hub.audit-ingest",
-	 "Stores one audit event or an array of up to 1000, each once.", event_schema, NULL, check_events, 202, false,
-	 ACP_HUB_BODY_MAX},
+	 "Stores one audit event or an array of up to 1000, each once.", acp_schema_hub_audit_ingest, NULL,
+	 check_events, 202, false, ACP_HUB_BODY_MAX},
 	{"audit-query", ACP_HUB_AUDIT_QUERY, "hub.audit-query", "Reads audit events, newest first, page by page.",
-	 query_schema, "tenant_id action_prefix status from to limit cursor", check_moments, 200, false, 0},
-	{"authorize", ACP_HUB_AUTHORIZE, "hub.authorize", "Asks the policies about a call.", authorize_schema, NULL,
-	 NULL, 200, false, 0},
-	{"heartbeat", ACP_HUB_HEARTBEAT, "hub.heartbeat", "Tells that a kernel is alive.", heartbeat_schema, NULL, NULL,
-	 200, false, 16384},
+	 acp_schema_hub_audit_query, "tenant_id action_prefix status from to limit cursor", check_moments, 200, false,
+	 0},
+	{"authorize", ACP_HUB_AUTHORIZE, "hub.authorize", "Asks the policies about a call.", acp_schema_hub_authorize,
+	 NULL, NULL, 200, false, 0},
+	{"heartbeat", ACP_HUB_HEARTBEAT, "hub.heartbeat", "Tells that a kernel is alive.", acp_schema_hub_heartbeat,
+	 NULL, NULL, 200, false, 16384},
 	{"policy-propose", ACP_HUB_POLICY_PROPOSE, "hub.policy-propose", "Proposes a policy for a tenant.",
-	 proposal_schema, NULL, check_proposal, 200, true, 0},
-	{"revoke", ACP_HUB_REVOKE, "hub.revoke", "Revokes a key, or all keys of a tenant.", revoke_schema, NULL,
+	 acp_schema_hub_policy_propose, NULL, check_proposal, 200, true, 0},
+	{"revoke", ACP_HUB_REVOKE, "hub.revoke", "Revokes a key, or all keys of a tenant.", acp_schema_hub_revoke, NULL,
 	 check_revocation, 200, true, 0},
 	{"billing/run", ACP_HUB_BILLING_RUN, "hub.billing.run",
-	 "Bills a UTC month, each tenant once; needs a header Idempotency-Key.", billing_schema, NULL, check_billing,
-	 200, true, 0},
+	 "Bills a UTC month, each tenant once; needs a header Idempotency-Key.", acp_schema_hub_billing_run, NULL,
+	 check_billing, 200, true, 0},
 	{"billing/invoice", ACP_HUB_BILLING_INVOICE, "hub.billing.invoice", "The invoice of a tenant and UTC month.",
-	 invoice_schema, "tenant_id period", NULL, 200, false, 0},
+	 acp_schema_hub_billing_invoice, "tenant_id period", NULL, 200, false, 0},
 };
 
 struct acp_hub {

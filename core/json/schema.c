@@ -196,7 +196,7 @@ static const char *translate_quantifier(struct translation *t, const char *p, si
 	if (p[1] == '?')
 		p++;
 	if (quantifier(p + 1))
-		t->problem = "has a quantifier behind a quantifier";
+		t->problem = "has a quantifier after a quantifier";
 	return p;
 }
 
@@ -457,7 +457,7 @@ static bool compile_keyword(const char *name, struct source *s)
 		s->field = (char *)s->schema + keywords[i].field;
 		return !keywords[i].compile || keywords[i].compile(s);
 	}
-	return acp_schema_fail(s->error, s->at, "is not a keyword that is understood here");
+	return acp_schema_fail(s->error, s->at, "is not a keyword that is supported");
 }
 
 static struct acp_schema *new_schema(void)

@@ -105,16 +105,16 @@ static const char *fault_of(CURLU *parts, const char *url, bool allow_http)
 	char text[64];
 	for (const char *at = url; *at; at++)
 		if ((unsigned char)*at <= ' ' || *at == 0x7f)
-			return "the URL holds a space or a control character";
+			return "the URL contains a space or a control character";
 	if (curl_url_set(parts, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) != CURLUE_OK)
 		return "the URL is malformed";
 	if (!part_of(parts, CURLUPART_SCHEME, text) ||
 	    (strcmp(text, "https") != 0 && !(allow_http && strcmp(text, "http") == 0)))
 		return allow_http ? "the URL must begin with https:// or http://" : "the URL must begin with https://";
 	if (!part_of(parts, CURLUPART_HOST, text) || !*text)
-		return "the URL names no host";
+		return "the URL has no host";
 	if (part_of(parts, CURLUPART_USER, text) || part_of(parts, CURLUPART_PASSWORD, text))
-		return "the URL must not hold a user or a password";
+		return "the URL must not contain a user or a password";
 	if (part_of(parts, CURLUPART_FRAGMENT, text))
 		return "the URL must not have a fragment";
 	return NULL;
@@ -188,14 +188,14 @@ static bool check_request(const struct acp_outbound_request *request, struct acp
 	if (!acp_outbound_url_ok(request->url, request->allow_http, reply->error, sizeof reply->error))
 		return false;
 	if (!method_ok(request->method)) {
-		snprintf(reply->error, sizeof reply->error, "the method is not one");
+		snprintf(reply->error, sizeof reply->error, "the method is not valid");
 		return false;
 	}
 	for (size_t i = 0; i < request->header_count; i++) {
 		if (acp_outbound_header_ok(request->headers[i].name, request->headers[i].value))
 			continue;
-		snprintf(reply->error, sizeof reply->error, "header %zu has a character that headers may not have",
-			 i + 1);
+		snprintf(reply->error, sizeof reply->error,
+			 "header %zu contains a character that is not allowed in headers", i + 1);
 		return false;
 	}
 	return true;
@@ -425,8 +425,7 @@ static enum acp_outbound_result classify(CURL *curl, CURLcode code, struct excha
 	else if (x->repeated)
 		snprintf(reply->error, sizeof reply->error, "the connection was closed before a reply came");
 	else if (*x->refused && !x->opened)
-		snprintf(reply->error, sizeof reply->error, "the address %s is not one of the public internet",
-			 x->refused);
+		snprintf(reply->error, sizeof reply->error, "the address %s is not on the public internet", x->refused);
 	else
 		snprintf(reply->error, sizeof reply->error, "%s",
 			 *x->curl_error ? x->curl_error : curl_easy_strerror(code));
@@ -449,7 +448,7 @@ static enum acp_outbound_result perform(CURL *curl, struct exchange *x)
 	}
 	enum acp_outbound_result result = ACP_OUTBOUND_FAILED;
 	if (x->unset)
-		snprintf(x->reply->error, sizeof x->reply->error, "libcurl could not be told how to send it");
+		snprintf(x->reply->error, sizeof x->reply->error, "libcurl refused an option of the request");
 	else
 		result = classify(curl, curl_easy_perform(curl), x);
 	/* A kept handle still points at memory that is about to be freed. */

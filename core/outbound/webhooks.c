@@ -72,12 +72,12 @@ static const char *authority_fault(const struct acp_config *config, char *author
 {
 	char *port;
 	if (strchr(authority, '@'))
-		return "must not hold user or password";
+		return "must not contain a user or a password";
 	char *host = split_host(authority, &port);
 	if (!host || !*host || host[strspn(host, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_:")])
 		return "has no usable host name (other scripts: in their xn-- form)";
 	if (port && !port_ok(port))
-		return "has a port that is none";
+		return "has an invalid port";
 	if (!config->webhook_allow_private && names_private(host))
 		return "leads to a private address";
 	return NULL;
@@ -94,7 +94,7 @@ static const char *url_fault(const struct acp_config *config, const char *url)
 		return config->webhook_allow_http ? "must start with https:// or http://" : "must start with https://";
 	for (const char *c = url; *c; c++)
 		if (*c <= ' ' || *c > '~' || strchr("\"\\<>^`{|}#", *c))
-			return "holds a character that must be %-encoded, or a fragment";
+			return "contains a character that must be %-encoded, or a fragment";
 	const char *start = url + (https ? 8 : 7);
 	size_t len = strcspn(start, "/?");
 	if (len == 0 || len >= sizeof authority)
@@ -214,7 +214,7 @@ static bool sign_delivery(const struct acp_config *config, const struct delivery
 {
 	bool ok = add_signature(config, d, d->sealed, out);
 	if (ok && d->sealed_before && !add_signature(config, d, d->sealed_before, out))
-		acp_log(ACP_LOG_WARNING, "webhook %s: the secret before the last one cannot be read", d->webhook_id);
+		acp_log(ACP_LOG_WARNING, "webhook %s: the previous secret cannot be read", d->webhook_id);
 	return ok && acp_buf_ok(out);
 }
 

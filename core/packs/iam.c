@@ -2,6 +2,7 @@
  * (sql/functions/60_iam.sql). The reply shows the key once. A caller cannot grant a scope that the calling key
  * lacks. */
 #include "kernel.h"
+#include "schemas.h"
 
 /* Refuses scopes that the calling key does not have. field: pointer to the array that lists them. */
 static enum acp_code check_grant(struct acp_call *call, struct json_object *scopes, const char *field)
@@ -91,35 +92,22 @@ static enum acp_code rotate_key(struct acp_call *call, struct json_object *param
 	return code == ACP_OK ? store_key(call, "iam_keys_rotate", params, result) : code;
 }
 
-#define UUID "{\"type\":\"string\",\"format\":\"uuid\"}"
-#define NAME "{\"type\":\"string\",\"minLength\":1,\"maxLength\":100}"
-#define SCOPES                                                                                                         \
-	"{\"type\":\"array\",\"minItems\":1,\"maxItems\":20,\"uniqueItems\":true,\"items\":{\"type\":\"string\","      \
-	"\"enum\":[\"manage.read\",\"manage.iam\",\"manage.webhooks\",\"manage.settings\",\"manage.governance\","      \
-	"\"manage.domain\"]}}"
-#define EXPIRES "{\"type\":\"string\",\"format\":\"date-time\"}"
-#define RATE "{\"type\":\"integer\",\"minimum\":1,\"maximum\":1000000}"
-#define OBJECT(required, properties)                                                                                   \
-	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "],\"properties\":{" properties  \
-	"}}"
-
 static const struct acp_action actions[] = {
 	{
 		.name = "iam.keys.list",
 		.scope = "manage.iam",
 		.description = "Lists the API keys of the tenant, never their secrets; after: api_key_id of the last "
 			       "one seen.",
-		.params_schema =
-			OBJECT("", "\"limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":200},\"after\":" UUID),
+		.params_schema = acp_schema_packs_iam_keys_list,
 		.run = acp_run_sql,
 		.sql_function = "iam_keys_list",
 	},
 	{
 		.name = "iam.keys.create",
 		.scope = "manage.iam",
-		.description = "Makes an API key with scopes that the calling key has; its text is in the reply, once.",
-		.params_schema = OBJECT("\"name\",\"scopes\"", "\"name\":" NAME ",\"scopes\":" SCOPES
-							       ",\"expires_at\":" EXPIRES ",\"rate_limit\":" RATE),
+		.description =
+			"Creates an API key with scopes that the calling key has; only this reply shows the key.",
+		.params_schema = acp_schema_packs_iam_keys_create,
 		.run = create_key,
 		.writes = true,
 		.supports_dry_run = true,
@@ -130,8 +118,7 @@ static const struct acp_action actions[] = {
 		.name = "iam.keys.update",
 		.scope = "manage.iam",
 		.description = "Changes name, scopes, expiry or rate limit of a key.",
-		.params_schema = OBJECT("\"api_key_id\"", "\"api_key_id\":" UUID ",\"name\":" NAME ",\"scopes\":" SCOPES
-							  ",\"expires_at\":" EXPIRES ",\"rate_limit\":" RATE),
+		.params_schema = acp_schema_packs_iam_keys_update,
 		.run = update_key,
 		.writes = true,
 		.changes_access = true,
@@ -141,7 +128,7 @@ static const struct acp_action actions[] = {
 		.name = "iam.keys.revoke",
 		.scope = "manage.iam",
 		.description = "Revokes a key for every call that starts after the reply.",
-		.params_schema = OBJECT("\"api_key_id\"", "\"api_key_id\":" UUID),
+		.params_schema = acp_schema_packs_iam_keys_revoke,
 		.run = acp_run_sql,
 		.sql_function = "iam_keys_revoke",
 		.writes = true,
@@ -152,11 +139,10 @@ static const struct acp_action actions[] = {
 	{
 		.name = "iam.keys.rotate",
 		.scope = "manage.iam",
-		.description = "Makes a key that replaces another; both work until the grace period ends. The quota is "
-			       "the tenant's: one for both.",
-		.params_schema = OBJECT("\"api_key_id\"",
-					"\"api_key_id\":" UUID
-					",\"grace_seconds\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":604800}"),
+		.description =
+			"Creates a key that replaces another; both work until the grace period ends. The quota is "
+			"the tenant's: one for both.",
+		.params_schema = acp_schema_packs_iam_keys_rotate,
 		.run = rotate_key,
 		.writes = true,
 		.changes_access = true,
@@ -168,7 +154,7 @@ static const struct acp_action actions[] = {
 		.name = "iam.team.list",
 		.scope = "manage.iam",
 		.description = "Lists the people of the tenant.",
-		.params_schema = OBJECT("", ""),
+		.params_schema = acp_schema_packs_iam_team_list,
 		.run = acp_run_sql,
 		.sql_function = "iam_team_list",
 	},
@@ -177,10 +163,7 @@ static const struct acp_action actions[] = {
 		.scope = "manage.iam",
 		.description = "Puts a person on the tenant's list as invited. Sends nothing: telling the person is "
 			       "the caller's.",
-		.params_schema =
-			OBJECT("\"email\",\"role\"",
-			       "\"email\":{\"type\":\"string\",\"format\":\"email\",\"maxLength\":254},"
-			       "\"role\":{\"type\":\"string\",\"enum\":[\"owner\",\"admin\",\"member\",\"viewer\"]}"),
+		.params_schema = acp_schema_packs_iam_team_invite,
 		.run = acp_run_sql,
 		.sql_function = "iam_team_invite",
 		.writes = true,

@@ -93,9 +93,9 @@ static enum acp_code check_idempotency_key(struct acp_call *call)
 		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key",
 				     "idempotency_key must be a string, for example a UUID");
 	if (in_body && in_header && strcmp(in_body, in_header) != 0)
-		return acp_call_fail(
-			call, ACP_VALIDATION_ERROR, "/idempotency_key",
-			"idempotency_key differs from the Idempotency-Key header; send one of them, or both alike");
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key",
+				     "idempotency_key differs from the Idempotency-Key header; send one of them, or "
+				     "the same value in both");
 	call->idempotency_key = in_body ? in_body : in_header;
 	size_t len = call->idempotency_key ? strlen(call->idempotency_key) : 1;
 	if (len < 1 || len > 255)
@@ -129,7 +129,7 @@ static enum acp_code check_member_names(struct acp_call *call)
 		char pointer[256] = "";
 		acp_json_pointer_add(pointer, sizeof pointer, name, strlen(name));
 		return acp_call_fail(call, ACP_VALIDATION_ERROR, pointer,
-				     "a call has the members action, params, idempotency_key and dry_run only");
+				     "a call may have only the members action, params, idempotency_key and dry_run");
 	}
 	return ACP_OK;
 }

@@ -32,8 +32,8 @@ void acp_policy_note(struct json_object *decision)
 	const char *fault = acp_json_string(decision, "fault");
 	if (fault)
 		acp_log(ACP_LOG_ERROR,
-			"%s cannot be evaluated, so the calls that it is about are refused; acpctl doctor says why, "
-			"acpctl policy disable switches it off",
+			"%s cannot be evaluated, so the calls that it covers are refused; acpctl doctor tells why, "
+			"acpctl policy disable turns it off",
 			fault);
 }
 

@@ -119,7 +119,7 @@ void acp_usage_warn(struct acp_call *call, int64_t calls_used)
 		return;
 	upgrade_url_now(call, url);
 	snprintf(message, sizeof message,
-		 "%lld of %lld free calls of this month are used. Add a payment method to go on after them.",
+		 "%lld of %lld free calls of this month are used. Add a payment method to continue after that.",
 		 (long long)calls_used, (long long)place->calls_limit);
 	call->warning = json_object_new_object();
 	if (call->warning && acp_json_add_string(call->warning, "message", message) &&

@@ -417,7 +417,7 @@ static void write_calls(const struct acp_metrics *metrics, struct acp_buf *out)
 {
 	const struct registry *registry = metrics->registry;
 	acp_metrics_head(out, "acp_calls_total", "counter",
-			 "Calls of registered actions, by action and what came of them.");
+			 "Calls of registered actions, by action and outcome.");
 	for (size_t i = 0; i < ACTIONS; i++) {
 		if (i && (registry->actions[i].state != NAMED || is_second(registry, i)))
 			continue;
@@ -487,7 +487,7 @@ static void write_processes(const struct acp_metrics *metrics, struct acp_buf *o
 	acp_buf_printf(out, "process_cpu_seconds_total %.2f\n", (double)all.ticks / per_second);
 	write_gauge(out, "process_resident_memory_bytes", "Resident memory of all these processes.", all.resident);
 	write_gauge(out, "process_threads", "Threads of all these processes.", all.threads);
-	acp_metrics_head(out, "process_start_time_seconds", "gauge", "When the oldest of these processes started.");
+	acp_metrics_head(out, "process_start_time_seconds", "gauge", "Start time of the oldest of these processes.");
 	acp_buf_printf(out, "process_start_time_seconds %.2f\n", time_of(all.oldest, per_second));
 }
 

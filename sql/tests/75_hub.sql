@@ -31,7 +31,7 @@ $$;
 CREATE FUNCTION pg_temp.e(n integer) RETURNS uuid LANGUAGE sql AS $$
 	SELECT ('75757575-0000-4000-a000-' || lpad(n::text, 12, '0'))::uuid
 $$;
--- The context of a call, as core/hub/hub.c and sql/plane/pg_plane.c build it.
+-- The context of a call, as core/hub/hub.c and sql/plane/pg_hub.c build it.
 CREATE FUNCTION pg_temp.ctx(n integer, more jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
 	SELECT jsonb_build_object('id', pg_temp.e(n), 'free_limit', '2', 'reservation_ttl', '60', 'event', jsonb_build_object(
 		'event_id', pg_temp.e(n), 'request_id', pg_temp.e(n), 'tenant_id', pg_temp.t(0), 'integration', 'tap', 'actor_type', 'system',

@@ -447,7 +447,7 @@ def test_private_address(bench):
             with behind(bench, upstream, handler={"allow_private": False, "url": url}) as responder:
                 reply = refused(call(responder, tenant.key, "e2e.http"), 502, "UPSTREAM_FAILED")
                 check("127.0.0.1" not in reply.body.decode(), "the address is for the log")
-                check("is not one of the public internet" in responder.read_log(), responder.read_log())
+                check("is not on the public internet" in responder.read_log(), responder.read_log())
         equal(upstream.seen, [], "requests")
     none_billed(bench, tenant)
 

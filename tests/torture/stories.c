@@ -361,7 +361,8 @@ static bool proper_refusal(struct acp_buf *fault)
 	return ok;
 }
 
-/* What everybody can see of a call: its reply, the rows, the books. */
+/* The visible outcome of a call: its reply, the rows, the books ---------------------------------------------------- */
+
 /* The failure must not damage anything that is kept between calls: repeats the same request to the same installation.
  * expected: its status when nothing fails. */
 static void repeat(void (*run)(void), int expected, struct acp_buf *fault)

@@ -270,7 +270,7 @@ static void test_private_is_refused(void)
 		char url[64];
 		snprintf(url, sizeof url, "http://localhost:%d/", server.port);
 		request.url = url; /* a name that resolves to this address */
-		CU_ASSERT_EQUAL(ask_expecting(&request, "not one of the public internet"), ACP_OUTBOUND_REFUSED);
+		CU_ASSERT_EQUAL(ask_expecting(&request, "not on the public internet"), ACP_OUTBOUND_REFUSED);
 	}
 	stop();
 	CU_ASSERT_EQUAL(server.connections, 0);

@@ -900,7 +900,7 @@ static void test_usage_is_opt_in(void)
 	stop();
 }
 
-/* --- request hash, redaction, what comes from outside --------------------------------------------------- */
+/* --- request hash, redaction, input from outside -------------------------------------------------------- */
 
 static void expect_hash(const char *body, const char *hash)
 {

@@ -1,4 +1,4 @@
-/* The opener of shared memory (core/shm/shm.c): allocated whole, prepared once; a clear sentence where it is not. */
+/* The opener of shared memory (core/shm/shm.c): it allocates all pages, prepares once, and explains failures. */
 #include "../tmain.h"
 #include "shm.h"
 
@@ -30,7 +30,7 @@ static void end(void)
 	unlink(path);
 }
 
-/* The first byte says that the memory is complete. */
+/* The first byte marks the memory as prepared. */
 static bool prepare(void *memory)
 {
 	char *bytes = memory;
@@ -54,7 +54,7 @@ static void test_allocated(void)
 	CU_ASSERT_PTR_NOT_NULL_FATAL(memory);
 	CU_ASSERT_EQUAL(stat(path, &status), 0);
 	CU_ASSERT_EQUAL(status.st_size, SIZE);
-	CU_ASSERT_TRUE(status.st_blocks * 512 >= SIZE); /* no page is missing that a write would have to find */
+	CU_ASSERT_TRUE(status.st_blocks * 512 >= SIZE); /* all pages are allocated, so that no write has to find one */
 	CU_ASSERT_EQUAL(status.st_mode & 0777, 0600);
 	CU_ASSERT_EQUAL(memory[1], 0);
 	CU_ASSERT_EQUAL(memory[SIZE - 1], 0);
@@ -62,7 +62,7 @@ static void test_allocated(void)
 	end();
 }
 
-/* A file of the right size without pages, as an earlier program left it, gets them. */
+/* A file of the right size without pages, as an earlier version left it, gets its pages. */
 static void test_holes_are_filled(void)
 {
 	struct stat status = {0};
@@ -92,7 +92,7 @@ static void test_prepared_once(void)
 	acp_shm_close(second, SIZE);
 	second = acp_shm_open(name, "tests", SIZE, prepare, why, sizeof why);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(second);
-	CU_ASSERT_EQUAL(second[SIZE - 1], 7); /* it outlives those who had it open */
+	CU_ASSERT_EQUAL(second[SIZE - 1], 7); /* the memory survives the processes that had it open */
 	acp_shm_close(second, SIZE);
 	end();
 }
@@ -108,7 +108,7 @@ static void test_prepare_fails(void)
 	end();
 }
 
-/* One page more than the whole file system has. Where it has no bound, there is always room. */
+/* One page more than the whole file system. Without a size limit there is always room. */
 static void test_no_room(void)
 {
 	struct statvfs disk;
@@ -124,7 +124,7 @@ static void test_no_room(void)
 	end();
 }
 
-/* The limit that a service manager may set; a process of its own, for it cannot be lifted again. */
+/* The file size limit that a service manager may set. Tested in a child process, because it cannot be raised again. */
 static void test_size_limit(void)
 {
 	int status = 0;

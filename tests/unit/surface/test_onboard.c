@@ -481,7 +481,7 @@ static void test_keys_differ(void)
 	stop();
 }
 
-/* --- what is left behind -------------------------------------------------------------------------------- */
+/* --- traces in the rows --------------------------------------------------------------------------------- */
 
 static void test_no_key_in_the_row(void)
 {
