@@ -245,8 +245,7 @@ enum acp_db_status acp_db_exec(struct acp_db_conn *conn, const char *sql, int co
 
 /* Commits -------------------------------------------------------------------------------------------------------- */
 
-/* Waits for the answer to a commit that was asked for at that moment. A thread in the background has no use for
- * one that comes late. */
+/* Waits for the answer to a commit requested at that moment. A background thread does not wait for a late answer. */
 bool acp_db_await_commit(struct acp_db_conn *conn, acp_db_collector *collect, uint64_t asked,
 			 const struct acp_db_early *early, PGresult **last)
 {
@@ -283,7 +282,8 @@ enum acp_db_status acp_db_classify_commit(struct acp_db_conn *conn, bool wrote, 
 {
 	enum acp_db_status status = classify(conn, last, result, error);
 	if (status == ACP_DB_OK)
-		acp_db_note_commit(conn, wrote || conn->uncounted); /* a commit without writes does not wait for the disk */
+		/* A commit without writes does not wait for the disk. */
+		acp_db_note_commit(conn, wrote || conn->uncounted);
 	return status == ACP_DB_AWAY && !error->timed_out ? ACP_DB_UNKNOWN : status;
 }
 
