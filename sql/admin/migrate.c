@@ -237,22 +237,27 @@ static bool rerun_functions(struct run *run)
 	return ok && commit(run, "functions");
 }
 
-/* A login as acp_report then reads `from audit_logs` without a schema name. Needs rights over the role: where the
- * migrating user has none, the views are there all the same. */
-static bool set_report_path(struct run *run)
+/* A login as acp_report then reads `from audit_logs` without a schema name. Queries are not compiled: with a partition
+ * for each month PostgreSQL would compile those of reports and of the proof for a second or more, to run them for
+ * milliseconds. Needs rights over the roles: where the migrating user has none, all works without. */
+static bool set_up_roles(struct run *run)
 {
-	static const char sql[] = "DO $$ BEGIN EXECUTE format('ALTER ROLE acp_report IN DATABASE %I SET search_path = "
-				  "acp_report, pg_catalog',"
-				  " current_database()); EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
-	return !run->changed || (begin(run) && script(run, "search_path of acp_report", sql) &&
-				 commit(run, "search_path of acp_report"));
+	static const char sql[] =
+		"DO $$ BEGIN "
+		"EXECUTE format('ALTER ROLE acp_report IN DATABASE %I SET search_path = acp_report, pg_catalog', "
+		"current_database()); "
+		"EXECUTE format('ALTER ROLE acp_report IN DATABASE %I SET jit = off', current_database()); "
+		"EXECUTE format('ALTER ROLE acp_app IN DATABASE %I SET jit = off', current_database()); "
+		"EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
+	return !run->changed ||
+	       (begin(run) && script(run, "settings of the roles", sql) && commit(run, "settings of the roles"));
 }
 
 static bool migrate_all(struct run *run)
 {
 	char made[24];
 	if (!begin(run) || !make_register(run) || !check_newer(run) || !commit(run, "schema_migrations") ||
-	    !each_file(run, "migrations", migrate_file, NULL) || !rerun_functions(run) || !set_report_path(run))
+	    !each_file(run, "migrations", migrate_file, NULL) || !rerun_functions(run) || !set_up_roles(run))
 		return false;
 	if (!begin(run) || !fetch(run, "SELECT acp.ensure_partitions(acp.now(), 12)", NULL, made, sizeof made) ||
 	    !commit(run, "audit partitions"))

@@ -90,10 +90,20 @@ def pytest_collection_modifyitems(config, items):
             raise pytest.UsageError("%s has no docstring: which promise does it check?" % name_of(item.nodeid))
         item.extra_keyword_matches.add(name_of(item.nodeid))
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=lambda item: LONG.index(area(item)) if area(item) in LONG else len(LONG))
     if config.option.order == "reverse":
         items.reverse()
     elif config.option.order:
         random.Random(config.option.order).shuffle(items)
+
+
+# Begun first, so that no worker still has one of them to do when the others have finished.
+LONG = ["failover", "billing", "proof", "late", "abuse", "mounts", "executor", "remote", "injection", "webhooks", "outbox",
+        "durability", "pooler"]
+
+
+def area(item):
+    return item.module.__name__[len("test_"):]
 
 
 def group_of(item):
