@@ -236,22 +236,28 @@ static bool rerun_functions(struct run *run)
 	return ok && commit(run, "functions");
 }
 
-/* With this setting a login as acp_report can read `from audit_logs` without a schema name. It needs rights over the
- * role; without them the views still work with their schema name. */
-static bool set_report_path(struct run *run)
+/* With this setting a login as acp_report can read `from audit_logs` without a schema name. JIT is off for the roles:
+ * audit_logs has a partition for each month, so PostgreSQL would compile the queries of reports and of the proof for a
+ * second or more, to run them for milliseconds. Both need rights over the roles; without them everything works, slower
+ * and with schema names. */
+static bool set_up_roles(struct run *run)
 {
-	static const char sql[] = "DO $$ BEGIN EXECUTE format('ALTER ROLE acp_report IN DATABASE %I SET search_path = "
-				  "acp_report, pg_catalog',"
-				  " current_database()); EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
-	return !run->changed || (begin(run) && script(run, "search_path of acp_report", sql) &&
-				 commit(run, "search_path of acp_report"));
+	static const char sql[] =
+		"DO $$ BEGIN "
+		"EXECUTE format('ALTER ROLE acp_report IN DATABASE %I SET search_path = acp_report, pg_catalog', "
+		"current_database()); "
+		"EXECUTE format('ALTER ROLE acp_report IN DATABASE %I SET jit = off', current_database()); "
+		"EXECUTE format('ALTER ROLE acp_app IN DATABASE %I SET jit = off', current_database()); "
+		"EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
+	return !run->changed ||
+	       (begin(run) && script(run, "settings of the roles", sql) && commit(run, "settings of the roles"));
 }
 
 static bool migrate_all(struct run *run)
 {
 	char made[24];
 	if (!begin(run) || !make_register(run) || !check_newer(run) || !commit(run, "schema_migrations") ||
-	    !each_file(run, "migrations", migrate_file, NULL) || !rerun_functions(run) || !set_report_path(run))
+	    !each_file(run, "migrations", migrate_file, NULL) || !rerun_functions(run) || !set_up_roles(run))
 		return false;
 	if (!begin(run) || !fetch(run, "SELECT acp.ensure_partitions(acp.now(), 12)", NULL, made, sizeof made) ||
 	    !commit(run, "audit partitions"))

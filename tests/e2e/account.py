@@ -115,7 +115,18 @@ def no_sanitizer_report(bench):
     equal(signals, set(), "signals that ended a worker")
 
 
-CHECKS = [no_drift, quota_is_what_the_rows_say, nobody_beyond_the_allowance, billable_rows, request_ids_are_unique, no_key_was_written_down, no_credential_was_written_down, no_credential_was_an_argument, log_is_clean, no_sanitizer_report]
+CHECKS = [
+    no_drift,
+    quota_is_what_the_rows_say,
+    nobody_beyond_the_allowance,
+    billable_rows,
+    request_ids_are_unique,
+    no_key_was_written_down,
+    no_credential_was_written_down,
+    no_credential_was_an_argument,
+    log_is_clean,
+    no_sanitizer_report,
+]
 
 
 def draw_up(bench):

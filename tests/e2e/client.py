@@ -48,13 +48,15 @@ class Watch:
         self.shown = set()
         self.meant = set()  # the first characters of credentials that a test gives as an argument, to see them refused
         self.looks = 0
+        self._times = {}  # pid -> how often its arguments were read: what was started has them after a moment
 
     def start(self):
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self):
         while True:
-            for pid in processes():
+            self._times = {pid: self._times.get(pid, 0) + 1 for pid in processes()}
+            for pid in [pid for pid, times in self._times.items() if times <= 3]:
                 line = command_line(pid)
                 if line and self._is_ours(line[0]):
                     self.looks += 1

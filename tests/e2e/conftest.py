@@ -36,8 +36,8 @@ BUILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "bu
 def pytest_addoption(parser):
     group = parser.getgroup("stack", "the stack under test")
     group.addoption("--server", choices=SERVERS, default="lighttpd", help="start it with this web server (lighttpd)")
-    group.addoption("--prefix", help="where the programs are installed (default: build-check/stage, which ./deploy/check "
-                    "build makes)")
+    group.addoption("--prefix", help="where the programs are installed (default: build-check/stage, which "
+                    "./deploy/check build makes)")
     group.addoption("--dir", help="scratch folder; logs stay there (default: build-check/run/e2e)")
     group.addoption("--workers", type=int, help="requests at a time (default: that of deploy/lib/stack)")
     group.addoption("--pooler", action="store_true", help="with PgBouncer between the responder and PostgreSQL")
@@ -65,7 +65,8 @@ def check_options(options):
     options.prefix = os.path.abspath(options.prefix or os.path.join(BUILD, "stage"))
     options.dir = os.path.abspath(options.dir or os.path.join(BUILD, "run", "e2e"))
     if not options.collectonly and not os.access(os.path.join(options.prefix, "sbin", "acp.fcgi"), os.X_OK):
-        raise pytest.UsageError("%s: no sbin/acp.fcgi there; run ./deploy/check build, or give --prefix" % options.prefix)
+        raise pytest.UsageError("%s: no sbin/acp.fcgi there; run ./deploy/check build, or give --prefix" %
+                                options.prefix)
 
 
 def stop(number, _):
@@ -90,10 +91,20 @@ def pytest_collection_modifyitems(config, items):
             raise pytest.UsageError("%s has no docstring: which promise does it check?" % name_of(item.nodeid))
         item.extra_keyword_matches.add(name_of(item.nodeid))
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=lambda item: LONG.index(area(item)) if area(item) in LONG else len(LONG))
     if config.option.order == "reverse":
         items.reverse()
     elif config.option.order:
         random.Random(config.option.order).shuffle(items)
+
+
+# Begun first, so that no worker still has one of them to do when the others have finished.
+LONG = ["failover", "billing", "proof", "late", "abuse", "mounts", "executor", "remote", "injection", "webhooks",
+        "outbox", "durability", "pooler"]
+
+
+def area(item):
+    return item.module.__name__[len("test_"):]
 
 
 def group_of(item):
@@ -134,15 +145,18 @@ def worker_bench(request):
         bench.at_end.close()
         account.draw_up(bench)
     finally:
-        if options.keep:
-            print("\nThe stack goes on at %s; end it with: deploy/lib/stack down --purge --dir %s" % (stack.url, getattr(stack, "dir", "")))
+        if options.keep and stack.own:
+            print("\nThe stack goes on at %s; deploy/lib/stack down --purge --dir %s ends it" % (stack.url, stack.dir))
         else:
             stack.down()
 
 
 @pytest.fixture
 def bench(request, worker_bench):
-    worker_bench.arrange(**arrangement(request.node))
+    try:
+        worker_bench.arrange(**arrangement(request.node))
+    except Skip as reason:
+        pytest.skip(str(reason))
     worker_bench.begin()
     yield worker_bench
     if getattr(request.node, "has_failed", False) and worker_bench.stack.own:

@@ -10,7 +10,8 @@ from checks import equal
 def scratch_database(bench, template="template0"):
     """A database of the test's own, empty or a copy of another one; dropped at the end."""
     name = "e2e_" + uuid.uuid4().hex[:12]
-    bench.db.execute("create database %s template %s" % (name, template))
+    # Without jit, as deploy/lib/stack does it.
+    bench.db.execute("create database %s template %s; alter database %s set jit = off" % (name, template, name))
     try:
         yield bench.db.named(name)
     finally:
@@ -36,7 +37,7 @@ def copy_of(bench, fill):
         bench.templates[fill] = template.name, fill(bench, template)
     name, made = bench.templates[fill]
     with scratch_database(bench, name) as database:
-        # What acpctl migrate does to the database and a copy of it does not have.
+        # What acpctl migrate sets for roles in the database, and a copy of it does not have.
         bench.db.execute("alter role acp_report in database %s set search_path = acp_report, pg_catalog" % database.name)
         database.made = made
         yield database

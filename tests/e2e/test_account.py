@@ -1,5 +1,5 @@
-"""The account (account.py) of a stack with calls of every kind. For everything that a worker has run it is drawn up after
-the last test, whichever tests ran."""
+"""The account (account.py) of a stack with calls of every kind. For everything that a worker has run it is drawn up
+after the last test, whichever tests ran."""
 
 import json
 

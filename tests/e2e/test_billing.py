@@ -16,6 +16,8 @@ import time
 import urllib.parse
 import uuid
 
+import pytest
+
 from client import SCORE, SCORE_PARAMS, refused, succeeded
 from database import clean_environment
 from fcgi import ask
@@ -327,6 +329,7 @@ def killed_at_every_message(m, arguments, before, after_each=None):
         wire.close()
 
 
+@pytest.mark.slow
 def test_killed_runs(bench):
     """Issue: the run of 20 random tenants killed at every step and started again, and twice in parallel; the outbox
     killed too: each tenant has exactly one invoice at Stripe, amounts right, reconcile 0."""

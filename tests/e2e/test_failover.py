@@ -6,6 +6,8 @@ import sys
 import time
 from types import SimpleNamespace
 
+import pytest
+
 from checks import check, equal, only_on
 from stack import OwnStack, free_port
 
@@ -21,6 +23,7 @@ def own_stack(bench):
                                     workers=None))
 
 
+@pytest.mark.slow
 @only_on(["lighttpd"], "what is tested is between the responder and PostgreSQL")
 def test_failover_under_load(bench):
     """Contract 3 and 4: with synchronous_commit = remote_apply the primary is killed, then the next one falls silent,

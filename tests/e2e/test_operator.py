@@ -17,7 +17,7 @@ import termios
 import uuid
 
 from client import refused, succeeded
-from database import clean_environment
+from database import PSQL, clean_environment
 from fcgi import Responder
 from checks import Skip, check, equal, parallel, until
 from scratch import migrate, migrated, migrated_database, scratch_database
@@ -308,7 +308,7 @@ def test_terminal(bench):
 def locked(bench, table, seconds):
     """While the body runs, nobody reads the table; for so many seconds."""
     code = "begin; lock table %s; select 'locked' as x; select pg_sleep(%d); commit" % (table, seconds)
-    with subprocess.Popen(["psql", "-X", "-q", "-A", "-t", "-c", code, bench.stack.database_url], text=True,
+    with subprocess.Popen([PSQL, "-X", "-q", "-A", "-t", "-c", code, bench.stack.database_url], text=True,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=clean_environment()) as holder:
         held = "select 1 as x from pg_locks where mode = 'AccessExclusiveLock' and granted and relation = :'t'::regclass"
         until(20, "the lock is held", lambda: bench.db.rows(held, t=table))

@@ -95,7 +95,7 @@ def test_worker_killed(bench):
         pay.stripe.stop()
         tenant = pay.onboard()
         pay.stripe.start()
-        pay.stripe.control(slow={"path": "/v1/customers", "method": "POST", "seconds": 4, "times": 1},
+        pay.stripe.control(slow={"path": "/v1/customers", "method": "POST", "seconds": 2, "times": 1},
                            drop={"path": "/v1/customers", "method": "POST", "times": 1})
         with pay.responder(processes="1") as other:
             until(20, "the customer is being made", lambda: [o for o in pay.owed(tenant) if o["leased_until"]])

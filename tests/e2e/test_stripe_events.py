@@ -7,6 +7,8 @@ import random
 import time
 import uuid
 
+import pytest
+
 from client import NIL
 from checks import check, equal, parallel, spread, until
 from payments import HOOK, payments
@@ -157,6 +159,7 @@ class Story:
         return "none" if self.method in self.gone else "active"
 
 
+@pytest.mark.slow
 def test_storm(bench):
     """Issue: 200 events duplicated, shuffled, partly forged: final states right, forged ones 400, one effect each."""
     seed = random.randrange(1 << 32)
@@ -165,7 +168,8 @@ def test_storm(bench):
         pay.stripe.control(webhooks={"url": "http://127.0.0.1:9/", "hold": True})
         stories, sent = [], []
         while sum(len(story.events) for story in stories) < 110:
-            stories.append(Story(pay, pay.onboard(), chance))
+            chances = [random.Random(chance.random()) for _ in range(8)]
+            stories += spread(4, chances, lambda one: Story(pay, pay.onboard(), one))
         events = [event for story in stories for event in story.events]
         for event in events:
             sent += [("real", event)] * chance.choice((1, 1, 2, 3))
