@@ -49,6 +49,15 @@ def until(seconds, what, probe, pause=0.02):
         time.sleep(pause)
 
 
+def slowness():
+    """How many times as long as alone this process takes for its work at the moment, since others want the processors
+    too; 1 on a quiet machine. For bounds of what takes no time itself."""
+    start, used = time.monotonic(), time.process_time()
+    while time.process_time() - used < 0.05:
+        pass
+    return max(1.0, (time.monotonic() - start) / 0.05)
+
+
 def parallel(count, work):
     """Runs work(0) … work(count - 1) at the same time, started together; returns their results."""
     results = [None] * count

@@ -408,9 +408,11 @@ def test_run_over_http(bench):
         equal((first["period"], first["amount"], first["invoices"]), (month, 70, dry["invoices"]), "the run")
         again = succeeded(m.hub({"period": month})).json
         equal({**again, "request_id": ""}, {**first, "request_id": ""}, "the same key")
-        equal(succeeded(m.hub({}, key="other")).json["invoices"], first["invoices"], "another key")
+        # By now the outbox may have brought an invoice to Stripe, and Stripe may have had it paid.
+        amounts = lambda run: [{**invoice, "status": None} for invoice in run["invoices"]]
+        equal(amounts(succeeded(m.hub({}, key="other")).json), amounts(first), "another key")
         refused(m.hub({"period": m.month(2)}), 422, "IDEMPOTENCY_MISMATCH")
-        equal(m.run(month)["invoices"], first["invoices"], "acpctl afterwards")
+        equal(amounts(m.run(month)), amounts(first), "acpctl afterwards")
         invoice = succeeded(m.hub({"tenant_id": tenant["tenant_uuid"], "period": month}, method="billing/invoice")).json
         equal(invoice["charges"]["total_charge"], 0.7, "billing/invoice for a kernel")
         rows = m.db.rows("select status, result_meta from acp.audit_logs where action = 'hub.billing.run' order by ts")

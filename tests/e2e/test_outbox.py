@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 
-from checks import check, equal, parallel, until
+from checks import check, equal, parallel, slowness, until
 from payments import payments
 from stack import children, end_quietly
 from test_usage import clock_shifted
@@ -38,8 +38,9 @@ def test_customer_with_onboarding(bench):
         owed = pay.owed(tenant, "true")
         equal([(o["obligation"], o["attempts"], o["done_at"] is not None) for o in owed],
               [("customer-" + tenant["tenant_uuid"], 1, True)], "the obligation")
-        made = pay.stripe.requests("POST", "/v1/customers")
-        equal([r["idempotency_key"] for r in made if r["status"] == 200], ["customer-" + tenant["tenant_uuid"]], "key")
+        made = [r["status"] for r in pay.stripe.requests("POST", "/v1/customers")
+                if r["idempotency_key"] == "customer-" + tenant["tenant_uuid"]]
+        equal(made, [200], "requests with the obligation's key")
 
 
 def test_same_onboarding_again(bench):
@@ -65,7 +66,7 @@ def test_stripe_down_at_onboarding(bench):
             start = time.monotonic()
             tenant = pay.onboard()
             took = time.monotonic() - start
-            check(took < 2, "%s: onboarding took %.2f s" % (trouble, took))
+            check(took < 2 * slowness(), "%s: onboarding took %.2f s" % (trouble, took))
             status, _ = pay.score(tenant["api_key"])
             equal(status, 200, "a call with the key")
             pay.stripe.control(reset=True)
@@ -76,7 +77,8 @@ def test_stripe_down_at_onboarding(bench):
         pay.stripe.stop()
         start = time.monotonic()
         tenant = pay.onboard()
-        check(time.monotonic() - start < 2, "nobody listens: onboarding took %.2f s" % (time.monotonic() - start))
+        took = time.monotonic() - start
+        check(took < 2 * slowness(), "nobody listens: onboarding took %.2f s" % took)
         equal(pay.tenant(tenant)["stripe_customer_id"], None, "customer")
         pay.stripe.start()
         with clock_shifted(bench, "1 hour"):
