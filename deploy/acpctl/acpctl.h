@@ -29,6 +29,7 @@ command ctl_key_create, ctl_key_revoke, ctl_key_list;
 command ctl_policy_list, ctl_policy_add, ctl_policy_enable, ctl_policy_disable;
 command ctl_proposal_list, ctl_proposal_approve, ctl_proposal_reject, ctl_proposal_publish;
 command ctl_audit_seal, ctl_audit_verify, ctl_audit_export, ctl_audit_archive, ctl_audit_status, ctl_reconcile;
+command ctl_audit_erase;
 command ctl_billing_run, ctl_billing_list, ctl_billing_show, ctl_billing_credit, ctl_billing_retry, ctl_price_list,
 	ctl_price_add;
 command ctl_outbox_list, ctl_outbox_run, ctl_outbox_retry, ctl_outbox_drop;

@@ -3,6 +3,7 @@
 #define ACP_ACPCTL_AUDIT_H
 
 #include "acpctl.h"
+#include "chain_text.h"
 #include "proof.h"
 
 #include <pthread.h>
@@ -50,6 +51,22 @@ void audit_finding(void *report, const struct acp_finding *finding);
 
 /* Something that is no row of a chain. */
 void audit_problem(struct audit_report *report, const char *kind, const char *format, ...) ACP_PRINTF(3, 4);
+
+/* Rows of the database ------------------------------------------------------------------------------------------- */
+
+/* A row as a stream gives it, and its text. Begin with all zero; release with audit_row_release. */
+struct audit_row {
+	struct acp_row columns;
+	struct acp_chain_row kept;
+	struct acp_buf text;
+	bool form2;
+};
+
+/* Makes the text of a row from its columns (a literal), its form, salt and erased values (NULL: null), and points link
+ * to it: good until the next call. A row that is broken has its literal as a text. */
+void audit_row_text(struct audit_row *row, const char *literal, const char *form, const char *salt, const char *erased,
+		    struct acp_link *link);
+void audit_row_release(struct audit_row *row);
 
 /* Progress on a terminal, from two seconds on ---------------------------------------------------------------------- */
 

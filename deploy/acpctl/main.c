@@ -82,6 +82,8 @@ static const struct {
 	{"audit", "archive", ctl_audit_archive,
 	 "(--month YYYY-MM | --older-than MONTHS) --dir DIR [--gzip] [--keep] [--unbilled]",
 	 "move ended months from the database to files"},
+	{"audit", "erase", ctl_audit_erase, "[--tenant TENANT] [--before TIME] [--dry-run]",
+	 "take personal values out of audit rows, whose chains still verify; exits with 3 where some must stay"},
 	{"audit", "status", ctl_audit_status, "", "partitions, seals and archives of the audit log"},
 };
 

@@ -10,6 +10,7 @@ struct verification {
 	struct acp_chain_check *chains;
 	struct audit_progress progress;
 	struct audit_busy busy; /* until the first row comes: PostgreSQL sorts them */
+	struct audit_row row;
 	struct json_object *summary;
 };
 
@@ -56,17 +57,16 @@ static int64_t number_of(const char *text)
 static bool check_row(struct verification *v, const char *const *columns)
 {
 	struct acp_link link = {.chain = number_of(columns[1]), .seq = number_of(columns[2])};
-	link.text = columns[5] ? columns[5] : "";
-	link.len = strlen(link.text);
 	/* A chain_hash that is none is as good as a wrong one. */
 	if (!columns[3] || !acp_unhex(columns[3], link.hash, sizeof link.hash))
 		memset(link.hash, 0, sizeof link.hash);
+	audit_row_text(&v->row, columns[5] ? columns[5] : "", columns[6], columns[7], columns[8], &link);
 	acp_chain_row(v->chains, &link);
 	audit_progress_step(&v->progress);
 	return true;
 }
 
-/* A row of "audit stream": kind, chain, place, hash, more, text. */
+/* A row of "audit stream": kind, chain, place, hash, more, literal, form, salt, erased. */
 static bool check_item(void *arg, const char *const *columns)
 {
 	struct verification *v = arg;
@@ -344,6 +344,7 @@ int ctl_audit_verify(struct ctl *ctl)
 	acp_json_add(v.summary, "files", list);
 	int status = ok ? conclude(&v) : ACPCTL_FAILED;
 	acp_chain_check_free(v.chains);
+	audit_row_release(&v.row);
 	free(v.seals.hash);
 	json_object_put(v.report.list);
 	json_object_put(v.summary);

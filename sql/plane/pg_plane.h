@@ -7,7 +7,7 @@
 #include "shared_counter.h"
 
 /* The newest migration this program knows. */
-#define ACP_SCHEMA_VERSION 9
+#define ACP_SCHEMA_VERSION 10
 
 struct acp_pg_plane;
 

@@ -59,7 +59,7 @@ static void add_row(struct file *file, int chain, const char *text, struct acp_b
 	memcpy(link.hash, end->hash, ACP_SHA256_LEN);
 	FUZZ_CHECK(acp_row_parse(&row, link.text, link.len), "%s", line.ptr);
 	FUZZ_CHECK(row.field[13] && strcmp(row.field[13], text) == 0, "%s, not %s", row.field[13], text);
-	acp_row_line(&row, &link, rows);
+	acp_row_line(&row, &link, NULL, rows);
 	acp_row_release(&row);
 	acp_buf_release(&line);
 	file->rows++;
