@@ -102,7 +102,7 @@ static bool text_of_form_2(struct audit_row *row, const char *literal, const cha
 void audit_row_text(struct audit_row *row, const char *literal, const char *form, const char *salt, const char *erased,
 		    struct acp_link *link)
 {
-	bool old = form && strcmp(form, "1") == 0 && !salt && !erased;
+	bool old = !form && !salt && !erased;
 	row->form2 = !old && form && strcmp(form, "2") == 0 && text_of_form_2(row, literal, salt, erased);
 	link->text = row->form2 ? row->text.ptr : literal;
 	link->len = row->form2 ? row->text.len : strlen(literal);

@@ -62,8 +62,8 @@ struct audit_row {
 	bool form2;
 };
 
-/* Makes the text of a row from its columns (a literal), its form, salt and erased values (NULL: null), and points link
- * to it: good until the next call. A row that is broken has its literal as a text. */
+/* Makes the text of a row from its columns (a literal), its form (NULL: 1), salt and erased values (NULL: none), and
+ * points link to it: good until the next call. A row that is broken has its literal as a text. */
 void audit_row_text(struct audit_row *row, const char *literal, const char *form, const char *salt, const char *erased,
 		    struct acp_link *link);
 void audit_row_release(struct audit_row *row);

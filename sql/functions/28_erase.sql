@@ -18,7 +18,7 @@ BEGIN
 	IF p_table NOT IN (SELECT acp.audit_erase_tables()) THEN
 		RAISE EXCEPTION 'no table of audit rows' USING ERRCODE = 'undefined_table';
 	END IF;
-	EXECUTE format('SELECT count(*) FILTER (WHERE l.chain_form = 2 AND l.salt IS NOT NULL), count(*) FILTER (WHERE l.chain_form = 1
+	EXECUTE format('SELECT count(*) FILTER (WHERE l.chain_form = 2 AND l.salt IS NOT NULL), count(*) FILTER (WHERE l.chain_form IS NULL
 			AND num_nonnulls(l.actor_id, l.error_message_redacted, l.ip_address, l.idempotency_key) > 0)
 		FROM acp.%I l WHERE (l.tenant_id = $1 OR $1 IS NULL) AND (l.ts < $2 OR $2 IS NULL)', p_table)
 	INTO values_of, old USING p_tenant, p_before;
@@ -42,7 +42,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_erase(text, uuid, timestamptz, text, boolean) IS
-	'Takes the personal values out of the rows of a table, of a tenant or (null) of all, before a moment or (null) of all time; the rows keep the commitments, so that their chains still verify, and an audit row says that it was done. p_dry: only counts. values_of: rows that had values. old: rows of form 1 that have values, which stay: they stand in the text that was hashed.';
+	'Takes the personal values out of the rows of a table, of a tenant or (null) of all, before a moment or (null) of all time; the rows keep the commitments, so that their chains still verify, and an audit row says that it was done. p_dry: only counts. values_of: rows that had values. old: rows of the old form (chain_form is null) that have values, which stay: they stand in the text that was hashed.';
 
 CREATE OR REPLACE FUNCTION acp.audit_erase_outbox(p_tenant uuid, p_before timestamptz) RETURNS bigint
 LANGUAGE plpgsql

@@ -107,7 +107,7 @@ SELECT is(pg_temp.tampered(change), ARRAY[pg_temp.e(1)], change) FROM (VALUES
 
 -- Rows of the old form ---------------------------------------------------------------------------------------------------
 
-UPDATE acp.audit_logs SET chain_form = 1, salt = NULL WHERE event_id IN (pg_temp.e(3), pg_temp.e(5));
+UPDATE acp.audit_logs SET chain_form = NULL, salt = NULL WHERE event_id IN (pg_temp.e(3), pg_temp.e(5));
 SELECT is(pg_temp.text(pg_temp.row(3)), '(' || pg_temp.e(3) || ',' || pg_temp.e(3) || ',"2028-02-29 23:59:59.5",' || pg_temp.t(1)
 	|| ',pgtap,,,system,,,,success,,,,2.5,,,f,,,f,,1,)', 'their text is PostgreSQL''s literal');
 SELECT is(pg_temp.erase(pg_temp.t(1), NULL) || ', ' || pg_temp.erase(pg_temp.t(2), NULL), '0 0, 0 1', 'such as have values keep them, and are counted');

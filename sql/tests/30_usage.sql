@@ -397,7 +397,7 @@ SELECT is(pg_temp.append(0, (SELECT head FROM mine), pg_temp.link(903, 1)), 'ACP
 SELECT is(pg_temp.append(2, sha256('901'), pg_temp.link(903, 3)), 'ACP01', 'nor with this hash');
 SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 4)), 'ACP01', 'a place may not be left out');
 SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"status": "denied"}')), '23514', 'rows keep the rules');
-SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"chain_form": 1}')), '23514', 'none is written in the old form');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"chain_form": null}')), '23514', 'none is written in the old form');
 SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"ip_address": "192.0.2.7"}')), '23514', 'a personal value has a salt');
 SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"salt": "\\x00112233445566778899aabbccddeeff"}')), '23514', 'a salt has a personal value');
 SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"erased": {}}')), '23514', 'no row begins erased');

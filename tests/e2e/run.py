@@ -25,7 +25,7 @@ from stack import SERVERS, OutsideStack, OwnStack
 AREAS = ["onboarding", "router", "authentication", "usage", "idempotency", "limits", "iam", "policy", "isolation",
          "malformed", "records", "injection", "abuse", "openapi", "agents", "console", "metrics", "hub", "actions_dir",
          "webhooks", "executor", "outbox", "billing", "upgrade", "stripe_events", "remote",
-         "roles", "operator", "journal", "proof", "late", "instant",
+         "roles", "operator", "journal", "proof", "erase", "late", "instant",
          "hosts", "mounts", "rolling", "life", "durability", "pooler", "failover",
          "secrets", "account"]
 
