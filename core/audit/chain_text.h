@@ -1,5 +1,5 @@
 /* chain_text.h - the text of an audit row that its chain_hash is made from, in form 2 (docs/internals.md, "The chain's
- * text"): a line for each field of core/event.def, its length before its value. acp.chain_text() makes the same text in
+ * text"): a line for each field of event.def, its length before its value. acp.audit_texts() makes the same text in
  * SQL. Form 1 is PostgreSQL's literal of the row; rows of it were written up to schema version 9.
  *
  * A personal field is in the text as a commitment: the SHA-256 of the row's salt and of the line that would stand there

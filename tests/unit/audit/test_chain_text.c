@@ -1,5 +1,5 @@
 /* The text that a row's hash is made from, against tests/chain/vectors.json, and the rules of stored rows. */
-#include "tmain.h"
+#include "../tmain.h"
 
 #include "chain_text.h"
 #include "json.h"
