@@ -52,6 +52,10 @@ def test_vectors(bench):
         made = bench.db.rows("select (acp.audit_texts(array[%s]))[1] as text" % row, row=json.dumps(columns))
         equal(made[0]["text"], vector["text"], vector["name"])
     check(len(vectors) >= 7, "%d vectors" % len(vectors))
+    with open(os.path.join(os.path.dirname(CHAIN), "..", "docs", "internals.md"), encoding="utf-8") as file:
+        page = file.read()
+    check("```text\n%s```\n" % vectors[0]["text"] in page, "the page shows another text than the first vector")
+    check("```text\n%s\n```\n" % vectors[0]["hash"] in page, "the page shows another hash than the first vector")
     run = subprocess.run(["python3", os.path.join(CHAIN, "reproduce.py")], stdout=subprocess.PIPE, text=True,
                          check=False)
     equal((run.returncode, run.stdout.split(",")[0]), (0, "suite chain: %d passed" % len(vectors)), "reproduce.py")
