@@ -11,6 +11,7 @@ struct verification {
 	struct audit_progress progress;
 	struct audit_busy busy; /* until the first row comes: PostgreSQL sorts them */
 	struct audit_row row;
+	int64_t erased; /* rows without the personal values that they had */
 	struct json_object *summary;
 };
 
@@ -61,6 +62,7 @@ static bool check_row(struct verification *v, const char *const *columns)
 	if (!columns[3] || !acp_unhex(columns[3], link.hash, sizeof link.hash))
 		memset(link.hash, 0, sizeof link.hash);
 	audit_row_text(&v->row, columns[5] ? columns[5] : "", columns[6], columns[7], columns[8], &link);
+	v->erased += columns[8] != NULL;
 	acp_chain_row(v->chains, &link);
 	audit_progress_step(&v->progress);
 	return true;
@@ -199,6 +201,7 @@ static void add_counts(struct verification *v)
 	struct acp_chain_counts counts = acp_chain_counts(v->chains);
 	acp_json_add(v->summary, "rows", json_object_new_int64(counts.rows));
 	acp_json_add(v->summary, "archived_rows", json_object_new_int64(counts.archived));
+	acp_json_add(v->summary, "erased_rows", json_object_new_int64(v->erased));
 	acp_json_add(v->summary, "chains", json_object_new_int64(counts.chains));
 	acp_json_add(v->summary, "seals", json_object_new_int64(v->seal_check.last));
 	acp_json_add(v->summary, "signatures_checked",
@@ -212,6 +215,9 @@ static void print_counts(struct verification *v)
 	printf("database: %s rows in %s chains, %s more in %s archives, %s seals\n", text_in(v->summary, "rows"),
 	       text_in(v->summary, "chains"), text_in(v->summary, "archived_rows"), text_in(v->summary, "archives"),
 	       text_in(v->summary, "seals"));
+	if (v->erased)
+		printf("the personal values of %lld row%s were erased\n", (long long)v->erased,
+		       v->erased == 1 ? "" : "s");
 	if (v->from || v->to)
 		puts("a part of the time: what came before and after it, and the ends of the chains, were not checked");
 	if (!seal)

@@ -173,6 +173,8 @@ def test_tenant_is_erased(bench):
         equal(erase(bench, database, "--tenant", database.tenant), {**wanted, "dry_run": False}, "result")
         equal((with_values(database, mine), with_values(database, "not " + mine)), (0, others), "rows with values")
         holds(bench, database)
+        equal(verified(bench, database)["erased_rows"], count, "rows that verify counts as erased")
+        check("the personal values of %d rows were erased" % count in done(bench, database, "audit", "verify"), "verify")
         seal(bench, database)
         row = database.row("select * from acp_report.audit_logs where action = 'audit.erase'")
         equal((row["tenant_id"], row["actor_type"], row["result_meta"]["tenant_id"], row["result_meta"]["count"]),
