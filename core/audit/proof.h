@@ -73,7 +73,7 @@ struct acp_link {
 	bool broken; /* no text of this row was ever stored; text only names it */
 };
 
-/* What a row of form 2 has besides its columns (chain_text.h). */
+/* A stored row with its salt and the commitments of erased values (chain_text.h). */
 struct acp_chain_row;
 
 /* Appends the row as one line of an export: its columns as members, its place, and the text itself. kept: for a text of

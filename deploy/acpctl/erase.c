@@ -1,6 +1,6 @@
 /* erase.c - acpctl audit erase: personal values leave the audit log, and its chains still verify.
  *
- * Each table is a transaction of its own, with the audit row that says what was done in it: where the program dies in
+ * Each table is a transaction of its own, with the audit row that says what was done in it: if the program dies in
  * between, running it again does the rest. */
 #include "audit.h"
 
@@ -52,7 +52,7 @@ static bool erase_outbox(struct erasure *e)
 	return e->dry || rows;
 }
 
-/* What this database cannot take away. */
+/* Rows in archives: the files are not changed. */
 static bool find_archives(struct erasure *e)
 {
 	const char *values[] = {e->tenant, e->before};
@@ -79,7 +79,7 @@ static bool read_before(struct erasure *e)
 	return audit_run(e->ctl, "commit", NULL);
 }
 
-/* An archive is made of rows as they are: nobody makes one meanwhile. */
+/* An archive holds the rows as they were when it was made, so archiving and erasing exclude each other. */
 static bool lock(struct erasure *e)
 {
 	struct json_object *rows = ctl_query(e->ctl, "archive lock", NULL);
@@ -104,7 +104,7 @@ static void print(const struct erasure *e)
 		       (long long)e->erased, e->erased == 1 ? "" : "s");
 }
 
-/* Says what must stay; exit status 3 where something does. */
+/* Names the rows that keep their values; exit status 3 if there are any. */
 static int conclude(const struct erasure *e)
 {
 	print(e);

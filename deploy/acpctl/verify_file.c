@@ -1,8 +1,8 @@
 /* verify_file.c - checks an exported file: line by line, in the memory of its longest line and of its seals.
  *
  * The order is that of export.c: header, seals, rows in the order of their chains, trailer. A line must be, byte for
- * byte, what export.c makes of its text; of one of form 2, whose text does not hold the personal values, also what its
- * members make. So whatever is altered shows, in the readable members or in the text. */
+ * byte, what export.c makes of its text; the members of a line of form 2, whose text does not hold the personal values,
+ * must also give its text. So whatever is altered shows, in the readable members or in the text. */
 #include "audit.h"
 
 #include "clock.h"

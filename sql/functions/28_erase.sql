@@ -25,7 +25,7 @@ BEGIN
 	IF p_dry OR values_of = 0 THEN
 		RETURN;
 	END IF;
-	-- What stays is what the text of the row holds in the place of each value. Without the salt it leads to no value.
+	-- The row keeps what its text holds in the place of each value. Without the salt, that leads to no value.
 	EXECUTE format('UPDATE acp.%I l SET actor_id = NULL, error_message_redacted = NULL, ip_address = NULL, idempotency_key = NULL, salt = NULL,
 			erased = jsonb_strip_nulls(jsonb_build_object(
 				''actor_id'', acp.audit_commitment(l.salt, ''actor_id'', l.actor_id),
