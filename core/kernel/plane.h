@@ -19,8 +19,6 @@
 
 #include <json-c/json.h>
 
-#define ACP_NIL_UUID "00000000-0000-0000-0000-000000000000"
-
 enum acp_tier { ACP_TIER_FREE, ACP_TIER_PAID };
 
 /* The authenticated caller. */
