@@ -1,6 +1,6 @@
-// The steps of tests/console/run in the browser. Standard input: {console, shots, tenants, operator, only, times}; only
-// steps with the words of only in their name are run, each so many times. Prints one line each time, "ok NAME" or "FAIL
-// NAME" with the reason.
+// The steps of tests/console/run in the browser. Standard input: {console, shots, tenants, operator, only, times}. Runs the
+// steps whose names contain the text of only, each times times. Prints one line per run, "ok NAME" or "FAIL NAME" with the
+// reason.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
@@ -22,7 +22,7 @@ const equal = (is, wanted, what) =>
 	check(JSON.stringify(is) === JSON.stringify(wanted),
 		`${what}: ${JSON.stringify(is)} instead of ${JSON.stringify(wanted)}`);
 
-// A page of its own, on which no script may fail and nothing may be asked of another server.
+// A new page, on which no script may fail and no request may go to another server.
 async function open(options = {}, fragment = "") {
 	const context = await browser.newContext({ viewport: { width: WIDTHS.wide, height: 900 }, reducedMotion: "reduce",
 		...options });
@@ -31,7 +31,7 @@ async function open(options = {}, fragment = "") {
 	page.faults = [];
 	page.on("pageerror", (error) => page.faults.push(`error: ${error.message}`));
 	page.on("console", (message) => {
-		// A refused request is said here too; the page shows it.
+		// A refused request is logged here, too; the page itself reports it.
 		if (message.type() === "error" && !/status of 4\d\d/.test(message.text()))
 			page.faults.push(message.text());
 	});
@@ -103,7 +103,7 @@ async function focusComes(page, id) {
 		.catch(async () => equal(await focused(page), id, "focus"));
 }
 
-// The browser tells the page of the end of a dialog when this is called, and not before.
+// Delays the browser's close event of a dialog until the returned function is called.
 async function holdEnds(page) {
 	await page.addInitScript(() => {
 		let told = false;
@@ -118,7 +118,7 @@ async function holdEnds(page) {
 	return () => page.evaluate(() => globalThis.tellEnd());
 }
 
-// A refresh whose answer comes when the focus is at another place already.
+// A refresh whose answer arrives after the focus has moved.
 async function redraw(page, place, address, alter = () => {}) {
 	let go;
 	const moved = new Promise((resolve) => { go = resolve; });
@@ -135,7 +135,7 @@ async function redraw(page, place, address, alter = () => {}) {
 	await loaded(page);
 }
 
-// Of a table's rows only the first: their buttons are alike.
+// Only the first row of each table: the buttons of all rows are alike.
 async function keepsPlaces(page, view, address) {
 	const ids = await page.locator(`${view} :is(button, summary, [tabindex="0"])`).evaluateAll((all) => all
 		.filter((node) => !node.closest("tr:not(:first-child), [hidden]")).map((node) => node.id));
@@ -147,7 +147,7 @@ async function keepsPlaces(page, view, address) {
 	}
 }
 
-// What a tenant's log says of refusals for want of a scope.
+// The number of refusals for a missing scope in a tenant's log.
 async function scopeDenials(tenant) {
 	const reply = await fetch(task.console.replace(/console$/, "api/manage"), { method: "POST",
 		headers: { "X-API-Key": tenant.api_key, "Content-Type": "application/json" },
@@ -155,7 +155,7 @@ async function scopeDenials(tenant) {
 	return (await reply.json()).data.failures.filter((f) => f.code === "SCOPE_DENIED").length;
 }
 
-// The answers to requests for this address come after those to later ones.
+// Delays the answers to requests for this address until after later ones.
 async function delay(page, address) {
 	const late = { come: null };
 	late.come = new Promise((resolve) => {
@@ -398,7 +398,7 @@ await step("a webhook: created, tested, its delivery, deleted", async () => {
 	await page.waitForFunction(() => document.getElementById("status").textContent.startsWith("A test"));
 	check((await focused(page)).startsWith("test-"), `the focus is at ${await focused(page)}`);
 	await page.waitForFunction(() => document.getElementById("webhooks").textContent.includes("webhook.test"));
-	// It is sent, and answered: with 405, by /healthz.
+	// The event is sent; /healthz answers with 405.
 	for (let i = 0; i < 50 && !/405/.test(await text(page, "#webhooks")); i++) {
 		await page.waitForTimeout(200);
 		await page.click("#refresh");
@@ -464,7 +464,7 @@ await step("by keyboard alone: in, a dialog and out of it", async () => {
 	equal(await page.evaluate(() => document.activeElement.id), "key-name", "focus in the dialog");
 	await page.keyboard.press("Escape");
 	await focusComes(page, "create-key");
-	// A key is made, and ended, without a pointer.
+	// Create and revoke a key without a pointer.
 	await page.keyboard.press("Enter");
 	await page.keyboard.type("by keyboard");
 	await page.keyboard.press("Enter");
@@ -515,7 +515,7 @@ for (const moment of ["while a name is typed", "when it is shown what will happe
 		await page.keyboard.press("Escape");
 		await focusComes(page, "create-key");
 		equal(await page.locator("#secret").count(), 0, "secrets in the page");
-		// Nor from one who went on, where the browser closed it without asking.
+		// The focus also stays where the user has moved it after the browser closed the dialog by itself.
 		await page.keyboard.press("Enter");
 		await page.evaluate(() => document.getElementById("dialog").close());
 		await page.keyboard.press("Shift+Tab");
@@ -666,5 +666,5 @@ await step("without a session there is nothing for operators", async () => {
 });
 
 await browser.close();
-// Words that no step has are a mistake.
+// It is an error if no step ran.
 process.exit(failed || !done ? 1 : 0);
