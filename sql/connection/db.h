@@ -6,7 +6,7 @@
  * parameterised, one function call each; they are prepared where that works (not behind PgBouncer in transaction mode).
  *
  * After a connection could not be made the pool is away: for a moment everybody is told so at once, and one caller at a
- * time tries again, so that a dead server costs the others no wait. Threads that serve nobody (thread.h) try when
+ * time tries again, so that a dead server costs the others no wait. Threads in the background (thread.h) try when
  * they like, and tell nobody.
  *
  * What writes asks for its commit in a message of its own, once the statement has run: so it is known that nothing was
