@@ -11,11 +11,11 @@
 
 enum { LOOK_MS = 500 };
 
-/* Requests to cancel a statement that are under way, in all pools of the process. */
+/* Cancel requests in progress, over all pools of the process. */
 enum { MAX_CANCELS = 16 };
 static atomic_int cancels;
 
-/* libpq's messages end with a newline and may have several lines; the first says it. */
+/* Messages of libpq end with a newline and may have several lines. The first line has the cause. */
 static void first_line(char out[256], const char *text)
 {
 	snprintf(out, 256, "%.*s", text ? (int)strcspn(text, "\n") : 0, text ? text : "");
@@ -44,14 +44,14 @@ static void error_of(struct acp_db_error *error, const PGresult *result)
 
 static const char CANCELLED[] = "57014";
 
-/* States in which the session, or the server, is not there any more; 25006 is a server that became a standby. */
+/* SQLSTATEs that mean the session or the server is gone. 25006: the server became a standby. */
 bool acp_db_means_lost(const char *sqlstate)
 {
 	return !*sqlstate || strncmp(sqlstate, "08", 2) == 0 || strncmp(sqlstate, "57P", 3) == 0 ||
 	       strcmp(sqlstate, "25006") == 0;
 }
 
-/* A commit that ends with a warning is one whose wait for a standby was cancelled. */
+/* A commit that ends with a warning: its wait for a standby was cancelled. */
 static void take_notice(void *arg, const PGresult *result)
 {
 	struct acp_db_conn *conn = arg;
@@ -68,7 +68,7 @@ struct acp_db_conn *acp_db_connect(const char *url, const struct acp_db_limits *
 		return NULL;
 	}
 	snprintf(seconds, sizeof seconds, "%d", limits->connect_timeout_s);
-	/* What the connection string says comes after, and wins. */
+	/* Later parameters win, so the connection string overrides these. */
 	const char *names[] = {"connect_timeout",
 			       "fallback_application_name",
 			       "keepalives_idle",
@@ -145,8 +145,7 @@ bool acp_db_collect(struct acp_db_conn *conn, uint64_t deadline, PGresult **last
 	}
 }
 
-/* PQcancel waits for the server, which may be the one that is unresponsive: it gets a thread of its own, for which
- * nobody waits. */
+/* PQcancel waits for the server, which may be unresponsive. Therefore it runs in a detached thread. */
 static void *send_cancel(void *arg)
 {
 	char ignored[64];
@@ -156,8 +155,8 @@ static void *send_cancel(void *arg)
 	return NULL;
 }
 
-/* Lets the server stop what nobody waits for any more. With many under way already it is not told: it stops when it
- * finds the connection closed. */
+/* Asks the server to stop a statement that no caller waits for. With too many requests in progress it sends none: the
+ * server stops when it finds the connection closed. */
 void acp_db_cancel(struct acp_db_conn *conn)
 {
 	pthread_t thread;
@@ -177,18 +176,18 @@ void acp_db_cancel(struct acp_db_conn *conn)
 	PQfreeCancel(cancel);
 }
 
-/* No answer will be read from this connection any more. */
+/* Marks a connection from which no answer will be read. */
 static void abandon(struct acp_db_conn *conn, bool timed_out, struct acp_db_error *error)
 {
 	acp_db_set_error(error,
 			 timed_out ? "no answer from PostgreSQL within the time limit" : PQerrorMessage(conn->pg));
 	error->timed_out = timed_out;
 	if (conn->pool && acp_db_away(conn->pool))
-		acp_db_note_away(conn->pool); /* it was this caller's to try, and it got no answer */
+		acp_db_note_away(conn->pool); /* this caller was the one to try, and it got no answer */
 	conn->lost = true;
 }
 
-/* Nothing that this connection has not committed is done: its end rolls it back. */
+/* Abandons a connection before its commit request: closing it rolls the transaction back. */
 enum acp_db_status acp_db_give_up(struct acp_db_conn *conn, bool timed_out, struct acp_db_error *error)
 {
 	abandon(conn, timed_out, error);
@@ -197,7 +196,7 @@ enum acp_db_status acp_db_give_up(struct acp_db_conn *conn, bool timed_out, stru
 	return ACP_DB_AWAY;
 }
 
-/* What a statement's last result means, which becomes the caller's or is released. */
+/* Classifies the last result of a statement. The result goes to the caller or is released. */
 static enum acp_db_status classify(struct acp_db_conn *conn, PGresult *last, PGresult **result,
 				   struct acp_db_error *error)
 {
@@ -212,13 +211,13 @@ static enum acp_db_status classify(struct acp_db_conn *conn, PGresult *last, PGr
 	}
 	error_of(error, last);
 	PQclear(last);
-	error->timed_out = strcmp(error->sqlstate, CANCELLED) == 0; /* somebody found that it took too long */
+	error->timed_out = strcmp(error->sqlstate, CANCELLED) == 0; /* it was cancelled because it took too long */
 	bool lost = error->timed_out || acp_db_means_lost(error->sqlstate) || PQstatus(conn->pg) != CONNECTION_OK;
 	conn->lost = conn->lost || lost;
 	return lost ? ACP_DB_AWAY : ACP_DB_REFUSED;
 }
 
-/* Waits for the end of what was sent (sent false: it could not be) and takes its last result. */
+/* Waits for the end of a statement (sent false: sending failed) and takes its last result. */
 enum acp_db_status acp_db_finish(struct acp_db_conn *conn, bool sent, uint64_t deadline, PGresult **result,
 				 struct acp_db_error *error)
 {
@@ -246,8 +245,7 @@ enum acp_db_status acp_db_exec(struct acp_db_conn *conn, const char *sql, int co
 
 /* Commits -------------------------------------------------------------------------------------------------------- */
 
-/* Waits for the answer to a commit that was asked for at that moment. A thread in the background has no use for
- * one that comes late. */
+/* Waits for the answer to a commit requested at that moment. A background thread does not wait for a late answer. */
 bool acp_db_await_commit(struct acp_db_conn *conn, acp_db_collector *collect, uint64_t asked,
 			 const struct acp_db_early *early, PGresult **last)
 {
@@ -278,13 +276,14 @@ enum acp_db_status acp_db_in_doubt(struct acp_db_conn *conn, uint64_t asked, str
 	return ACP_DB_UNKNOWN;
 }
 
-/* What the answer to a commit means. A connection that the server ended instead may have committed before. */
+/* Classifies the answer to a commit. If the server closed the connection instead, it may have committed before. */
 enum acp_db_status acp_db_classify_commit(struct acp_db_conn *conn, bool wrote, PGresult *last, PGresult **result,
 					  struct acp_db_error *error)
 {
 	enum acp_db_status status = classify(conn, last, result, error);
 	if (status == ACP_DB_OK)
-		acp_db_note_commit(conn, wrote || conn->uncounted); /* one that wrote nothing waits for nothing */
+		/* A commit without writes does not wait for the disk. */
+		acp_db_note_commit(conn, wrote || conn->uncounted);
 	return status == ACP_DB_AWAY && !error->timed_out ? ACP_DB_UNKNOWN : status;
 }
 

@@ -12,18 +12,18 @@ enum { PREPARED_MAX = 32, SLOW_MS = 100 };
 
 struct acp_db_conn {
 	PGconn *pg;
-	struct acp_db_pool *pool; /* NULL: outside any */
+	struct acp_db_pool *pool; /* NULL: not in a pool */
 	int timeout_ms, commit_timeout_ms;
 	bool lost;
-	bool writes;                        /* taken to write */
-	bool tries;                         /* whether commits are answered again */
-	bool uncounted;                     /* its commit is late: it is none of the pool's connections any more */
-	bool ran;                           /* of a statement that commits by itself: its own results are complete */
-	bool warned;                        /* the server warned of something since the commit was asked for */
-	unsigned spell;                     /* the pool's spells when it was made */
-	unsigned server;                    /* the pool's number of the server that it leads to */
-	const char *prepared[PREPARED_MAX]; /* names of statements, as far as there are some */
-	struct acp_db_conn *next;           /* in the pool's list of free ones */
+	bool writes;                        /* taken for writing */
+	bool tries;                         /* its caller tests whether commits are answered again */
+	bool uncounted;                     /* its commit is late, so the pool no longer counts it */
+	bool ran;                           /* the results of a self-committing statement are complete */
+	bool warned;                        /* the server sent a warning after the commit request */
+	unsigned spell;                     /* value of pool->spells when it was made */
+	unsigned server;                    /* value of pool->server for its server */
+	const char *prepared[PREPARED_MAX]; /* names of prepared statements; NULL after the last */
+	struct acp_db_conn *next;           /* next in the idle list of the pool */
 };
 
 struct acp_db_pool {
@@ -31,19 +31,19 @@ struct acp_db_pool {
 	struct acp_db_limits limits;
 	pthread_mutex_t lock;
 	pthread_cond_t released[ACP_DB_PURPOSES];
-	struct acp_db_conn *idle; /* last released first: the others may age and be replaced */
-	int count;                /* connections that exist or are being made, but for those with a late commit */
-	int writing;              /* connections taken to write, late ones included */
-	char host[256];           /* which of several servers (database_url) took the last connection */
-	unsigned server;          /* how often that was another one than before */
-	atomic_bool stopping;     /* nobody waits for an answer any more */
-	atomic_bool unprepared;   /* prepared statements do not work on the way to this server */
-	/* Monotonic times until which nobody tries to connect, or to commit; 0: the server answers. One caller moves
-	 * it on and tries. */
+	struct acp_db_conn *idle; /* last in, first out: the others may age and be replaced */
+	int count;                /* connections that exist or are being made, without those with a late commit */
+	int writing;              /* connections taken for writing, including late ones */
+	char host[256];           /* the server of the newest connection, of several in database_url */
+	unsigned server;          /* counts changes of host */
+	atomic_bool stopping;     /* stop waiting for answers */
+	atomic_bool unprepared;   /* prepared statements do not work through this pooler */
+	/* Monotonic times until which connecting, or committing, is not tried; 0: the server answers. One caller moves
+	 * the time forward and tries. */
 	atomic_uint_fast64_t away_until, late_until;
-	atomic_uint spells;              /* how often a commit was late: who writes takes no connection from before */
-	atomic_uint_fast64_t late_since; /* when the first of the commits was late that were not answered since */
-	atomic_uint_fast64_t stored_at;  /* when a commit was answered last that is sure to have written something */
+	atomic_uint spells;              /* number of late commits; writers use no connection made earlier */
+	atomic_uint_fast64_t late_since; /* time of the first late commit since commits were last answered */
+	atomic_uint_fast64_t stored_at;  /* time of the last answered commit that certainly wrote data */
 };
 
 /* One connection (connection.c) ------------------------------------------------------------------------------------ */
@@ -67,7 +67,7 @@ bool acp_db_wait_socket(const struct acp_db_conn *conn, short events, uint64_t d
 typedef bool acp_db_collector(struct acp_db_conn *conn, uint64_t deadline, PGresult **last);
 acp_db_collector acp_db_collect;
 
-/* Waits for the end of what was sent (sent false: it could not be) and takes its last result. */
+/* Waits for the end of a statement (sent false: sending failed) and takes its last result. */
 enum acp_db_status acp_db_finish(struct acp_db_conn *conn, bool sent, uint64_t deadline, PGresult **result,
 				 struct acp_db_error *error);
 

@@ -46,7 +46,7 @@ void acp_db_pool_free(struct acp_db_pool *pool)
 	free(pool);
 }
 
-/* Somebody else may take a connection, or make one where a counted one is gone. */
+/* Signals that a connection is free, or that a counted one is gone and another may be made. */
 static void free_place(struct acp_db_pool *pool, bool counted, bool writes)
 {
 	pthread_mutex_lock(&pool->lock);
@@ -57,8 +57,8 @@ static void free_place(struct acp_db_pool *pool, bool counted, bool writes)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-/* A connection may have died while it was idle: the server said goodbye and closed it. Reading goes on to that end,
- * because the goodbye alone looks like any notice. Nothing was sent on it since, so taking another one is safe. */
+/* Detects a connection that the server closed while it was idle. Reads up to the end of file, because the message that
+ * the server sends first looks like any notice. Nothing was sent on it since, so another connection can replace it. */
 static bool died_idle(struct acp_db_conn *conn)
 {
 	struct pollfd socket = {PQsocket(conn->pg), POLLIN, 0};
@@ -67,8 +67,8 @@ static bool died_idle(struct acp_db_conn *conn)
 	return conn->lost || PQstatus(conn->pg) != CONNECTION_OK;
 }
 
-/* An idle connection that still lives, or NULL. The lock is held. Who writes takes none on which a commit may be late,
- * but makes another in its place; the rest is good enough for those who read. */
+/* Takes a live idle connection, or returns NULL. The caller holds the lock. A writer does not take a connection on
+ * which a commit may be late; it makes a new one. A reader may use it. */
 static struct acp_db_conn *pop_idle(struct acp_db_pool *pool, enum acp_db_purpose purpose)
 {
 	bool doubted = false;
@@ -76,7 +76,7 @@ static struct acp_db_conn *pop_idle(struct acp_db_pool *pool, enum acp_db_purpos
 		struct acp_db_conn *conn = pool->idle;
 		pool->idle = conn->next;
 		doubted = purpose != ACP_DB_TO_READ && conn->spell != atomic_load(&pool->spells);
-		/* The server before may have vanished without a word: nobody shall wait for it once more. */
+		/* The previous server may have vanished silently. Do not wait for it again. */
 		if (!doubted && conn->server == pool->server && !died_idle(conn))
 			return conn;
 		acp_db_close(conn);
@@ -85,14 +85,14 @@ static struct acp_db_conn *pop_idle(struct acp_db_pool *pool, enum acp_db_purpos
 	return NULL;
 }
 
-/* True: the server was away a moment ago, and it is not for this caller to try again. */
+/* True: the server was away a moment ago, and another caller tries to connect. */
 static bool still_away(struct acp_db_pool *pool)
 {
 	uint64_t until = atomic_load(&pool->away_until);
 	if (!until || !acp_thread_has_caller())
 		return false;
 	uint64_t now = acp_monotonic_us();
-	/* Who tries may need as long as a connection and a statement may take. */
+	/* The trying caller may need the time of a connection and a statement. */
 	uint64_t longest_ms = (uint64_t)pool->limits.connect_timeout_s * 1000u + (uint64_t)pool->limits.timeout_ms;
 	return now < until || !atomic_compare_exchange_strong(&pool->away_until, &until, now + longest_ms * 1000u);
 }
@@ -109,9 +109,9 @@ void acp_db_note_answer(struct acp_db_pool *pool)
 		atomic_store(&pool->away_until, 0);
 }
 
-/* A commit asked for at that moment is late. One that is so while others are answered has a bad connection; else nobody
- * shall ask for more of them for a while, which grows, because each may stay in the server for as long as this lasts.
- * Whoever tries again does so on a new connection. */
+/* A commit requested at that moment is late. If other commits are answered meanwhile, only this connection is bad.
+ * Otherwise pause new commits. The pause grows, because each commit may stay in the server for as long as the disk or
+ * standby is slow. The next try uses a new connection. */
 void acp_db_note_late(struct acp_db_pool *pool, uint64_t asked)
 {
 	uint64_t now = acp_monotonic_us();
@@ -126,7 +126,7 @@ void acp_db_note_late(struct acp_db_pool *pool, uint64_t asked)
 	atomic_fetch_add(&pool->spells, 1);
 }
 
-/* A commit was answered. Where the transaction may have written nothing, that tells little of the disk. */
+/* A commit was answered. If the transaction may have written nothing, the answer says little about the disk. */
 void acp_db_note_commit(struct acp_db_conn *conn, bool wrote)
 {
 	if (!conn->pool || !wrote)
@@ -136,7 +136,7 @@ void acp_db_note_commit(struct acp_db_conn *conn, bool wrote)
 		atomic_store(&conn->pool->late_until, 0);
 }
 
-/* True, with a reason in error: a commit was late, and it is not for this caller to try another one. *tries: it is. */
+/* True, with a reason in error: a commit was late, and another caller tests the server. *tries: this caller does. */
 static bool commits_late(struct acp_db_pool *pool, bool *tries, struct acp_db_error *error)
 {
 	uint64_t until = atomic_load(&pool->late_until);
@@ -165,7 +165,7 @@ void acp_db_unresponsive(struct acp_db_pool *pool)
 		acp_db_note_away(pool);
 }
 
-/* A new connection is the pool's. Of several servers only one can be the right one at a time. */
+/* Registers a new connection in the pool. Of several servers only one can be the primary at a time. */
 static void register_connection(struct acp_db_pool *pool, struct acp_db_conn *conn)
 {
 	char host[sizeof pool->host] = "";
@@ -182,20 +182,20 @@ static void register_connection(struct acp_db_pool *pool, struct acp_db_conn *co
 	pthread_mutex_unlock(&pool->lock);
 }
 
-/* One connection is not for those who write: they may all wait for the same row. */
+/* Keep one connection free of writers, because all of them may wait for the same row. */
 static int writers_of(const struct acp_db_pool *pool)
 {
 	return pool->limits.connections > 1 ? pool->limits.connections - 1 : 1;
 }
 
-/* Is there a connection for this purpose, or may one be made? The lock is held. */
+/* True if a connection is idle or may be made for this purpose. The caller holds the lock. */
 static bool has_place(const struct acp_db_pool *pool, enum acp_db_purpose purpose)
 {
 	return (pool->idle || pool->count < pool->limits.connections) &&
 	       (purpose != ACP_DB_TO_WRITE || pool->writing < writers_of(pool));
 }
 
-/* The lock is held. False: the time is up. */
+/* The caller holds the lock. False: the time is up. */
 static bool wait_until(struct acp_db_pool *pool, enum acp_db_purpose purpose, const struct timespec *until)
 {
 	int waited = 0;
@@ -204,7 +204,7 @@ static bool wait_until(struct acp_db_pool *pool, enum acp_db_purpose purpose, co
 	return has_place(pool, purpose);
 }
 
-/* The lock is held. False: there is none in time. */
+/* The caller holds the lock. False: no connection in time. */
 static bool wait_for_place(struct acp_db_pool *pool, enum acp_db_purpose purpose)
 {
 	if (has_place(pool, purpose))
@@ -219,7 +219,7 @@ static bool wait_for_place(struct acp_db_pool *pool, enum acp_db_purpose purpose
 	return found;
 }
 
-/* Takes an idle connection (*conn), or the place of one that is to be made. False: every place is taken. */
+/* Takes an idle connection (*conn) or the right to make one (*conn NULL). False: the pool is full. */
 static bool acquire_place(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_conn **conn)
 {
 	pthread_mutex_lock(&pool->lock);
@@ -242,14 +242,14 @@ struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose
 	}
 	if (purpose != ACP_DB_TO_READ && commits_late(pool, &tries, error)) {
 		if (acp_db_away(pool))
-			acp_db_note_away(pool); /* it was this caller's to try, and it may not */
+			acp_db_note_away(pool); /* this caller was the one to try, and it may not */
 		return NULL;
 	}
 	if (!acquire_place(pool, purpose, &conn)) {
 		acp_db_set_error(error, "every connection of the pool is busy (db_connections)");
 		error->timed_out = true;
 		if (acp_db_away(pool))
-			acp_db_note_away(pool); /* it was this caller's to try, and it could not */
+			acp_db_note_away(pool); /* this caller was the one to try, and it could not */
 		return NULL;
 	}
 	if (!conn && (conn = acp_db_connect(pool->url, &pool->limits, error)))
@@ -265,7 +265,7 @@ struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose
 	return NULL;
 }
 
-/* Keeps a connection for the next one who takes it. The lock is held. False: there is no place for it any more. */
+/* Puts a connection into the idle list. The caller holds the lock. False: the pool is full. */
 static bool put_back(struct acp_db_pool *pool, struct acp_db_conn *conn)
 {
 	if (conn->uncounted && pool->count >= pool->limits.connections)
@@ -291,7 +291,7 @@ void acp_db_release(struct acp_db_pool *pool, struct acp_db_conn *conn)
 	free_place(pool, counted, writes);
 }
 
-/* A commit that is late holds up its own caller only: others may have another connection instead. */
+/* A late commit delays only its own caller: the pool may make another connection for the others. */
 void acp_db_leave_pool(struct acp_db_conn *conn)
 {
 	if (!conn->pool || conn->uncounted)
@@ -300,7 +300,7 @@ void acp_db_leave_pool(struct acp_db_conn *conn)
 	free_place(conn->pool, true, false);
 }
 
-/* On any connection -------------------------------------------------------------------------------------------- */
+/* On any connection ---------------------------------------------------------------------------------------------- */
 
 static enum acp_db_status write_within(struct acp_db_pool *pool, enum acp_db_purpose purpose, const char *sql,
 				       int count, const char *const *values, int timeout_ms, int commit_timeout_ms,

@@ -1,11 +1,11 @@
-/* Statements that are run over and over, also those that commit by themselves. */
+/* Repeated statements, also those that commit by themselves. */
 #include "db_parts.h"
 
 #include "clock.h"
 
 #include <poll.h>
 
-/* Where the statement stands, or may stand, in the connection's list; NULL: the list is full. */
+/* Returns the slot of a statement in the list of the connection, or a free one; NULL: the list is full. */
 static const char **find_prepared(struct acp_db_conn *conn, const char *name)
 {
 	for (size_t i = 0; i < PREPARED_MAX; i++)
@@ -14,8 +14,8 @@ static const char **find_prepared(struct acp_db_conn *conn, const char *name)
 	return NULL;
 }
 
-/* 26000, 42P05: the server that answers is another one than that which prepared it: there is a pooler in between.
- * 0A000: a function that it calls has been made anew since. */
+/* 26000, 42P05: another server answers than the one that prepared the statement, so a pooler is in between.
+ * 0A000: a function that it calls was replaced since. */
 static bool prepared_in_vain(const char *sqlstate)
 {
 	return strcmp(sqlstate, "26000") == 0 || strcmp(sqlstate, "42P05") == 0 || strcmp(sqlstate, "0A000") == 0;
@@ -54,7 +54,7 @@ enum acp_db_status acp_db_exec_again(struct acp_db_conn *conn, const struct acp_
 
 #ifdef LIBPQ_HAS_PIPELINING
 
-/* Prepares the statement on this connection, where that works on the way to this server. */
+/* Prepares the statement on this connection, unless a pooler prevents that. */
 static enum acp_db_status prepare(struct acp_db_conn *conn, const struct acp_db_statement *statement, bool *prepared,
 				  struct acp_db_error *error)
 {
@@ -74,7 +74,7 @@ static enum acp_db_status prepare(struct acp_db_conn *conn, const struct acp_db_
 	return ACP_DB_OK;
 }
 
-/* The server commits when it reads the Sync, and tells before, asked to by the Flush, what the statement gave. */
+/* The server commits when it reads the Sync. The Flush makes it send the results of the statement before that. */
 static bool send_early(struct acp_db_conn *conn, const struct acp_db_statement *statement, bool prepared,
 		       const char *const *values, const struct acp_db_binary *binary)
 {
@@ -85,7 +85,7 @@ static bool send_early(struct acp_db_conn *conn, const struct acp_db_statement *
 	return sent && PQsendFlushRequest(conn->pg) && PQpipelineSync(conn->pg);
 }
 
-/* The statement's results, and then the end of its transaction. */
+/* Reads the results of the statement, then the end of its transaction. */
 static bool collect_both(struct acp_db_conn *conn, uint64_t deadline, PGresult **last)
 {
 	conn->ran = conn->ran || acp_db_collect(conn, deadline, last);
@@ -98,16 +98,16 @@ static bool collect_both(struct acp_db_conn *conn, uint64_t deadline, PGresult *
 	return ended;
 }
 
-/* A statement that has not run in time is cancelled, and says so; one whose commit is late is waited for. */
+/* Cancels a statement that has not run in time, and reads its error. Waits for a late commit. */
 static bool collect_early(struct acp_db_conn *conn, uint64_t asked, const struct acp_db_early *early, PGresult **last)
 {
 	uint64_t deadline = asked + (uint64_t)conn->timeout_ms * 1000u;
 	conn->ran = acp_db_collect(conn, deadline, last);
 	if (!conn->ran && acp_monotonic_us() < deadline)
-		return false; /* it broke */
+		return false; /* the connection broke */
 	if (!conn->ran) {
 		acp_db_cancel(conn);
-		conn->lost = true; /* for who comes next: the cancellation may come late */
+		conn->lost = true; /* a late cancellation could hit the next statement */
 	} else if (PQresultStatus(*last) == PGRES_TUPLES_OK) {
 		early->executed(early->arg);
 	}
@@ -115,7 +115,7 @@ static bool collect_early(struct acp_db_conn *conn, uint64_t asked, const struct
 	       PQexitPipelineMode(conn->pg);
 }
 
-/* The server's own word that the statement failed. (libpq makes a result of that kind of a broken connection, too.) */
+/* True if the server reported that the statement failed. libpq makes such a result for a broken connection, too. */
 static bool has_failed(const PGresult *last)
 {
 	const char *sqlstate = PQresultErrorField(last, PG_DIAG_SQLSTATE);
@@ -157,7 +157,7 @@ enum acp_db_status acp_db_exec_early(struct acp_db_conn *conn, const struct acp_
 	PGresult *rows = NULL;
 	enum acp_db_status status = ACP_DB_REFUSED;
 	struct acp_db_error ignored;
-	/* Where it turns out that statements cannot be prepared, the transaction has failed by then. */
+	/* If the statement cannot be prepared, the transaction has failed, so it is repeated without preparing. */
 	for (int attempt = 0; attempt < 2 && status == ACP_DB_REFUSED; attempt++) {
 		bool unprepared = atomic_load(&conn->pool->unprepared);
 		status = acp_db_exec(conn, "BEGIN ISOLATION LEVEL READ COMMITTED", 0, NULL, 0, NULL, error);

@@ -70,7 +70,7 @@ enum acp_db_status acp_seal_make(struct acp_db_conn *conn, const struct acp_conf
 	status = in_transaction(conn, config, age_ms, made, error);
 	if (status == ACP_DB_OK)
 		return acp_db_commit(conn, error);
-	/* A connection that cannot roll back is closed by whoever gave it. */
+	/* The owner closes a connection that cannot roll back. */
 	if (acp_db_exec(conn, "ROLLBACK", 0, NULL, 0, NULL, &ignored) != ACP_DB_OK)
 		return status;
 	return status;
@@ -85,7 +85,8 @@ void acp_seal_when_due(struct acp_db_pool *pool, const struct acp_config *config
 	struct acp_db_conn *conn = acp_db_acquire(pool, ACP_DB_TO_WRITE, &error);
 	enum acp_db_status status = ACP_DB_AWAY;
 	if (conn) {
-		/* Upkeep comes in the same rhythm: a moment too early must not cost a whole interval. */
+		/* Upkeep has the same interval. Without slack, a run that is slightly early would skip a whole
+		 * interval. */
 		status = acp_seal_make(conn, config, config->audit_seal_interval * 900, &made, &error);
 		acp_db_release(pool, conn);
 	}

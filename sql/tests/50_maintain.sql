@@ -1,4 +1,4 @@
--- 50_maintain.sql - what is done now and then.
+-- 50_maintain.sql - periodic maintenance and the change feed.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL timezone = 'UTC';
@@ -11,7 +11,7 @@ SET LOCAL search_path = :tap, pg_catalog;
 
 SELECT plan(22);
 
--- Shifts the program's clock so that this transaction happens at a moment. Undone by the ROLLBACK.
+-- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	EXECUTE format('ALTER DATABASE %I SET acp.clock_offset = %L', current_database(), moment - now());
@@ -33,38 +33,38 @@ GRANT SELECT ON remembered TO PUBLIC;
 
 SELECT pg_temp.clock_at('2052-05-14 12:00:00+00') \gset ignored_
 SET LOCAL ROLE acp_app;
-SELECT lives_ok('SELECT acp.maintain()', 'the program''s role maintains');
+SELECT lives_ok('SELECT acp.maintain()', 'the role of the program runs maintenance');
 RESET ROLE;
 SELECT set_eq($$SELECT month FROM months WHERE month LIKE '2052%'$$, ARRAY['2052_05', '2052_06', '2052_07', '2052_08'],
-	'audit partitions three months ahead');
+	'it creates audit partitions three months ahead');
 SELECT is((SELECT sum(keys) FROM remembered), 9::numeric, 'no key has expired yet');
 
 SELECT pg_temp.clock_at('2052-05-15 12:00:00+00') \gset ignored_
 SET LOCAL ROLE acp_app;
-SELECT lives_ok('SELECT acp.maintain()', 'a day later');
+SELECT lives_ok('SELECT acp.maintain()', 'it runs a day later');
 SELECT results_eq('TABLE remembered', $$VALUES ('maintain.live', 3::bigint)$$,
-	'expired keys are forgotten, from their last instant on');
-SELECT lives_ok('SELECT acp.maintain()', 'again');
-SELECT results_eq('TABLE remembered', $$VALUES ('maintain.live', 3::bigint)$$, 'changes nothing');
+	'expired keys are deleted, from their last instant on');
+SELECT lives_ok('SELECT acp.maintain()', 'it runs again');
+SELECT results_eq('TABLE remembered', $$VALUES ('maintain.live', 3::bigint)$$, 'the second run changes nothing');
 RESET ROLE;
 
 SELECT pg_temp.clock_at('2052-11-30 23:59:59.999999+00') \gset ignored_
-SELECT lives_ok('SELECT acp.maintain()', 'half a year later, at the end of a month');
+SELECT lives_ok('SELECT acp.maintain()', 'it runs half a year later, at the end of a month');
 SELECT set_eq($$SELECT month FROM months WHERE month > '2052'$$,
 	ARRAY['2052_05', '2052_06', '2052_07', '2052_08', '2052_11', '2052_12', '2053_01', '2053_02'],
-	'the months from there on, over the turn of the year');
-SELECT is((SELECT count(*) FROM remembered), 0::bigint, 'the last keys are forgotten');
+	'it creates the months from there on, over the end of the year');
+SELECT is((SELECT count(*) FROM remembered), 0::bigint, 'the last keys are deleted');
 
 INSERT INTO acp.idempotency (tenant_id, action, key, fingerprint, state, created_at, expires_at)
 SELECT '55555555-0000-4000-8000-000000000001', 'maintain.many', n::text, repeat('f', 64), 'done', now(),
 	'2052-01-01 00:00:00+00'::timestamptz + n * interval '1 s'
 FROM generate_series(1, 1500) n;
-SELECT lives_ok('SELECT acp.maintain()', 'with much to do');
+SELECT lives_ok('SELECT acp.maintain()', 'it runs with many expired keys');
 SELECT results_eq($$SELECT count(*), min(key::integer) FROM acp.idempotency WHERE action = 'maintain.many'$$,
 	'VALUES (500::bigint, 1001)',
-	'it forgets a thousand at a time, oldest first');
+	'it deletes a thousand at a time, oldest first');
 SELECT acp.maintain() \gset ignored_
-SELECT is((SELECT count(*) FROM remembered), 0::bigint, 'and the rest the next time');
+SELECT is((SELECT count(*) FROM remembered), 0::bigint, 'it deletes the rest the next time');
 
 -- Changes --------------------------------------------------------------------------------------------------------------
 

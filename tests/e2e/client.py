@@ -1,5 +1,6 @@
 """What tests work with: requests as raw as needed, fresh tenants, audit rows."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -11,7 +12,7 @@ import urllib.parse
 import uuid
 
 from database import Database
-from harness import Failure, Skip, check, clipped, equal
+from checks import Failure, Skip, check, clipped, equal
 from stack import command_line, processes
 
 NIL = "00000000-0000-0000-0000-000000000000"
@@ -47,11 +48,15 @@ class Watch:
         self.shown = set()
         self.meant = set()  # the first characters of credentials that a test gives as an argument, to see them refused
         self.looks = 0
+        self._times = {}  # pid -> how often its arguments were read: what was started has them after a moment
+
+    def start(self):
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self):
         while True:
-            for pid in processes():
+            self._times = {pid: self._times.get(pid, 0) + 1 for pid in processes()}
+            for pid in [pid for pid, times in self._times.items() if times <= 3]:
                 line = command_line(pid)
                 if line and self._is_ours(line[0]):
                     self.looks += 1
@@ -188,16 +193,18 @@ class Bench:
         self.http = Http(stack.url)
         self.db = Database(stack.database_url)
         self.keys = set()  # every key that was given out in this run
-        self.watch = Watch(stack.sbin)
+        self.templates = {}  # scratch.py: databases that tests copy
+        self.at_end = contextlib.ExitStack()  # what goes away after the last test
+        self.watch = Watch(stack.sbin)  # looks once it is started
         self._lock = threading.Lock()
         self._request_ids = set()
         self._wrong = []
         self._last = threading.local()
 
-    # For harness.py -------------------------------------------------------------------------------------------------
+    # For conftest.py ------------------------------------------------------------------------------------------------
 
-    def begin(self, name):
-        self.outcome = None
+    def begin(self):
+        self.outcome = None  # what the test found, where several answers are right
         self._last.reply = None
         self._wrong.clear()
 
@@ -236,9 +243,9 @@ class Bench:
             return "an error that shows a credential"
         return None
 
-    def start_stack(self, conf=None, mount="/"):
-        """The stack with these settings of its own, mounted there."""
-        self.stack.up(conf, mount)
+    def arrange(self, settings=None, mount="/"):
+        """The stack with these settings of its own (name: value) and no others, mounted there."""
+        self.stack.arrange("".join("%s = %s\n" % pair for pair in (settings or {}).items()), mount)
         self.http = Http(self.stack.url)
 
     # Requests -------------------------------------------------------------------------------------------------------

@@ -1,11 +1,21 @@
 """PostgreSQL through psql: rows of a statement, a session that holds locks, the SQLSTATE of what is refused."""
 
+import glob
 import json
 import os
 import re
 import subprocess
 
-from harness import Failure, check
+from checks import Failure, check
+
+
+def find_psql():
+    """The program itself: what Debian puts on PATH is a script that looks for it, for longer than it then runs."""
+    found = glob.glob("/usr/lib/postgresql/*/bin/psql")
+    return max(found, key=lambda path: int(path.split("/")[4])) if found else "psql"
+
+
+PSQL = find_psql()
 
 
 def clean_environment(**more):
@@ -40,12 +50,16 @@ class Database:
     def as_role(self, role):
         return Database(with_user(self.url, role))
 
+    @property
+    def name(self):
+        return re.match(r"postgres(?:ql)?://[^/]*/([^?]*)", self.url).group(1)
+
     def named(self, name):
         return Database(with_database(self.url, name))
 
     def _psql(self, sql, values=None, *options):
         variables = [part for name, value in (values or {}).items() for part in ("-v", "%s=%s" % (name, value))]
-        return subprocess.run(["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", *options, *variables,
+        return subprocess.run([PSQL, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", *options, *variables,
                                "-d", self.url], input=sql.encode(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               env=clean_environment(), timeout=60)
 
@@ -115,7 +129,7 @@ class Session:
     """A psql that stays connected, so that what it locks stays locked; a context manager that rolls back."""
 
     def __init__(self, url):
-        self._psql = subprocess.Popen(["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", url],
+        self._psql = subprocess.Popen([PSQL, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", url],
                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                       env=clean_environment(), text=True)
 

@@ -12,7 +12,7 @@ import tempfile
 
 from client import Reply
 from database import clean_environment
-from harness import Failure, check, until
+from checks import Failure, check, until
 
 BEGIN, END, PARAMS, STDIN, STDOUT = 1, 3, 4, 5, 6
 
@@ -161,8 +161,9 @@ class Responder:
         self.dir.cleanup()
 
     def _keep_log(self):
-        """What it logged is looked through at the end of the run, with the other logs (test_account.py)."""
+        """What it logged is looked through at the end of the run, with the other logs (account.py)."""
         if getattr(self._stack, "own", False):
+            self._stack.responders_ended += 1
             with open(os.path.join(self._stack.logs, "responders-of-tests.log"), "a", encoding="utf-8") as file:
                 file.write(self.read_log())
 

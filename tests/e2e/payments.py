@@ -14,7 +14,7 @@ import uuid
 
 from client import ONBOARD, SCORE, SCORE_PARAMS
 from fcgi import Responder, ask
-from harness import Failure, check, until
+from checks import Failure, check, until
 from stripe import StandIn
 
 HOOK = "/api/webhooks/stripe"

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Puts into README.md what the end-to-end tests found at each web server and mount.
+"""Puts into a document what the end-to-end tests found at each web server and mount.
 
-  servers.py OUTPUT…           rewrites the table from what tests/e2e/run.py printed, one file a web server
-  servers.py --check OUTPUT…   says whether that is what the document shows; exit status 1: it is not
+  servers.py RESULTS…           rewrites the table from what pytest --results wrote, one file a web server
+  servers.py --check RESULTS…   says whether that is what the document shows; exit status 1: it is not
+
+The document: docs/servers.md or README.md, whichever has the table.
 
 A cell stands for a test that ran; one that failed or did not run is never shown as a success.
 """
@@ -17,9 +19,10 @@ sys.dont_write_bytecode = True  # the sources stay as they are
 import test_mounts
 from stack import SERVERS
 
-DOCUMENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "README.md")
+ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+DOCUMENTS = ["docs/servers.md", "README.md"]
 BEGIN, END = "<!-- table: tests/e2e/servers.py writes it -->\n", "<!-- end of the table -->\n"
-LINE = re.compile(r"^(ok|FAIL|skip) mounts\.(\w+?)(?: \([\d.]+ s\))?(?:: (.*))?$")
+LINE = re.compile(r"^(ok|FAIL|skip) mounts\.(\w+?)(?: \(setup\)| \(teardown\))?(?: \([\d.]+ s\))?(?:: (.*))?$")
 
 
 def results_of(path):
@@ -33,7 +36,7 @@ def results_of(path):
             match = re.match(r"^suite e2e-([a-z-]+): ", line)
             server = match.group(1) if match else server
     if server not in SERVERS:
-        raise SystemExit("%s: not the output of tests/e2e/run.py with one of: %s" % (path, ", ".join(SERVERS)))
+        raise SystemExit("%s: not the results of tests/e2e with one of: %s" % (path, ", ".join(SERVERS)))
     return server, found
 
 
@@ -64,21 +67,30 @@ def table(results):
     return "\n".join(lines) + "\n"
 
 
+def document():
+    """(name, text) of the one that has the table."""
+    for name in DOCUMENTS:
+        with open(os.path.join(ROOT, name), encoding="utf-8") as file:
+            text = file.read()
+        if BEGIN in text:
+            return name, text
+    raise SystemExit("none of %s has the line %s" % (", ".join(DOCUMENTS), BEGIN.strip()))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing, compare")
-    parser.add_argument("outputs", nargs="+", metavar="OUTPUT")
+    parser.add_argument("outputs", nargs="+", metavar="RESULTS")
     options = parser.parse_args()
     results = dict(results_of(path) for path in options.outputs)
-    with open(DOCUMENT, encoding="utf-8") as file:
-        text = file.read()
+    name, text = document()
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
     fresh = text[:start] + table(results) + text[end:]
     if not options.check:
-        with open(DOCUMENT, "w", encoding="utf-8") as file:
+        with open(os.path.join(ROOT, name), "w", encoding="utf-8") as file:
             file.write(fresh)
     elif fresh != text:
-        print("README.md does not show what these tests found; write it with: tests/e2e/servers.py OUTPUT…")
+        print("%s does not show what these tests found; write it with: tests/e2e/servers.py RESULTS…" % name)
         was = set(text.splitlines())
         print("\n".join("+ " + line for line in fresh.splitlines() if line not in was))
         return 1

@@ -1,14 +1,18 @@
 """The stack under test: deploy/lib/stack for one of our own, or addresses of one that runs already."""
 
+import contextlib
 import os
+import random
 import re
 import shlex
 import signal
+import socket
 import subprocess
+import tempfile
 import urllib.request
 
 from database import clean_environment
-from harness import Failure, Skip, check
+from checks import Failure, Skip, check
 
 STACK = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "deploy", "lib", "stack")
 
@@ -16,6 +20,32 @@ STACK = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "de
 def run(command, **more):
     return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                           **more)
+
+
+PORTS = range(10000, 32000)  # below those that the kernel gives to outgoing connections (ip_local_port_range)
+
+
+def free_port():
+    """A port of 127.0.0.1 that is free, as are the two after it (deploy/lib/stack uses these too). No outgoing connection
+    takes it while a server that had it is restarted."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        if all(is_free(port + n) for n in range(3)):
+            return port
+
+
+def is_free(port):
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return True
+    return False
+
+
+def stop_on_signal(number, _):
+    """A handler that lets the program clean up after itself."""
+    raise SystemExit("ended by signal %d" % number)
 
 
 class Programs:
@@ -61,9 +91,11 @@ class OutsideStack(Programs):
     """Runs already; is not ours to restart."""
 
     own = False
+    responders_ended = 0
     supervised = False
     server = "external"
     log = None
+    conf, mount = "", "/"
 
     def __init__(self, options):
         self.url = options.url
@@ -79,12 +111,20 @@ class OutsideStack(Programs):
         known = {"lighttpd": "lighttpd", "nginx": "nginx", "caddy": "caddy", "apache": "apache-fcgid"}
         self.server = next((known[word] for word in known if word in name), "external")
 
+    def arrange(self, conf, mount):
+        if conf or mount != "/":
+            raise Skip("needs a stack of its own (--server): other settings, or another mount")
+
     def down(self):
         pass
 
 
 class OwnStack(Programs):
+    """conf and mount: the settings of its own that it was last brought up with, as text, and where it is mounted."""
+
     own = True
+    conf = mount = None
+    responders_ended = 0  # those that tests started themselves (fcgi.py), whose logs are kept with its own
 
     def __init__(self, options):
         self.server = options.server
@@ -98,6 +138,8 @@ class OwnStack(Programs):
             self._up += ["--workers", str(options.workers)]
         if getattr(options, "stripe", False):
             self._up += ["--stripe"]
+        if getattr(options, "examples", False):
+            self._up += ["--examples"]
 
     def _run(self, command, *options):
         """deploy/lib/stack, whose messages are shown only when it fails."""
@@ -109,8 +151,8 @@ class OwnStack(Programs):
 
     def _read_environment(self):
         with open(os.path.join(self.dir, "stack.env"), encoding="utf-8") as file:
-            pairs = (word.split("=", 1) for line in file for word in shlex.split(line))
-            self.env = {name: value for name, value in pairs}
+            words = (word for line in file for word in shlex.split(line) if word != "export")
+            self.env = dict(word.split("=", 1) for word in words)
         self.url = self.env["ACP_URL"]
         self.database_url = self.env["ACP_DATABASE_URL"]
         self.config = self.env["ACP_CONFIG"]
@@ -119,7 +161,23 @@ class OwnStack(Programs):
         self.logs = os.path.dirname(self.log)
 
     def up(self, conf=None, mount="/"):
+        """Starts what is down, and again what has other settings. conf: a file with settings of its own."""
+        self.conf = self.mount = None  # until it is up
         self._run(*self._up, "--mount", mount, *(["--conf", conf] if conf else []), *(["--pooler"] if self.pooler else []))
+        self.conf, self.mount = contents(conf) if conf else "", mount
+
+    def arrange(self, conf="", mount="/"):
+        """The same with settings as text; nothing happens where it has these already."""
+        if (self.conf, self.mount) == (conf, mount):
+            return
+        with tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="acp-e2e-") as file:
+            file.write(conf)
+            file.flush()
+            self.up(file.name if conf else None, mount)
+
+    def disturbed(self):
+        """Something may be down: the next arrange() looks after it."""
+        self.conf = self.mount = None
 
     def down(self):
         self._run("down")
@@ -154,6 +212,11 @@ class OwnStack(Programs):
         """The process of the web server that takes its signals."""
         with open(os.path.join(self.env["ACP_STATE"], "run", "web.pid"), encoding="ascii") as file:
             return int(file.read().split()[0])
+
+
+def contents(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def processes():

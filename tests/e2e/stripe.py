@@ -9,7 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from harness import Failure, check
+from checks import Failure, check
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "stripe", "stand_in.py")
 KEY = "sk_test_" + "e2eStandInKey0123456789"

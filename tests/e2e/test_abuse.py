@@ -16,7 +16,7 @@ import uuid
 
 from client import MANAGE, NIL, ONBOARD, refused, succeeded
 from fcgi import Responder, begin, can_stand_apart, finish
-from harness import Skip, check, equal, only_on, parallel, spread, until
+from checks import Skip, check, equal, only_on, parallel, spread, until
 from test_malformed import post
 from test_webhooks import Receiver
 

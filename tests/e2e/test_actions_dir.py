@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from client import LEAKS, refused, succeeded
 from database import clean_environment
 from fcgi import Responder
-from harness import check, equal, parallel, until
+from checks import check, equal, parallel, until
 from stack import children
 
 EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "deploy", "examples")
@@ -295,7 +295,7 @@ def test_doctor_names_missing_functions(bench):
     with schema(bench, "e2e_doctor", HALF_READY), Folder(**files) as folder:
         doctor = lambda: bench.stack.program("acpctl", "doctor", environment={"ACP_ACTIONS_DIR": folder.path}).stdout
         found = doctor()
-        for words in (r"WRONG +e2e\.missing +there is no function e2e_doctor\.missing\(uuid, jsonb, jsonb\)",
+        for words in (r"WRONG +e2e\.missing +no such function: e2e_doctor\.missing\(uuid, jsonb, jsonb\)",
                       r"WRONG +e2e\.text +.*must return jsonb", r"WRONG +e2e\.good +acp_app may not call"):
             check(re.search(words, found), "%s is not in\n%s" % (words, found))
         bench.db.execute("grant usage on schema e2e_doctor to acp_app;"

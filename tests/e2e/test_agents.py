@@ -5,7 +5,7 @@ import re
 import uuid
 
 from client import CODES, refused, succeeded
-from harness import check, equal
+from checks import check, equal
 
 
 def text_of(bench, path="/llms.txt"):

@@ -3,7 +3,7 @@
 import re
 
 from client import SCORE, refused, succeeded
-from harness import check, equal
+from checks import check, equal
 
 
 def test_page(bench):

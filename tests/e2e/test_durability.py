@@ -4,12 +4,15 @@ import os
 import sys
 import time
 
-from harness import check
+import pytest
+
+from checks import check
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
 import durability
 
 
+@pytest.mark.slow
 def test_kills_under_load(bench):
     """Contract 3: responders and PostgreSQL are killed with SIGKILL under calls of many kinds; afterwards every answer
     has its one row, nothing was done twice, no allowance was exceeded and no place in it is lost."""

@@ -17,7 +17,7 @@ import uuid
 from client import NIL
 from database import clean_environment
 from fcgi import Responder
-from harness import Failure, Skip, check, equal, parallel
+from checks import Failure, Skip, check, equal, parallel
 from stripe import StandIn
 
 KEY = "e2e-executor-key-" + "0123456789abcdef" * 2

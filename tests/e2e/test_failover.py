@@ -6,8 +6,10 @@ import sys
 import time
 from types import SimpleNamespace
 
-from harness import check, equal, only_on
-from stack import OwnStack
+import pytest
+
+from checks import check, equal, only_on
+from stack import OwnStack, free_port
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
 import failovers
@@ -15,13 +17,13 @@ import failovers
 
 def own_stack(bench):
     """What fails over is not the database of the other tests."""
-    from run import free_port
     place = os.path.join(os.path.dirname(bench.stack.dir), "failover")
     shutil.rmtree(place, ignore_errors=True)
     return OwnStack(SimpleNamespace(server=bench.stack.server, port=free_port(), dir=place, prefix=bench.stack.prefix,
                                     workers=None))
 
 
+@pytest.mark.slow
 @only_on(["lighttpd"], "what is tested is between the responder and PostgreSQL")
 def test_failover_under_load(bench):
     """Contract 3 and 4: with synchronous_commit = remote_apply the primary is killed, then the next one falls silent,

@@ -10,7 +10,7 @@ import time
 
 from client import CREATE, SCORE, SCORE_PARAMS
 from fcgi import Responder, can_stand_apart
-from harness import Load, Skip, check, equal, parallel, spread, until
+from checks import Load, Skip, check, equal, parallel, spread, until
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
 from faults import kill_postgres

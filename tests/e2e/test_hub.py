@@ -4,7 +4,7 @@ import uuid
 
 from client import NIL, refused, succeeded
 from fcgi import Responder
-from harness import check, equal, parallel
+from checks import check, equal, parallel
 from hub import BASE, Hub, event
 
 ENDPOINTS = ["tenants/create", "tenants/update", "usage", "usage/reserve", "usage/settle", "audit-ingest", "audit-query",

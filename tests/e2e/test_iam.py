@@ -7,7 +7,7 @@ import uuid
 
 from client import SCORE, SCORE_PARAMS, refused, succeeded
 from database import METERED
-from harness import check, equal, parallel
+from checks import check, equal, parallel
 from test_usage import clock_shifted, quota_rows
 
 SCOPES = ["manage.read", "manage.domain", "manage.iam", "manage.webhooks", "manage.settings", "manage.governance"]

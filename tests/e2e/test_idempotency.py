@@ -7,7 +7,7 @@ import uuid
 
 from client import CREATE, SCORE, SCORE_PARAMS, refused, succeeded
 from fcgi import Responder
-from harness import check, equal, parallel
+from checks import check, equal, parallel
 from test_actions_dir import Folder, action, call
 from test_usage import clock_shifted, quota_rows
 

@@ -11,7 +11,7 @@ import re
 import uuid
 
 from client import MANAGE, NIL, succeeded
-from harness import check, equal, spread
+from checks import check, equal, spread
 from hub import Hub
 from test_isolation import WITH_IDS, PLAIN, Victim
 

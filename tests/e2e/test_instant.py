@@ -4,12 +4,15 @@ import os
 import sys
 import time
 
-from harness import check, equal
+import pytest
+
+from checks import check, equal
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
 import changes
 
 
+@pytest.mark.slow
 def test_changes_are_known_everywhere(bench):
     """Contract 1: revoked keys, changed scopes, upgraded tenants: no call of any process that starts 100 ms or more
     after the answer to the change sees the old state."""

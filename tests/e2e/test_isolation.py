@@ -8,7 +8,7 @@ import json
 import uuid
 
 from client import CREATE, SCORE, SCORE_PARAMS, refused, succeeded
-from harness import check, equal, spread
+from checks import check, equal, spread
 
 MODELS, QUESTIONS = "domain.leadscoring.models.list", "domain.leadscoring.questions.list"
 UPSERT = "domain.leadscoring.questions.upsert_bulk"

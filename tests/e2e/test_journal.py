@@ -13,7 +13,7 @@ import uuid
 
 from client import NIL
 from database import clean_environment, with_database
-from harness import check, equal, parallel, until
+from checks import check, equal, parallel, until
 
 OK, FAILED, USAGE, WAITING = 0, 1, 64, 3
 

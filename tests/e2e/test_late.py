@@ -14,7 +14,7 @@ import uuid
 
 from client import CREATE, ONBOARD, SCORE, SCORE_PARAMS
 from fcgi import Responder, ask
-from harness import check, equal, until
+from checks import check, equal, parallel, until
 from test_actions_dir import Folder, action, schema
 from test_journal import event, journal, rows
 from test_policy import policies
@@ -189,6 +189,15 @@ def behind_a_network(bench, **settings):
                 yield responder, network
 
 
+def each_apart(bench, cases, work, **settings):
+    """work(responder, network, *case) for all of them at the same time, each with a responder and a network of its own:
+    they take their time from deadlines, which no clock shortens."""
+    def run(number):
+        with behind_a_network(bench, **settings) as (responder, network):
+            work(responder, network, *cases[number])
+    parallel(len(cases), run)
+
+
 def onboarded_while_the_answer_is_lost(bench, responder, network, headers):
     """The reply to an onboarding that PostgreSQL commits and whose answer does not arrive, because the connection
     breaks; and the agent's id."""
@@ -267,13 +276,14 @@ def test_an_onboarding_that_cannot_be_done_in_time(bench):
     """Contract 2, 3: PostgreSQL answers nothing: nothing was done, the one audit row says so, and the same request sent
     again without any key is answered 201."""
     bench.need_own_stack("puts a network before the database")
-    with behind_a_network(bench, db_timeout="1000") as (responder, network):
-        for trouble in "mute", "stall":
-            equal(ask(responder.socket, "GET", "/readyz").status, 200, "ready")
-            reply, body, ends = onboarded_while(bench, responder, network, [trouble], {})
-            equal((reply.status, reply.code), (503, "UNAVAILABLE"), "%s: %s" % (trouble, reply))
-            equal((ends, tenants_of(bench, body)), (["error"], 0), "%s: audit rows and tenants" % trouble)
-            works(bench, responder, onboard(responder, body), trouble)
+
+    def refused_then_done(responder, network, trouble):
+        equal(ask(responder.socket, "GET", "/readyz").status, 200, "ready")
+        reply, body, ends = onboarded_while(bench, responder, network, [trouble], {})
+        equal((reply.status, reply.code), (503, "UNAVAILABLE"), "%s: %s" % (trouble, reply))
+        equal((ends, tenants_of(bench, body)), (["error"], 0), "%s: audit rows and tenants" % trouble)
+        works(bench, responder, onboard(responder, body), trouble)
+    each_apart(bench, [("mute",), ("stall",)], refused_then_done, db_timeout="1000")
 
 
 # Commits that are late -----------------------------------------------------------------------------------------------
@@ -317,23 +327,25 @@ def test_a_late_commit_is_waited_for(bench):
     """Contract 2, OUTCOME_UNKNOWN: a commit that takes longer than db_timeout is answered as it ends."""
     bench.need_own_stack("puts a network before the database")
     tenant = bench.paid_tenant()
-    with behind_a_network(bench, db_timeout="1000") as (responder, network):
-        for mode in LATE:
-            for action in CREATE, KEYS_CREATE:
-                commits_again(responder, tenant)
-                params = new_params(action)
-                with network.doing(mode, 2):
-                    start = time.monotonic()
-                    reply = manage(responder, tenant.key, action, params)
-                    took = time.monotonic() - start
-                equal(reply.status, 200, "%s, %s: status; %s" % (mode, action, reply))
-                check(took > 1.9, "%s, %s: answered after %.2f s, before its commit" % (mode, action, took))
-                equal((ends_of(bench, reply), effects_of(bench, params)), (["success"], 1), "%s, %s" % (mode, action))
-            commits_again(responder, tenant)
+
+    def waits_for_it(responder, network, mode, action):
+        commits_again(responder, tenant)
+        if action == ONBOARD:
             body = json.dumps({"agent_id": "late-%s" % uuid.uuid4(), "email": "late@example.com"}).encode()
             with network.doing(mode, 2):
                 reply = onboard(responder, body)
             works(bench, responder, reply, mode)
+            return
+        params = new_params(action)
+        with network.doing(mode, 2):
+            start = time.monotonic()
+            reply = manage(responder, tenant.key, action, params)
+            took = time.monotonic() - start
+        equal(reply.status, 200, "%s, %s: status; %s" % (mode, action, reply))
+        check(took > 1.9, "%s, %s: answered after %.2f s, before its commit" % (mode, action, took))
+        equal((ends_of(bench, reply), effects_of(bench, params)), (["success"], 1), "%s, %s" % (mode, action))
+    cases = [(mode, action) for mode in LATE for action in (CREATE, KEYS_CREATE, ONBOARD)]
+    each_apart(bench, cases, waits_for_it, db_timeout="1000")
 
 
 def key_of_unknown(reply, what):
@@ -356,14 +368,13 @@ def test_an_outcome_that_stays_unknown(bench):
     a key; the same request with it has one effect and one row that says so, and gets the reply that was lost."""
     bench.need_own_stack("puts a network before the database")
     tenant = bench.paid_tenant()
-    with behind_a_network(bench, **HASTY) as (responder, network):
-        for mode in LATE:
-            for action in CREATE, KEYS_CREATE:
-                commits_again(responder, tenant)
-                one_effect(bench, responder, network, mode, tenant, action)
+    cases = [(mode, action) for mode in LATE for action in (CREATE, KEYS_CREATE)]
+    each_apart(bench, cases, lambda responder, network, mode, action: one_effect(
+        bench, responder, network, mode, tenant, action), **HASTY)
 
 
 def one_effect(bench, responder, network, mode, tenant, action):
+    commits_again(responder, tenant)
     what = "%s, %s" % (mode, action)
     params = new_params(action)
     with network.doing(mode, 60):
@@ -382,15 +393,16 @@ def test_a_key_of_the_client_s_while_commits_are_late(bench):
     """The same with a key of the client's own, whose claim is a commit, too: whichever is late, there is one effect."""
     bench.need_own_stack("puts a network before the database")
     tenant = bench.paid_tenant()
-    with behind_a_network(bench, **HASTY, idempotency_lease="5") as (responder, network):
-        for mode in LATE:
-            commits_again(responder, tenant)
-            params, key = new_params(CREATE), str(uuid.uuid4())
-            with network.doing(mode, 60):
-                first = manage(responder, tenant.key, CREATE, params, idempotency_key=key)
-            equal(first.status, 503, "%s: %s" % (mode, first))
-            second = repeated(lambda: manage(responder, tenant.key, CREATE, params, idempotency_key=key), mode)
-            equal((second.status, effects_of(bench, params)), (200, 1), "%s: %s" % (mode, second))
+
+    def one_effect_with_a_key(responder, network, mode):
+        commits_again(responder, tenant)
+        params, key = new_params(CREATE), str(uuid.uuid4())
+        with network.doing(mode, 60):
+            first = manage(responder, tenant.key, CREATE, params, idempotency_key=key)
+        equal(first.status, 503, "%s: %s" % (mode, first))
+        second = repeated(lambda: manage(responder, tenant.key, CREATE, params, idempotency_key=key), mode)
+        equal((second.status, effects_of(bench, params)), (200, 1), "%s: %s" % (mode, second))
+    each_apart(bench, [(mode,) for mode in LATE], one_effect_with_a_key, **HASTY, idempotency_lease="5")
 
 
 def test_an_onboarding_whose_outcome_stays_unknown(bench):
@@ -398,17 +410,18 @@ def test_an_onboarding_whose_outcome_stays_unknown(bench):
     answered 201, whether the first one made the tenant or not."""
     bench.need_own_stack("puts a network before the database")
     tenant = bench.paid_tenant()
-    with behind_a_network(bench, **HASTY) as (responder, network):
-        for mode in LATE:
-            for headers in {}, {"Idempotency-Key": str(uuid.uuid4())}:
-                commits_again(responder, tenant)
-                reply, body, ends = onboarded_while(bench, responder, network, [mode, 60], headers)
-                key = key_of_unknown(reply, mode)
-                equal(key, headers.get("Idempotency-Key", key), "%s: the key" % mode)
-                equal((len(ends), tenants_of(bench, body)), (1, int(ends == ["success"])), "%s: %s, tenants" % (mode, ends))
-                again = repeated(lambda: onboard(responder, body, {"Idempotency-Key": key}), mode)
-                works(bench, responder, again, mode)
-                equal(tenants_of(bench, body), 1, "%s: tenants" % mode)
+
+    def agent_id_is_kept(responder, network, mode, headers):
+        commits_again(responder, tenant)
+        reply, body, ends = onboarded_while(bench, responder, network, [mode, 60], headers)
+        key = key_of_unknown(reply, mode)
+        equal(key, headers.get("Idempotency-Key", key), "%s: the key" % mode)
+        equal((len(ends), tenants_of(bench, body)), (1, int(ends == ["success"])), "%s: %s, tenants" % (mode, ends))
+        again = repeated(lambda: onboard(responder, body, {"Idempotency-Key": key}), mode)
+        works(bench, responder, again, mode)
+        equal(tenants_of(bench, body), 1, "%s: tenants" % mode)
+    cases = [(mode, headers) for mode in LATE for headers in ({}, {"Idempotency-Key": str(uuid.uuid4())})]
+    each_apart(bench, cases, agent_id_is_kept, **HASTY)
 
 
 def test_a_connection_that_breaks_during_its_commit(bench):

@@ -6,15 +6,14 @@ import json
 import os
 import re
 import signal
-import tempfile
 import threading
 import time
 
 from client import MANAGE, refused, succeeded
 from fcgi import Responder
-from harness import Failure, Load, check, equal, only_on, parallel, until
+from checks import Failure, Load, check, equal, only_on, parallel, until
 from stack import EXTERNAL, children, end_quietly, is_running
-from test_onboarding import read
+from written import read
 
 VERSION = b'{"action":"meta.version"}'
 # Ends on a connection of its own: rows of calls that write nothing else wait for each other instead.
@@ -393,7 +392,7 @@ def test_kill_9_of_everything(bench):
     works_again(bench, tenant.key)
 
 
-# Last, because it starts everything with other settings --------------------------------------------------------------
+# Others ---------------------------------------------------------------------------------------------------------------
 
 def test_partition_being_made(bench):
     """Contract: a success has its row. Who makes a partition is seen to have made it before every session knows of it:
@@ -410,20 +409,13 @@ def test_partition_being_made(bench):
 
 def test_json_log(bench):
     """Issue: with log_format = json each line is one JSON object; one a request, with request id."""
-    bench.need_own_stack("starts it with other settings")
-    with tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="acp-e2e-") as file:
-        file.write("log_format = json\n")
-        file.flush()
-        bench.stack.up(conf=file.name)
-    try:
-        start = len(read(bench.stack.log).splitlines())
-        tenant, requests = different_requests(bench)
-        lines = lines_of(bench, [reply for reply, _ in requests])
-        for reply, path in requests:
-            check_json_line(reply, path, lines[reply.request_id])
-        fields = json.loads(lines[requests[1][0].request_id][0])
-        equal((fields["tenant"], fields["key"]), (tenant.id, tenant.key[:12]), "tenant and key")
-        for line in read(bench.stack.log).splitlines()[start:]:
-            json.loads(line)
-    finally:
-        bench.stack.up()
+    bench.arrange({"log_format": "json"})
+    start = len(read(bench.stack.log).splitlines())
+    tenant, requests = different_requests(bench)
+    lines = lines_of(bench, [reply for reply, _ in requests])
+    for reply, path in requests:
+        check_json_line(reply, path, lines[reply.request_id])
+    fields = json.loads(lines[requests[1][0].request_id][0])
+    equal((fields["tenant"], fields["key"]), (tenant.id, tenant.key[:12]), "tenant and key")
+    for line in read(bench.stack.log).splitlines()[start:]:
+        json.loads(line)

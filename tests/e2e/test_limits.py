@@ -6,9 +6,9 @@ import secrets
 import time
 import uuid
 
-from client import CREATE, SCORE, SCORE_PARAMS, refused, succeeded
+from client import SCORE, SCORE_PARAMS, refused, succeeded
 from fcgi import Responder
-from harness import check, equal, parallel, spread
+from checks import check, equal, parallel, spread
 from test_usage import quota_rows
 
 KEYS_CREATE = "iam.keys.create"

@@ -8,7 +8,7 @@ import socket
 import time
 
 from client import MANAGE, NIL, ONBOARD, refused, succeeded
-from harness import check, equal, only_on, parallel, spread
+from checks import check, equal, only_on, parallel, spread
 from stack import NOT_CHUNKED, SERVERS
 
 MAX_BYTES, MAX_DEPTH, MAX_TOKENS = 262144, 32, 20000

@@ -5,11 +5,10 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 
 from client import MANAGE, SCORE, SCORE_PARAMS, refused, succeeded
-from harness import Skip, check, equal, parallel, until
+from checks import Skip, check, equal, parallel, until
 
 SAMPLE = re.compile(r'^([a-z_]+)(?:\{([^}]*)\})? (\S+)$')
 # Labels whose values are from closed lists; nothing else may be one.
@@ -130,25 +129,14 @@ def test_who_may_read(bench):
     equal((head.status, head.body), (200, b""), "HEAD")
 
 
-def with_setting(bench, value):
-    with tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="acp-e2e-") as file:
-        file.write("metrics = %s\n" % value)
-        file.flush()
-        bench.stack.up(conf=file.name)
-
-
 def test_off_and_on(bench):
     """acp.conf(5), metrics: off answers nobody, on everybody."""
-    bench.need_own_stack("is started with other settings")
-    try:
-        with_setting(bench, "off")
-        refused(bench.get("/metrics"), 404, "NOT_FOUND")
-        succeeded(bench.score(bench.onboard().key))
-        with_setting(bench, "on")
-        reply = bench.http.request("GET", "/metrics", None, [("X-Forwarded-For", "203.0.113.9")])
-        equal(reply.status, 200, "forwarded")
-    finally:
-        bench.stack.up()
+    bench.arrange({"metrics": "off"})
+    refused(bench.get("/metrics"), 404, "NOT_FOUND")
+    succeeded(bench.score(bench.onboard().key))
+    bench.arrange({"metrics": "on"})
+    reply = bench.http.request("GET", "/metrics", None, [("X-Forwarded-For", "203.0.113.9")])
+    equal(reply.status, 200, "forwarded")
 
 
 class Watch:

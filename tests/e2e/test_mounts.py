@@ -7,15 +7,14 @@ import datetime
 import http.client
 import json
 import socket
-import tempfile
 import time
 import uuid
 
 import hub
 from client import CREATE, MANAGE, SCORE, SCORE_PARAMS, Reply, refused, shortened, succeeded
-from harness import check, equal, parallel, until
+from checks import check, equal, parallel, until
 from stack import NOT_CHUNKED
-from test_onboarding import read
+from written import read
 
 MAX_BYTES = 262144
 MOUNTS = {"root": "/", "api": "/api", "prefix": "/acp"}
@@ -23,16 +22,9 @@ MOUNTS = {"root": "/", "api": "/api", "prefix": "/acp"}
 CROWD = 48
 
 
-def at(bench, mount):
-    """The stack with the program mounted there, and a log that tells what the web server hands over."""
-    bench.need_own_stack("mounts it elsewhere")
-    if getattr(bench, "mount", None) == mount:
-        return
-    with tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="acp-e2e-") as file:
-        file.write("log_level = debug\nlog_format = json\n")
-        file.flush()
-        bench.start_stack(file.name, mount)
-    bench.mount = mount
+def stack_at(mount):
+    """conftest.py: the stack of a test, with the program mounted there and a log of what the web server hands over."""
+    return {"settings": {"log_level": "debug", "log_format": "json"}, "mount": mount}
 
 
 def head_of(bench, path, key, length=None, more=""):
@@ -346,10 +338,10 @@ FEATURES = [variables, call, bearer, links, found, query, health, hub_calls, sit
 def cell(name, mount, feature):
     """The test of one feature at one mount."""
     def test(bench):
-        at(bench, mount)
         feature(bench, mount)
     test.__name__ = "test_%s_%s" % (name, feature.__name__)
     test.__doc__ = "At %s: %s." % (mount, feature.__doc__)
+    test.stack = stack_at(mount)
     return test
 
 
@@ -360,8 +352,7 @@ for _name, _mount in MOUNTS.items():
 
 def test_back_at_the_root(bench):
     """A mount is changed back by its configuration alone: what was stored under another one is still there."""
-    at(bench, "/acp")
+    bench.arrange(**stack_at("/acp"))
     tenant = bench.onboard()
-    bench.start_stack()
-    bench.mount = None
+    bench.arrange()
     succeeded(bench.score(tenant.key))

@@ -4,7 +4,7 @@ import json
 import re
 
 from client import CODES, MANAGE, refused, succeeded
-from harness import check, equal
+from checks import check, equal
 from hub import Hub
 
 # Paths of the program that need no setting to be there.

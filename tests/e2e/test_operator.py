@@ -17,36 +17,16 @@ import termios
 import uuid
 
 from client import refused, succeeded
-from database import clean_environment
+from database import PSQL, clean_environment
 from fcgi import Responder
-from harness import Skip, check, equal, parallel, until
+from checks import Skip, check, equal, parallel, until
+from scratch import migrate, migrated, migrated_database, scratch_database
 
 OK, FAILED, USAGE, CONFIG = 0, 1, 64, 78
 LISTS = [["tenant", "list"], ["key", "list"], ["policy", "list"], ["proposal", "list"], ["approval", "list"],
          ["billing", "list"], ["price", "list"], ["outbox", "list", "--state", "all"], ["webhook", "list"],
          ["webhook", "deliveries"], ["usage"], ["usage", "--by", "action"], ["usage", "--by", "day"], ["report"],
          ["report", "usage_by_tenant_month"], ["report", "denials"]]
-
-
-@contextlib.contextmanager
-def scratch_database(bench):
-    """A database of the test's own, empty; dropped at the end."""
-    name = "e2e_" + uuid.uuid4().hex[:12]
-    bench.db.execute("create database %s template template0" % name)
-    try:
-        yield bench.db.named(name)
-    finally:
-        bench.db.execute("drop database %s with (force)" % name)
-
-
-def migrate(bench, database, **environment):
-    return bench.stack.program("acpctl", "migrate", environment={"ACP_DATABASE_URL": database.url, **environment})
-
-
-def migrated(bench, database):
-    done = migrate(bench, database)
-    equal(done.returncode, OK, "acpctl migrate: %s" % done.stderr)
-    return done
 
 
 @contextlib.contextmanager
@@ -82,8 +62,7 @@ def test_migrate_twenty_at_once(bench):
 
 def test_newer_schema_is_refused(bench):
     """Issue: a newer breaking schema is refused with a sentence, by acpctl migrate and by /readyz; calls go nowhere."""
-    with scratch_database(bench) as database:
-        migrated(bench, database)
+    with migrated_database(bench) as database:
         insert = ("insert into acp.schema_migrations (version, name, sha256, breaking) "
                   "values (999, '0999_x.sql', 'x', %s)")
         url = database.as_role("acp_app").url
@@ -113,8 +92,7 @@ def test_no_schema(bench):
 
 def test_edited_migration_is_refused(bench):
     """Issue: migrations are immutable: an applied one that was edited is refused with its name; nothing changes."""
-    with scratch_database(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
-        migrated(bench, database)
+    with migrated_database(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         copy = os.path.join(folder, "sql")
         shutil.copytree(bench.stack.setting("sql_dir"), copy)
         equal(migrate(bench, database, ACP_SQL_DIR=copy).returncode, OK, "with an unchanged copy")
@@ -163,6 +141,105 @@ def test_usage_errors(bench):
         done = bench.stack.program("acpctl", *line.split())
         equal((done.returncode, done.stdout), (USAGE, ""), "acpctl %s: exit status and output" % line)
         check(done.stderr.strip(), "acpctl %s gives no reason" % line)
+
+
+def table(bench):
+    """The table of commands, as acpctl help --list writes it: name -> (operand, [options])."""
+    lines = [line.split("\t") for line in bench.stack.program("acpctl", "help", "--list").stdout.splitlines()]
+    return {line[0]: (line[1], line[2:]) for line in lines}
+
+
+def test_option_forms(bench):
+    """acpctl(8): --name=value and --name value, options before or behind an operand, -- ends them; no abbreviations."""
+    tenant = bench.onboard()
+    ctl = lambda *words, **more: bench.stack.program("acpctl", *words, **more)
+    shown = ctl("tenant", "show", tenant.id, "--json").stdout
+    check(json.loads(shown)["tenant_id"] == tenant.id, shown)
+    for words in (["--json", "tenant", "show", tenant.id], ["tenant", "show", "--json", tenant.id],
+                  ["tenant", "show", "--json", "--", tenant.id], ["--", "tenant", "show", tenant.id, "--json"]):
+        equal(ctl(*words).stdout, shown, "acpctl %s" % words)
+        equal(ctl(*words, environment={"POSIXLY_CORRECT": "1"}).stdout, shown, "acpctl %s, POSIXLY_CORRECT" % words)
+    keys = ctl("key", "list", "--tenant", tenant.id, "--csv").stdout
+    equal(ctl("key", "list", "--tenant=" + tenant.id, "--csv").stdout, keys, "--tenant=ID")
+    equal(ctl("tenant", "update", tenant.id, "--organization").returncode, USAGE, "an option of another command")
+    done = ctl("tenant", "update", "--calls-limit=-1", tenant.id)
+    check(done.returncode == USAGE and "--calls-limit -1: must be" in done.stderr, "%s" % done)
+    with settings_file("nonsense = 1\n") as path:
+        for words in (["--config", path, "tenant", "list"], ["tenant", "list", "--config", path],
+                      ["tenant", "list", "--config=" + path]):
+            done = ctl(*words)
+            check(done.returncode == CONFIG and path in done.stderr, "acpctl %s: %s" % (words, done))
+        for words in (["version"], ["help"]):
+            equal(ctl(*words, "--config", path).returncode, OK, "acpctl %s reads no configuration" % words)
+    equal(ctl("tenant", "show", "--", "--json").stderr,
+          "acpctl: --json: no tenant has this UUID or agent_id; acpctl tenant list shows them\n", "an operand behind --")
+
+
+def test_wrong_options(bench):
+    """acpctl(8): each wrong argument is named in one sentence that says what to do, before the command's usage."""
+    key = bench.onboard().key
+    cases = [("key list --nope", "--nope: no such option; acpctl help key list shows its options"),
+             ("key list --nope=1", "--nope: no such option; acpctl help key list shows its options"),
+             ("key list -x", "-x: no such option; acpctl help key list shows its options"),
+             ("--nope", "--nope: no such option before a command; acpctl help shows the options"),
+             ("key list --ten a", "--ten: write --tenant in full"), ("--js tenant list", "--js: write --json in full"),
+             ("key list --tenant", "--tenant needs a value; write --tenant TENANT"),
+             ("audit export -o", "-o needs a value; write -o|--output FILE"),
+             ("tenant list --config", "--config needs a value; write --config FILE"),
+             ("reconcile --stripe=1", "--stripe takes no value; leave out what follows it"),
+             ("tenant list extra", "extra: unexpected argument; tenant list takes none"),
+             ("tenant show a b", "b: unexpected argument; tenant show takes one TENANT"),
+             ("usage a b", "b: unexpected argument; usage takes one TENANT"),
+             ("tenant show", "tenant show needs TENANT"),
+             ("key create --tenant a --scopes manage.read", "key create needs --name NAME"),
+             ("audit archive --dir d", "audit archive needs --month YYYY-MM or --older-than MONTHS"),
+             ("audit archive --dir d --older-than 2 --month 2026-01",
+              "--month and --older-than exclude each other; give one of them"),
+             ("tenant list --csv --json", "--json and --csv exclude each other; give one of them"),
+             ("tenant update x --tier gold", "--tier gold: must be one of: free paid"),
+             ("report denials --period x", "--period x: must be YYYY-MM, a UTC month, or all"),
+             ("usage --period 2026-13", "--period 2026-13: must be YYYY-MM, a UTC month"),
+             ("help audit verify now", "now: unexpected argument; help takes one command"),
+             ("nonsense", "nonsense: no such command; acpctl help lists all of them"), ("audit nonsense", "audit nonsense: no such command"),
+             (key, "[REDACTED]: no such command; acpctl help lists all of them"),
+             ("help nonsense", "nonsense: no such command; acpctl help lists all of them"),
+             ("key list " + key, "[REDACTED]: unexpected argument; key list takes none")]
+    bench.watch.meant.add(key[:12])
+    for line, sentence in cases:
+        done = bench.stack.program("acpctl", *line.split())
+        equal((done.returncode, done.stdout), (USAGE, ""), "acpctl %s: exit status and output" % line)
+        equal(done.stderr.splitlines()[0], "acpctl: " + sentence, "acpctl %s: the sentence" % line)
+
+
+def test_help(bench):
+    """acpctl(8): help, help COMMAND and COMMAND --help say the same; every command is there, with its options."""
+    help_text = bench.stack.program("acpctl", "help").stdout
+    equal(bench.stack.program("acpctl", "--help").stdout, help_text, "acpctl --help")
+    commands = table(bench)
+    check(len(commands) > 40 and "audit verify" in commands, "acpctl help --list: %s" % sorted(commands))
+    for name, (operand, options) in commands.items():
+        words = name.split()
+        usage = bench.stack.program("acpctl", "help", *words)
+        equal(usage.returncode, OK, "acpctl help %s" % name)
+        equal(bench.stack.program("acpctl", *words, "--help").stdout, usage.stdout, "acpctl %s --help" % name)
+        check(usage.stdout in help_text, "acpctl help lacks %s" % name)
+        line, summary = usage.stdout.splitlines()
+        check(line.startswith(("  %s %s" % (name, operand)).rstrip()) and summary.startswith("        "), usage.stdout)
+        check(all(option in line for option in options), "%s: %s" % (options, line))
+    equal(bench.stack.program("acpctl", "help", "audit").stdout, bench.stack.program("acpctl", "audit", "--help").stdout,
+          "acpctl help audit")
+    listed = [name for name in commands if name.startswith("audit ")]
+    equal(re.findall(r"^  (\w+ \w+)", bench.stack.program("acpctl", "help", "audit").stdout, re.M), listed, "help audit")
+
+
+def test_version(bench):
+    """acpctl(8): version and --version print the versions of program and schema, without a configuration."""
+    text = bench.stack.program("acpctl", "version").stdout
+    check(re.fullmatch(r"acp-fcgi \d+\.\d+\S*\nschema \d+\njson-c \S+\n", text), text)
+    for words in (["--version"], ["tenant", "list", "--version"]):
+        equal(bench.stack.program("acpctl", *words).stdout, text, "acpctl %s" % words)
+    shown = json.loads(bench.stack.program("acpctl", "version", "--json").stdout)
+    equal(shown["schema"], bench.db.value("select max(version) from acp.schema_migrations"), "the schema's version")
 
 
 def test_output(bench):
@@ -231,7 +308,7 @@ def test_terminal(bench):
 def locked(bench, table, seconds):
     """While the body runs, nobody reads the table; for so many seconds."""
     code = "begin; lock table %s; select 'locked' as x; select pg_sleep(%d); commit" % (table, seconds)
-    with subprocess.Popen(["psql", "-X", "-q", "-A", "-t", "-c", code, bench.stack.database_url], text=True,
+    with subprocess.Popen([PSQL, "-X", "-q", "-A", "-t", "-c", code, bench.stack.database_url], text=True,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=clean_environment()) as holder:
         held = "select 1 as x from pg_locks where mode = 'AccessExclusiveLock' and granted and relation = :'t'::regclass"
         until(20, "the lock is held", lambda: bench.db.rows(held, t=table))
@@ -241,12 +318,17 @@ def locked(bench, table, seconds):
 
 def test_progress(bench):
     """acpctl(8): what takes longer than two seconds shows on a terminal that it is at work, and takes that away again."""
-    with locked(bench, "acp.usage_counters", 5):
-        shown = on_terminal(bench, 100, "reconcile", "--database", stderr=True)
+    def on_a_terminal():
+        with locked(bench, "acp.usage_counters", 4):
+            return on_terminal(bench, 100, "reconcile", "--database", stderr=True)
+
+    def elsewhere():
+        with locked(bench, "acp.audit_seals", 4):
+            return bench.stack.ctl("audit", "verify")
+
+    shown, done = parallel(2, lambda n: (on_a_terminal, elsewhere)[n]())
     check(re.search(r"\rreconciling \[ *#+ *\] [2-9] s", shown), "reconcile on a terminal: %r" % shown)
     equal(shown.rstrip("\r").rpartition("\r")[2].strip(), "", "what stays on the line")
-    with locked(bench, "acp.audit_seals", 4):
-        done = bench.stack.ctl("audit", "verify")
     equal((done.stderr, "no findings" in done.stdout), ("", True), "audit verify, without a terminal")
     equal(on_terminal(bench, 100, "reconcile", "--database", stderr=True), "", "what is soon done shows nothing")
 
@@ -284,7 +366,7 @@ def completed(bench, *words):
 
 
 def test_completion(bench):
-    """bash completes commands, options and the values that they may have, from what acpctl --help says."""
+    """bash completes commands, options and the values that they may have, from what acpctl help --list says."""
     bench.stack.need_programs()
     help_text = bench.stack.program("acpctl", "--help").stdout
     first = {line.split()[0] for line in help_text.splitlines() if re.match(r"  [a-z]", line)}
@@ -298,6 +380,17 @@ def test_completion(bench):
     check("failed" in completed(bench, "billing", "list", "--status", ""), "states of invoices")
     equal(completed(bench, "audit", "verify", COMPLETION[:-2]), [COMPLETION], "files")
     equal(completed(bench, "key", "create", "--tenant", ""), [], "what only the operator knows")
+    equal(completed(bench, "tenant", "update", "x", "--tier", "=", "p"), ["paid"], "--tier=p")
+    equal(completed(bench, "tenant", "update", "x", "--tier", "="), ["free", "paid"], "--tier=")
+    equal(completed(bench, "audit", "export", "-o", COMPLETION[:-2]), [COMPLETION], "a file behind a short option")
+    for name, (_, options) in table(bench).items():
+        words = name.split()
+        check(words[-1] in completed(bench, *words[:-1], ""), "the command %s" % name)
+        check(words[-1] in completed(bench, "help", *words[:-1], ""), "help %s" % name)
+        offered = set(completed(bench, *words, "-"))
+        wanted = {form for option in options for form in option.split()[0].split("|")}
+        if name != "help":
+            check(wanted | {"--json", "--csv", "--help"} <= offered, "options of %s: %s" % (name, offered))
 
 
 def test_wrong_values(bench):

@@ -10,7 +10,7 @@ import uuid
 
 from client import CREATE, NIL, SCORE, SCORE_PARAMS, refused, succeeded
 from database import METERED
-from harness import check, equal, parallel
+from checks import check, equal, parallel
 from test_actions_dir import call
 from test_idempotency import echo, fresh, replayed
 from test_usage import clock_shifted

@@ -8,7 +8,9 @@ import sys
 import time
 import uuid
 
-from harness import Skip, check
+import pytest
+
+from checks import Skip, check
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
 import durability
@@ -39,6 +41,7 @@ def pool_size(bench):
         return int(re.search(r"^default_pool_size = (\d+)$", file.read(), re.M).group(1))
 
 
+@pytest.mark.slow
 def test_no_call_fails(bench):
     """Contract 4: behind PgBouncer in transaction mode no call fails, none is done twice, and every one is exact: each
     statement may meet another server connection, which has prepared nothing. acpctl migrate leaves no lock there."""
@@ -64,6 +67,7 @@ def test_no_call_fails(bench):
         check(held == 0, "%d advisory locks are held after acpctl migrate has ended" % held)
 
 
+@pytest.mark.slow
 def test_kills(bench):
     """Contract 4: and when responders and PostgreSQL behind PgBouncer are killed, what was answered is there, once."""
     with durability.write_settings() as settings, pooled(bench, settings):

@@ -9,7 +9,7 @@ import time
 
 from client import MANAGE, refused, succeeded
 from fcgi import BEGIN, END, PARAMS, STDIN, STDOUT, Responder, name_value, parsed, stream
-from harness import check, equal, parallel, until
+from checks import check, equal, parallel, until
 from stack import children
 
 ABORT, GET_VALUES, DATA = 2, 9, 8

@@ -14,10 +14,10 @@ import uuid
 from client import CREATE, NIL, ONBOARD, SCORE, SCORE_PARAMS, refused, succeeded
 from database import with_user
 from fcgi import Responder
-from harness import check, equal, only_on, parallel, until
+from checks import check, equal, only_on, parallel, until
 from hub import Hub
 from stack import EXTERNAL, children, end_quietly, is_running
-from test_operator import migrated, scratch_database
+from scratch import migrated_database
 
 MODEL = {"name": "m", "model_type": "linear", "weights": {"a": 1}}
 LIST = "domain.leadscoring.models.list"
@@ -160,8 +160,7 @@ def kernel_a(bench, **settings):
     hub = Hub(bench)
     line = Line(bench.http.host, bench.http.port)
     try:
-        with scratch_database(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
-            migrated(bench, database)
+        with migrated_database(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
             url = "http://127.0.0.1:%d%s" % (line.port, bench.http.prefix)
             options = {"database_url": with_user(database.url, "acp_app"), "hub_url": url, "hub_key": hub.key,
                        "kernel_id": "e2e-kernel-a", "key_pepper": "a" * 64, "key_pepper_file": None,

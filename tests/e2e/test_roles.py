@@ -1,7 +1,7 @@
 """Roles of the database: contract 3 (append-only log), 4 (roles, report views)."""
 
 from client import refused, succeeded
-from harness import check, equal
+from checks import check, equal
 
 DENIED = "42501"
 SECRET_TABLES = ["acp.api_keys", "acp.key_lookup", "acp.tenants", "acp.idempotency", "acp.usage_quota", "acp.agents",

@@ -15,10 +15,10 @@ import time
 from client import SCORE, SCORE_PARAMS, succeeded
 from database import clean_environment
 from fcgi import Responder, ask
-from harness import Failure, Load, Skip, check, equal, only_on, until
+from checks import Failure, Load, Skip, check, equal, only_on, until
 from stack import EXTERNAL, end_quietly, is_running
 from test_life import CREATE, check_rows_of_successes, log_locked, slow_calls, works_again
-from test_onboarding import read
+from written import read
 
 ROUNDS = 3
 # As root, the stack's programs have given root's rights up.

@@ -7,7 +7,7 @@ import uuid
 
 from client import CREATE, MANAGE, NIL, SCORE, SCORE_PARAMS, refused, succeeded
 from database import METERED
-from harness import check, equal, parallel
+from checks import check, equal, parallel
 
 ACTIONS = {"meta.actions", "meta.version", CREATE, "domain.leadscoring.models.list",
            "domain.leadscoring.questions.upsert_bulk", "domain.leadscoring.questions.list", SCORE}

@@ -8,7 +8,7 @@ import uuid
 
 from client import CREATE, MANAGE, SCORE, SCORE_PARAMS
 from fcgi import Responder
-from harness import Skip, check, equal, until
+from checks import Skip, check, equal, until
 from stack import children
 from stripe import StandIn
 

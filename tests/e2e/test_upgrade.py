@@ -5,7 +5,7 @@ import time
 import urllib.parse
 
 from client import CREATE
-from harness import check, equal, parallel, until
+from checks import check, equal, parallel, until
 from payments import CHECKOUT, Gate, payments
 from test_usage import clock_shifted
 

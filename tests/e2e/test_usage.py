@@ -6,7 +6,7 @@ import time
 import urllib.parse
 
 from client import CREATE, NIL, SCORE, SCORE_PARAMS, refused, succeeded
-from harness import check, equal, parallel, spread, until
+from checks import check, equal, parallel, spread, until
 
 LIMIT = 100
 IN_FORCE = 0.1  # seconds from the answer on: a change by another program (acpctl) is known everywhere

@@ -1,7 +1,7 @@
 """Webhooks: contract 3 (pack webhooks: real signed delivery and retries), https://www.standardwebhooks.com/.
 
-The receivers are HTTP servers of the test on loopback, which the settings of this file allow; the last tests put the
-settings back and show that without them nothing private is reached.
+The receivers are HTTP servers of the test on loopback, which the settings of this file allow; the last tests show that
+without them nothing private is reached.
 """
 
 import base64
@@ -9,33 +9,20 @@ import hashlib
 import hmac
 import http.server
 import json
-import tempfile
 import threading
 import time
 
 from client import refused, succeeded
 from fcgi import Responder
 from database import METERED
-from harness import check, equal, only_on, spread, until
+from checks import check, equal, only_on, spread, until
 from stack import EXTERNAL, end_quietly
 from test_usage import LIMIT, clock_shifted
 
 # Whatever the suite's other settings are, these tests onboard a few tenants each.
 SETTINGS = {"webhook_allow_http": "on", "webhook_allow_private": "on", "webhook_poll_ms": "100",
             "onboard_per_ip": "100000", "onboard_total": "100000"}
-_settings = {}
-
-
-def start_with(bench, **settings):
-    """The stack with these settings; nothing happens when it has them."""
-    bench.need_own_stack("needs settings of its own")
-    if _settings.get(bench) == settings:
-        return
-    with tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="acp-e2e-") as file:
-        file.writelines("%s = %s\n" % pair for pair in settings.items())
-        file.flush()
-        bench.stack.up(conf=file.name)
-    _settings[bench] = settings
+STACK = {"settings": SETTINGS}  # conftest.py: the stack of each test here
 
 
 class Request:
@@ -130,7 +117,6 @@ def deliveries(bench, tenant, **params):
 
 def test_delivery(bench):
     """Contract 3: a test delivery arrives, signed; type, timestamp and data; webhooks.deliveries shows how it ended."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     with Receiver() as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")
@@ -154,7 +140,6 @@ def test_delivery(bench):
 
 def test_key_events(bench):
     """Contract 3: keys that are created, rotated, revoked are told to those that ask for it, without any secret."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     with Receiver() as all_of_them, Receiver() as revoked:
         create(bench, tenant, all_of_them.url, "*")
@@ -178,7 +163,6 @@ def test_key_events(bench):
 
 def test_undone_calls_tell_nobody(bench):
     """Design: an event belongs to its cause: a call that is refused or a dry run sends nothing."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     with Receiver() as receiver:
         create(bench, tenant, receiver.url, "*")
@@ -192,7 +176,6 @@ def test_undone_calls_tell_nobody(bench):
 
 def test_retry(bench):
     """Contract 3: after a 500 it is sent again some 5 s later, with the same id and body and a new, valid signature."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     arrivals = []
 
@@ -220,7 +203,6 @@ def test_retry(bench):
 
 def test_redirects_are_not_followed(bench):
     """Design: a redirect is a failed attempt, not a way to another address."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     with Receiver(lambda _: 307) as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")
@@ -232,7 +214,6 @@ def test_redirects_are_not_followed(bench):
 
 def test_gone(bench):
     """Issue: 410 Gone disables the webhook; it can be enabled again."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     with Receiver(lambda _: 410) as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")["webhook_id"]
@@ -252,7 +233,6 @@ def test_gone(bench):
 
 def test_secret_is_shown_once(bench):
     """Contract 3: the secret is in the reply that makes it and nowhere else; after a rotation both sign for a while."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     with Receiver() as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")
@@ -275,7 +255,6 @@ def test_secret_is_shown_once(bench):
 
 def test_replayed_create(bench):
     """Contract 3: under one idempotency key one webhook is made, and the replay gives the same secret."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     params = {"url": "https://example.com/hook", "events": ["*"]}
     first, second = [bench.call(tenant.key, "webhooks.create", params, idempotency_key="w") for _ in range(2)]
@@ -285,7 +264,6 @@ def test_replayed_create(bench):
 
 def test_urls(bench):
     """Issue: user and password, other schemes and what is no URL are refused when a webhook is made or changed."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     hook = create(bench, tenant, "https://example.com/", "*")["webhook_id"]
     for url in ["ftp://example.com/", "https://u:p@example.com/", "https://", "example.com", "https://example.com/#x",
@@ -298,7 +276,6 @@ def test_urls(bench):
 
 def test_ceiling(bench):
     """Contract 3, issue: 20 webhooks a tenant, also when made at the same time; the refusal is audited denied."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     params = {"url": "https://example.com/hook", "events": ["usage.*"]}
     replies = spread(8, range(24), lambda _: bench.call(tenant.key, "webhooks.create", params))
@@ -310,7 +287,6 @@ def test_ceiling(bench):
 
 def test_scope(bench):
     """Contract 3: every action of the pack needs manage.webhooks."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     reader, _ = bench.make_key(tenant, "manage.read manage.iam")
     for action in ("list", "create", "update", "delete", "test", "deliveries"):
@@ -319,7 +295,6 @@ def test_scope(bench):
 
 def test_other_tenants(bench):
     """Issue: another tenant's webhook is NOT_FOUND for every action, and nothing happens to it."""
-    start_with(bench, **SETTINGS)
     owner, other = bench.onboard(), bench.onboard()
     hook = create(bench, owner, "https://example.com/", "usage.*")
     one = {"webhook_id": hook["webhook_id"]}
@@ -334,7 +309,6 @@ def test_other_tenants(bench):
 
 def test_dry_runs(bench):
     """Contract 3: a dry run names what would change and changes nothing but adding its audit row."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     hook = create(bench, tenant, "https://example.com/a", "usage.*")["webhook_id"]
     before = bench.db.fingerprints(without=METERED)
@@ -356,7 +330,6 @@ def test_dry_runs(bench):
 
 def test_usage_events(bench):
     """Issue: over 120 calls by 16 clients usage.warning comes once, at the 90th call, and usage.limit_reached once."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     with Receiver() as receiver:
         hook = create(bench, tenant, receiver.url, "usage.*")
@@ -375,7 +348,6 @@ def test_usage_events(bench):
 
 def test_one_sender_at_a_time(bench):
     """Issue: several processes share the queue; none sends what another one is sending, and none sends it again."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     with Receiver(lambda _: time.sleep(0.03) or 200) as receiver, Responder(bench.stack, processes="4", **SETTINGS):
         for number in range(4):
@@ -393,7 +365,6 @@ def test_one_sender_at_a_time(bench):
 
 def test_crashed_sender(bench):
     """Issue: what a crashed process was sending is sent again after its lease, with the same id; not before."""
-    start_with(bench, **SETTINGS)
     bench.need_own_stack("kills processes")
     tenant = bench.onboard()
     release = threading.Event()
@@ -417,7 +388,6 @@ def test_crashed_sender(bench):
 @only_on(EXTERNAL, "the others start its processes themselves")
 def test_graceful_stop(bench):
     """Issue: SIGTERM ends an idle process at once, and one that is sending when the delivery has ended."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     with Receiver(lambda _: time.sleep(2) or 200) as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")
@@ -432,15 +402,14 @@ def test_graceful_stop(bench):
         check(time.monotonic() - start < 2, "an idle process took %.1f s to stop" % (time.monotonic() - start))
 
 
-# Last, because they put the settings back -----------------------------------------------------------------------------
+# Other settings -------------------------------------------------------------------------------------------------------
 
 def test_private_address_at_delivery(bench):
     """Issue: an address that is private when the delivery is sent is refused, whatever was allowed before."""
-    start_with(bench, **SETTINGS)
     tenant = bench.onboard()
     with Receiver() as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")
-        start_with(bench, **{**SETTINGS, "webhook_allow_private": "off"})
+        bench.arrange({**SETTINGS, "webhook_allow_private": "off"})
         succeeded(bench.call(tenant.key, "webhooks.test", {"webhook_id": hook["webhook_id"]}))
         failed = until(10, "the failure is on record",
                        lambda: [d for d in deliveries(bench, tenant) if d["last_error"]])[0]
@@ -451,7 +420,7 @@ def test_private_address_at_delivery(bench):
 
 def test_default_settings(bench):
     """Issue: by default only https://, and no address that is private by its own words."""
-    start_with(bench, **{name: value for name, value in SETTINGS.items() if not name.startswith("webhook_")})
+    bench.arrange()
     tenant = bench.onboard()
     for url in ["http://example.com/", "https://127.0.0.1/", "https://[::1]/", "https://10.0.0.1:8443/x",
                 "https://127.1/", "https://2130706433/", "https://localhost/", "https://169.254.169.254/latest",
@@ -459,5 +428,3 @@ def test_default_settings(bench):
         refused(bench.call(tenant.key, "webhooks.create", {"url": url, "events": ["*"]}), 400, "VALIDATION_ERROR",
                 "/params/url")
     create(bench, tenant, "https://example.com/hook", "usage.*")
-    bench.stack.up()
-    _settings.clear()

@@ -22,7 +22,7 @@ sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
 from client import CREATE, ONBOARD, SCORE, SCORE_PARAMS  # noqa: E402
 from database import Database  # noqa: E402
 from fcgi import Responder  # noqa: E402
-from harness import Failure  # noqa: E402
+from checks import Failure  # noqa: E402
 from stack import OwnStack, children, is_running  # noqa: E402
 from stripe import StandIn  # noqa: E402
 

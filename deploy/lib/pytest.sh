@@ -1,0 +1,39 @@
+# shellcheck shell=bash
+# tests/e2e by pytest.
+
+E2E=$REPO/tests/e2e
+
+# find_pytest: sets PYTEST, the command. Debian's packages belong to its own python3, which need not be the first on PATH.
+find_pytest() {
+	local python
+	for python in python3 /usr/bin/python3; do
+		if "$python" -c 'import pytest, xdist' 2>/dev/null; then
+			PYTEST=("$python" -B -m pytest)
+			return 0
+		fi
+	done
+	fail "pytest or its xdist is missing: apt-get install python3-pytest python3-pytest-xdist"
+}
+
+# How many tests run at the same time, each worker with a stack of its own.
+e2e_workers() {
+	local n
+	n=$(nproc)
+	echo $((n < 2 ? 2 : n > 4 ? 4 : n))
+}
+
+# tests_named AREA[.TEST]…: as pytest names them.
+tests_named() {
+	local name
+	for name in "$@"; do
+		case $name in
+		*.*) printf '%s/test_%s.py::test_%s\n' "$E2E" "${name%%.*}" "${name#*.}" ;;
+		*) printf '%s/test_%s.py\n' "$E2E" "$name" ;;
+		esac
+	done
+}
+
+# A port of 127.0.0.1 that is free.
+free_port() {
+	PYTHONPATH=$E2E python3 -B -c 'from stack import free_port; print(free_port())'
+}
