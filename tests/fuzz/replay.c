@@ -38,7 +38,7 @@ static void run_input(const struct fuzz_named *target, const char *bytes, size_t
 	progress->passed++;
 }
 
-/* The content of a file, or of an archive after unpacking. */
+/* The size limit of a file, and of an unpacked archive. */
 enum { MOST = 64 << 20 };
 
 /* Appends the rest of the stream to out. */
