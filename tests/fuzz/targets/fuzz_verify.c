@@ -1,7 +1,7 @@
-/* Exported audit files (deploy/acpctl/audit/verify_file.c, core/proof*.c). The input: how, and then
- * - with bit 0 of how: lines of a file, behind a good header: they must not bring the check down;
- * - else a change (what, where, which byte), and texts, a NUL between: each text becomes a row of a file that is
- *   written as   acpctl audit export writes it. It passes the check; after the change, it never does. */
+/* Exported audit files (deploy/acpctl/audit/verify_file.c, core/audit/proof*.c). The input: a byte of options, then
+ * - with bit 0 of the options: lines of a file, after a valid header: they must not crash the check;
+ * - otherwise a change (what, where, which byte), and texts, separated by NULs: each text becomes a row of a file as
+ *   acpctl audit export writes it. The file passes the check; after the change, it never does. */
 #include "../fuzz.h"
 
 #include "ctl_audit.h"
