@@ -4,7 +4,7 @@
 
 #include <arpa/inet.h>
 
-/* An address as 16 bytes; IPv4 in its mapped form, so that one comparison serves both. */
+/* Parses an address into 16 bytes; IPv4 in its mapped form, so that one comparison serves both. */
 static bool parse_address(const char *text, uint8_t out[16])
 {
 	static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
@@ -14,7 +14,7 @@ static bool parse_address(const char *text, uint8_t out[16])
 	return inet_pton(AF_INET, text, out + 12) == 1;
 }
 
-/* "10.0.0.0/8" or "::1": address and the number of its bits that count. */
+/* Parses "10.0.0.0/8" or "::1" into an address and the number of significant bits. */
 static bool parse_network(const char *word, uint8_t out[16], long *bits)
 {
 	char text[64];
@@ -80,7 +80,8 @@ static bool is_trusted(const char *trusted, const char *address)
 	return false;
 }
 
-/* Takes the last address off the list, whose length shrinks. False: there is none, or it is not an address. */
+/* Removes the last address from the list by shortening *len. False: the list is empty, or its last entry is not an
+ * address. */
 static bool take_last(const char *list, size_t *len, char out[ACP_ADDRESS_MAX])
 {
 	uint8_t bytes[16];

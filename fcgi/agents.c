@@ -1,5 +1,5 @@
-/* GET /llms.txt, GET /.well-known/api-catalog - for agents that know only the address (agents.h). Documents of a
- * foreign form: request_id is in the X-Request-Id header only. */
+/* GET /llms.txt, GET /.well-known/api-catalog - for agents that know only the address (agents.h). The formats are
+ * defined elsewhere, so request_id is only in the X-Request-Id header. */
 #include "agents.h"
 
 #include "endpoints.h"

@@ -1,12 +1,11 @@
-/* GET /console - the page on which a tenant sees and manages what is its own, and operators see the whole. Its files
- * lie in fcgi/console/ and are put into the program when it is built (fcgi/console/embed). The page is the same for
- * everybody and knows nothing: what it shows comes from /api/… and /console/operator/…, with the key or the link that
- * the person who looks at it has. */
+/* GET /console - the page on which a tenant sees and manages its own data, and operators see everything. Its files are
+ * in fcgi/console/ and embedded at build time (fcgi/console/embed). The page is the same for everybody and contains no
+ * data: the data comes from /api/… and /console/operator/…, with the visitor's key or link. */
 #include "endpoints.h"
 
 #include "console_files.h"
 
-/* The page runs these scripts and this style, talks to this server, and can be put into no other page. */
+/* The page may run only these scripts and this style, connect only to this server, and not be framed by other pages. */
 static const char page_headers[] =
 	"Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
 	"img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
@@ -15,7 +14,7 @@ static const char page_headers[] =
 	"Cross-Origin-Resource-Policy: same-origin\r\nX-Frame-Options: DENY\r\n";
 static const char part_headers[] = "Cross-Origin-Resource-Policy: same-origin\r\n";
 
-/* The page names its parts by their version: a part never changes. */
+/* The page's URLs of its parts include their version, so a part never changes. */
 static const char for_ever[] = "public, max-age=31536000, immutable";
 
 static const struct {
@@ -48,5 +47,5 @@ void acp_endpoint_console(const struct acp_kernel *kernel, const struct acp_http
 		response->code = acp_code_name(ACP_OK);
 		return;
 	}
-	acp_http_nothing(http, kernel->config, "there is nothing at this path; the console is at %/console", response);
+	acp_http_nothing(http, kernel->config, "no such path; the console is at %/console", response);
 }

@@ -1,4 +1,4 @@
-/* endpoints.h - what answers which path. A new endpoint: its file, and a row in paths.c. */
+/* endpoints.h - the endpoints. To add one, add its file and a row in paths.c. */
 #ifndef ACP_ENDPOINTS_H
 #define ACP_ENDPOINTS_H
 
@@ -21,16 +21,17 @@ acp_endpoint acp_endpoint_alive;    /* health.c  - /healthz */
 acp_endpoint acp_endpoint_ready;    /* health.c  - /readyz */
 acp_endpoint acp_endpoint_metrics;  /* metrics.c - /metrics */
 
-/* How long a body of this request may be: other kernels send many audit events at once, strangers do not. */
+/* The size limit in bytes for the body of this request: other kernels send many audit events at once, strangers do
+ * not. */
 size_t acp_paths_body_max(const struct acp_kernel *kernel, const struct acp_http *http);
 
-/* What metrics call the endpoints, up to a NULL; the last one is for paths that are nothing. */
+/* The endpoints' names in metrics, terminated by NULL; the last one is for unknown paths. */
 const char *const *acp_paths_names(void);
 
-/* Finds the endpoint of http->path and lets it answer; 404 where there is none. */
+/* Finds the endpoint of http->path and lets it answer, or answers 404. */
 void acp_paths_answer(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response);
 
-/* YYYY-MM with a month that exists; years that PostgreSQL and people understand. (usage.c) */
+/* YYYY-MM with a valid month, and a year that PostgreSQL accepts and people understand. (usage.c) */
 bool acp_period_ok(const char *period);
 
 #endif

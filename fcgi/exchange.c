@@ -13,27 +13,27 @@
 struct acp_exchange {
 	const struct acp_config *config;
 	FCGX_Request fcgi;
-	struct acp_buf body; /* of the request; memory kept from one to the next */
+	struct acp_buf body; /* of the request; its memory is reused */
 	struct acp_http http;
 	struct acp_response response;
-	struct acp_call *call; /* room for one */
+	struct acp_call *call; /* memory for one call */
 	struct acp_metrics *metrics;
 	pthread_t reader; /* the thread that read the request */
 	void (*left)(void *arg);
 	void *arg;
 };
 
-/* How much of a body that is refused anyway is read, so that the web server can deliver the answer. */
+/* The part of a refused body that is still read, so that the web server can deliver the answer. */
 enum { DRAIN_MAX = 64 << 20 };
 
 bool acp_exchange_init(void)
 {
-	/* libfcgi waits for the web server to close first, 2 s unless told otherwise. */
+	/* libfcgi waits for the web server to close first, by default for 2 s. */
 	setenv("LIBFCGI_OS_CLOSE_POLL_TIMEOUT", "100", 0);
 	return FCGX_Init() == 0;
 }
 
-enum { ERROR_MAX = 1024 }; /* bytes of a reply that says that memory is lacking: there is always room for it */
+enum { ERROR_MAX = 1024 }; /* size in bytes reserved for the reply that reports that memory ran out */
 
 struct acp_exchange *acp_exchange_new(const struct acp_config *config)
 {
@@ -64,10 +64,11 @@ void acp_exchange_free(struct acp_exchange *exchange)
 	free(exchange);
 }
 
-/* Replies up to SMALL_REPLY fit into the empty send buffer of any socket, up to LARGE_REPLY into a Unix socket's. */
+/* Replies up to SMALL_REPLY fit into the empty send buffer of any socket, up to LARGE_REPLY into that of a Unix
+ * socket. */
 enum { SMALL_REPLY = 2048, LARGE_REPLY = 32768 };
 
-/* libfcgi has no time-outs; the socket has. A web server that falls silent then costs a thread io_timeout seconds.
+/* libfcgi has no timeouts, so set them on the socket: a silent web server then costs a thread io_timeout seconds.
  * which: SO_RCVTIMEO or SO_SNDTIMEO. */
 static void limit_waiting(const struct acp_exchange *exchange, int connection, int which)
 {
@@ -75,8 +76,8 @@ static void limit_waiting(const struct acp_exchange *exchange, int connection, i
 	setsockopt(connection, SOL_SOCKET, which, &limit, sizeof limit);
 }
 
-/* Lets libfcgi read a request from a connection that we accepted: it takes an open ipcFd for a kept-alive one and
- * does not accept itself. (Its own accept has a signal race, and a 2 s stall for silent peers.) */
+/* Makes libfcgi read a request from a connection that we accepted: it takes an open ipcFd for a kept-alive connection
+ * and does not accept one itself. (Its own accept has a signal race, and stalls for 2 s on silent peers.) */
 static bool begin(struct acp_exchange *exchange, int connection)
 {
 	limit_waiting(exchange, connection, SO_RCVTIMEO);
@@ -84,18 +85,18 @@ static bool begin(struct acp_exchange *exchange, int connection)
 	exchange->fcgi.keepConnection = 1;
 	if (FCGX_Accept_r(&exchange->fcgi) != 0)
 		return false; /* not a FastCGI request; libfcgi has closed the connection */
-	/* A connection kept alive would hold its thread while other requests wait. */
+	/* A kept-alive connection would hold its thread while other requests wait. */
 	exchange->fcgi.keepConnection = 0;
 	return true;
 }
 
-/* Is that the length announced? Digits only: what web servers send is a number, and strtoull() takes -1 for one. */
+/* Does the announced length match? Only digits are allowed, because strtoull() accepts -1. */
 static bool is_length(const char *announced, size_t total)
 {
 	return strspn(announced, "0123456789") == strlen(announced) && strtoull(announced, NULL, 10) == total;
 }
 
-/* Reads the body to its end, also when it is too large to keep. */
+/* Reads the body to its end, even when it is too large to keep. */
 static void read_body(struct acp_exchange *exchange, struct acp_request *request, size_t max)
 {
 	char block[8192];
@@ -107,7 +108,7 @@ static void read_body(struct acp_exchange *exchange, struct acp_request *request
 		total += (size_t)got;
 		acp_buf_add(&exchange->body, block, (size_t)got);
 	}
-	/* Less than announced, or an error on the way: what arrived is not what was sent. */
+	/* Less than announced, or a read error: the body is incomplete. */
 	const char *announced = FCGX_GetParam("CONTENT_LENGTH", exchange->fcgi.envp);
 	bool whole = !announced || !*announced || is_length(announced, total);
 	request->body_too_large = total > exchange->body.max;
@@ -115,7 +116,7 @@ static void read_body(struct acp_exchange *exchange, struct acp_request *request
 	request->body_broken = FCGX_GetError(exchange->fcgi.in) != 0 || (!whole && !request->body_too_large);
 	request->body = exchange->body.ptr ? exchange->body.ptr : "";
 	request->body_len = exchange->body.len;
-	/* With nothing left unread, closing at once loses nothing: no need to linger. */
+	/* With nothing left unread, closing at once loses nothing, so there is no need to linger. */
 	if (!request->body_broken && total < DRAIN_MAX)
 		exchange->fcgi.detached = 1;
 }
@@ -145,7 +146,7 @@ static void put_rate(struct acp_buf *head, const struct acp_rate *rate)
 	put_number_header(head, ";t=", rate->reset);
 }
 
-/* Status and headers. Values come from our own tables and from numbers: nothing of the request gets in. */
+/* Status and headers. The values come from our own tables and from numbers, never from the request. */
 static void write_head(const struct acp_response *response, const struct acp_http *http, struct acp_buf *head)
 {
 	acp_buf_puts(head, "Status: ");
@@ -189,7 +190,7 @@ static void write_response(struct acp_exchange *exchange, const struct acp_http 
 		FCGX_PutStr(response->body.ptr, (int)response->body.len, exchange->fcgi.out);
 }
 
-/* Microseconds as milliseconds with three digits behind the point. */
+/* Microseconds as milliseconds with three decimals. */
 static const char *show_ms(uint64_t us, char out[32])
 {
 	char *at = acp_digits(out + 31, 1000 + us % 1000);
@@ -233,7 +234,7 @@ static void log_request(const struct acp_http *http, const struct acp_response *
 	acp_log_fields(ACP_LOG_INFO, fields, ACP_COUNT(fields));
 }
 
-/* What leads nowhere is often mounted in the wrong place: what the web server made of the path, without its query. */
+/* A 404 often means a wrong mount point, so log how the web server split the path (without its query). */
 static void log_mount(const struct acp_exchange *exchange, const struct acp_http *http)
 {
 	char **variables = exchange->fcgi.envp;
@@ -258,8 +259,8 @@ static void reset_response(struct acp_response *response)
 	*response = (struct acp_response){.body = body};
 }
 
-/* What libfcgi keeps a stream's bytes in is freed as it is, and a key stands in it. The first two members of a stream's
- * data say where that is, as in every release of libfcgi so far; where its own pointers do not lie in there, nothing is
+/* libfcgi frees a stream's buffer without wiping it, and a key may be in it. The first two members of a stream's data
+ * are its position and size, in every libfcgi release so far. If libfcgi's own pointers lie outside, nothing is
  * touched. */
 static void wipe_stream(const FCGX_Stream *stream)
 {
@@ -273,7 +274,7 @@ static void wipe_stream(const FCGX_Stream *stream)
 		acp_wipe(kept.start, (size_t)kept.size);
 }
 
-/* Keys come with the request and may leave with the reply; neither is to be found in memory afterwards. */
+/* Keys arrive with the request and may leave with the reply; wipe both from memory. */
 static void wipe(struct acp_exchange *exchange)
 {
 	const struct acp_buf *body = &exchange->response.body;
@@ -285,7 +286,7 @@ static void wipe(struct acp_exchange *exchange)
 		acp_wipe(body->ptr, body->len);
 }
 
-/* Writes the response, closes the connection, and leaves the exchange to whoever waits for it. */
+/* Writes the response, closes the connection, and calls left: the exchange is free again. */
 static void *finish_here(void *arg)
 {
 	struct acp_exchange *exchange = arg;
@@ -304,7 +305,8 @@ static void *finish_here(void *arg)
 	return NULL;
 }
 
-/* A large reply to a web server that does not read it would hold up the thread that stores everybody's calls. */
+/* A large reply to a web server that does not read it would block the thread that stores all calls, so it gets its own
+ * thread. */
 static void finish(struct acp_exchange *exchange)
 {
 	pthread_t thread;

@@ -7,7 +7,7 @@ void acp_endpoint_execute(const struct acp_kernel *kernel, const struct acp_http
 {
 	struct acp_reply reply;
 	if (!acp_execute_offered(kernel)) {
-		acp_http_error(http, ACP_NOT_FOUND, "there is nothing at this path", response);
+		acp_http_error(http, ACP_NOT_FOUND, "no such path", response);
 	} else if (!acp_execute_key_ok(kernel, http->bearer)) {
 		acp_http_error(http, ACP_INVALID_API_KEY,
 			       "executor key missing or not valid; send it as Authorization: Bearer", response);

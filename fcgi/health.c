@@ -20,7 +20,7 @@ static void answer_ok(const struct acp_http *http, struct json_object *body, str
 	acp_http_reply(http, &reply, response);
 }
 
-/* For acpctl doctor: what the web server handed on of this request. Nothing that the caller does not know. */
+/* For acpctl doctor: how the web server passed this request on. Reveals only what the caller sent. */
 static struct json_object *received(const struct acp_http *http)
 {
 	struct json_object *got = json_object_new_object();
@@ -49,11 +49,11 @@ void acp_endpoint_ready(const struct acp_kernel *kernel, const struct acp_http *
 	char why[512] = "";
 	if (!acp_http_require_get(http, response))
 		return;
-	if (kernel->plane->ready(kernel->plane->self, why, sizeof why) == ACP_OK) {
+	if (kernel->plane->upkeep.ready(kernel->plane->self, why, sizeof why) == ACP_OK) {
 		answer_ok(http, healthy(http, "ready"), response);
 		return;
 	}
-	/* The reason may name hosts and paths: it is for the operator. */
+	/* The reason may name hosts and paths, so it is only for the operator. */
 	acp_log(ACP_LOG_WARNING, "request %s: not ready: %s", http->request_id, why);
 	acp_http_error(
 		http, ACP_UNAVAILABLE,

@@ -5,11 +5,11 @@
 #include <ctype.h>
 #include <strings.h>
 
-/* The variables that matter, found in one pass. A header that arrives twice (lighttpd passes on X-API-Key and
- * X_API_Key as two variables of one name) is marked: two credentials are no credential. */
+/* The relevant variables, found in one pass. A header that arrives twice (lighttpd passes X-API-Key and X_API_Key as
+ * two variables with the same name) is marked: two credentials count as none. */
 struct variable {
 	const char *name;
-	size_t len; /* of name */
+	size_t len; /* of the name */
 	const char *value;
 	bool twice;
 };
@@ -56,7 +56,7 @@ static const char *nonempty(const char *value)
 	return value && *value ? value : NULL;
 }
 
-/* X-API-Key, or Authorization: Bearer. Both only when they agree. */
+/* X-API-Key, or Authorization: Bearer. Both are allowed only when they agree. */
 static const char *find_credential(const struct variable *found)
 {
 	const char *key = nonempty(found[KEY].value);
@@ -70,7 +70,7 @@ static const char *find_credential(const struct variable *found)
 	return !key || strcmp(key, bearer) == 0 ? nonempty(bearer) : NULL;
 }
 
-/* Authorization: Bearer and nothing beside it: what other kernels present. */
+/* Authorization: Bearer without X-API-Key, which is how other kernels authenticate. */
 static const char *find_bearer(const struct variable *found)
 {
 	const char *value = found[AUTHORIZATION].value;
@@ -81,7 +81,7 @@ static const char *find_bearer(const struct variable *found)
 	return nonempty(value + strspn(value, " "));
 }
 
-/* Header text that is kept must be printable ASCII; anything else becomes "", which is refused later. */
+/* Stored header text must be printable ASCII; any other text becomes "", which is refused later. */
 static const char *printable(const char *value)
 {
 	for (const char *c = value; c && *c; c++)
@@ -122,7 +122,7 @@ static bool decode(const char *text, size_t len, bool plus, char *out, size_t si
 	return true;
 }
 
-/* No empty segment inside, and none that is "." or "..". */
+/* True unless a segment is "." or "..", or one before the last is empty. */
 static bool plain_segments(const char *path)
 {
 	for (const char *segment = path + 1;; segment++) {
@@ -136,15 +136,16 @@ static bool plain_segments(const char *path)
 	}
 }
 
-/* Path of a REQUEST_URI, the one variable that all web servers give alike. Refused (""): what two parsers could read
- * in two ways - dot segments, empty segments, encoded slashes, control and non-ASCII bytes. */
+/* The path of REQUEST_URI, the one variable that all web servers set alike. A path that two parsers could read
+ * differently is refused (""): one with dot segments, empty segments, encoded slashes, or control or non-ASCII
+ * bytes. */
 static void read_path(struct acp_http *http, const char *uri, const char *url_prefix)
 {
 	http->path[0] = '\0';
 	http->query = "";
 	if (!uri)
 		return;
-	/* Apache keeps the absolute form of a request line. */
+	/* Apache keeps a request line's absolute form. */
 	size_t scheme = strncasecmp(uri, "http://", 7) == 0 ? 7 : strncasecmp(uri, "https://", 8) == 0 ? 8 : 0;
 	if (scheme)
 		uri += scheme + strcspn(uri + scheme, "/?#");
@@ -166,7 +167,7 @@ static void read_path(struct acp_http *http, const char *uri, const char *url_pr
 		http->path[0] = '\0';
 }
 
-/* Methods are words of capitals; anything else is nobody's method and is not echoed. */
+/* Methods are upper-case words; any other method is unknown and never echoed. */
 static void read_method(struct acp_http *http, const char *method)
 {
 	size_t len = method ? strspn(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") : 0;
@@ -214,7 +215,7 @@ void acp_http_read(struct acp_http *http, char **variables, const struct acp_con
 	};
 }
 
-/* RFC 9457: the members of the error reply, and the standard ones made from them. */
+/* RFC 9457: the members of the error reply, and the standard ones derived from them. */
 static bool add_problem_members(struct json_object *body, const struct acp_reply *reply)
 {
 	char type[96];
@@ -225,7 +226,7 @@ static bool add_problem_members(struct json_object *body, const struct acp_reply
 	       acp_json_add_string(body, "detail", acp_json_string(body, "error"));
 }
 
-/* The body as text. False: memory is lacking. */
+/* The body as text. False: out of memory. */
 static bool write_body(const struct acp_http *http, struct acp_reply *reply, struct acp_buf *out)
 {
 	bool problem = reply->http >= 400 && http->wants_problem;
@@ -238,14 +239,14 @@ static bool write_body(const struct acp_http *http, struct acp_reply *reply, str
 	return acp_buf_ok(out);
 }
 
-/* In memory that every exchange has from its start. The work may have been done before memory ran out: the router
- * writes its replies before it commits, other endpoints cannot. */
+/* Uses memory that every exchange reserves from the start. The request may have been executed before memory ran out:
+ * the router writes its replies before it commits, but other endpoints cannot. */
 static void write_no_memory(const struct acp_http *http, struct acp_buf *out)
 {
 	acp_buf_clear(out);
 	acp_buf_puts(out, "{\"ok\":false,\"request_id\":\"");
 	acp_buf_puts(out, http->request_id);
-	acp_buf_puts(out, "\",\"error\":\"memory is lacking to answer; the request may have been done\","
+	acp_buf_puts(out, "\",\"error\":\"out of memory; the request may have been done\","
 			  "\"code\":\"INTERNAL_ERROR\"}");
 }
 

@@ -1,5 +1,5 @@
-/* http.h - one HTTP exchange as the endpoints see it: CGI variables turned into a request, and the response that is
- * written from it. Knows no FastCGI. */
+/* http.h - one HTTP exchange as the endpoints see it: a request made from CGI variables, and the response to write.
+ * Independent of FastCGI. */
 #ifndef ACP_HTTP_H
 #define ACP_HTTP_H
 
@@ -12,26 +12,26 @@ enum { ACP_PATH_MAX = 2048 };
 struct acp_exchange;
 struct acp_response;
 
-/* For an endpoint that answers after it has returned: it sets *taken, fills response when it can, and then finishes. */
+/* For an endpoint that answers after it has returned: it sets *taken, later fills response, and then calls finish. */
 struct acp_later {
-	bool *taken; /* read when the endpoint returns; gone after that */
+	bool *taken; /* read when the endpoint returns; invalid after that */
 	struct acp_response *response;
 	struct acp_exchange *exchange;
-	void (*finish)(struct acp_exchange *exchange); /* writes the response; the exchange may be gone after that */
-	struct acp_call *call;                         /* room for a call */
+	void (*finish)(struct acp_exchange *exchange); /* writes the response; the exchange may be gone afterwards */
+	struct acp_call *call;                         /* memory for a call */
 };
 
 struct acp_http {
-	struct acp_request request; /* what the core takes; strings live as long as the exchange */
+	struct acp_request request; /* the input of core; strings live as long as the exchange */
 	char request_id[ACP_UUID_LEN];
 	char method[24];
 	char path[ACP_PATH_MAX + 1]; /* of REQUEST_URI: without query and url_prefix, decoded; "" when it is refused */
 	char address[ACP_ADDRESS_MAX]; /* of the client; "" when unknown */
 	const char *query;             /* raw query string, "" when there is none */
-	const char *bearer;            /* of Authorization: Bearer, when that is the only credential; else NULL */
+	const char *bearer;            /* of Authorization: Bearer, when that is the only credential; otherwise NULL */
 	const char *stripe_signature;  /* the header Stripe-Signature; NULL: none, or several */
 	bool wants_problem;            /* Accept: application/problem+json */
-	bool forwarded;                /* a proxy says whom it speaks for, believed or not */
+	bool forwarded;                /* a proxy header names the client, trusted or not */
 	bool wants_html;               /* Accept: text/html */
 	struct acp_later later;
 };
@@ -40,7 +40,7 @@ struct acp_response {
 	int status;
 	const char *content_type;
 	struct acp_buf body;
-	const char *headers; /* more of them, each with its end of line; NULL = none */
+	const char *headers; /* extra headers, each with its line end; NULL = none */
 	const char *cache;   /* Cache-Control; NULL = no-store */
 	char location[2048]; /* "" = none */
 	const char *allow;   /* NULL = none */
@@ -64,23 +64,23 @@ typedef void acp_endpoint(const struct acp_kernel *kernel, const struct acp_http
 /* Fills http from a NULL-terminated array of NAME=VALUE. The values are borrowed. */
 void acp_http_read(struct acp_http *http, char **variables, const struct acp_config *config);
 
-/* Turns a reply of the core into the response, as problem+json where the client asked for it. Releases the body. */
+/* Turns a reply of core into the response, as problem+json if the client asked for it. Releases the body. */
 void acp_http_reply(const struct acp_http *http, struct acp_reply *reply, struct acp_response *response);
 
-/* An error reply in one line. */
+/* Makes an error response from a code and a sentence. */
 void acp_http_error(const struct acp_http *http, enum acp_code code, const char *error, struct acp_response *response);
 
-/* 404 that says where there is something; % in error stands for url_prefix. */
+/* Makes a 404 response that suggests other paths; % in error is replaced with url_prefix. */
 void acp_http_nothing(const struct acp_http *http, const struct acp_config *config, const char *error,
 		      struct acp_response *response);
 
-/* 405 unless the method is GET or HEAD; then true. */
+/* Returns true for GET and HEAD; otherwise makes a 405 response. */
 bool acp_http_require_get(const struct acp_http *http, struct acp_response *response);
 
-/* Copies the decoded value of a query parameter. False: it is not there, stands twice, is malformed or too long. */
+/* Copies the decoded value of a query parameter. False: it is missing, repeated, malformed or too long. */
 bool acp_http_query(const struct acp_http *http, const char *name, char *out, size_t size);
 
-/* Is there a parameter of this name at all? */
+/* Does the query have a parameter of this name? */
 bool acp_http_query_has(const struct acp_http *http, const char *name);
 
 /* Reason phrase of a status code. */

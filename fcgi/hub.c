@@ -4,7 +4,7 @@
 #include "endpoints.h"
 #include "envelope.h"
 
-/* The parameters of a GET request that the endpoint knows. *bad: the name of one that cannot be read. */
+/* Reads the parameters of a GET request that the endpoint supports. *bad: the name of an invalid one. */
 static struct json_object *read_query(const struct acp_http *http, const char *names, char bad[64])
 {
 	char value[512];
@@ -45,8 +45,8 @@ static void answer(const struct acp_kernel *kernel, const struct acp_hub_endpoin
 
 void acp_endpoint_hub(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
 {
-	if (!kernel->hub || !kernel->plane->hub) {
-		acp_http_error(http, ACP_NOT_FOUND, "there is nothing at this path", response);
+	if (!kernel->hub || !kernel->plane->hub.answer) {
+		acp_http_error(http, ACP_NOT_FOUND, "no such path", response);
 		return;
 	}
 	if (!acp_hub_key_ok(kernel, http->bearer)) {
@@ -56,7 +56,7 @@ void acp_endpoint_hub(const struct acp_kernel *kernel, const struct acp_http *ht
 	}
 	const struct acp_hub_endpoint *endpoint = acp_hub_find(kernel->hub, http->path + strlen("/functions/v1/"));
 	if (!endpoint) {
-		acp_http_error(http, ACP_NOT_FOUND, "there is nothing at this path", response);
+		acp_http_error(http, ACP_NOT_FOUND, "no such path", response);
 		return;
 	}
 	bool readable = acp_hub_query_names(endpoint) != NULL;

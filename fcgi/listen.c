@@ -16,7 +16,7 @@ static bool is_listening(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) == 0 && listening;
 }
 
-/* sd_listen_fds(3): meant for us when LISTEN_PID is our pid. */
+/* sd_listen_fds(3): for this process only if LISTEN_PID is its pid. */
 static bool systemd_passed_one(void)
 {
 	const char *pid = getenv("LISTEN_PID");
@@ -24,7 +24,7 @@ static bool systemd_passed_one(void)
 	return pid && count && strtol(pid, NULL, 10) == (long)getpid() && strtol(count, NULL, 10) >= 1;
 }
 
-/* A path may be left over from a process that died; one that answers belongs to a living one. */
+/* A path may be left over from a dead process; if a connection succeeds, it belongs to a live one. */
 static bool path_is_free(const struct sockaddr_un *address, char *why, size_t why_size)
 {
 	struct stat status;
@@ -46,8 +46,8 @@ static bool path_is_free(const struct sockaddr_un *address, char *why, size_t wh
 	return true;
 }
 
-/* The socket comes into being under another name and gets its own when it listens: whoever sees the path can connect,
- * and with no rights but the configured ones. */
+/* Creates the socket under a temporary name and renames it once it listens, so that whoever sees the path can connect,
+ * and only with the configured permissions. */
 static int bind_path(const struct acp_config *config, char *why, size_t why_size)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};

@@ -4,23 +4,23 @@
 
 #include <pthread.h>
 
-struct acp_lease {
+struct acp_kernel_ref {
 	struct acp_kernel kernel;
-	struct acp_actions *own; /* freed with it; NULL: the actions are somebody else's */
-	unsigned holders;        /* requests, and one for being in force */
+	struct acp_actions *own; /* freed with it; NULL: the actions belong to the caller */
+	unsigned holders;        /* requests, plus one while it is the current kernel */
 };
 
 struct acp_live {
 	pthread_mutex_t lock;
-	struct acp_lease *current;
+	struct acp_kernel_ref *current;
 };
 
-/* Takes own over, also when it fails. */
-static struct acp_lease *make(const struct acp_config *config, const struct acp_control_plane *plane,
-			      const struct acp_live_parts *parts, const struct acp_actions *actions,
-			      struct acp_actions *own, char *why, size_t why_size)
+/* Takes ownership of own, even on failure. */
+static struct acp_kernel_ref *make(const struct acp_config *config, const struct acp_control_plane *plane,
+				   const struct acp_live_parts *parts, const struct acp_actions *actions,
+				   struct acp_actions *own, char *why, size_t why_size)
 {
-	struct acp_lease *made = calloc(1, sizeof *made);
+	struct acp_kernel_ref *made = calloc(1, sizeof *made);
 	if (made && acp_kernel_init(&made->kernel, config, plane, acp_actions_packs(actions), why, why_size)) {
 		made->kernel.limits = parts->limits;
 		made->kernel.metrics = parts->metrics;
@@ -43,7 +43,7 @@ struct acp_live *acp_live_new(const struct acp_config *config, const struct acp_
 			      size_t why_size)
 {
 	struct acp_live *live = calloc(1, sizeof *live);
-	struct acp_lease *first = make(config, plane, parts, actions, NULL, why, why_size);
+	struct acp_kernel_ref *first = make(config, plane, parts, actions, NULL, why, why_size);
 	if (live && first) {
 		pthread_mutex_init(&live->lock, NULL);
 		live->current = first;
@@ -58,47 +58,47 @@ struct acp_live *acp_live_new(const struct acp_config *config, const struct acp_
 	return NULL;
 }
 
-const struct acp_kernel *acp_live_take(struct acp_live *live, struct acp_lease **lease)
+const struct acp_kernel *acp_live_acquire(struct acp_live *live, struct acp_kernel_ref **ref)
 {
 	pthread_mutex_lock(&live->lock);
-	*lease = live->current;
-	(*lease)->holders++;
+	*ref = live->current;
+	(*ref)->holders++;
 	pthread_mutex_unlock(&live->lock);
-	return &(*lease)->kernel;
+	return &(*ref)->kernel;
 }
 
-void acp_live_give(struct acp_live *live, struct acp_lease *lease)
+void acp_live_release(struct acp_live *live, struct acp_kernel_ref *ref)
 {
 	pthread_mutex_lock(&live->lock);
-	bool last = --lease->holders == 0;
+	bool last = --ref->holders == 0;
 	pthread_mutex_unlock(&live->lock);
 	if (!last)
 		return;
-	acp_kernel_release(&lease->kernel);
-	acp_actions_free(lease->own);
-	free(lease);
+	acp_kernel_release(&ref->kernel);
+	acp_actions_free(ref->own);
+	free(ref);
 }
 
 bool acp_live_reload(struct acp_live *live, char *why, size_t why_size)
 {
-	const struct acp_kernel *old = &live->current->kernel; /* nobody else replaces it */
+	const struct acp_kernel *old = &live->current->kernel; /* only this thread replaces it */
 	const struct acp_live_parts parts = {old->limits, old->metrics, old->hub, old->executor};
 	struct acp_actions *actions = acp_actions_load(old->config, why, why_size);
-	struct acp_lease *fresh =
+	struct acp_kernel_ref *fresh =
 		actions ? make(old->config, old->plane, &parts, actions, actions, why, why_size) : NULL;
 	if (!fresh)
 		return false;
 	pthread_mutex_lock(&live->lock);
-	struct acp_lease *before = live->current;
+	struct acp_kernel_ref *before = live->current;
 	live->current = fresh;
 	pthread_mutex_unlock(&live->lock);
-	acp_live_give(live, before);
+	acp_live_release(live, before);
 	return true;
 }
 
 void acp_live_free(struct acp_live *live)
 {
-	acp_live_give(live, live->current);
+	acp_live_release(live, live->current);
 	pthread_mutex_destroy(&live->lock);
 	free(live);
 }

@@ -11,7 +11,7 @@
 #include <signal.h>
 #include <unistd.h>
 
-/* Exit statuses, from sysexits(3): what a service manager should not try again. */
+/* Exit statuses from sysexits(3), for failures that a service manager should not retry. */
 enum { EXIT_USAGE_ERROR = 64, EXIT_CONFIG_ERROR = 78 };
 
 static const char usage_text[] =
@@ -26,7 +26,7 @@ struct options {
 	bool print, check;
 };
 
-/* Returns -1 to go on, else the exit status. */
+/* Returns -1 to continue, otherwise the exit status. */
 static int read_options(int argc, char **argv, struct options *options)
 {
 	static const struct option known[] = {
@@ -50,7 +50,7 @@ static int read_options(int argc, char **argv, struct options *options)
 	return EXIT_USAGE_ERROR;
 }
 
-/* Signals are taken where the program waits for them, never in the middle of something. */
+/* Signals are received only where the program waits for them, never in the middle of other work. */
 static void prepare_process(void)
 {
 	sigset_t signals;
@@ -61,10 +61,10 @@ static void prepare_process(void)
 	sigaddset(&signals, SIGHUP);
 	sigprocmask(SIG_BLOCK, &signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files then shows as a write that fails */
+	signal(SIGXFSZ, SIG_IGN); /* exceeding a file size limit then shows as a failed write */
 }
 
-/* A process manager that hands over file descriptor 0 counts processes itself and sends each one request at a time. */
+/* A process manager that passes file descriptor 0 counts processes itself and sends each one request at a time. */
 static void fit_to_manager(struct acp_config *config)
 {
 	if (!acp_config_given(config, "processes"))
@@ -88,6 +88,8 @@ static int run(struct acp_config *config, struct acp_actions **actions, const ch
 	}
 	if (kind == ACP_LISTEN_STDIN)
 		fit_to_manager(config);
+	if (*config->notice)
+		acp_log(ACP_LOG_WARNING, "%s", config->notice);
 	acp_log(ACP_LOG_INFO, "acp-fcgi " ACP_VERSION " starts: %lld workers in %lld processes",
 		(long long)config->workers, (long long)config->processes);
 	int status = kind == ACP_LISTEN_STDIN && config->processes == 1
@@ -111,6 +113,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "acp.fcgi: %s\n", why);
 		return EXIT_CONFIG_ERROR;
 	}
+	if (*config.notice && (options.print || options.check))
+		fprintf(stderr, "acp.fcgi: %s\n", config.notice);
 	if (options.print) {
 		acp_config_print(&config, stdout);
 		status = 0;

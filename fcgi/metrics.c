@@ -1,5 +1,5 @@
-/* GET /metrics - for Prometheus: what all processes of this host have served (metrics.h), what waits on its disk,
- * and what the database knows. Names no tenant. */
+/* GET /metrics - for Prometheus: the requests that all processes of this host have served (metrics.h), the journal on
+ * its disk, and the database's gauges. Names no tenant. */
 #include "metrics.h"
 
 #include "endpoints.h"
@@ -16,7 +16,7 @@ static void write_journal(const char *path, struct acp_buf *out)
 	acp_metrics_head(out, "acp_journal_rows", "gauge",
 			 "Audit rows on the disk of this host that wait for the database.");
 	acp_buf_printf(out, "acp_journal_rows %lld\n", (long long)waiting.rows);
-	acp_metrics_head(out, "acp_journal_bytes", "gauge", "What they take of journal_max_bytes.");
+	acp_metrics_head(out, "acp_journal_bytes", "gauge", "Bytes that these rows use of journal_max_bytes.");
 	acp_buf_printf(out, "acp_journal_bytes %lld\n", (long long)waiting.bytes);
 	acp_metrics_head(out, "acp_journal_bad_files", "gauge", "Journal files put aside because of damage.");
 	acp_buf_printf(out, "acp_journal_bad_files %lld\n", (long long)waiting.aside);
@@ -41,11 +41,11 @@ static void write_gauge(struct json_object *gauge, struct acp_buf *out)
 	}
 }
 
-/* Without the database its numbers are missing, and acp_db_up says why. */
+/* When the database is down its gauges are missing, and acp_db_up says why. */
 static void write_database(const struct acp_control_plane *plane, struct acp_buf *out)
 {
 	struct json_object *gauges = NULL;
-	bool up = plane->gauges && plane->gauges(plane->self, &gauges) == ACP_OK;
+	bool up = plane->upkeep.gauges && plane->upkeep.gauges(plane->self, &gauges) == ACP_OK;
 	acp_metrics_head(out, "acp_db_up", "gauge", "1: the database answers; 0: it does not.");
 	acp_buf_printf(out, "acp_db_up %d\n", up);
 	for (size_t i = 0; up && i < json_object_array_length(gauges); i++)
@@ -55,12 +55,12 @@ static void write_database(const struct acp_control_plane *plane, struct acp_buf
 
 /* The endpoint ------------------------------------------------------------------------------------------------ */
 
-/* local: what comes from this host itself. Behind a proxy on this host everybody's address may be 127.0.0.1, so what a
- * proxy forwarded is nobody of ours. */
+/* local: only requests from this host itself. Behind a proxy on this host every request may come from 127.0.0.1, so a
+ * forwarded request never counts as local. */
 static bool may_read(const struct acp_config *config, const struct acp_http *http)
 {
 	if (strcmp(config->metrics, "local") != 0)
-		return true; /* on; with off there are none */
+		return true; /* on; with off, kernel->metrics is NULL */
 	return !http->forwarded && (strncmp(http->address, "127.", 4) == 0 || strcmp(http->address, "::1") == 0 ||
 				    strncmp(http->address, "::ffff:127.", 11) == 0);
 }
@@ -70,13 +70,13 @@ void acp_endpoint_metrics(const struct acp_kernel *kernel, const struct acp_http
 	struct acp_buf *out = &response->body;
 	if (!kernel->metrics || !may_read(kernel->config, http)) {
 		acp_http_error(http, ACP_NOT_FOUND,
-			       "there is nothing here for you; the operator's setting metrics says who may read this",
+			       "not available to you; the operator's setting metrics decides who may read this",
 			       response);
 		return;
 	}
 	if (!acp_http_require_get(http, response))
 		return;
-	acp_metrics_head(out, "acp_build_info", "gauge", "Always 1; the labels say which program this is.");
+	acp_metrics_head(out, "acp_build_info", "gauge", "Always 1; the labels identify the program.");
 	acp_buf_printf(out, "acp_build_info{version=\"%s\",api_version=\"%s\"} 1\n", ACP_VERSION, ACP_API_VERSION);
 	acp_metrics_write(kernel->metrics, out);
 	write_journal(kernel->config->journal_dir, out);

@@ -9,7 +9,7 @@ void acp_endpoint_onboard(const struct acp_kernel *kernel, const struct acp_http
 	const char *product = http->path + strlen("/api/onboard/");
 	if (!acp_onboard_offered(kernel, product)) {
 		acp_http_nothing(http, kernel->config,
-				 "there is no such product to onboard to; GET %/llms.txt names them", response);
+				 "no such product; GET %/llms.txt lists the products", response);
 		return;
 	}
 	acp_onboard(kernel, &http->request, product, &reply);

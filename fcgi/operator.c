@@ -1,6 +1,6 @@
 /* POST /console/operator/session and GET /console/operator/data - the operator's view of the console. The link that
- * acpctl console prints is exchanged, once, for a session of an hour; both are random, both come as bearer, and of both
- * the database has only the hash (sql/functions/82_console.sql). */
+ * acpctl console prints can be exchanged once for a session of an hour. Link and session are random tokens, sent as
+ * bearer. The database stores only their hashes (sql/functions/82_console.sql). */
 #include "endpoints.h"
 
 #include "envelope.h"
@@ -8,7 +8,7 @@
 
 enum { TOKEN_LEN = 32, TOKEN_HEX = 2 * TOKEN_LEN };
 
-/* The hash of a token in hex; false: this is none. */
+/* Hashes a token, in hex. False: it is not a token. */
 static bool hash_token(const char *token, char hex[ACP_SHA256_HEX])
 {
 	uint8_t hash[ACP_SHA256_LEN];
@@ -34,12 +34,11 @@ static void answer(const struct acp_http *http, enum acp_code code, const char *
 	acp_http_reply(http, &reply, response);
 }
 
-/* Asks the control plane; releases what. */
-static enum acp_code ask(const struct acp_kernel *kernel, const char *function, struct json_object *what,
+/* Calls the control plane; releases what. */
+static enum acp_code ask(const struct acp_kernel *kernel, acp_plane_question *question, struct json_object *what,
 			 struct json_object **reply, struct acp_refusal *refusal)
 {
-	enum acp_code code =
-		what ? kernel->plane->console(kernel->plane->self, function, what, reply, refusal) : ACP_INTERNAL_ERROR;
+	enum acp_code code = what ? question(kernel->plane->self, what, reply, refusal) : ACP_INTERNAL_ERROR;
 	json_object_put(what);
 	return code;
 }
@@ -68,7 +67,7 @@ static void open_session(const struct acp_kernel *kernel, const struct acp_http 
 		acp_json_add_string(what, "link", link);
 		acp_json_add_string(what, "session", session);
 	}
-	enum acp_code code = ask(kernel, "console_open", what, &reply, &refusal);
+	enum acp_code code = ask(kernel, kernel->plane->console.open, what, &reply, &refusal);
 	if (code == ACP_OK && !acp_json_add_secret(reply, "session", token))
 		code = ACP_INTERNAL_ERROR;
 	answer(http, code, refusal.message, "", reply, response);
@@ -76,7 +75,7 @@ static void open_session(const struct acp_kernel *kernel, const struct acp_http 
 	acp_wipe(token, sizeof token);
 }
 
-/* What waits on the disk of the host that answers. */
+/* Adds the state of the journal on this host's disk. */
 static void add_journal(const struct acp_kernel *kernel, struct json_object *body)
 {
 	struct acp_journal_waiting waiting = {0};
@@ -113,7 +112,7 @@ static void show_data(const struct acp_kernel *kernel, const struct acp_http *ht
 		acp_json_add_string(what, "period", asked ? period : NULL);
 		acp_json_add(what, "free_limit", json_object_new_int64(kernel->config->free_calls_limit));
 	}
-	enum acp_code code = ask(kernel, "console_data", what, &reply, &refusal);
+	enum acp_code code = ask(kernel, kernel->plane->console.data, what, &reply, &refusal);
 	if (code == ACP_OK)
 		add_journal(kernel, reply);
 	answer(http, code, refusal.message, "", reply, response);
@@ -122,13 +121,12 @@ static void show_data(const struct acp_kernel *kernel, const struct acp_http *ht
 void acp_endpoint_operator(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
 {
 	const char *part = http->path + strlen("/console/operator/");
-	if (!kernel->plane->console)
+	if (!kernel->plane->console.open)
 		acp_http_error(http, ACP_NOT_FOUND, "this installation has no database to show", response);
 	else if (strcmp(part, "session") == 0)
 		open_session(kernel, http, response);
 	else if (strcmp(part, "data") == 0)
 		show_data(kernel, http, response);
 	else
-		acp_http_nothing(http, kernel->config, "there is nothing at this path; the console is at %/console",
-				 response);
+		acp_http_nothing(http, kernel->config, "no such path; the console is at %/console", response);
 }

@@ -3,7 +3,7 @@
 #include "hub.h"
 
 static const struct {
-	const char *path; /* ends with '/': everything below it */
+	const char *path; /* a trailing '/' matches everything below */
 	acp_endpoint *answer;
 } paths[] = {
 	{"/api/manage", acp_endpoint_manage},
@@ -54,6 +54,5 @@ void acp_paths_answer(const struct acp_kernel *kernel, const struct acp_http *ht
 		}
 	}
 	response->endpoint = ACP_COUNT(paths);
-	acp_http_nothing(http, kernel->config, "there is nothing at this path; GET %/llms.txt says what there is",
-			 response);
+	acp_http_nothing(http, kernel->config, "no such path; GET %/llms.txt lists the paths", response);
 }

@@ -1,4 +1,4 @@
-/* POST /api/webhooks/stripe - what Stripe tells us (stripe_events.c). */
+/* POST /api/webhooks/stripe - receives Stripe's events (stripe_events.c). */
 #include "stripe_events.h"
 
 #include "endpoints.h"
@@ -7,7 +7,7 @@ void acp_endpoint_stripe(const struct acp_kernel *kernel, const struct acp_http 
 {
 	struct acp_reply reply;
 	if (!acp_stripe_events_offered(kernel)) {
-		acp_http_error(http, ACP_NOT_FOUND, "this installation takes no events of Stripe", response);
+		acp_http_error(http, ACP_NOT_FOUND, "this installation does not accept Stripe events", response);
 		return;
 	}
 	acp_stripe_events_take(kernel, &http->request, http->stripe_signature, &reply);

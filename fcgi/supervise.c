@@ -18,13 +18,13 @@ enum { MAX_PROCESSES = 64 };
 
 struct supervisor {
 	struct acp_config *config;
-	struct acp_actions **actions; /* what the workers start with; read here once for all of them */
+	struct acp_actions **actions; /* the workers' initial actions, read once for all of them */
 	const char *file;
 	int listen_fd;
 	sigset_t signals;
 	pid_t current[MAX_PROCESSES];     /* this generation; 0 = not running */
 	uint64_t started[MAX_PROCESSES];  /* acp_monotonic_us() of its start */
-	pid_t leaving[4 * MAX_PROCESSES]; /* earlier generations that still finish requests */
+	pid_t leaving[4 * MAX_PROCESSES]; /* earlier generations that are still finishing requests */
 };
 
 static bool is_complete(const struct acp_config *config, char *why, size_t why_size)
@@ -63,7 +63,7 @@ static int process_count(const struct acp_config *config)
 	return (int)count;
 }
 
-/* Workers are spread over the processes; the first ones take the rest. */
+/* Spreads the worker threads over the processes; the first processes get the remainder. */
 static int threads_of(const struct acp_config *config, int index)
 {
 	int count = process_count(config);
@@ -75,11 +75,11 @@ static void start_one(struct supervisor *s, int index)
 	pid_t parent = getpid();
 	pid_t pid = fork();
 	if (pid == 0) {
-		/* Without its supervisor a worker would go on for ever. */
+		/* Stop the worker when its supervisor dies, or it would run forever. */
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
 		if (getppid() != parent)
 			_exit(0);
-		s->config->close_on_stop = false; /* the socket is that of all of them, and of the next generation */
+		s->config->close_on_stop = false; /* all processes and the next generation share the socket */
 		exit(acp_worker_run(s->config, *s->actions, s->listen_fd, threads_of(s->config, index)));
 	}
 	if (pid < 0)
@@ -102,7 +102,7 @@ static void signal_all(const pid_t *pids, size_t count, int signal_number)
 			kill(pids[i], signal_number);
 }
 
-/* The current generation leaves; its places are free for the next. */
+/* Tells the current generation to exit, and makes room for the next. */
 static void retire(struct supervisor *s)
 {
 	for (size_t i = 0; i < MAX_PROCESSES; i++) {
@@ -116,8 +116,8 @@ static void retire(struct supervisor *s)
 	}
 }
 
-/* A worker that died is replaced; one that died at once is replaced a second later, so that a fault at start does not
- * become a storm of forks. */
+/* Replaces a worker that died. If it died within a second of its start, waits a second, so that a startup fault does
+ * not cause a storm of forks. */
 static void replace(struct supervisor *s, int index, int status)
 {
 	if (WIFSIGNALED(status))
@@ -160,7 +160,7 @@ static bool any(const pid_t *pids, size_t count)
 	return false;
 }
 
-/* A new configuration must be as good as the first one before anything changes. */
+/* The new configuration must pass the same checks as the first one before anything changes. */
 static void reload(struct supervisor *s)
 {
 	char why[512];
@@ -175,6 +175,8 @@ static void reload(struct supervisor *s)
 		acp_config_release(&fresh);
 		return;
 	}
+	if (*fresh.notice)
+		acp_log(ACP_LOG_WARNING, "%s", fresh.notice);
 	if (strcmp(fresh.listen, s->config->listen) != 0)
 		acp_log(ACP_LOG_WARNING, "listen = %s: a new socket needs a restart", fresh.listen);
 	acp_actions_free(*s->actions);
@@ -188,7 +190,7 @@ static void reload(struct supervisor *s)
 	acp_log(ACP_LOG_INFO, "configuration read again, %d processes started", process_count(s->config));
 }
 
-/* Lets every process finish its requests; what is not done in time is killed. */
+/* Lets every process finish its requests; kills those that take too long. */
 static int stop(struct supervisor *s)
 {
 	uint64_t limit = acp_monotonic_us() + (uint64_t)(s->config->shutdown_timeout + 2) * 1000000u;

@@ -1,12 +1,12 @@
-/* /api/upgrade/checkout: POST for an agent; GET ?tenant=…&exp=…&sig=… is the link that its human opens to add a card
- * (upgrade.c), and where Stripe sends the human afterwards (&checkout=done, &checkout=cancelled). A browser is
- * answered in HTML. */
+/* /api/upgrade/checkout: POST is for an agent. GET ?tenant=…&exp=…&sig=… is the link that its human opens to add a card
+ * (upgrade.c). Stripe sends the human back to the same path (&checkout=done, &checkout=cancelled). Browsers get
+ * HTML. */
 #include "upgrade.h"
 
 #include "auth.h"
 #include "endpoints.h"
 #include "envelope.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #include <time.h>
 
@@ -19,7 +19,7 @@ static bool good_link(const struct acp_kernel *kernel, const struct acp_http *ht
 	       acp_upgrade_url_ok(kernel->config, tenant, expires, signature, (int64_t)time(NULL));
 }
 
-/* A page of one heading and one sentence; both are ours, nothing of the request stands in it. */
+/* A page with a heading and a sentence. Both are constant texts or our own: nothing comes from the request. */
 static void page(struct acp_response *response, const char *title, const char *sentence)
 {
 	static const char head[] =
@@ -32,7 +32,7 @@ static void page(struct acp_response *response, const char *title, const char *s
 	response->content_type = "text/html; charset=utf-8";
 }
 
-/* What the link does not lead to, told to whom asks. */
+/* Reports an error, in HTML or JSON. */
 static void answer_error(const struct acp_http *http, enum acp_code code, const char *error, int retry_after,
 			 struct acp_response *response)
 {
@@ -48,7 +48,7 @@ static void answer_error(const struct acp_http *http, enum acp_code code, const 
 	page(response, code == ACP_ALREADY_PAID ? "Nothing to do" : "This did not work", sentence);
 }
 
-/* Stripe sent the human back. */
+/* Answers when Stripe sends the human back. */
 static void answer_return(const struct acp_http *http, bool done, struct acp_response *response)
 {
 	struct acp_reply reply = {.code = ACP_OK, .http = 200, .body = json_object_new_object()};
@@ -74,7 +74,7 @@ static void answer_link(const struct acp_kernel *kernel, const struct acp_http *
 	const char *why_not;
 	struct acp_checkout checkout = {0};
 	if (!good_link(kernel, http, tenant)) {
-		/* Nobody but an agent sends a key. */
+		/* Only agents send a key. */
 		bool agent = http->request.credential && !acp_http_query_has(http, "sig");
 		answer_error(http, ACP_NOT_FOUND,
 			     agent ? "GET is for the signed link of a human; with an API key use POST here"

@@ -1,6 +1,6 @@
-/* GET /api/usage?period=YYYY-MM and GET /api/billing/invoice?period=YYYY-MM - a tenant reads its usage and what it owes
- * (contract 2.1). Never billed, counted or refused by the quota, and no calls of the router: they leave a log line but
- * no audit row. */
+/* GET /api/usage?period=YYYY-MM and GET /api/billing/invoice?period=YYYY-MM - a tenant reads its usage and its invoice
+ * (contract 2.1). These requests are never billed, counted or refused by the quota. They are not calls of the router:
+ * they leave a log line but no audit row. */
 #include "auth.h"
 #include "endpoints.h"
 #include "envelope.h"
@@ -17,7 +17,7 @@ bool acp_period_ok(const char *period)
 	return period[7] == '\0' && month >= 1 && month <= 12 && period[0] != '0';
 }
 
-/* One of the control plane's: what it knows of a tenant's month. */
+/* A function of the control plane that reads a tenant's month. */
 typedef enum acp_code get_month(void *self, const char *tenant_id, const char *period, struct json_object **out);
 
 static enum acp_code fetch(const struct acp_kernel *kernel, const struct acp_http *http, get_month *get,
@@ -27,7 +27,7 @@ static enum acp_code fetch(const struct acp_kernel *kernel, const struct acp_htt
 	return code == ACP_OK ? get(kernel->plane->self, caller->tenant_id, period, out) : code;
 }
 
-/* What the calling key may use: who knows it need not try, and be refused on record. */
+/* Adds the scopes of the calling key, so that a client can avoid calls that would be refused and audited. */
 static void add_scopes(struct json_object *reply, const char *scopes)
 {
 	struct json_object *list = json_object_new_array();
@@ -53,7 +53,7 @@ static void answer(const struct acp_kernel *kernel, const struct acp_http *http,
 		reply.code = fetch(kernel, http, get, asked ? period : NULL, &caller, &reply.body);
 	}
 	if (reply.code == ACP_OK) {
-		if (get == kernel->plane->get_usage)
+		if (get == kernel->plane->usage.get)
 			add_scopes(reply.body, caller.scopes);
 		acp_json_add(reply.body, "ok", json_object_new_boolean(true));
 		acp_json_add_string(reply.body, "request_id", http->request_id);
@@ -69,16 +69,16 @@ static void answer(const struct acp_kernel *kernel, const struct acp_http *http,
 
 void acp_endpoint_usage(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
 {
-	if (kernel->plane->get_usage)
-		answer(kernel, http, kernel->plane->get_usage, response);
+	if (kernel->plane->usage.get)
+		answer(kernel, http, kernel->plane->usage.get, response);
 	else
-		acp_http_error(http, ACP_NOT_FOUND, "this installation keeps no usage", response);
+		acp_http_error(http, ACP_NOT_FOUND, "this installation does not record usage", response);
 }
 
 void acp_endpoint_invoice(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
 {
-	if (kernel->plane->get_invoice)
-		answer(kernel, http, kernel->plane->get_invoice, response);
+	if (kernel->plane->payments.get_invoice)
+		answer(kernel, http, kernel->plane->payments.get_invoice, response);
 	else
-		acp_http_error(http, ACP_NOT_FOUND, "this installation bills nothing", response);
+		acp_http_error(http, ACP_NOT_FOUND, "this installation does not bill", response);
 }

@@ -1,21 +1,23 @@
 /* worker.c - threads that each take a connection, serve it, and take the next.
  *
- * Every thread waits in its own epoll set for the listening socket (EPOLLEXCLUSIVE: the kernel wakes one) and for an
- * eventfd that says stop; while connections are queued it takes some one after the other without asking epoll. A
- * thread that waits long for a commit is replaced by a spare one meanwhile, so that others are served. Signals are
- * blocked in all threads; the main thread takes them with sigtimedwait(), so no system call of a request is ever
- * interrupted. */
+ * Each thread waits in its own epoll set for the listening socket (EPOLLEXCLUSIVE: the kernel wakes one thread) and for
+ * an eventfd that signals the stop. While connections are queued, it takes several in a row without asking epoll. When
+ * a thread waits long for a commit, a spare thread replaces it meanwhile, so that others are served. Signals are
+ * blocked in all threads; the main thread receives them with sigtimedwait(), so that no system call of a request is
+ * ever interrupted. */
 #include "worker.h"
 
-#include "courier.h"
+#include "delivery_worker.h"
 #include "endpoints.h"
 #include "exchange.h"
+#include "executor_open.h"
 #include "hub.h"
 #include "live.h"
 #include "log.h"
 #include "outbound.h"
 #include "pg_plane.h"
 #include "remote_plane.h"
+#include "subkey.h"
 #include "thread.h"
 
 #include <errno.h>
@@ -31,101 +33,102 @@
 #define EPOLLEXCLUSIVE 0
 #endif
 
-enum { MAINTAIN_EVERY = 600 }; /* seconds; more often where the audit log is sealed more often */
+enum { MAINTAIN_EVERY = 600 }; /* seconds; shorter when the audit log is sealed more often */
 
 struct worker {
 	const struct acp_config *config;
 	struct acp_live *live;
 	int listen_fd;
-	int stop_fd;          /* readable from the stop on */
-	pthread_mutex_t lock; /* of the rest */
+	int stop_fd;          /* readable once the process stops */
+	pthread_mutex_t lock; /* protects the members below */
 	pthread_cond_t left;
-	struct seat *free;
-	int seats, most, taken;
-	int waiting; /* threads that wait for a seat */
+	struct slot *free;
+	int slots, most, taken;
+	int waiting; /* threads that wait for a slot */
 	int blocked; /* threads that wait for a commit */
-	int spares;  /* threads beyond the usual number, for those */
+	int spares;  /* extra threads that replace blocked ones */
 	struct acp_thread_owner owner;
 };
 
-/* A request has a seat from its arrival to its end: longer than it has a thread, when its end is stored by another. */
-struct seat {
+/* A request holds a slot from arrival to end, which is longer than it has a thread if another thread stores its
+ * result. */
+struct slot {
 	struct worker *worker;
 	struct acp_exchange *exchange;
-	struct acp_lease *lease;
-	struct seat *next;
+	struct acp_kernel_ref *ref;
+	struct slot *next;
 };
 
-enum { SEATS_PER_THREAD = 16, SPARE_MS = 1000, STACK = 512 * 1024 };
+enum { SLOTS_PER_THREAD = 16, SPARE_MS = 1000, STACK = 512 * 1024 };
 
-static struct seat *new_seat(struct worker *worker)
+static struct slot *new_slot(struct worker *worker)
 {
-	struct seat *seat = calloc(1, sizeof *seat);
-	if (!seat || !(seat->exchange = acp_exchange_new(worker->config))) {
-		free(seat);
+	struct slot *slot = calloc(1, sizeof *slot);
+	if (!slot || !(slot->exchange = acp_exchange_new(worker->config))) {
+		free(slot);
 		return NULL;
 	}
-	seat->worker = worker;
-	worker->seats++;
-	return seat;
+	slot->worker = worker;
+	worker->slots++;
+	return slot;
 }
 
-/* Waits while all are taken. */
-static struct seat *take_seat(struct worker *worker)
+/* Waits while all slots are taken. */
+static struct slot *acquire_slot(struct worker *worker)
 {
-	struct seat *seat = NULL;
+	struct slot *slot = NULL;
 	pthread_mutex_lock(&worker->lock);
-	while (!worker->free && !(worker->seats < worker->most && (seat = new_seat(worker)))) {
+	while (!worker->free && !(worker->slots < worker->most && (slot = new_slot(worker)))) {
 		worker->waiting++;
 		pthread_cond_wait(&worker->left, &worker->lock);
 		worker->waiting--;
 	}
-	if (!seat) {
-		seat = worker->free;
-		worker->free = seat->next;
+	if (!slot) {
+		slot = worker->free;
+		worker->free = slot->next;
 	}
 	worker->taken++;
 	pthread_mutex_unlock(&worker->lock);
-	return seat;
+	return slot;
 }
 
-static void leave_seat(void *arg)
+static void release_slot(void *arg)
 {
-	struct seat *seat = arg;
-	struct worker *worker = seat->worker;
-	acp_live_give(worker->live, seat->lease);
+	struct slot *slot = arg;
+	struct worker *worker = slot->worker;
+	acp_live_release(worker->live, slot->ref);
 	pthread_mutex_lock(&worker->lock);
-	seat->next = worker->free;
-	worker->free = seat;
+	slot->next = worker->free;
+	worker->free = slot;
 	worker->taken--;
 	if (worker->waiting || worker->taken == 0)
 		pthread_cond_broadcast(&worker->left);
 	pthread_mutex_unlock(&worker->lock);
 }
 
-/* The first ones, so that there are always some. */
-static bool make_seats(struct worker *worker, int count)
+/* Makes the first slots, so that some always exist. */
+static bool make_slots(struct worker *worker, int count)
 {
-	struct seat *seat = NULL;
-	for (int i = 0; i < count && (seat = new_seat(worker)); i++) {
-		seat->next = worker->free;
-		worker->free = seat;
+	struct slot *slot = NULL;
+	for (int i = 0; i < count && (slot = new_slot(worker)); i++) {
+		slot->next = worker->free;
+		worker->free = slot;
 	}
-	return seat;
+	return slot;
 }
 
-static void free_seats(struct worker *worker)
+static void free_slots(struct worker *worker)
 {
 	while (worker->free) {
-		struct seat *seat = worker->free;
-		worker->free = seat->next;
-		acp_exchange_free(seat->exchange);
-		free(seat);
+		struct slot *slot = worker->free;
+		worker->free = slot->next;
+		acp_exchange_free(slot->exchange);
+		free(slot);
 	}
 }
 
-/* Waits until no request is on its way and no spare thread left, or until the time limit: false. */
-static bool wait_for_seats(struct worker *worker, const struct timespec *limit)
+/* Waits until no request is running and no spare thread is left. False: the time limit came first. */
+static bool wait_for_slots(struct worker *worker, const struct timespec *limit)
 {
 	bool in_time = true;
 	pthread_mutex_lock(&worker->lock);
@@ -142,7 +145,7 @@ static bool watch(int epoll, int fd, uint32_t events)
 	return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
-/* Waits for a connection or the stop, so long at most (-1: for ever). True: there may be a connection. */
+/* Waits at most ms milliseconds (-1: forever) for a connection or the stop. False: stop. */
 static bool wait_for_work(int epoll, const struct worker *worker, int ms)
 {
 	struct epoll_event events[2];
@@ -153,14 +156,14 @@ static bool wait_for_work(int epoll, const struct worker *worker, int ms)
 	return true;
 }
 
-/* Serves one waiting connection. False: none was waiting (another thread or process took it). */
+/* Serves one queued connection. False: none was queued (another thread or process took it). */
 static bool serve_one(struct worker *worker)
 {
 	int connection = accept4(worker->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 	if (connection >= 0) {
-		struct seat *seat = take_seat(worker);
-		const struct acp_kernel *kernel = acp_live_take(worker->live, &seat->lease);
-		acp_exchange_serve(seat->exchange, kernel, connection, leave_seat, seat);
+		struct slot *slot = acquire_slot(worker);
+		const struct acp_kernel *kernel = acp_live_acquire(worker->live, &slot->ref);
+		acp_exchange_serve(slot->exchange, kernel, connection, release_slot, slot);
 		return true;
 	}
 	if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
@@ -171,14 +174,15 @@ static bool serve_one(struct worker *worker)
 	return false;
 }
 
-/* Serves what is queued, but not more than most: a steady stream must not keep a thread from the stop. */
+/* Serves queued connections, but at most most of them: a steady stream must not keep a thread from noticing the
+ * stop. */
 static void serve_queued(struct worker *worker, int most)
 {
 	for (int i = 0; i < most && serve_one(worker); i++)
 		;
 }
 
-/* The set in which a thread waits; -1: errno says why there is none. */
+/* Creates the epoll set of a thread. Returns -1 with errno on failure. */
 static int open_epoll(const struct worker *worker)
 {
 	int epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -201,13 +205,13 @@ static void *serve(void *arg)
 	acp_thread_own(&worker->owner);
 	while (wait_for_work(epoll, worker, -1))
 		serve_queued(worker, 16);
-	/* Connections that were queued before the stop are somebody's requests. */
+	/* Serve the connections that were queued before the stop. */
 	serve_queued(worker, 64);
 	close(epoll);
 	return NULL;
 }
 
-/* A spare thread serves as long as others are blocked. False: it is none of them any more. */
+/* Should this spare thread continue? It should while other threads are blocked. If not, it is no longer counted. */
 static bool is_wanted(struct worker *worker, bool good)
 {
 	pthread_mutex_lock(&worker->lock);
@@ -233,7 +237,7 @@ static void *serve_meanwhile(void *arg)
 	return NULL;
 }
 
-/* Where no thread can be made, those that are there must do. */
+/* If no thread can be started, the existing ones must suffice. */
 static bool start_spare(struct worker *worker)
 {
 	pthread_t thread;
@@ -275,18 +279,18 @@ static void reload(const struct acp_config *config, struct acp_live *live)
 		acp_log(ACP_LOG_INFO, "actions read again");
 }
 
-/* Takes signals, and does the upkeep between them, until told to stop. */
+/* Receives signals, and does the upkeep between them, until told to stop. */
 static void wait_for_stop(const struct worker *worker, const struct acp_control_plane *plane, const sigset_t *signals)
 {
 	const struct timespec second = {.tv_sec = 1};
 	int64_t sealing = worker->config->audit_seal_interval;
 	int64_t period = sealing && sealing < MAINTAIN_EVERY ? sealing : MAINTAIN_EVERY;
-	acp_thread_serves_nobody();
+	acp_thread_background();
 	for (int64_t seconds = 0;; seconds++) {
-		if (plane->catch_up)
-			plane->catch_up(plane->self);
-		if (plane->maintain && seconds % period == 0)
-			plane->maintain(plane->self);
+		if (plane->upkeep.catch_up)
+			plane->upkeep.catch_up(plane->self);
+		if (plane->upkeep.maintain && seconds % period == 0)
+			plane->upkeep.maintain(plane->self);
 		int got = sigtimedwait(signals, NULL, &second);
 		if (got == SIGHUP)
 			reload(worker->config, worker->live);
@@ -295,7 +299,7 @@ static void wait_for_stop(const struct worker *worker, const struct acp_control_
 	}
 }
 
-/* Waits for the threads until the time limit; false: some are still busy. */
+/* Waits for the threads until the time limit. False: some are still busy. */
 static bool join_all(pthread_t *threads, int count, const struct timespec *limit)
 {
 	bool all = true;
@@ -316,30 +320,30 @@ static int start_threads(struct worker *worker, pthread_t *threads, int count)
 	return started;
 }
 
-/* Lets what is in flight finish, at most shutdown_timeout seconds. What is cut off has its memory in use: then nothing
- * can be released in order, and the process ends here. */
-static void stop_all(struct worker *worker, struct acp_courier *courier, pthread_t *threads, int count)
+/* Lets running requests finish, for at most shutdown_timeout seconds. Requests that are cut off still use their memory,
+ * so nothing can be released and the process exits here. */
+static void stop_all(struct worker *worker, struct acp_delivery_worker *deliveries, pthread_t *threads, int count)
 {
 	const uint64_t one = 1;
 	int64_t seconds = worker->config->shutdown_timeout;
 	struct timespec limit;
 	clock_gettime(CLOCK_REALTIME, &limit);
 	limit.tv_sec += (time_t)seconds;
-	/* What is queued can still be accepted, and nothing more gets in. */
+	/* Queued connections can still be accepted; new ones are refused. */
 	if (worker->config->close_on_stop)
 		shutdown(worker->listen_fd, SHUT_RD);
 	if (write(worker->stop_fd, &one, sizeof one) < 0)
 		acp_log(ACP_LOG_ERROR, "stop: %s", strerror(errno));
-	acp_courier_stop(courier);
-	if (!join_all(threads, count, &limit) || !wait_for_seats(worker, &limit)) {
+	acp_delivery_worker_stop(deliveries);
+	if (!join_all(threads, count, &limit) || !wait_for_slots(worker, &limit)) {
 		acp_log(ACP_LOG_WARNING,
 			"requests were still running after shutdown_timeout = %lld s; they are cut off",
 			(long long)seconds);
 		_exit(1);
 	}
-	if (!acp_courier_join(courier, &limit)) {
+	if (!acp_delivery_worker_join(deliveries, &limit)) {
 		acp_log(ACP_LOG_INFO,
-			"a webhook delivery or what the outbox owes was cut off after shutdown_timeout = %lld s; it "
+			"a webhook delivery or an execution was cut off after shutdown_timeout = %lld s; it "
 			"will be tried again",
 			(long long)seconds);
 		_exit(0);
@@ -355,39 +359,38 @@ static int serve_until_stopped(const struct acp_config *config, const struct acp
 				.stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
 				.lock = PTHREAD_MUTEX_INITIALIZER,
 				.left = PTHREAD_COND_INITIALIZER,
-				.most = count * SEATS_PER_THREAD};
+				.most = count * SLOTS_PER_THREAD};
 	worker.owner = (struct acp_thread_owner){thread_blocks, thread_goes_on, &worker};
 	pthread_t *threads = calloc((size_t)count, sizeof *threads);
-	if (!threads || worker.stop_fd < 0 || !make_seats(&worker, count) ||
+	if (!threads || worker.stop_fd < 0 || !make_slots(&worker, count) ||
 	    start_threads(&worker, threads, count) < count) {
 		acp_log(ACP_LOG_ERROR, "workers = %d: not enough memory or threads", count);
 		exit(1);
 	}
-	struct acp_lease *lease;
-	const struct acp_executor *executor = acp_live_take(live, &lease)->executor;
-	acp_live_give(live, lease);
-	struct acp_courier *courier = acp_courier_start(config, plane, executor);
+	struct acp_kernel_ref *ref;
+	const struct acp_executor *executor = acp_live_acquire(live, &ref)->executor;
+	acp_live_release(live, ref);
+	struct acp_delivery_worker *deliveries = acp_delivery_worker_start(config, plane, executor);
 	wait_for_stop(&worker, plane, signals);
-	stop_all(&worker, courier, threads, count);
+	stop_all(&worker, deliveries, threads, count);
 	close(worker.stop_fd);
-	free_seats(&worker);
+	free_slots(&worker);
 	free(threads);
 	return 0;
 }
 
-/* The name of what the installation's processes share in memory. It follows from the pepper, so that two installations
- * of one user on one host do not share it, and tells nothing of it. */
+/* The name of the shared memory of this installation's processes. It is derived from the pepper, so that two
+ * installations of one user on one host do not share it, and does not reveal the pepper. */
 static void zone_name(const struct acp_config *config, char zone[17])
 {
-	static const char purpose[] = "acp-fcgi rate limit zone v1";
 	uint8_t mac[ACP_SHA256_LEN];
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), purpose, sizeof purpose - 1, mac);
+	acp_subkey(config->key_pepper, ACP_FOR_SHARED_MEMORY, "", 0, mac);
 	acp_hex(mac, 8, zone);
 }
 
-/* What a process has but for its kernel: the control plane over the database, where hub_url is set a remote hub before
- * it, the table of rate limits, the executor that the settings ask for, and the hub for other kernels where a key for
- * them is set. */
+/* Everything in a process except its kernel: the control plane over the database (behind a remote hub if hub_url is
+ * set), the table of rate limits, the executor from the settings, and the hub for other kernels if a key for them is
+ * set. */
 struct process {
 	struct acp_shared_counter *changes;
 	struct acp_pg_plane *pg;

@@ -10,7 +10,7 @@ enum {
 	CONNECT_MS = 3000,
 	BODY_MAX = 64 << 20,
 	ERROR_MAX = 200, /* bytes of an upstream's error text, and of its field, that a caller sees */
-	META_MAX = 4096, /* bytes of result_meta: it tells about the result, it is not the result */
+	META_MAX = 4096, /* bytes of result_meta, which describes the result and must not carry it */
 	OWN_HEADERS = 4,
 };
 
@@ -24,9 +24,9 @@ bool acp_upstream_header_taken(const char *name)
 	return false;
 }
 
-/* What is sent -------------------------------------------------------------------------------------------------- */
+/* Request ------------------------------------------------------------------------------------------------------- */
 
-/* The key under which the upstream may recognise a repeated call. A dry run must not pass for the call it rehearses. */
+/* The key by which the upstream may recognise a repeated call. A dry run must not be mistaken for the real call. */
 static const char *key_of(const struct acp_call *call)
 {
 	return call->idempotency_key && !call->dry_run ? call->idempotency_key : NULL;
@@ -109,9 +109,9 @@ static enum acp_outbound_result send_call(const struct acp_call *call, const str
 	return acp_outbound_send(&request, reply);
 }
 
-/* What comes back ------------------------------------------------------------------------------------------------ */
+/* Reply ---------------------------------------------------------------------------------------------------------- */
 
-/* The caller is told that it failed, the operator how. */
+/* Tell the caller that the upstream failed, and log the details for the operator. */
 static enum acp_code upstream_failed(struct acp_call *call, bool sent, const char *format, ...) ACP_PRINTF(3, 4);
 
 static enum acp_code upstream_failed(struct acp_call *call, bool sent, const char *format, ...)
@@ -136,14 +136,14 @@ static bool read_json(const struct acp_outbound_reply *reply, struct json_object
 	       acp_json_parse(reply->body.ptr, reply->body.len, &limits, document, &ignored) == ACP_JSON_OK;
 }
 
-/* result_meta goes into the audit row: no credentials, and not much. */
+/* result_meta goes into the audit row: it must be short and free of credentials. */
 static bool take_meta(const struct acp_call *call, struct json_object *meta, struct acp_result *result)
 {
 	size_t len;
 	if (!json_object_is_type(meta, json_type_object) || !acp_json_text(meta, JSON_C_TO_STRING_SPACED, &len) ||
 	    len > META_MAX)
 		return false;
-	return acp_redact_copy(meta, call->kernel->config->key_prefix, &result->meta);
+	return acp_redact_copy(meta, call->kernel->config->api_key_prefix, &result->meta);
 }
 
 static enum acp_code take_result(struct acp_call *call, struct json_object *document, struct acp_result *result)
@@ -165,14 +165,15 @@ static enum acp_code take_result(struct acp_call *call, struct json_object *docu
 	return ACP_OK;
 }
 
-/* The upstream's own sentence, without credentials and cut at a character; that of the code where it has none. */
+/* The upstream's own error text, without credentials and cut at a character boundary. Falls back to the default
+ * sentence of the code. */
 static void error_text(const struct acp_call *call, struct json_object *document, enum acp_code code, char out[256])
 {
 	struct acp_buf clean;
 	const char *text = acp_json_string(document, "error");
 	acp_buf_init(&clean, BODY_MAX);
 	if (text)
-		acp_redact_text(&clean, text, strlen(text), call->kernel->config->key_prefix);
+		acp_redact_text(&clean, text, strlen(text), call->kernel->config->api_key_prefix);
 	size_t len = acp_buf_ok(&clean) ? clean.len : 0;
 	if (len > ERROR_MAX)
 		for (len = ERROR_MAX; len > 0 && ((unsigned char)clean.ptr[len] & 0xc0) == 0x80; len--)
@@ -183,7 +184,7 @@ static void error_text(const struct acp_call *call, struct json_object *document
 	acp_buf_release(&clean);
 }
 
-/* What the upstream says of the caller's params is passed on. */
+/* Passes the upstream's complaint about the caller's params on to the caller. */
 static enum acp_code refused_by_upstream(struct acp_call *call, const struct acp_outbound_reply *reply,
 					 enum acp_code code)
 {

@@ -1,7 +1,8 @@
-/* action_http.h - actions whose work an HTTP server of the operator's does (actions_dir.h).
+/* action_http.h - actions that an HTTP server of the operator performs (actions_dir.h).
  *
- * It is sent {action, params, dry_run, tenant_id, request_id, idempotency_key} and answers with JSON: an object with
- * data, and perhaps quantity (billing units) and result_meta; or anything else, which then is the data. */
+ * The request body is {action, params, dry_run, tenant_id, request_id, idempotency_key}. The server answers with JSON:
+ * either an object with data and optionally quantity (billing units) and result_meta, or any other value, which is then
+ * the data itself. */
 #ifndef ACP_ACTION_HTTP_H
 #define ACP_ACTION_HTTP_H
 
@@ -20,7 +21,7 @@ struct acp_upstream {
 	size_t header_count;
 };
 
-/* Is it one of the headers that every request to an upstream has anyway? */
+/* Is this the name of a header that every request to an upstream already has? */
 bool acp_upstream_header_taken(const char *name);
 
 #endif

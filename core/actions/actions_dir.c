@@ -11,24 +11,24 @@
 
 enum { FILE_MAX = 1 << 20 };
 
-/* An action and what its row points to. */
+/* An action and everything that its row points to. */
 struct loaded {
 	char *path;
 	char *pack_name; /* the action's name without its last part */
 	char *params_schema;
-	struct json_object *document; /* the strings of the row are in it */
+	struct json_object *document; /* owns the strings that the row points to */
 	struct acp_upstream upstream;
-	struct acp_action rows[2]; /* the second one ends the pack */
+	struct acp_action rows[2]; /* the second one terminates the pack */
 	struct acp_pack pack;
 };
 
 struct acp_actions {
 	struct loaded *list;
 	size_t count;
-	const struct acp_pack **packs; /* ends with NULL */
+	const struct acp_pack **packs; /* terminated by NULL */
 };
 
-/* What a file must look like; the details that a schema cannot say are checked in C. */
+/* The schema of a file. C code checks the details that a schema cannot express. */
 static const char form[] =
 	"{\"type\":\"object\",\"additionalProperties\":false,"
 	"\"required\":[\"name\",\"description\",\"scope\",\"params_schema\",\"handler\"],\"properties\":{"
@@ -63,7 +63,7 @@ static const char http_form[] =
 
 /* Messages ------------------------------------------------------------------------------------------------------- */
 
-/* The file that is being read, and where to complain. */
+/* The file being read, and the buffer for an error. */
 struct source {
 	const struct acp_config *config;
 	const char *path;
@@ -83,7 +83,7 @@ static bool complain(const struct source *source, const char *format, ...)
 	return false;
 }
 
-/* About the member that pointer names. */
+/* Reports an error in the member that pointer names. */
 static bool complain_at(const struct source *source, const char *pointer, const char *format, ...) ACP_PRINTF(3, 4);
 
 static bool complain_at(const struct source *source, const char *pointer, const char *format, ...)
@@ -99,7 +99,7 @@ static bool complain_at(const struct source *source, const char *pointer, const 
 
 /* Checks --------------------------------------------------------------------------------------------------------- */
 
-/* A schema of this file's own, which is good. */
+/* Checks a document against a schema of this file, which is known to be valid. */
 static bool fits(const struct source *source, struct json_object *document, const char *schema_text)
 {
 	struct acp_schema_error bad;
@@ -127,11 +127,10 @@ static bool is_builtin(const char *name)
 static bool check_name(const struct source *source, const struct acp_actions *actions, const char *name)
 {
 	if (is_builtin(name))
-		return complain_at(source, "/name",
-				   "%s is the name of a built-in action, or begins like one of pack meta", name);
+		return complain_at(source, "/name", "%s is the name of a built-in action, or begins with meta.", name);
 	for (size_t i = 0; i < actions->count; i++)
 		if (actions->list[i].rows[0].name && strcmp(actions->list[i].rows[0].name, name) == 0)
-			return complain_at(source, "/name", "%s is the action of %s too", name, actions->list[i].path);
+			return complain_at(source, "/name", "%s is also the action of %s", name, actions->list[i].path);
 	return true;
 }
 
@@ -169,7 +168,7 @@ static bool take_headers(const struct source *source, struct json_object *header
 		const char *text = json_object_get_string(value);
 		if (!acp_outbound_header_ok(name, text))
 			return complain_at(source, "/handler/headers",
-					   "header %zu has a character that headers may not have",
+					   "header %zu contains a character that is not allowed in headers",
 					   out->header_count + 1);
 		if (acp_upstream_header_taken(name))
 			return complain_at(source, "/handler/headers", "%s is set by the program", name);
@@ -195,10 +194,10 @@ static bool take_http(const struct source *source, struct json_object *handler, 
 		.allow_http = flag(handler, "allow_http", false),
 	};
 	if (!acp_outbound_url_ok(out->url, out->allow_http, fault, sizeof fault))
-		return complain_at(source, "/handler/url", "%s%s", fault,
-				   strncmp(out->url, "http://", 7) == 0 && !out->allow_http ? ", or allow_http be true"
-											    : "");
-	/* What a call holds must not be given to another one while it waits. */
+		return complain_at(
+			source, "/handler/url", "%s%s", fault,
+			strncmp(out->url, "http://", 7) == 0 && !out->allow_http ? ", or allow_http must be true" : "");
+	/* A call must still hold its key and its reservation when the upstream answers. */
 	if (out->timeout_ms >= config->idempotency_lease * 1000 || out->timeout_ms >= config->reservation_ttl * 1000)
 		return complain_at(source, "/handler/timeout_ms",
 				   "must be less than idempotency_lease and reservation_ttl");

@@ -45,7 +45,7 @@ struct acp_event {
 };
 
 /* The event as a JSON object, members that are null left out, as the hub, the journal and SQL take it. Owned by the
- * caller; NULL: memory is lacking. */
+ * caller; NULL: out of memory. */
 struct json_object *acp_event_json(const struct acp_event *event);
 
 /* Notes in an event that its call was not counted against the allowance when it ended (fail-open). */

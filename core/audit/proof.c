@@ -2,15 +2,6 @@
 
 #include <ctype.h>
 
-void acp_proof_sign(const char *pepper, const char *purpose, const char *text, size_t len, char hex[ACP_SHA256_HEX])
-{
-	uint8_t key[ACP_SHA256_LEN], mac[ACP_SHA256_LEN];
-	acp_hmac_sha256(pepper, strlen(pepper), purpose, strlen(purpose), key);
-	acp_hmac_sha256(key, sizeof key, text, len, mac);
-	acp_hex(mac, sizeof mac, hex);
-	acp_wipe(key, sizeof key);
-}
-
 /* Seals ---------------------------------------------------------------------------------------------------------- */
 
 void acp_seal_text(const struct acp_seal *seal, struct acp_buf *out)
@@ -74,7 +65,7 @@ static bool text_ok(const struct acp_seal *seal, const char *pepper, char *why, 
 	acp_seal_text(seal, &text);
 	acp_sha256(text.ptr, text.len, bytes);
 	acp_hex(bytes, sizeof bytes, hash);
-	acp_proof_sign(pepper, ACP_SEAL_PURPOSE, text.ptr, text.len, signature);
+	acp_subkey_hex(pepper, ACP_FOR_AUDIT_SEAL, text.ptr, text.len, signature);
 	if (!acp_buf_ok(&text) || rows_of(seal->heads) != seal->rows)
 		wrong = "its number of rows is not the sum of its chains";
 	else if (strcmp(hash, seal->hash) != 0)
@@ -206,7 +197,7 @@ static void add_value(struct acp_buf *out, enum form form, const char *value)
 		acp_buf_json_string(out, value, strlen(value));
 }
 
-void acp_row_line(const struct acp_row *row, const struct acp_link *link, struct acp_buf *out)
+void acp_row_line(const struct acp_row *row, const struct acp_chain_link *link, struct acp_buf *out)
 {
 	char hex[ACP_SHA256_HEX];
 	for (int i = 0; i < ACP_ROW_FIELDS; i++) {

@@ -8,13 +8,7 @@
 
 #include "attr.h"
 #include "buf.h"
-#include "crypto.h"
-
-/* HMAC-SHA-256 of a text, in hex, with a key made from the pepper for this purpose alone. */
-void acp_proof_sign(const char *pepper, const char *purpose, const char *text, size_t len, char hex[ACP_SHA256_HEX]);
-#define ACP_SEAL_PURPOSE "acp-fcgi audit seal v1"
-#define ACP_ARCHIVE_PURPOSE "acp-fcgi audit archive v1"
-#define ACP_EXPORT_PURPOSE "acp-fcgi audit export v1"
+#include "subkey.h"
 
 /* A seal as it is stored; hashes in hex. heads: a line for each chain, "chain seq hash", in their order. */
 struct acp_seal {
@@ -62,7 +56,7 @@ void acp_row_release(struct acp_row *row);
 enum { ACP_ROW_EVENT = 0, ACP_ROW_TS = 2, ACP_ROW_TENANT = 3 };
 
 /* One row of a chain. */
-struct acp_link {
+struct acp_chain_link {
 	int64_t chain, seq; /* 0: it has none */
 	uint8_t hash[ACP_SHA256_LEN];
 	bool has_before; /* the chain_hash of the row before is given, because that row is not at hand */
@@ -73,7 +67,7 @@ struct acp_link {
 
 /* Appends the row as one line of an export: its columns as members, its place, and the text itself. The same row gives
  * the same bytes, so that an altered line is not the line of its text. */
-void acp_row_line(const struct acp_row *row, const struct acp_link *link, struct acp_buf *out);
+void acp_row_line(const struct acp_row *row, const struct acp_chain_link *link, struct acp_buf *out);
 
 /* Chains --------------------------------------------------------------------------------------------------------- */
 
@@ -92,11 +86,11 @@ typedef void acp_report_finding(void *arg, const struct acp_finding *finding);
 /* The check of all chains. What there is of a chain comes in the order of its places, chain after chain. */
 struct acp_chain_check;
 
-/* partly: a part of the rows is looked at, so chains may begin and end anywhere. NULL: memory is lacking. */
+/* partly: a part of the rows is looked at, so chains may begin and end anywhere. NULL: out of memory. */
 struct acp_chain_check *acp_chain_check_new(bool partly, acp_report_finding *report, void *arg) ACP_MUSTCHECK;
 void acp_chain_check_free(struct acp_chain_check *check);
 
-void acp_chain_row(struct acp_chain_check *check, const struct acp_link *link);
+void acp_chain_row(struct acp_chain_check *check, const struct acp_chain_link *link);
 /* Rows first to last are in an archive; the last one's chain_hash. */
 void acp_chain_archived(struct acp_chain_check *check, const struct acp_head *last, int64_t first);
 /* A seal says that this row of the chain has this hash. */

@@ -84,7 +84,7 @@ static void copy(char *out, size_t size, const char *text)
 	snprintf(out, size, "%s", text ? text : "");
 }
 
-static void name_row(struct acp_chain_check *check, const struct acp_link *link, struct name *out)
+static void name_row(struct acp_chain_check *check, const struct acp_chain_link *link, struct name *out)
 {
 	bool readable = acp_row_parse(&check->row, link->text, link->len);
 	copy(out->event_id, sizeof out->event_id, readable ? check->row.field[ACP_ROW_EVENT] : "");
@@ -93,7 +93,8 @@ static void name_row(struct acp_chain_check *check, const struct acp_link *link,
 }
 
 /* Lets a finding about this row wait. */
-static void hold(struct acp_chain_check *check, const struct acp_link *link, const char *kind, const char *message)
+static void hold(struct acp_chain_check *check, const struct acp_chain_link *link, const char *kind,
+		 const char *message)
 {
 	flush(check);
 	name_row(check, link, &check->named);
@@ -187,8 +188,8 @@ static void enter(struct acp_chain_check *check, int64_t chain)
 	check->shown = 0;
 }
 
-static void link_hash(struct acp_chain_check *check, const uint8_t before[ACP_SHA256_LEN], const struct acp_link *link,
-		      uint8_t out[ACP_SHA256_LEN])
+static void link_hash(struct acp_chain_check *check, const uint8_t before[ACP_SHA256_LEN],
+		      const struct acp_chain_link *link, uint8_t out[ACP_SHA256_LEN])
 {
 	acp_hasher_add(check->hasher, before, ACP_SHA256_LEN);
 	acp_hasher_add(check->hasher, link->text, link->len);
@@ -201,20 +202,21 @@ static bool same(const uint8_t a[ACP_SHA256_LEN], const uint8_t b[ACP_SHA256_LEN
 }
 
 /* The row follows from that hash: it is the next one, whatever its chain_seq says. */
-static bool follows(struct acp_chain_check *check, const uint8_t before[ACP_SHA256_LEN], const struct acp_link *link)
+static bool follows(struct acp_chain_check *check, const uint8_t before[ACP_SHA256_LEN],
+		    const struct acp_chain_link *link)
 {
 	uint8_t hash[ACP_SHA256_LEN];
 	link_hash(check, before, link, hash);
 	return same(hash, link->hash);
 }
 
-static void moved(struct acp_chain_check *check, const struct acp_link *link)
+static void moved(struct acp_chain_check *check, const struct acp_chain_link *link)
 {
 	hold(check, link, "altered", "its chain_seq is not what was written: it belongs to a place before");
 }
 
 /* A second row at the last place: one of the two was inserted, the one that does not follow. */
-static void second(struct acp_chain_check *check, const struct acp_link *link)
+static void second(struct acp_chain_check *check, const struct acp_chain_link *link)
 {
 	if (check->failed && check->waiting.kind && check->before_known && follows(check, check->before, link)) {
 		check->waiting.kind = "inserted";
@@ -235,7 +237,7 @@ static void second(struct acp_chain_check *check, const struct acp_link *link)
 }
 
 /* Goes on to a row whose place is the next one. */
-static void follow(struct acp_chain_check *check, const struct acp_link *link)
+static void follow(struct acp_chain_check *check, const struct acp_chain_link *link)
 {
 	uint8_t hash[ACP_SHA256_LEN];
 	uint8_t other[ACP_SHA256_LEN];
@@ -265,7 +267,7 @@ static void follow(struct acp_chain_check *check, const struct acp_link *link)
 }
 
 /* Where a row may be the first that is at hand, the chain begins with it. */
-static void begin_at(struct acp_chain_check *check, const struct acp_link *link)
+static void begin_at(struct acp_chain_check *check, const struct acp_chain_link *link)
 {
 	bool jump = link->has_before && link->seq > check->seq + 1;
 	if (!jump && (check->seen || !check->partly || link->seq == 1))
@@ -277,7 +279,7 @@ static void begin_at(struct acp_chain_check *check, const struct acp_link *link)
 	memcpy(check->hash, link->before, sizeof check->hash);
 }
 
-static void beyond(struct acp_chain_check *check, const struct acp_link *link)
+static void beyond(struct acp_chain_check *check, const struct acp_chain_link *link)
 {
 	if (check->beyond)
 		return;
@@ -287,13 +289,13 @@ static void beyond(struct acp_chain_check *check, const struct acp_link *link)
 }
 
 /* A place or more before the row is empty; or it is the next one and only its number was altered. */
-static void gap_before(struct acp_chain_check *check, const struct acp_link *link)
+static void gap_before(struct acp_chain_check *check, const struct acp_chain_link *link)
 {
 	uint8_t before[ACP_SHA256_LEN];
 	bool known = check->known;
 	memcpy(before, check->hash, sizeof before);
 	if (known && follows(check, before, link)) {
-		struct acp_link right = *link;
+		struct acp_chain_link right = *link;
 		right.seq = check->seq + 1;
 		follow(check, &right);
 		moved(check, link);
@@ -308,7 +310,7 @@ static void gap_before(struct acp_chain_check *check, const struct acp_link *lin
 		beyond(check, link);
 }
 
-void acp_chain_row(struct acp_chain_check *check, const struct acp_link *link)
+void acp_chain_row(struct acp_chain_check *check, const struct acp_chain_link *link)
 {
 	check->counts.rows++;
 	if (link->chain <= 0 || link->seq <= 0) {

@@ -26,7 +26,7 @@
 /* Number of elements of an array (not of a pointer). */
 #define ACP_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-/* Not used here, because unbounded, bound to the locale, not thread-safe or silently wrong on bad input:
+/* Not used here: they are unbounded, depend on the locale, are not thread-safe or fail silently on bad input:
  * strcpy strcat sprintf vsprintf gets strtok atoi atol atof alloca localtime gmtime asctime ctime rand.
  * tests/check_source refuses them. (A #pragma poison would hit the headers of other libraries.) */
 

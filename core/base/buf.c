@@ -37,7 +37,7 @@ static bool grow(struct acp_buf *buf, size_t need)
 		buf->failed = true;
 		return false;
 	}
-	/* Not realloc: a new key may stand in what it would leave behind. */
+	/* Not realloc: it would leave a copy behind, and the buffer may hold a new key. */
 	if (buf->ptr) {
 		memcpy(ptr, buf->ptr, buf->len);
 		ptr[buf->len] = '\0';
@@ -156,7 +156,7 @@ static void put_escape(struct acp_buf *buf, unsigned char c)
 
 void acp_buf_json_chars(struct acp_buf *buf, const char *text, size_t len)
 {
-	size_t kept = 0; /* what stands before it is appended */
+	size_t kept = 0; /* the bytes before this position are appended */
 	for (size_t i = 0; i < len; i++) {
 		unsigned char c = (unsigned char)text[i];
 		if (c >= 0x20 && c != '"' && c != '\\')

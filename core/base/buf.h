@@ -1,8 +1,8 @@
-/* buf.h - a growing byte string that cannot grow past the maximum stated when it is made.
+/* buf.h - a growing byte string with a fixed maximum size.
  *
- * An append that would pass the maximum, or for which memory is lacking, marks the buffer failed; later appends do
- * nothing. So a row of appends needs one check at its end (acp_buf_ok). The bytes are always followed by a NUL that
- * len does not count; the content itself may hold NULs. */
+ * An append that would exceed the maximum, or that runs out of memory, marks the buffer as failed. Later appends then
+ * do nothing, so a series of appends needs only one check at its end (acp_buf_ok). A NUL that len does not count always
+ * follows the bytes; the content itself may hold NULs. */
 #ifndef ACP_BUF_H
 #define ACP_BUF_H
 
@@ -21,11 +21,11 @@ struct acp_buf {
 /* Makes an empty buffer that holds at most max bytes. Allocates nothing. */
 void acp_buf_init(struct acp_buf *buf, size_t max) ACP_NONNULL;
 
-/* Makes an empty buffer in memory of the caller's, for texts that are short and soon gone: it holds at most size - 1
- * bytes, allocates nothing and must not be released. */
+/* Makes an empty buffer in the caller's memory, for short-lived texts. It holds at most size - 1 bytes, allocates
+ * nothing and must not be released. */
 void acp_buf_borrow(struct acp_buf *buf, char *memory, size_t size) ACP_NONNULL;
 
-/* Frees the memory; the buffer is then as after acp_buf_init with the same maximum. */
+/* Frees the memory. The buffer is then in the same state as after acp_buf_init with the same maximum. */
 void acp_buf_release(struct acp_buf *buf) ACP_NONNULL;
 
 /* Empties the buffer and keeps its memory for the next use. Also clears the failed mark. */
@@ -38,8 +38,8 @@ void acp_buf_put_int(struct acp_buf *buf, int64_t value) ACP_NONNULL; /* in deci
 void acp_buf_printf(struct acp_buf *buf, const char *format, ...) ACP_PRINTF(2, 3);
 void acp_buf_vprintf(struct acp_buf *buf, const char *format, va_list args) ACP_PRINTF(2, 0);
 
-/* Makes room for so many more bytes, so that appending them cannot fail. False: they do not fit, or memory is lacking;
- * the content is as it was. */
+/* Makes room for so many more bytes, so that appending them cannot fail. Returns false when they do not fit or memory
+ * runs out; the content is then unchanged. */
 bool acp_buf_reserve(struct acp_buf *buf, size_t more) ACP_MUSTCHECK ACP_NONNULL;
 
 /* Appends text as a JSON string with its quotes. Bytes that are not UTF-8 are passed through unchanged. */
@@ -54,14 +54,14 @@ char *acp_digits(char *end, uint64_t value) ACP_NONNULL;
 /* Copies as much of text as fits, and a NUL. */
 void acp_copy(char *out, size_t size, const char *text) ACP_NONNULL;
 
-/* The length of the UTF-8 sequence at p, which has left bytes; 0 when it is not one (RFC 3629: the shortest form, no
- * surrogates, nothing above U+10FFFF). */
+/* The length of the UTF-8 sequence at p; left is the number of bytes available. Returns 0 for an invalid sequence (RFC
+ * 3629: the shortest form, no surrogates, nothing above U+10FFFF). */
 size_t acp_utf8_length(const unsigned char *p, size_t left) ACP_NONNULL;
 
-/* Takes an incomplete UTF-8 sequence off the end of a text that was cut to fit. */
+/* Removes an incomplete UTF-8 sequence from the end of a text that was cut to fit. */
 void acp_utf8_trim(char *text) ACP_NONNULL;
 
-/* True when every append since the last init or clear did fit. */
+/* True when every append since the last init or clear succeeded. */
 bool acp_buf_ok(const struct acp_buf *buf) ACP_MUSTCHECK ACP_NONNULL;
 
 #endif

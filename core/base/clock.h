@@ -1,4 +1,4 @@
-/* clock.h - durations. The time of day that matters (periods, expiry, audit) is always the hub's: acp.now(). */
+/* clock.h - durations. Where the time of day matters (periods, expiry, audit), the hub's clock counts: acp.now(). */
 #ifndef ACP_CLOCK_H
 #define ACP_CLOCK_H
 
@@ -7,14 +7,14 @@
 #include <pthread.h>
 #include <time.h>
 
-/* Microseconds of a clock that never jumps; only differences mean something. */
+/* Microseconds of a clock that never jumps. Only differences are meaningful. */
 uint64_t acp_monotonic_us(void);
 
-/* So many microseconds from now on that clock: until when pthread_cond_timedwait() waits for a condition of
- * acp_monotonic_cond(). */
+/* The time that is us microseconds from now on that clock, as pthread_cond_timedwait() expects it for a condition made
+ * by acp_monotonic_cond(). */
 struct timespec acp_monotonic_after(uint64_t us);
 
-/* A condition whose time limits are of that clock; the caller destroys it. */
+/* Initialises a condition whose timeouts use that clock. The caller destroys it. */
 void acp_monotonic_cond(pthread_cond_t *cond);
 
 #endif

@@ -15,7 +15,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 
-/* For what cannot fail unless the library is broken, and for tools that end where they get no memory. */
+/* For calls that fail only when the library is broken, and for tools that may exit when memory runs out. */
 static void must(bool worked, const char *what)
 {
 	if (worked)
@@ -24,14 +24,14 @@ static void must(bool worked, const char *what)
 	abort();
 }
 
-/* One piece of the text that is hashed. */
+/* One piece of the text to hash. */
 struct piece {
 	const void *data;
 	size_t len;
 };
 
-/* SHA-256 of three pieces, one behind the other. libcrypto's newer functions allocate memory for each digest; a call
- * must not depend on that, nor a process end for lack of it. */
+/* SHA-256 of three pieces, one after the other. libcrypto's newer functions allocate memory for each digest. A call
+ * must not depend on that, and a process must not exit because memory ran out. */
 static void digest(const struct piece pieces[3], uint8_t out[ACP_SHA256_LEN])
 {
 	SHA256_CTX state;
@@ -50,7 +50,7 @@ void acp_sha256(const void *data, size_t len, uint8_t out[ACP_SHA256_LEN])
 
 enum { SHA256_BLOCK = 64 };
 
-/* The key as a block, each byte combined with pad (RFC 2104). */
+/* Fills a block with the key, each byte XORed with pad (RFC 2104). */
 static void pad_key(const void *key, size_t len, uint8_t pad, uint8_t block[SHA256_BLOCK])
 {
 	memset(block, 0, SHA256_BLOCK);
@@ -144,7 +144,7 @@ void acp_base64(const uint8_t *bytes, size_t len, char *out)
 	EVP_EncodeBlock((unsigned char *)out, bytes, (int)len);
 }
 
-/* libcrypto's generator needs memory when a thread first asks; the kernel's needs none. */
+/* libcrypto's generator allocates memory when a thread first uses it; the kernel's does not. */
 void acp_random(void *out, size_t len)
 {
 	uint8_t *at = out;
@@ -158,8 +158,8 @@ void acp_random(void *out, size_t len)
 	}
 }
 
-/* Random bytes for names, fetched many at a time; what becomes a key comes from acp_random itself. A thread's own: not
- * shared with other threads, nor with a child. */
+/* Random bytes for identifiers, fetched many at a time; keys come from acp_random itself. Each thread has its own pool,
+ * not shared with other threads or with a child process. */
 struct pool {
 	uint8_t bytes[2048];
 	size_t left;
@@ -221,9 +221,9 @@ bool acp_is_uuid(const char *text)
 }
 
 enum { NONCE = 12, TAG = 16 };
-_Static_assert(NONCE + TAG == ACP_SEAL_EXTRA, "nonce, ciphertext, tag");
+_Static_assert(NONCE + TAG == ACP_ENCRYPT_EXTRA, "nonce, ciphertext, tag");
 
-/* libcrypto keeps the texts of its errors until somebody reads them. */
+/* Clear the error queue: libcrypto keeps its errors until they are read. */
 static bool end_cipher(EVP_CIPHER_CTX *ctx, bool ok)
 {
 	EVP_CIPHER_CTX_free(ctx);
@@ -232,7 +232,7 @@ static bool end_cipher(EVP_CIPHER_CTX *ctx, bool ok)
 	return ok;
 }
 
-/* libcrypto's table is searched once, not for each text: while memory is lacking that leaks some of its own. */
+/* Search libcrypto's table once, not for each text: when memory runs out, the search leaks some of libcrypto's own. */
 static const EVP_CIPHER *cipher(void)
 {
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L
@@ -250,7 +250,7 @@ static const EVP_CIPHER *cipher(void)
 #endif
 }
 
-bool acp_seal(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, uint8_t *out)
+bool acp_encrypt(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, uint8_t *out)
 {
 	int got = 0;
 	uint8_t *text = out + NONCE;
@@ -264,13 +264,13 @@ bool acp_seal(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, u
 	return end_cipher(ctx, ok);
 }
 
-bool acp_unseal(const uint8_t key[ACP_SHA256_LEN], const uint8_t *sealed, size_t len, uint8_t *out)
+bool acp_decrypt(const uint8_t key[ACP_SHA256_LEN], const uint8_t *sealed, size_t len, uint8_t *out)
 {
 	int got = 0;
 	uint8_t tag[TAG];
-	if (len < ACP_SEAL_EXTRA)
+	if (len < ACP_ENCRYPT_EXTRA)
 		return false;
-	size_t text_len = len - ACP_SEAL_EXTRA;
+	size_t text_len = len - ACP_ENCRYPT_EXTRA;
 	memcpy(tag, sealed + NONCE + text_len, TAG);
 	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
 	const EVP_CIPHER *aes = cipher();
@@ -295,5 +295,5 @@ void acp_keep_memory_private(void)
 {
 	const struct rlimit no_core = {0, 0};
 	setrlimit(RLIMIT_CORE, &no_core);
-	prctl(PR_SET_DUMPABLE, 0); /* the limit does not hold for programs that take dumps */
+	prctl(PR_SET_DUMPABLE, 0); /* RLIMIT_CORE does not stop programs that receive dumps through a pipe */
 }

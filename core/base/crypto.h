@@ -1,4 +1,4 @@
-/* crypto.h - the only door to libcrypto: hashes, MACs, random bytes, and the encodings that go with them. */
+/* crypto.h - the only interface to libcrypto: hashes, MACs, random bytes, and the encodings that go with them. */
 #ifndef ACP_CRYPTO_H
 #define ACP_CRYPTO_H
 
@@ -10,11 +10,12 @@
 
 void acp_sha256(const void *data, size_t len, uint8_t out[ACP_SHA256_LEN]);
 void acp_hmac_sha256(const void *key, size_t key_len, const void *data, size_t len, uint8_t out[ACP_SHA256_LEN]);
-/* Of a short text and, behind it, data. */
+/* HMAC of head (a text) followed by data. */
 void acp_hmac_sha256_behind(const void *key, size_t key_len, const char *head, const void *data, size_t len,
 			    uint8_t out[ACP_SHA256_LEN]);
 
-/* The same of what comes in pieces. end gives the hash of all pieces since new, or the last end, and begins anew. */
+/* SHA-256 of data that comes in pieces. acp_hasher_end gives the hash of all pieces added since acp_hasher_new or the
+ * last acp_hasher_end, and starts over. */
 struct acp_hasher;
 struct acp_hasher *acp_hasher_new(void);
 void acp_hasher_free(struct acp_hasher *hasher);
@@ -31,7 +32,7 @@ bool acp_unhex(const char *text, uint8_t *out, size_t len) ACP_MUSTCHECK;
 #define ACP_BASE64_SIZE(len) (((len) + 2) / 3 * 4 + 1)
 void acp_base64(const uint8_t *bytes, size_t len, char *out);
 
-/* Fills out with random bytes fit for keys. Ends the process when the system has none: nothing safe could follow. */
+/* Fills out with random bytes fit for keys. Ends the process when the system has none: no safe way to go on exists. */
 void acp_random(void *out, size_t len);
 
 /* A random UUID (RFC 9562 version 4: 122 random bits) in its text form. */
@@ -40,22 +41,22 @@ void acp_uuid(char out[ACP_UUID_LEN]);
 /* True for the 8-4-4-4-12 hex form in either case. */
 bool acp_is_uuid(const char *text);
 
-/* Encrypts and authenticates (AES-256-GCM, random nonce): out gets len + ACP_SEAL_EXTRA bytes. False: memory is
- * lacking, and out holds nothing of use. */
-#define ACP_SEAL_EXTRA 28
-bool acp_seal(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, uint8_t *out) ACP_MUSTCHECK;
+/* Encrypts and authenticates (AES-256-GCM, random nonce): out gets len + ACP_ENCRYPT_EXTRA bytes. False: out of memory;
+ * the content of out is then undefined. */
+#define ACP_ENCRYPT_EXTRA 28
+bool acp_encrypt(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len, uint8_t *out) ACP_MUSTCHECK;
 
-/* The reverse: out gets len - ACP_SEAL_EXTRA bytes. False: not sealed with this key, or changed since. */
-bool acp_unseal(const uint8_t key[ACP_SHA256_LEN], const uint8_t *sealed, size_t len, uint8_t *out) ACP_MUSTCHECK;
+/* The reverse: out gets len - ACP_ENCRYPT_EXTRA bytes. False: not encrypted with this key, or changed since. */
+bool acp_decrypt(const uint8_t key[ACP_SHA256_LEN], const uint8_t *sealed, size_t len, uint8_t *out) ACP_MUSTCHECK;
 
-/* Compares without a time that depends on where the difference is. */
+/* Compares in constant time: the time does not depend on where the bytes differ. */
 bool acp_equal_const_time(const void *a, const void *b, size_t len);
 
-/* Overwrites a secret; not optimised away. */
+/* Overwrites a secret; the compiler does not optimise the write away. */
 void acp_wipe(void *secret, size_t len);
 
-/* From now on this process leaves no core dump, neither as a file nor through a program that takes them, and no other
- * process of its user may look into its memory. */
+/* Disables core dumps of this process, both as files and through a program that receives them. Also stops other
+ * processes of the same user from reading its memory. */
 void acp_keep_memory_private(void);
 
 #endif

@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Read by every thread while SIGHUP may change them. */
+/* Every thread reads these while SIGHUP may change them. */
 static atomic_int log_fd = STDERR_FILENO;
 static atomic_bool as_json;
 static _Atomic enum acp_log_level least = ACP_LOG_INFO;
@@ -26,7 +26,8 @@ bool acp_log_open(const char *format, const char *level, const char *file)
 	}
 	int before = log_fd;
 	if (before != STDERR_FILENO && fd != STDERR_FILENO) {
-		/* The number stays: who has read it writes to the old file or to the new one, never to another. */
+		/* Keep the descriptor's number: a thread that has read it writes to the old file or the new one, never
+		 * to a third. */
 		dup3(fd, before, O_CLOEXEC);
 		close(fd);
 	} else {
@@ -39,7 +40,7 @@ bool acp_log_open(const char *format, const char *level, const char *file)
 	return true;
 }
 
-static atomic_int own_pid; /* 0: not asked yet in this process */
+static atomic_int own_pid; /* 0: not yet known in this process */
 
 static void forget_pid(void)
 {
@@ -60,7 +61,7 @@ static int pid(void)
 	return own_pid;
 }
 
-/* The time of day up to the second changes rarely; a thread keeps it. */
+/* The date and the second change rarely, so each thread caches them. */
 static void put_stamp(struct acp_buf *line)
 {
 	static __thread time_t second = -1;
@@ -90,14 +91,14 @@ static void put_start(struct acp_buf *line, enum acp_log_level level)
 	acp_buf_puts(line, as_json ? "" : "]");
 }
 
-/* What others sent may be long, and a line that is too long would not be written: a value has three quarters of what
- * room there is, so that something is left for those behind it. */
+/* Text from outside may be long, and an overlong line would be dropped. So a value gets at most three quarters of the
+ * room left, which leaves some for the values after it. */
 static size_t room_in(const struct acp_buf *line)
 {
 	return (line->max - line->len) / 4 * 3;
 }
 
-/* How many characters stand for themselves in any line and at any terminal. */
+/* The number of leading characters that need no escaping in any line or terminal. */
 static size_t plain_length(const char *text, size_t most)
 {
 	size_t len = 0;
@@ -106,20 +107,21 @@ static size_t plain_length(const char *text, size_t most)
 	return len;
 }
 
-/* In text lines a value stands bare unless a reader could take its end for the next field. */
+/* In text lines a value needs no quotes unless a reader could mistake its end for the next field. */
 static bool bare(const char *text)
 {
 	size_t len = plain_length(text, SIZE_MAX);
 	return len && !text[len] && !strpbrk(text, " =");
 }
 
-/* Characters that a terminal obeys and JSON does not escape: DEL, and the controls U+0080 to U+009F. */
+/* Control characters that terminals act on and JSON does not escape: DEL, and U+0080 to U+009F. */
 static bool obeyed(const unsigned char *c, size_t len)
 {
 	return c[0] == 0x7f || (len == 2 && c[0] == 0xc2 && c[1] < 0xa0);
 }
 
-/* One character as in a JSON string; as \u00xx what a terminal obeys, or no UTF-8. Returns its length. */
+/* Writes one character as in a JSON string. Terminal controls and bytes that are not UTF-8 become \u00xx. Returns the
+ * length read. */
 static size_t put_character(struct acp_buf *line, const char *text, size_t left)
 {
 	const unsigned char *c = (const unsigned char *)text;

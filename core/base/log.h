@@ -1,6 +1,6 @@
-/* log.h - one line an event, to standard error or a file, in one write() each so that lines of several processes do
- * not mix. What comes from outside has its control characters escaped. Nothing secret is ever passed here: request
- * lines are made from the audit event, which is redacted. */
+/* log.h - one line per event, to standard error or a file. Each line is one write(), so that lines of several processes
+ * do not mix. Control characters in text from outside are escaped. Callers never pass secrets: request lines are made
+ * from the audit event, which is redacted. */
 #ifndef ACP_LOG_H
 #define ACP_LOG_H
 
@@ -10,14 +10,15 @@
 
 enum acp_log_level { ACP_LOG_ERROR, ACP_LOG_WARNING, ACP_LOG_INFO, ACP_LOG_DEBUG };
 
-/* Sets format ("text" or "json"), least level and file ("" = standard error) of this process. Called before threads
- * start, and again to reopen the file. False with errno when the file cannot be opened; the old one stays in use. */
+/* Sets this process's log format ("text" or "json"), lowest level and file ("" = standard error). Call it before
+ * threads start, and again to reopen the file. Returns false with errno when the file cannot be opened; the old one
+ * stays in use. */
 bool acp_log_open(const char *format, const char *level, const char *file);
 
 /* One message about the program itself. */
 void acp_log(enum acp_log_level level, const char *format, ...) ACP_PRINTF(2, 3);
 
-/* One field of a request line; text NULL leaves it out; raw fields (numbers) stand without quotes in JSON. */
+/* One field of a request line. NULL text omits the field; raw fields (numbers) have no quotes in JSON. */
 struct acp_log_field {
 	const char *name;
 	const char *text;

@@ -1,16 +1,16 @@
 #include "thread.h"
 
-static _Thread_local bool serves_nobody;
+static _Thread_local bool background;
 static _Thread_local const struct acp_thread_owner *owned_by;
 
-void acp_thread_serves_nobody(void)
+void acp_thread_background(void)
 {
-	serves_nobody = true;
+	background = true;
 }
 
 bool acp_thread_has_caller(void)
 {
-	return !serves_nobody;
+	return !background;
 }
 
 void acp_thread_own(const struct acp_thread_owner *owner)

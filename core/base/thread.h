@@ -1,27 +1,29 @@
-/* thread.h - whom a thread works for, and who takes its place while it waits. */
+/* thread.h - threads that serve callers, background threads, and the replacement of a thread that waits. */
 #ifndef ACP_THREAD_H
 #define ACP_THREAD_H
 
 #include "attr.h"
 
-/* From now on this thread works for no caller: it does upkeep, or delivers. What it finds out about a server that is
- * away, it keeps to itself: a caller that comes the moment the server is back is not refused for it. */
-void acp_thread_serves_nobody(void);
+/* Marks this thread, for good, as a background thread: it does upkeep, or delivers. Its failures do not count as a sign
+ * that a server is down, so that a caller is not refused when the server has just come back. */
+void acp_thread_background(void);
 
+/* Does this thread serve callers? True unless it was marked. */
 bool acp_thread_has_caller(void);
 
-/* Who is told that a thread of its own waits for something that may take long, so that another thread can serve
- * meanwhile, and that it goes on. Both are called by that thread. */
+/* Callbacks of a thread's owner. The thread itself calls them: blocks before a wait that may take long, so that another
+ * thread can serve meanwhile, and goes_on after it. */
 struct acp_thread_owner {
 	void (*blocks)(void *arg);
 	void (*goes_on)(void *arg);
 	void *arg;
 };
 
-/* The owner of this thread; it must outlive the thread. A thread without one is not replaced. */
+/* Sets the owner of this thread. The owner must outlive the thread. A thread without one is not replaced while it
+ * waits. */
 void acp_thread_own(const struct acp_thread_owner *owner);
 
-/* Around a wait that may take long. */
+/* Call these before and after a wait that may take long. */
 void acp_thread_blocks(void);
 void acp_thread_goes_on(void);
 

@@ -34,12 +34,17 @@ static const struct setting settings[] = {
 };
 _Static_assert(ACP_COUNT(settings) <= ACP_SETTINGS_MAX, "acp_config.given has a place for each setting");
 
+/* Former names of settings, which are still accepted. */
+static const struct {
+	const char *before, *now;
+} renamed[] = {{"key_prefix", "api_key_prefix"}};
+
 /* Names that deploy/demo writes for people and tests to source; they are not settings. */
 static const char *const foreign[] = {"ACP_CONFIG",        "ACP_URL",           "ACP_API_KEY",
 				      "ACP_LOW_SCOPE_KEY", "ACP_RESPONDER_PID", "ACP_POSTGRES_PID",
 				      "ACP_SBIN",          "ACP_STATE",         "ACP_LOG"};
 
-/* Where a value comes from, for messages, and where a message goes. */
+/* The source of a value, for messages, and the buffer for a message. */
 struct source {
 	const char *place;
 	int line; /* 0: not a file */
@@ -73,6 +78,19 @@ static const struct setting *find(const char *name)
 	for (size_t i = 0; i < ACP_COUNT(settings); i++)
 		if (strcmp(settings[i].name, name) == 0)
 			return &settings[i];
+	return NULL;
+}
+
+/* The same for a former name, with a notice. NULL: no setting had this name. */
+static const struct setting *find_renamed(struct acp_config *config, const char *name)
+{
+	for (size_t i = 0; i < ACP_COUNT(renamed); i++) {
+		if (strcmp(renamed[i].before, name) != 0)
+			continue;
+		snprintf(config->notice, sizeof config->notice, "the setting %s is called %s now; please rename it",
+			 renamed[i].before, renamed[i].now);
+		return find(renamed[i].now);
+	}
 	return NULL;
 }
 
@@ -174,6 +192,8 @@ static bool assign(struct acp_config *config, const char *name, const char *valu
 		}
 	}
 	if (!setting)
+		setting = find_renamed(config, name);
+	if (!setting)
 		return complain(source, "%s: there is no such setting (acp.fcgi --print-config lists them)", name);
 	config->given[setting - settings] = true;
 	return set_value(config, setting, value, source);
@@ -189,7 +209,7 @@ static char *trim(char *text)
 	return text;
 }
 
-/* One line of the file, which it takes apart. */
+/* Parses one line of the file, and changes it while doing so. */
 static bool read_line(struct acp_config *config, char *line, const struct source *source)
 {
 	bool before[ACP_SETTINGS_MAX];
@@ -199,7 +219,7 @@ static bool read_line(struct acp_config *config, char *line, const struct source
 		return true;
 	char *equals = strchr(text, '=');
 	if (!equals)
-		return complain(source, "this is not `name = value`"); /* not shown: it may hold a secret */
+		return complain(source, "expected `name = value`"); /* not shown: it may hold a secret */
 	*equals = '\0';
 	char *name = trim(text);
 	char *value = trim(equals + 1);
@@ -272,7 +292,7 @@ static bool octal_digits(int64_t mode)
 	return true;
 }
 
-/* Where a key is shown: it must not cross a network in clear. */
+/* Keys are sent to this URL, so it must not cross a network in clear text. */
 static bool safe_url(const char *url)
 {
 	static const char *const safe[] = {"https://", "http://127.0.0.1", "http://localhost", "http://[::1]"};
@@ -286,14 +306,14 @@ static bool safe_url(const char *url)
 
 #define SAFE_URL "must start with https:// (http:// only to this host) and not end with /"
 
-/* A key that others show, or that is shown to another. */
+/* Is this a usable key between two installations? */
 static bool service_key_ok(const struct acp_config *config, const char *key)
 {
 	size_t len = strlen(key);
-	return len >= 32 && len <= 900 && strncmp(key, config->key_prefix, strlen(config->key_prefix)) != 0;
+	return len >= 32 && len <= 900 && strncmp(key, config->api_key_prefix, strlen(config->api_key_prefix)) != 0;
 }
 
-/* A kernel with a hub, and a hub. */
+/* Checks the settings of a kernel that has a hub, and those of a hub. */
 static bool hub_consistent(const struct acp_config *config, const struct source *source)
 {
 	const char *key = config->kernel_key;
@@ -306,10 +326,11 @@ static bool hub_consistent(const struct acp_config *config, const struct source 
 		return complain(source, "hub_url = %s: " SAFE_URL, config->hub_url);
 	if (strlen(config->hub_key) < 32 || strlen(config->hub_key) > 900)
 		return complain(source, "hub_key: must be the kernel_key of the hub at hub_url");
-	return !*key || complain(source, "kernel_key and hub_url: an installation that has a hub is none itself");
+	return !*key ||
+	       complain(source, "kernel_key and hub_url: an installation that uses a hub cannot be one itself");
 }
 
-/* Words of printable ASCII, as many as most: what goes into a header. */
+/* At most so many words of printable ASCII, fit for a header. */
 static bool words_ok(const char *text, int most)
 {
 	int words = 0;
@@ -321,7 +342,7 @@ static bool words_ok(const char *text, int most)
 	return words <= most && strlen(text) <= 900;
 }
 
-/* Payments: vendor keys are in this program, or in the one at executor_url, and never in both. */
+/* Payments: either this program or the one at executor_url holds the vendor keys, never both. */
 static bool executor_consistent(const struct acp_config *config, const struct source *source)
 {
 	if (!safe_url(config->stripe_url))
@@ -334,7 +355,8 @@ static bool executor_consistent(const struct acp_config *config, const struct so
 		return complain(source, "executor_key: must have at least 32 characters and not begin like an API key; "
 					"make one with: openssl rand -hex 32");
 	if (*config->executor_key && strcmp(config->executor_key, config->kernel_key) == 0)
-		return complain(source, "executor_key and kernel_key: must not be the same; each opens one thing only");
+		return complain(source,
+				"executor_key and kernel_key: must differ; each gives access to one service only");
 	if (!*config->executor_url)
 		return true;
 	if (!safe_url(config->executor_url))
@@ -342,8 +364,9 @@ static bool executor_consistent(const struct acp_config *config, const struct so
 	if (*config->stripe_key)
 		return complain(source,
 				"stripe_key and executor_url: the program at executor_url holds the vendor's key; "
-				"take stripe_key out here");
-	return *config->executor_key || complain(source, "executor_key: must be that of the program at executor_url");
+				"remove stripe_key here");
+	return *config->executor_key ||
+	       complain(source, "executor_key: must be the key of the program at executor_url");
 }
 
 /* Decimal text: money is never a binary fraction. */
@@ -358,15 +381,15 @@ static bool amount_ok(const char *text)
 	return *rest == '\0' && rest[-1] != '.' && strlen(text) < 20;
 }
 
-/* What one value alone does not show. */
+/* Checks that involve more than the type and range of one value. */
 static bool consistent(const struct acp_config *config, char *why, size_t why_size)
 {
 	struct source source = {"configuration", 0, why, why_size};
 	const char *prefix = config->url_prefix;
 	size_t prefix_len = strlen(prefix);
-	if (!acp_key_prefix_ok(config->key_prefix))
-		return complain(&source, "key_prefix = %s: must be 2 to 12 of a-z 0-9 followed by _",
-				config->key_prefix);
+	if (!acp_key_prefix_ok(config->api_key_prefix))
+		return complain(&source, "api_key_prefix = %s: must be 2 to 12 of a-z 0-9 followed by _",
+				config->api_key_prefix);
 	if (*config->key_pepper && strlen(config->key_pepper) < 32)
 		return complain(&source,
 				"key_pepper: must have at least 32 characters; make one with: openssl rand -hex 32");
@@ -413,12 +436,12 @@ bool acp_config_load(struct acp_config *config, const char *file, char *why, siz
 	return ok;
 }
 
-/* A file with secrets in it is not for everybody: it was skipped where this user may not read it. */
+/* The configuration file holds secrets and is not world-readable, so a user who may not read it runs without it. */
 const char *acp_config_no_database(void)
 {
 	if (access(ACP_CONFIG_FILE, F_OK) == 0 && access(ACP_CONFIG_FILE, R_OK) != 0)
 		return "database_url is not set: " ACP_CONFIG_FILE
-		       " may not be read by this user; be another one, or set "
+		       " cannot be read by this user; run as another user, or set "
 		       "ACP_DATABASE_URL";
 	return "database_url is not set: put it into the configuration file (or database_url_file, or "
 	       "ACP_DATABASE_URL)";

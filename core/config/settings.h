@@ -1,8 +1,8 @@
-/* settings.h - the typed settings (settings.def) and where they come from.
+/* settings.h - the typed settings (settings.def) and how they are loaded.
  *
- * File format: `name = value` a line; `#` starts a comment at the start of a line; values may stand in double quotes.
- * An unknown name, a value of the wrong type or out of range, or a name given twice is an error that names file and
- * line: a program that runs with half its configuration would be worse than one that does not start. */
+ * File format: one `name = value` per line. A line that starts with `#` is a comment. Values may be in double quotes.
+ * An unknown name, a value of the wrong type or out of range, and a name given twice are errors with file and line: it
+ * is better not to start than to run with half a configuration. */
 #ifndef ACP_SETTINGS_H
 #define ACP_SETTINGS_H
 
@@ -22,12 +22,14 @@ struct acp_config {
 #undef ACP_NUMBER
 #undef ACP_SWITCH
 #undef ACP_CHOICE
-	bool given[ACP_SETTINGS_MAX]; /* by setting: it came from the file or the environment */
+	bool given[ACP_SETTINGS_MAX]; /* by setting: true when it came from the file or the environment */
+	char notice[128];             /* a sentence for the operator (a setting has a new name), or "" */
 };
 
-/* Reads defaults, then file (NULL: the one named by ACP_CONFIG, else the installed one if it is there), then the
- * environment. False with "file:line: reason" in why; config is then empty. Checks each value, and those that must
- * fit together. Release with acp_config_release. */
+/* Reads the defaults, then file (NULL: the one named by ACP_CONFIG, otherwise the installed one if it exists), then the
+ * environment. Checks each value, and the values that depend on each other. A setting under its former name is
+ * accepted, with a notice. Returns false with "file:line: reason" in why; config is then empty. Release it with
+ * acp_config_release. */
 bool acp_config_load(struct acp_config *config, const char *file, char *why, size_t why_size) ACP_MUSTCHECK;
 void acp_config_release(struct acp_config *config);
 
@@ -40,7 +42,7 @@ bool acp_config_given(const struct acp_config *config, const char *name);
 /* True when word is one of the words of a list separated by spaces. */
 bool acp_word_in_list(const char *list, const char *word);
 
-/* The sentence for a program that needs the database and was told none. */
+/* The error message of a program that needs the database when database_url is not set. */
 const char *acp_config_no_database(void);
 
 #endif

@@ -4,6 +4,7 @@
 #include "envelope.h"
 #include "executor_local.h"
 #include "log.h"
+#include "subkey.h"
 
 bool acp_execute_offered(const struct acp_kernel *kernel)
 {
@@ -14,17 +15,10 @@ bool acp_execute_offered(const struct acp_kernel *kernel)
 bool acp_execute_key_ok(const struct acp_kernel *kernel, const char *bearer)
 {
 	const struct acp_config *config = kernel->config;
-	uint8_t shown[ACP_SHA256_LEN];
-	uint8_t right[ACP_SHA256_LEN];
-	if (!bearer || !*config->executor_key)
-		return false;
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), bearer, strlen(bearer), shown);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), config->executor_key,
-			strlen(config->executor_key), right);
-	return acp_equal_const_time(shown, right, sizeof right);
+	return bearer && *config->executor_key && acp_same_secret(config->key_pepper, bearer, config->executor_key);
 }
 
-/* Members and form, and what a schema cannot say. */
+/* Checks the members and their form, including rules that a schema cannot express. */
 static enum acp_code read_body(const struct acp_kernel *kernel, const struct acp_request *request,
 			       struct json_object **body, char error[256], char field[280])
 {
@@ -50,7 +44,7 @@ static enum acp_code read_body(const struct acp_kernel *kernel, const struct acp
 	return ACP_VALIDATION_ERROR;
 }
 
-/* What was not even begun is on record, too. */
+/* Executions that were refused before they began are audited, too. */
 static bool record_refusal(const struct acp_kernel *kernel, const struct acp_request *request, enum acp_code code,
 			   const char *error, struct json_object *body)
 {
@@ -58,7 +52,7 @@ static bool record_refusal(const struct acp_kernel *kernel, const struct acp_req
 	const struct acp_settlement end = {.event = &event};
 	bool ok = acp_audit_public_event(kernel, request, "execute", code, error, body, &event);
 	event.actor_type = "system";
-	ok = ok && kernel->plane->record(kernel->plane->self, &end) == ACP_OK;
+	ok = ok && kernel->plane->call.record(kernel->plane->self, &end) == ACP_OK;
 	acp_event_release(&event);
 	return ok;
 }

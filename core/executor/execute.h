@@ -4,14 +4,14 @@
 
 #include "pipeline.h"
 
-/* Is it offered here: with an executor in this program, and a key for others? */
+/* Is it enabled: does this program have an executor, and a key for other kernels? */
 bool acp_execute_offered(const struct acp_kernel *kernel);
 
-/* Is this the executor's key? The time it takes tells nothing of it. NULL: none was shown. */
+/* Is this the executor's key? Takes constant time. NULL: the request has no key. */
 bool acp_execute_key_ok(const struct acp_kernel *kernel, const char *bearer);
 
-/* One call whose key was right. A failed execution is answered with 200 and "ok": false; other statuses mean that none
- * was begun. */
+/* Runs one call whose key was verified. The answer to a failed execution is 200 with "ok": false; other statuses mean
+ * that no execution began. */
 void acp_execute_call(const struct acp_kernel *kernel, const struct acp_request *request, struct acp_reply *reply);
 
 #endif

@@ -1,8 +1,6 @@
 #include "executor.h"
 
 #include "buf.h"
-#include "executor_local.h"
-#include "executor_remote.h"
 #include "redact.h"
 
 bool acp_executed_fail(struct acp_executed *out, const char *code, bool retry, const char *format, ...)
@@ -24,27 +22,4 @@ void acp_executed_release(struct acp_executed *executed)
 	json_object_put(executed->data);
 	json_object_put(executed->meta);
 	executed->data = executed->meta = NULL;
-}
-
-bool acp_executor_open(const struct acp_config *config, const struct acp_control_plane *plane,
-		       struct acp_executor **executor, char *why, size_t why_size)
-{
-	*executor = NULL;
-	if (*config->executor_url)
-		*executor = acp_executor_remote_new(config, why, why_size);
-	else if (*config->stripe_key)
-		*executor = acp_executor_local_new(config, plane, why, why_size);
-	else
-		return true;
-	return *executor != NULL;
-}
-
-void acp_executor_close(struct acp_executor *executor)
-{
-	if (!executor)
-		return;
-	if (acp_executor_is_local(executor))
-		acp_executor_local_free(executor);
-	else
-		acp_executor_remote_free(executor);
 }

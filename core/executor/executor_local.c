@@ -5,30 +5,15 @@
 #include "executor_stripe.h"
 #include "log.h"
 #include "redact.h"
+#include "schemas.h"
 
 enum { ACTIONS_MAX = 16, TIMEOUT_MS = 10000 };
 
-/* clang-format off */
-const char acp_execute_body_schema[] =
-	"{\"type\":\"object\",\"additionalProperties\":false,"
-	"\"required\":[\"tenant_id\",\"integration\",\"action\",\"params\",\"request_hash\"],\"properties\":{"
-	"\"tenant_id\":{\"type\":\"string\",\"format\":\"uuid\"},"
-	"\"integration\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":100},"
-	"\"action\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":255},"
-	"\"params\":{\"type\":\"object\"},"
-	"\"request_hash\":{\"type\":\"string\",\"pattern\":\"^[0-9a-f]{64}$\"},"
-	"\"idempotency_key\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":255},"
-	"\"trace\":{\"type\":\"object\",\"maxProperties\":20,\"properties\":{"
-	"\"request_id\":{\"type\":\"string\",\"format\":\"uuid\"},"
-	"\"obliged_at\":{\"type\":\"integer\",\"minimum\":0},"
-	"\"timeout_ms\":{\"type\":\"integer\",\"minimum\":100,\"maximum\":60000}}}}}";
-/* clang-format on */
-
 struct local {
-	struct acp_executor executor; /* first: what is handed out points here */
+	struct acp_executor executor; /* must be first: callers hold a pointer to this member */
 	const struct acp_config *config;
 	const struct acp_control_plane *plane;
-	struct acp_schema *schemas[ACTIONS_MAX]; /* of acp_stripe_actions, in their order */
+	struct acp_schema *schemas[ACTIONS_MAX]; /* of acp_stripe_actions, in the same order */
 	struct acp_schema *body;
 };
 
@@ -43,13 +28,13 @@ static struct acp_schema *compile(const char *name, const char *text, char *why,
 	return compiled;
 }
 
-/* What is done ---------------------------------------------------------------------------------------------------- */
+/* Execution -------------------------------------------------------------------------------------------------------- */
 
 static void run(const struct local *local, size_t index, const struct acp_execution *what, struct acp_executed *out)
 {
 	char own_key[ACP_UUID_LEN];
 	int ms = what->timeout_ms > 0 ? what->timeout_ms : TIMEOUT_MS;
-	/* Without a key of the caller's the repetitions within this execution still have one effect. */
+	/* The caller gave no key: this one still makes retries within this execution safe. */
 	acp_uuid(own_key);
 	struct acp_stripe stripe = {.config = local->config,
 				    .key = what->idempotency_key ? what->idempotency_key : own_key,
@@ -59,7 +44,7 @@ static void run(const struct local *local, size_t index, const struct acp_execut
 		out->ok = false;
 }
 
-/* Checks against the allow-list, then does it. Returns what the audit event says. */
+/* Checks the call against the allow-list, then executes it. Returns the code for the audit event. */
 static enum acp_code check_and_run(const struct local *local, const struct acp_execution *what,
 				   struct acp_executed *out)
 {
@@ -68,12 +53,12 @@ static enum acp_code check_and_run(const struct local *local, const struct acp_e
 	while (acp_stripe_actions[i].name && strcmp(acp_stripe_actions[i].name, what->action) != 0)
 		i++;
 	if (!acp_stripe_actions[i].name) {
-		acp_executed_fail(out, "NOT_FOUND", false, "this executor knows no such action");
+		acp_executed_fail(out, "NOT_FOUND", false, "this executor has no such action");
 		return ACP_NOT_FOUND;
 	}
 	if (!acp_schema_check(local->schemas[i], what->params, &bad)) {
 		if (bad.no_memory) {
-			acp_executed_fail(out, "UNAVAILABLE", true, "memory is lacking; nothing was done");
+			acp_executed_fail(out, "UNAVAILABLE", true, "out of memory; nothing was done");
 			return ACP_UNAVAILABLE;
 		}
 		acp_executed_fail(out, "VALIDATION_ERROR", false, "/params%s %s", bad.pointer, bad.message);
@@ -85,7 +70,7 @@ static enum acp_code check_and_run(const struct local *local, const struct acp_e
 
 /* The audit event -------------------------------------------------------------------------------------------------- */
 
-/* {action, params}: what the event's request_hash is of. */
+/* {action, params}, the input of the event's request_hash. */
 static struct json_object *envelope_of(const struct acp_execution *what)
 {
 	struct json_object *envelope = json_object_new_object();
@@ -110,7 +95,7 @@ static bool fill_meta(struct acp_event *event, const struct acp_execution *what,
 	return ok;
 }
 
-/* As with the hub's own changes: the row is the installation's, and whom it is about stands in result_meta, because a
+/* As with the hub's own changes, the row belongs to the installation and result_meta names the tenant, because a
  * tenant's own rows are the calls it makes. */
 static bool make_event(const struct local *local, const struct acp_request *request, const char *request_hash,
 		       const struct acp_execution *what, enum acp_code code, const struct acp_executed *out,
@@ -122,7 +107,7 @@ static bool make_event(const struct local *local, const struct acp_request *requ
 	json_object_put(envelope);
 	if (!ok)
 		return false;
-	acp_redact_in_place(event->own.action, sizeof event->own.action, local->config->key_prefix);
+	acp_redact_in_place(event->own.action, sizeof event->own.action, local->config->api_key_prefix);
 	acp_utf8_trim(event->own.action);
 	event->actor_type = "system";
 	event->pack = code == ACP_NOT_FOUND ? NULL : "stripe";
@@ -133,7 +118,7 @@ static bool make_event(const struct local *local, const struct acp_request *requ
 	if (what->idempotency_key) {
 		snprintf(event->own.idempotency_key, sizeof event->own.idempotency_key, "%s", what->idempotency_key);
 		acp_redact_in_place(event->own.idempotency_key, sizeof event->own.idempotency_key,
-				    local->config->key_prefix);
+				    local->config->api_key_prefix);
 		acp_utf8_trim(event->own.idempotency_key);
 		event->idempotency_key = event->own.idempotency_key;
 	}
@@ -146,7 +131,7 @@ static bool record(const struct local *local, const struct acp_request *request,
 	struct acp_event event = {0};
 	const struct acp_settlement end = {.event = &event};
 	bool ok = make_event(local, request, request_hash, what, code, out, &event) &&
-		  local->plane->record(local->plane->self, &end) == ACP_OK;
+		  local->plane->call.record(local->plane->self, &end) == ACP_OK;
 	acp_event_release(&event);
 	return ok;
 }
@@ -159,7 +144,7 @@ void acp_executor_local_run(const struct acp_executor *executor, const struct ac
 	enum acp_code code = check_and_run(local, what, out);
 	if (record(local, request, request_hash, what, code, out))
 		return;
-	/* What has no audit row is not answered as done; done again under its key it has no further effect. */
+	/* Never report success without an audit row. A repetition under the same key has no further effect. */
 	acp_log(ACP_LOG_ERROR, "request %s: the audit row of an execution of %.100s could not be written",
 		request->request_id, code == ACP_NOT_FOUND ? "an unknown action" : what->action);
 	acp_executed_release(out);
@@ -175,7 +160,7 @@ static void execute(void *self, const struct acp_execution *what, struct acp_exe
 	acp_executor_local_run(&local->executor, &request, NULL, what, out);
 }
 
-/* Making it -------------------------------------------------------------------------------------------------------- */
+/* Constructor ------------------------------------------------------------------------------------------------------ */
 
 struct acp_executor *acp_executor_local_new(const struct acp_config *config, const struct acp_control_plane *plane,
 					    char *why, size_t why_size)
@@ -185,7 +170,7 @@ struct acp_executor *acp_executor_local_new(const struct acp_config *config, con
 	if (!local)
 		return NULL;
 	*local = (struct local){.executor = {local, execute}, .config = config, .plane = plane};
-	bool ok = (local->body = compile("the body", acp_execute_body_schema, why, why_size)) != NULL;
+	bool ok = (local->body = compile("the body", acp_schema_executor_execute, why, why_size)) != NULL;
 	for (size_t i = 0; ok && acp_stripe_actions[i].name; i++)
 		ok = i < ACTIONS_MAX && (local->schemas[i] = compile(acp_stripe_actions[i].name,
 								     acp_stripe_actions[i].schema, why, why_size));

@@ -9,19 +9,19 @@
 enum {
 	CONNECT_MS = 5000,
 	TIMEOUT_MS = 10000,
-	LEAST_MS = 100,  /* what an executor can be given */
-	MARGIN_MS = 100, /* of our time for the way there and back */
+	LEAST_MS = 100,  /* the shortest timeout given to an executor */
+	MARGIN_MS = 100, /* part of our time reserved for the network */
 	LONGEST_MS = 60000,
 	REPLY_MAX = 8 << 20,
 };
 
 struct remote {
-	struct acp_executor executor; /* first: what is handed out points here */
+	struct acp_executor executor; /* must be first: callers hold a pointer to this member */
 	const struct acp_config *config;
 };
 
-/* One execution on its way. */
-struct errand {
+/* An execution in progress. */
+struct job {
 	const struct remote *remote;
 	const struct acp_execution *what;
 	const char *key;
@@ -29,13 +29,13 @@ struct errand {
 	struct acp_executed *out;
 };
 
-static int left_ms(const struct errand *errand)
+static int left_ms(const struct job *job)
 {
 	uint64_t now = acp_monotonic_us();
-	return now < errand->deadline_us ? (int)((errand->deadline_us - now) / 1000) : 0;
+	return now < job->deadline_us ? (int)((job->deadline_us - now) / 1000) : 0;
 }
 
-/* What is sent ----------------------------------------------------------------------------------------------------- */
+/* Request ---------------------------------------------------------------------------------------------------------- */
 
 static bool add_hash(struct json_object *body, const struct acp_execution *what)
 {
@@ -48,10 +48,10 @@ static bool add_hash(struct json_object *body, const struct acp_execution *what)
 	return ok;
 }
 
-static struct json_object *make_trace(const struct errand *errand)
+static struct json_object *make_trace(const struct job *job)
 {
-	int ms = left_ms(errand) - MARGIN_MS;
-	const struct acp_execution *what = errand->what;
+	int ms = left_ms(job) - MARGIN_MS;
+	const struct acp_execution *what = job->what;
 	struct json_object *trace = json_object_new_object();
 	if (ms < LEAST_MS)
 		ms = LEAST_MS;
@@ -65,31 +65,30 @@ static struct json_object *make_trace(const struct errand *errand)
 	return NULL;
 }
 
-static struct json_object *make_body(const struct errand *errand)
+static struct json_object *make_body(const struct job *job)
 {
 	char integration[64];
-	const struct acp_execution *what = errand->what;
+	const struct acp_execution *what = job->what;
 	struct json_object *body = json_object_new_object();
 	snprintf(integration, sizeof integration, "%.*s", (int)strcspn(what->action, "."), what->action);
 	if (acp_json_add_string(body, "tenant_id", what->tenant_id) &&
 	    acp_json_add_string(body, "integration", integration) &&
 	    acp_json_add_string(body, "action", what->action) &&
 	    acp_json_add(body, "params", json_object_get(what->params)) && add_hash(body, what) &&
-	    acp_json_add_string(body, "idempotency_key", errand->key) &&
-	    acp_json_add(body, "trace", make_trace(errand)))
+	    acp_json_add_string(body, "idempotency_key", job->key) && acp_json_add(body, "trace", make_trace(job)))
 		return body;
 	json_object_put(body);
 	return NULL;
 }
 
-static enum acp_outbound_result send_once(const struct errand *errand, struct json_object *body,
+static enum acp_outbound_result send_once(const struct job *job, struct json_object *body,
 					  struct acp_outbound_reply *reply)
 {
 	char url[1024];
 	char bearer[1024];
 	size_t len = 0;
-	int ms = left_ms(errand);
-	const struct acp_config *config = errand->remote->config;
+	int ms = left_ms(job);
+	const struct acp_config *config = job->remote->config;
 	const struct acp_header headers[] = {{"Authorization", bearer}, {"Content-Type", "application/json"}};
 	snprintf(url, sizeof url, "%s/functions/v1/execute", config->executor_url);
 	snprintf(bearer, sizeof bearer, "Bearer %s", config->executor_key);
@@ -108,7 +107,7 @@ static enum acp_outbound_result send_once(const struct errand *errand, struct js
 		.connect_timeout_ms = ms < CONNECT_MS ? ms : CONNECT_MS,
 		.timeout_ms = ms > 0 ? ms : 1,
 		.max_reply = REPLY_MAX,
-		.allow_private = true, /* the operator's own setting */
+		.allow_private = true, /* the operator set this address */
 		.allow_http = strncmp(config->executor_url, "http:", 5) == 0,
 		.keep_alive = true,
 	};
@@ -117,10 +116,10 @@ static enum acp_outbound_result send_once(const struct errand *errand, struct js
 	return result;
 }
 
-/* What comes back ------------------------------------------------------------------------------------------------ */
+/* Reply ---------------------------------------------------------------------------------------------------------- */
 
-/* Not executed, as far as we know; not the vendor's doing. */
-static void fail_there(struct errand *errand, enum acp_outbound_result result, const struct acp_outbound_reply *reply)
+/* Probably not executed, and not because of the vendor. */
+static void fail_there(struct job *job, enum acp_outbound_result result, const struct acp_outbound_reply *reply)
 {
 	int status = result == ACP_OUTBOUND_REPLIED ? reply->status : 0;
 	const char *why = "the executor (executor_url) cannot be reached; nothing was done";
@@ -132,16 +131,15 @@ static void fail_there(struct errand *errand, enum acp_outbound_result result, c
 		why = "there is no executor at executor_url, or its executor_key is not set";
 	else if (status)
 		why = "the executor answered with an error";
-	acp_log(ACP_LOG_WARNING, "executor: %s: %s (%s)", errand->what->action, why,
-		status ? "answered" : reply->error);
-	acp_executed_fail(errand->out, status && status < 500 ? "UPSTREAM_FAILED" : "UNAVAILABLE", status != 400, "%s",
+	acp_log(ACP_LOG_WARNING, "executor: %s: %s (%s)", job->what->action, why, status ? "answered" : reply->error);
+	acp_executed_fail(job->out, status && status < 500 ? "UPSTREAM_FAILED" : "UNAVAILABLE", status != 400, "%s",
 			  why);
 }
 
-/* An answer of the contract's form. retry: an executor of another make may not say it. */
-static void take_answer(struct errand *errand, struct json_object *tree)
+/* Takes an answer in the contract's format. retry: other implementations of the executor may omit it. */
+static void take_answer(struct job *job, struct json_object *tree)
 {
-	struct acp_executed *out = errand->out;
+	struct acp_executed *out = job->out;
 	const char *code = acp_json_string(tree, "error_code");
 	const char *error = acp_json_string(tree, "error_message_redacted");
 	struct json_object *data = acp_json_member(tree, "data");
@@ -157,10 +155,10 @@ static void take_answer(struct errand *errand, struct json_object *tree)
 	}
 	acp_executed_fail(out, code ? code : "UPSTREAM_FAILED",
 			  retry ? json_object_get_boolean(retry) : acp_retry_worth(out->status, ""), "%s",
-			  error ? error : "the executor failed and does not say why");
+			  error ? error : "the executor failed without giving a reason");
 }
 
-/* Is it one? */
+/* Parses an answer. NULL: it does not have the contract's format. */
 static struct json_object *read_answer(const struct acp_outbound_reply *reply)
 {
 	const struct acp_json_limits limits = {REPLY_MAX, 64, 2000000};
@@ -175,29 +173,29 @@ static struct json_object *read_answer(const struct acp_outbound_reply *reply)
 	return NULL;
 }
 
-/* True: it is decided. Else another sending is worth it. */
-static bool judge(struct errand *errand, enum acp_outbound_result result, const struct acp_outbound_reply *reply)
+/* True: final. False: another attempt may succeed. */
+static bool classify(struct job *job, enum acp_outbound_result result, const struct acp_outbound_reply *reply)
 {
 	bool replied = result == ACP_OUTBOUND_REPLIED;
 	struct json_object *tree = replied ? read_answer(reply) : NULL;
 	if (tree) {
-		take_answer(errand, tree);
+		take_answer(job, tree);
 		json_object_put(tree);
 		return true;
 	}
-	fail_there(errand, result, reply);
+	fail_there(job, result, reply);
 	return result == ACP_OUTBOUND_REFUSED || (replied && !acp_retry_worth(reply->status, ""));
 }
 
-static void run(struct errand *errand, struct json_object *body)
+static void run(struct job *job, struct json_object *body)
 {
 	for (int attempt = 1;; attempt++) {
 		struct acp_outbound_reply reply;
-		enum acp_outbound_result result = send_once(errand, body, &reply);
-		bool decided = judge(errand, result, &reply);
+		enum acp_outbound_result result = send_once(job, body, &reply);
+		bool decided = classify(job, result, &reply);
 		acp_buf_release(&reply.body);
 		int pause = acp_retry_pause_ms(attempt, acp_retry_chance());
-		if (decided || pause + LEAST_MS >= left_ms(errand))
+		if (decided || pause + LEAST_MS >= left_ms(job))
 			return;
 		acp_retry_sleep(pause);
 	}
@@ -209,16 +207,16 @@ static void execute(void *self, const struct acp_execution *what, struct acp_exe
 	int ms = what->timeout_ms > 0 ? what->timeout_ms : TIMEOUT_MS;
 	acp_uuid(own_key);
 	*out = (struct acp_executed){0};
-	struct errand errand = {.remote = self,
-				.what = what,
-				.key = what->idempotency_key ? what->idempotency_key : own_key,
-				.deadline_us = acp_monotonic_us() + (uint64_t)ms * 1000,
-				.out = out};
-	struct json_object *body = make_body(&errand);
+	struct job job = {.remote = self,
+			  .what = what,
+			  .key = what->idempotency_key ? what->idempotency_key : own_key,
+			  .deadline_us = acp_monotonic_us() + (uint64_t)ms * 1000,
+			  .out = out};
+	struct json_object *body = make_body(&job);
 	if (body)
-		run(&errand, body);
+		run(&job, body);
 	else
-		acp_executed_fail(out, "INTERNAL_ERROR", true, "memory is lacking");
+		acp_executed_fail(out, "INTERNAL_ERROR", true, "out of memory");
 	json_object_put(body);
 }
 

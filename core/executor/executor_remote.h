@@ -5,7 +5,7 @@
 #include "executor.h"
 #include "settings.h"
 
-/* NULL with a sentence in why. Freed by acp_executor_close. */
+/* Returns NULL with a sentence in why. Freed by acp_executor_close. */
 struct acp_executor *acp_executor_remote_new(const struct acp_config *config, char *why, size_t why_size) ACP_MUSTCHECK;
 void acp_executor_remote_free(struct acp_executor *executor);
 

@@ -1,27 +1,29 @@
 #include "executor_stripe.h"
 
+#include "schemas.h"
+
 #include <time.h>
 
 enum {
-	FORGOTTEN_SECONDS = 23 * 3600, /* Stripe forgets idempotency keys after 24 h; an hour for us to be done in */
-	PAGE = 100,                    /* the most that a list of Stripe's gives at a time */
+	FORGOTTEN_SECONDS = 23 * 3600, /* Stripe forgets idempotency keys after 24 h; this leaves an hour to finish */
+	PAGE = 100,                    /* the largest page of Stripe's lists */
 	PATH_MAX_LEN = 600,
 };
 
-/* Small things --------------------------------------------------------------------------------------------------- */
+/* Helpers -------------------------------------------------------------------------------------------------------- */
 
 static struct json_object *none(void)
 {
 	return json_object_new_object();
 }
 
-/* Adds a text where there is one. */
+/* Adds a text unless it is NULL. */
 static bool put(struct json_object *object, const char *name, const char *text)
 {
 	return object && (!text || acp_json_add_string(object, name, text));
 }
 
-/* Adds a copy of a member of another object, where it has one; else null where that is wanted. */
+/* Adds a copy of a member of another object. If it is missing, adds null where that is wanted. */
 static bool take(struct json_object *object, const char *name, struct json_object *from, const char *member)
 {
 	struct json_object *value = acp_json_member(from, member);
@@ -41,10 +43,10 @@ static bool is(struct json_object *object, const char *name, const char *text)
 
 static bool broken(struct acp_executed *out)
 {
-	return acp_executed_fail(out, "INTERNAL_ERROR", true, "memory is lacking");
+	return acp_executed_fail(out, "INTERNAL_ERROR", true, "out of memory");
 }
 
-/* The object that Stripe answered names itself; what does not is no answer. */
+/* Every object in Stripe's answers has an id; an answer without one is invalid. */
 static const char *id_of(struct acp_stripe *stripe, struct json_object *object)
 {
 	const char *id = acp_json_string(object, "id");
@@ -56,7 +58,7 @@ static const char *id_of(struct acp_stripe *stripe, struct json_object *object)
 	return id;
 }
 
-/* Ends an execution well. Takes data over. */
+/* Ends an execution with success. Takes data over. */
 static bool succeed(struct acp_executed *out, struct json_object *data, const char *type, const char *id)
 {
 	struct json_object *meta = out->meta ? out->meta : json_object_new_object();
@@ -70,7 +72,7 @@ static bool succeed(struct acp_executed *out, struct json_object *data, const ch
 	return true;
 }
 
-/* Is it owed for so long that Stripe may have forgotten the key under which it was done? */
+/* Is the obligation so old that Stripe may have forgotten its idempotency key? */
 static bool is_old(const struct acp_execution *what)
 {
 	return what->obliged_at > 0 && (int64_t)time(NULL) - what->obliged_at > FORGOTTEN_SECONDS;
@@ -78,7 +80,7 @@ static bool is_old(const struct acp_execution *what)
 
 /* Lists ---------------------------------------------------------------------------------------------------------- */
 
-/* Looks at one object of a list; false: seen enough. */
+/* Looks at one object of a list. Returns false to stop. */
 typedef bool visit(void *arg, struct json_object *object);
 
 static struct json_object *page_params(const char *name, const char *value, const char *after)
@@ -91,7 +93,7 @@ static struct json_object *page_params(const char *name, const char *value, cons
 	return NULL;
 }
 
-/* Every object of the list at path of which name has that value, newest first. */
+/* Visits every object of the list at path whose member name has that value, newest first. */
 static bool each(struct acp_stripe *stripe, const char *path, const char *name, const char *value, visit *see,
 		 void *arg)
 {
@@ -119,9 +121,9 @@ static bool each(struct acp_stripe *stripe, const char *path, const char *name, 
 	return true;
 }
 
-/* An object whose metadata says that it is ours. */
+/* Searches for an object whose metadata names this tenant (and period). */
 struct search {
-	const char *tenant, *period; /* period NULL: not asked for */
+	const char *tenant, *period; /* period NULL: any period */
 	struct json_object *found;   /* owned */
 };
 
@@ -198,7 +200,7 @@ static bool customers_update(struct acp_stripe *stripe, const struct acp_executi
 
 /* Checkout -------------------------------------------------------------------------------------------------------- */
 
-/* A session in which a human saves a payment method: nothing is charged. */
+/* A session in which a human saves a payment method, without any charge. */
 static struct json_object *session_form(struct json_object *params)
 {
 	const char *tenant = acp_json_string(params, "tenant_uuid");
@@ -257,14 +259,14 @@ static bool setup_intents_get(struct acp_stripe *stripe, const struct acp_execut
 
 /* Invoices -------------------------------------------------------------------------------------------------------- */
 
-/* One invoice on its way from draft to paid. */
+/* An invoice on its way from draft to paid. */
 struct bill {
 	struct acp_stripe *stripe;
 	struct json_object *params;
-	struct json_object *invoice; /* as Stripe showed it last; owned */
+	struct json_object *invoice; /* as last seen at Stripe; owned */
 	char id[256];
-	bool old;                /* an earlier attempt's steps are looked up, not repeated under their keys */
-	unsigned char done[256]; /* lines that are on it already */
+	bool old;                /* look up the steps of earlier attempts: their keys may be forgotten */
+	unsigned char done[256]; /* lines that the invoice already has */
 };
 
 static bool show(struct bill *bill, struct json_object *invoice)
@@ -361,18 +363,19 @@ static bool add_items(struct bill *bill)
 	return true;
 }
 
-/* What Stripe added up must be what we did, before anybody is charged. */
+/* Before anybody is charged, Stripe's total must equal ours. */
 static bool same_total(struct bill *bill)
 {
 	if (number(bill->invoice, "total") == number(bill->params, "amount") &&
 	    is(bill->invoice, "currency", acp_json_string(bill->params, "currency")))
 		return true;
 	return acp_executed_fail(bill->stripe->out, "INVOICE_MISMATCH", false,
-				 "invoice %s adds up to %lld at Stripe, not to %lld; it was left as it is", bill->id,
+				 "invoice %s has a total of %lld at Stripe, not %lld; it was left unchanged", bill->id,
 				 (long long)number(bill->invoice, "total"), (long long)number(bill->params, "amount"));
 }
 
-/* Asks for the next step of an invoice. A refusal may mean that an earlier attempt did it: then Stripe shows so. */
+/* Asks for the next step of an invoice. If Stripe refuses, an earlier attempt may have done the step; the refreshed
+ * invoice then shows it. */
 static bool advance(struct bill *bill, const char *verb, struct json_object *form, const char *step)
 {
 	char path[PATH_MAX_LEN];
@@ -400,7 +403,7 @@ static bool finalize(struct bill *bill)
 	return advance(bill, "finalize", form, "finalize") && !is(bill->invoice, "status", "draft");
 }
 
-/* A card that is declined, or none at all, leaves the invoice open: an answer, and no failure of ours. */
+/* When a card is declined or missing, the invoice stays open: a valid answer, not a failure. */
 static bool pay(struct bill *bill, const char *step)
 {
 	struct acp_executed *out = bill->stripe->out;
@@ -422,7 +425,7 @@ static bool end_bill(struct bill *bill)
 	return ok;
 }
 
-/* An invoice that an earlier attempt began, whose keys Stripe may have forgotten. */
+/* Finds an invoice that an earlier attempt began and whose keys Stripe may have forgotten. */
 static bool find_bill(struct bill *bill)
 {
 	struct search search = {acp_json_string(bill->params, "tenant_uuid"), acp_json_string(bill->params, "period"),
@@ -451,7 +454,7 @@ static bool run_bill(struct bill *bill)
 		return false;
 	if (!bill->invoice && !make_draft(bill))
 		return false;
-	/* Stripe's reply may be that of an earlier attempt: the steps are repeated under their keys without effect. */
+	/* Stripe's reply may be that of an earlier attempt: repeating the steps under their keys has no effect. */
 	if (is(bill->invoice, "status", "draft") && (!add_items(bill) || !refresh(bill)))
 		return false;
 	if (!same_total(bill))
@@ -536,43 +539,15 @@ static bool invoices_list(struct acp_stripe *stripe, const struct acp_execution 
 	return ok;
 }
 
-/* What may be asked ----------------------------------------------------------------------------------------------- */
-
-/* clang-format off */
-#define OBJECT(required, properties) \
-	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "]," \
-	"\"properties\":{" properties "}}"
-#define UUID "{\"type\":\"string\",\"format\":\"uuid\"}"
-#define TEXT(max) "{\"type\":\"string\",\"minLength\":1,\"maxLength\":" #max "}"
-#define EMAIL "{\"type\":\"string\",\"format\":\"email\",\"maxLength\":254}"
-#define ID "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9_]{1,255}$\"}"
-#define URL "{\"type\":\"string\",\"pattern\":\"^https?://\",\"maxLength\":2000}"
-#define PERIOD "{\"type\":\"string\",\"pattern\":\"^[12][0-9]{3}-(0[1-9]|1[0-2])$\"}"
-#define CURRENCY "{\"type\":\"string\",\"pattern\":\"^[a-z]{3}$\"}"
-#define MONEY(least) "{\"type\":\"integer\",\"minimum\":" #least ",\"maximum\":99999999}"
-#define LINES "{\"type\":\"array\",\"minItems\":1,\"maxItems\":250,\"items\":" OBJECT("\"description\",\"amount\"", \
-	"\"description\":" TEXT(500) ",\"amount\":" MONEY(-99999999)) "}"
+/* Allowed actions -------------------------------------------------------------------------------------------------- */
 
 const struct acp_executor_action acp_stripe_actions[] = {
-	{"stripe.customers.create", OBJECT("\"tenant_uuid\",\"agent_id\",\"email\"",
-		"\"tenant_uuid\":" UUID ",\"agent_id\":" TEXT(128) ",\"email\":" EMAIL ","
-		"\"organization_name\":" TEXT(255)), customers_create},
-	{"stripe.customers.update",
-		"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"customer\"],\"minProperties\":2,"
-		"\"properties\":{\"customer\":" ID ",\"default_payment_method\":" ID ",\"email\":" EMAIL ","
-		"\"name\":" TEXT(255) "}}", customers_update},
-	{"stripe.checkout.create", OBJECT("\"tenant_uuid\",\"customer\",\"success_url\",\"cancel_url\"",
-		"\"tenant_uuid\":" UUID ",\"customer\":" ID ",\"success_url\":" URL ",\"cancel_url\":" URL ","
-		"\"currency\":" CURRENCY), checkout_create},
-	{"stripe.setup_intents.get", OBJECT("\"setup_intent\"", "\"setup_intent\":" ID), setup_intents_get},
-	{"stripe.invoices.create", OBJECT(
-		"\"tenant_uuid\",\"customer\",\"period\",\"currency\",\"amount\",\"lines\",\"hash\"",
-		"\"tenant_uuid\":" UUID ",\"customer\":" ID ",\"period\":" PERIOD ",\"currency\":" CURRENCY ","
-		"\"amount\":" MONEY(1) ",\"lines\":" LINES ",\"hash\":" TEXT(128)), invoices_create},
-	{"stripe.invoices.list", OBJECT("", "\"starting_after\":" ID ","
-		"\"limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":100},"
-		"\"created_from\":{\"type\":\"integer\",\"minimum\":0}"), invoices_list},
-	{"stripe.invoices.pay", OBJECT("\"invoice\"", "\"invoice\":" ID), invoices_pay},
+	{"stripe.customers.create", acp_schema_executor_stripe_customers_create, customers_create},
+	{"stripe.customers.update", acp_schema_executor_stripe_customers_update, customers_update},
+	{"stripe.checkout.create", acp_schema_executor_stripe_checkout_create, checkout_create},
+	{"stripe.setup_intents.get", acp_schema_executor_stripe_setup_intents_get, setup_intents_get},
+	{"stripe.invoices.create", acp_schema_executor_stripe_invoices_create, invoices_create},
+	{"stripe.invoices.list", acp_schema_executor_stripe_invoices_list, invoices_list},
+	{"stripe.invoices.pay", acp_schema_executor_stripe_invoices_pay, invoices_pay},
 	{0},
 };
-/* clang-format on */

@@ -1,10 +1,10 @@
-/* executor_stripe.h - the built-in integration `stripe`: what may be asked of it, and how it is done. */
+/* executor_stripe.h - the built-in integration `stripe`: its actions and how they are performed. */
 #ifndef ACP_EXECUTOR_STRIPE_H
 #define ACP_EXECUTOR_STRIPE_H
 
 #include "stripe.h"
 
-/* Does the work; the params have passed the schema. True: out has data and meta. */
+/* Performs the action; the params have passed the schema. True: out has data and meta. */
 typedef bool acp_stripe_action(struct acp_stripe *stripe, const struct acp_execution *what);
 
 struct acp_executor_action {
@@ -13,7 +13,7 @@ struct acp_executor_action {
 	acp_stripe_action *run;
 };
 
-/* The allow-list, up to a row without name: nothing else is ever executed. */
+/* The allow-list, terminated by a row without a name: nothing else is ever executed. */
 extern const struct acp_executor_action acp_stripe_actions[];
 
 #endif

@@ -30,7 +30,7 @@ static void add_pair(struct acp_buf *out, const char *name, const char *value, s
 
 static void add_value(struct acp_buf *out, const char *name, struct json_object *value);
 
-/* Marks the buffer as failed: what cannot be said must not be sent in part. */
+/* Marks the buffer as failed: never send a form with a part missing. */
 static void give_up(struct acp_buf *out)
 {
 	out->failed = true;

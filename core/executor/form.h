@@ -1,4 +1,4 @@
-/* form.h - JSON as a form body (application/x-www-form-urlencoded), nested as Stripe's API takes it: members of objects
+/* form.h - JSON as a form body (application/x-www-form-urlencoded), nested as Stripe's API expects: members of objects
  * as a[b], elements of arrays as a[0]. */
 #ifndef ACP_FORM_H
 #define ACP_FORM_H
@@ -7,8 +7,8 @@
 
 #include <json-c/json.h>
 
-/* Appends the members of an object (NULL: none); null members are left out. A failure shows in acp_buf_ok(out): a
- * number that is no integer fails, too, for no form of ours has one. */
+/* Appends the members of an object (NULL: none); null members are left out. Check acp_buf_ok(out) for failure. A number
+ * that is not an integer also fails, because none of our forms has one. */
 void acp_form_encode(struct json_object *params, struct acp_buf *out);
 
 #endif

@@ -16,7 +16,7 @@ enum {
 
 enum { SHOULD_RETRY, REPLAYED, RETRY_AFTER };
 
-/* One request, made once and sent as often as needed. */
+/* One request, built once and sent as often as needed. */
 struct question {
 	const char *method, *path;
 	struct acp_buf url, form;
@@ -38,7 +38,7 @@ static bool is_plain(const char *text)
 	return true;
 }
 
-/* "<key>" or "<key>:<step>"; a key that is too long for that, or no header value, is named by its hash. */
+/* "<key>" or "<key>:<step>". If that is too long or not valid in a header, uses its hash. */
 static void make_key(const char *key, const char *step, char out[KEY_MAX + 1])
 {
 	char hash[ACP_SHA256_HEX];
@@ -94,7 +94,7 @@ static enum acp_outbound_result send_once(const struct acp_stripe *stripe, const
 		.connect_timeout_ms = ms < CONNECT_MS ? ms : CONNECT_MS,
 		.timeout_ms = ms,
 		.max_reply = REPLY_MAX,
-		.allow_private = true, /* the operator's own setting */
+		.allow_private = true, /* the operator set this address */
 		.allow_http = strncmp(stripe->config->stripe_url, "http:", 5) == 0,
 		.reply_headers = {"Stripe-Should-Retry", "Idempotent-Replayed", "Retry-After"},
 		.keep_alive = true,
@@ -116,7 +116,7 @@ static struct json_object *read_reply(const struct acp_outbound_reply *reply)
 	return NULL;
 }
 
-/* No reply. The operator is told how it failed. */
+/* No reply came. Logs the details for the operator. */
 static bool fail_silent(struct acp_stripe *stripe, const struct question *q, enum acp_outbound_result result,
 			const struct acp_outbound_reply *reply)
 {
@@ -128,7 +128,7 @@ static bool fail_silent(struct acp_stripe *stripe, const struct question *q, enu
 				 "Stripe cannot be reached; nothing was done");
 }
 
-/* An error reply: Stripe's own code and sentence. What it says of our key is not repeated. */
+/* An error reply: keeps Stripe's own code and message, except where they mention our key. */
 static bool fail_answered(struct acp_stripe *stripe, const struct question *q, const struct acp_outbound_reply *reply)
 {
 	struct json_object *tree = read_reply(reply);
@@ -150,9 +150,9 @@ static bool fail_answered(struct acp_stripe *stripe, const struct question *q, c
 	return false;
 }
 
-/* What came of one sending. *again: another one is worth it, after so many milliseconds at least. */
-static bool judge(struct acp_stripe *stripe, const struct question *q, enum acp_outbound_result result,
-		  const struct acp_outbound_reply *reply, struct json_object **out, int *again)
+/* Classifies the result of one attempt. *again: milliseconds to wait before a retry, or -1 for none. */
+static bool classify(struct acp_stripe *stripe, const struct question *q, enum acp_outbound_result result,
+		     const struct acp_outbound_reply *reply, struct json_object **out, int *again)
 {
 	bool replied = result == ACP_OUTBOUND_REPLIED;
 	bool good = replied && reply->status >= 200 && reply->status < 300;
@@ -162,7 +162,7 @@ static bool judge(struct acp_stripe *stripe, const struct question *q, enum acp_
 		return true;
 	if (good)
 		return acp_executed_fail(stripe->out, "UPSTREAM_FAILED", true, "Stripe's reply could not be read");
-	/* A stored error comes back under its key for a day; asking on at once is of no use. */
+	/* Stripe replays a stored error under the same key for a day, so retrying at once is useless. */
 	bool stored = replied && strcmp(reply->headers[REPLAYED], "true") == 0;
 	if (result != ACP_OUTBOUND_REFUSED && !stored &&
 	    acp_retry_worth(stripe->out->status, replied ? reply->headers[SHOULD_RETRY] : "")) {
@@ -178,7 +178,7 @@ static bool ask(struct acp_stripe *stripe, const struct question *q, struct json
 		int again = 0;
 		struct acp_outbound_reply reply;
 		enum acp_outbound_result result = send_once(stripe, q, &reply);
-		bool ok = judge(stripe, q, result, &reply, out, &again);
+		bool ok = classify(stripe, q, result, &reply, out, &again);
 		acp_buf_release(&reply.body);
 		if (ok || again < 0)
 			return ok;

@@ -45,7 +45,8 @@ void acp_decisions_free(struct acp_decisions *table)
 	free(table);
 }
 
-/* What makes a call this call. The parts cannot run into each other: none holds a NUL, each is closed by one. */
+/* Hashes everything that identifies a call. A NUL ends each part, and no part contains one, so parts cannot run
+ * together. */
 static bool make_key(struct json_object *query, uint8_t key[ACP_SHA256_LEN])
 {
 	static const char *const parts[] = {"action", "actor_type", "api_key_id", "tenant_id", "request_hash"};
@@ -71,7 +72,7 @@ static struct place *place_of(struct acp_decisions *table, const uint8_t key[ACP
 	return &table->places[number % table->count];
 }
 
-/* Trees are shared with nobody: json-c counts references without locks. */
+/* Copies are not shared between threads: json-c counts references without locks. */
 static struct json_object *copy_of(struct json_object *value)
 {
 	struct json_object *copy = NULL;

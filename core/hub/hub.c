@@ -5,18 +5,20 @@
 #include "log.h"
 #include "policy.h"
 #include "redact.h"
+#include "schemas.h"
+#include "subkey.h"
 
 #include <arpa/inet.h>
 
 struct hub_call;
 
-/* What a schema cannot say. Refuses with refuse(). */
+/* Checks that a schema cannot express. Reports errors with refuse(). */
 typedef enum acp_code hub_check(struct hub_call *call);
 
 struct row {
 	const char *name;
-	const char *function; /* of the control plane */
-	const char *action;   /* for the log, and for the audit row of those that change something */
+	enum acp_hub_request request;
+	const char *action; /* for the log, and for the audit row when it changes something */
 	const char *summary;
 	const char *schema; /* of the body */
 	const char *query;  /* parameters of GET; NULL: POST only */
@@ -39,7 +41,7 @@ struct hub_call {
 	enum acp_code code;
 	char error[256];
 	char field[280];
-	char event_id[ACP_UUID_LEN]; /* of its audit row, and when: those of a success that may come late */
+	char event_id[ACP_UUID_LEN]; /* id and time of its audit row, also for a success that arrives late */
 	char ts[ACP_TS_LEN];
 };
 
@@ -60,7 +62,7 @@ static enum acp_code refuse(struct hub_call *call, enum acp_code code, const cha
 
 /* Checks ------------------------------------------------------------------------------------------------------- */
 
-/* Moments that PostgreSQL knows and for which there may be an audit partition. The schema has seen to the form. */
+/* Times that PostgreSQL can store and that may have an audit partition. The schema has checked the format. */
 static bool moment_ok(struct json_object *moment)
 {
 	if (!json_object_is_type(moment, json_type_string))
@@ -101,7 +103,7 @@ static enum acp_code check_tenant(struct hub_call *call)
 	return ACP_OK;
 }
 
-/* A run is named by its key: without one, a repetition would be another run. */
+/* The key identifies the run: without one, a repeated request would start another run. */
 static enum acp_code check_billing(struct hub_call *call)
 {
 	const char *key = call->request->idempotency_key;
@@ -118,7 +120,7 @@ static enum acp_code check_revocation(struct hub_call *call)
 	return refuse(call, ACP_VALIDATION_ERROR, "", "give either api_key_id or tenant_id");
 }
 
-/* The body's policy is checked by the schema of the action that proposes one. */
+/* The policy in the body is checked with the schema of the action that proposes policies. */
 static enum acp_code check_proposal(struct hub_call *call)
 {
 	struct acp_schema_error bad;
@@ -142,7 +144,8 @@ static bool is_address(const char *text)
 	return inet_pton(AF_INET, text, parsed) == 1 || inet_pton(AF_INET6, text, parsed) == 1;
 }
 
-/* What the columns of the audit log ask of an event beyond its schema. NULL: all is well; else the member at fault. */
+/* Checks an event against the rules of the audit log's columns that its schema does not express. Returns NULL, or the
+ * invalid member with the reason in *why. */
 static const char *event_fault(struct json_object *event, const char **why)
 {
 	struct json_object *actor = acp_json_member(event, "actor");
@@ -164,7 +167,7 @@ static const char *event_fault(struct json_object *event, const char **why)
 	return NULL;
 }
 
-/* Checks one event and gives its redacted copy: whatever the kernel that made it thought fit to be stored.
+/* Checks one event and makes a redacted copy, regardless of what the sending kernel has redacted.
  * at: "" or the index of the event as a pointer. */
 static enum acp_code take_event(struct hub_call *call, struct json_object *event, const char *at,
 				struct json_object **out)
@@ -183,7 +186,7 @@ static enum acp_code take_event(struct hub_call *call, struct json_object *event
 		snprintf(field, sizeof field, "%s%s", at, fault);
 		return refuse(call, ACP_VALIDATION_ERROR, field, "%s %s", field, why);
 	}
-	return acp_redact_copy(event, call->kernel->config->key_prefix, out) ? ACP_OK : ACP_INTERNAL_ERROR;
+	return acp_redact_copy(event, call->kernel->config->api_key_prefix, out) ? ACP_OK : ACP_INTERNAL_ERROR;
 }
 
 /* One event or an array of them becomes {"events": […]}. */
@@ -208,7 +211,7 @@ static enum acp_code check_events(struct hub_call *call)
 		}
 	}
 	if (!acp_json_add(body, "events", events) && code == ACP_OK)
-		code = ACP_INTERNAL_ERROR; /* accepted events may not get lost */
+		code = ACP_INTERNAL_ERROR; /* accepted events must not get lost */
 	json_object_put(call->body);
 	call->body = body;
 	return code;
@@ -216,125 +219,38 @@ static enum acp_code check_events(struct hub_call *call)
 
 /* Endpoints ---------------------------------------------------------------------------------------------------- */
 
-/* clang-format off */
-#define OBJECT(required, properties) \
-	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "]," \
-	"\"properties\":{" properties "}}"
-#define ONE_OF(words) "{\"type\":\"string\",\"enum\":[" words "]}"
-#define UUID "{\"type\":\"string\",\"format\":\"uuid\"}"
-#define TEXT(max) "{\"type\":\"string\",\"minLength\":1,\"maxLength\":" #max "}"
-#define MAYBE(max) "{\"type\":[\"string\",\"null\"],\"maxLength\":" #max "}"
-#define MAYBE_UUID "{\"type\":[\"string\",\"null\"],\"format\":\"uuid\"}"
-#define MAYBE_BOOLEAN "{\"type\":[\"boolean\",\"null\"]}"
-#define MATCHING(pattern) "{\"type\":\"string\",\"pattern\":\"^" pattern "$\"}"
-#define TIME "{\"type\":\"string\",\"format\":\"date-time\"}"
-#define MONTH "[12][0-9]{3}-(0[1-9]|1[0-2])"
-#define ACTORS "\"api_key\",\"user\",\"system\""
-#define OUTCOMES "\"success\",\"error\",\"denied\""
-
-static const char tenant_schema[] = OBJECT("\"agent_id\",\"email\"",
-	"\"agent_id\":" MATCHING("[A-Za-z0-9._:-]{1,128}") ","
-	"\"email\":{\"type\":\"string\",\"format\":\"email\",\"maxLength\":254},"
-	"\"organization_name\":" TEXT(255) ",\"product\":" TEXT(100));
-
-static const char update_schema[] =
-	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"tenant_id\"],\"minProperties\":2,"
-	"\"properties\":{\"tenant_id\":" UUID ",\"stripe_customer_id\":" TEXT(255) ","
-	"\"tier\":" ONE_OF("\"free\",\"paid\"") ","
-	"\"payment_method_status\":" ONE_OF("\"none\",\"setup_pending\",\"active\"") ","
-	"\"status\":" ONE_OF("\"active\",\"suspended\",\"closed\"") "}}";
-
-static const char usage_schema[] = OBJECT("\"tenant_id\"",
-	"\"tenant_id\":" UUID ",\"period\":" MATCHING(MONTH) ","
-	"\"period_start\":" MATCHING(MONTH "-01(T00:00:00([.]0+)?(Z|[+]00:00))?") ","
-	"\"period_end\":" MATCHING(MONTH "-[0-3][0-9](T[0-9:.]{8,15}(Z|[+]00:00))?"));
-
-static const char reserve_schema[] = OBJECT("\"tenant_id\",\"event_id\",\"ts\"",
-	"\"tenant_id\":" UUID ",\"event_id\":" UUID ",\"ts\":" TIME);
-
-static const char settle_schema[] = OBJECT("\"tenant_id\",\"event_id\",\"ts\",\"outcome\"",
-	"\"tenant_id\":" UUID ",\"event_id\":" UUID ",\"ts\":" TIME ","
-	"\"outcome\":" ONE_OF("\"success\",\"failure\"") ",\"reserved\":{\"type\":\"boolean\"},\"approval_id\":" UUID);
-
-/* Members that are not named here are dropped. */
-static const char event_schema[] =
-	"{\"type\":\"object\",\"required\":[\"event_id\",\"request_id\",\"ts\",\"integration\",\"status\"],"
-	"\"properties\":{"
-	"\"event_id\":" UUID ",\"request_id\":" UUID ",\"tenant_id\":" MAYBE_UUID ","
-	"\"ts\":{\"type\":[\"string\",\"integer\"],\"format\":\"date-time\",\"minimum\":946684800000,"
-	"\"maximum\":7258118399999},"
-	"\"integration\":" TEXT(255) ",\"pack\":" MAYBE(255) ",\"action\":" MAYBE(255) ","
-	"\"actor\":{\"type\":[\"object\",\"null\"],\"properties\":{\"type\":" ONE_OF(ACTORS ",\"anonymous\"") ","
-	"\"id\":" MAYBE(255) ",\"api_key_id\":" MAYBE_UUID "}},"
-	"\"actor_type\":" ONE_OF(ACTORS ",\"anonymous\"") ",\"actor_id\":" MAYBE(255) ",\"api_key_id\":" MAYBE_UUID ","
-	"\"request_hash\":{\"type\":[\"string\",\"null\"],\"pattern\":\"^[0-9a-f]{64}$\"},"
-	"\"status\":" ONE_OF(OUTCOMES) ",\"error_code\":" MAYBE(100) ",\"error_message_redacted\":" MAYBE(2000) ","
-	"\"result_meta\":{\"type\":[\"object\",\"null\"],\"maxProperties\":100},"
-	"\"latency_ms\":{\"type\":[\"number\",\"null\"],\"minimum\":0,\"maximum\":1000000000},"
-	"\"ip_address\":" MAYBE(45) ",\"idempotency_key\":" MAYBE(255) ",\"dry_run\":" MAYBE_BOOLEAN ","
-	"\"policy_decision_id\":" MAYBE_UUID ",\"trace_id\":" MAYBE(128) ",\"billable\":" MAYBE_BOOLEAN ","
-	"\"billing_unit\":{\"type\":[\"string\",\"null\"],\"enum\":[\"call\",\"token\",\"row\",\"sec\",null]},"
-	"\"billing_quantity\":{\"type\":[\"integer\",\"null\"],\"minimum\":0,\"maximum\":1000000000000},"
-	"\"tier\":{\"type\":[\"string\",\"null\"],\"enum\":[\"free\",\"paid\",null]}}}";
-
-static const char query_schema[] = OBJECT("",
-	"\"tenant_id\":" UUID ",\"action_prefix\":" TEXT(255) ",\"status\":" ONE_OF(OUTCOMES) ","
-	"\"from\":" TIME ",\"to\":" TIME ",\"limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":1000},"
-	"\"cursor\":" MATCHING("[0-9]{1,16}[.][0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"));
-
-static const char authorize_schema[] = OBJECT("\"tenant_id\",\"action\",\"actor\",\"request_hash\"",
-	"\"tenant_id\":" UUID ",\"action\":" TEXT(255) ",\"request_hash\":" MATCHING("[0-9a-f]{64}") ","
-	"\"amount\":{\"type\":\"number\"},\"event_id\":" UUID ",\"dry_run\":{\"type\":\"boolean\"},"
-	"\"kernel_id\":" TEXT(255) ",\"trace_id\":" TEXT(128) ","
-	"\"actor\":" OBJECT("\"type\"", "\"type\":" ONE_OF(ACTORS) ",\"id\":" TEXT(255) ",\"api_key_id\":" UUID));
-
-static const char heartbeat_schema[] =
-	"{\"type\":\"object\",\"required\":[\"kernel_id\"],\"maxProperties\":50,\"properties\":{"
-	"\"kernel_id\":" TEXT(255) ",\"version\":" TEXT(255) ",\"actions_count\":{\"type\":\"integer\","
-	"\"minimum\":0}}}";
-
-static const char proposal_schema[] = OBJECT("\"tenant_id\",\"policy\"",
-	"\"tenant_id\":" UUID ",\"policy\":{\"type\":\"object\"}");
-
-static const char revoke_schema[] = OBJECT("", "\"api_key_id\":" UUID ",\"tenant_id\":" UUID);
-
-static const char billing_schema[] =
-	OBJECT("", "\"period\":" MATCHING(MONTH) ",\"dry_run\":{\"type\":\"boolean\"}");
-
-static const char invoice_schema[] =
-	OBJECT("\"tenant_id\"", "\"tenant_id\":" UUID ",\"period\":" MATCHING(MONTH));
-/* clang-format on */
-
 static const struct row rows[] = {
-	{"tenants/create", "tenants_create", "hub.tenants.create", "Makes a free tenant without a key.", tenant_schema,
-	 NULL, check_tenant, 200, true, 0},
-	{"tenants/update", "tenants_update", "hub.tenants.update",
-	 "Changes tier, payment method, status or customer of a tenant.", update_schema, NULL, NULL, 200, true, 0},
-	{"usage", "usage", "hub.usage", "The usage of a tenant in a UTC month.", usage_schema,
-	 "tenant_id period period_start period_end", NULL, 200, false, 0},
-	{"usage/reserve", "usage_reserve", "hub.usage.reserve", "Holds a place of the free allowance for a call.",
-	 reserve_schema, NULL, check_moments, 200, false, 0},
-	{"usage/settle", "usage_settle", "hub.usage.settle",
-	 "Counts a call before it is committed, or gives its place back.", settle_schema, NULL, check_moments, 200,
-	 false, 0},
-	{"audit-ingest", "audit_ingest", "hub.audit-ingest",
-	 "Stores one audit event or an array of up to 1000, each once.", event_schema, NULL, check_events, 202, false,
-	 ACP_HUB_BODY_MAX},
-	{"audit-query", "audit_query", "hub.audit-query", "Reads audit events, newest first, page by page.",
-	 query_schema, "tenant_id action_prefix status from to limit cursor", check_moments, 200, false, 0},
-	{"authorize", "authorize", "hub.authorize", "Asks the policies about a call.", authorize_schema, NULL, NULL,
-	 200, false, 0},
-	{"heartbeat", "heartbeat", "hub.heartbeat", "Tells that a kernel is alive.", heartbeat_schema, NULL, NULL, 200,
-	 false, 16384},
-	{"policy-propose", "policy_propose", "hub.policy-propose", "Proposes a policy for a tenant.", proposal_schema,
-	 NULL, check_proposal, 200, true, 0},
-	{"revoke", "revoke", "hub.revoke", "Revokes a key, or all keys of a tenant.", revoke_schema, NULL,
-	 check_revocation, 200, true, 0},
-	{"billing/run", "billing_run", "hub.billing.run",
-	 "Bills a UTC month, each tenant once; needs a header Idempotency-Key.", billing_schema, NULL, check_billing,
+	{"tenants/create", ACP_HUB_TENANTS_CREATE, "hub.tenants.create", "Makes a free tenant without a key.",
+	 acp_schema_hub_tenants_create, NULL, check_tenant, 200, true, 0},
+	{"tenants/update", ACP_HUB_TENANTS_UPDATE, "hub.tenants.update",
+	 "Changes tier, payment method, status or customer of a tenant.", acp_schema_hub_tenants_update, NULL, NULL,
 	 200, true, 0},
-	{"billing/invoice", "billing_invoice", "hub.billing.invoice", "The invoice of a tenant and UTC month.",
-	 invoice_schema, "tenant_id period", NULL, 200, false, 0},
+	{"usage", ACP_HUB_USAGE, "hub.usage", "The usage of a tenant in a UTC month.", acp_schema_hub_usage,
+	 "tenant_id period period_start period_end", NULL, 200, false, 0},
+	{"usage/reserve", ACP_HUB_USAGE_RESERVE, "hub.usage.reserve", "Holds a place of the free allowance for a call.",
+	 acp_schema_hub_usage_reserve, NULL, check_moments, 200, false, 0},
+	{"usage/settle", ACP_HUB_USAGE_SETTLE, "hub.usage.settle",
+	 "Counts a call before it is committed, or gives its place back.", acp_schema_hub_usage_settle, NULL,
+	 check_moments, 200, false, 0},
+	{"audit-ingest", ACP_HUB_AUDIT_INGEST, "hub.audit-ingest",
+	 "Stores one audit event or an array of up to 1000, each once.", acp_schema_hub_audit_ingest, NULL,
+	 check_events, 202, false, ACP_HUB_BODY_MAX},
+	{"audit-query", ACP_HUB_AUDIT_QUERY, "hub.audit-query", "Reads audit events, newest first, page by page.",
+	 acp_schema_hub_audit_query, "tenant_id action_prefix status from to limit cursor", check_moments, 200, false,
+	 0},
+	{"authorize", ACP_HUB_AUTHORIZE, "hub.authorize", "Asks the policies about a call.", acp_schema_hub_authorize,
+	 NULL, NULL, 200, false, 0},
+	{"heartbeat", ACP_HUB_HEARTBEAT, "hub.heartbeat", "Tells that a kernel is alive.", acp_schema_hub_heartbeat,
+	 NULL, NULL, 200, false, 16384},
+	{"policy-propose", ACP_HUB_POLICY_PROPOSE, "hub.policy-propose", "Proposes a policy for a tenant.",
+	 acp_schema_hub_policy_propose, NULL, check_proposal, 200, true, 0},
+	{"revoke", ACP_HUB_REVOKE, "hub.revoke", "Revokes a key, or all keys of a tenant.", acp_schema_hub_revoke, NULL,
+	 check_revocation, 200, true, 0},
+	{"billing/run", ACP_HUB_BILLING_RUN, "hub.billing.run",
+	 "Bills a UTC month, each tenant once; needs a header Idempotency-Key.", acp_schema_hub_billing_run, NULL,
+	 check_billing, 200, true, 0},
+	{"billing/invoice", ACP_HUB_BILLING_INVOICE, "hub.billing.invoice", "The invoice of a tenant and UTC month.",
+	 acp_schema_hub_billing_invoice, "tenant_id period", NULL, 200, false, 0},
 };
 
 struct acp_hub {
@@ -372,15 +288,8 @@ void acp_hub_free(struct acp_hub *hub)
 bool acp_hub_key_ok(const struct acp_kernel *kernel, const char *bearer)
 {
 	const struct acp_config *config = kernel->config;
-	uint8_t shown[ACP_SHA256_LEN];
-	uint8_t right[ACP_SHA256_LEN];
-	if (!kernel->hub || !*config->kernel_key || !bearer)
-		return false;
-	/* Hashes are of one length, and say nothing of how much of a guess was right. */
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), bearer, strlen(bearer), shown);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), config->kernel_key, strlen(config->kernel_key),
-			right);
-	return acp_equal_const_time(shown, right, sizeof right);
+	return kernel->hub && *config->kernel_key && bearer &&
+	       acp_same_secret(config->key_pepper, bearer, config->kernel_key);
 }
 
 const struct acp_hub_endpoint *acp_hub_find(const struct acp_hub *hub, const char *name)
@@ -414,7 +323,7 @@ static enum acp_code read_body(struct hub_call *call)
 	return acp_body_parse_within(&limits, call->request, &call->body, call->error, call->field);
 }
 
-/* The parameters of a query are text; a number among them is read as one. */
+/* Query parameters are text; convert those that are numbers. */
 static enum acp_code read_query(struct hub_call *call, struct json_object *query)
 {
 	char *end = NULL;
@@ -432,7 +341,7 @@ static enum acp_code check_body(struct hub_call *call)
 {
 	struct acp_schema_error bad;
 	const struct row *row = call->endpoint->row;
-	if (row->check == check_events) /* its schema is that of one event */
+	if (row->check == check_events) /* its schema describes one event */
 		return check_events(call);
 	if (!acp_schema_check(call->endpoint->schema, call->body, &bad))
 		return bad.no_memory ? ACP_INTERNAL_ERROR
@@ -441,7 +350,7 @@ static enum acp_code check_body(struct hub_call *call)
 	return row->check ? row->check(call) : ACP_OK;
 }
 
-/* The row of a change that a kernel asked for; it belongs to no tenant. */
+/* The audit row of a change that a kernel requested; it belongs to no tenant. */
 static bool make_event(const struct hub_call *call, struct acp_event *event)
 {
 	const char *tenant = acp_json_string(call->body, "tenant_id");
@@ -489,25 +398,26 @@ static enum acp_code run(struct hub_call *call, struct json_object **data)
 	struct json_object *ctx = make_context(call);
 	if (!ctx)
 		return ACP_INTERNAL_ERROR;
-	enum acp_code code = plane->hub(plane->self, call->endpoint->row->function, call->body, ctx, data, &refusal);
+	enum acp_code code =
+		plane->hub.answer(plane->self, call->endpoint->row->request, call->body, ctx, data, &refusal);
 	const char *ts = acp_json_string(acp_json_member(ctx, "event"), "ts");
 	snprintf(call->ts, sizeof call->ts, "%s", ts ? ts : "");
 	json_object_put(ctx);
 	acp_policy_note(*data);
-	/* Functions that handlers use too speak of their params, which are the body here. */
+	/* Some of these functions also serve action handlers and name fields under /params; here that is the body. */
 	const char *field = strncmp(refusal.field, "/params/", 8) == 0 ? refusal.field + 7 : refusal.field;
 	if (code != ACP_OK)
 		refuse(call, code, field, "%s", refusal.message);
 	return code;
 }
 
-/* A change that was refused is on record, too; one that succeeded was recorded with its effect. */
+/* A refused change is audited too; a successful one was recorded together with its effect. */
 static void record_refusal(struct hub_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	struct acp_event event;
 	const struct acp_settlement end = {.event = &event};
-	if (!make_event(call, &event) || plane->record(plane->self, &end) != ACP_OK) {
+	if (!make_event(call, &event) || plane->call.record(plane->self, &end) != ACP_OK) {
 		acp_log(ACP_LOG_ERROR, "request %s: the audit row of a refused %s could not be written",
 			call->request->request_id, call->endpoint->row->action);
 		if (call->code != ACP_OUTCOME_UNKNOWN)

@@ -1,9 +1,9 @@
-/* hub.h - Repo B for other kernels: what is below /functions/v1/ (contract section 2.2), without HTTP.
+/* hub.h - Repo B for other kernels: the endpoints below /functions/v1/ (contract section 2.2), without HTTP.
  *
- * A kernel shows the setting kernel_key, which is no tenant's key and opens nothing else. Bodies are checked here, by
- * the schemas of the table in hub.c; the work is the control plane's. A call that changes something leaves one audit
- * row of the installation itself (nil tenant; whom it is about stands in result_meta): a tenant's own rows are the
- * calls it makes. */
+ * A kernel authenticates with the setting kernel_key, which is not a tenant's key and gives access to nothing else.
+ * Bodies are checked here, with the schemas of the table in hub.c; the control plane does the work. A call that changes
+ * something leaves one audit row of the installation itself (nil tenant; result_meta names the tenant concerned),
+ * because a tenant's own rows are the calls it makes. */
 #ifndef ACP_HUB_H
 #define ACP_HUB_H
 
@@ -14,22 +14,22 @@ enum { ACP_HUB_BODY_MAX = 4 << 20 }; /* of audit-ingest: 1000 events of 4 KiB */
 /* The endpoints with their schemas compiled. */
 struct acp_hub;
 
-/* NULL with a sentence in why. Release after use. */
+/* Returns NULL with a sentence in why. Release it with acp_hub_free. */
 struct acp_hub *acp_hub_new(char *why, size_t why_size) ACP_MUSTCHECK;
 void acp_hub_free(struct acp_hub *hub);
 
-/* Is the hub offered, and is this the kernel key? The time it takes tells nothing of the key. NULL: none was shown. */
+/* Is the hub enabled, and is this the kernel key? Takes constant time. NULL: the request has no key. */
 bool acp_hub_key_ok(const struct acp_kernel *kernel, const char *bearer);
 
 /* The endpoint of a name ("tenants/create"), or NULL. */
 struct acp_hub_endpoint;
 const struct acp_hub_endpoint *acp_hub_find(const struct acp_hub *hub, const char *name);
 
-/* The parameters that it takes from the query of a GET request, separated by spaces; NULL: it takes POST only. */
+/* The parameters it accepts in the query of a GET request, separated by spaces; NULL: it accepts only POST. */
 const char *acp_hub_query_names(const struct acp_hub_endpoint *endpoint);
 
-/* Runs one call whose kernel key was right. query: the parameters of a GET request as strings (taken over), or NULL for
- * a POST request with a body. Never fails: what goes wrong is in the reply. */
+/* Runs one call whose kernel key was verified. query: the parameters of a GET request as strings (taken over), or NULL
+ * for a POST request with a body. Never fails: errors are in the reply. */
 void acp_hub_call(const struct acp_kernel *kernel, const struct acp_hub_endpoint *endpoint,
 		  const struct acp_request *request, struct json_object *query, struct acp_reply *reply);
 

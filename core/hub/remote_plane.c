@@ -5,6 +5,7 @@
 #include "json.h"
 #include "log.h"
 #include "outbound.h"
+#include "subkey.h"
 #include "version.h"
 
 #include <errno.h>
@@ -14,8 +15,8 @@ enum {
 	DECISIONS = 4096,
 	BATCH = 100, /* events in one request */
 	REPLY_MAX = 1 << 20,
-	AWAY_US = 500 * 1000, /* a hub that did not answer is not asked again for so long */
-	POLL_MS = 1000,       /* looks for waiting events at least so often: other processes leave some, too */
+	AWAY_US = 500 * 1000, /* how long to leave a hub alone that did not answer */
+	POLL_MS = 1000,       /* the longest pause between looks at the outbox: other processes add events, too */
 	RETRY_MAX_MS = 5000,
 	HEARTBEAT_US = 30 * 1000000,
 };
@@ -26,19 +27,19 @@ struct acp_remote_plane {
 	struct acp_decisions *decisions;
 	uint64_t away_until; /* atomic */
 	pthread_t sender;
-	pthread_mutex_t lock; /* of the next two */
+	pthread_mutex_t lock; /* protects the next two */
 	pthread_cond_t changed;
 	bool stop, waiting;
 };
 
-/* Asking the hub ----------------------------------------------------------------------------------------------- */
+/* Requests to the hub ------------------------------------------------------------------------------------------ */
 
 struct question {
 	const char *name; /* "usage/reserve" */
 	struct json_object *body;
 	const char *idempotency_key; /* NULL: none */
 	int timeout_ms;
-	bool patient; /* asks although the hub did not answer a moment ago */
+	bool patient; /* send even when the hub did not answer a moment ago */
 };
 
 static bool hub_is_away(const struct acp_remote_plane *remote)
@@ -46,7 +47,7 @@ static bool hub_is_away(const struct acp_remote_plane *remote)
 	return acp_monotonic_us() < __atomic_load_n(&remote->away_until, __ATOMIC_RELAXED);
 }
 
-/* Says that the hub did not answer, once for each spell in which it is then left alone. */
+/* Logs that the hub did not answer, once for each period in which it is then left alone. */
 static void note_away(struct acp_remote_plane *remote, const struct question *q, const char *why)
 {
 	bool known = hub_is_away(remote);
@@ -55,8 +56,8 @@ static void note_away(struct acp_remote_plane *remote, const struct question *q,
 		acp_log(ACP_LOG_WARNING, "hub: %s: %s", q->name, why);
 }
 
-/* Every question may be asked twice without harm. So one that a dying kept connection swallowed is repeated; what
- * became of the first is not known then. */
+/* Every request to the hub is safe to repeat. So one that was lost on a dying kept connection is sent again; the
+ * outcome of the first is then unknown. */
 static enum acp_outbound_result send_question(const struct acp_remote_plane *remote, const struct question *q,
 					      struct acp_outbound_reply *reply, bool *repeated)
 {
@@ -100,13 +101,13 @@ static enum acp_outbound_result send_question(const struct acp_remote_plane *rem
 	return result;
 }
 
-/* The hub is there, and could not evaluate its policies. Reads go on without a hub that is away, not without this. */
+/* The hub is up but could not evaluate its policies. Reads proceed when the hub is down, but not in this case. */
 static bool cannot_decide(const struct question *q, const char *code)
 {
 	return strcmp(q->name, "authorize") == 0 && code && strcmp(code, acp_code_name(ACP_INTERNAL_ERROR)) == 0;
 }
 
-/* What the hub answered: ACP_OK with its members, or the code of its refusal with its sentence in refused. */
+/* Reads the hub's answer: ACP_OK with its members, or the code of its refusal with the error text in refused. */
 static enum acp_code read_answer(struct acp_remote_plane *remote, const struct question *q,
 				 const struct acp_outbound_reply *reply, struct json_object **answer, char refused[256])
 {
@@ -128,7 +129,7 @@ static enum acp_code read_answer(struct acp_remote_plane *remote, const struct q
 	    (reply->status < 400 || reply->status >= 500 || reply->status == 401 || !readable || !code)) {
 		snprintf(why, sizeof why, "answered %d%s", reply->status,
 			 reply->status == 401 ? ": hub_key is not its kernel key" : "");
-		/* Without a code it is the word of a server between the two, which cannot know. */
+		/* Without a code, the answer comes from a server in between, which cannot know. */
 		bool unknown = reply->status != 401 && (!code || acp_code_of(code) == ACP_OUTCOME_UNKNOWN);
 		json_object_put(tree);
 		note_away(remote, q, why);
@@ -141,8 +142,8 @@ static enum acp_code read_answer(struct acp_remote_plane *remote, const struct q
 	return refusal;
 }
 
-/* Asks and waits. *answer is owned by the caller. ACP_UNAVAILABLE: the hub is away. ACP_OUTCOME_UNKNOWN: it may have
- * done what it was asked for. Else as the hub says; what it may say is up to the endpoint. */
+/* Sends a request and waits. The caller owns *answer. ACP_UNAVAILABLE: the hub is unreachable. ACP_OUTCOME_UNKNOWN: the
+ * hub may have done it. Any other code is the hub's answer; the endpoint determines which ones are possible. */
 static enum acp_code ask(struct acp_remote_plane *remote, const struct question *q, struct json_object **answer,
 			 char refused[256])
 {
@@ -166,7 +167,7 @@ static enum acp_code ask(struct acp_remote_plane *remote, const struct question 
 	return code;
 }
 
-/* The same for questions whose body is made for them: releases it. */
+/* The same for a body made only for this request: releases it. */
 static enum acp_code ask_once(struct acp_remote_plane *remote, const char *name, struct json_object *body,
 			      struct json_object **answer)
 {
@@ -179,18 +180,18 @@ static enum acp_code ask_once(struct acp_remote_plane *remote, const char *name,
 	return code;
 }
 
-/* Who calls, usage --------------------------------------------------------------------------------------------- */
+/* Callers and usage -------------------------------------------------------------------------------------------- */
 
 /* The hub decides whether a policy applies. */
 static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out)
 {
 	struct acp_remote_plane *remote = self;
-	enum acp_code code = remote->local.authenticate(remote->local.self, key_hash, out);
+	enum acp_code code = remote->local.call.authenticate(remote->local.self, key_hash, out);
 	out->policed = true;
 	return code;
 }
 
-/* What the hub knows of a tenant's month. */
+/* The hub's data about a tenant's month. */
 static enum acp_code get_month(void *self, const char *what, const char *tenant_id, const char *period,
 			       struct json_object **out)
 {
@@ -219,7 +220,8 @@ static enum acp_code get_invoice(void *self, const char *tenant_id, const char *
 	return get_month(self, "billing/invoice", tenant_id, period, invoice);
 }
 
-/* A call as the hub's usage/… name it. ts: as the database writes it, "2026-11-22 10:00:00.123456+00". */
+/* Identifies a call as the hub's usage/… endpoints do. ts: as the database writes it, "2026-11-22
+ * 10:00:00.123456+00". */
 static struct json_object *name_call(const char *tenant_id, const char *event_id, const char *ts)
 {
 	char time[ACP_TS_LEN + 8];
@@ -279,7 +281,7 @@ static void wake_sender(struct acp_remote_plane *remote)
 	pthread_mutex_unlock(&remote->lock);
 }
 
-/* The settlement for the kernel's own database: the allowance is not kept there, and the row goes on to the hub. */
+/* The settlement for the kernel's own database: without the allowance, and with the row queued for the hub. */
 static void make_local(const struct acp_settlement *end, struct acp_settlement *local)
 {
 	*local = *end;
@@ -288,7 +290,7 @@ static void make_local(const struct acp_settlement *end, struct acp_settlement *
 	end->event->forward = true;
 }
 
-/* Asks the hub before anything is committed. ACP_OK: go on. An approval can be used up by the hub only. */
+/* Asks the hub before anything is committed. ACP_OK: go on. Only the hub can use up an approval. */
 static enum acp_code settle_before(struct acp_remote_plane *remote, const struct acp_settlement *end, int64_t *used)
 {
 	if (!end->reserved && !end->approval)
@@ -311,27 +313,27 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 	enum acp_code code = settle_before(remote, end, used);
 	if (code != ACP_OK) {
 		if (tx)
-			remote->local.rollback(tx);
+			remote->local.call.rollback(tx);
 		return code;
 	}
-	code = remote->local.settle(remote->local.self, tx, &local, &counted_here);
+	code = remote->local.call.settle(remote->local.self, tx, &local, &counted_here);
 	if (code == ACP_OK) {
 		wake_sender(remote);
 		return ACP_OK;
 	}
-	/* The hub counts what has an audit row: this call has none, or resolve finds out. */
+	/* The hub counts calls that have an audit row. This call has none, or resolve will find out. */
 	if (code != ACP_OUTCOME_UNKNOWN && end->reserved && settle_there(remote, end, "failure", used) != ACP_OK)
 		acp_log(ACP_LOG_WARNING, "hub: a call that failed stays counted: event %s", end->event->event_id);
 	return code;
 }
 
-/* If the hub is away now, the arrival of the row gives the place back, or its expiry. */
-static void give_back(struct acp_remote_plane *remote, const struct acp_settlement *end)
+/* If the hub is unreachable now, the reservation is released when the row arrives, or when it expires. */
+static void release_place(struct acp_remote_plane *remote, const struct acp_settlement *end)
 {
 	int64_t ignored;
 	const struct acp_settlement place = {.event = end->event, .reserved = end->reserved};
 	if (end->reserved && settle_there(remote, &place, "failure", &ignored) != ACP_OK)
-		acp_log(ACP_LOG_INFO, "hub: a place is given back later");
+		acp_log(ACP_LOG_INFO, "hub: a place is released later");
 }
 
 static enum acp_code record(void *self, const struct acp_settlement *end)
@@ -339,8 +341,8 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 	struct acp_remote_plane *remote = self;
 	struct acp_settlement local;
 	make_local(end, &local);
-	enum acp_code code = remote->local.record(remote->local.self, &local);
-	give_back(remote, end);
+	enum acp_code code = remote->local.call.record(remote->local.self, &local);
+	release_place(remote, end);
 	wake_sender(remote);
 	return code;
 }
@@ -350,9 +352,9 @@ static enum acp_code resolve(void *self, const struct acp_settlement *end)
 	struct acp_remote_plane *remote = self;
 	struct acp_settlement local;
 	make_local(end, &local);
-	enum acp_code code = remote->local.resolve(remote->local.self, &local);
+	enum acp_code code = remote->local.call.resolve(remote->local.self, &local);
 	if (code == ACP_UNAVAILABLE)
-		give_back(remote, end);
+		release_place(remote, end);
 	wake_sender(remote);
 	return code;
 }
@@ -410,22 +412,18 @@ static struct json_object *make_tenant_body(const struct acp_onboarding *in)
 	return NULL;
 }
 
-/* The idempotency key follows from what is asked: an onboarding that broke off between hub and kernel is finished when
- * the agent tries again. The pepper is in it, so that no other kernel is given this one's tenants. */
+/* Derives the idempotency key from the request, so that an onboarding interrupted between hub and kernel is completed
+ * when the agent retries. The pepper is included, so that no other kernel can get this one's tenants. */
 static bool make_idempotency_key(const struct acp_config *config, struct json_object *body, char hex[ACP_SHA256_HEX])
 {
-	static const char purpose[] = "acp-fcgi tenant at the hub v1|";
-	uint8_t mac[ACP_SHA256_LEN];
-	char text[sizeof purpose + ACP_SHA256_HEX];
-	if (!acp_json_hash(body, hex))
+	char request[ACP_SHA256_HEX];
+	if (!acp_json_hash(body, request))
 		return false;
-	snprintf(text, sizeof text, "%s%s", purpose, hex);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), text, strlen(text), mac);
-	acp_hex(mac, sizeof mac, hex);
+	acp_subkey_hex(config->key_pepper, ACP_FOR_TENANT_AT_HUB, request, strlen(request), hex);
 	return true;
 }
 
-/* The tenant at the hub. */
+/* Creates the tenant at the hub. */
 static enum acp_code make_tenant(struct acp_remote_plane *remote, const struct acp_onboarding *in,
 				 char tenant_id[ACP_UUID_LEN])
 {
@@ -466,76 +464,76 @@ static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct
 	local.tenant_id = tenant_id;
 	if (!acp_json_add(in->event, "forward", json_object_new_boolean(true)))
 		return ACP_INTERNAL_ERROR;
-	code = remote->local.onboard(remote->local.self, &local, out);
+	code = remote->local.call.onboard(remote->local.self, &local, out);
 	if (code == ACP_OK)
 		wake_sender(remote);
 	return code;
 }
 
-/* What stays with the kernel's own database -------------------------------------------------------------------- */
+/* Calls for the kernel's own database --------------------------------------------------------------------------- */
 
 static enum acp_code get_price(void *self, const char *unit, const char *action, int64_t quantity,
 			       struct json_object **price)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.get_price(remote->local.self, unit, action, quantity, price);
+	return remote->local.usage.get_price(remote->local.self, unit, action, quantity, price);
 }
 
 static enum acp_code live_count(void *self, const char *tenant_id, const char *resource, int64_t *count)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.live_count(remote->local.self, tenant_id, resource, count);
+	return remote->local.usage.live_count(remote->local.self, tenant_id, resource, count);
 }
 
 static enum acp_code begin(void *self, bool read_only, struct acp_tx **tx)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.begin(remote->local.self, read_only, tx);
+	return remote->local.call.begin(remote->local.self, read_only, tx);
 }
 
 static enum acp_code read(void *self, const char *function, const char *tenant_id, struct json_object *params,
 			  struct json_object *ctx, struct acp_result *result, struct acp_refusal *refusal)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.read(remote->local.self, function, tenant_id, params, ctx, result, refusal);
+	return remote->local.call.read(remote->local.self, function, tenant_id, params, ctx, result, refusal);
 }
 
 static enum acp_code claim(void *self, const char *tenant_id, const char *action, const char *key,
 			   const char *fingerprint, const char *event_id, struct acp_claim *out)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.claim(remote->local.self, tenant_id, action, key, fingerprint, event_id, out);
+	return remote->local.call.claim(remote->local.self, tenant_id, action, key, fingerprint, event_id, out);
 }
 
-static enum acp_code deliveries_take(void *self, int max, int lease, struct json_object **list)
+static enum acp_code claim_deliveries(void *self, int max, int lease, struct json_object **list)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.deliveries_take(remote->local.self, max, lease, list);
+	return remote->local.webhooks.claim(remote->local.self, max, lease, list);
 }
 
-static enum acp_code delivery_done(void *self, struct json_object *outcome)
+static enum acp_code report_delivery(void *self, struct json_object *outcome)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.delivery_done(remote->local.self, outcome);
+	return remote->local.webhooks.report(remote->local.self, outcome);
 }
 
 static void maintain(void *self)
 {
 	struct acp_remote_plane *remote = self;
-	remote->local.maintain(remote->local.self);
+	remote->local.upkeep.maintain(remote->local.self);
 }
 
 static void catch_up(void *self)
 {
 	struct acp_remote_plane *remote = self;
-	if (remote->local.catch_up)
-		remote->local.catch_up(remote->local.self);
+	if (remote->local.upkeep.catch_up)
+		remote->local.upkeep.catch_up(remote->local.self);
 }
 
 static enum acp_code ready(void *self, char *why, size_t why_size)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.ready(remote->local.self, why, why_size);
+	return remote->local.upkeep.ready(remote->local.self, why, why_size);
 }
 
 /* Sending ------------------------------------------------------------------------------------------------------ */
@@ -548,7 +546,7 @@ static bool stopping(struct acp_remote_plane *remote)
 	return stop;
 }
 
-/* What became of a batch: the hub has it, or will never have it, or did not say. */
+/* Sends a batch. The hub accepted it, refused it for good, or did not answer. */
 static enum acp_delivery deliver(struct acp_remote_plane *remote, struct json_object *events, char refused[256])
 {
 	struct json_object *answer = NULL;
@@ -563,8 +561,9 @@ static enum acp_delivery deliver(struct acp_remote_plane *remote, struct json_ob
 	return code == ACP_VALIDATION_ERROR || code == ACP_PAYLOAD_TOO_LARGE ? ACP_DELIVERY_REFUSED : ACP_NOT_DELIVERED;
 }
 
-/* Sends at most so many events. *sent: how many were taken from the outbox. A batch with an event that the hub refuses
- * is refused whole: then *one_by_one finds that event, which is put aside. False: try again later. */
+/* Sends at most so many events. *sent: how many were taken from the outbox. The hub refuses a whole batch for one bad
+ * event. *one_by_one then makes the next batches single events, to find that event and put it aside. False: try again
+ * later. */
 static bool send_batch(struct acp_remote_plane *remote, size_t *one_by_one, size_t *sent)
 {
 	char refused[256] = "";
@@ -572,7 +571,7 @@ static bool send_batch(struct acp_remote_plane *remote, size_t *one_by_one, size
 	struct json_object *events = NULL;
 	const struct acp_control_plane *local = &remote->local;
 	*sent = 0;
-	if (local->outbox_take(local->self, *one_by_one ? 1 : BATCH, &tx, &events) != ACP_OK)
+	if (local->hub.forward_take(local->self, *one_by_one ? 1 : BATCH, &tx, &events) != ACP_OK)
 		return false;
 	size_t count = json_object_array_length(events);
 	if (count == 0) {
@@ -588,13 +587,13 @@ static bool send_batch(struct acp_remote_plane *remote, size_t *one_by_one, size
 	}
 	if (delivery == ACP_DELIVERY_REFUSED)
 		acp_log(ACP_LOG_ERROR, "hub: refuses an audit event, which stays in acp.audit_outbox: %s", refused);
-	bool ended = local->outbox_done(tx, delivery, events, refused) == ACP_OK;
+	bool ended = local->hub.forward_done(tx, delivery, events, refused) == ACP_OK;
 	json_object_put(events);
 	*sent = count;
 	return ended && (delivery != ACP_NOT_DELIVERED || *one_by_one);
 }
 
-/* Sends what waits. False: the hub or the database is away. */
+/* Sends everything in the outbox. False: the hub or the database is unreachable. */
 static bool send_all(struct acp_remote_plane *remote)
 {
 	size_t one_by_one = 0;
@@ -615,12 +614,12 @@ static void send_heartbeat(struct acp_remote_plane *remote)
 	if (acp_json_add_string(body, "kernel_id", remote->config->kernel_id) &&
 	    acp_json_add_string(body, "version", "acp-fcgi " ACP_VERSION) &&
 	    acp_json_add_string(body, "api_version", ACP_API_VERSION))
-		(void)!ask(remote, &q, &answer, refused); /* that it failed was logged; the next one comes */
+		(void)!ask(remote, &q, &answer, refused); /* the failure was logged; the next heartbeat follows */
 	json_object_put(answer);
 	json_object_put(body);
 }
 
-/* Waits until there is something to do, so many milliseconds at most. False: to stop. */
+/* Waits until there is work, for at most so many milliseconds. False: stop. */
 static bool wait_for_events(struct acp_remote_plane *remote, int ms, bool until_woken)
 {
 	struct timespec at = acp_monotonic_after((uint64_t)ms * 1000);
@@ -668,30 +667,30 @@ struct acp_remote_plane *acp_remote_plane_new(const struct acp_config *config, c
 	remote->config = config;
 	remote->local = *local;
 	remote->decisions = acp_decisions_new(DECISIONS);
-	/* Every member is named: one that plane.h gets later is off here until somebody thought about it. */
+	/* Every member is listed, so that a new one in plane.h stays NULL until it is considered here. */
 	*plane = (struct acp_control_plane){
 		.self = remote,
-		.authenticate = authenticate,
-		.get_usage = get_usage,
-		.get_invoice = get_invoice,
-		.reserve = reserve,
-		.get_price = get_price,
-		.live_count = live_count,
-		.begin = begin,
-		.read = local->read ? read : NULL,
-		.run = local->run,
-		.rollback = local->rollback,
-		.authorize = authorize,
-		.claim = claim,
-		.settle = settle,
-		.record = record,
-		.resolve = resolve,
-		.onboard = onboard,
-		.deliveries_take = deliveries_take,
-		.delivery_done = delivery_done,
-		.catch_up = catch_up,
-		.maintain = maintain,
-		.ready = ready,
+		.call.authenticate = authenticate,
+		.usage.get = get_usage,
+		.payments.get_invoice = get_invoice,
+		.usage.reserve = reserve,
+		.usage.get_price = get_price,
+		.usage.live_count = live_count,
+		.call.begin = begin,
+		.call.read = local->call.read ? read : NULL,
+		.call.run = local->call.run,
+		.call.rollback = local->call.rollback,
+		.call.authorize = authorize,
+		.call.claim = claim,
+		.call.settle = settle,
+		.call.record = record,
+		.call.resolve = resolve,
+		.call.onboard = onboard,
+		.webhooks.claim = claim_deliveries,
+		.webhooks.report = report_delivery,
+		.upkeep.catch_up = catch_up,
+		.upkeep.maintain = maintain,
+		.upkeep.ready = ready,
 	};
 	if (remote->decisions && start_sender(remote))
 		return remote;

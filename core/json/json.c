@@ -118,14 +118,14 @@ static void write_object(struct json_object *object, struct acp_buf *out)
 static void write_integer(struct json_object *value, struct acp_buf *out)
 {
 	int64_t number = json_object_get_int64(value);
-	/* json-c keeps what is beyond int64 unsigned, and clamps it for whoever asks for int64. */
+	/* json-c stores values beyond int64 as unsigned and clamps them when read as int64. */
 	if (number == INT64_MAX)
 		acp_buf_printf(out, "%" PRIu64, json_object_get_uint64(value));
 	else
 		acp_buf_put_int(out, number);
 }
 
-/* A double that was read, or made by acp_json_double, has its digits with it. json-c's own text would need memory. */
+/* A double that was read, or made by acp_json_double, carries its digits. json-c's own formatting would need memory. */
 static void write_double(struct json_object *value, struct acp_buf *out)
 {
 	char shortest[32];

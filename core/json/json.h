@@ -1,9 +1,9 @@
-/* json.h - JSON at the edge: a strict reader, canonical form and its hash, numbers written shortly.
+/* json.h - JSON at the edge: a strict reader, canonical form and its hash, shortest number text.
  *
- * json-c alone accepts documents that RFC 8259 forbids, saturates large integers, keeps the last of two equal names
- * and lets broken UTF-8 through; its tokener also loses data without a word when memory is lacking. So our own scanner
- * reads the bytes, and json-c only holds the tree. Everything here is thread-safe as long as one tree is used by one
- * thread at a time. */
+ * json-c alone accepts documents that RFC 8259 forbids, saturates large integers, keeps the last of two equal names and
+ * lets broken UTF-8 through. Its tokener also silently loses data when memory runs out. So our own scanner reads the
+ * bytes, and json-c only holds the tree. Everything here is thread-safe as long as each tree is used by one thread at a
+ * time. */
 #ifndef ACP_JSON_H
 #define ACP_JSON_H
 
@@ -12,7 +12,7 @@
 
 #include <json-c/json.h>
 
-/* What a document may be at most (contract section 2: 256 KiB, depth 32, 20,000 tokens).
+/* The limits of a document (contract section 2: 256 KiB, depth 32, 20,000 tokens).
  * A token is a value or a member name; depth counts open arrays and objects. */
 struct acp_json_limits {
 	size_t max_bytes;
@@ -28,61 +28,61 @@ enum acp_json_verdict {
 };
 
 struct acp_json_error {
-	size_t offset;     /* of the first byte that could not stay */
-	char message[160]; /* what is wrong there, for people; never a part of the document's strings */
+	size_t offset;     /* of the first byte that is not acceptable */
+	char message[160]; /* for people: the problem at that byte; quotes no string of the document */
 	char pointer[256]; /* RFC 6901 pointer to the value; "" is the document itself; ends with "..." if cut */
 };
 
 /* Reads one document. On ACP_JSON_OK *out is the tree (NULL for the document `null`), owned by the caller
- * (json_object_put); else *out is NULL and *error says why.
+ * (json_object_put); otherwise *out is NULL and *error says why.
  * Numbers: an integer is refused when it does not fit int64 or when a double would round it (|n| > 2^53 and not
  * representable); a fraction or exponent is refused when its value overflows a double. */
 enum acp_json_verdict acp_json_parse(const char *text, size_t len, const struct acp_json_limits *limits,
 				     struct json_object **out, struct acp_json_error *error) ACP_MUSTCHECK;
 
-/* The same for a document of ours or the hub's: of any size, and an integer that no type of ours holds keeps its
- * digits. */
+/* The same for a document made by this program or the hub. It may have any size, and an integer that fits none of our
+ * types keeps its digits. */
 enum acp_json_verdict acp_json_parse_own(const char *text, size_t len, struct json_object **out,
 					 struct acp_json_error *error) ACP_MUSTCHECK;
 
-/* The same for a text that is good. NULL: memory is lacking. */
+/* The same for a text known to be valid. NULL: out of memory. */
 struct json_object *acp_json_own(const char *text) ACP_NONNULL;
 
-/* The text that json-c makes of value, which owns it; flags are json-c's. NULL: memory is lacking (json-c itself would
- * give what it has of the text). */
+/* The text that json-c makes of value; value owns it, and flags are json-c's. NULL: out of memory (json-c itself would
+ * return a truncated text). */
 const char *acp_json_text(struct json_object *value, int flags, size_t *len);
 
 /* A JSON number that prints with the fewest digits that read back as the same double (ECMAScript's rule).
- * value must be finite. NULL when memory is lacking. */
+ * value must be finite. NULL: out of memory. */
 struct json_object *acp_json_double(double value);
 
 /* Appends the RFC 8785 canonical form: names sorted by UTF-16 code units, ECMAScript numbers, minimal escapes.
- * value may be NULL (null). A failure to append shows in acp_buf_ok(out). */
+ * value may be NULL (null). Check acp_buf_ok(out) for failure. */
 void acp_json_canonical(struct json_object *value, struct acp_buf *out);
 
-/* Appends value as json-c writes it without spaces and without escaped slashes: names in the order in which they were
- * added, doubles with the digits they were read with. value may be NULL. A failure shows in acp_buf_ok(out). */
+/* Appends value as json-c writes it without spaces and without escaped slashes: members in the order they were added,
+ * doubles with the digits they were read with. value may be NULL. Check acp_buf_ok(out) for failure. */
 void acp_json_write(struct json_object *value, struct acp_buf *out);
 
-/* hex SHA-256 of the canonical form, with a closing NUL. False when memory is lacking. */
+/* Hex SHA-256 of the canonical form, with a closing NUL. False: out of memory. */
 bool acp_json_hash(struct json_object *value, char hex[65]) ACP_MUSTCHECK;
 
 /* Writes value as ECMAScript's Number::toString does; out has room for 32 bytes. value must be finite. */
 void acp_json_number(double value, char out[32]);
 
-/* The string, boolean or object member of an object, or NULL / false where it is missing or of another type. */
+/* The string, boolean or object member of an object; NULL or false when it is missing or of another type. */
 const char *acp_json_string(struct json_object *object, const char *name);
 bool acp_json_bool(struct json_object *object, const char *name);
 struct json_object *acp_json_member(struct json_object *object, const char *name);
 
-/* Adds a member and takes the value over, also when it fails (then the value is freed). False: memory is lacking,
- * or value is NULL although a non-null was meant (a constructor failed); pass json null with acp_json_add_null. */
+/* Adds a member and takes ownership of value; on failure value is freed. Returns false when memory runs out, or when
+ * value is NULL because a constructor failed. To add a JSON null, use acp_json_add_null. */
 bool acp_json_add(struct json_object *object, const char *name, struct json_object *value);
 bool acp_json_add_string(struct json_object *object, const char *name, const char *value);
 
-/* The same for a credential: its text is overwritten when the value is freed. Such a value cannot be copied deeply. */
+/* The same for a credential: its text is overwritten when the value is freed. Such a value cannot be deep-copied. */
 bool acp_json_add_secret(struct json_object *object, const char *name, const char *value);
-/* The same for a name that is a literal and that object does not have yet: neither looked up nor copied. */
+/* The same for a literal name that the object does not have yet: the name is neither looked up nor copied. */
 #define acp_json_put(object, name, value) acp_json_put_literal(object, "" name, value)
 bool acp_json_put_literal(struct json_object *object, const char *name, struct json_object *value);
 

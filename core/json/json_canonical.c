@@ -3,17 +3,17 @@
 
 #include <float.h>
 
-/* Integers up to here are doubles, each of them, so that their decimal digits are also the shortest ones. */
+/* Every integer up to this is exactly a double, so its decimal digits are also the shortest ones. */
 #define EXACT_MAX 9007199254740992.0
 
-/* Sorted where they stand; objects with more members get memory of their own. */
+/* Up to this many members are sorted on the stack; larger objects allocate memory. */
 enum { FEW_MEMBERS = 16 };
 
-/* More than any tree that passed the limits of acp_json_parse can need. */
+/* No tree that passed the limits of acp_json_parse needs more. */
 #define CANONICAL_MAX ((size_t)64 * 1024 * 1024)
 
-/* Tries count significant digits for value (positive). On success digits holds them, without zeros at the end, and
- * *point is where the decimal point stands: value = 0.DIGITS * 10^*point. */
+/* Tries count significant digits for value, which is positive. On success, digits holds them without trailing zeros,
+ * and *point is the position of the decimal point: value = 0.DIGITS * 10^*point. */
 static bool try_digits(double value, int count, char digits[20], int *point)
 {
 	char text[32];
@@ -21,8 +21,9 @@ static bool try_digits(double value, int count, char digits[20], int *point)
 	char *exponent = strchr(text, 'e');
 	char *last = exponent - 1;
 	if (strtod(text, NULL) != value) {
-		/* At a power of two the neighbour above is twice as far as the one below: the next decimal up may
-		 * read back although the nearest one does not. A 9 would carry into fewer digits, tried before. */
+		/* At a power of two the neighbour above is twice as far away as the one below: the next decimal up may
+		 * read back although the nearest one does not. A 9 would carry and give fewer digits, which were
+		 * already tried. */
 		if (*last == '9')
 			return false;
 		++*last;
@@ -41,8 +42,8 @@ static bool try_digits(double value, int count, char digits[20], int *point)
 	return true;
 }
 
-/* The fewest digits that read back as value. Any decimal of up to DBL_DIG digits survives the way through a normal
- * double, so fewer need not be tried: the zeros at the end show them. Subnormal numbers have less precision. */
+/* The fewest digits that read back as value. Any decimal of up to DBL_DIG digits survives conversion to a normal double
+ * and back, so fewer need not be tried: they show as trailing zeros. Subnormal numbers are less precise. */
 static void shortest_digits(double value, char digits[20], int *point)
 {
 	int count = value < DBL_MIN ? 1 : DBL_DIG;
@@ -56,7 +57,7 @@ static char *put(char *out, const char *text, int len)
 	return out + len;
 }
 
-/* value = 0.DIGITS * 10^point, laid out as ECMAScript does. */
+/* Formats value = 0.DIGITS * 10^point as ECMAScript does. */
 static void put_layout(char *out, const char *digits, int point)
 {
 	static const char zeros[] = "00000000000000000000";
@@ -83,7 +84,7 @@ static void put_layout(char *out, const char *digits, int point)
 	*out = '\0';
 }
 
-/* 12345 with 2 digits behind the point: 123.45. */
+/* Writes 12345 with 2 digits after the point as 123.45. */
 static void put_fixed(char *out, uint64_t digits, int behind)
 {
 	char text[32];
@@ -100,9 +101,10 @@ static void put_fixed(char *out, uint64_t digits, int behind)
 	*out = '\0';
 }
 
-/* Numbers as people write them: up to 15 digits, not below a millionth. Whole numbers and powers of ten of that size
- * are exact doubles and their quotient is rounded once, so that it is what the decimal reads as; and no two decimals of
- * up to 15 digits read as the same double, so that the first one found is the shortest. False: it is none of these. */
+/* Handles everyday numbers: up to 15 digits, not below a millionth. Whole numbers and powers of ten of that size are
+ * exact doubles, and their quotient is rounded only once, so the decimal reads as exactly that quotient. No two
+ * decimals of up to 15 digits read as the same double, so the first match is the shortest. Returns false for all other
+ * numbers. */
 static bool put_short(char *out, double value)
 {
 	static const double powers[] = {1e0, 1e1, 1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
@@ -147,7 +149,7 @@ struct json_object *acp_json_double(double value)
 	return json_object_new_double_s(value, text);
 }
 
-/* UTF-16 order differs from the order of UTF-8 bytes in one way: characters beyond U+FFFF, written with surrogates
+/* UTF-16 order differs from UTF-8 byte order in one way: characters beyond U+FFFF, which UTF-16 writes with surrogates
  * (D800..DFFF), come before U+E000..U+FFFF, whose first byte is EE or EF. */
 static unsigned utf16_rank(char c)
 {
@@ -173,7 +175,7 @@ static int compare_names(const void *left, const void *right)
 	return (ra > rb) - (ra < rb);
 }
 
-/* Most objects have a handful of members, for which qsort is a long way round. */
+/* Most objects have only a few members, for which qsort is slow. */
 static void sort_entries(struct entry *entries, size_t count)
 {
 	if (count > FEW_MEMBERS) {

@@ -13,7 +13,7 @@ static const char *skip_space(const char *at)
 	return at + strspn(at, " \t\r\n");
 }
 
-/* Past the string that begins at a quote. */
+/* Skips the string that begins at a quote. */
 static const char *skip_string(const char *at)
 {
 	for (at++; *at && *at != '"'; at++)
@@ -37,7 +37,8 @@ static const char *skip_value(const char *at)
 	return at;
 }
 
-/* Is this token of a pointer the name that stands here without its quotes? A name written with escapes never is. */
+/* Does this token of a pointer equal the raw name, given without its quotes? A name written with escapes never
+ * matches. */
 static bool is_name(const char *token, size_t len, const char *name, size_t name_len)
 {
 	size_t used = 0;
@@ -51,7 +52,7 @@ static bool is_name(const char *token, size_t len, const char *name, size_t name
 	return used == name_len;
 }
 
-/* Goes from a container (*value) to one member or element: *at is where it begins, its name included. */
+/* Steps from a container (*value) to one member or element. *at becomes its start, including a member's name. */
 static bool enter(const char **at, const char **value, const char *token, size_t len)
 {
 	const char *here = *value;

@@ -3,24 +3,24 @@
 
 #include <errno.h>
 
-/* json_object_new_string_len takes an int, and a document may be one string. */
+/* json_object_new_string_len takes an int length, and a whole document may be one string. */
 #define SCAN_MAX_BYTES ((size_t)INT32_MAX - 1)
 
 /* An open object or array. */
 struct frame {
 	struct json_object *container; /* in the tree already */
 	bool object;
-	bool inside;     /* a member or element is being read: it belongs to the pointer of an error */
-	bool reserved;   /* objects: a stand-in holds the place of the current member */
-	size_t position; /* arrays: of the current element */
-	char *name;      /* where this frame's part of the scratch begins; objects: the current name, with a NUL */
+	bool inside;     /* a member or element is being read; the pointer of an error includes it */
+	bool reserved;   /* objects: a placeholder reserves the current member */
+	size_t position; /* arrays: index of the current element */
+	char *name;      /* start of this frame's part of the scratch; objects: the current name, with a NUL */
 	size_t name_len;
 };
 
-/* The tree is built while the text is read. Each value is put into its container at once, containers when they open,
- * so that root owns all there is. */
+/* The tree is built while the text is read. Each value goes into its container at once (containers when they open), so
+ * that root owns everything. */
 struct scan {
-	bool own; /* the document is ours or the hub's */
+	bool own; /* the document was made by this program or the hub */
 	const char *text;
 	size_t len;
 	size_t pos;
@@ -32,8 +32,9 @@ struct scan {
 	size_t depth;
 	size_t frames_cap;
 	unsigned tokens;
-	/* The names of the open frames, one behind the other, then the value that is being made. One byte more than the
-	 * document is enough, because a name is shorter there than with its quotes, so it never moves. */
+	/* The names of the open frames, one after the other, then the value being built. One byte more than the
+	 * document is always enough: a name is shorter here than in the document with its quotes. So the scratch never
+	 * moves. */
 	char *scratch;
 };
 
@@ -74,7 +75,7 @@ bool acp_json_pointer_add_index(char *pointer, size_t size, size_t position)
 	return acp_json_pointer_add(pointer, size, digits, (size_t)len);
 }
 
-/* Tells where the document stopped being acceptable, and why. Always false, for `return fail(...)`. */
+/* Records where and why the document is not acceptable. Always false, for `return fail(...)`. */
 static bool fail_at(struct scan *s, size_t offset, enum acp_json_verdict verdict, const char *message)
 {
 	struct acp_json_error *error = s->error;
@@ -100,7 +101,7 @@ static bool fail(struct scan *s, const char *message)
 
 static bool no_memory(struct scan *s)
 {
-	return fail_at(s, s->pos, ACP_JSON_NO_MEMORY, "memory is lacking");
+	return fail_at(s, s->pos, ACP_JSON_NO_MEMORY, "out of memory");
 }
 
 static bool count_token(struct scan *s)
@@ -111,7 +112,7 @@ static bool count_token(struct scan *s)
 	return true;
 }
 
-/* Puts a value where it belongs; it is freed when it cannot stay. value is NULL for null. */
+/* Puts a value into its container, or frees it on failure. value is NULL for null. */
 static bool attach(struct scan *s, struct json_object *value)
 {
 	int failed = 0;
@@ -133,7 +134,7 @@ static bool attach(struct scan *s, struct json_object *value)
 	return no_memory(s);
 }
 
-/* The same for what a constructor has returned: then NULL means that memory was lacking. */
+/* The same for the result of a constructor, where NULL means out of memory. */
 static bool attach_new(struct scan *s, struct json_object *value)
 {
 	return value ? attach(s, value) : no_memory(s);
@@ -180,7 +181,7 @@ static int hex_value(int c)
 	return -1;
 }
 
-/* The number written by four hex digits at the current position, which moves past them; -1 when they are not there. */
+/* Reads four hex digits at the current position and moves past them. Returns -1 when they are not there. */
 static int32_t hex4(struct scan *s)
 {
 	int32_t value = 0;
@@ -193,7 +194,7 @@ static int32_t hex4(struct scan *s)
 	return value;
 }
 
-/* What follows "\u". */
+/* Scans the rest of an escape after "\u". */
 static bool scan_unicode_escape(struct scan *s, size_t start)
 {
 	int32_t unit = hex4(s);
@@ -233,7 +234,7 @@ static bool scan_escape(struct scan *s)
 	}
 }
 
-/* A string, from its opening to behind its closing quote. */
+/* Scans a string from its opening quote to just after its closing quote. */
 static bool scan_string(struct scan *s)
 {
 	s->pos++;
@@ -259,7 +260,7 @@ static bool scan_string(struct scan *s)
 	}
 }
 
-/* The number in the four hex digits at p, which were checked before. */
+/* The value of the four hex digits at p, which were checked before. */
 static uint32_t known_hex4(const char *p)
 {
 	uint32_t value = 0;
@@ -279,7 +280,7 @@ static size_t put_utf8(char *out, uint32_t code)
 }
 
 /* Resolves the escapes of the string content at p, which scan_string has accepted. Returns the length written to out,
- * which is never more than len. */
+ * which never exceeds len. */
 static size_t unescape(char *out, const char *p, size_t len)
 {
 	static const char from[] = "bfnrt";
@@ -312,7 +313,7 @@ static size_t unescape(char *out, const char *p, size_t len)
 	}
 }
 
-/* Reads a string and writes what it means, and a NUL, to out. */
+/* Reads a string and writes its decoded text and a NUL to out. */
 static bool take_text(struct scan *s, char *out, size_t *len)
 {
 	size_t start = s->pos + 1;
@@ -323,10 +324,10 @@ static bool take_text(struct scan *s, char *out, size_t *len)
 	return true;
 }
 
-/* Makes sure that the object on top has no member of this name yet, and room for one. json-c (up to 0.18) loses its
- * copy of the name when its table cannot grow, so a table that is more than half full (it grows at two thirds) grows
- * for a stand-in whose name is not copied; attach puts the real member in its place. The hash of the table has a random
- * seed, so names that collide are hard to choose. */
+/* Checks that the object on top has no member of this name yet, and makes room for one. json-c (up to 0.18) leaks its
+ * copy of the name when its table cannot grow. So when a table is more than half full (it grows at two thirds), a
+ * placeholder whose name is not copied makes it grow, and attach then replaces the placeholder with the real member.
+ * The table's hash has a random seed, so colliding names are hard to choose. */
 static bool reserve_member(struct scan *s, size_t start)
 {
 	struct frame *top = &s->frames[s->depth - 1];
@@ -338,7 +339,7 @@ static bool reserve_member(struct scan *s, size_t start)
 	return !top->reserved || json_object_object_add_ex(top->container, top->name, NULL, how) == 0 || no_memory(s);
 }
 
-/* A member name and its colon; the name is then the current one of the object on top. */
+/* Reads a member name and its colon. The name becomes the current one of the object on top. */
 static bool scan_name(struct scan *s)
 {
 	struct frame *top = &s->frames[s->depth - 1];
@@ -365,7 +366,7 @@ static bool take_string(struct scan *s)
 	return take_text(s, text, &len) && attach_new(s, json_object_new_string_len(text, (int)len));
 }
 
-/* Moves past digits; false when there is none. */
+/* Moves past digits. Returns false when there are none. */
 static bool skip_digits(struct scan *s)
 {
 	size_t start = s->pos;
@@ -374,7 +375,7 @@ static bool skip_digits(struct scan *s)
 	return s->pos > start;
 }
 
-/* The tree keeps the digits as they were written. */
+/* Keeps the digits in the tree as they were written. */
 static bool take_double(struct scan *s, size_t start)
 {
 	size_t len = s->pos - start;
@@ -387,7 +388,7 @@ static bool take_double(struct scan *s, size_t start)
 	return attach_new(s, json_object_new_double_s(value, digits));
 }
 
-/* An integer that int64 or double would change is refused rather than changed. */
+/* An integer that int64 or double would change is refused. */
 static bool take_integer(struct scan *s, size_t start)
 {
 	char digits[24];
@@ -446,7 +447,7 @@ static bool scan_literal(struct scan *s, const char *word)
 	return true;
 }
 
-/* Makes room for one more frame. False: memory is lacking. */
+/* Makes room for one more frame. False: out of memory. */
 static bool grow_frames(struct scan *s)
 {
 	if (s->depth < s->frames_cap)
@@ -475,7 +476,7 @@ static bool open_frame(struct scan *s, bool object)
 	return true;
 }
 
-/* A value has ended: either its container goes on, or the document is complete. */
+/* Called after a value: either its container continues, or the document is complete. */
 static enum expect after_value(struct scan *s)
 {
 	if (!s->depth)
@@ -504,7 +505,7 @@ static bool scan_value(struct scan *s, enum expect *expect)
 	return ok;
 }
 
-/* Behind an opening bracket (first) or behind a value: the container ends or its next member begins. */
+/* Called after an opening bracket (first) or after a value: the container ends or its next member begins. */
 static bool scan_next(struct scan *s, bool first, enum expect *expect)
 {
 	struct frame *top = &s->frames[s->depth - 1];

@@ -1,7 +1,7 @@
 #include "redact.h"
 #include "json.h"
 
-/* Redacted text is at most this much longer than what it replaces: "eyJ.e." is the shortest match. */
+/* Redacted text is at most this many times as long as the original: "eyJ.e." is the shortest match. */
 #define GROWTH_MAX 4
 
 /* Member names that hold credentials: lower case, without '-' and '_'. */
@@ -11,12 +11,12 @@ static const char *const secret_names[] = {
 	"privatekey",    "sessionid", "authtoken", "bearer",        "credential", "credentials",
 };
 
-/* Keys that are told by how they begin. */
+/* Keys recognised by their prefix. */
 static const struct {
 	const char *prefix;
-	const char *extra; /* characters of the key beside letters and digits */
-	size_t min;        /* so many characters must follow the prefix */
-	bool at_start;     /* the prefix also ends ordinary words, so it counts only where a word begins */
+	const char *extra; /* characters that the key may contain besides letters and digits */
+	size_t min;        /* the least number of characters after the prefix */
+	bool at_start;     /* the prefix also ends ordinary words, so it counts only at the start of a word */
 } key_forms[] = {
 	{"sk_live_", "_", 1, false}, {"sk_test_", "_", 1, false}, {"rk_live_", "_", 1, false},
 	{"rk_test_", "_", 1, false}, {"rk_", "_", 16, true},      {"whsec_", "_-+/=", 1, false},
@@ -24,14 +24,14 @@ static const struct {
 
 #define OWN_KEY_MIN 20
 
-/* The text that is searched. */
+/* The text to search. */
 struct source {
 	const char *text;
 	size_t len;
-	size_t no_jwt_before; /* the base64url run up to here is known not to begin a JWT */
+	size_t no_jwt_before; /* no JWT begins in the base64url run before this position */
 };
 
-/* Whether a name may be one of secret_names, told by its first letter. */
+/* The possible first letters of secret_names, as a quick test. */
 static const bool secret_letters[256] = {
 	['a'] = true, ['b'] = true, ['c'] = true, ['p'] = true, ['r'] = true, ['s'] = true, ['t'] = true,
 	['w'] = true, ['x'] = true, ['A'] = true, ['B'] = true, ['C'] = true, ['P'] = true, ['R'] = true,
@@ -69,7 +69,7 @@ bool acp_redact_name(const char *name)
 	return false;
 }
 
-/* How many characters from at on are letters, digits or one of extra. */
+/* The number of characters from at on that are letters, digits or in extra. */
 static size_t run_length(const struct source *s, size_t at, const char *extra)
 {
 	size_t end = at;
@@ -118,16 +118,16 @@ static size_t match_key_form(const struct source *s, size_t at)
 	return 0;
 }
 
-static size_t match_own_key(const struct source *s, size_t at, const char *key_prefix)
+static size_t match_own_key(const struct source *s, size_t at, const char *api_key_prefix)
 {
-	if (!starts_with(s, at, key_prefix))
+	if (!starts_with(s, at, api_key_prefix))
 		return 0;
-	size_t prefix = strlen(key_prefix);
+	size_t prefix = strlen(api_key_prefix);
 	size_t run = run_length(s, at + prefix, "");
 	return run >= OWN_KEY_MIN ? prefix + run : 0;
 }
 
-/* Also takes the five parts of an encrypted token, and parts that are left empty: the signature or the key. */
+/* Also matches the five parts of an encrypted token, and empty parts (the signature or the key). */
 static size_t match_jwt(struct source *s, size_t at)
 {
 	if (at < s->no_jwt_before || !starts_with(s, at, "eyJ"))
@@ -139,19 +139,19 @@ static size_t match_jwt(struct source *s, size_t at)
 	while (parts < 5 && end < s->len && s->text[end] == '.') {
 		size_t part = run_length(s, end + 1, "-_");
 		if (!part && parts >= 3)
-			break; /* the stop of a sentence */
+			break; /* the full stop of a sentence */
 		end += 1 + part;
 		body += part;
 		parts++;
 	}
 	if (parts >= 3 && body)
 		return end - at;
-	/* Starts further on in this run would end the same way; trying them all would be quadratic. */
+	/* Later starts in this run would end the same way, and trying them all would be quadratic. */
 	s->no_jwt_before = first;
 	return 0;
 }
 
-/* What begins with this character goes on with that one, in lower case; 0: no credential of a fixed form begins so. */
+/* Maps the first character of a fixed-form credential to its second, in lower case. 0: no credential starts with it. */
 static const char second_of[256] = {
 	['b'] = 'e', ['B'] = 'e', ['e'] = 'y', ['s'] = 'k', ['r'] = 'k', ['w'] = 'h',
 };
@@ -166,15 +166,15 @@ static size_t match_fixed(struct source *s, size_t at)
 	}
 }
 
-/* Finds the first credential at or behind *at and puts its place there. Returns its length, or 0: there is none.
- * Nearly every text has none, so two characters are looked at before anything is called. */
-static size_t find_credential(struct source *s, size_t *at, const char *key_prefix)
+/* Finds the first credential at or after *at and stores its position there. Returns its length, or 0 when there is
+ * none. Nearly every text has none, so this looks at two characters before it calls anything. */
+static size_t find_credential(struct source *s, size_t *at, const char *api_key_prefix)
 {
-	char own = key_prefix ? *key_prefix : '\0';
+	char own = api_key_prefix ? *api_key_prefix : '\0';
 	for (size_t i = *at; i + 1 < s->len; i++) {
 		char c = s->text[i];
 		char second = second_of[(unsigned char)c];
-		size_t match = own && c == own ? match_own_key(s, i, key_prefix) : 0;
+		size_t match = own && c == own ? match_own_key(s, i, api_key_prefix) : 0;
 		if (!match && second && lower(s->text[i + 1]) == second)
 			match = match_fixed(s, i);
 		if (match) {
@@ -185,13 +185,13 @@ static size_t find_credential(struct source *s, size_t *at, const char *key_pref
 	return 0;
 }
 
-void acp_redact_text(struct acp_buf *out, const char *text, size_t len, const char *key_prefix)
+void acp_redact_text(struct acp_buf *out, const char *text, size_t len, const char *api_key_prefix)
 {
 	struct source s = {.text = text, .len = len};
-	size_t kept = 0; /* everything before it was appended or replaced */
+	size_t kept = 0; /* everything before this position was appended or replaced */
 	size_t at = 0;
 	size_t match;
-	while ((match = find_credential(&s, &at, key_prefix)) > 0) {
+	while ((match = find_credential(&s, &at, api_key_prefix)) > 0) {
 		acp_buf_add(out, text + kept, at - kept);
 		acp_buf_puts(out, ACP_REDACTED);
 		at += match;
@@ -201,55 +201,56 @@ void acp_redact_text(struct acp_buf *out, const char *text, size_t len, const ch
 		acp_buf_add(out, text + kept, len - kept);
 }
 
-bool acp_redact_needed(const char *text, size_t len, const char *key_prefix)
+bool acp_redact_needed(const char *text, size_t len, const char *api_key_prefix)
 {
 	struct source s = {.text = text, .len = len};
 	size_t at = 0;
-	return find_credential(&s, &at, key_prefix) > 0;
+	return find_credential(&s, &at, api_key_prefix) > 0;
 }
 
-/* The redacted form of a string, in a buffer that the caller releases. False when memory is lacking. */
-static bool redact_into(struct acp_buf *buf, const char *text, size_t len, const char *key_prefix)
+/* The redacted form of a string, in a buffer that the caller releases. False: out of memory. */
+static bool redact_into(struct acp_buf *buf, const char *text, size_t len, const char *api_key_prefix)
 {
 	acp_buf_init(buf, len * GROWTH_MAX + sizeof ACP_REDACTED);
-	acp_redact_text(buf, text, len, key_prefix);
+	acp_redact_text(buf, text, len, api_key_prefix);
 	return acp_buf_ok(buf);
 }
 
-static struct json_object *redact_string(struct json_object *value, const char *key_prefix)
+static struct json_object *redact_string(struct json_object *value, const char *api_key_prefix)
 {
 	struct json_object *copy = NULL;
 	struct acp_buf buf;
 	size_t len = (size_t)json_object_get_string_len(value);
-	if (redact_into(&buf, json_object_get_string(value), len, key_prefix) && buf.len <= INT32_MAX)
+	if (redact_into(&buf, json_object_get_string(value), len, api_key_prefix) && buf.len <= INT32_MAX)
 		copy = json_object_new_string_len(buf.ptr ? buf.ptr : "", (int)buf.len);
 	acp_buf_release(&buf);
 	return copy;
 }
 
-/* Adds the redacted form of one member; its name, too, may hold a key. */
-static bool redact_member(struct json_object *copy, const char *name, struct json_object *value, const char *key_prefix)
+/* Adds the redacted form of one member. The name itself may also hold a key. */
+static bool redact_member(struct json_object *copy, const char *name, struct json_object *value,
+			  const char *api_key_prefix)
 {
 	struct json_object *redacted = NULL;
 	struct acp_buf buf;
-	bool ok = redact_into(&buf, name, strlen(name), key_prefix);
+	bool ok = redact_into(&buf, name, strlen(name), api_key_prefix);
 	const char *plain = buf.ptr ? buf.ptr : "";
 	if (ok && acp_redact_name(name))
 		ok = acp_json_add_string(copy, plain, ACP_REDACTED);
 	else if (ok)
-		ok = acp_redact_copy(value, key_prefix, &redacted) &&
+		ok = acp_redact_copy(value, api_key_prefix, &redacted) &&
 		     (redacted ? acp_json_add(copy, plain, redacted) : acp_json_add_null(copy, plain));
 	acp_buf_release(&buf);
 	return ok;
 }
 
-static struct json_object *redact_object(struct json_object *value, const char *key_prefix)
+static struct json_object *redact_object(struct json_object *value, const char *api_key_prefix)
 {
 	struct json_object *copy = json_object_new_object();
 	bool ok = copy != NULL;
 	json_object_object_foreach(value, name, member)
 	{
-		ok = ok && redact_member(copy, name, member, key_prefix);
+		ok = ok && redact_member(copy, name, member, api_key_prefix);
 	}
 	if (!ok) {
 		json_object_put(copy);
@@ -258,13 +259,13 @@ static struct json_object *redact_object(struct json_object *value, const char *
 	return copy;
 }
 
-static struct json_object *redact_array(struct json_object *value, const char *key_prefix)
+static struct json_object *redact_array(struct json_object *value, const char *api_key_prefix)
 {
 	size_t count = json_object_array_length(value);
 	struct json_object *copy = json_object_new_array();
 	for (size_t i = 0; copy && i < count; i++) {
 		struct json_object *element = NULL;
-		if (!acp_redact_copy(json_object_array_get_idx(value, i), key_prefix, &element) ||
+		if (!acp_redact_copy(json_object_array_get_idx(value, i), api_key_prefix, &element) ||
 		    json_object_array_add(copy, element) != 0) {
 			json_object_put(element);
 			json_object_put(copy);
@@ -277,12 +278,12 @@ static struct json_object *redact_array(struct json_object *value, const char *k
 static struct json_object *copy_integer(struct json_object *value)
 {
 	int64_t number = json_object_get_int64(value);
-	/* json-c keeps what is beyond int64 unsigned, and clamps it for whoever asks for int64. */
+	/* json-c stores values beyond int64 as unsigned and clamps them when read as int64. */
 	return number == INT64_MAX ? json_object_new_uint64(json_object_get_uint64(value))
 				   : json_object_new_int64(number);
 }
 
-bool acp_redact_copy(struct json_object *value, const char *key_prefix, struct json_object **out)
+bool acp_redact_copy(struct json_object *value, const char *api_key_prefix, struct json_object **out)
 {
 	*out = NULL;
 	switch (json_object_get_type(value)) {
@@ -290,37 +291,37 @@ bool acp_redact_copy(struct json_object *value, const char *key_prefix, struct j
 	case json_type_boolean: *out = json_object_new_boolean(json_object_get_boolean(value)); break;
 	case json_type_int: *out = copy_integer(value); break;
 	case json_type_double: *out = acp_json_double(json_object_get_double(value)); break;
-	case json_type_string: *out = redact_string(value, key_prefix); break;
-	case json_type_object: *out = redact_object(value, key_prefix); break;
-	case json_type_array: *out = redact_array(value, key_prefix); break;
+	case json_type_string: *out = redact_string(value, api_key_prefix); break;
+	case json_type_object: *out = redact_object(value, api_key_prefix); break;
+	case json_type_array: *out = redact_array(value, api_key_prefix); break;
 	}
 	return *out != NULL;
 }
 
-static bool needs_redaction(struct json_object *value, const char *key_prefix);
+static bool needs_redaction(struct json_object *value, const char *api_key_prefix);
 
-static bool member_needs_redaction(const char *name, struct json_object *value, const char *key_prefix)
+static bool member_needs_redaction(const char *name, struct json_object *value, const char *api_key_prefix)
 {
-	return acp_redact_name(name) || acp_redact_needed(name, strlen(name), key_prefix) ||
-	       needs_redaction(value, key_prefix);
+	return acp_redact_name(name) || acp_redact_needed(name, strlen(name), api_key_prefix) ||
+	       needs_redaction(value, api_key_prefix);
 }
 
 /* Would acp_redact_copy change anything? */
-static bool needs_redaction(struct json_object *value, const char *key_prefix)
+static bool needs_redaction(struct json_object *value, const char *api_key_prefix)
 {
 	bool needed = false;
 	switch (json_object_get_type(value)) {
 	case json_type_string:
 		return acp_redact_needed(json_object_get_string(value), (size_t)json_object_get_string_len(value),
-					 key_prefix);
+					 api_key_prefix);
 	case json_type_array:
 		for (size_t i = 0; !needed && i < json_object_array_length(value); i++)
-			needed = needs_redaction(json_object_array_get_idx(value, i), key_prefix);
+			needed = needs_redaction(json_object_array_get_idx(value, i), api_key_prefix);
 		return needed;
 	case json_type_object: {
 		json_object_object_foreach(value, name, member)
 		{
-			if (member_needs_redaction(name, member, key_prefix))
+			if (member_needs_redaction(name, member, api_key_prefix))
 				return true;
 		}
 		return false;
@@ -329,25 +330,25 @@ static bool needs_redaction(struct json_object *value, const char *key_prefix)
 	}
 }
 
-bool acp_redact_json(struct json_object *value, const char *key_prefix, struct json_object **out)
+bool acp_redact_json(struct json_object *value, const char *api_key_prefix, struct json_object **out)
 {
-	if (needs_redaction(value, key_prefix))
-		return acp_redact_copy(value, key_prefix, out);
+	if (needs_redaction(value, api_key_prefix))
+		return acp_redact_copy(value, api_key_prefix, out);
 	*out = json_object_get(value);
 	return true;
 }
 
-void acp_redact_in_place(char *text, size_t size, const char *key_prefix)
+void acp_redact_in_place(char *text, size_t size, const char *api_key_prefix)
 {
 	size_t len = strlen(text);
 	struct acp_buf clean;
-	if (!acp_redact_needed(text, len, key_prefix)) {
+	if (!acp_redact_needed(text, len, api_key_prefix)) {
 		acp_utf8_trim(text);
 		return;
 	}
 	acp_buf_init(&clean, 4 * size);
-	acp_redact_text(&clean, text, len, key_prefix);
-	/* Rather nothing than a secret, where memory is lacking. */
+	acp_redact_text(&clean, text, len, api_key_prefix);
+	/* Out of memory: better no text than a secret. */
 	snprintf(text, size, "%s", acp_buf_ok(&clean) && clean.ptr ? clean.ptr : "");
 	acp_utf8_trim(text);
 	acp_buf_release(&clean);

@@ -33,14 +33,14 @@ bool acp_schema_fail(struct acp_schema_error *error, const struct step *at, cons
 
 /* --- patterns ----------------------------------------------------------------------------------------------------- */
 
-/* Where a pattern is being translated. problem is NULL as long as all is well. */
+/* The state of a pattern's translation. problem is NULL until something goes wrong. */
 struct translation {
 	struct acp_buf out;
 	const char *problem;
 };
 
-/* regexec sees bytes, a pattern means characters. So whatever matches "any character but ..." is written as a first
- * byte that is not a UTF-8 continuation byte, with all continuation bytes behind it. */
+/* regexec works on bytes, but a pattern works on characters. So anything that matches "any character but ..." is
+ * written as a first byte that is not a UTF-8 continuation byte, followed by all continuation bytes. */
 static void put_continuation_bytes(struct translation *t)
 {
 	for (int byte = 0x80; byte <= 0xbf; byte++)
@@ -67,7 +67,8 @@ static void put_negated(struct translation *t, const char *except)
 	close_negated(t);
 }
 
-/* A literal character inside [...]: there, POSIX knows no backslash, but these have a meaning by their place. */
+/* A literal character inside [...]. POSIX has no backslash escapes there, but the position of these characters
+ * matters. */
 static void put_in_class(struct translation *t, char c)
 {
 	if (strchr("]-^[", c))
@@ -88,7 +89,7 @@ static char control_escape(char c)
 	}
 }
 
-/* The text that \d, \w and \s stand for inside [...], or NULL. */
+/* The POSIX equivalent of \d, \w or \s inside [...], or NULL. */
 static const char *shorthand(char c)
 {
 	switch (c) {
@@ -114,7 +115,7 @@ static void translate_escape(struct translation *t, char c)
 	else if (strchr(".[]{}()*+?^$|\\", c))
 		acp_buf_printf(&t->out, "\\%c", c);
 	else
-		acp_buf_putc(&t->out, c); /* GNU gives a meaning to some of these: \< \> \` \' */
+		acp_buf_putc(&t->out, c); /* without a backslash: GNU gives \< \> \` \' a meaning */
 }
 
 static void translate_class_escape(struct translation *t, char c)
@@ -129,7 +130,7 @@ static void translate_class_escape(struct translation *t, char c)
 		put_in_class(t, c);
 }
 
-/* A bracket expression, from its '[' on. Returns where its ']' is. */
+/* Translates a bracket expression, starting at its '['. Returns the position of its ']'. */
 static const char *translate_class(struct translation *t, const char *p)
 {
 	bool negated = p[1] == '^';
@@ -159,7 +160,7 @@ static const char *translate_class(struct translation *t, const char *p)
 	return p;
 }
 
-/* A character that is more than one byte, as a group so that a quantifier applies to all of it. Returns its last
+/* Translates a character of more than one byte, as a group so that a quantifier applies to all of it. Returns its last
  * byte. */
 static const char *translate_wide(struct translation *t, const char *p)
 {
@@ -171,7 +172,7 @@ static const char *translate_wide(struct translation *t, const char *p)
 	return p;
 }
 
-/* The length of the quantifier at p: * + ? {n} {n,} {n,m}; 0: there is none. */
+/* The length of the quantifier at p: * + ? {n} {n,} {n,m}. Returns 0 when there is none. */
 static size_t quantifier(const char *p)
 {
 	if (*p && strchr("*+?", *p))
@@ -185,9 +186,9 @@ static size_t quantifier(const char *p)
 	return p[end] == '}' ? end + 1 : 0;
 }
 
-/* A quantifier, from its first byte on; returns its last. A ? behind it is for what a match takes, not for whether
- * there is one, and would mean something else in POSIX. Any other one behind it is no ECMAScript, and the memory
- * that the C library takes for it doubles with each. */
+/* Translates a quantifier from its first byte on, and returns its last byte. A ? after it affects only how much a match
+ * takes, not whether there is one, and would mean something else in POSIX, so it is dropped. Any other quantifier after
+ * it is not valid ECMAScript, and each would double the memory that the C library uses. */
 static const char *translate_quantifier(struct translation *t, const char *p, size_t len)
 {
 	acp_buf_add(&t->out, p, len);
@@ -195,11 +196,11 @@ static const char *translate_quantifier(struct translation *t, const char *p, si
 	if (p[1] == '?')
 		p++;
 	if (quantifier(p + 1))
-		t->problem = "has a quantifier behind a quantifier";
+		t->problem = "has a quantifier after a quantifier";
 	return p;
 }
 
-/* Writes an ECMAScript pattern as a POSIX extended one that matches the same, or tells why that cannot be. */
+/* Writes an ECMAScript pattern as an equivalent POSIX extended one, or reports why that is impossible. */
 static void translate(struct translation *t, const char *pattern)
 {
 	for (const char *p = pattern; !t->problem && *p; p++) {
@@ -226,11 +227,11 @@ static void translate(struct translation *t, const char *pattern)
 
 /* --- compiling ---------------------------------------------------------------------------------------------------- */
 
-/* What the compiler of a keyword is given: the schema to fill in, the keyword's value, and where to complain. */
+/* The input of a keyword's compiler: the schema to fill in, the keyword's value, and where to report errors. */
 struct source {
 	struct acp_schema *schema;
 	struct json_object *value;
-	void *field; /* what the keyword's row in the table names */
+	void *field; /* the field named in the keyword's table row */
 	const struct step *at;
 	struct acp_schema_error *error;
 };
@@ -239,7 +240,7 @@ static struct acp_schema *compile(struct json_object *json, const struct step *a
 
 static bool out_of_memory(const struct source *s)
 {
-	return acp_schema_fail(s->error, s->at, "could not be compiled: memory is lacking");
+	return acp_schema_fail(s->error, s->at, "could not be compiled: out of memory");
 }
 
 /* Adds the bit of one type name. */
@@ -396,7 +397,7 @@ static bool compile_pattern(const struct source *s)
 	if (t.problem)
 		acp_schema_fail(s->error, s->at, "%s", t.problem);
 	else if (!acp_buf_ok(&t.out))
-		acp_schema_fail(s->error, s->at, "is too long for a pattern, or memory is lacking");
+		acp_schema_fail(s->error, s->at, "is too long for a pattern, or there is no memory for it");
 	else
 		ok = compile_regex(s, t.out.ptr ? t.out.ptr : "");
 	acp_buf_release(&t.out);
@@ -411,8 +412,8 @@ static bool compile_format(const struct source *s)
 	return true;
 }
 
-/* The keywords, what compiles them, and which field that fills in. Without a function: an annotation, which constrains
- * nothing. */
+/* The keywords, with the function that compiles each and the field it fills in. A keyword without a function is an
+ * annotation, which constrains nothing. */
 static const struct {
 	const char *name;
 	bool (*compile)(const struct source *s);
@@ -456,7 +457,7 @@ static bool compile_keyword(const char *name, struct source *s)
 		s->field = (char *)s->schema + keywords[i].field;
 		return !keywords[i].compile || keywords[i].compile(s);
 	}
-	return acp_schema_fail(s->error, s->at, "is not a keyword that is understood here");
+	return acp_schema_fail(s->error, s->at, "is not a keyword that is supported");
 }
 
 static struct acp_schema *new_schema(void)
@@ -479,7 +480,7 @@ static struct acp_schema *compile(struct json_object *json, const struct step *a
 	}
 	struct acp_schema *schema = new_schema();
 	if (!schema) {
-		acp_schema_fail(error, at, "could not be compiled: memory is lacking");
+		acp_schema_fail(error, at, "could not be compiled: out of memory");
 		return NULL;
 	}
 	if (boolean) {

@@ -16,7 +16,7 @@ static const char *const type_names[] = {
 static bool no_memory(struct acp_schema_error *error, const struct step *at)
 {
 	error->no_memory = true;
-	return acp_schema_fail(error, at, "could not be checked: memory is lacking");
+	return acp_schema_fail(error, at, "could not be checked: out of memory");
 }
 
 /* --- comparing ---------------------------------------------------------------------------------------------------- */
@@ -48,7 +48,7 @@ static bool equal_arrays(struct json_object *a, struct json_object *b)
 	return true;
 }
 
-/* Equal as JSON Schema has it: 1 is 1.0. json_object_equal thinks otherwise. */
+/* Equality as JSON Schema defines it: 1 equals 1.0. json_object_equal disagrees. */
 static bool equal(struct json_object *a, struct json_object *b)
 {
 	enum json_type type = json_object_get_type(a);
@@ -89,7 +89,7 @@ static int compare_forms(const void *left, const void *right)
 	return order ? order : (a->len > b->len) - (a->len < b->len);
 }
 
-/* Writes the canonical form of each element behind the other; forms then says where each is. */
+/* Writes the canonical forms of all elements, one after the other. forms records where each one is. */
 static bool put_forms(struct json_object *array, struct form *forms, size_t count, struct acp_buf *buf)
 {
 	for (size_t i = 0; i < count; i++) {
@@ -99,7 +99,7 @@ static bool put_forms(struct json_object *array, struct form *forms, size_t coun
 	}
 	if (!acp_buf_ok(buf))
 		return false;
-	const char *text = buf->ptr; /* now it does not move any more */
+	const char *text = buf->ptr; /* from here on the buffer no longer moves */
 	for (size_t i = 0; i < count; i++) {
 		forms[i].text = text;
 		text += forms[i].len;
@@ -107,7 +107,7 @@ static bool put_forms(struct json_object *array, struct form *forms, size_t coun
 	return true;
 }
 
-/* Equal values have equal canonical forms, so sorting these finds them without comparing each with each. */
+/* Equal values have equal canonical forms, so sorting them finds duplicates without comparing every pair. */
 static bool check_unique(struct json_object *array, const struct step *at, struct acp_schema_error *error)
 {
 	size_t count = json_object_array_length(array);
@@ -168,7 +168,7 @@ static bool fail_type(const struct acp_schema *schema, const struct step *at, st
 	return acp_schema_fail(error, at, "must be %s", list);
 }
 
-/* Lists the allowed values, which are the schema's and no secret, as long as they fit. */
+/* Lists as many of the allowed values as fit. They come from the schema and are not secret. */
 static bool fail_values(struct json_object *values, const struct step *at, struct acp_schema_error *error)
 {
 	struct acp_buf list;
@@ -194,8 +194,8 @@ static bool fail_bound(const char *what, double bound, const struct step *at, st
 	return acp_schema_fail(error, at, "must be %s %s", what, number);
 }
 
-/* Decimal fractions such as 0.01 are no doubles, so their quotient may be off by a few units in its last place. Between
- * integers the remainder is exact. */
+/* Decimal fractions such as 0.01 are not exact doubles, so their quotient may be off by a few units in the last place.
+ * The remainder of integers is exact. */
 static bool is_multiple(double value, double of)
 {
 	double quotient = value / of;
@@ -224,7 +224,7 @@ static bool check_number(const struct acp_schema *schema, struct json_object *js
 	return true;
 }
 
-/* min <= count <= max, else an error like "must have at least 1 item". */
+/* Checks min <= count <= max; otherwise reports an error like "must have at least 1 item". */
 static bool check_count(size_t count, size_t min, size_t max, const char *unit, const struct step *at,
 			struct acp_schema_error *error)
 {
@@ -244,13 +244,13 @@ static bool check_string(const struct acp_schema *schema, struct json_object *js
 		count += ((unsigned char)*p & 0xc0) != 0x80;
 	if (!check_count(count, schema->min_length, schema->max_length, "character", at, error))
 		return false;
-	/* Before pattern: it says more. */
+	/* Checked before pattern, because its message is more specific. */
 	if (schema->format && !schema->format->check(text))
 		return acp_schema_fail(error, at, "%s", schema->format->shown);
 	if (schema->pattern) {
 		errno = 0;
 		int found = regexec(schema->pattern, text, 0, NULL, 0);
-		/* The C library says "no match" when it got no memory. */
+		/* The C library also reports "no match" when it runs out of memory. */
 		if (found == REG_NOMATCH && errno != ENOMEM)
 			return acp_schema_fail(error, at, "does not have the required form");
 		if (found)
@@ -273,7 +273,7 @@ static bool check_array(const struct acp_schema *schema, struct json_object *arr
 	return !schema->unique_items || check_unique(array, at, error);
 }
 
-/* The schema for the member of this name; NULL when it may be anything. */
+/* The schema for the member of this name, or NULL when any value is allowed. */
 static const struct acp_schema *member_schema(const struct acp_schema *schema, char *name)
 {
 	struct property key = {.name = name};

@@ -1,7 +1,7 @@
 #include "schema_node.h"
 #include "crypto.h"
 
-/* Reads exactly count digits; -1 when they are not there. Stops at the closing NUL. */
+/* Reads exactly count digits. Returns -1 when there are fewer. Stops at the closing NUL. */
 static int fixed_digits(const char *text, int count)
 {
 	int value = 0;
@@ -33,14 +33,14 @@ static bool is_date(const char *text)
 	return starts_with_date(text) && text[10] == '\0';
 }
 
-/* Not of JSON Schema: a UTC month, as the API names them. */
+/* Not from JSON Schema: a UTC month, as the API writes it. */
 static bool is_month(const char *text)
 {
 	int month = fixed_digits(text, 4) > 0 && text[4] == '-' ? fixed_digits(text + 5, 2) : 0;
 	return month >= 1 && month <= 12 && text[7] == '\0';
 }
 
-/* The offset from UTC in minutes that text consists of; false when it is none. */
+/* Parses text as an offset from UTC, in minutes. Returns false when it is none. */
 static bool parse_offset(const char *text, int *minutes)
 {
 	*minutes = 0;
@@ -82,7 +82,7 @@ static bool is_date_time(const char *text)
 	}
 	if (!parse_offset(p, &offset))
 		return false;
-	/* Leap seconds are added only at the end of a day of UTC. */
+	/* Leap seconds are added only at the end of a UTC day. */
 	return second < 60 || (hour * 60 + minute - offset + 2 * 1440) % 1440 == 1439;
 }
 
@@ -105,7 +105,7 @@ static bool is_domain(const char *text)
 	}
 }
 
-/* local@domain as RFC 5321 has it, without quoted local parts and address literals. */
+/* local@domain as in RFC 5321, without quoted local parts and address literals. */
 static bool is_email(const char *text)
 {
 	const char *at = strchr(text, '@');

@@ -1,4 +1,4 @@
-/* schema_node.h - a compiled schema, as schema.c makes it and schema_check.c reads it. Private to core/schema*.c. */
+/* schema_node.h - a compiled schema: schema.c makes it, schema_check.c reads it. Private to core/json/schema*.c. */
 #ifndef ACP_SCHEMA_NODE_H
 #define ACP_SCHEMA_NODE_H
 
@@ -6,7 +6,7 @@
 
 #include <regex.h>
 
-/* Bits of acp_schema.types. The tables of names in schema.c and schema_check.c have their order. */
+/* Bits of acp_schema.types, in the same order as the tables of names in schema.c and schema_check.c. */
 enum {
 	TYPE_NULL = 1,
 	TYPE_BOOLEAN = 2,
@@ -30,11 +30,11 @@ struct property {
 struct format {
 	const char *name;
 	bool (*check)(const char *text);
-	const char *shown; /* what to say where it does not hold */
+	const char *shown; /* the message when the value does not match */
 };
 
-/* One (sub)schema; owns everything it points to except format. Its json_objects are deep copies that are only read, by
- * functions that do not change even their caches or reference counts: many threads check at once. */
+/* One (sub)schema. It owns everything it points to except format. Its json_objects are deep copies. Many threads check
+ * at once, so they are only read, by functions that change neither their caches nor their reference counts. */
 struct acp_schema {
 	bool never;                       /* the schema `false` */
 	unsigned types;                   /* allowed types; 0: any */
@@ -54,20 +54,21 @@ struct acp_schema {
 	const struct format *format;
 };
 
-/* The way from the root to where we are, innermost first. Made into a pointer only for an error. */
+/* The path from the root to the current value, innermost step first. It becomes a pointer only when there is an
+ * error. */
 struct step {
 	const struct step *parent;
 	const char *name; /* NULL: the element at position */
 	size_t position;
 };
 
-/* Says what is wrong, and where. Always false, for `return acp_schema_fail(...)`. */
+/* Records the error and its place. Always false, for `return acp_schema_fail(...)`. */
 bool acp_schema_fail(struct acp_schema_error *error, const struct step *at, const char *format, ...) ACP_PRINTF(3, 4);
 
-/* NULL for a name that is not among the formats: then it is an annotation. */
+/* NULL for a name that is not a known format; it is then an annotation. */
 const struct format *acp_schema_format(const char *name);
 
-/* The order of acp_schema.properties, for qsort and bsearch. */
+/* The sort order of acp_schema.properties, for qsort and bsearch. */
 static inline int compare_property(const void *left, const void *right)
 {
 	return strcmp(((const struct property *)left)->name, ((const struct property *)right)->name);
@@ -78,7 +79,7 @@ static inline bool is_number(struct json_object *value)
 	return json_object_is_type(value, json_type_int) || json_object_is_type(value, json_type_double);
 }
 
-/* Letters and digits of ASCII, whatever the locale is. */
+/* ASCII digits and letters, independent of the locale. */
 static inline bool is_digit(char c)
 {
 	return c >= '0' && c <= '9';

@@ -1,6 +1,6 @@
-/* acp.h - the header a pack author reads: what an action is, what its handler gets and gives.
+/* acp.h - the header for pack authors: the definition of an action, and the input and output of its handler.
  *
- * An action is one row of a table in core/packs/<pack>.c; everything the router checks before the handler runs
+ * An action is one row of a table in core/packs/<pack>.c. Everything that the router checks before the handler runs
  * (scope, schema, dry run, billing) is data in that row, so handlers never check it again. */
 #ifndef ACP_ACP_H
 #define ACP_ACP_H
@@ -12,7 +12,7 @@
 struct acp_call;
 struct acp_upstream;
 
-/* What a handler leaves behind. */
+/* The output of a handler. */
 struct acp_result {
 	struct json_object *data; /* the reply's `data`; owned by the result; NULL is null */
 	struct json_object
@@ -20,12 +20,12 @@ struct acp_result {
 	int64_t quantity; /* billing units; starts at 1 */
 };
 
-/* Runs one call. params has passed the action's schema. For a dry run it changes nothing and gives the impact object
- * (acp_impact) as data. Returns ACP_OK, or the code that acp_call_fail set. What it did through the store is undone
- * when it fails. */
+/* Runs one call. params has passed the action's schema. In a dry run the handler must change nothing, and returns the
+ * impact object (acp_impact) as data. Returns ACP_OK, or the code that acp_call_fail set. On failure, its changes
+ * through the store are rolled back. */
 typedef enum acp_code acp_handler(struct acp_call *call, struct json_object *params, struct acp_result *result);
 
-/* ActionDef (contract section 3). All strings live as long as the kernel that the action is registered in. */
+/* ActionDef (contract section 3). All strings must live as long as the kernel in which the action is registered. */
 struct acp_action {
 	const char *name;          /* "domain.leadscoring.models.create" */
 	const char *scope;         /* "manage.domain" */
@@ -35,45 +35,45 @@ struct acp_action {
 	const char *sql_function; /* for acp_run_sql: a function (tenant uuid, params jsonb, ctx jsonb) returns jsonb */
 	const struct acp_upstream *upstream; /* for acp_run_http (action_http.h) */
 	bool writes;                         /* changes something: policies apply, and fail closed */
-	bool changes_access;                 /* changes keys, or what they may do */
+	bool changes_access;                 /* changes keys or their rights */
 	bool supports_dry_run;
 	bool billable;
-	int rate_limit;      /* calls a minute and key, where fewer than usual; 0: the usual limit */
-	const char *ceiling; /* what it makes more of, where that has a ceiling (ceilings.def); NULL: nothing */
+	int rate_limit;      /* calls per minute and key, if lower than usual; 0: the usual limit */
+	const char *ceiling; /* the kind of object it creates, if that has a ceiling (ceilings.def); NULL: none */
 	const char *billing_unit; /* NULL, "call", "token", "row" or "sec" */
 };
 
-/* A pack: a name, and its actions up to a row without name. */
+/* A pack: a name, and its actions, terminated by a row without a name. */
 struct acp_pack {
 	const char *name;
 	const struct acp_action *actions;
 };
 
-/* The handler of actions whose work is one SQL function: acp.<sql_function>, or one of the operator's: schema.name. */
+/* The handler of actions that call one SQL function: acp.<sql_function>, or one of the operator's: schema.name. */
 acp_handler acp_run_sql;
 
-/* The handler of actions whose work an HTTP server of the operator's does. No transaction is open while it waits. */
+/* The handler of actions that call an HTTP server of the operator. No transaction is open while it waits. */
 acp_handler acp_run_http;
 
-/* Calls acp.<function>(tenant, params, ctx), or <schema>.<function>(…) where a schema is named, in the call's
- * transaction, which begins with the first such call. On ACP_OK *data is its result, owned by the caller. A refusal
- * by acp.fail() in SQL comes back as its code. */
+/* Calls acp.<function>(tenant, params, ctx), or <schema>.<function>(…) if a schema is named, in the call's transaction.
+ * The first such call begins the transaction. On ACP_OK *data is its result, owned by the caller. When SQL refuses with
+ * acp.fail(), returns that code. */
 enum acp_code acp_call_sql(struct acp_call *call, const char *function, struct json_object *params,
 			   struct json_object **data) ACP_MUSTCHECK;
 
-/* Refuses the call: the code, the JSON Pointer of the member at fault (NULL: none) and a sentence for the caller that
+/* Refuses the call: the code, the JSON Pointer to the invalid member (NULL: none) and a sentence for the caller that
  * says what failed and with which value. Returns code, so that a handler can `return acp_call_fail(…)`. */
 enum acp_code acp_call_fail(struct acp_call *call, enum acp_code code, const char *field, const char *format, ...)
 	ACP_PRINTF(4, 5);
 
-int64_t acp_call_rate_limit(const struct acp_call *call); /* calls a minute: the usual number, or the key's if higher */
+int64_t acp_call_rate_limit(const struct acp_call *call); /* calls per minute: usual, or the key's if higher */
 bool acp_call_has_scope(const struct acp_call *call, const char *scope); /* does the calling key have it? */
 bool acp_call_dry_run(const struct acp_call *call);
 const char *acp_call_tenant(const struct acp_call *call); /* UUID text */
 const struct acp_kernel *acp_call_kernel(const struct acp_call *call);
 
-/* An impact object with empty creates, updates, deletes, side_effects and warnings; risk: low, medium or high.
- * NULL when memory is lacking. */
+/* An impact object with empty creates, updates, deletes, side_effects and warnings; risk: low, medium or high. NULL:
+ * out of memory. */
 struct json_object *acp_impact(const char *risk);
 
 #endif

@@ -1,31 +1,31 @@
-/* executor.h - the executor: Repo C, which holds vendor keys and touches the outside world (contract 2.3). Built in
- * (executor_stripe.h) or remote (executor_remote.h); a kernel without one takes no payments. */
+/* executor.h - the executor: Repo C, which holds vendor keys and acts on the outside world (contract 2.3). It is built
+ * in (executor_stripe.h) or remote (executor_remote.h). A kernel without one accepts no payments. */
 #ifndef ACP_EXECUTOR_H
 #define ACP_EXECUTOR_H
 
 #include "acp.h"
 
-/* One thing to do for a tenant. Strings and params belong to the caller. */
+/* One action to execute for a tenant. Strings and params belong to the caller. */
 struct acp_execution {
-	const char *tenant_id;      /* UUID; ACP_NIL_UUID: nobody's */
+	const char *tenant_id;      /* UUID; ACP_NIL_UUID: no tenant */
 	const char *action;         /* "<integration>.<resource>.<verb>", for example "stripe.customers.create" */
-	struct json_object *params; /* object, as the action wants it */
-	/* At most 255 characters; done again under the same key, it has no further effect. NULL: it only reads. */
+	struct json_object *params; /* object, as the action's schema requires */
+	/* At most 255 characters. Repeating under the same key has no further effect. NULL: a read. */
 	const char *idempotency_key;
-	int64_t obliged_at; /* seconds since 1970: since when it is owed. What is older than 23 h is looked up at the
-			       vendor before it is done again (vendors forget keys after 24 h); 0: now */
-	const char *request_id; /* of the call or run that caused it, for the trace; NULL: none */
-	int timeout_ms;         /* for all of it, repetitions included */
+	int64_t obliged_at; /* seconds since 1970: start of the obligation; 0: now. After 23 h the vendor is searched
+			       before the action is repeated (vendors forget keys after 24 h) */
+	const char *request_id; /* of the call or run that caused it, for tracing; NULL: none */
+	int timeout_ms;         /* for everything, retries included */
 };
 
-/* What became of it. */
+/* The outcome of an execution. */
 struct acp_executed {
 	bool ok;
-	bool retry;               /* not ok: the same execution may succeed later (away, too busy, outcome unknown) */
+	bool retry;               /* not ok: the same execution may succeed later (unreachable, busy, unknown) */
 	int status;               /* HTTP status of the vendor; 0: none was received */
 	struct json_object *data; /* of a success; owned by the caller (acp_executed_release) */
 	struct json_object *meta; /* for the audit row: resource_type, resource_id, …; may be NULL; owned too */
-	char error_code[64];      /* of a failure: the vendor's word, or VALIDATION_ERROR, UNAVAILABLE, … */
+	char error_code[64];      /* of a failure: the vendor's code, or VALIDATION_ERROR, UNAVAILABLE, … */
 	char error[256];          /* of a failure: one sentence without secrets */
 };
 
@@ -37,16 +37,6 @@ struct acp_executor {
 
 /* Releases data and meta. */
 void acp_executed_release(struct acp_executed *executed);
-
-struct acp_config;
-struct acp_control_plane;
-
-/* Makes the executor that the settings ask for: with stripe_key the one in this program, which keeps its audit events
- * through plane, with executor_url the client of another. True with *executor NULL: no payments are taken. False with a
- * sentence in why. config and plane are only referred to. acp_outbound_init() comes first. */
-bool acp_executor_open(const struct acp_config *config, const struct acp_control_plane *plane,
-		       struct acp_executor **executor, char *why, size_t why_size) ACP_MUSTCHECK;
-void acp_executor_close(struct acp_executor *executor); /* NULL is nothing */
 
 /* Fails an execution; returns false. The sentence is redacted. */
 bool acp_executed_fail(struct acp_executed *out, const char *code, bool retry, const char *format, ...)

@@ -22,12 +22,12 @@ static bool row_complete(const struct acp_action *action, char *why, size_t why_
 	if ((action->run == acp_run_sql) != (action->sql_function != NULL))
 		return complain(why, why_size, "action %s: sql_function goes with run = acp_run_sql", action->name);
 	if (action->billing_unit && !acp_word_in_list(units, action->billing_unit))
-		return complain(why, why_size, "action %s: billing_unit %s is none of %s", action->name,
+		return complain(why, why_size, "action %s: billing_unit %s is not one of %s", action->name,
 				action->billing_unit, units);
 	return true;
 }
 
-/* The ActionDef as clients see it. Takes schema over. */
+/* The ActionDef that clients see. Takes ownership of schema. */
 static struct json_object *make_def(const struct acp_action *action, struct json_object *schema)
 {
 	struct json_object *def = json_object_new_object();
@@ -86,7 +86,7 @@ static bool names_unique(const struct acp_kernel *kernel, char *why, size_t why_
 {
 	for (size_t i = 1; i < kernel->entry_count; i++)
 		if (by_name(&kernel->entries[i - 1], &kernel->entries[i]) == 0)
-			return complain(why, why_size, "action %s stands in two packs: %s and %s",
+			return complain(why, why_size, "action %s is in two packs: %s and %s",
 					kernel->entries[i].action->name, kernel->entries[i - 1].pack,
 					kernel->entries[i].pack);
 	return true;

@@ -11,20 +11,21 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Since 7.80 a request can be stopped between connection and sending. Without that hook a kept connection would be
- * used unchecked, and libcurl would repeat a request on it: older versions connect afresh each time. */
+/* libcurl 7.80 added a hook that can stop a request after connecting and before sending. Without it a reused connection
+ * would go unchecked, and libcurl would repeat a request on it. Older versions therefore open a new connection for each
+ * request. */
 #define CAN_KEEP (LIBCURL_VERSION_NUM >= 0x075000)
 
 struct exchange {
-	bool unset; /* libcurl did not take an option */
+	bool unset; /* setting a libcurl option failed */
 	const struct acp_outbound_request *request;
 	struct acp_outbound_reply *reply;
 	struct curl_slist *headers;
 	char curl_error[CURL_ERROR_SIZE];
 	char refused[INET6_ADDRSTRLEN]; /* the last address that was not allowed; "" = none */
-	bool opened;                    /* a socket to an allowed address was made */
-	bool begun;                     /* a connection stood, and sending began */
-	bool repeated;                  /* sending would have begun once more */
+	bool opened;                    /* a socket to an allowed address was opened */
+	bool begun;                     /* the connection was established and sending began */
+	bool repeated;                  /* libcurl was about to send a second time */
 	bool too_long;
 };
 
@@ -43,7 +44,7 @@ static const struct network not_public_v4[] = {
 	{{224}, 3},
 };
 
-/* Inside 2000::/3: protocol assignments with Teredo, documentation twice. */
+/* Inside 2000::/3: protocol assignments with Teredo, and two documentation ranges. */
 static const struct network not_public_v6[] = {
 	{{0x20, 0x01, 0x00}, 23},
 	{{0x20, 0x01, 0x0d, 0xb8}, 32},
@@ -68,7 +69,7 @@ static bool public_v4(const uint8_t *address)
 	return !in_any(address, not_public_v4, ACP_COUNT(not_public_v4));
 }
 
-/* Public is what lies in 2000::/3, or carries a public IPv4 address to which a gateway would send it. */
+/* Public means inside 2000::/3, or an address that gateways translate to a public IPv4 address. */
 static bool public_v6(const uint8_t *address)
 {
 	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
@@ -87,7 +88,7 @@ bool acp_outbound_public(int family, const void *address)
 	return family == AF_INET6 && public_v6(address);
 }
 
-/* What is asked ------------------------------------------------------------------------------------------------- */
+/* Request ------------------------------------------------------------------------------------------------------ */
 
 static bool part_of(CURLU *parts, CURLUPart which, char out[64])
 {
@@ -104,16 +105,16 @@ static const char *fault_of(CURLU *parts, const char *url, bool allow_http)
 	char text[64];
 	for (const char *at = url; *at; at++)
 		if ((unsigned char)*at <= ' ' || *at == 0x7f)
-			return "the URL holds a space or a control character";
+			return "the URL contains a space or a control character";
 	if (curl_url_set(parts, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) != CURLUE_OK)
 		return "the URL is malformed";
 	if (!part_of(parts, CURLUPART_SCHEME, text) ||
 	    (strcmp(text, "https") != 0 && !(allow_http && strcmp(text, "http") == 0)))
 		return allow_http ? "the URL must begin with https:// or http://" : "the URL must begin with https://";
 	if (!part_of(parts, CURLUPART_HOST, text) || !*text)
-		return "the URL names no host";
+		return "the URL has no host";
 	if (part_of(parts, CURLUPART_USER, text) || part_of(parts, CURLUPART_PASSWORD, text))
-		return "the URL must not hold a user or a password";
+		return "the URL must not contain a user or a password";
 	if (part_of(parts, CURLUPART_FRAGMENT, text))
 		return "the URL must not have a fragment";
 	return NULL;
@@ -162,13 +163,13 @@ static bool add_line(struct exchange *x, const char *format, const char *name, c
 	char line[8192];
 	int len = snprintf(line, sizeof line, format, name, value);
 	struct curl_slist *longer = len < (int)sizeof line ? curl_slist_append(x->headers, line) : NULL;
-	acp_wipe(line, strnlen(line, sizeof line)); /* it may be a key */
+	acp_wipe(line, strnlen(line, sizeof line)); /* the line may hold a key */
 	if (longer)
 		x->headers = longer;
 	return longer != NULL;
 }
 
-/* "Name:" takes a header away that libcurl would add, "Name;" sends an empty one. */
+/* "Name:" removes a header that libcurl would add; "Name;" sends an empty one. */
 static bool add_headers(struct exchange *x)
 {
 	const struct acp_outbound_request *request = x->request;
@@ -181,26 +182,26 @@ static bool add_headers(struct exchange *x)
 	return ok;
 }
 
-/* Refuses what must not be sent, before anything is. */
+/* Refuses an invalid request before anything is sent. */
 static bool check_request(const struct acp_outbound_request *request, struct acp_outbound_reply *reply)
 {
 	if (!acp_outbound_url_ok(request->url, request->allow_http, reply->error, sizeof reply->error))
 		return false;
 	if (!method_ok(request->method)) {
-		snprintf(reply->error, sizeof reply->error, "the method is not one");
+		snprintf(reply->error, sizeof reply->error, "the method is not valid");
 		return false;
 	}
 	for (size_t i = 0; i < request->header_count; i++) {
 		if (acp_outbound_header_ok(request->headers[i].name, request->headers[i].value))
 			continue;
-		snprintf(reply->error, sizeof reply->error, "header %zu has a character that headers may not have",
-			 i + 1);
+		snprintf(reply->error, sizeof reply->error,
+			 "header %zu contains a character that is not allowed in headers", i + 1);
 		return false;
 	}
 	return true;
 }
 
-/* What libcurl asks on the way ----------------------------------------------------------------------------------- */
+/* Callbacks of libcurl -------------------------------------------------------------------------------------------- */
 
 static bool address_allowed(struct exchange *x, int family, const void *address)
 {
@@ -211,7 +212,7 @@ static bool address_allowed(struct exchange *x, int family, const void *address)
 	return false;
 }
 
-/* The resolved address, at the moment when it is used. */
+/* Checks the resolved address at the moment of use. */
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *to)
 {
 	struct exchange *x = arg;
@@ -229,8 +230,8 @@ static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_so
 }
 
 #if CAN_KEEP
-/* Before each sending: a kept connection was opened under other rules perhaps, and a second sending is not ours to
- * decide (libcurl repeats a request when a kept connection dies before the reply begins). */
+/* Called before each sending. A reused connection may have been opened under other rules. A second sending is the
+ * caller's decision, not libcurl's (which repeats a request when a reused connection dies before the reply begins). */
 static int before_sending(void *arg, char *to, char *from, int to_port, int from_port)
 {
 	struct exchange *x = arg;
@@ -259,7 +260,7 @@ static size_t take_body(char *bytes, size_t size, size_t count, void *arg)
 	return 0;
 }
 
-/* A header that was asked for. An interim reply's are forgotten when the next status line comes. */
+/* Keeps a requested header. The headers of an interim reply are dropped when the next status line arrives. */
 static size_t take_header(char *line, size_t size, size_t count, void *arg)
 {
 	struct exchange *x = arg;
@@ -283,7 +284,7 @@ static size_t take_header(char *line, size_t size, size_t count, void *arg)
 
 /* Setting up ----------------------------------------------------------------------------------------------------- */
 
-/* An option that could not be set may be the one that keeps the request from going astray: then it does not go. */
+/* The option that could not be set may be one that keeps the request safe, so the request is not sent. */
 #define SET(option, value) (x->unset = curl_easy_setopt(curl, option, value) != CURLE_OK || x->unset)
 
 static void set_limits(CURL *curl, struct exchange *x)
@@ -308,7 +309,7 @@ static void set_limits(CURL *curl, struct exchange *x)
 	SET(CURLOPT_NOSIGNAL, 1L);
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long)request->connect_timeout_ms);
 	SET(CURLOPT_TIMEOUT_MS, (long)request->timeout_ms);
-	/* Stops an announced long reply at once; take_body() counts, whatever was announced. */
+	/* Stops an announced long reply at once; take_body() checks the length in any case. */
 	SET(CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)request->max_reply);
 }
 
@@ -339,7 +340,7 @@ static void set_hooks(CURL *curl, struct exchange *x)
 #endif
 }
 
-/* The handle that a thread keeps, with its connections. */
+/* The handle that each thread keeps, with its connections. */
 static pthread_key_t kept_key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool usable;
@@ -349,7 +350,7 @@ static void free_kept(void *curl)
 	curl_easy_cleanup(curl);
 }
 
-/* libcurl frees requests as they are, vendors' keys in them. */
+/* libcurl does not wipe requests before it frees them, and they hold vendors' keys. */
 static void forget(void *memory)
 {
 	if (memory)
@@ -357,7 +358,7 @@ static void forget(void *memory)
 	free(memory);
 }
 
-/* realloc() might leave a copy where the memory was. */
+/* realloc() might leave a copy in the old memory. */
 static void *resize(void *memory, size_t size)
 {
 	size_t old = memory ? malloc_usable_size(memory) : 0;
@@ -385,13 +386,13 @@ static bool keeps(const struct acp_outbound_request *request)
 	return CAN_KEEP && request->keep_alive;
 }
 
-static CURL *take_handle(const struct acp_outbound_request *request)
+static CURL *acquire_handle(const struct acp_outbound_request *request)
 {
 	if (!keeps(request))
 		return curl_easy_init();
 	CURL *curl = pthread_getspecific(kept_key);
 	if (curl) {
-		curl_easy_reset(curl); /* its connections stay */
+		curl_easy_reset(curl); /* the connections stay open */
 		return curl;
 	}
 	curl = curl_easy_init();
@@ -410,7 +411,7 @@ static bool was_sent(CURL *curl, const struct exchange *x)
 	return x->repeated || curl_easy_getinfo(curl, CURLINFO_REQUEST_SIZE, &sent) != CURLE_OK || sent > 0;
 }
 
-static enum acp_outbound_result judge(CURL *curl, CURLcode code, struct exchange *x)
+static enum acp_outbound_result classify(CURL *curl, CURLcode code, struct exchange *x)
 {
 	struct acp_outbound_reply *reply = x->reply;
 	long status = 0;
@@ -424,8 +425,7 @@ static enum acp_outbound_result judge(CURL *curl, CURLcode code, struct exchange
 	else if (x->repeated)
 		snprintf(reply->error, sizeof reply->error, "the connection was closed before a reply came");
 	else if (*x->refused && !x->opened)
-		snprintf(reply->error, sizeof reply->error, "the address %s is not one of the public internet",
-			 x->refused);
+		snprintf(reply->error, sizeof reply->error, "the address %s is not on the public internet", x->refused);
 	else
 		snprintf(reply->error, sizeof reply->error, "%s",
 			 *x->curl_error ? x->curl_error : curl_easy_strerror(code));
@@ -448,10 +448,10 @@ static enum acp_outbound_result perform(CURL *curl, struct exchange *x)
 	}
 	enum acp_outbound_result result = ACP_OUTBOUND_FAILED;
 	if (x->unset)
-		snprintf(x->reply->error, sizeof x->reply->error, "libcurl could not be told how to send it");
+		snprintf(x->reply->error, sizeof x->reply->error, "libcurl refused an option of the request");
 	else
-		result = judge(curl, curl_easy_perform(curl), x);
-	/* What a kept handle still points at is about to go. */
+		result = classify(curl, curl_easy_perform(curl), x);
+	/* A kept handle still points at memory that is about to be freed. */
 	if (keeps(x->request))
 		curl_easy_reset(curl);
 	else
@@ -466,12 +466,12 @@ enum acp_outbound_result acp_outbound_send(const struct acp_outbound_request *re
 	acp_buf_init(&reply->body, request->max_reply);
 	if (!check_request(request, reply))
 		return ACP_OUTBOUND_REFUSED;
-	CURL *curl = acp_outbound_init() && add_headers(&x) ? take_handle(request) : NULL;
+	CURL *curl = acp_outbound_init() && add_headers(&x) ? acquire_handle(request) : NULL;
 	enum acp_outbound_result result = ACP_OUTBOUND_FAILED;
 	if (curl)
 		result = perform(curl, &x);
 	else
-		snprintf(reply->error, sizeof reply->error, "libcurl cannot be used, or memory is lacking");
+		snprintf(reply->error, sizeof reply->error, "libcurl cannot be used, or out of memory");
 	curl_slist_free_all(x.headers);
 	return result;
 }

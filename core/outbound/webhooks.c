@@ -3,6 +3,7 @@
 #include "clock.h"
 #include "log.h"
 #include "outbound.h"
+#include "subkey.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -12,8 +13,8 @@ enum {
 	URL_MAX = 2048,
 	CONNECT_TIMEOUT_MS = 5000,
 	TIMEOUT_MS = 15000,
-	LEASE = 60,        /* seconds; an attempt and its report are over long before */
-	REPLY_MAX = 65536, /* of the receiver's reply only the status matters */
+	LEASE = 60,        /* seconds; much longer than an attempt and its report take */
+	REPLY_MAX = 65536, /* only the status of the receiver's reply matters */
 };
 
 /* Seconds before the second attempt, the third, … */
@@ -21,8 +22,8 @@ static const int64_t retry_after[] = {5, 300, 1800, 7200, 18000, 36000, 50400, 7
 
 /* URLs ---------------------------------------------------------------------------------------------------------- */
 
-/* The host of a URL as it may stand in an address literal, without brackets; *port is what follows the colon, or NULL.
- * Breaks authority up in place. NULL: brackets that do not pair. */
+/* The host part of a URL without the brackets of an address literal. *port is the text after the colon, or NULL. Splits
+ * authority in place. NULL: unbalanced brackets. */
 static char *split_host(char *authority, char **port)
 {
 	char *colon;
@@ -51,7 +52,7 @@ static bool port_ok(const char *port)
 	return digits > 0 && !port[digits] && number >= 1 && number <= 65535;
 }
 
-/* Does the host say by itself that it is private? inet_aton() knows the forms resolvers take: 127.1, 0x7f000001. */
+/* Is the host itself a private address or name? inet_aton() accepts the same forms as resolvers: 127.1, 0x7f000001. */
 static bool names_private(const char *host)
 {
 	struct in_addr v4;
@@ -71,12 +72,12 @@ static const char *authority_fault(const struct acp_config *config, char *author
 {
 	char *port;
 	if (strchr(authority, '@'))
-		return "must not hold user or password";
+		return "must not contain a user or a password";
 	char *host = split_host(authority, &port);
 	if (!host || !*host || host[strspn(host, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_:")])
 		return "has no usable host name (other scripts: in their xn-- form)";
 	if (port && !port_ok(port))
-		return "has a port that is none";
+		return "has an invalid port";
 	if (!config->webhook_allow_private && names_private(host))
 		return "leads to a private address";
 	return NULL;
@@ -93,7 +94,7 @@ static const char *url_fault(const struct acp_config *config, const char *url)
 		return config->webhook_allow_http ? "must start with https:// or http://" : "must start with https://";
 	for (const char *c = url; *c; c++)
 		if (*c <= ' ' || *c > '~' || strchr("\"\\<>^`{|}#", *c))
-			return "holds a character that must be %-encoded, or a fragment";
+			return "contains a character that must be %-encoded, or a fragment";
 	const char *start = url + (https ? 8 : 7);
 	size_t len = strcspn(start, "/?");
 	if (len == 0 || len >= sizeof authority)
@@ -112,18 +113,14 @@ bool acp_webhook_url_ok(const struct acp_config *config, const char *url, char *
 
 /* Secrets ------------------------------------------------------------------------------------------------------- */
 
-/* One id has one key, in whichever case a caller writes its digits. */
+/* An id has one key, no matter in which case a caller writes its hex digits. */
 static void sealing_key(const struct acp_config *config, const char *webhook_id, uint8_t key[ACP_SHA256_LEN])
 {
-	static const char purpose[] = "acp-fcgi webhook secret v1";
-	uint8_t parent[ACP_SHA256_LEN];
 	char id[ACP_UUID_LEN];
 	snprintf(id, sizeof id, "%s", webhook_id);
 	for (char *c = id; *c; c++)
 		*c = (char)tolower((unsigned char)*c);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), purpose, sizeof purpose - 1, parent);
-	acp_hmac_sha256(parent, sizeof parent, id, strlen(id), key);
-	acp_wipe(parent, sizeof parent);
+	acp_subkey(config->key_pepper, ACP_FOR_WEBHOOK_SECRET, id, strlen(id), key);
 }
 
 bool acp_webhook_new_secret(const struct acp_config *config, const char *webhook_id, char text[ACP_WEBHOOK_SECRET_TEXT],
@@ -134,7 +131,7 @@ bool acp_webhook_new_secret(const struct acp_config *config, const char *webhook
 	memcpy(text, "whsec_", 6);
 	acp_base64(secret, sizeof secret, text + 6);
 	sealing_key(config, webhook_id, key);
-	bool ok = acp_seal(key, secret, sizeof secret, sealed);
+	bool ok = acp_encrypt(key, secret, sizeof secret, sealed);
 	if (ok)
 		acp_hex(sealed, sizeof sealed, sealed_hex);
 	acp_wipe(secret, sizeof secret);
@@ -149,7 +146,7 @@ bool acp_webhook_open_secret(const struct acp_config *config, const char *webhoo
 	if (!acp_unhex(sealed_hex, sealed, sizeof sealed))
 		return false;
 	sealing_key(config, webhook_id, key);
-	bool opened = acp_unseal(key, sealed, sizeof sealed, secret);
+	bool opened = acp_decrypt(key, sealed, sizeof sealed, secret);
 	acp_wipe(key, sizeof key);
 	return opened;
 }
@@ -174,7 +171,7 @@ double acp_webhook_retry_delay(int64_t attempt, uint32_t random)
 	return (double)retry_after[attempt - 1] * (0.9 + 0.2 * random / UINT32_MAX);
 }
 
-/* A delivery as taken from the hub; strings borrow from its JSON. */
+/* A delivery taken from the hub. The strings point into its JSON. */
 struct delivery {
 	const char *tenant_id, *webhook_id, *delivery_id, *url, *payload, *sealed, *sealed_before;
 	int64_t attempt;
@@ -197,7 +194,7 @@ static bool read_delivery(struct json_object *json, struct delivery *d)
 	return d->tenant_id && d->webhook_id && d->delivery_id && d->url && d->payload && d->sealed;
 }
 
-/* Appends the signature by one secret. False: it cannot be read. */
+/* Appends the signature made with one secret. False: the secret cannot be read. */
 static bool add_signature(const struct acp_config *config, const struct delivery *d, const char *sealed,
 			  struct acp_buf *out)
 {
@@ -211,16 +208,17 @@ static bool add_signature(const struct acp_config *config, const struct delivery
 	return true;
 }
 
-/* The header webhook-signature: by the secret, and for a day after a rotation by the one before it too. */
+/* The header webhook-signature: signed with the current secret and, for a day after a rotation, with the previous one
+ * too. */
 static bool sign_delivery(const struct acp_config *config, const struct delivery *d, struct acp_buf *out)
 {
 	bool ok = add_signature(config, d, d->sealed, out);
 	if (ok && d->sealed_before && !add_signature(config, d, d->sealed_before, out))
-		acp_log(ACP_LOG_WARNING, "webhook %s: the secret before the last one cannot be read", d->webhook_id);
+		acp_log(ACP_LOG_WARNING, "webhook %s: the previous secret cannot be read", d->webhook_id);
 	return ok && acp_buf_ok(out);
 }
 
-/* Sends; fills reply (released by the caller). */
+/* Sends the delivery and fills reply, which the caller releases. */
 static enum acp_outbound_result post(const struct acp_config *config, const struct delivery *d, const char *signatures,
 				     struct acp_outbound_reply *reply)
 {
@@ -248,7 +246,7 @@ static enum acp_outbound_result post(const struct acp_config *config, const stru
 	return acp_outbound_send(&request, reply);
 }
 
-/* How the attempt ended, as delivery_done takes it. */
+/* The outcome of the attempt, in the form that webhooks.report of the plane expects. */
 static struct json_object *outcome_json(const struct delivery *d, int status, const char *error, bool silent)
 {
 	uint32_t random;
@@ -271,7 +269,7 @@ static struct json_object *outcome_json(const struct delivery *d, int status, co
 	return NULL;
 }
 
-/* Makes the attempt; what came of it, or NULL when memory is lacking. */
+/* Makes the attempt and returns its outcome. NULL: out of memory. */
 static struct json_object *attempt(const struct acp_config *config, const struct delivery *d)
 {
 	char error[320];
@@ -285,7 +283,7 @@ static struct json_object *attempt(const struct acp_config *config, const struct
 		return outcome_json(d, 0, "the signing secret cannot be read; rotate it", false);
 	}
 	enum acp_outbound_result result = post(config, d, signatures.ptr, &reply);
-	/* A reply too long for us is a reply all the same. */
+	/* A reply that is too long still counts as a reply. */
 	int status = result == ACP_OUTBOUND_REPLIED || result == ACP_OUTBOUND_UNKNOWN ? reply.status : 0;
 	if (status)
 		snprintf(error, sizeof error, "the receiver answered with status %d", status);
@@ -305,15 +303,15 @@ enum acp_webhooks_step acp_webhooks_deliver(const struct acp_config *config, con
 	struct json_object *list = NULL;
 	struct json_object *outcome = NULL;
 	struct delivery delivery;
-	enum acp_code code = plane->deliveries_take(plane->self, 1, LEASE, &list);
+	enum acp_code code = plane->webhooks.claim(plane->self, 1, LEASE, &list);
 	size_t count =
 		code == ACP_OK && json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
 	if (count && read_delivery(json_object_array_get_idx(list, 0), &delivery))
 		outcome = attempt(config, &delivery);
 	if (outcome)
-		code = plane->delivery_done(plane->self, outcome);
+		code = plane->webhooks.report(plane->self, outcome);
 	else if (count)
-		code = ACP_INTERNAL_ERROR; /* the delivery comes back when its lease is over */
+		code = ACP_INTERNAL_ERROR; /* the delivery becomes due again when its lease ends */
 	json_object_put(outcome);
 	json_object_put(list);
 	if (code != ACP_OK)

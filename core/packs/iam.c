@@ -1,8 +1,10 @@
-/* Pack iam: a tenant's API keys and team. A key is made here and only its hash goes to the hub
- * (sql/functions/60_iam.sql); its text is in the reply, once. Nobody can hand on a scope that the calling key lacks. */
+/* Pack iam: a tenant's API keys and team. This file makes a key and sends only its hash to the hub
+ * (sql/functions/60_iam.sql). The reply shows the key once. A caller cannot grant a scope that the calling key
+ * lacks. */
 #include "kernel.h"
+#include "schemas.h"
 
-/* Refuses scopes that the calling key does not have. field: pointer to the array that names them. */
+/* Refuses scopes that the calling key does not have. field: pointer to the array that lists them. */
 static enum acp_code check_grant(struct acp_call *call, struct json_object *scopes, const char *field)
 {
 	for (size_t i = 0; scopes && i < json_object_array_length(scopes); i++) {
@@ -19,8 +21,8 @@ static enum acp_code check_grant(struct acp_call *call, struct json_object *scop
 	return ACP_OK;
 }
 
-/* What a key may be given: its scopes, and a rate limit that is not above the usual one or the calling key's own. Rate
- * limits protect the operator; only the operator raises them. */
+/* Checks the rights of a new key: its scopes, and a rate limit no higher than the default or the calling key's own.
+ * Rate limits protect the operator, so only the operator can raise them. */
 static enum acp_code check_new_rights(struct acp_call *call, struct json_object *params)
 {
 	int64_t most = acp_call_rate_limit(call);
@@ -32,7 +34,7 @@ static enum acp_code check_new_rights(struct acp_call *call, struct json_object 
 	return check_grant(call, acp_json_member(params, "scopes"), "/params/scopes");
 }
 
-/* params and what a new key is stored with. NULL: memory is lacking. */
+/* params and the stored form of a new key. NULL: out of memory. */
 static struct json_object *with_new_key(const struct acp_call *call, struct json_object *params, char key[ACP_KEY_MAX])
 {
 	char id[ACP_UUID_LEN], shown[ACP_KEY_SHOWN + 1], hex[ACP_SHA256_HEX];
@@ -41,7 +43,7 @@ static struct json_object *with_new_key(const struct acp_call *call, struct json
 	struct json_object *whole = NULL;
 	acp_random(seed, sizeof seed);
 	acp_uuid(id);
-	acp_key_from_seed(config->key_prefix, seed, key);
+	acp_key_from_seed(config->api_key_prefix, seed, key);
 	acp_wipe(seed, sizeof seed);
 	acp_key_hash(config->key_pepper, key, hash);
 	acp_hex(hash, sizeof hash, hex);
@@ -53,7 +55,7 @@ static struct json_object *with_new_key(const struct acp_call *call, struct json
 	return NULL;
 }
 
-/* Runs a function that stores a new key, and puts the key into what it gives. */
+/* Runs a function that stores a new key, and adds the key to its result. */
 static enum acp_code store_key(struct acp_call *call, const char *function, struct json_object *params,
 			       struct acp_result *result)
 {
@@ -79,7 +81,7 @@ static enum acp_code update_key(struct acp_call *call, struct json_object *param
 	return code == ACP_OK ? acp_call_sql(call, "iam_keys_update", params, &result->data) : code;
 }
 
-/* The new key has the scopes of the old one: whoever rotates must have them too. */
+/* The new key has the scopes of the old one, so the caller must have them too. */
 static enum acp_code rotate_key(struct acp_call *call, struct json_object *params, struct acp_result *result)
 {
 	struct json_object *scopes = NULL;
@@ -90,35 +92,22 @@ static enum acp_code rotate_key(struct acp_call *call, struct json_object *param
 	return code == ACP_OK ? store_key(call, "iam_keys_rotate", params, result) : code;
 }
 
-#define UUID "{\"type\":\"string\",\"format\":\"uuid\"}"
-#define NAME "{\"type\":\"string\",\"minLength\":1,\"maxLength\":100}"
-#define SCOPES                                                                                                         \
-	"{\"type\":\"array\",\"minItems\":1,\"maxItems\":20,\"uniqueItems\":true,\"items\":{\"type\":\"string\","      \
-	"\"enum\":[\"manage.read\",\"manage.iam\",\"manage.webhooks\",\"manage.settings\",\"manage.governance\","      \
-	"\"manage.domain\"]}}"
-#define EXPIRES "{\"type\":\"string\",\"format\":\"date-time\"}"
-#define RATE "{\"type\":\"integer\",\"minimum\":1,\"maximum\":1000000}"
-#define OBJECT(required, properties)                                                                                   \
-	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "],\"properties\":{" properties  \
-	"}}"
-
 static const struct acp_action actions[] = {
 	{
 		.name = "iam.keys.list",
 		.scope = "manage.iam",
 		.description = "Lists the API keys of the tenant, never their secrets; after: api_key_id of the last "
 			       "one seen.",
-		.params_schema =
-			OBJECT("", "\"limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":200},\"after\":" UUID),
+		.params_schema = acp_schema_packs_iam_keys_list,
 		.run = acp_run_sql,
 		.sql_function = "iam_keys_list",
 	},
 	{
 		.name = "iam.keys.create",
 		.scope = "manage.iam",
-		.description = "Makes an API key with scopes that the calling key has; its text is in the reply, once.",
-		.params_schema = OBJECT("\"name\",\"scopes\"", "\"name\":" NAME ",\"scopes\":" SCOPES
-							       ",\"expires_at\":" EXPIRES ",\"rate_limit\":" RATE),
+		.description =
+			"Creates an API key with scopes that the calling key has; only this reply shows the key.",
+		.params_schema = acp_schema_packs_iam_keys_create,
 		.run = create_key,
 		.writes = true,
 		.supports_dry_run = true,
@@ -129,8 +118,7 @@ static const struct acp_action actions[] = {
 		.name = "iam.keys.update",
 		.scope = "manage.iam",
 		.description = "Changes name, scopes, expiry or rate limit of a key.",
-		.params_schema = OBJECT("\"api_key_id\"", "\"api_key_id\":" UUID ",\"name\":" NAME ",\"scopes\":" SCOPES
-							  ",\"expires_at\":" EXPIRES ",\"rate_limit\":" RATE),
+		.params_schema = acp_schema_packs_iam_keys_update,
 		.run = update_key,
 		.writes = true,
 		.changes_access = true,
@@ -140,7 +128,7 @@ static const struct acp_action actions[] = {
 		.name = "iam.keys.revoke",
 		.scope = "manage.iam",
 		.description = "Revokes a key for every call that starts after the reply.",
-		.params_schema = OBJECT("\"api_key_id\"", "\"api_key_id\":" UUID),
+		.params_schema = acp_schema_packs_iam_keys_revoke,
 		.run = acp_run_sql,
 		.sql_function = "iam_keys_revoke",
 		.writes = true,
@@ -151,11 +139,10 @@ static const struct acp_action actions[] = {
 	{
 		.name = "iam.keys.rotate",
 		.scope = "manage.iam",
-		.description = "Makes a key that replaces another; both work until the grace period ends. The quota is "
-			       "the tenant's: one for both.",
-		.params_schema = OBJECT("\"api_key_id\"",
-					"\"api_key_id\":" UUID
-					",\"grace_seconds\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":604800}"),
+		.description =
+			"Creates a key that replaces another; both work until the grace period ends. The quota is "
+			"the tenant's: one for both.",
+		.params_schema = acp_schema_packs_iam_keys_rotate,
 		.run = rotate_key,
 		.writes = true,
 		.changes_access = true,
@@ -167,7 +154,7 @@ static const struct acp_action actions[] = {
 		.name = "iam.team.list",
 		.scope = "manage.iam",
 		.description = "Lists the people of the tenant.",
-		.params_schema = OBJECT("", ""),
+		.params_schema = acp_schema_packs_iam_team_list,
 		.run = acp_run_sql,
 		.sql_function = "iam_team_list",
 	},
@@ -176,10 +163,7 @@ static const struct acp_action actions[] = {
 		.scope = "manage.iam",
 		.description = "Puts a person on the tenant's list as invited. Sends nothing: telling the person is "
 			       "the caller's.",
-		.params_schema =
-			OBJECT("\"email\",\"role\"",
-			       "\"email\":{\"type\":\"string\",\"format\":\"email\",\"maxLength\":254},"
-			       "\"role\":{\"type\":\"string\",\"enum\":[\"owner\",\"admin\",\"member\",\"viewer\"]}"),
+		.params_schema = acp_schema_packs_iam_team_invite,
 		.run = acp_run_sql,
 		.sql_function = "iam_team_invite",
 		.writes = true,

@@ -1,10 +1,11 @@
-/* Pack domain.leadscoring: models and questions live in PostgreSQL (sql/functions/40_leadscoring.sql); scores are
- * computed here. Billable: scores by the lead, everything else by the call. */
+/* Pack domain.leadscoring: PostgreSQL stores the models and questions (sql/functions/40_leadscoring.sql); scores are
+ * computed here. Scores are billed per lead, everything else per call. */
 #include "kernel.h"
+#include "schemas.h"
 
 #include <math.h>
 
-/* One lead's score: the sum of weight x feature over the features that have a weight. */
+/* One lead's score: the sum of weight x feature over all features that have a weight. */
 static bool score_lead(struct json_object *weights, struct json_object *lead, double *score)
 {
 	double sum = 0;
@@ -44,7 +45,7 @@ static enum acp_code score_leads(struct acp_call *call, struct json_object *weig
 	return ACP_OK;
 }
 
-/* The weights of the call: inline, or those of a model. *owned is to be released. */
+/* The weights of the call: inline, or those of a model. The caller releases *owned. */
 static enum acp_code find_weights(struct acp_call *call, struct json_object *params, struct json_object **weights,
 				  struct json_object **owned)
 {
@@ -83,25 +84,12 @@ static enum acp_code compute_scores(struct acp_call *call, struct json_object *p
 	return code;
 }
 
-#define PAGE(after)                                                                                                    \
-	"{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"                                         \
-	"\"limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":200},"                                              \
-	"\"after\":" after "}}"
-#define WEIGHTS                                                                                                        \
-	"{\"type\":\"object\",\"maxProperties\":1000,\"additionalProperties\":{\"type\":\"number\"},"                  \
-	"\"description\":\"feature name -> weight\"}"
-#define UUID "{\"type\":\"string\",\"format\":\"uuid\"}"
-
 static const struct acp_action actions[] = {
 	{
 		.name = "domain.leadscoring.models.create",
 		.scope = "manage.domain",
 		.description = "Creates a scoring model.",
-		.params_schema =
-			"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"name\",\"model_type\"],"
-			"\"properties\":{\"name\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":200},"
-			"\"model_type\":{\"type\":\"string\",\"enum\":[\"linear\",\"ml\",\"rule_based\"]},"
-			"\"description\":{\"type\":\"string\",\"maxLength\":2000},\"weights\":" WEIGHTS "}}",
+		.params_schema = acp_schema_packs_domain_leadscoring_models_create,
 		.run = acp_run_sql,
 		.sql_function = "leadscoring_models_create",
 		.writes = true,
@@ -112,7 +100,7 @@ static const struct acp_action actions[] = {
 		.name = "domain.leadscoring.models.list",
 		.scope = "manage.read",
 		.description = "Lists the scoring models, oldest first; after: model_id of the last one seen.",
-		.params_schema = PAGE(UUID),
+		.params_schema = acp_schema_packs_domain_leadscoring_models_list,
 		.run = acp_run_sql,
 		.sql_function = "leadscoring_models_list",
 		.billable = true,
@@ -121,14 +109,7 @@ static const struct acp_action actions[] = {
 		.name = "domain.leadscoring.questions.upsert_bulk",
 		.scope = "manage.domain",
 		.description = "Creates or replaces up to 100 qualification questions by their key.",
-		.params_schema = "{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"questions\"],"
-				 "\"properties\":{"
-				 "\"questions\":{\"type\":\"array\",\"minItems\":1,\"maxItems\":100,\"items\":{"
-				 "\"type\":\"object\","
-				 "\"additionalProperties\":false,\"required\":[\"key\",\"text\"],\"properties\":{"
-				 "\"key\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":100},"
-				 "\"text\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":2000},"
-				 "\"weight\":{\"type\":\"number\"}}}}}}",
+		.params_schema = acp_schema_packs_domain_leadscoring_questions_upsert_bulk,
 		.run = acp_run_sql,
 		.sql_function = "leadscoring_questions_upsert_bulk",
 		.writes = true,
@@ -139,7 +120,7 @@ static const struct acp_action actions[] = {
 		.name = "domain.leadscoring.questions.list",
 		.scope = "manage.read",
 		.description = "Lists the qualification questions by key; after: key of the last one seen.",
-		.params_schema = PAGE("{\"type\":\"string\",\"maxLength\":100}"),
+		.params_schema = acp_schema_packs_domain_leadscoring_questions_list,
 		.run = acp_run_sql,
 		.sql_function = "leadscoring_questions_list",
 		.billable = true,
@@ -149,14 +130,7 @@ static const struct acp_action actions[] = {
 		.scope = "manage.domain",
 		.description =
 			"Scores up to 100 leads with the given weights or with those of a model; counted by the lead.",
-		.params_schema =
-			"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"leads\"],\"properties\":{"
-			"\"model_id\":" UUID ",\"weights\":" WEIGHTS ","
-			"\"leads\":{\"type\":\"array\",\"minItems\":1,\"maxItems\":100,\"items\":{\"type\":\"object\","
-			"\"additionalProperties\":false,\"required\":[\"id\",\"features\"],\"properties\":{"
-			"\"id\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":200},"
-			"\"features\":{\"type\":\"object\",\"maxProperties\":1000,"
-			"\"additionalProperties\":{\"type\":\"number\"}}}}}}}",
+		.params_schema = acp_schema_packs_domain_leadscoring_scores_compute,
 		.run = compute_scores,
 		.supports_dry_run = true,
 		.billable = true,

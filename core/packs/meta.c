@@ -1,9 +1,8 @@
-/* Pack meta: what this installation can do. Never billable. */
+/* Pack meta: the capabilities of this installation. Never billable. */
 #include "kernel.h"
+#include "schemas.h"
 
 #include "version.h"
-
-#define NO_PARAMS "{\"type\":\"object\",\"properties\":{},\"additionalProperties\":false}"
 
 static enum acp_code list_actions(struct acp_call *call, struct json_object *params, struct acp_result *result)
 {
@@ -14,7 +13,7 @@ static enum acp_code list_actions(struct acp_call *call, struct json_object *par
 	bool ok = list && result->data;
 	for (size_t i = 0; ok && i < kernel->entry_count; i++) {
 		struct json_object *def = NULL;
-		/* A reply owns its tree; the definitions are shared by all threads. */
+		/* A reply owns its tree, but all threads share the definitions. */
 		ok = json_object_deep_copy(kernel->entries[i].def, &def, NULL) == 0 &&
 		     json_object_array_add(list, def) == 0;
 		if (!ok)
@@ -45,14 +44,14 @@ static const struct acp_action actions[] = {
 		.name = "meta.actions",
 		.scope = "manage.read",
 		.description = "Lists every action with its scope, its JSON Schema and how it is billed.",
-		.params_schema = NO_PARAMS,
+		.params_schema = acp_schema_packs_meta_actions,
 		.run = list_actions,
 	},
 	{
 		.name = "meta.version",
 		.scope = "manage.read",
-		.description = "Tells the versions of the API and of this program.",
-		.params_schema = NO_PARAMS,
+		.description = "Returns the versions of the API and of this program.",
+		.params_schema = acp_schema_packs_meta_version,
 		.run = version,
 	},
 	{
@@ -60,11 +59,7 @@ static const struct acp_action actions[] = {
 		.scope = "manage.read",
 		.description = "Shows the tenant's calls of a month by outcome, its latest failed and refused calls, "
 			       "and when its keys were used last.",
-		.params_schema =
-			"{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{\"period\":{\"type\":"
-			"\"string\",\"format\":\"month\",\"pattern\":\"^[1-9][0-9]{3}-(0[1-9]|1[0-2])$\"},\"limit\":{"
-			"\"type\":\"integer\","
-			"\"minimum\":1,\"maximum\":200}}}",
+		.params_schema = acp_schema_packs_meta_activity,
 		.run = acp_run_sql,
 		.sql_function = "meta_activity",
 	},

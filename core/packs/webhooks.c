@@ -1,5 +1,6 @@
-/* Pack webhooks: where a tenant wants to be told of what happens (sql/functions/67_webhooks.sql). A signing secret is
- * made here and goes to the hub sealed; its text is in the reply, once. */
+/* Pack webhooks: the webhooks of a tenant (sql/functions/67_webhooks.sql). This file makes a signing secret and sends
+ * it to the hub encrypted. The reply shows its text once. */
+#include "schemas.h"
 #include "webhooks.h"
 
 static enum acp_code check_url(struct acp_call *call, struct json_object *params)
@@ -11,7 +12,7 @@ static enum acp_code check_url(struct acp_call *call, struct json_object *params
 	return acp_call_fail(call, ACP_VALIDATION_ERROR, "/params/url", "/params/url %s", why);
 }
 
-/* params and what a webhook with a new secret is stored with. new_id NULL: the webhook is there already. */
+/* params and the stored form of a webhook with a new secret. new_id NULL: the webhook already exists. */
 static struct json_object *with_secret(const struct acp_call *call, struct json_object *params, const char *new_id,
 				       char secret[ACP_WEBHOOK_SECRET_TEXT])
 {
@@ -26,7 +27,7 @@ static struct json_object *with_secret(const struct acp_call *call, struct json_
 	return NULL;
 }
 
-/* Runs a function that stores a secret, and puts the secret into what it gives. */
+/* Runs a function that stores a secret, and adds the secret's text to its result. */
 static enum acp_code store_secret(struct acp_call *call, const char *function, struct json_object *params,
 				  const char *new_id, struct acp_result *result)
 {
@@ -58,24 +59,13 @@ static enum acp_code update_webhook(struct acp_call *call, struct json_object *p
 	return store_secret(call, "webhooks_update", params, NULL, result);
 }
 
-#define UUID "{\"type\":\"string\",\"format\":\"uuid\"}"
-#define URL "{\"type\":\"string\",\"minLength\":1,\"maxLength\":2048}"
-#define EVENTS                                                                                                         \
-	"{\"type\":\"array\",\"minItems\":1,\"maxItems\":20,\"uniqueItems\":true,\"items\":{\"type\":\"string\","      \
-	"\"maxLength\":64,\"pattern\":\"^[a-z_.*]+$\"}}"
-#define DESCRIPTION "{\"type\":[\"string\",\"null\"],\"minLength\":1,\"maxLength\":255}"
-#define PAGE "\"limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":200},\"after\":" UUID
-#define OBJECT(required, properties)                                                                                   \
-	"{\"type\":\"object\",\"additionalProperties\":false,\"required\":[" required "],\"properties\":{" properties  \
-	"}}"
-
 static const struct acp_action actions[] = {
 	{
 		.name = "webhooks.list",
 		.scope = "manage.webhooks",
 		.description =
 			"Lists the webhooks of the tenant, never their secrets; after: webhook_id of the last seen.",
-		.params_schema = OBJECT("", PAGE),
+		.params_schema = acp_schema_packs_webhooks_list,
 		.run = acp_run_sql,
 		.sql_function = "webhooks_list",
 	},
@@ -83,11 +73,10 @@ static const struct acp_action actions[] = {
 		.name = "webhooks.create",
 		.scope = "manage.webhooks",
 		.description =
-			"Makes a webhook for events (names, * stands for anything: key.created, key.revoked, "
+			"Creates a webhook for events (names, * matches anything: key.created, key.revoked, "
 			"key.rotated, "
-			"usage.warning, usage.limit_reached, webhook.test); its signing secret is in the reply, once.",
-		.params_schema = OBJECT("\"url\",\"events\"",
-					"\"url\":" URL ",\"events\":" EVENTS ",\"description\":" DESCRIPTION),
+			"usage.warning, usage.limit_reached, webhook.test); only this reply shows its signing secret.",
+		.params_schema = acp_schema_packs_webhooks_create,
 		.run = create_webhook,
 		.writes = true,
 		.supports_dry_run = true,
@@ -99,11 +88,7 @@ static const struct acp_action actions[] = {
 		.description = "Changes a webhook, disables or enables it. rotate_secret: a new secret is in the "
 			       "reply, once; for 24 "
 			       "hours deliveries carry the signature of the old one too.",
-		.params_schema =
-			OBJECT("\"webhook_id\"", "\"webhook_id\":" UUID ",\"url\":" URL ",\"events\":" EVENTS
-						 ",\"description\":" DESCRIPTION
-						 ",\"status\":{\"type\":\"string\",\"enum\":[\"active\",\"disabled\"]},"
-						 "\"rotate_secret\":{\"type\":\"boolean\"}"),
+		.params_schema = acp_schema_packs_webhooks_update,
 		.run = update_webhook,
 		.writes = true,
 		.supports_dry_run = true,
@@ -112,7 +97,7 @@ static const struct acp_action actions[] = {
 		.name = "webhooks.delete",
 		.scope = "manage.webhooks",
 		.description = "Deletes a webhook and its deliveries, also those on their way.",
-		.params_schema = OBJECT("\"webhook_id\"", "\"webhook_id\":" UUID),
+		.params_schema = acp_schema_packs_webhooks_delete,
 		.run = acp_run_sql,
 		.sql_function = "webhooks_delete",
 		.writes = true,
@@ -121,8 +106,8 @@ static const struct acp_action actions[] = {
 	{
 		.name = "webhooks.test",
 		.scope = "manage.webhooks",
-		.description = "Sends the event webhook.test to a webhook; webhooks.deliveries shows what came of it.",
-		.params_schema = OBJECT("\"webhook_id\"", "\"webhook_id\":" UUID),
+		.description = "Sends the event webhook.test to a webhook; webhooks.deliveries shows the result.",
+		.params_schema = acp_schema_packs_webhooks_test,
 		.run = acp_run_sql,
 		.sql_function = "webhooks_test",
 		.writes = true,
@@ -134,9 +119,7 @@ static const struct acp_action actions[] = {
 		.scope = "manage.webhooks",
 		.description =
 			"Lists deliveries of the last 30 days, newest first; after: delivery_id of the last one seen.",
-		.params_schema = OBJECT(
-			"", "\"webhook_id\":" UUID
-			    ",\"status\":{\"type\":\"string\",\"enum\":[\"pending\",\"delivered\",\"failed\"]}," PAGE),
+		.params_schema = acp_schema_packs_webhooks_deliveries,
 		.run = acp_run_sql,
 		.sql_function = "webhooks_deliveries",
 	},

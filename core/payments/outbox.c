@@ -4,16 +4,16 @@
 #include "log.h"
 
 enum {
-	TIMEOUT_MS = 20000, /* of one attempt, below shutdown_timeout; an invoice takes several requests */
-	LEASE = 90,         /* seconds; an attempt and its report are over long before */
-	FIRST_DELAY = 1,    /* seconds before the second attempt; then twice as long each time */
+	TIMEOUT_MS = 20000, /* of one attempt, less than shutdown_timeout; an invoice takes several requests */
+	LEASE = 90,         /* seconds; much longer than an attempt and its report take */
+	FIRST_DELAY = 1,    /* seconds before the second attempt; doubles each time */
 	LONGEST_DELAY = 3600,
-	MOST_ATTEMPTS = 60, /* 12 in the first hour, then hourly: longer than Stripe repeats an answer under one key */
+	MOST_ATTEMPTS = 60, /* 12 in the first hour, then hourly: longer than Stripe keeps an answer under its key */
 };
 
 bool acp_outbox_offered(const struct acp_kernel *kernel)
 {
-	return kernel->executor && kernel->plane->money;
+	return kernel->executor && kernel->plane->payments.obligations_take;
 }
 
 double acp_outbox_retry_delay(int64_t attempt, uint32_t random)
@@ -37,7 +37,7 @@ static bool read_obligation(struct json_object *json, struct acp_execution *what
 	return what->tenant_id && what->idempotency_key && what->action && what->params;
 }
 
-/* How the attempt ended, as obligation_done takes it. */
+/* The outcome of the attempt, in the form that obligation_done expects. */
 static struct json_object *outcome_json(const struct acp_execution *what, const struct acp_executed *done,
 					int64_t attempts)
 {
@@ -58,21 +58,20 @@ static struct json_object *outcome_json(const struct acp_execution *what, const 
 	return NULL;
 }
 
-static enum acp_code money(const struct acp_kernel *kernel, const char *function, struct json_object *what,
-			   struct json_object **reply)
+static enum acp_code ask(const struct acp_kernel *kernel, acp_plane_question *question, struct json_object *what,
+			 struct json_object **reply)
 {
 	struct acp_refusal refusal = {0};
-	const struct acp_control_plane *plane = kernel->plane;
-	return what ? plane->money(plane->self, function, what, reply, &refusal) : ACP_INTERNAL_ERROR;
+	return what ? question(kernel->plane->self, what, reply, &refusal) : ACP_INTERNAL_ERROR;
 }
 
-/* What was done is never lost: without its report it is due again when the lease is over, under the same key. */
+/* No work is lost: without a report the obligation is due again, under the same key, when the lease ends. */
 static enum acp_outbox_step report(const struct acp_kernel *kernel, const struct acp_execution *what,
 				   const struct acp_executed *done, int64_t attempts)
 {
 	struct json_object *reply = NULL;
 	struct json_object *outcome = outcome_json(what, done, attempts);
-	enum acp_code code = money(kernel, "obligation_done", outcome, &reply);
+	enum acp_code code = ask(kernel, kernel->plane->payments.obligation_done, outcome, &reply);
 	bool counted = acp_json_bool(reply, "counted");
 	bool dead = !done->ok && !acp_json_member(outcome, "retry_after");
 	acp_log(done->ok || !dead ? ACP_LOG_DEBUG : ACP_LOG_WARNING, "outbox: %s, attempt %lld: %s%s%s",
@@ -105,7 +104,8 @@ static enum acp_outbox_step take(const struct acp_kernel *kernel, struct json_ob
 {
 	struct json_object *reply = NULL;
 	bool asked = which && acp_json_add(which, "lease", json_object_new_int(LEASE));
-	enum acp_code code = asked ? money(kernel, "obligations_take", which, &reply) : ACP_INTERNAL_ERROR;
+	acp_plane_question *question = kernel->plane->payments.obligations_take;
+	enum acp_code code = asked ? ask(kernel, question, which, &reply) : ACP_INTERNAL_ERROR;
 	struct json_object *list = acp_json_member(reply, "obligations");
 	enum acp_outbox_step step = code == ACP_OK ? ACP_OUTBOX_IDLE : ACP_OUTBOX_TROUBLE;
 	if (json_object_is_type(list, json_type_array) && json_object_array_length(list) > 0)

@@ -28,10 +28,10 @@ static enum acp_code refuse(struct delivery *d, enum acp_code code, const char *
 
 bool acp_stripe_events_offered(const struct acp_kernel *kernel)
 {
-	return *kernel->config->stripe_webhook_secret && kernel->plane->money;
+	return *kernel->config->stripe_webhook_secret && kernel->plane->payments.stripe_event;
 }
 
-/* Bytes first: what is not signed is not even read as JSON. */
+/* Checked on the raw bytes first: an unsigned body is not even parsed as JSON. */
 static enum acp_code check_signature(struct delivery *d, const char *signature)
 {
 	const struct acp_request *request = d->request;
@@ -81,7 +81,7 @@ static enum acp_code read_event(struct delivery *d)
 	return ACP_OK;
 }
 
-/* Copies a member that is a string of a usable length. What is expanded into an object counts by its id. */
+/* Copies a string member of usable length. For a member expanded into an object, copies the object's id. */
 static bool copy_text(struct json_object *out, const char *as, struct json_object *from, const char *name)
 {
 	struct json_object *member = acp_json_member(from, name);
@@ -90,7 +90,7 @@ static bool copy_text(struct json_object *out, const char *as, struct json_objec
 	return !text_ok(text) || acp_json_member(out, as) || acp_json_add_string(out, as, text);
 }
 
-/* The row of a delivery that was accepted; the hub adds whose it is. */
+/* The audit row of an accepted delivery; the hub adds the tenant. */
 static struct json_object *audit_event(const struct delivery *d)
 {
 	struct acp_event event;
@@ -104,7 +104,7 @@ static struct json_object *audit_event(const struct delivery *d)
 	return json;
 }
 
-/* Of the event only what its effect needs: names, addresses and cards stay outside the database. */
+/* Keeps only the parts of the event that its effect needs: names, addresses and cards stay out of the database. */
 static struct json_object *essence(const struct delivery *d)
 {
 	struct json_object *event = d->event;
@@ -134,7 +134,7 @@ static enum acp_code store(struct delivery *d, struct json_object **result)
 	const struct acp_control_plane *plane = d->kernel->plane;
 	struct json_object *what = essence(d);
 	enum acp_code code =
-		what ? plane->money(plane->self, "stripe_event", what, result, &refusal) : ACP_INTERNAL_ERROR;
+		what ? plane->payments.stripe_event(plane->self, what, result, &refusal) : ACP_INTERNAL_ERROR;
 	json_object_put(what);
 	return code == ACP_OK ? code : refuse(d, code, "", "");
 }

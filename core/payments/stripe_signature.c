@@ -10,14 +10,14 @@ enum { HEADER_MAX = 4096, DIGITS_MAX = 11 };
 
 static const char malformed[] = "the header Stripe-Signature must be of the form t=SECONDS,v1=HEX";
 
-/* The parts of the header, of which v1 may stand several times. */
+/* The parts of the header; v1 may occur several times. */
 struct parts {
-	const char *t; /* as it was signed: not what it means as a number */
+	const char *t; /* the signed text, not its numeric value */
 	size_t t_len;
 	int signatures;
 };
 
-/* Calls for each v1 of the header. */
+/* Called for each v1 of the header. */
 typedef void on_signature(void *arg, const char *hex, size_t len);
 
 static bool take_time(struct parts *parts, const char *value, size_t len)
@@ -29,7 +29,7 @@ static bool take_time(struct parts *parts, const char *value, size_t len)
 	return true;
 }
 
-/* Names we do not know are signatures of other schemes. False: this is no such header. */
+/* Unknown names belong to other signature schemes and are skipped. False: the header is malformed. */
 static bool each_part(const char *header, struct parts *parts, on_signature *visit, void *arg)
 {
 	size_t total = strlen(header);

@@ -6,7 +6,7 @@
 #include "json.h"
 #include "log.h"
 #include "outbox.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #include <strings.h>
 #include <time.h>
@@ -14,8 +14,8 @@
 enum {
 	CHECKOUT_TIMEOUT_MS = 8000,
 	CUSTOMER_TIMEOUT_MS = 6000,
-	CUSTOMER_PAUSE_MS = 200, /* between two looks while another process makes the customer */
-	CLICKS = 20,             /* a tenant and minute */
+	CUSTOMER_PAUSE_MS = 200, /* between two checks while another process makes the customer */
+	CLICKS = 20,             /* per tenant and minute */
 	WINDOW = 60,
 };
 
@@ -24,7 +24,7 @@ struct upgrade {
 	const struct acp_request *request;
 	const struct acp_principal *who;
 	const char *tenant_id;
-	struct json_object *begun; /* the hub's verdict */
+	struct json_object *begun; /* the hub's answer */
 	struct acp_checkout *out;
 };
 
@@ -43,11 +43,12 @@ static enum acp_code fail(struct upgrade *up, enum acp_code code, const char *er
 	return code;
 }
 
-static enum acp_code ask(struct upgrade *up, const char *function, struct json_object *what, struct json_object **reply)
+/* Asks a question of the control plane's payments; releases what. */
+static enum acp_code ask(struct upgrade *up, acp_plane_question *question, struct json_object *what,
+			 struct json_object **reply)
 {
 	struct acp_refusal refusal = {0};
-	const struct acp_control_plane *plane = up->kernel->plane;
-	enum acp_code code = what ? plane->money(plane->self, function, what, reply, &refusal) : ACP_INTERNAL_ERROR;
+	enum acp_code code = what ? question(up->kernel->plane->self, what, reply, &refusal) : ACP_INTERNAL_ERROR;
 	json_object_put(what);
 	return code == ACP_OK ? code : fail(up, code, refusal.message);
 }
@@ -61,7 +62,7 @@ static struct json_object *of_tenant(const struct upgrade *up)
 	return NULL;
 }
 
-/* Asks the hub what is to be done, and has the customer made first where there is none. */
+/* Asks the hub for the next step. If the tenant has no customer yet, has one made first. */
 static enum acp_code begin(struct upgrade *up)
 {
 	const struct timespec pause = {.tv_nsec = CUSTOMER_PAUSE_MS * 1000000L};
@@ -69,7 +70,7 @@ static enum acp_code begin(struct upgrade *up)
 	for (;;) {
 		json_object_put(up->begun);
 		up->begun = NULL;
-		enum acp_code code = ask(up, "upgrade_begin", of_tenant(up), &up->begun);
+		enum acp_code code = ask(up, up->kernel->plane->payments.upgrade_begin, of_tenant(up), &up->begun);
 		const char *obligation = acp_json_string(up->begun, "obligation");
 		if (code != ACP_OK || !obligation)
 			return code;
@@ -81,11 +82,12 @@ static enum acp_code begin(struct upgrade *up)
 			return fail(up, ACP_UPSTREAM_FAILED,
 				    "the payment service does not answer as it should; try again");
 		if (step == ACP_OUTBOX_IDLE)
-			nanosleep(&pause, NULL); /* somebody else is at it */
+			nanosleep(&pause, NULL); /* another process is at work on it */
 	}
 }
 
-/* Where Stripe sends the human afterwards: the same for every try of an attempt, or Stripe would refuse the key. */
+/* The URLs to which Stripe returns the human. They stay the same for every try of an attempt, or Stripe would refuse
+ * the key. */
 static bool add_urls(const struct upgrade *up, struct json_object *params)
 {
 	char link[512];
@@ -108,7 +110,7 @@ static struct json_object *checkout_params(const struct upgrade *up)
 	return NULL;
 }
 
-/* The audit row of an attempt: a tenant's, made by its key or by the human it gave its link to. */
+/* The audit row of an attempt. It belongs to the tenant; the actor is its key, or the human with its link. */
 static struct json_object *attempt_event(const struct upgrade *up, bool good)
 {
 	struct acp_event event;
@@ -125,7 +127,7 @@ static struct json_object *attempt_event(const struct upgrade *up, bool good)
 	return json;
 }
 
-/* It goes into a header, and a browser goes where it leads. */
+/* The URL goes into a header, and a browser follows it. */
 static bool url_ok(const char *url)
 {
 	if (!url || strlen(url) >= sizeof((struct acp_checkout *)0)->url ||
@@ -140,6 +142,7 @@ static bool url_ok(const char *url)
 static enum acp_code record(struct upgrade *up, const struct acp_executed *done)
 {
 	struct json_object *reply = NULL;
+	const struct acp_plane_payments *payments = &up->kernel->plane->payments;
 	struct json_object *result = of_tenant(up);
 	const char *url = acp_json_string(done->data, "url");
 	const char *id = acp_json_string(done->data, "id");
@@ -151,14 +154,14 @@ static enum acp_code record(struct upgrade *up, const struct acp_executed *done)
 		     acp_json_add(result, "expires_at", json_object_get(acp_json_member(done->data, "expires_at")));
 	else if (ok)
 		ok = acp_json_add(result, "unknown", json_object_new_boolean(done->retry && !done->status));
-	if (!ok) { /* not even in part: the hub would take what is missing for what Stripe said */
+	if (!ok) { /* send nothing incomplete: the hub would take a missing member for Stripe's answer */
 		json_object_put(result);
 		result = NULL;
 	}
-	enum acp_code code = ask(up, good ? "upgrade_opened" : "upgrade_failed", result, &reply);
+	enum acp_code code = ask(up, good ? payments->upgrade_opened : payments->upgrade_failed, result, &reply);
 	const char *ends = acp_json_string(reply, "expires_at");
 	if (code == ACP_UNAVAILABLE && good)
-		code = fail(up, ACP_OUTCOME_UNKNOWN, ""); /* the session is there, under a key that a repetition uses */
+		code = fail(up, ACP_OUTCOME_UNKNOWN, ""); /* the session exists; a repeated call gets it */
 	if (code == ACP_OK && good && ends) {
 		snprintf(up->out->url, sizeof up->out->url, "%s", url);
 		snprintf(up->out->expires_at, sizeof up->out->expires_at, "%s", ends);
@@ -193,7 +196,7 @@ static enum acp_code create(struct upgrade *up)
 	return code;
 }
 
-/* Each click asks the hub, and may ask Stripe. */
+/* Each click queries the hub, and perhaps Stripe. */
 static enum acp_code check_rate(struct upgrade *up)
 {
 	char name[64];
@@ -201,7 +204,7 @@ static enum acp_code check_rate(struct upgrade *up)
 	if (!up->kernel->limits)
 		return ACP_OK;
 	snprintf(name, sizeof name, "upgrade %s", up->tenant_id);
-	acp_ratelimit_take(up->kernel->limits, name, CLICKS, WINDOW, acp_monotonic_us(), &rate);
+	acp_ratelimit_acquire(up->kernel->limits, name, CLICKS, WINDOW, acp_monotonic_us(), &rate);
 	if (rate.allowed)
 		return ACP_OK;
 	fail(up, ACP_RATE_LIMITED, "this tenant asks too often for a checkout; wait a minute");

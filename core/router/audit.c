@@ -6,16 +6,17 @@
 
 #include <arpa/inet.h>
 
-/* The caller's text, redacted as a whole, then cut at a character boundary, in out; *member points to it, or to
- * nothing where there is no text. False: memory is lacking. */
-static bool keep_text(const char **member, char out[ACP_EVENT_TEXT_MAX + 1], const char *text, const char *key_prefix)
+/* Copies the caller's text into out: redacted as a whole, then cut at a character boundary. *member points to it, or is
+ * NULL without a text. False: out of memory. */
+static bool keep_text(const char **member, char out[ACP_EVENT_TEXT_MAX + 1], const char *text,
+		      const char *api_key_prefix)
 {
 	struct acp_buf clean;
 	*member = text ? out : NULL;
 	if (!text)
 		return true;
 	acp_buf_init(&clean, 1 << 20);
-	acp_redact_text(&clean, text, strlen(text), key_prefix);
+	acp_redact_text(&clean, text, strlen(text), api_key_prefix);
 	bool ok = acp_buf_ok(&clean);
 	snprintf(out, ACP_EVENT_TEXT_MAX + 1, "%s", ok && clean.ptr ? clean.ptr : "");
 	acp_utf8_trim(out);
@@ -23,7 +24,7 @@ static bool keep_text(const char **member, char out[ACP_EVENT_TEXT_MAX + 1], con
 	return ok;
 }
 
-/* REMOTE_ADDR is an address from every web server we know; anything else is left out rather than failing the row. */
+/* Every known web server sets REMOTE_ADDR to an address. Any other text is omitted, so that the row does not fail. */
 static const char *address_of(const char *ip)
 {
 	unsigned char parsed[16];
@@ -35,7 +36,7 @@ static bool is_id(const char *hex, size_t len)
 	return strspn(hex, "0123456789abcdef") >= len && strspn(hex, "0") < len;
 }
 
-/* W3C trace context: 00-<32 hex>-<16 hex>-<2 hex>; an id of all zeros is not one. */
+/* W3C trace context: 00-<32 hex>-<16 hex>-<2 hex>; an id of all zeros is invalid. */
 bool acp_audit_trace_id(const char *traceparent, char id[33])
 {
 	if (!traceparent || strlen(traceparent) != 55 || strncmp(traceparent, "00-", 3) != 0 ||
@@ -50,16 +51,16 @@ bool acp_audit_trace_id(const char *traceparent, char id[33])
 bool acp_audit_request_hash(const struct acp_kernel *kernel, struct json_object *envelope, char hex[ACP_SHA256_HEX])
 {
 	struct json_object *clean = NULL;
-	bool ok = acp_redact_json(envelope, kernel->config->key_prefix, &clean) && acp_json_hash(clean, hex);
+	bool ok = acp_redact_json(envelope, kernel->config->api_key_prefix, &clean) && acp_json_hash(clean, hex);
 	json_object_put(clean);
 	return ok;
 }
 
-/* What every event has, whoever the caller is. */
+/* Fills the members that do not depend on the caller. */
 static bool fill_common(struct acp_event *event, const struct acp_kernel *kernel, const struct acp_request *request,
 			enum acp_code code, const char *error, struct json_object *envelope)
 {
-	const char *key_prefix = kernel->config->key_prefix;
+	const char *api_key_prefix = kernel->config->api_key_prefix;
 	event->request_id = request->request_id;
 	event->integration = kernel->config->kernel_id;
 	event->status = acp_outcome_name(acp_code_outcome(code));
@@ -71,7 +72,7 @@ static bool fill_common(struct acp_event *event, const struct acp_kernel *kernel
 	if (code != ACP_OK) {
 		event->error_code = acp_code_name(code);
 		if (!keep_text(&event->error_message_redacted, event->own.error,
-			       *error ? error : acp_code_sentence(code), key_prefix))
+			       *error ? error : acp_code_sentence(code), api_key_prefix))
 			return false;
 	}
 	if (!json_object_is_type(envelope, json_type_object))
@@ -94,7 +95,7 @@ static void fill_actor(struct acp_event *event, const struct acp_call *call)
 	event->tier = call->reservation.tier == ACP_TIER_PAID ? "paid" : "free";
 }
 
-/* What the policy engine decided, in result_meta: which policy, and which approval was asked for or used. */
+/* Adds the policy engine's decision to result_meta: which policy, and which approval was requested or used. */
 static bool add_decision(struct json_object *meta, struct json_object *decision)
 {
 	static const char *const shown[] = {"decision", "policy_id", "policy_version", "approval_id"};
@@ -130,10 +131,10 @@ static bool fill_result_meta(struct acp_event *event, const struct acp_call *cal
 
 static bool fill_action(struct acp_event *event, const struct acp_call *call)
 {
-	const char *key_prefix = call->kernel->config->key_prefix;
+	const char *api_key_prefix = call->kernel->config->api_key_prefix;
 	const struct acp_action *action = call->entry ? call->entry->action : NULL;
-	bool ok = keep_text(&event->action, event->own.action, action ? NULL : call->action_name, key_prefix) &&
-		  keep_text(&event->idempotency_key, event->own.idempotency_key, call->idempotency_key, key_prefix);
+	bool ok = keep_text(&event->action, event->own.action, action ? NULL : call->action_name, api_key_prefix) &&
+		  keep_text(&event->idempotency_key, event->own.idempotency_key, call->idempotency_key, api_key_prefix);
 	event->billable = action && action->billable && call->code == ACP_OK && !call->dry_run;
 	event->billing_quantity = call->result.quantity;
 	event->dry_run = call->dry_run;

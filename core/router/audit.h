@@ -1,5 +1,5 @@
 /* audit.h - the audit event of a call: AuditEvent v1 and billing (contract section 3, "Audit row").
- * It never holds a payload, a header or a secret: text that comes from outside passes through redaction first. */
+ * It never holds a payload, a header or a secret: text from outside is redacted first. */
 #ifndef ACP_AUDIT_H
 #define ACP_AUDIT_H
 
@@ -7,18 +7,19 @@
 
 struct acp_call;
 
-/* The event of a call as it stands. It borrows from the call; release it with acp_event_release. False: memory is
- * lacking. */
+/* Makes the event of a call in its current state. It borrows from the call; release it with acp_event_release. False:
+ * out of memory. */
 bool acp_audit_event(const struct acp_call *call, struct acp_event *event) ACP_MUSTCHECK;
 
-/* The trace id of a valid W3C traceparent header (NULL: none). False: there is none to go by. */
+/* The trace id of a W3C traceparent header (NULL: none). False: the header is missing or invalid. */
 bool acp_audit_trace_id(const char *traceparent, char id[33]);
 
 /* request_hash of an envelope: hex SHA-256 of its canonical form with credentials redacted (contract section 3). */
 bool acp_audit_request_hash(const struct acp_kernel *kernel, struct json_object *envelope,
 			    char hex[ACP_SHA256_HEX]) ACP_MUSTCHECK;
 
-/* The event of a request outside the router (onboarding, the hub): unknown caller, not billable. As above. */
+/* Makes the event of a request outside the router (onboarding, the hub): anonymous actor, not billable. Otherwise as
+ * above. */
 bool acp_audit_public_event(const struct acp_kernel *kernel, const struct acp_request *request, const char *action,
 			    enum acp_code code, const char *error, struct json_object *body,
 			    struct acp_event *event) ACP_MUSTCHECK;

@@ -5,7 +5,7 @@
 
 #include <strings.h>
 
-/* application/json, with or without parameters; the only charset JSON has is UTF-8. */
+/* application/json, with or without parameters; JSON's only charset is UTF-8. */
 static bool is_json_type(const char *content_type)
 {
 	static const char name[] = "application/json";
@@ -37,7 +37,7 @@ enum acp_code acp_body_parse(const struct acp_config *config, const struct acp_r
 	const struct acp_json_limits limits = {(size_t)max_bytes, (unsigned)config->max_json_depth,
 					       (unsigned)config->max_json_tokens};
 	enum acp_code code = acp_body_parse_within(&limits, request, out, error, field);
-	acp_redact_in_place(field, 280, config->key_prefix);
+	acp_redact_in_place(field, 280, config->api_key_prefix);
 	return code;
 }
 
@@ -83,7 +83,7 @@ enum acp_code acp_envelope_parse(struct acp_call *call)
 	return call->code;
 }
 
-/* idempotency_key of the body and the Idempotency-Key header are one thing: both may be sent if they agree. */
+/* The body's idempotency_key and the header Idempotency-Key mean the same. Both may be sent if they agree. */
 static enum acp_code check_idempotency_key(struct acp_call *call)
 {
 	bool there = json_object_object_get_ex(call->envelope, "idempotency_key", NULL);
@@ -93,9 +93,9 @@ static enum acp_code check_idempotency_key(struct acp_call *call)
 		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key",
 				     "idempotency_key must be a string, for example a UUID");
 	if (in_body && in_header && strcmp(in_body, in_header) != 0)
-		return acp_call_fail(
-			call, ACP_VALIDATION_ERROR, "/idempotency_key",
-			"idempotency_key differs from the Idempotency-Key header; send one of them, or both alike");
+		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/idempotency_key",
+				     "idempotency_key differs from the Idempotency-Key header; send one of them, or "
+				     "the same value in both");
 	call->idempotency_key = in_body ? in_body : in_header;
 	size_t len = call->idempotency_key ? strlen(call->idempotency_key) : 1;
 	if (len < 1 || len > 255)
@@ -118,7 +118,7 @@ static enum acp_code check_params(struct acp_call *call)
 	return ACP_OK;
 }
 
-/* A misspelt dry_run would run for real: members that mean nothing are refused. */
+/* Refuses unknown members: otherwise a misspelt dry_run would run for real. */
 static enum acp_code check_member_names(struct acp_call *call)
 {
 	json_object_object_foreach(call->envelope, name, value)
@@ -129,7 +129,7 @@ static enum acp_code check_member_names(struct acp_call *call)
 		char pointer[256] = "";
 		acp_json_pointer_add(pointer, sizeof pointer, name, strlen(name));
 		return acp_call_fail(call, ACP_VALIDATION_ERROR, pointer,
-				     "a call has the members action, params, idempotency_key and dry_run only");
+				     "a call may have only the members action, params, idempotency_key and dry_run");
 	}
 	return ACP_OK;
 }
@@ -181,7 +181,7 @@ static bool add_text(struct json_object *array, const struct acp_buf *text)
 	return false;
 }
 
-/* Which limits the call was held to. NULL: memory is lacking. */
+/* The limits that the call had to observe. NULL: out of memory. */
 static struct json_object *constraints_of(const struct acp_call *call)
 {
 	char memory[80];
@@ -225,7 +225,7 @@ static struct json_object *success_body(struct acp_call *call)
 	return NULL;
 }
 
-enum { WARNING_MAX = 2048 }; /* bytes of the warning that may be added to a reply that stands */
+enum { WARNING_MAX = 2048 }; /* size limit in bytes of the warning that may be added to a finished reply */
 
 bool acp_envelope_prepare(struct acp_call *call)
 {
@@ -238,7 +238,7 @@ bool acp_envelope_prepare(struct acp_call *call)
 	return acp_buf_ok(out) && acp_buf_reserve(out, WARNING_MAX);
 }
 
-/* The error's body with the members that are particular to it. NULL: memory is lacking. */
+/* The error's body, with the members specific to this error. NULL: out of memory. */
 static struct json_object *refusal_body(struct acp_call *call)
 {
 	struct json_object *body = acp_error_body(call->code, call->request->request_id, call->error, call->field);
@@ -262,7 +262,7 @@ void acp_envelope_reply(struct acp_call *call, struct acp_reply *reply)
 		reply->body = call->body;
 		call->body = NULL;
 		acp_copy(reply->idempotency_key, sizeof reply->idempotency_key, call->own_key);
-		/* The call is done and counted: it is answered without its warning rather than not at all. */
+		/* The call is done and counted: better a reply without its warning than none. */
 		bool warned = call->warning && acp_json_put(reply->body, "warning", json_object_get(call->warning));
 		reply->written = call->request->out && !warned;
 	} else {

@@ -1,19 +1,9 @@
 #include "idempotency.h"
 
 #include "log.h"
+#include "subkey.h"
 
 enum { SEALED_MAX = 64 << 20 };
-
-/* HMAC of the pepper over a purpose and the parts that make a key or a fingerprint particular. */
-static void derive(const struct acp_call *call, const char *purpose, const char *text, size_t len,
-		   uint8_t out[ACP_SHA256_LEN])
-{
-	const char *pepper = call->kernel->config->key_pepper;
-	uint8_t key[ACP_SHA256_LEN];
-	acp_hmac_sha256(pepper, strlen(pepper), purpose, strlen(purpose), key);
-	acp_hmac_sha256(key, sizeof key, text, len, out);
-	acp_wipe(key, sizeof key);
-}
 
 const char *acp_idempotency_key(const struct acp_call *call)
 {
@@ -34,15 +24,13 @@ void acp_idempotency_tell(struct acp_call *call)
 bool acp_idempotency_fingerprint(const struct acp_call *call, char hex[ACP_SHA256_HEX])
 {
 	struct acp_buf canonical;
-	uint8_t mac[ACP_SHA256_LEN];
 	acp_buf_init(&canonical, SEALED_MAX);
 	acp_buf_printf(&canonical, "%s|%s|", call->entry->action->name, call->principal.scopes);
 	acp_json_canonical(call->params, &canonical);
 	bool ok = acp_buf_ok(&canonical);
-	if (ok) {
-		derive(call, "acp-fcgi idempotency fingerprint v1", canonical.ptr, canonical.len, mac);
-		acp_hex(mac, sizeof mac, hex);
-	}
+	if (ok)
+		acp_subkey_hex(call->kernel->config->key_pepper, ACP_FOR_IDEMPOTENCY_FINGERPRINT, canonical.ptr,
+			       canonical.len, hex);
 	acp_buf_release(&canonical);
 	return ok;
 }
@@ -52,7 +40,7 @@ static void sealing_key(const struct acp_call *call, uint8_t key[ACP_SHA256_LEN]
 	char parts[512]; /* names have at most 100 characters, idempotency keys 255 */
 	int len = snprintf(parts, sizeof parts, "%s|%s|%s", call->principal.tenant_id, call->entry->action->name,
 			   acp_idempotency_key(call));
-	derive(call, "acp-fcgi idempotency result v1", parts, (size_t)len, key);
+	acp_subkey(call->kernel->config->key_pepper, ACP_FOR_IDEMPOTENCY_RESULT, parts, (size_t)len, key);
 }
 
 static enum acp_code replay(struct acp_call *call, const struct acp_claim *claim)
@@ -60,10 +48,11 @@ static enum acp_code replay(struct acp_call *call, const struct acp_claim *claim
 	struct acp_json_error ignored;
 	const struct acp_json_limits limits = {SEALED_MAX, 128, 10000000};
 	uint8_t key[ACP_SHA256_LEN];
-	size_t len = claim->sealed && claim->sealed_len >= ACP_SEAL_EXTRA ? claim->sealed_len - ACP_SEAL_EXTRA : 0;
+	size_t len =
+		claim->sealed && claim->sealed_len >= ACP_ENCRYPT_EXTRA ? claim->sealed_len - ACP_ENCRYPT_EXTRA : 0;
 	uint8_t *text = malloc(len + 1);
 	sealing_key(call, key);
-	bool ok = text && claim->sealed && acp_unseal(key, claim->sealed, claim->sealed_len, text) &&
+	bool ok = text && claim->sealed && acp_decrypt(key, claim->sealed, claim->sealed_len, text) &&
 		  acp_json_parse((const char *)text, len, &limits, &call->result.data, &ignored) == ACP_JSON_OK;
 	if (text)
 		acp_wipe(text, len);
@@ -79,12 +68,12 @@ enum acp_code acp_idempotency_claim(struct acp_call *call)
 	const struct acp_control_plane *plane = call->kernel->plane;
 	char hex[ACP_SHA256_HEX];
 	struct acp_claim claim = {0};
-	if (!call->idempotency_key || call->dry_run || !plane->claim)
+	if (!call->idempotency_key || call->dry_run || !plane->call.claim)
 		return ACP_OK;
 	if (!acp_idempotency_fingerprint(call, hex))
 		return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
-	enum acp_code code = plane->claim(plane->self, call->principal.tenant_id, call->entry->action->name,
-					  call->idempotency_key, hex, call->event_id, &claim);
+	enum acp_code code = plane->call.claim(plane->self, call->principal.tenant_id, call->entry->action->name,
+					       call->idempotency_key, hex, call->event_id, &claim);
 	if (code == ACP_OK && claim.verdict == ACP_CLAIM_REPLAY)
 		code = replay(call, &claim);
 	else if (code == ACP_OK && claim.verdict == ACP_CLAIM_CONFLICT)
@@ -92,7 +81,7 @@ enum acp_code acp_idempotency_claim(struct acp_call *call)
 	else if (code == ACP_OK && claim.verdict == ACP_CLAIM_MISMATCH)
 		code = ACP_IDEMPOTENCY_MISMATCH;
 	free(claim.sealed);
-	/* One that may have come about is given back with the call's row; nothing else was done. */
+	/* A claim that may have been made is released with the call's row; nothing else was done. */
 	call->claimed = code == ACP_OK || code == ACP_OUTCOME_UNKNOWN;
 	if (code == ACP_OUTCOME_UNKNOWN)
 		code = ACP_UNAVAILABLE;
@@ -107,24 +96,24 @@ static bool seal_result(const struct acp_call *call, struct acp_buf *sealed)
 {
 	struct acp_buf text;
 	uint8_t key[ACP_SHA256_LEN];
-	acp_buf_init(&text, SEALED_MAX - ACP_SEAL_EXTRA);
+	acp_buf_init(&text, SEALED_MAX - ACP_ENCRYPT_EXTRA);
 	acp_json_write(call->result.data, &text);
-	uint8_t *room = acp_buf_ok(&text) ? malloc(text.len + ACP_SEAL_EXTRA) : NULL;
+	uint8_t *room = acp_buf_ok(&text) ? malloc(text.len + ACP_ENCRYPT_EXTRA) : NULL;
 	sealing_key(call, key);
-	bool ok = room && acp_seal(key, text.ptr, text.len, room);
+	bool ok = room && acp_encrypt(key, text.ptr, text.len, room);
 	if (ok)
-		acp_buf_add(sealed, room, text.len + ACP_SEAL_EXTRA);
+		acp_buf_add(sealed, room, text.len + ACP_ENCRYPT_EXTRA);
 	acp_wipe(key, sizeof key);
 	free(room);
 	if (text.len)
-		acp_wipe(text.ptr, text.len); /* it may hold a key that is shown once */
+		acp_wipe(text.ptr, text.len); /* it may hold a key that is shown only once */
 	acp_buf_release(&text);
 	return ok && acp_buf_ok(sealed);
 }
 
 bool acp_idempotency_seal(struct acp_call *call, struct acp_buf *sealed, struct acp_settlement *end)
 {
-	/* Where the effect is not in the database, a result there would tell nothing of it. */
+	/* Only when the database also holds the effect does a result stored there prove anything. */
 	bool own = !call->idempotency_key && call->tx && call->entry->action->writes;
 	acp_buf_init(sealed, SEALED_MAX);
 	if (!call->claimed && !own)

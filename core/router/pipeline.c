@@ -1,4 +1,5 @@
-/* pipeline.c - the router. run_stages() is the order of the contract (section 3); finish() is its single exit. */
+/* pipeline.c - the router. run_stages() runs the stages in the contract's order (section 3); finish() is its single
+ * exit. */
 #include "pipeline.h"
 
 #include "auth.h"
@@ -21,9 +22,9 @@ enum acp_code acp_call_vfail(struct acp_call *call, enum acp_code code, const ch
 	call->code = code;
 	vsnprintf(call->error, sizeof call->error, format, args);
 	snprintf(call->field, sizeof call->field, "%s", field ? field : "");
-	/* Both may hold words of the caller's. */
-	acp_redact_in_place(call->error, sizeof call->error, call->kernel->config->key_prefix);
-	acp_redact_in_place(call->field, sizeof call->field, call->kernel->config->key_prefix);
+	/* Both may contain the caller's text. */
+	acp_redact_in_place(call->error, sizeof call->error, call->kernel->config->api_key_prefix);
+	acp_redact_in_place(call->field, sizeof call->field, call->kernel->config->api_key_prefix);
 	return code;
 }
 
@@ -36,7 +37,7 @@ enum acp_code acp_call_fail(struct acp_call *call, enum acp_code code, const cha
 	return code;
 }
 
-/* Fails the call with the code's own sentence. */
+/* Fails the call with the code's default sentence. */
 static enum acp_code fail_plain(struct acp_call *call, enum acp_code code)
 {
 	return acp_call_fail(call, code, NULL, "%s", acp_code_sentence(code));
@@ -59,7 +60,7 @@ static enum acp_code look_up(struct acp_call *call)
 	call->entry = acp_kernel_find(call->kernel, name);
 	if (call->entry)
 		return ACP_OK;
-	/* Only what looks like a name is said again: anything else may be a secret in the wrong place. */
+	/* Echo only text that looks like a name: anything else may be a secret in the wrong place. */
 	bool plain = len <= 100 && name[len] == '\0';
 	return acp_call_fail(call, ACP_NOT_FOUND, NULL, "there is no action %s; meta.actions lists them",
 			     plain ? name : "of this name");
@@ -83,7 +84,7 @@ static enum acp_code check_dry_run(struct acp_call *call)
 			     "action %s does not support dry_run; leave it out to run it", call->action_name);
 }
 
-/* A name of what is counted: one key calling one action. */
+/* The name of the rate limit: one key calling one action. */
 static void rate_name(const struct acp_call *call, char out[160])
 {
 	snprintf(out, 160, "%s %.100s", call->principal.api_key_id, call->entry->action->name);
@@ -100,8 +101,8 @@ static enum acp_code check_rate(struct acp_call *call)
 	limit = (own && own < limit ? own : limit) / config->rate_limit_hosts;
 	rate_name(call, name);
 	call->rate_taken_us = acp_monotonic_us();
-	acp_ratelimit_take(call->kernel->limits, name, limit > 0 ? limit : 1, RATE_WINDOW, call->rate_taken_us,
-			   &call->rate);
+	acp_ratelimit_acquire(call->kernel->limits, name, limit > 0 ? limit : 1, RATE_WINDOW, call->rate_taken_us,
+			      &call->rate);
 	if (call->rate.allowed)
 		return ACP_OK;
 	call->retry_after = (int)call->rate.reset;
@@ -110,14 +111,14 @@ static enum acp_code check_rate(struct acp_call *call)
 			     (long long)limit, call->entry->action->name, (long long)call->rate.reset);
 }
 
-/* What a later rule refused is not counted against the rate: of several limits, none is charged unless all allow. */
-static void give_back_rate(struct acp_call *call)
+/* A call that a later rule denies does not count against the rate limit: no limit counts a call unless all allow it. */
+static void release_rate(struct acp_call *call)
 {
 	char name[160];
 	if (!call->rate.allowed || call->code == ACP_RATE_LIMITED || acp_code_outcome(call->code) != ACP_DENIED)
 		return;
 	rate_name(call, name);
-	acp_ratelimit_give_back(call->kernel->limits, name, RATE_WINDOW, call->rate_taken_us);
+	acp_ratelimit_release(call->kernel->limits, name, RATE_WINDOW, call->rate_taken_us);
 	call->rate.remaining++;
 }
 
@@ -133,7 +134,7 @@ static enum acp_code check_params(struct acp_call *call)
 	return acp_call_fail(call, ACP_VALIDATION_ERROR, field, "%s %s", field, bad.message);
 }
 
-/* How many of a kind there may be, by the table of ceilings. */
+/* The ceiling of a resource, from the table of ceilings. */
 static int64_t ceiling_of(const struct acp_config *config, const char *resource)
 {
 #define ACP_CEILING(name, setting)                                                                                     \
@@ -149,10 +150,10 @@ static enum acp_code check_ceiling(struct acp_call *call)
 	int64_t count = 0;
 	const struct acp_control_plane *plane = call->kernel->plane;
 	const char *resource = call->entry->action->ceiling;
-	if (!resource || !plane->live_count)
+	if (!resource || !plane->usage.live_count)
 		return ACP_OK;
 	int64_t most = ceiling_of(call->kernel->config, resource);
-	enum acp_code code = plane->live_count(plane->self, call->principal.tenant_id, resource, &count);
+	enum acp_code code = plane->usage.live_count(plane->self, call->principal.tenant_id, resource, &count);
 	if (code != ACP_OK)
 		return fail_plain(call, code);
 	if (count < most)
@@ -161,11 +162,11 @@ static enum acp_code check_ceiling(struct acp_call *call)
 			     (long long)most, resource);
 }
 
-/* Ends the handler's transaction, if there is one, without effect. */
+/* Rolls back the handler's transaction, if there is one. */
 static void undo(struct acp_call *call)
 {
 	if (call->tx)
-		call->kernel->plane->rollback(call->tx);
+		call->kernel->plane->call.rollback(call->tx);
 	call->tx = NULL;
 }
 
@@ -177,8 +178,8 @@ static enum acp_code run_handler(struct acp_call *call)
 	if (code != ACP_OK)
 		return acp_usage_after_failure(call);
 	if (code == ACP_OK && call->dry_run) {
-		/* Nothing of a dry run persists but its row; and asking for the price must not need a second connection
-		 * while the first is held. */
+		/* A dry run persists only its row. Its transaction ends here, so that the price query does not need a
+		 * second connection. */
 		undo(call);
 		if (!acp_usage_estimate(call))
 			return fail_plain(call, ACP_INTERNAL_ERROR);
@@ -192,7 +193,7 @@ static void release_end(struct acp_call *call)
 	acp_buf_release(&call->sealed);
 }
 
-/* Success: effect, usage and audit row commit together. */
+/* Prepares a success: effect, usage and audit row commit together. */
 static bool make_end(struct acp_call *call)
 {
 	call->end = (struct acp_settlement){.event = &call->event,
@@ -203,7 +204,7 @@ static bool make_end(struct acp_call *call)
 		call->code = fail_plain(call, ACP_INTERNAL_ERROR);
 		return false;
 	}
-	/* All that can fail here fails before the call is one that happened: what is committed is answered. */
+	/* Everything here that can fail does so before the commit, so that every committed call gets its answer. */
 	if (acp_idempotency_seal(call, &call->sealed, &call->end) && acp_envelope_prepare(call))
 		return true;
 	release_end(call);
@@ -211,7 +212,7 @@ static bool make_end(struct acp_call *call)
 	return false;
 }
 
-/* Whether a call was done whose commit was not answered. Its refusal is on record then, if it was not. */
+/* Finds out whether a call was done whose commit was not answered. If it was not done, its refusal is now recorded. */
 static enum acp_code resolve(struct acp_call *call)
 {
 	struct acp_event event;
@@ -219,16 +220,16 @@ static enum acp_code resolve(struct acp_call *call)
 	const struct acp_settlement end = {
 		.event = &event, .reserved = call->reserved, .claim = call->claimed ? call->idempotency_key : NULL};
 	fail_plain(call, ACP_UNAVAILABLE);
-	if (!plane->resolve || !acp_audit_event(call, &event))
+	if (!plane->call.resolve || !acp_audit_event(call, &event))
 		return ACP_OUTCOME_UNKNOWN;
-	enum acp_code code = plane->resolve(plane->self, &end);
+	enum acp_code code = plane->call.resolve(plane->self, &end);
 	acp_event_release(&event);
 	call->recorded = true;
 	call->code = code;
 	return code;
 }
 
-/* What the caller is told of a call that was not stored. An upstream may have done its part all the same. */
+/* The code for a call that could not be stored. An upstream may have acted all the same. */
 static enum acp_code failed_end(const struct acp_call *call, enum acp_code code)
 {
 	return code == ACP_UNAVAILABLE && call->acted ? ACP_OUTCOME_UNKNOWN : code;
@@ -254,11 +255,11 @@ static void settle(struct acp_call *call)
 	int64_t calls_used = -1;
 	struct acp_tx *tx = call->tx;
 	call->tx = NULL;
-	enum acp_code code = plane->settle(plane->self, tx, &call->end, &calls_used);
+	enum acp_code code = plane->call.settle(plane->self, tx, &call->end, &calls_used);
 	take_end(call, code, calls_used);
 }
 
-/* The line (contract section 3), up to the call's end. A stage returns ACP_OK to go on. */
+/* The stages in order (contract section 3), up to the call's end. A stage returns ACP_OK to continue. */
 /* clang-format off */
 static stage *const stages[] = {
 	acp_envelope_parse,
@@ -294,20 +295,20 @@ static void log_lost(const struct acp_event *event)
 	json_object_put(json);
 }
 
-/* Every exit that is not a settled success: what the handler did is undone, place and claim are given back, and the
- * one audit row is written. A call whose row cannot be written is not answered with anything but 503. */
+/* The end of every call that is not a settled success: rolls back the handler's work, releases reservation and claim,
+ * and writes the one audit row. If that row cannot be written, the answer is always 503. */
 static void record_exit(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	undo(call);
-	give_back_rate(call);
+	release_rate(call);
 	if (call->recorded)
 		return;
 	struct acp_event event;
 	const struct acp_settlement end = {
 		.event = &event, .reserved = call->reserved, .claim = call->claimed ? call->idempotency_key : NULL};
 	bool made = acp_audit_event(call, &event);
-	if (!made || plane->record(plane->self, &end) != ACP_OK) {
+	if (!made || plane->call.record(plane->self, &end) != ACP_OK) {
 		log_lost(made ? &event : NULL);
 		json_object_put(call->extra);
 		call->extra = NULL;
@@ -374,11 +375,12 @@ static void settled(void *arg, enum acp_code code, int64_t calls_used)
 	answer(call);
 }
 
-/* Once true, the call may have been answered already. */
+/* After true, the call may already have been answered. */
 static bool settle_later(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
-	return !call->tx && plane->settle_later && plane->settle_later(plane->self, &call->end, settled, call);
+	return !call->tx && plane->call.settle_later &&
+	       plane->call.settle_later(plane->self, &call->end, settled, call);
 }
 
 void acp_manage_later(struct acp_call *call, const struct acp_kernel *kernel, const struct acp_request *request,
@@ -406,7 +408,7 @@ void acp_call_free(struct acp_call *call)
 	free(call);
 }
 
-/* What handlers use -------------------------------------------------------------------------------------------- */
+/* Functions for handlers --------------------------------------------------------------------------------------- */
 
 int64_t acp_call_rate_limit(const struct acp_call *call)
 {
@@ -450,26 +452,26 @@ static struct json_object *sql_context(const struct acp_call *call)
 	return NULL;
 }
 
-/* In the call's transaction, which begins here. */
+/* Runs in the call's transaction, and begins it if necessary. */
 static enum acp_code run_sql(struct acp_call *call, const char *function, struct json_object *params,
 			     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
-	/* A dry run cannot write even if its function is wrong: its transaction is read only. */
-	enum acp_code code = call->tx ? ACP_OK : plane->begin(plane->self, call->dry_run, &call->tx);
+	/* A dry run cannot write even if its function tries to: its transaction is read-only. */
+	enum acp_code code = call->tx ? ACP_OK : plane->call.begin(plane->self, call->dry_run, &call->tx);
 	if (code != ACP_OK)
 		return code;
-	return plane->run(call->tx, function, call->principal.tenant_id, params, ctx, data, refusal);
+	return plane->call.run(call->tx, function, call->principal.tenant_id, params, ctx, data, refusal);
 }
 
-/* What changes nothing has nothing to commit with the call's end. */
+/* A read has nothing to commit at the call's end, so it needs no transaction. */
 static enum acp_code read_sql(struct acp_call *call, const char *function, struct json_object *params,
 			      struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	struct acp_result found = {.quantity = call->result.quantity};
 	enum acp_code code =
-		plane->read(plane->self, function, call->principal.tenant_id, params, ctx, &found, refusal);
+		plane->call.read(plane->self, function, call->principal.tenant_id, params, ctx, &found, refusal);
 	if (code == ACP_OK) {
 		*data = found.data;
 		call->result.quantity = found.quantity;
@@ -487,7 +489,7 @@ enum acp_code acp_call_sql(struct acp_call *call, const char *function, struct j
 	struct json_object *ctx = sql_context(call);
 	if (!ctx)
 		return fail_plain(call, ACP_INTERNAL_ERROR);
-	enum acp_code code = plane->read && !call->entry->action->writes
+	enum acp_code code = plane->call.read && !call->entry->action->writes
 				     ? read_sql(call, function, params, ctx, data, &refusal)
 				     : run_sql(call, function, params, ctx, data, &refusal);
 	json_object_put(ctx);

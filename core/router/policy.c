@@ -3,11 +3,11 @@
 #include "idempotency.h"
 #include "log.h"
 
-/* The hub is asked with what identifies the call: an approval is for exactly this request. */
+/* Identifies the call to the hub: an approval covers exactly this request. */
 static struct json_object *make_query(const struct acp_call *call)
 {
 	char hash[ACP_SHA256_HEX];
-	char exact[ACP_SHA256_HEX]; /* the hash has credentials redacted; an approval is of what was sent */
+	char exact[ACP_SHA256_HEX]; /* the hash has credentials redacted, but an approval covers the exact request */
 	struct json_object *query = json_object_new_object();
 	struct json_object *amount = acp_json_member(call->params, "amount");
 	bool ok = query && acp_audit_request_hash(call->kernel, call->envelope, hash) &&
@@ -32,12 +32,12 @@ void acp_policy_note(struct json_object *decision)
 	const char *fault = acp_json_string(decision, "fault");
 	if (fault)
 		acp_log(ACP_LOG_ERROR,
-			"%s cannot be evaluated, so the calls that it is about are refused; acpctl doctor says why, "
-			"acpctl policy disable switches it off",
+			"%s cannot be evaluated, so the calls that it covers are refused; acpctl doctor tells why, "
+			"acpctl policy disable turns it off",
 			fault);
 }
 
-static enum acp_code obey(struct acp_call *call)
+static enum acp_code apply_decision(struct acp_call *call)
 {
 	const char *decision = acp_json_string(call->decision, "decision");
 	const char *reason = acp_json_string(call->decision, "reason");
@@ -48,7 +48,7 @@ static enum acp_code obey(struct acp_call *call)
 	}
 	if (decision && strcmp(decision, "require_approval") == 0) {
 		if (call->dry_run)
-			return ACP_OK; /* what needs an approval is the call that it tries out */
+			return ACP_OK; /* the real call needs the approval, not its dry run */
 		call->extra = json_object_new_object();
 		if (!call->extra || (approval && !acp_json_add_string(call->extra, "approval_id", approval)))
 			return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "%s",
@@ -65,17 +65,17 @@ static enum acp_code obey(struct acp_call *call)
 enum acp_code acp_policy_check(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
-	if (!plane->authorize || !call->principal.policed)
+	if (!plane->call.authorize || !call->principal.policed)
 		return ACP_OK;
 	struct json_object *query = make_query(call);
-	enum acp_code code = query ? plane->authorize(plane->self, query, &call->decision) : ACP_INTERNAL_ERROR;
+	enum acp_code code = query ? plane->call.authorize(plane->self, query, &call->decision) : ACP_INTERNAL_ERROR;
 	json_object_put(query);
 	acp_policy_note(call->decision);
 	if (code == ACP_OK)
-		return obey(call);
-	/* An approval was to be asked for, and nobody knows whether it was: the policies were there to ask. */
+		return apply_decision(call);
+	/* An approval was to be requested and may have been, so the policies were reachable. */
 	bool asked = code == ACP_OUTCOME_UNKNOWN;
-	if (code != ACP_UNAVAILABLE && !asked) /* they could not be evaluated: one of them may say no */
+	if (code != ACP_UNAVAILABLE && !asked) /* the policies could not be evaluated: one of them may deny the call */
 		return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
 	if (call->entry->action->writes || asked)
 		return acp_call_fail(call, ACP_UNAVAILABLE, NULL, "%s", acp_code_sentence(ACP_UNAVAILABLE));

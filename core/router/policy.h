@@ -1,8 +1,8 @@
 /* policy.h - policies and approvals (contract sections 2.2 and 3): may this call run now, beyond its scope?
  *
- * Asked only where a policy may apply to the tenant. When the hub is away, a call that writes is refused (fail
- * closed) and a call that reads goes on, which its audit row says. What the hub cannot evaluate lets nothing
- * through. */
+ * The hub is asked only when a policy may apply to the tenant. When it is unreachable, a call that writes is refused
+ * (fail closed), and a call that reads proceeds, which its audit row records. When the hub cannot evaluate its
+ * policies, no call proceeds. */
 #ifndef ACP_POLICY_H
 #define ACP_POLICY_H
 
@@ -12,7 +12,7 @@
  * the policies could not be evaluated. */
 enum acp_code acp_policy_check(struct acp_call *call) ACP_MUSTCHECK;
 
-/* Names the policy of a decision that cannot be evaluated in the log. */
+/* Logs the policy of a decision that could not be evaluated. */
 void acp_policy_note(struct json_object *decision);
 
 #endif

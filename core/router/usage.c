@@ -1,47 +1,12 @@
 #include "usage.h"
 
-#include <ctype.h>
+#include "upgrade_link.h"
+
 #include <time.h>
 
 bool acp_usage_enforced(const struct acp_kernel *kernel)
 {
-	return kernel->config->usage_enforcement && kernel->plane->get_usage && kernel->plane->reserve;
-}
-
-/* Links are signed with a key of their own, so that a signature can never serve as anything else. */
-static void sign(const struct acp_config *config, const char *tenant_id, const char *expires_at,
-		 char hex[ACP_SHA256_HEX])
-{
-	uint8_t key[ACP_SHA256_LEN];
-	uint8_t mac[ACP_SHA256_LEN];
-	char message[96];
-	static const char purpose[] = "acp-fcgi upgrade link v1";
-	int len = snprintf(message, sizeof message, "%s|%s", tenant_id, expires_at);
-	acp_hmac_sha256(config->key_pepper, strlen(config->key_pepper), purpose, sizeof purpose - 1, key);
-	acp_hmac_sha256(key, sizeof key, message, (size_t)len, mac);
-	acp_hex(mac, sizeof mac, hex);
-}
-
-void acp_upgrade_url(const struct acp_config *config, const char *tenant_id, int64_t expires_at, char out[512])
-{
-	char expires[24];
-	char signature[ACP_SHA256_HEX];
-	snprintf(expires, sizeof expires, "%lld", (long long)expires_at);
-	sign(config, tenant_id, expires, signature);
-	snprintf(out, 512, "%s%s/api/upgrade/checkout?tenant=%s&exp=%s&sig=%s", config->public_url, config->url_prefix,
-		 tenant_id, expires, signature);
-}
-
-bool acp_upgrade_url_ok(const struct acp_config *config, const char *tenant_id, const char *expires_at,
-			const char *signature, int64_t now)
-{
-	char expected[ACP_SHA256_HEX];
-	size_t digits = strspn(expires_at, "0123456789");
-	if (!acp_is_uuid(tenant_id) || digits == 0 || digits > 12 || expires_at[digits] ||
-	    strlen(signature) != ACP_SHA256_HEX - 1)
-		return false;
-	sign(config, tenant_id, expires_at, expected);
-	return acp_equal_const_time(expected, signature, ACP_SHA256_HEX - 1) && strtoll(expires_at, NULL, 10) > now;
+	return kernel->config->usage_enforcement && kernel->plane->usage.get && kernel->plane->usage.reserve;
 }
 
 static struct json_object *usage_numbers(int64_t used, int64_t limit)
@@ -63,7 +28,7 @@ static void upgrade_url_now(const struct acp_call *call, char out[512])
 	acp_upgrade_url(config, call->principal.tenant_id, (int64_t)time(NULL) + config->upgrade_link_ttl * 86400, out);
 }
 
-/* First instant of the month after the call's, from the hub's timestamp "YYYY-MM-…" (always in UTC). */
+/* The start of the month after the call's, from the hub's timestamp "YYYY-MM-…" (always in UTC). */
 static void resets_at(const char *ts, char out[32])
 {
 	int year = 0;
@@ -92,15 +57,15 @@ enum acp_code acp_usage_refuse(struct acp_call *call, int64_t calls_used)
 			     (long long)limit);
 }
 
-/* Holds a place, or refuses. A check that fails lets the call go on (fail-open). */
+/* Reserves a call of the allowance, or refuses. When the check itself fails, the call proceeds (fail-open). */
 static enum acp_code hold_place(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
-	enum acp_code code = plane->reserve(plane->self, call->principal.tenant_id, call->event_id, call->principal.ts,
-					    &call->reservation);
+	enum acp_code code = plane->usage.reserve(plane->self, call->principal.tenant_id, call->event_id,
+						  call->principal.ts, &call->reservation);
 	if (code != ACP_OK) {
 		call->usage_check_failed = true;
-		call->reserved = plane->usage_at_settle; /* the place may be held: only its answer was lost */
+		call->reserved = plane->usage.at_settle; /* the call may be reserved: only the answer was lost */
 		call->reservation = (struct acp_reservation){.allowed = true, .tier = call->principal.tier};
 		return ACP_OK;
 	}
@@ -110,12 +75,12 @@ static enum acp_code hold_place(struct acp_call *call)
 	return ACP_OK;
 }
 
-/* A call that changes nothing takes its place when it ends, in the statement that stores its row: there and then it is
- * counted or refused as exactly as one that held a place before. */
+/* A call that changes nothing is counted when it ends, in the statement that stores its row. That counts or refuses it
+ * as exactly as a reservation does. */
 static bool may_wait_for_settle(const struct acp_call *call)
 {
 	const struct acp_action *action = call->entry->action;
-	return call->kernel->plane->usage_at_settle &&
+	return call->kernel->plane->usage.at_settle &&
 	       (call->principal.tier == ACP_TIER_PAID || (!action->writes && !action->upstream));
 }
 
@@ -139,8 +104,8 @@ enum acp_code acp_usage_after_failure(struct acp_call *call)
 	enum acp_code failed = call->code;
 	if (call->reserved || !call->reservation.limited)
 		return failed;
-	/* The allowance comes before the handler: one that is used up is what the caller hears of. A place taken here
-	 * goes back with the call's row. */
+	/* The allowance is checked before the handler, so a used-up allowance takes precedence as the error. A call
+	 * reserved here is released with its row. */
 	return hold_place(call) == ACP_OK ? failed : ACP_UPGRADE_REQUIRED;
 }
 
@@ -154,7 +119,7 @@ void acp_usage_warn(struct acp_call *call, int64_t calls_used)
 		return;
 	upgrade_url_now(call, url);
 	snprintf(message, sizeof message,
-		 "%lld of %lld free calls of this month are used. Add a payment method to go on after them.",
+		 "%lld of %lld free calls of this month are used. Add a payment method to continue after that.",
 		 (long long)calls_used, (long long)place->calls_limit);
 	call->warning = json_object_new_object();
 	if (call->warning && acp_json_add_string(call->warning, "message", message) &&
@@ -165,7 +130,7 @@ void acp_usage_warn(struct acp_call *call, int64_t calls_used)
 	call->warning = NULL;
 }
 
-/* Amounts come from the hub as exact decimals. A tenant treated as free pays nothing for any call it may make. */
+/* The hub gives amounts as exact decimals. A tenant treated as free pays nothing for any call that it may make. */
 bool acp_usage_estimate(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
@@ -173,8 +138,8 @@ bool acp_usage_estimate(struct acp_call *call)
 	const char *unit = action->billing_unit ? action->billing_unit : "call";
 	bool charged = action->billable && call->principal.tier == ACP_TIER_PAID;
 	struct json_object *price = NULL;
-	if (!plane->get_price || !json_object_is_type(call->result.data, json_type_object) ||
-	    plane->get_price(plane->self, unit, action->name, call->result.quantity, &price) != ACP_OK)
+	if (!plane->usage.get_price || !json_object_is_type(call->result.data, json_type_object) ||
+	    plane->usage.get_price(plane->self, unit, action->name, call->result.quantity, &price) != ACP_OK)
 		return true;
 	struct json_object *cost = json_object_new_object();
 	struct json_object *amount = charged ? acp_json_member(price, "amount") : NULL;

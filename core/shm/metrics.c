@@ -1,23 +1,22 @@
 #include "metrics.h"
 
+#include "shm.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <sys/file.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
 	STRIPES = 8,
-	ACTIONS = 256, /* the first is for those that find no place */
+	ACTIONS = 256, /* the first counts all actions for which no slot is left */
 	ACTION_NAME = 120,
 	PROCESSES = 1024,
 	STATUSES = 24,
-	BUCKETS = 14, /* the last one has no bound */
+	BUCKETS = 14, /* the last one has no upper bound */
 	OUTCOMES = 4,
 };
 
@@ -25,14 +24,14 @@ static const uint64_t bounds_us[BUCKETS - 1] = {1000,   2500,   5000,    10000, 
 						250000, 500000, 1000000, 2500000, 5000000, 10000000};
 static const char *const bound_names[BUCKETS] = {"0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1",
 						 "0.25",  "0.5",    "1",     "2.5",  "5",     "10",   "+Inf"};
-/* What is not in this list is counted as the last. */
+/* Any other status is counted as the last one. */
 static const int statuses[STATUSES] = {200, 201, 202, 204, 303, 304, 400, 401, 402, 403, 404, 405,
 				       409, 411, 413, 415, 422, 429, 500, 501, 502, 503, 504, 0};
 static const char *const outcome_names[OUTCOMES] = {"success", "replay", "denied", "error"};
 
 typedef atomic_uint_fast64_t number;
 
-/* Threads add to different stripes, so that they do not wait for each other's cache lines. */
+/* Threads add to different stripes, so that they do not contend for cache lines. */
 struct stripe {
 	number requests[ACP_METRICS_ENDPOINTS][STATUSES];
 	number within[ACP_METRICS_ENDPOINTS][BUCKETS]; /* not cumulative */
@@ -43,33 +42,33 @@ struct stripe {
 
 enum { EMPTY, CLAIMED, NAMED };
 
-/* A process that dies between claiming and naming leaves a place that nobody uses; there are enough. */
+/* A process that dies between claiming and naming leaves an unused slot; there are enough. */
 struct name {
 	atomic_int state;
 	char text[ACTION_NAME];
 };
 
-/* A process that lives, or has died and was not cleared away yet. */
+/* A live process, or a dead one that is not yet cleared away. */
 struct process {
 	atomic_int pid;   /* 0: free */
-	uint64_t started; /* ticks after the host's start: tells a process from another with its number */
-	uint64_t ticks;   /* of processor time, as it was seen last */
+	uint64_t started; /* in ticks after the host's start: tells apart processes with the same pid */
+	uint64_t ticks;   /* of processor time, when last read */
 	number serving;
 	int workers;
 };
 
-struct board {
+struct registry {
 	pthread_mutex_t lock; /* of processes and gone_ticks; robust */
 	atomic_int made;
 	struct stripe stripes[STRIPES];
 	struct name actions[ACTIONS];
 	struct process processes[PROCESSES];
-	uint64_t gone_ticks; /* of processes that are no more */
+	uint64_t gone_ticks; /* of dead processes */
 };
 
 struct acp_metrics {
-	struct board *board;
-	struct process *self; /* NULL: there are too many */
+	struct registry *registry;
+	struct process *self; /* NULL: too many processes */
 	const char *const *endpoints;
 };
 
@@ -82,10 +81,10 @@ static uint32_t mix(uint32_t hash, const char *text)
 	return (hash ^ '\n') * 16777619u;
 }
 
-/* A program that counts otherwise has other places for its numbers: what they mean is part of the name. */
+/* The layout is part of the name, so that a version with another layout uses another memory. */
 static uint32_t layout(const char *const *endpoints)
 {
-	uint32_t hash = 2166136261u ^ (uint32_t)sizeof(struct board);
+	uint32_t hash = 2166136261u ^ (uint32_t)sizeof(struct registry);
 	for (; *endpoints; endpoints++)
 		hash = mix(hash, *endpoints);
 	for (int code = 0; code < ACP_CODE_COUNT; code++)
@@ -95,51 +94,37 @@ static uint32_t layout(const char *const *endpoints)
 	return hash;
 }
 
-static bool make_lock(struct board *board)
+static bool prepare_registry(void *memory)
 {
+	struct registry *registry = memory;
 	pthread_mutexattr_t attr;
+	if (registry->made)
+		return true;
 	bool ok = pthread_mutexattr_init(&attr) == 0 &&
 		  pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED) == 0 &&
 		  pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST) == 0 &&
-		  pthread_mutex_init(&board->lock, &attr) == 0;
+		  pthread_mutex_init(&registry->lock, &attr) == 0;
 	pthread_mutexattr_destroy(&attr);
 	if (ok)
-		board->made = 1;
+		registry->made = 1;
 	return ok;
 }
 
-/* Whoever finds the memory empty makes the lock, while the others wait for the file's. The space is asked for now: a
- * full file system would end a process that touches a page later. */
-static struct board *map_board(int fd)
+/* A killed holder leaves no damage: the numbers under the lock are only added up. */
+static void lock(struct registry *registry)
 {
-	if (flock(fd, LOCK_EX) != 0)
-		return NULL;
-	int full = posix_fallocate(fd, 0, (off_t)sizeof(struct board));
-	void *at = full == 0 ? mmap(NULL, sizeof(struct board), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
-	struct board *board = at == MAP_FAILED ? NULL : at;
-	if (board && !board->made && !make_lock(board)) {
-		munmap(board, sizeof *board);
-		board = NULL;
-	}
-	flock(fd, LOCK_UN);
-	errno = full ? full : errno;
-	return board;
+	if (pthread_mutex_lock(&registry->lock) == EOWNERDEAD)
+		pthread_mutex_consistent(&registry->lock);
 }
 
-/* A holder that was killed left nothing half done that matters: the numbers under the lock are only added up. */
-static void lock(struct board *board)
-{
-	if (pthread_mutex_lock(&board->lock) == EOWNERDEAD)
-		pthread_mutex_consistent(&board->lock);
-}
-
-/* What /proc says of a process. */
-struct vitals {
+/* A process's numbers from /proc. */
+struct process_stats {
 	uint64_t started, ticks, resident;
 	long threads;
 };
 
-/* The number field (1 is the first) of a line of /proc/PID/stat whose second field, the name, has been passed. */
+/* Field number field (the first is 1) of a line of /proc/PID/stat. after_name points after the second field, the
+ * name. */
 static uint64_t stat_field(const char *after_name, int field)
 {
 	for (int at = 3; at < field && after_name; at++) {
@@ -148,8 +133,8 @@ static uint64_t stat_field(const char *after_name, int field)
 	return after_name ? strtoull(after_name, NULL, 10) : 0;
 }
 
-/* False: there is no such process any more, or it is dead and not waited for. */
-static bool look_at(pid_t pid, struct vitals *vitals)
+/* False: the process does not exist, or it is a zombie. */
+static bool read_stats(pid_t pid, struct process_stats *stats)
 {
 	char path[32];
 	char text[1024];
@@ -165,41 +150,41 @@ static bool look_at(pid_t pid, struct vitals *vitals)
 	if (!name_end || !name_end[1] || !name_end[2] || name_end[2] == 'Z' || name_end[2] == 'X')
 		return false;
 	const char *state = name_end + 1;
-	*vitals = (struct vitals){.started = stat_field(state, 22),
-				  .ticks = stat_field(state, 14) + stat_field(state, 15),
-				  .resident = stat_field(state, 24) * (uint64_t)sysconf(_SC_PAGESIZE),
-				  .threads = (long)stat_field(state, 20)};
+	*stats = (struct process_stats){.started = stat_field(state, 22),
+					.ticks = stat_field(state, 14) + stat_field(state, 15),
+					.resident = stat_field(state, 24) * (uint64_t)sysconf(_SC_PAGESIZE),
+					.threads = (long)stat_field(state, 20)};
 	return true;
 }
 
-/* Is it still that process? Then vitals are its own. */
-static bool lives(const struct process *process, struct vitals *vitals)
+/* Is it still the same process? If so, stats gets its numbers. */
+static bool lives(const struct process *process, struct process_stats *stats)
 {
-	return look_at(process->pid, vitals) && vitals->started == process->started;
+	return read_stats(process->pid, stats) && stats->started == process->started;
 }
 
-/* Clears a dead process away; what it used stays in the sum. */
-static void bury(struct board *board, struct process *process)
+/* Removes a dead process; the processor time that it used stays in the sum. */
+static void unregister_process(struct registry *registry, struct process *process)
 {
-	board->gone_ticks += process->ticks;
+	registry->gone_ticks += process->ticks;
 	process->ticks = 0;
 	process->serving = 0;
 	process->pid = 0;
 }
 
-/* A place for this process; NULL: all are taken by living ones, and it is missing in the gauges. */
-static struct process *enlist(struct board *board, int workers)
+/* An entry for this process. NULL: live processes occupy all entries, so the gauges do not include this one. */
+static struct process *register_process(struct registry *registry, int workers)
 {
-	struct vitals vitals;
-	struct vitals own = {0};
+	struct process_stats stats;
+	struct process_stats own = {0};
 	struct process *place = NULL;
-	if (!look_at(getpid(), &own))
+	if (!read_stats(getpid(), &own))
 		return NULL;
-	lock(board);
+	lock(registry);
 	for (size_t i = 0; i < PROCESSES && !place; i++) {
-		struct process *process = &board->processes[i];
-		if (process->pid && !lives(process, &vitals))
-			bury(board, process);
+		struct process *process = &registry->processes[i];
+		if (process->pid && !lives(process, &stats))
+			unregister_process(registry, process);
 		if (!process->pid)
 			place = process;
 	}
@@ -210,46 +195,43 @@ static struct process *enlist(struct board *board, int workers)
 		place->workers = workers;
 		place->pid = getpid();
 	}
-	pthread_mutex_unlock(&board->lock);
+	pthread_mutex_unlock(&registry->lock);
 	return place;
 }
 
 struct acp_metrics *acp_metrics_open(const char *zone, const char *const *endpoints, int workers, char *why,
 				     size_t why_size)
 {
-	char name[128];
+	char name[100];
 	struct acp_metrics *metrics = calloc(1, sizeof *metrics);
-	/* The user is part of the name: nobody else's numbers, nobody else's rights. */
-	snprintf(name, sizeof name, "/acp-fcgi-%u-m%08x-%.64s", (unsigned)geteuid(), (unsigned)layout(endpoints), zone);
-	int fd = metrics ? shm_open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
-	if (fd >= 0)
-		metrics->board = map_board(fd);
-	if (!metrics || !metrics->board) {
-		snprintf(why, why_size, "shared memory %s for metrics: %s", name, strerror(errno));
-		free(metrics);
-		metrics = NULL;
-	} else {
-		metrics->endpoints = endpoints;
-		metrics->self = enlist(metrics->board, workers);
+	if (!metrics) {
+		snprintf(why, why_size, "metrics: out of memory");
+		return NULL;
 	}
-	if (fd >= 0)
-		close(fd);
+	snprintf(name, sizeof name, "m%08x-%.64s", (unsigned)layout(endpoints), zone);
+	metrics->registry = acp_shm_open(name, "metrics", sizeof(struct registry), prepare_registry, why, why_size);
+	if (!metrics->registry) {
+		free(metrics);
+		return NULL;
+	}
+	metrics->endpoints = endpoints;
+	metrics->self = register_process(metrics->registry, workers);
 	return metrics;
 }
 
 void acp_metrics_close(struct acp_metrics *metrics)
 {
-	struct vitals vitals;
+	struct process_stats stats;
 	if (!metrics)
 		return;
 	if (metrics->self) {
-		lock(metrics->board);
-		if (lives(metrics->self, &vitals))
-			metrics->self->ticks = vitals.ticks;
-		bury(metrics->board, metrics->self);
-		pthread_mutex_unlock(&metrics->board->lock);
+		lock(metrics->registry);
+		if (lives(metrics->self, &stats))
+			metrics->self->ticks = stats.ticks;
+		unregister_process(metrics->registry, metrics->self);
+		pthread_mutex_unlock(&metrics->registry->lock);
 	}
-	munmap(metrics->board, sizeof *metrics->board);
+	acp_shm_close(metrics->registry, sizeof *metrics->registry);
 	free(metrics);
 }
 
@@ -260,16 +242,16 @@ static void add(number *to, uint64_t value)
 	atomic_fetch_add_explicit(to, value, memory_order_relaxed);
 }
 
-static struct stripe *own_stripe(struct board *board)
+static struct stripe *own_stripe(struct registry *registry)
 {
 	static atomic_uint next;
 	static __thread unsigned mine; /* 0: not chosen yet */
 	if (!mine)
 		mine = (atomic_fetch_add_explicit(&next, 1, memory_order_relaxed) + (unsigned)getpid()) % STRIPES + 1;
-	return &board->stripes[mine - 1];
+	return &registry->stripes[mine - 1];
 }
 
-/* True when the place has this name, or got it now. */
+/* True when the slot has this name, or was given it now. */
 static bool is_named(struct name *place, const char *name)
 {
 	int state = atomic_load_explicit(&place->state, memory_order_acquire);
@@ -283,16 +265,16 @@ static bool is_named(struct name *place, const char *name)
 	return true;
 }
 
-/* The number of an action. Two processes that name one at the same moment may give it two places: they are added up
- * when they are read. */
-static size_t action_number(struct board *board, const char *action)
+/* The number of an action. Two processes that name an action at the same moment may give it two slots; reading adds
+ * them up. */
+static size_t action_number(struct registry *registry, const char *action)
 {
 	if (strlen(action) >= ACTION_NAME)
 		return 0;
 	size_t first = mix(2166136261u, action) % (ACTIONS - 1);
 	for (size_t i = 0; i < ACTIONS - 1; i++) {
 		size_t at = 1 + (first + i) % (ACTIONS - 1);
-		if (is_named(&board->actions[at], action))
+		if (is_named(&registry->actions[at], action))
 			return at;
 	}
 	return 0;
@@ -333,21 +315,22 @@ void acp_metrics_end(struct acp_metrics *metrics, const struct acp_served *serve
 {
 	if (!metrics)
 		return;
-	struct stripe *stripe = own_stripe(metrics->board);
+	struct stripe *stripe = own_stripe(metrics->registry);
 	add(&stripe->requests[served->endpoint][status_number(served->http)], 1);
 	add(&stripe->within[served->endpoint][bucket_number(served->us)], 1);
 	add(&stripe->took_us[served->endpoint], served->us);
 	if (served->http >= 400)
 		add(&stripe->errors[served->code], 1);
 	if (served->action)
-		add(&stripe->calls[action_number(metrics->board, served->action)][outcome_number(served->code)], 1);
+		add(&stripe->calls[action_number(metrics->registry, served->action)][outcome_number(served->code)], 1);
 	if (metrics->self)
 		atomic_fetch_sub_explicit(&metrics->self->serving, 1, memory_order_relaxed);
 }
 
 /* Reading ------------------------------------------------------------------------------------------------------- */
 
-/* A number over all stripes, of which every one has it at the same place. Each only grows, so the sum does. */
+/* The sum of a number over all stripes; in_first points to it in the first one. Each number only grows, so the sum does
+ * too. */
 static uint64_t sum(const number *in_first)
 {
 	uint64_t total = 0;
@@ -364,7 +347,7 @@ void acp_metrics_head(struct acp_buf *out, const char *name, const char *type, c
 
 static void write_requests(const struct acp_metrics *metrics, struct acp_buf *out)
 {
-	const struct stripe *first = metrics->board->stripes;
+	const struct stripe *first = metrics->registry->stripes;
 	acp_metrics_head(out, "acp_requests_total", "counter", "Requests answered, by endpoint and HTTP status.");
 	for (size_t e = 0; metrics->endpoints[e]; e++) {
 		for (size_t s = 0; s < STATUSES; s++) {
@@ -372,7 +355,7 @@ static void write_requests(const struct acp_metrics *metrics, struct acp_buf *ou
 			char status[12] = "other";
 			if (statuses[s])
 				snprintf(status, sizeof status, "%d", statuses[s]);
-			/* A success is there from the beginning: what begins at 1 has no rate. */
+			/* Report success from the beginning, because a counter that first appears as 1 has no rate. */
 			if (count || s == 0)
 				acp_buf_printf(out, "acp_requests_total{endpoint=\"%s\",code=\"%s\"} %llu\n",
 					       metrics->endpoints[e], status, (unsigned long long)count);
@@ -383,7 +366,7 @@ static void write_requests(const struct acp_metrics *metrics, struct acp_buf *ou
 static void write_durations(const struct acp_metrics *metrics, struct acp_buf *out)
 {
 	static const char name[] = "acp_request_duration_seconds";
-	const struct stripe *first = metrics->board->stripes;
+	const struct stripe *first = metrics->registry->stripes;
 	acp_metrics_head(out, name, "histogram", "Time from the last byte of a request to the end of its reply.");
 	for (size_t e = 0; metrics->endpoints[e]; e++) {
 		uint64_t us = sum(&first->took_us[e]);
@@ -402,7 +385,7 @@ static void write_durations(const struct acp_metrics *metrics, struct acp_buf *o
 
 static void write_errors(const struct acp_metrics *metrics, struct acp_buf *out)
 {
-	const struct stripe *first = metrics->board->stripes;
+	const struct stripe *first = metrics->registry->stripes;
 	acp_metrics_head(out, "acp_errors_total", "counter", "Error replies, by the member code.");
 	for (int code = 0; code < ACP_CODE_COUNT; code++)
 		if (acp_code_http((enum acp_code)code) >= 400)
@@ -410,69 +393,70 @@ static void write_errors(const struct acp_metrics *metrics, struct acp_buf *out)
 				       (unsigned long long)sum(&first->errors[code]));
 }
 
-/* Has an earlier place the same name? */
-static bool is_second(const struct board *board, size_t place)
+/* Does an earlier slot have the same name? */
+static bool is_second(const struct registry *registry, size_t place)
 {
 	for (size_t i = 1; i < place; i++)
-		if (board->actions[i].state == NAMED && strcmp(board->actions[i].text, board->actions[place].text) == 0)
+		if (registry->actions[i].state == NAMED &&
+		    strcmp(registry->actions[i].text, registry->actions[place].text) == 0)
 			return true;
 	return false;
 }
 
-static uint64_t calls_of(const struct board *board, size_t place, size_t outcome)
+static uint64_t calls_of(const struct registry *registry, size_t place, size_t outcome)
 {
 	uint64_t total = 0;
 	for (size_t i = place; i < ACTIONS; i++)
-		if (i == place || (place && board->actions[i].state == NAMED &&
-				   strcmp(board->actions[i].text, board->actions[place].text) == 0))
-			total += sum(&board->stripes[0].calls[i][outcome]);
+		if (i == place || (place && registry->actions[i].state == NAMED &&
+				   strcmp(registry->actions[i].text, registry->actions[place].text) == 0))
+			total += sum(&registry->stripes[0].calls[i][outcome]);
 	return total;
 }
 
 static void write_calls(const struct acp_metrics *metrics, struct acp_buf *out)
 {
-	const struct board *board = metrics->board;
+	const struct registry *registry = metrics->registry;
 	acp_metrics_head(out, "acp_calls_total", "counter",
-			 "Calls of registered actions, by action and what came of them.");
+			 "Calls of registered actions, by action and outcome.");
 	for (size_t i = 0; i < ACTIONS; i++) {
-		if (i && (board->actions[i].state != NAMED || is_second(board, i)))
+		if (i && (registry->actions[i].state != NAMED || is_second(registry, i)))
 			continue;
 		for (size_t o = 0; o < OUTCOMES; o++)
 			acp_buf_printf(out, "acp_calls_total{action=\"%s\",status=\"%s\"} %llu\n",
-				       i ? board->actions[i].text : "other", outcome_names[o],
-				       (unsigned long long)calls_of(board, i, o));
+				       i ? registry->actions[i].text : "other", outcome_names[o],
+				       (unsigned long long)calls_of(registry, i, o));
 	}
 }
 
-/* What the living processes are together. */
+/* Totals over the live processes. */
 struct census {
 	uint64_t processes, workers, serving, resident, ticks, oldest, threads;
 };
 
-static void count_processes(struct board *board, struct census *all)
+static void count_processes(struct registry *registry, struct census *all)
 {
-	struct vitals vitals;
-	lock(board);
+	struct process_stats stats;
+	lock(registry);
 	for (size_t i = 0; i < PROCESSES; i++) {
-		struct process *process = &board->processes[i];
+		struct process *process = &registry->processes[i];
 		if (!process->pid)
 			continue;
-		if (!lives(process, &vitals)) {
-			bury(board, process);
+		if (!lives(process, &stats)) {
+			unregister_process(registry, process);
 			continue;
 		}
-		process->ticks = vitals.ticks;
+		process->ticks = stats.ticks;
 		all->processes++;
 		all->workers += (uint64_t)process->workers;
 		all->serving += process->serving;
-		all->resident += vitals.resident;
-		all->threads += (uint64_t)vitals.threads;
-		all->ticks += vitals.ticks;
-		if (!all->oldest || vitals.started < all->oldest)
-			all->oldest = vitals.started;
+		all->resident += stats.resident;
+		all->threads += (uint64_t)stats.threads;
+		all->ticks += stats.ticks;
+		if (!all->oldest || stats.started < all->oldest)
+			all->oldest = stats.started;
 	}
-	all->ticks += board->gone_ticks;
-	pthread_mutex_unlock(&board->lock);
+	all->ticks += registry->gone_ticks;
+	pthread_mutex_unlock(&registry->lock);
 }
 
 static void write_gauge(struct acp_buf *out, const char *name, const char *help, uint64_t value)
@@ -481,7 +465,7 @@ static void write_gauge(struct acp_buf *out, const char *name, const char *help,
 	acp_buf_printf(out, "%s %llu\n", name, (unsigned long long)value);
 }
 
-/* Seconds since 1970 of so many ticks after the host's start. */
+/* The Unix time, in seconds, of so many ticks after the host's start. */
 static double time_of(uint64_t ticks, double per_second)
 {
 	struct timespec now, up;
@@ -494,7 +478,7 @@ static void write_processes(const struct acp_metrics *metrics, struct acp_buf *o
 {
 	struct census all = {0};
 	double per_second = (double)sysconf(_SC_CLK_TCK);
-	count_processes(metrics->board, &all);
+	count_processes(metrics->registry, &all);
 	write_gauge(out, "acp_processes", "Processes of this host that serve requests.", all.processes);
 	write_gauge(out, "acp_workers", "Requests that they can serve at a time.", all.workers);
 	write_gauge(out, "acp_requests_in_flight", "Requests being served now.", all.serving);
@@ -503,7 +487,7 @@ static void write_processes(const struct acp_metrics *metrics, struct acp_buf *o
 	acp_buf_printf(out, "process_cpu_seconds_total %.2f\n", (double)all.ticks / per_second);
 	write_gauge(out, "process_resident_memory_bytes", "Resident memory of all these processes.", all.resident);
 	write_gauge(out, "process_threads", "Threads of all these processes.", all.threads);
-	acp_metrics_head(out, "process_start_time_seconds", "gauge", "When the oldest of these processes started.");
+	acp_metrics_head(out, "process_start_time_seconds", "gauge", "Start time of the oldest of these processes.");
 	acp_buf_printf(out, "process_start_time_seconds %.2f\n", time_of(all.oldest, per_second));
 }
 

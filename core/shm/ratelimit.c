@@ -2,32 +2,28 @@
 
 #include "buf.h"
 #include "crypto.h"
+#include "shm.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
-#include <sys/file.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum {
 	COUNTS = 61,
-	WAYS = 8,    /* slots that a name may stand in */
+	WAYS = 8,    /* slots that may hold a name */
 	SETS = 2048, /* each with a lock of its own */
 	ID_LEN = 16,
 	MAGIC = 0x61637031, /* "acp1": layout of this file */
 };
 
 struct slot {
-	uint8_t id[ID_LEN];      /* of the name; all zero: never used */
+	uint8_t id[ID_LEN];      /* of the name; all zeros: never used */
 	uint64_t newest;         /* number of the newest count's span since the clock's start */
-	uint32_t counts[COUNTS]; /* span n stands at n % COUNTS */
+	uint32_t counts[COUNTS]; /* span n is counted at n % COUNTS */
 	uint32_t total;
 };
 
 struct set {
-	pthread_mutex_t lock; /* robust: a process killed inside it does not lock the others out */
+	pthread_mutex_t lock; /* robust: a process that is killed while holding it does not lock the others out */
 	struct slot slots[WAYS];
 };
 
@@ -40,9 +36,12 @@ struct acp_ratelimit {
 	struct table *table;
 };
 
-static bool init_table(struct table *table)
+static bool prepare_table(void *memory)
 {
+	struct table *table = memory;
 	pthread_mutexattr_t attr;
+	if (table->magic == MAGIC)
+		return true;
 	bool ok = pthread_mutexattr_init(&attr) == 0 &&
 		  pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED) == 0 &&
 		  pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST) == 0;
@@ -54,54 +53,30 @@ static bool init_table(struct table *table)
 	return ok;
 }
 
-/* Maps the file; whoever finds it empty makes the table, while the others wait for the file lock. */
-static struct table *map_table(int fd)
-{
-	struct stat status;
-	struct table *table = NULL;
-	if (flock(fd, LOCK_EX) != 0)
-		return NULL;
-	bool sized = fstat(fd, &status) == 0 &&
-		     (status.st_size == (off_t)sizeof *table || ftruncate(fd, (off_t)sizeof *table) == 0);
-	void *at = sized ? mmap(NULL, sizeof *table, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
-	if (at != MAP_FAILED) {
-		table = at;
-		if (table->magic != MAGIC && !init_table(table)) {
-			munmap(at, sizeof *table);
-			table = NULL;
-		}
-	}
-	flock(fd, LOCK_UN);
-	return table;
-}
-
 struct acp_ratelimit *acp_ratelimit_open(const char *zone, char *why, size_t why_size)
 {
-	char name[128];
+	char name[100];
 	struct acp_ratelimit *limits = calloc(1, sizeof *limits);
-	/* The user is part of the name: nobody else's table, nobody else's rights. */
-	snprintf(name, sizeof name, "/acp-fcgi-%u-%x-%.64s", (unsigned)geteuid(), (unsigned)sizeof(struct table), zone);
-	int fd = limits ? shm_open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
-	if (fd >= 0)
-		limits->table = map_table(fd);
-	if (!limits || !limits->table) {
-		snprintf(why, why_size, "shared memory %s for rate limits: %s", name, strerror(errno));
-		free(limits);
-		limits = NULL;
+	if (!limits) {
+		snprintf(why, why_size, "rate limits: out of memory");
+		return NULL;
 	}
-	if (fd >= 0)
-		close(fd);
-	return limits;
+	snprintf(name, sizeof name, "%x-%.64s", (unsigned)sizeof(struct table), zone);
+	limits->table = acp_shm_open(name, "rate limits", sizeof(struct table), prepare_table, why, why_size);
+	if (limits->table)
+		return limits;
+	free(limits);
+	return NULL;
 }
 
 void acp_ratelimit_close(struct acp_ratelimit *limits)
 {
 	if (limits)
-		munmap(limits->table, sizeof *limits->table);
+		acp_shm_close(limits->table, sizeof *limits->table);
 	free(limits);
 }
 
-/* A holder that died may have left a total that its counts do not give: it is added up anew. */
+/* A holder that died may have left a total that does not match its counts, so add them up again. */
 static void mend(struct set *set)
 {
 	for (size_t i = 0; i < WAYS; i++) {
@@ -118,7 +93,7 @@ static void lock_set(struct set *set)
 		mend(set);
 }
 
-/* Forgets the counts that are older than the window at the moment of span. */
+/* Forgets the counts that lie outside the window that ends with span. */
 static void advance(struct slot *slot, uint64_t span)
 {
 	if (span >= slot->newest + COUNTS) {
@@ -134,7 +109,7 @@ static void advance(struct slot *slot, uint64_t span)
 		slot->newest = span;
 }
 
-/* The slot of a name; a new one takes an empty slot, else the one with the least to forget. */
+/* The slot of a name. A new name gets an empty slot, otherwise the slot that loses the least. */
 static struct slot *find_slot(struct set *set, const uint8_t id[ID_LEN])
 {
 	struct slot *victim = &set->slots[0];
@@ -173,7 +148,7 @@ static uint64_t span_length(int64_t window)
 	return (uint64_t)window * 1000000u / (COUNTS - 1);
 }
 
-/* Seconds until a place comes back: until the oldest span that holds a count leaves the window. */
+/* Seconds until the next event is allowed: until the oldest span with a count leaves the window. */
 static int64_t seconds_to_place(const struct slot *slot, uint64_t length, uint64_t now)
 {
 	for (uint64_t back = COUNTS - 1; back > 0; back--) {
@@ -185,8 +160,8 @@ static int64_t seconds_to_place(const struct slot *slot, uint64_t length, uint64
 	return (int64_t)((length * COUNTS + 999999) / 1000000);
 }
 
-void acp_ratelimit_take(struct acp_ratelimit *limits, const char *name, int64_t limit, int64_t window, uint64_t now,
-			struct acp_rate *out)
+void acp_ratelimit_acquire(struct acp_ratelimit *limits, const char *name, int64_t limit, int64_t window, uint64_t now,
+			   struct acp_rate *out)
 {
 	uint8_t id[ID_LEN];
 	uint64_t length = span_length(window);
@@ -197,7 +172,7 @@ void acp_ratelimit_take(struct acp_ratelimit *limits, const char *name, int64_t 
 	*out = (struct acp_rate){.limit = limit, .window = window};
 	out->allowed = slot->total < limit;
 	if (out->allowed) {
-		/* A clock read before another process's may be a span behind: it counts in the newest one. */
+		/* Another process may have read the clock later and be a span ahead; count in the newest span. */
 		slot->counts[slot->newest % COUNTS]++;
 		slot->total++;
 	}
@@ -206,7 +181,7 @@ void acp_ratelimit_take(struct acp_ratelimit *limits, const char *name, int64_t 
 	pthread_mutex_unlock(&set->lock);
 }
 
-void acp_ratelimit_give_back(struct acp_ratelimit *limits, const char *name, int64_t window, uint64_t now)
+void acp_ratelimit_release(struct acp_ratelimit *limits, const char *name, int64_t window, uint64_t now)
 {
 	uint8_t id[ID_LEN];
 	uint64_t span = now / span_length(window);

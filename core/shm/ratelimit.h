@@ -1,9 +1,9 @@
-/* ratelimit.h - how often something may happen: a sliding window, exact over all processes of one host.
+/* ratelimit.h - a sliding-window rate limit, exact across all processes of one host.
  *
- * The counts live in a table in shared memory. A window of w seconds is kept as 61 counts of w/60 seconds each, and a
- * count is forgotten only when all of it is older than w: so no span of w seconds ever sees more than the limit, and a
- * place comes back at most w/60 seconds late. Several hosts do not share a table; the setting rate_limit_hosts divides
- * the limits, so that together they never pass the limit and at worst allow 1/hosts of it. */
+ * The counts are in a table in shared memory. A window of w seconds is kept as 61 counts of w/60 seconds each. A count
+ * is dropped only when all of it is older than w. So no span of w seconds ever sees more events than the limit, and
+ * capacity returns at most w/60 seconds late. Hosts do not share a table. The setting rate_limit_hosts divides the
+ * limits, so that all hosts together never exceed a limit, and allow 1/hosts of it at worst. */
 #ifndef ACP_RATELIMIT_H
 #define ACP_RATELIMIT_H
 
@@ -17,20 +17,20 @@ struct acp_rate {
 	int64_t limit;     /* q: events in the window */
 	int64_t window;    /* w: seconds */
 	int64_t remaining; /* r: after this one */
-	int64_t reset;     /* t: seconds until a place comes back (refused), or until the window is empty again */
+	int64_t reset;     /* t: seconds until the next event is allowed (when refused), or until the window is empty */
 };
 
-/* Opens the table of this installation, making it when needed; processes that give the same zone and run as the same
- * user share it. zone: up to 64 of [a-z0-9-]. NULL with a sentence in why. */
+/* Opens the table of this installation, and makes it if necessary. Processes that pass the same zone and run as the
+ * same user share it. zone: up to 64 of [a-z0-9-]. Returns NULL with a sentence in why. */
 struct acp_ratelimit *acp_ratelimit_open(const char *zone, char *why, size_t why_size) ACP_MUSTCHECK;
 void acp_ratelimit_close(struct acp_ratelimit *table);
 
-/* Takes a place for an event of this name at now (microseconds of a clock that all processes of the host share), or
- * refuses; a refusal counts nothing. limit >= 1; 1 <= window <= 86400. */
-void acp_ratelimit_take(struct acp_ratelimit *table, const char *name, int64_t limit, int64_t window, uint64_t now,
-			struct acp_rate *out);
+/* Counts an event of this name at time now (microseconds of a clock that all processes of the host share), or refuses
+ * it. A refused event is not counted. limit >= 1; 1 <= window <= 86400. */
+void acp_ratelimit_acquire(struct acp_ratelimit *table, const char *name, int64_t limit, int64_t window, uint64_t now,
+			   struct acp_rate *out);
 
-/* Gives back the place that was taken at now: what came after refused. */
-void acp_ratelimit_give_back(struct acp_ratelimit *table, const char *name, int64_t window, uint64_t now);
+/* Uncounts the event that was counted at now, because a later check refused it. */
+void acp_ratelimit_release(struct acp_ratelimit *table, const char *name, int64_t window, uint64_t now);
 
 #endif

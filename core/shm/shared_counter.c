@@ -1,41 +1,31 @@
 #include "shared_counter.h"
 
-#include <errno.h>
-#include <fcntl.h>
+#include "shm.h"
+
 #include <stdatomic.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 struct acp_shared_counter {
-	atomic_uint_fast64_t *value; /* a fresh file reads as 0 */
+	atomic_uint_fast64_t *value; /* 0 in new memory */
 };
 
 struct acp_shared_counter *acp_shared_counter_open(const char *name, char *why, size_t why_size)
 {
-	char path[128];
 	struct acp_shared_counter *counter = calloc(1, sizeof *counter);
-	/* The user is part of the name: nobody else's counter, nobody else's rights. */
-	snprintf(path, sizeof path, "/acp-fcgi-%u-%.64s", (unsigned)geteuid(), name);
-	int fd = counter ? shm_open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
-	void *at = fd >= 0 && ftruncate(fd, sizeof *counter->value) == 0
-			   ? mmap(NULL, sizeof *counter->value, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
-			   : MAP_FAILED;
-	if (at == MAP_FAILED) {
-		snprintf(why, why_size, "shared memory %s: %s", path, strerror(errno));
-		free(counter);
-		counter = NULL;
-	} else {
-		counter->value = at;
+	if (!counter) {
+		snprintf(why, why_size, "notes of changes: out of memory");
+		return NULL;
 	}
-	if (fd >= 0)
-		close(fd);
-	return counter;
+	counter->value = acp_shm_open(name, "notes of changes", sizeof *counter->value, NULL, why, why_size);
+	if (counter->value)
+		return counter;
+	free(counter);
+	return NULL;
 }
 
 void acp_shared_counter_close(struct acp_shared_counter *counter)
 {
 	if (counter)
-		munmap(counter->value, sizeof *counter->value);
+		acp_shm_close(counter->value, sizeof *counter->value);
 	free(counter);
 }
 

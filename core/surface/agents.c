@@ -9,7 +9,7 @@ static void put_base(const struct acp_config *config, struct acp_buf *out)
 	acp_buf_puts(out, config->url_prefix);
 }
 
-/* A line with the address in it: % stands for it. */
+/* Appends text with each % replaced by the address. */
 static void put_text(const struct acp_config *config, struct acp_buf *out, const char *text)
 {
 	for (; *text; text++) {
@@ -22,14 +22,14 @@ static void put_text(const struct acp_config *config, struct acp_buf *out, const
 
 static bool has_onboarding(const struct acp_kernel *kernel)
 {
-	return kernel->config->onboarding && kernel->plane->onboard && *kernel->config->products;
+	return kernel->config->onboarding && kernel->plane->call.onboard && *kernel->config->products;
 }
 
 static void put_head(const struct acp_kernel *kernel, struct acp_buf *out)
 {
 	acp_buf_printf(out, "# %s\n\n> Metered, audited actions for agents over HTTP and JSON",
 		       kernel->config->kernel_id);
-	if (kernel->plane->get_usage)
+	if (kernel->plane->usage.get)
 		acp_buf_printf(out, "; %lld billable calls a UTC month are free",
 			       (long long)kernel->config->free_calls_limit);
 	put_text(
@@ -49,7 +49,7 @@ static void put_onboarding(const struct acp_kernel *kernel, struct acp_buf *out)
 	put_text(config, out, "    POST %/api/onboard/");
 	acp_buf_add(out, config->products, strcspn(config->products, " "));
 	acp_buf_printf(out,
-		       "\n    Idempotency-Key: <a random text; with the same one a lost reply is given again>\n\n"
+		       "\n    Idempotency-Key: <a random text; repeat it to get a lost reply again>\n\n"
 		       "    {\"agent_id\": \"<a name of your own>\", \"email\": \"<of your human>\"}\n\n"
 		       "The reply (201) has api_key, which is shown only then: store it. Products: %s.\n",
 		       config->products);
@@ -63,17 +63,17 @@ static void put_calling(const struct acp_kernel *kernel, struct acp_buf *out)
 		"    POST %/api/manage\n"
 		"    X-API-Key: <api_key>\n\n"
 		"    {\"action\": \"meta.actions\", \"params\": {}}\n\n"
-		"- meta.actions gives every action with the JSON Schema of its params, and costs nothing.\n"
-		"- \"dry_run\": true tells what a call would change and cost, where the action supports it; it is "
+		"- meta.actions lists every action with the JSON Schema of its params, and is free.\n"
+		"- \"dry_run\": true shows what a call would change and cost, if the action supports it; it is "
 		"free.\n"
 		"- \"idempotency_key\": \"<random>\" makes a call safe to repeat: it has one effect within 24 hours, "
 		"and the "
 		"stored reply (code IDEMPOTENT_REPLAY) costs nothing.\n"
 		"- A success is {\"ok\": true, \"data\": ...}; near the end of the free calls it has a warning with an "
 		"upgrade_url for your human.\n");
-	if (kernel->plane->get_usage)
+	if (kernel->plane->usage.get)
 		put_text(kernel->config, out,
-			 "- GET %/api/usage, with the same header, tells what is used and left; it is free.\n");
+			 "- GET %/api/usage, with the same header, shows the calls used and left; it is free.\n");
 }
 
 static void put_errors(struct acp_buf *out)

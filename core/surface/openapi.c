@@ -3,35 +3,32 @@
 #include "execute.h"
 #include "executor_local.h"
 #include "hub.h"
+#include "schemas.h"
 #include "stripe_events.h"
 #include "version.h"
 
 #define SCHEMAS "#/components/schemas/"
 
-/* What does not fit into memory is noticed once, at the end: every part is added to something that reports it. */
+/* Running out of memory is noticed once, at the end: every part is added through a function that clears ok on
+ * failure. */
 struct draft {
 	const struct acp_kernel *kernel;
+	struct json_object *parts;      /* core/schemas/openapi/parts.json */
+	struct json_object *operations; /* core/schemas/openapi/operations.json, by operation id */
 	struct json_object *paths;
 	struct json_object *schemas;
 	bool ok;
 };
 
-/* Parses JSON written with ' for ", as constants of this file are. NULL: memory is lacking (or the constant is wrong,
- * which the tests would find). */
-static struct json_object *from(const char *text)
+/* A copy of a part of core/schemas/openapi/parts.json, to be completed. NULL: out of memory. */
+static struct json_object *part(const struct draft *draft, const char *name)
 {
-	char *plain = strdup(text);
-	if (!plain)
-		return NULL;
-	for (char *c = plain; *c; c++)
-		if (*c == '\'')
-			*c = '"';
-	struct json_object *value = acp_json_own(plain);
-	free(plain);
-	return value;
+	struct json_object *copy = NULL;
+	struct json_object *original = acp_json_member(draft->parts, name);
+	return original && json_object_deep_copy(original, &copy, NULL) == 0 ? copy : NULL;
 }
 
-/* Adds a member and takes the value over; a value that could not be made spoils the draft. */
+/* Adds a member and takes ownership of the value. A NULL value marks the draft as failed. */
 static void put(struct draft *draft, struct json_object *object, const char *name, struct json_object *value)
 {
 	draft->ok = acp_json_add(object, name, value) && draft->ok;
@@ -78,10 +75,9 @@ static void put_codes(struct draft *draft, struct json_object *schema)
 	put(draft, member(schema, "properties", "code"), "enum", codes);
 }
 
-static struct json_object *example_error(enum acp_code code)
+static struct json_object *example_error(const struct draft *draft, enum acp_code code)
 {
-	struct json_object *example =
-		from("{'value':{'ok':false,'request_id':'3f6c1a52-8c0e-4f0b-9a6e-2f1d7c5b9e10'}}");
+	struct json_object *example = part(draft, "error_example");
 	struct json_object *value = acp_json_member(example, "value");
 	bool ok = acp_json_add_string(value, "error", acp_code_sentence(code)) &&
 		  acp_json_add_string(value, "code", acp_code_name(code));
@@ -92,9 +88,7 @@ static struct json_object *example_error(enum acp_code code)
 	if (code == ACP_UPGRADE_REQUIRED)
 		ok = ok &&
 		     acp_json_add_string(value, "upgrade_url", "https://api.example/api/upgrade/checkout?tenant=…") &&
-		     acp_json_add(value, "usage",
-				  from("{'calls_used':100,'calls_limit':100,'calls_remaining':0,"
-				       "'tier':'free'}")) &&
+		     acp_json_add(value, "usage", part(draft, "usage_example")) &&
 		     acp_json_add_string(value, "resets_at", "2026-12-01T00:00:00Z") &&
 		     acp_json_add(value, "retryable", json_object_new_boolean(false));
 	if (ok)
@@ -107,10 +101,7 @@ static struct json_object *example_error(enum acp_code code)
 static struct json_object *error_response(struct draft *draft, int status)
 {
 	struct acp_buf text;
-	struct json_object *response =
-		from("{'description':'','headers':{'X-Request-Id':{'$ref':'#/components/headers/X-Request-Id'}},"
-		     "'content':{'application/json':{'schema':{'$ref':'" SCHEMAS "Error'},'examples':{}},"
-		     "'application/problem+json':{'schema':{'$ref':'" SCHEMAS "Problem'}}}}");
+	struct json_object *response = part(draft, "error");
 	struct json_object *content = member(response, "content", "application/json");
 	struct json_object *examples = acp_json_member(content, "examples");
 	if (status == 402)
@@ -121,7 +112,7 @@ static struct json_object *error_response(struct draft *draft, int status)
 			continue;
 		acp_buf_printf(&text, "%s%s: %s", text.len ? "; " : "", acp_code_name((enum acp_code)code),
 			       acp_code_sentence((enum acp_code)code));
-		put(draft, examples, acp_code_name((enum acp_code)code), example_error((enum acp_code)code));
+		put(draft, examples, acp_code_name((enum acp_code)code), example_error(draft, (enum acp_code)code));
 	}
 	draft->ok = acp_buf_ok(&text) && draft->ok;
 	put_string(draft, response, "description", text.ptr ? text.ptr : "");
@@ -147,15 +138,13 @@ static struct json_object *error_responses(struct draft *draft)
 
 /* Operations --------------------------------------------------------------------------------------------------- */
 
-/* One operation: what it is called, who may, what it takes and gives. Strings in the notation of from(). */
+/* One operation. Its security and its parameters are in core/schemas/openapi/operations.json. */
 struct operation {
 	const char *path, *method, *id, *tag, *summary;
-	const char *security;   /* list of requirements */
-	const char *parameters; /* list, or NULL */
-	const char *success;    /* status */
-	const char *reply;      /* name of the schema of a success; NULL: no body */
-	const char *errors;     /* statuses, separated by spaces */
-	const char *media;      /* of a success; NULL: application/json */
+	const char *success; /* status */
+	const char *reply;   /* name of the schema of a success; NULL: no body */
+	const char *errors;  /* statuses, separated by spaces */
+	const char *media;   /* of a success; NULL: application/json */
 };
 
 static void put_errors(struct draft *draft, struct json_object *responses, const char *statuses)
@@ -174,8 +163,7 @@ static void put_errors(struct draft *draft, struct json_object *responses, const
 static struct json_object *success_response(struct draft *draft, const struct operation *op)
 {
 	const char *media = op->media ? op->media : "application/json";
-	struct json_object *response = from(
-		"{'description':'Success','headers':{'X-Request-Id':{'$ref':'#/components/headers/X-Request-Id'}}}");
+	struct json_object *response = part(draft, "success");
 	if (op->reply) {
 		struct json_object *content = json_object_new_object();
 		put(draft, content, media, json_object_new_object());
@@ -183,16 +171,13 @@ static struct json_object *success_response(struct draft *draft, const struct op
 		put(draft, response, "content", content);
 	}
 	if (strcmp(op->id, "manage") == 0)
-		put(draft, acp_json_member(response, "headers"), "Idempotency-Key",
-		    from("{'description':'under which a write that came without a key may be repeated',"
-			 "'schema':{'type':'string','format':'uuid'}}"));
+		put(draft, acp_json_member(response, "headers"), "Idempotency-Key", part(draft, "idempotency_key"));
 	if (strcmp(op->success, "303") == 0)
-		put(draft, acp_json_member(response, "headers"), "Location",
-		    from("{'description':'where the human goes on','schema':{'type':'string','format':'uri'}}"));
+		put(draft, acp_json_member(response, "headers"), "Location", part(draft, "location"));
 	return response;
 }
 
-/* Bodies whose schema is one of the shapes below, by the operation's name. */
+/* Operations whose request body is one of the shapes below. */
 static const struct {
 	const char *operation, *schema;
 	bool optional;
@@ -200,18 +185,20 @@ static const struct {
 
 static void put_body(struct draft *draft, struct json_object *operation, struct json_object *schema, bool optional)
 {
-	struct json_object *request = from(optional ? "{'required':false,'content':{'application/json':{}}}"
-						    : "{'required':true,'content':{'application/json':{}}}");
+	struct json_object *request = part(draft, optional ? "optional_body" : "body");
 	put(draft, member(request, "content", "application/json"), "schema", schema);
 	put(draft, operation, "requestBody", request);
 }
 
-/* Adds an operation; body (taken over) is the schema of its request body; NULL: that of bodies, if any. */
+/* Adds an operation. body is the schema of its request body, taken over; NULL: the one in bodies, if any. */
 static void put_operation(struct draft *draft, const struct operation *op, struct json_object *body)
 {
 	struct json_object *item = acp_json_member(draft->paths, op->path);
 	struct json_object *operation = json_object_new_object();
 	struct json_object *responses = json_object_new_object();
+	bool of_hub = strncmp(op->id, "hub.", 4) == 0; /* they have the same key, and take a body */
+	struct json_object *written = acp_json_member(draft->operations, of_hub ? "hub" : op->id);
+	struct json_object *parameters = acp_json_member(written, "parameters");
 	if (!item) {
 		item = json_object_new_object();
 		put(draft, draft->paths, op->path, item);
@@ -221,9 +208,9 @@ static void put_operation(struct draft *draft, const struct operation *op, struc
 	struct json_object *tags = json_object_new_array();
 	append(draft, tags, json_object_new_string(op->tag));
 	put(draft, operation, "tags", tags);
-	put(draft, operation, "security", from(op->security));
-	if (op->parameters)
-		put(draft, operation, "parameters", from(op->parameters));
+	put(draft, operation, "security", json_object_get(acp_json_member(written, "security")));
+	if (parameters)
+		put(draft, operation, "parameters", json_object_get(parameters));
 	if (body)
 		put_body(draft, operation, body, false);
 	for (size_t i = 0; i < ACP_COUNT(bodies); i++)
@@ -236,203 +223,48 @@ static void put_operation(struct draft *draft, const struct operation *op, struc
 }
 
 /* clang-format off */
-#define KEY "[{'apiKey':[]},{'bearer':[]}]"
-#define IDEMPOTENCY "{'$ref':'#/components/parameters/Idempotency-Key'}"
-
-#define MONTH "[{'name':'period','in':'query','description':'UTC month; the current one where it is missing'," \
-	"'schema':{'type':'string','pattern':'^[1-9][0-9]{3}-(0[1-9]|1[0-2])$'},'example':'2026-11'}]"
-
 static const struct operation public_operations[] = {
-	{"/api/usage", "get", "usage", "agents", "The usage of the key's tenant in a UTC month; costs nothing.", KEY,
-	 MONTH,
+	{"/api/usage", "get", "usage", "agents", "The usage of the key's tenant in a UTC month; costs nothing.",
 	 "200", "Usage", "400 401 404 405 500 503", NULL},
 	{"/api/billing/invoice", "get", "invoice", "agents",
-	 "The invoice of the key's tenant for a UTC month; of one that is not billed yet, what it would be now.", KEY,
-	 MONTH, "200", "Invoice", "400 401 404 405 500 503", NULL},
+	 "The invoice of the key's tenant for a UTC month; a preview if the month is not billed yet.",
+	 "200", "Invoice", "400 401 404 405 500 503", NULL},
 	{"/api/upgrade/checkout", "get", "upgradeLink", "agents",
-	 "The signed link for a human: leads to a checkout at Stripe, in which they add a payment method.", "[{}]",
-	 "[{'name':'tenant','in':'query','required':true,'schema':{'type':'string','format':'uuid'}},"
-	 "{'name':'exp','in':'query','required':true,'schema':{'type':'integer'}},"
-	 "{'name':'sig','in':'query','required':true,'schema':{'type':'string'}}]",
+	 "The signed link for a human: leads to a checkout at Stripe, in which they add a payment method.",
 	 "303", NULL, "404 405 409 429 500 502 503", NULL},
 	{"/api/upgrade/checkout", "post", "upgrade", "agents",
-	 "Opens a checkout at Stripe, in which a human adds a payment method, or gives the one that is open.",
-	 KEY, NULL,
+	 "Opens a checkout at Stripe, in which a human adds a payment method, or returns the open one.",
 	 "200", "CheckoutReply", "400 401 404 405 409 413 415 429 500 502 503", NULL},
-	{"/api/webhooks/stripe", "post", "stripeEvent", "operators", "Takes an event of Stripe.", "[{}]",
-	 "[{'name':'Stripe-Signature','in':'header','required':true,'description':'t=SECONDS,v1=HEX over the raw body',"
-	 "'schema':{'type':'string'}}]",
+	{"/api/webhooks/stripe", "post", "stripeEvent", "operators", "Receives an event from Stripe.",
 	 "200", "StripeEventReply", "400 404 405 413 500 503", NULL},
-	{"/api/openapi.json", "get", "openapi", "operators", "This document.", "[{}]", NULL,
+	{"/api/openapi.json", "get", "openapi", "operators", "This document.",
 	 "200", "Document", "405 500", NULL},
-	{"/llms.txt", "get", "llms", "agents", "How to use this API, in short, for agents.", "[{}]", NULL,
+	{"/llms.txt", "get", "llms", "agents", "How to use this API, in short, for agents.",
 	 "200", "Text", "405 500", "text/plain"},
-	{"/.well-known/api-catalog", "get", "catalog", "agents", "Where everything is (RFC 9727).", "[{}]", NULL,
+	{"/.well-known/api-catalog", "get", "catalog", "agents", "The API catalog (RFC 9727).",
 	 "200", "Catalog", "405 500", "application/linkset+json"},
-	{"/console", "get", "console", "operators", "The console: a page for people, who paste their key into it.",
-	 "[{}]", NULL, "200", "Text", "405 500", "text/html"},
-	{"/metrics", "get", "metrics", "operators", "Numbers for Prometheus.", "[{}]", NULL,
+	{"/console", "get", "console", "operators", "The console: a page for people with an API key.",
+	 "200", "Text", "405 500", "text/html"},
+	{"/metrics", "get", "metrics", "operators", "Numbers for Prometheus.",
 	 "200", "Text", "404 405 500", "text/plain"},
-	{"/healthz", "get", "alive", "operators", "Does this process answer?", "[{}]", NULL,
+	{"/healthz", "get", "alive", "operators", "Does this process answer?",
 	 "200", "Health", "405 500", NULL},
-	{"/readyz", "get", "ready", "operators", "Can it do its work?", "[{}]", NULL,
+	{"/readyz", "get", "ready", "operators", "Is it ready to serve?",
 	 "200", "Health", "405 500 503", NULL},
 };
 
 static const struct operation manage_operation = {
-	"/api/manage", "post", "manage", "agents", "The router: one call of an action.", KEY, "[" IDEMPOTENCY "]",
+	"/api/manage", "post", "manage", "agents", "The router: one call of an action.",
 	"200", "CallReply", "400 401 402 403 404 405 409 413 415 422 429 500 502 503", NULL};
 
 static const struct operation onboard_operation = {
-	"/api/onboard/{product}", "post", "onboard", "agents", "Registers an agent.", "[{}]",
-	"[{'name':'product','in':'path','required':true,'schema':{'type':'string'}}," IDEMPOTENCY "]",
+	"/api/onboard/{product}", "post", "onboard", "agents", "Registers an agent.",
 	"201", "OnboardReply", "400 404 405 409 413 415 422 429 500 503", NULL};
-
-/* Shapes of requests and replies that do not depend on what is registered. */
-static const struct {
-	const char *name, *schema;
-} shapes[] = {
-	{"Error",
-	 "{'type':'object','required':['ok','request_id','error','code'],'properties':{'ok':{'const':false},"
-	 "'request_id':{'type':'string','format':'uuid'},'error':{'type':'string','description':'sentence for people'},"
-	 "'code':{'type':'string'},'field':{'type':'string',"
-	 "'description':'VALIDATION_ERROR: JSON Pointer of the member'},"
-	 "'retryable':{'type':'boolean'},'upgrade_url':{'type':'string','format':'uri'},"
-	 "'usage':{'$ref':'" SCHEMAS "UsageNumbers'},'resets_at':{'type':'string','format':'date-time'},"
-	 "'approval_id':{'type':'string','format':'uuid'},'idempotency_key':{'type':'string',"
-	 "'description':'OUTCOME_UNKNOWN: send the same request again with this key'}}}"},
-	{"UpgradeRequired",
-	 "{'description':'the free calls are used up','allOf':[{'$ref':'" SCHEMAS "Error'},{'type':'object',"
-	 "'required':['upgrade_url','usage','resets_at','retryable'],'properties':{'retryable':{'const':false}}}]}"},
-	{"Problem",
-	 "{'description':'RFC 9457: the members of Error and the standard ones','allOf':[{'$ref':'" SCHEMAS "Error'},"
-	 "{'type':'object','required':['type','title','status','detail'],'properties':{'type':{'type':'string',"
-	 "'format':'uri'},"
-	 "'title':{'type':'string'},'status':{'type':'integer'},'detail':{'type':'string'}}}]}"},
-	{"UsageNumbers",
-	 "{'type':'object','required':['calls_used','calls_limit','calls_remaining','tier'],'properties':{"
-	 "'calls_used':{'type':'integer'},'calls_limit':{'type':'integer'},'calls_remaining':{'type':'integer'},"
-	 "'tier':{'type':'string','enum':['free','paid']}}}"},
-	{"Impact",
-	 "{'type':'object','description':'data of a dry run','required':['creates','updates','deletes',"
-	 "'side_effects','risk',"
-	 "'warnings'],'properties':{'creates':{'type':'array'},'updates':{'type':'array'},'deletes':{'type':'array'},"
-	 "'side_effects':{'type':'array'},'risk':{'type':'string','enum':['low','medium','high']},"
-	 "'warnings':{'type':'array'},"
-	 "'estimated_cost':{'type':'object','required':['amount','currency'],'properties':{'amount':{'type':'number'},"
-	 "'currency':{'type':'string'}}}}}"},
-	{"Reply",
-	 "{'type':'object','required':['ok','request_id'],'properties':{'ok':{'const':true},"
-	 "'request_id':{'type':'string','format':'uuid'}}}"},
-	{"CheckoutRequest",
-	 "{'type':'object','properties':{'tenant_uuid':{'type':'string','format':'uuid',"
-	 "'description':'must be that of the API key'}}}"},
-	{"CheckoutReply",
-	 "{'type':'object','required':['ok','request_id','checkout_url','expires_at'],"
-	 "'properties':{'ok':{'const':true},"
-	 "'request_id':{'type':'string','format':'uuid'},'checkout_url':{'type':'string','format':'uri'},"
-	 "'expires_at':{'type':'string','format':'date-time'}}}"},
-	{"StripeEvent",
-	 "{'type':'object','required':['id','type','created'],'properties':{'id':{'type':'string','minLength':1,"
-	 "'maxLength':255},'type':{'type':'string','minLength':1,'maxLength':255},'created':{'type':'integer'},"
-	 "'livemode':{'type':'boolean'},'data':{'type':'object'}}}"},
-	{"StripeEventReply",
-	 "{'type':'object','required':['ok','request_id','received','effect'],'properties':{'ok':{'const':true},"
-	 "'request_id':{'type':'string','format':'uuid'},'received':{'const':true},'effect':{'type':'string',"
-	 "'enum':['applied','duplicate','ignored','mismatch','older','unchanged','unknown_tenant']}}}"},
-	{"CallReply",
-	 "{'type':'object','required':['ok','request_id','data','dry_run','constraints_applied'],"
-	 "'properties':{'ok':{'const':true},"
-	 "'request_id':{'type':'string','format':'uuid'},"
-	 "'data':{'anyOf':[{'$ref':'" SCHEMAS "Impact'},{'description':'result of the action'}]},"
-	 "'dry_run':{'type':'boolean'},'constraints_applied':{'type':'array','items':{'type':'string'}},"
-	 "'code':{'const':'IDEMPOTENT_REPLAY'},'warning':{'type':'object','required':['message','upgrade_url','usage'],"
-	 "'properties':{'message':{'type':'string'},'upgrade_url':{'type':'string','format':'uri'},"
-	 "'usage':{'$ref':'" SCHEMAS "UsageNumbers'}}}},"
-	 "'example':{'ok':true,'request_id':'3f6c1a52-8c0e-4f0b-9a6e-2f1d7c5b9e10','data':{'api_version':'v1'},"
-	 "'dry_run':false,"
-	 "'constraints_applied':['tenant_scoped: 0b9e4c7a-52d1-4c7c-8f38-6d2c9d7c1f11']}}"},
-	{"Usage",
-	 "{'type':'object','required':['ok','request_id','tenant_id','tier','calls_used','calls_limit',"
-	 "'calls_remaining',"
-	 "'period_start','period_end','by_action','by_day','cost'],'properties':{'ok':{'const':true},"
-	 "'request_id':{'type':'string','format':'uuid'},'tenant_id':{'type':'string','format':'uuid'},"
-	 "'tier':{'type':'string','enum':['free','paid']},'calls_used':{'type':'integer'},"
-	 "'calls_limit':{'type':['integer','null'],'description':'null: unlimited'},"
-	 "'calls_remaining':{'type':['integer','null']},"
-	 "'period_start':{'type':'string','format':'date-time'},'period_end':{'type':'string','format':'date-time'},"
-	 "'by_action':{'type':'array','items':{'type':'object','required':['action','calls','billing_unit','quantity'],"
-	 "'properties':{'action':{'type':'string'},'calls':{'type':'integer'},'billing_unit':{'type':'string',"
-	 "'enum':['call','token','row','sec']},'quantity':{'type':'integer'}}}},"
-	 "'by_day':{'type':'array','items':{'type':'object','required':['day','calls'],'properties':{"
-	 "'day':{'type':'string','format':'date'},'calls':{'type':'integer'}}}},"
-	 "'cost':{'type':'object','required':['amount','currency'],'properties':{'amount':{'type':'number'},"
-	 "'currency':{'type':'string'}}},"
-	 "'scopes':{'type':'array','items':{'type':'string'},'description':'what the calling key may use'}}}"},
-	{"Invoice",
-	 "{'type':'object','required':['ok','request_id','tenant_uuid','period','usage','charges','stripe_invoice_id',"
-	 "'status'],'properties':{'ok':{'const':true},'request_id':{'type':'string','format':'uuid'},"
-	 "'tenant_uuid':{'type':'string','format':'uuid'},'period':{'type':'string'},"
-	 "'usage':{'type':'object','required':['total_calls','successful_calls','failed_calls'],'properties':{"
-	 "'total_calls':{'type':'integer'},'successful_calls':{'type':'integer'},'failed_calls':{'type':'integer'}}},"
-	 "'charges':{'type':'object','required':['per_call','total_charge','currency','lines'],'properties':{"
-	 "'per_call':{'type':'number'},'total_charge':{'type':'number'},'currency':{'type':'string'},"
-	 "'amount_due':{'type':'number','description':'0 while it is carried over'},'minimum':{'type':'number'},"
-	 "'carried_in':{'type':'number'},'carried_out':{'type':'number'},"
-	 "'lines':{'type':'array','items':{'type':'object'}}}},"
-	 "'hash':{'type':['string','null'],'description':'SHA-256 of the invoice'},"
-	 "'stripe_invoice_id':{'type':['string','null']},"
-	 "'status':{'type':'string','enum':['none','open','pending','invoiced','paid','failed','carried']}}}"},
-	{"OnboardRequest",
-	 "{'type':'object','required':['agent_id','email'],'properties':{"
-	 "'agent_id':{'type':'string','pattern':'^[A-Za-z0-9._:-]{1,128}$'},'email':{'type':'string',"
-	 "'format':'email','maxLength':254},"
-	 "'organization_name':{'type':'string','maxLength':255}},"
-	 "'example':{'agent_id':'crm-bot','email':'ops@example.com','organization_name':'Example Ltd'}}"},
-	{"OnboardReply",
-	 "{'type':'object','required':['ok','request_id','onboarded','tier','api_key','api_key_id','tenant_uuid',"
-	 "'free_calls_remaining','instructions','upgrade_info','pricing'],'properties':{'ok':{'const':true},"
-	 "'request_id':{'type':'string','format':'uuid'},'onboarded':{'const':true},'tier':{'const':'free'},"
-	 "'api_key':{'type':'string','description':'shown only now'},'api_key_id':{'type':'string','format':'uuid'},"
-	 "'tenant_uuid':{'type':'string','format':'uuid'},'free_calls_remaining':{'type':'integer'},"
-	 "'payments':{'type':'string'},"
-	 "'instructions':{'type':'object','required':['setup_steps','example_request','documentation_url'],"
-	 "'properties':{"
-	 "'setup_steps':{'type':'array','items':{'type':'string'}},"
-	 "'example_request':{'type':'object','required':['method','url','headers','body'],'properties':{"
-	 "'method':{'type':'string'},'url':{'type':'string','format':'uri'},"
-	 "'headers':{'type':'object','additionalProperties':{'type':'string'}},'body':{'type':'object'}}},"
-	 "'documentation_url':{'type':'string','format':'uri'}}},"
-	 "'upgrade_info':{'type':'object','required':['message','upgrade_url'],"
-	 "'properties':{'message':{'type':'string'},"
-	 "'upgrade_url':{'type':'string','format':'uri'}}},"
-	 "'pricing':{'type':'object','required':['per_call','currency','billing_period'],'properties':{"
-	 "'per_call':{'type':'number'},'currency':{'type':'string'},'billing_period':{'type':'string'}}}}}"},
-	{"Document", "{'type':'object','required':['openapi','info','paths'],'properties':{'openapi':{'type':'string'},"
-	 "'info':{'type':'object'},'paths':{'type':'object'}}}"},
-	{"Text", "{'type':'string'}"},
-	{"Catalog", "{'type':'object','required':['linkset'],'properties':{'linkset':{'type':'array',"
-	 "'items':{'type':'object'}}}}"},
-	{"Health",
-	 "{'type':'object','required':['ok','request_id','status'],'properties':{'ok':{'const':true},"
-	 "'request_id':{'type':'string','format':'uuid'},'status':{'type':'string','enum':['alive','ready']}}}"},
-};
-
-static const char component_text[] =
-	"{'securitySchemes':{"
-	"'apiKey':{'type':'apiKey','in':'header','name':'X-API-Key','description':'API key of a tenant'},"
-	"'bearer':{'type':'http','scheme':'bearer','description':'the same API key as a bearer token'}},"
-	"'parameters':{'Idempotency-Key':{'name':'Idempotency-Key','in':'header','required':false,"
-	"'description':'a call with this key has one effect within 24 hours',"
-	"'schema':{'type':'string','minLength':1,'maxLength':255}}},"
-	"'headers':{'X-Request-Id':{'description':'request_id of the reply and of the audit row',"
-	"'schema':{'type':'string','format':'uuid'}},'Retry-After':{'description':'seconds',"
-	"'schema':{'type':'integer'}}}}";
 /* clang-format on */
 
 /* Actions ------------------------------------------------------------------------------------------------------ */
 
-/* The parts of an ActionDef that are not schema, under one name that validators let pass. */
+/* The parts of an ActionDef that are not schema, under one extension name that validators accept. */
 static struct json_object *action_facts(struct draft *draft, struct json_object *def)
 {
 	static const char *const names[] = {"scope", "supports_dry_run", "billable", "billing_unit"};
@@ -451,10 +283,7 @@ static struct json_object *action_facts(struct draft *draft, struct json_object 
 static struct json_object *call_schema(struct draft *draft, const struct acp_entry *entry)
 {
 	struct json_object *params = NULL;
-	struct json_object *schema =
-		from("{'type':'object','required':['action'],'additionalProperties':false,'properties':{'action':{},"
-		     "'params':{},'idempotency_key':{'type':'string','minLength':1,'maxLength':255},"
-		     "'dry_run':{'type':'boolean'}}}");
+	struct json_object *schema = part(draft, "call_of_action");
 	struct json_object *properties = acp_json_member(schema, "properties");
 	if (json_object_deep_copy(acp_json_member(entry->def, "params_schema"), &params, NULL) != 0)
 		draft->ok = false;
@@ -475,8 +304,7 @@ static void put_calls(struct draft *draft)
 {
 	char name[256];
 	char target[320];
-	struct json_object *call = from("{'oneOf':[],'discriminator':{'propertyName':'action','mapping':{}},'examples':"
-					"[{'action':'meta.version'}]}");
+	struct json_object *call = part(draft, "call");
 	struct json_object *mapping = member(call, "discriminator", "mapping");
 	for (size_t i = 0; i < draft->kernel->entry_count; i++) {
 		const struct acp_entry *entry = &draft->kernel->entries[i];
@@ -500,7 +328,7 @@ static bool is_required(struct json_object *schema, const char *name)
 	return false;
 }
 
-/* The query parameters of a readable endpoint, with the schemas that its body's members have. */
+/* The query parameters of a readable endpoint, with the schemas of the matching members of its body. */
 static struct json_object *query_parameters(struct draft *draft, const char *names, struct json_object *schema)
 {
 	char name[64];
@@ -523,8 +351,7 @@ static struct json_object *hub_body(struct draft *draft, const char *name, struc
 {
 	if (strcmp(name, "audit-ingest") != 0)
 		return json_object_get(schema);
-	struct json_object *body = from("{'oneOf':[{'$ref':'" SCHEMAS "AuditEvent'},{'type':'array','minItems':1,"
-					"'maxItems':1000,'items':{'$ref':'" SCHEMAS "AuditEvent'}}]}");
+	struct json_object *body = part(draft, "audit_events");
 	put(draft, draft->schemas, "AuditEvent", json_object_get(schema));
 	return body;
 }
@@ -542,11 +369,8 @@ static void put_endpoint(void *arg, const char *name, const char *schema_text, c
 		*c = *c == '/' ? '.' : *c;
 	snprintf(read_id, sizeof read_id, "%s.read", id);
 	snprintf(success, sizeof success, "%d", http);
-	struct operation op = {path,    "post",
-			       id,      "kernels",
-			       summary, "[{'kernelKey':[]}]",
-			       NULL,    success,
-			       "Reply", "400 401 402 403 404 405 409 413 415 422 500 503",
+	struct operation op = {path,    "post",  id,      "kernels",
+			       summary, success, "Reply", "400 401 402 403 404 405 409 413 415 422 500 503",
 			       NULL};
 	struct json_object *body = hub_body(draft, name, schema);
 	draft->ok = body && draft->ok;
@@ -569,34 +393,23 @@ static const struct operation execute_operation = {
 	"executor.execute",
 	"kernels",
 	"Acts at a vendor for another kernel; a failed execution is answered with ok: false.",
-	"[{'executorKey':[]}]",
-	NULL,
 	"200",
 	"Execution",
 	"400 401 404 405 413 415 500 503",
 	NULL};
 
-static const char execution_schema[] =
-	"{'type':'object','required':['ok','request_id','status','data','result_meta','error_code',"
-	"'error_message_redacted'],'properties':{'ok':{'type':'boolean'},'request_id':{'type':'string','format':'uuid'}"
-	","
-	"'status':{'type':['integer','null'],'description':'HTTP status of the vendor; null: none was received'},"
-	"'data':{'type':['object','null']},'result_meta':{'type':'object'},'error_code':{'type':['string','null']},"
-	"'error_message_redacted':{'type':['string','null']},"
-	"'retry':{'type':'boolean','description':'of a failure: may the same succeed later?'}}}";
-
 static void put_execute(struct draft *draft)
 {
-	put(draft, draft->schemas, "Execution", from(execution_schema));
-	put_operation(draft, &execute_operation, acp_json_own(acp_execute_body_schema));
+	put(draft, draft->schemas, "Execution", acp_json_own(acp_schema_openapi_execution));
+	put_operation(draft, &execute_operation, acp_json_own(acp_schema_executor_execute));
 }
 
 /* The document ------------------------------------------------------------------------------------------------- */
 
 static bool offered(const struct acp_kernel *kernel, const char *path)
 {
-	return (kernel->plane->get_usage || strcmp(path, "/api/usage") != 0) &&
-	       (kernel->plane->get_invoice || strcmp(path, "/api/billing/invoice") != 0) &&
+	return (kernel->plane->usage.get || strcmp(path, "/api/usage") != 0) &&
+	       (kernel->plane->payments.get_invoice || strcmp(path, "/api/billing/invoice") != 0) &&
 	       (acp_stripe_events_offered(kernel) || strcmp(path, "/api/webhooks/stripe") != 0);
 }
 
@@ -604,7 +417,7 @@ static void put_paths(struct draft *draft)
 {
 	const struct acp_kernel *kernel = draft->kernel;
 	put_operation(draft, &manage_operation, reference(SCHEMAS, "Call"));
-	if (kernel->config->onboarding && kernel->plane->onboard)
+	if (kernel->config->onboarding && kernel->plane->call.onboard)
 		put_operation(draft, &onboard_operation, reference(SCHEMAS, "OnboardRequest"));
 	for (size_t i = 0; i < ACP_COUNT(public_operations); i++)
 		if (offered(kernel, public_operations[i].path))
@@ -615,19 +428,29 @@ static void put_paths(struct draft *draft)
 		put_execute(draft);
 }
 
+/* Schemas of requests and replies that do not depend on what is registered. */
+static void put_shapes(struct draft *draft, struct json_object *shapes)
+{
+	draft->ok = shapes && draft->ok;
+	if (!shapes)
+		return;
+	json_object_object_foreach(shapes, name, shape)
+	{
+		put(draft, draft->schemas, name, json_object_get(shape));
+	}
+}
+
 static struct json_object *components(struct draft *draft)
 {
-	struct json_object *all = from(component_text);
-	for (size_t i = 0; i < ACP_COUNT(shapes); i++)
-		put(draft, draft->schemas, shapes[i].name, from(shapes[i].schema));
+	struct json_object *all = acp_json_own(acp_schema_openapi_components);
+	put_shapes(draft, acp_json_member(all, "schemas"));
+	json_object_object_del(all, "schemas"); /* they come last, with those of the actions */
 	put_codes(draft, acp_json_member(draft->schemas, "Error"));
 	put_calls(draft);
 	if (draft->kernel->hub)
-		put(draft, acp_json_member(all, "securitySchemes"), "kernelKey",
-		    from("{'type':'http','scheme':'bearer','description':'key of other kernels; no API key'}"));
+		put(draft, acp_json_member(all, "securitySchemes"), "kernelKey", part(draft, "kernel_key"));
 	if (acp_execute_offered(draft->kernel))
-		put(draft, acp_json_member(all, "securitySchemes"), "executorKey",
-		    from("{'type':'http','scheme':'bearer','description':'key of the executor; no API key'}"));
+		put(draft, acp_json_member(all, "securitySchemes"), "executorKey", part(draft, "executor_key"));
 	put(draft, all, "responses", error_responses(draft));
 	put(draft, all, "schemas", json_object_get(draft->schemas));
 	return all;
@@ -637,7 +460,7 @@ static void put_head(struct draft *draft, struct json_object *document)
 {
 	char url[1024];
 	const struct acp_config *config = draft->kernel->config;
-	struct json_object *info = from("{'license':{'name':'MIT','identifier':'MIT'}}");
+	struct json_object *info = part(draft, "info");
 	struct json_object *server = json_object_new_object();
 	struct json_object *servers = json_object_new_array();
 	put_string(draft, document, "openapi", "3.1.0");
@@ -649,19 +472,24 @@ static void put_head(struct draft *draft, struct json_object *document)
 	put_string(draft, server, "url", url);
 	append(draft, servers, server);
 	put(draft, document, "servers", servers);
-	put(draft, document, "tags",
-	    from("[{'name':'agents','description':'for agents'},{'name':'operators','description':'for operators'},"
-		 "{'name':'kernels','description':'for other kernels'}]"));
+	put(draft, document, "tags", part(draft, "tags"));
 }
 
 struct json_object *acp_openapi(const struct acp_kernel *kernel)
 {
-	struct draft draft = {kernel, json_object_new_object(), json_object_new_object(), true};
+	struct draft draft = {.kernel = kernel,
+			      .parts = acp_json_own(acp_schema_openapi_parts),
+			      .operations = acp_json_own(acp_schema_openapi_operations),
+			      .paths = json_object_new_object(),
+			      .schemas = json_object_new_object(),
+			      .ok = true};
 	struct json_object *document = json_object_new_object();
 	put_head(&draft, document);
 	put_paths(&draft);
 	put(&draft, document, "paths", json_object_get(draft.paths));
 	put(&draft, document, "components", components(&draft));
+	json_object_put(draft.parts);
+	json_object_put(draft.operations);
 	json_object_put(draft.paths);
 	json_object_put(draft.schemas);
 	if (draft.ok)

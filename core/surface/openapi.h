@@ -1,15 +1,15 @@
-/* openapi.h - the OpenAPI 3.1 description of an installation, made from what is registered in its kernel: the same
- * entries that meta.actions lists, one schema an action. */
+/* openapi.h - the OpenAPI 3.1 description of an installation, generated from the entries of its kernel: those that
+ * meta.actions lists, with one schema per action. */
 #ifndef ACP_OPENAPI_H
 #define ACP_OPENAPI_H
 
 #include "kernel.h"
 
-/* The document; owned by the caller. NULL: memory is lacking. */
+/* The document; owned by the caller. NULL: out of memory. */
 struct json_object *acp_openapi(const struct acp_kernel *kernel);
 
-/* The document as text, made once for a kernel whose entries and hub stand; owned by the caller (free). NULL: memory is
- * lacking. */
+/* The document as text, made once, when the kernel's entries and hub are complete. Owned by the caller (free). NULL:
+ * out of memory. */
 char *acp_openapi_text(const struct acp_kernel *kernel);
 
 #endif

@@ -1,4 +1,4 @@
-/* acpctl.h - the operator's command: what its parts share. */
+/* acpctl.h - the operator's command: what all its commands share. */
 #ifndef ACP_ACPCTL_H
 #define ACP_ACPCTL_H
 
@@ -6,54 +6,91 @@
 #include "settings.h"
 #include "json.h"
 #include "migrate.h"
-#include "plane.h"
 
 /* Exit statuses, documented in acpctl(8). */
 enum { ACPCTL_OK = 0, ACPCTL_FAILED = 1, ACPCTL_WAITING = 3, ACPCTL_USAGE = 64, ACPCTL_CONFIG = 78 };
 
-/* One run of the command. */
+enum { CTL_MAX_OPTIONS = 8 }; /* of one command */
+
+/* One run of the program. */
 struct ctl {
-	struct acp_config config;
-	struct acp_admin *admin; /* open once a command needs it */
-	bool json, csv;          /* --json, --csv: machines read the output */
-	int argc;                /* what stands after the command's name */
-	char **argv;
+	struct acp_config config;            /* loaded before the command runs, unless it is a bare one */
+	struct acp_admin *admin;             /* open once a command needs it */
+	const struct ctl_command *command;   /* the command that runs */
+	const char *config_file;             /* --config; NULL: not given */
+	bool json, csv;                      /* --json, --csv: machines read the output */
+	bool help, version;                  /* --help, --version */
+	const char *values[CTL_MAX_OPTIONS]; /* of the command's options, in their order; NULL: not given */
+	int operand_count;
+	char **operands;
 };
 
-/* A command: returns its exit status. */
-typedef int command(struct ctl *ctl);
-command ctl_migrate, ctl_doctor, ctl_console;
-command ctl_journal_status, ctl_journal_replay;
-command ctl_tenant_create, ctl_tenant_update, ctl_tenant_list, ctl_tenant_show;
-command ctl_key_create, ctl_key_revoke, ctl_key_list;
-command ctl_policy_list, ctl_policy_add, ctl_policy_enable, ctl_policy_disable;
-command ctl_proposal_list, ctl_proposal_approve, ctl_proposal_reject, ctl_proposal_publish;
-command ctl_audit_seal, ctl_audit_verify, ctl_audit_export, ctl_audit_archive, ctl_audit_status, ctl_reconcile;
-command ctl_billing_run, ctl_billing_list, ctl_billing_show, ctl_billing_credit, ctl_billing_retry, ctl_price_list,
-	ctl_price_add;
-command ctl_outbox_list, ctl_outbox_run, ctl_outbox_retry, ctl_outbox_drop;
-command ctl_approval_list, ctl_approval_approve, ctl_approval_reject;
-command ctl_usage, ctl_report, ctl_webhook_list, ctl_webhook_deliveries, ctl_webhook_retry;
+/* The commands: each returns its exit status. */
+#define CTL_COMMAND(name, operand, function, ...) int function(struct ctl *ctl);
+#define CTL_BARE_COMMAND CTL_COMMAND
+#include "commands.def"
+#undef CTL_BARE_COMMAND
+#undef CTL_COMMAND
 
-/* An option of a command: "--name VALUE". Required ones must be given. */
-struct ctl_option {
-	const char *name;
-	bool required;
-	const char *value; /* out; NULL: not given */
-};
+/* Arguments -------------------------------------------------------------------------------------------------------- */
 
-/* Reads options and at most one positional argument (positional NULL: none allowed; *positional required otherwise).
- * False after saying what is wrong. */
-bool ctl_options(struct ctl *ctl, struct ctl_option *options, size_t count, const char *what, const char **positional);
+/* The value of an option of this command, by its name without the dashes; NULL: not given. Owned by the command line. A
+ * name that commands.def does not have for this command is a fault of the program and ends it. */
+const char *ctl_option(const struct ctl *ctl, const char *name);
 
-/* Runs a named statement; NULL after saying what failed. Opens the database on first use. */
+/* Was this option without a value given? */
+bool ctl_flag(const struct ctl *ctl, const char *name);
+
+/* The first operand; NULL: none was given. Owned by the command line. */
+const char *ctl_operand(const struct ctl *ctl);
+
+/* The UUID of the tenant that is given by UUID or agent_id; false after saying that there is none. */
+bool ctl_tenant_id(struct ctl *ctl, const char *given, char uuid[ACP_UUID_LEN]);
+
+/* The UUID of the tenant that the option --tenant names: *tenant is uuid, or NULL where the option was not given. False
+ * after saying that there is no such tenant. */
+bool ctl_tenant_option(struct ctl *ctl, char uuid[ACP_UUID_LEN], const char **tenant);
+
+/* The value of --limit, "100" where it was not given; NULL after saying that it is not a number from 0 to 999999. */
+const char *ctl_limit(const struct ctl *ctl);
+
+/* YYYY-MM? */
+bool ctl_is_month(const char *text);
+
+/* Faults ----------------------------------------------------------------------------------------------------------- */
+
+/* Writes "acpctl: …" to standard error; returns ACPCTL_FAILED. */
+int ctl_fail(const char *format, ...) ACP_PRINTF(1, 2);
+
+/* The same for a wrong argument, whatever the database holds; returns ACPCTL_USAGE. */
+int ctl_misuse(const char *format, ...) ACP_PRINTF(1, 2);
+
+/* The same; returns false. */
+bool ctl_refuse(const char *format, ...) ACP_PRINTF(1, 2);
+
+/* Is the value of an option (NULL: not given) one of the words of the list, which spaces separate? False after naming
+ * the words. option: as it is typed. */
+bool ctl_one_of(const char *option, const char *list, const char *value);
+
+/* Database --------------------------------------------------------------------------------------------------------- */
+
+/* Runs a named statement (sql/admin.def); the rows are the caller's. NULL after saying what failed. Opens the database
+ * on first use. */
 struct json_object *ctl_query(struct ctl *ctl, const char *statement, const char *const *values);
 
-/* Is the word --json or --csv? Then it is noted. */
-bool ctl_output_option(struct ctl *ctl, const char *word);
+/* The same for a statement whose rows do not matter. False after saying what failed. */
+bool ctl_run(struct ctl *ctl, const char *statement, const char *const *values);
 
-/* Not both of them; false after saying so. */
-bool ctl_output_ok(const struct ctl *ctl);
+/* Begins a transaction without a time limit: "snapshot" to read, "begin" to change. False after saying what failed. */
+bool ctl_begin(struct ctl *ctl, const char *begin);
+
+/* acp_admin_stream() on the open database; false after saying what failed. */
+bool ctl_stream(struct ctl *ctl, const char *statement, const char *const *values, acp_admin_row *each, void *arg);
+
+/* The value of a column of the first row; NULL: none. Stays the rows'. */
+struct json_object *ctl_value(struct json_object *rows, const char *column);
+
+/* Output ----------------------------------------------------------------------------------------------------------- */
 
 /* Prints rows as a table for people, as JSON or as CSV. Releases them. Without rows, CSV has the columns of the last
  * statement. */
@@ -65,30 +102,20 @@ void ctl_print_columns(struct ctl *ctl, struct json_object *rows, const char *co
 /* Prints one row as "name  value" lines, as a JSON object or as CSV. Releases rows. */
 void ctl_print_one(struct ctl *ctl, struct json_object *rows);
 
-/* Prints what has been done to something that has an id: "revoked ID". */
+/* Prints the result of a change of something with an id: "revoked ID". */
 void ctl_print_done(struct ctl *ctl, const char *id_name, const char *id, const char *done);
 
+/* Prints a statement's rows; returns the exit status. */
+int ctl_print_query(struct ctl *ctl, const char *statement, const char *const *values);
+
+/* Prints a value as JSON, over several lines. */
 void ctl_print_json(struct json_object *value);
 
-/* The value of a column of the first row. */
-struct json_object *ctl_value(struct json_object *rows, const char *column);
-
-/* The UUID of a tenant given by UUID or agent_id; false after saying that there is none. */
-bool ctl_tenant_id(struct ctl *ctl, const char *given, char uuid[ACP_UUID_LEN]);
-
-/* What an executor in acpctl, and the outbox's worker, need of the control plane. */
-struct acp_control_plane ctl_executor_plane(struct ctl *ctl);
-
-/* YYYY-MM? */
-bool ctl_is_month(const char *text);
-
-/* A value that cannot be, whatever the database holds: as ctl_fail(), but returns ACPCTL_USAGE. */
-int ctl_misuse(const char *format, ...) ACP_PRINTF(1, 2);
-
-/* Is the word of an option (NULL: not given) one of the list? False after saying which there are. */
-bool ctl_one_of(const char *option, const char *list, const char *word);
-
-/* "acpctl: …" on standard error; returns ACPCTL_FAILED. */
-int ctl_fail(const char *format, ...) ACP_PRINTF(1, 2);
+/* The results of checks (acpctl doctor): one line each, or a list with --json and --csv. Between ctl_checks_begin() and
+ * ctl_checks_end(), which prints the rest and returns the number of problems. */
+void ctl_checks_begin(const struct ctl *ctl);
+void ctl_check(bool good, const char *name, const char *format, ...) ACP_PRINTF(3, 4);
+void ctl_check_skipped(const char *name, const char *reason);
+int ctl_checks_end(struct ctl *ctl);
 
 #endif

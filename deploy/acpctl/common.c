@@ -1,92 +1,99 @@
-/* common.c - options and statements. */
-#include "audit.h"
+/* common.c - shared by commands: faults, arguments, statements. */
+#include "acpctl.h"
+
+#include "progress.h"
+#include "redact.h"
 
 #include <stdarg.h>
+
+/* Faults ----------------------------------------------------------------------------------------------------------- */
+
+static void say(const char *format, va_list args)
+{
+	ctl_progress_hide();
+	fputs("acpctl: ", stderr);
+	vfprintf(stderr, format, args);
+	fputc('\n', stderr);
+}
 
 int ctl_fail(const char *format, ...)
 {
 	va_list args;
-	audit_progress_hide();
-	fputs("acpctl: ", stderr);
 	va_start(args, format);
-	vfprintf(stderr, format, args);
+	say(format, args);
 	va_end(args);
-	fputc('\n', stderr);
 	return ACPCTL_FAILED;
 }
 
 int ctl_misuse(const char *format, ...)
 {
-	char text[1024];
 	va_list args;
 	va_start(args, format);
-	vsnprintf(text, sizeof text, format, args);
+	say(format, args);
 	va_end(args);
-	ctl_fail("%s", text);
 	return ACPCTL_USAGE;
 }
 
-bool ctl_one_of(const char *option, const char *list, const char *word)
+bool ctl_refuse(const char *format, ...)
 {
-	if (!word || (*word && !strchr(word, ' ') && acp_word_in_list(list, word)))
-		return true;
-	ctl_fail("%s %.80s: must be one of: %s", option, word, list);
+	va_list args;
+	va_start(args, format);
+	say(format, args);
+	va_end(args);
 	return false;
 }
 
-static struct ctl_option *find_option(struct ctl_option *options, size_t count, const char *name)
+/* Arguments -------------------------------------------------------------------------------------------------------- */
+
+bool ctl_one_of(const char *option, const char *list, const char *value)
 {
-	for (size_t i = 0; i < count; i++)
-		if (strcmp(options[i].name, name) == 0)
-			return &options[i];
+	if (!value || (*value && !strchr(value, ' ') && acp_word_in_list(list, value)))
+		return true;
+	return ctl_refuse("%s %.80s: must be one of: %s", option, value, list);
+}
+
+bool ctl_is_month(const char *text)
+{
+	return strlen(text) == 7 && strspn(text, "0123456789") == 4 && text[4] == '-' &&
+	       strspn(text + 5, "0123456789") == 2 && strcmp(text + 5, "01") >= 0 && strcmp(text + 5, "12") <= 0;
+}
+
+const char *ctl_limit(const struct ctl *ctl)
+{
+	const char *limit = ctl_option(ctl, "limit") ? ctl_option(ctl, "limit") : "100";
+	size_t digits = strspn(limit, "0123456789");
+	if (digits >= 1 && digits <= 6 && !limit[digits])
+		return limit;
+	ctl_fail("--limit %.80s: must be a number of rows, at most 999999", limit);
 	return NULL;
 }
 
-bool ctl_output_option(struct ctl *ctl, const char *word)
+bool ctl_tenant_id(struct ctl *ctl, const char *given, char uuid[ACP_UUID_LEN])
 {
-	bool json = strcmp(word, "--json") == 0;
-	bool csv = strcmp(word, "--csv") == 0;
-	ctl->json = ctl->json || json;
-	ctl->csv = ctl->csv || csv;
-	return json || csv;
+	const char *values[] = {given};
+	struct json_object *rows = ctl_query(ctl, "tenant show", values);
+	if (!rows)
+		return false;
+	bool found = json_object_array_length(rows) == 1;
+	char shown[160];
+	snprintf(shown, sizeof shown, "%s", given);
+	acp_redact_in_place(shown, sizeof shown, ctl->config.api_key_prefix); /* an API key, given by mistake */
+	if (found)
+		snprintf(uuid, ACP_UUID_LEN, "%s", json_object_get_string(ctl_value(rows, "tenant_id")));
+	else
+		ctl_fail("%s: no tenant has this UUID or agent_id; acpctl tenant list shows them", shown);
+	json_object_put(rows);
+	return found;
 }
 
-bool ctl_output_ok(const struct ctl *ctl)
+bool ctl_tenant_option(struct ctl *ctl, char uuid[ACP_UUID_LEN], const char **tenant)
 {
-	if (ctl->json && ctl->csv)
-		ctl_fail("--json and --csv: give one of them");
-	return !ctl->json || !ctl->csv;
+	const char *given = ctl_option(ctl, "tenant");
+	*tenant = given ? uuid : NULL;
+	return !given || ctl_tenant_id(ctl, given, uuid);
 }
 
-bool ctl_options(struct ctl *ctl, struct ctl_option *options, size_t count, const char *what, const char **positional)
-{
-	for (int i = 0; i < ctl->argc; i++) {
-		const char *word = ctl->argv[i];
-		struct ctl_option *option = find_option(options, count, word);
-		if (ctl_output_option(ctl, word)) {
-			continue;
-		} else if (option && i + 1 < ctl->argc) {
-			option->value = ctl->argv[++i];
-		} else if (option) {
-			ctl_fail("%s needs a value", word);
-			return false;
-		} else if (word[0] != '-' && positional && !*positional) {
-			*positional = word;
-		} else {
-			ctl_fail("%s: unexpected argument; --help behind a command shows what it takes", word);
-			return false;
-		}
-	}
-	for (size_t i = 0; i < count; i++) {
-		if (options[i].required && !options[i].value) {
-			ctl_fail("%s is required", options[i].name);
-			return false;
-		}
-	}
-	if (positional && !*positional)
-		ctl_fail("%s is required", what);
-	return (!positional || *positional) && ctl_output_ok(ctl);
-}
+/* Database --------------------------------------------------------------------------------------------------------- */
 
 struct json_object *ctl_query(struct ctl *ctl, const char *statement, const char *const *values)
 {
@@ -101,13 +108,30 @@ struct json_object *ctl_query(struct ctl *ctl, const char *statement, const char
 	return rows;
 }
 
+bool ctl_run(struct ctl *ctl, const char *statement, const char *const *values)
+{
+	struct json_object *rows = ctl_query(ctl, statement, values);
+	json_object_put(rows);
+	return rows != NULL;
+}
+
+bool ctl_begin(struct ctl *ctl, const char *begin)
+{
+	if (!ctl_run(ctl, begin, NULL))
+		return false;
+	acp_admin_patient(ctl->admin);
+	return ctl_run(ctl, "proof settings", NULL);
+}
+
+bool ctl_stream(struct ctl *ctl, const char *statement, const char *const *values, acp_admin_row *each, void *arg)
+{
+	char why[1024];
+	if (acp_admin_stream(ctl->admin, statement, values, each, arg, why, sizeof why))
+		return true;
+	return *why ? ctl_refuse("%s: %s", statement, why) : false;
+}
+
 struct json_object *ctl_value(struct json_object *rows, const char *column)
 {
 	return acp_json_member(json_object_array_get_idx(rows, 0), column);
-}
-
-bool ctl_is_month(const char *text)
-{
-	return strlen(text) == 7 && strspn(text, "0123456789") == 4 && text[4] == '-' &&
-	       strspn(text + 5, "0123456789") == 2 && strcmp(text + 5, "01") >= 0 && strcmp(text + 5, "12") <= 0;
 }

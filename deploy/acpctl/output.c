@@ -1,16 +1,17 @@
-/* output.c - how results are written: tables for people, JSON and CSV for machines. */
+/* output.c - writes results: tables for people, JSON and CSV for programs. */
 #include "acpctl.h"
 
+#include <stdarg.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 enum { MAX_COLUMNS = 32 };
 
-/* One table: the names of its columns, and how wide each is. */
+/* A table: the names and widths of its columns. */
 struct table {
 	const char *names[MAX_COLUMNS];
 	int widths[MAX_COLUMNS];
-	bool numbers[MAX_COLUMNS]; /* all its values are: written to the right */
+	bool numbers[MAX_COLUMNS]; /* all values are numbers: aligned to the right */
 	int count;
 };
 
@@ -26,7 +27,7 @@ void ctl_print_json(struct json_object *value)
 	puts(json_object_to_json_string_ext(value, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
 }
 
-/* People --------------------------------------------------------------------------------------------------------- */
+/* People ----------------------------------------------------------------------------------------------------------- */
 
 /* Characters, not bytes. */
 static int width_of(const char *text)
@@ -37,7 +38,7 @@ static int width_of(const char *text)
 	return width;
 }
 
-/* Names and texts that tenants chose must not steer the terminal: control characters (C0, DEL, C1) become '?'. */
+/* Texts that tenants chose must not control the terminal: control characters (C0, DEL, C1) become '?'. */
 static void put_text(const char *text)
 {
 	for (; *text; text++) {
@@ -74,7 +75,7 @@ static void measure(struct table *table, struct json_object *rows)
 	}
 }
 
-/* row NULL: the names. Nothing is written behind the last column. */
+/* row NULL: the names. No blanks follow the last column. */
 static void print_line(const struct table *table, struct json_object *row)
 {
 	for (int i = 0; i < table->count; i++) {
@@ -88,14 +89,14 @@ static void print_line(const struct table *table, struct json_object *row)
 	putchar('\n');
 }
 
-/* Columns of the terminal that standard output is; 0: it is none, or does not say. */
+/* Width of the terminal on standard output, in columns; 0: not a terminal, or not known. */
 static int terminal_width(void)
 {
 	struct winsize size = {0};
 	return isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
 
-/* A block of lines for each row: where a line would not fit, and a UUID that is cut off cannot be copied. */
+/* Prints a block of lines for each row, for a narrow terminal: a UUID that is cut off cannot be copied. */
 static void print_blocks(const struct table *table, struct json_object *rows)
 {
 	int widest = 0;
@@ -134,7 +135,7 @@ static void print_table(struct table *table, struct json_object *rows)
 
 static void put_field(const char *text)
 {
-	/* An empty text is not nothing. */
+	/* "" is an empty text; an empty field is no value. */
 	if (*text && !text[strcspn(text, "\",\r\n")]) {
 		fputs(text, stdout);
 		return;
@@ -244,4 +245,64 @@ void ctl_print_done(struct ctl *ctl, const char *id_name, const char *id, const 
 	}
 	printf("%s %s\n", done, id);
 	json_object_put(rows);
+}
+
+int ctl_print_query(struct ctl *ctl, const char *statement, const char *const *values)
+{
+	struct json_object *rows = ctl_query(ctl, statement, values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	ctl_print(ctl, rows);
+	return ACPCTL_OK;
+}
+
+/* Checks ----------------------------------------------------------------------------------------------------------- */
+
+static int problems;
+static struct json_object *checks; /* with --json or --csv */
+
+void ctl_checks_begin(const struct ctl *ctl)
+{
+	problems = 0;
+	checks = ctl->json || ctl->csv ? json_object_new_array() : NULL;
+}
+
+/* ok: NULL where the check was skipped. */
+static void add_check(const char *mark, const char *name, struct json_object *ok, const char *text)
+{
+	if (!checks) {
+		printf("%-5s %-22s %s\n", mark, name, text);
+		json_object_put(ok);
+		return;
+	}
+	struct json_object *row = json_object_new_object();
+	acp_json_add_string(row, "check", name);
+	json_object_object_add(row, "ok", ok);
+	acp_json_add_string(row, "said", text);
+	json_object_array_add(checks, row);
+}
+
+void ctl_check(bool good, const char *name, const char *format, ...)
+{
+	char text[1024];
+	va_list args;
+	problems += !good;
+	va_start(args, format);
+	vsnprintf(text, sizeof text, format, args);
+	va_end(args);
+	add_check(good ? "ok" : "WRONG", name, json_object_new_boolean(good), text);
+}
+
+void ctl_check_skipped(const char *name, const char *reason)
+{
+	add_check("-", name, NULL, reason);
+}
+
+int ctl_checks_end(struct ctl *ctl)
+{
+	if (checks)
+		ctl_print(ctl, checks);
+	else
+		printf(problems ? "%d problem%s\n" : "no problems\n", problems, problems == 1 ? "" : "s");
+	return problems;
 }

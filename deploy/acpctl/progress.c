@@ -1,14 +1,15 @@
-/* progress.c - what a terminal shows while something takes longer than two seconds; elsewhere nothing is written. */
-#include "audit.h"
+/* progress.c - shows progress on a terminal while something takes longer than two seconds. */
+#include "progress.h"
 
 #include "clock.h"
 
+#include <stdio.h>
 #include <unistd.h>
 
 enum { BAR = 30, FIRST_US = 2000000, AGAIN_US = 200000 };
 static const char full[] = "##############################";
 
-/* A line of progress stands on the terminal. */
+/* Is there a line of progress on the terminal? */
 static bool line_there;
 
 static void clear_line(void)
@@ -17,31 +18,31 @@ static void clear_line(void)
 	line_there = false;
 }
 
-void audit_progress_hide(void)
+void ctl_progress_hide(void)
 {
 	if (line_there)
 		clear_line();
 }
 
-/* Of so many rows -------------------------------------------------------------------------------------------------- */
+/* Of a number of rows ---------------------------------------------------------------------------------------------- */
 
-void audit_progress_begin(struct audit_progress *progress, const char *what, int64_t total)
+void ctl_progress_begin(struct ctl_progress *progress, const char *label, int64_t total)
 {
-	*progress = (struct audit_progress){.what = what, .total = total, .began = acp_monotonic_us()};
+	*progress = (struct ctl_progress){.label = label, .total = total, .began = acp_monotonic_us()};
 }
 
-static void draw(struct audit_progress *progress)
+static void draw(struct ctl_progress *progress)
 {
 	int64_t total = progress->total > progress->done ? progress->total : progress->done;
 	int filled = total ? (int)(progress->done * BAR / total) : 0;
-	fprintf(stderr, "\r%s [%-*.*s] ", progress->what, BAR, filled, full);
+	fprintf(stderr, "\r%s [%-*.*s] ", progress->label, BAR, filled, full);
 	if (progress->share)
 		fprintf(stderr, "%3lld %%", (long long)(total ? progress->done * 100 / total : 0));
 	else
 		fprintf(stderr, "%lld of %lld rows", (long long)progress->done, (long long)total);
 }
 
-static void draw_in_time(struct audit_progress *progress)
+static void draw_in_time(struct ctl_progress *progress)
 {
 	uint64_t now = acp_monotonic_us();
 	if (now - progress->began < FIRST_US || now - progress->shown < AGAIN_US || !isatty(STDERR_FILENO))
@@ -51,41 +52,41 @@ static void draw_in_time(struct audit_progress *progress)
 	draw(progress);
 }
 
-void audit_progress_step(struct audit_progress *progress)
+void ctl_progress_step(struct ctl_progress *progress)
 {
 	enum { LOOK_EVERY = 2048 };
 	if (++progress->done % LOOK_EVERY == 0)
 		draw_in_time(progress);
 }
 
-void audit_progress_at(struct audit_progress *progress, int64_t done)
+void ctl_progress_at(struct ctl_progress *progress, int64_t done)
 {
 	progress->share = true;
 	progress->done = done;
 	draw_in_time(progress);
 }
 
-void audit_progress_end(struct audit_progress *progress)
+void ctl_progress_end(struct ctl_progress *progress)
 {
 	(void)progress;
-	audit_progress_hide();
+	ctl_progress_hide();
 }
 
-/* Of one statement that says nothing until it ends ----------------------------------------------------------------- */
+/* Of one statement that returns nothing until it ends -------------------------------------------------------------- */
 
-/* A block that goes to and fro, and the time. */
-static void draw_busy(const struct audit_busy *busy, uint64_t waited)
+/* Draws a block that moves to and fro, and the time. */
+static void draw_busy(const struct ctl_busy *busy, uint64_t waited)
 {
 	enum { BLOCK = 6 };
 	int at = (int)(waited / AGAIN_US % (UINT64_C(2) * (BAR - BLOCK)));
 	at = at > BAR - BLOCK ? 2 * (BAR - BLOCK) - at : at;
-	fprintf(stderr, "\r%s [%*s%.*s%*s] %llu s", busy->what, at, "", BLOCK, full, BAR - BLOCK - at, "",
+	fprintf(stderr, "\r%s [%*s%.*s%*s] %llu s", busy->label, at, "", BLOCK, full, BAR - BLOCK - at, "",
 		(unsigned long long)(waited / 1000000));
 }
 
 static void *keep_drawing(void *arg)
 {
-	struct audit_busy *busy = arg;
+	struct ctl_busy *busy = arg;
 	uint64_t began = acp_monotonic_us();
 	struct timespec until;
 	pthread_mutex_lock(&busy->lock);
@@ -102,9 +103,9 @@ static void *keep_drawing(void *arg)
 	return NULL;
 }
 
-void audit_busy_begin(struct audit_busy *busy, const char *what)
+void ctl_busy_begin(struct ctl_busy *busy, const char *label)
 {
-	*busy = (struct audit_busy){.what = what};
+	*busy = (struct ctl_busy){.label = label};
 	if (!isatty(STDERR_FILENO))
 		return;
 	pthread_mutex_init(&busy->lock, NULL);
@@ -112,7 +113,7 @@ void audit_busy_begin(struct audit_busy *busy, const char *what)
 	busy->running = pthread_create(&busy->thread, NULL, keep_drawing, busy) == 0;
 }
 
-void audit_busy_end(struct audit_busy *busy)
+void ctl_busy_end(struct ctl_busy *busy)
 {
 	if (!busy->running)
 		return;
@@ -121,6 +122,6 @@ void audit_busy_end(struct audit_busy *busy)
 	pthread_cond_signal(&busy->wake);
 	pthread_mutex_unlock(&busy->lock);
 	pthread_join(busy->thread, NULL);
-	audit_progress_hide();
+	ctl_progress_hide();
 	busy->running = false;
 }

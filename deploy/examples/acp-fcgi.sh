@@ -1,7 +1,7 @@
 #!/bin/sh
-# acp.fcgi where there is no systemd: acp-fcgi.sh start | stop | reload, as root. From an init of your own, run
+# Runs acp.fcgi on a host without systemd: acp-fcgi.sh start | stop | reload, as root. With another init system, run
 #   ACP_LISTEN=/run/acp-fcgi/acp.sock acp.fcgi
-# as user acp in the foreground: this script is that line, and the folder it needs.
+# as user acp in the foreground; this script does the same, and makes the folder of the socket.
 set -eu
 PATH=$PATH:/usr/sbin:/usr/local/sbin
 PROGRAM=$(command -v acp.fcgi)

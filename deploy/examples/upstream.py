@@ -3,9 +3,9 @@
 
   upstream.py [PORT]      listens on 127.0.0.1, port 8765 unless told otherwise
 
-It gets {action, params, dry_run, tenant_id, request_id, idempotency_key} and answers {data, quantity, result_meta};
-quantity is what is billed. An upstream that changes something should keep what it answered by tenant_id, action and
-idempotency_key for a day, and answer a repeated call with that.
+A request has {action, params, dry_run, tenant_id, request_id, idempotency_key}, a reply {data, quantity, result_meta}; the
+quantity is billed. An upstream that changes something should keep its replies by tenant_id, action and idempotency_key for
+a day, and answer a repeated call with the kept reply.
 """
 
 import json
@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(length)
         if self.path != "/wordcount":
-            self.answer(404, {"error": "there is nothing at this path"})
+            self.answer(404, {"error": "no such path"})
             return
         try:
             result = count_words(json.loads(body))

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Building and installing the programs, with the output in a log and one line of progress.
 
-# logged LOG WHAT COMMAND…: runs it quietly; when it fails, shows the tail of the log and returns 1.
+# logged LOG TITLE COMMAND…: runs the command quietly; if it fails, shows the tail of the log and returns 1.
 logged() {
 	local log=$1 what=$2 began=$SECONDS
 	shift 2
@@ -15,29 +15,29 @@ logged() {
 	return 1
 }
 
-# Automake and configure refuse such paths with messages that name neither the cause nor a cure.
+# For such paths the messages of Automake and configure name neither the cause nor a remedy.
 check_source_path() {
 	case $REPO in
-	*[!A-Za-z0-9._/+@:,=-]*) fail "$REPO: the path holds a character that configure does not accept; move the source folder" ;;
+	*[!A-Za-z0-9._/+@:,=-]*) fail "$REPO: configure does not accept a character in this path; move the source folder" ;;
 	esac
 	[ -w "$REPO" ] || fail "$REPO: $(id -un) may not write here; build as the owner of the folder"
 }
 
 ensure_configure() {
-	# "rm -rf build-*" takes build-aux along.
+	# "rm -rf build-*" also removes build-aux.
 	if [ ! -x "$REPO/configure" ] || [ "$REPO/configure.ac" -nt "$REPO/configure" ] || [ ! -e "$REPO/Makefile.in" ] ||
 		[ ! -e "$REPO/build-aux/install-sh" ]; then
 		logged "$1" "Making configure" "$REPO/autogen.sh"
 	fi
 }
 
-# build_tree NAME LOG CONFIGURE-ARGUMENT…: $REPO/NAME, configured once, then made as far as needed.
+# build_tree NAME LOG CONFIGURE-ARGUMENT…: builds in $REPO/NAME; configures it the first time.
 build_tree() {
 	local name=$1 log=$2
 	shift 2
 	check_source_path
 	mkdir -p "$REPO/$name" "$(dirname "$log")"
-	[ -w "$REPO/$name" ] || fail "$REPO/$name: belongs to $(stat -c %U "$REPO/$name"), $(id -un) may not write there"
+	[ -w "$REPO/$name" ] || fail "$REPO/$name: belongs to $(stat -c %U "$REPO/$name"); $(id -un) may not write there"
 	: >"$log"
 	if [ ! -f "$REPO/$name/Makefile" ]; then
 		ensure_configure "$log" || return 1
@@ -58,4 +58,12 @@ install_tree() {
 		show_tail "$3" 40
 		return 1
 	}
+}
+
+# copy_source TO: the source files, without what builds, demos and packaging made among them.
+copy_source() {
+	mkdir -p "$1"
+	tar -C "$REPO" -c --exclude-vcs --exclude='./build*' --exclude=./var --exclude=./autom4te.cache --exclude=./aclocal.m4 \
+		--exclude=./configure --exclude='./configure~' --exclude=./Makefile.in --exclude=./config.h.in --exclude='*.o' \
+		--exclude='*.a' --exclude=__pycache__ . | tar -C "$1" -x --no-same-owner
 }

@@ -20,7 +20,7 @@ is_root() {
 	[ "$(id -u)" -eq 0 ]
 }
 
-# PostgreSQL refuses to run as root, and a web server should not. Anyone else runs everything under the own name.
+# PostgreSQL refuses to run as root, and a web server should not. Other users run everything as themselves.
 choose_users() {
 	ME=$(id -un)
 	PG_USER=$ME
@@ -34,7 +34,7 @@ choose_users() {
 	WEB_GROUP=$(id -gn "$WEB_USER")
 }
 
-# as USER COMMAND…: no login, no PAM session, only the rights of that user.
+# as USER COMMAND…: runs it with the rights of that user, without a login or a PAM session.
 as() {
 	local user=$1
 	shift
@@ -54,7 +54,7 @@ make_dir() {
 	fi
 }
 
-# make_log FILE OWNER: so that the program finds it writable once it has given up root's rights.
+# make_log FILE OWNER: makes a log that the program can still write after it has given up the rights of root.
 make_log() {
 	touch "$1"
 	chmod 640 "$1"
@@ -63,7 +63,7 @@ make_log() {
 	fi
 }
 
-# write_file PATH MODE GROUP <text: replaces the file at once, readable by the group; true when it changed.
+# write_file PATH MODE GROUP <text: replaces the file atomically, readable by the group; true if it changed.
 write_file() {
 	local new
 	new=$(mktemp "$1.XXXXXX")
@@ -79,15 +79,15 @@ write_file() {
 	mv -f "$new" "$1"
 }
 
-# quoted VALUE: as a shell reads it back, in single quotes.
+# quoted VALUE: prints it in single quotes for a shell.
 quoted() {
 	local escaped=${1//\'/\'\\\'\'}
 	printf "'%s'" "$escaped"
 }
 
-# env_line NAME VALUE: as a shell reads it back.
+# env_line NAME VALUE: a line of a file for a shell to source; the programs that this shell starts see the variable too.
 env_line() {
-	printf '%s=%s\n' "$1" "$(quoted "$2")"
+	printf 'export %s=%s\n' "$1" "$(quoted "$2")"
 }
 
 url_encoded_path() {
@@ -103,7 +103,8 @@ url_encoded_path() {
 	printf '%s' "$out"
 }
 
-# When the process started, in clock ticks since boot: with the number it names one process for ever. Zombies do not count.
+# process_started PID: prints its start time in clock ticks since boot. PID and start time identify one process for ever.
+# False for a zombie.
 process_started() {
 	local stat
 	local -a field
@@ -112,21 +113,21 @@ process_started() {
 	[ "${field[0]}" != Z ] && printf '%s' "${field[19]}"
 }
 
-# record_pid FILE PID: remembers a process that was just started.
+# record_pid FILE PID: stores the number and start time of a process that was just started.
 record_pid() {
 	local since
 	since=$(process_started "$2") || return 1
 	printf '%s %s\n' "$2" "$since" >"$1"
 }
 
-# recorded_pid FILE: prints the recorded process number if that very process still runs (a number given anew does not count).
+# recorded_pid FILE: prints the recorded process number if the same process still runs (not another one with its number).
 recorded_pid() {
 	local pid since
 	[ -r "$1" ] && read -r pid since <"$1" || return 1
 	[[ $pid =~ ^[0-9]+$ ]] && [ "$(process_started "$pid")" = "$since" ] && printf '%s\n' "$pid"
 }
 
-# stop_process PID SECONDS: SIGTERM, and SIGKILL when that long was not enough.
+# stop_process PID SECONDS: sends SIGTERM, and SIGKILL if the process still runs after so many seconds.
 stop_process() {
 	local pid=$1 since deadline=$((SECONDS + $2))
 	since=$(process_started "$pid") || return 0
@@ -142,7 +143,7 @@ stop_process() {
 	done
 }
 
-# start_daemon PIDFILE USER LOG COMMAND…: in a session of its own, so that Ctrl-C in the terminal does not reach it.
+# start_daemon PIDFILE USER LOG COMMAND…: starts it in a session of its own, which Ctrl-C in the terminal does not reach.
 start_daemon() {
 	local pidfile=$1 user=$2 log=$3
 	local -a become=()
@@ -150,7 +151,7 @@ start_daemon() {
 	if [ "$user" != "$(id -un)" ]; then
 		become=(setpriv --reuid "$user" --regid "$(id -g "$user")" --init-groups)
 	fi
-	# The lock of this run (descriptor 9) must not live on in the daemon.
+	# The daemon must not inherit the lock of this run (descriptor 9).
 	setsid "${become[@]}" "$@" </dev/null >>"$log" 2>&1 9>&- &
 	record_pid "$pidfile" "$!" || {
 		show_tail "$log"
@@ -158,7 +159,7 @@ start_daemon() {
 	}
 }
 
-# wait_for SECONDS COMMAND…: until the command succeeds.
+# wait_for SECONDS COMMAND…: waits until the command succeeds; false if it did not in that time.
 wait_for() {
 	local deadline=$((SECONDS + $1))
 	shift
@@ -179,7 +180,7 @@ show_tail() {
 	fi
 }
 
-# Settings of the caller's own session (. var/demo/env) must not leak into the programs that are started here.
+# Settings of the caller's session (. var/demo/env) must not reach the programs that are started here.
 forget_acp_environment() {
 	local name
 	for name in ${!ACP_@}; do

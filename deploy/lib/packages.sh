@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Debian packages: which are missing, and how to install them without waking the machine's own services.
+# Debian packages: finds the missing ones, and installs them without starting services of the machine.
 
 BUILD_PACKAGES=(gcc make libc6-dev autoconf automake pkg-config libfcgi-dev libjson-c-dev libcurl4-openssl-dev libpq-dev
 	libssl-dev libcunit1-dev)
@@ -13,7 +13,7 @@ TEST_PACKAGES=(clang libclang-rt-14-dev pgtap libtap-parser-sourcehandler-pgtap-
 	shellcheck universal-ctags prometheus pgbouncer chromium cppcheck clang-tidy)
 PACKAGE_PACKAGES=(debhelper dpkg-dev fakeroot lintian debootstrap systemd-container)
 BENCH_PACKAGES=(wrk nginx)
-# Of the parts that run only where named.
+# For the parts that run only if they are named.
 ANALYSIS_PACKAGES=(clang-tools valgrind gcovr)
 
 POLICY=/usr/sbin/policy-rc.d
@@ -42,13 +42,13 @@ missing_packages() {
 	done
 }
 
-# ensure_packages LOG NAME…: installs what is missing, as root; anyone else is told the command, and it returns 1.
+# ensure_packages LOG NAME…: as root, installs the missing packages; otherwise prints the command for root and returns 1.
 ensure_packages() {
 	local log=$1
 	local -a missing
 	shift
 	if ! command -v dpkg-query >/dev/null; then
-		say "This is not Debian: taking for granted what these Debian packages hold: $*"
+		say "This is not Debian; it must have what these Debian packages contain: $*"
 		return 0
 	fi
 	mapfile -t missing < <(missing_packages "$@")
@@ -60,10 +60,11 @@ ensure_packages() {
 		say
 		say "    apt-get install --no-install-recommends ${missing[*]}"
 		say
-		say "(The packages of PostgreSQL and of the web servers start services of their own; $PROGRAM needs none of these.)"
+		say "(The packages of PostgreSQL and of web servers start services; $PROGRAM does not need these services.)"
 		return 1
 	fi
-	say "Installing Debian packages (services that come with them stay stopped and disabled): ${missing[*]}"
+	say "Installing ${#missing[@]} Debian packages; services that come with them stay stopped and disabled (log: $log)"
+	printf 'Installing %s\n' "${missing[*]}" >>"$log"
 	(install_quietly "${missing[@]}") >>"$log" 2>&1 </dev/null || {
 		show_tail "$log"
 		fail "apt-get could not install: ${missing[*]} (log: $log)"
@@ -74,7 +75,7 @@ apt_install() {
 	DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "$@"
 }
 
-# Runs in a subshell, whose end takes the temporary measures back whatever happens.
+# Runs in a subshell, which undoes the temporary changes at its end in any case.
 install_quietly() {
 	set -e
 	local name
@@ -91,7 +92,7 @@ install_quietly() {
 	disable_new_services "$@"
 }
 
-# Packages ask this script before they start a service. One that the machine already has decides for itself.
+# Packages run this script before they start a service. An existing one of the machine is left as it is.
 forbid_service_starts() {
 	if [ ! -e "$POLICY" ] || grep -qxF "$POLICY_MARK" "$POLICY"; then
 		printf '#!/bin/sh\n%s\nexit 101\n' "$POLICY_MARK" >"$POLICY"
@@ -99,7 +100,7 @@ forbid_service_starts() {
 	fi
 }
 
-# The package postgresql makes a cluster "main" unless this file says no. postgresql-common brings the file.
+# The package postgresql makes a cluster "main" unless this file forbids it. The file comes with postgresql-common.
 forbid_main_cluster() {
 	apt_install postgresql-common
 	if [ ! -e "$CREATECLUSTER.acp-saved" ]; then
@@ -118,7 +119,7 @@ restore_service_policy() {
 	fi
 }
 
-# A service that only came along would start at the next boot and take port 80.
+# A service that was installed as a dependency would start at the next boot and take port 80.
 disable_new_services() {
 	local name
 	for name in "$@"; do

@@ -7,7 +7,7 @@ find_pooler() {
 	POOLER_PROGRAM=$(command -v pgbouncer) || fail "pgbouncer is missing: apt-get install pgbouncer"
 }
 
-# The address that the responder connects to.
+# Prints the address that the responder connects to.
 app_database_url() {
 	if [ -n "$POOLER" ]; then
 		printf 'postgresql://acp_app@/acp?host=%s&port=%s' "$(url_encoded_path "$RUN/pooler")" "$POOLER_PORT"
@@ -16,7 +16,7 @@ app_database_url() {
 	fi
 }
 
-# As the web server's user, whom PostgreSQL takes for acp_app.
+# It runs as the web server's user, which PostgreSQL maps to acp_app.
 start_pooler() {
 	if recorded_pid "$RUN/pooler.pid" >/dev/null; then
 		return 0
@@ -37,7 +37,7 @@ stop_pooler() {
 	local pid
 	if pid=$(recorded_pid "$RUN/pooler.pid"); then
 		say "Stopping PgBouncer (process $pid)"
-		# SIGTERM ends it at once, whatever its clients do.
+		# SIGTERM stops it at once, even with clients.
 		stop_process "$pid" 5
 	fi
 	rm -f "$RUN/pooler.pid"

@@ -16,7 +16,7 @@ find_postgres() {
 	fi
 }
 
-# The cluster's own pid file outlives a crash, and its number may belong to something else by then.
+# The pid file of the cluster survives a crash, and its number may then belong to another process.
 postgres_pid() {
 	local pid
 	pid=$(head -n 1 "$PGDATA/postmaster.pid" 2>/dev/null) || return 1
@@ -25,7 +25,7 @@ postgres_pid() {
 
 make_cluster() {
 	say "Making a PostgreSQL cluster in $PGDATA"
-	# What an interrupted initdb left is of no use.
+	# The remains of an interrupted initdb are useless.
 	rm -rf -- "$PGDATA"
 	make_dir "$PGDATA" 700 "$PG_USER"
 	as "$PG_USER" "$PGBIN/initdb" -D "$PGDATA" -U postgres --data-checksums -E UTF8 --locale=C --auth-local=peer \
@@ -36,7 +36,7 @@ make_cluster() {
 	as "$PG_USER" sh -c 'echo "include '\''acp.conf'\''" >>"$1/postgresql.conf" && : >"$1/acp.made"' sh "$PGDATA"
 }
 
-# Durability is left as PostgreSQL ships it: fsync, full_page_writes and synchronous_commit are on.
+# Durability has the defaults of PostgreSQL: fsync, full_page_writes and synchronous_commit are on.
 postgres_settings() {
 	cat <<-END
 		listen_addresses = ''
@@ -49,7 +49,7 @@ postgres_settings() {
 	END
 }
 
-# Who may be whom: the kernel tells PostgreSQL which system user stands behind a connection (peer).
+# Maps system users to roles: PostgreSQL learns the system user of a connection from the kernel (peer).
 postgres_ident() {
 	local role
 	for role in postgres acp_app acp_report; do
@@ -73,10 +73,10 @@ configure_cluster() {
 	postgres_ident | write_as_postgres "$PGDATA/pg_ident.conf"
 }
 
-# After kill -9 of the postmaster its children end by themselves, in a moment. The files with its number stop the next
-# start for as long as that number is taken, be it by the zombie of the old one or by something else.
+# After kill -9 of the postmaster its children soon end by themselves. The files with its number prevent the next start
+# as long as a process has that number, be it the zombie of the old one or another process.
 clear_dead_postgres() {
-	wait_for 30 no_postgres_left || fail "processes of a dead PostgreSQL still work in $PGDATA: end them, then run this again"
+	wait_for 30 no_postgres_left || fail "processes of a dead PostgreSQL still run in $PGDATA: stop them, then run this again"
 	rm -f "$PGDATA/postmaster.pid" "$PG_SOCKETS/.s.PGSQL.5432.lock"
 }
 
@@ -118,12 +118,12 @@ stop_postgres() {
 	}
 }
 
-# sql [PSQL-ARGUMENT…]: as superuser, unadorned output, stops at the first error.
+# sql [PSQL-ARGUMENT…]: runs psql as superuser, with plain output; stops at the first error.
 sql() {
 	"$PGBIN/psql" -X -q -A -t -v ON_ERROR_STOP=1 -d "$(database_url postgres acp)" "$@"
 }
 
-# create_database NAME: unless it is there.
+# create_database NAME: creates it if it does not exist.
 create_database() {
 	local there
 	there=$("$PGBIN/psql" -X -A -t -d "$(database_url postgres postgres)" -c "select 1 from pg_database where datname = '$1'")
@@ -137,16 +137,16 @@ migrate() {
 	local log=$LOG/migrate.log
 	ACP_DATABASE_URL=$(database_url postgres "$1") "$SBIN/acpctl" --config "$ETC/acp.conf" migrate >"$log" 2>&1 </dev/null || {
 		show_tail "$log"
-		fail "acpctl migrate failed (database $1 in $PGDATA). To begin anew, without its data: deploy/lib/stack down --purge --dir $DIR"
+		fail "acpctl migrate failed (database $1 in $PGDATA). To start again without its data: deploy/lib/stack down --purge --dir $DIR"
 	}
 }
 
-# The database is ours alone, so its reports need no schema name: select … from audit_logs. As for the program's roles,
-# queries are not compiled: that takes seconds where the query takes milliseconds.
+# No other program uses this database, so reports need no schema name: select … from audit_logs. JIT is off, as for the
+# program's roles: compiling these queries takes seconds, running them takes milliseconds.
 open_roles() {
 	sql -c 'alter role acp_app login' -c 'alter role acp_report login' \
 		-c 'alter database acp set search_path = acp_report, acp, public' -c 'alter database acp set jit = off' >>"$LOG/migrate.log" 2>&1 || {
 		show_tail "$LOG/migrate.log"
-		fail "the roles acp_app and acp_report could not be opened"
+		fail "the roles acp_app and acp_report could not be given LOGIN"
 	}
 }

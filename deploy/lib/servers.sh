@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# The responder and the web server in front of it. SERVER says which:
+# The responder and the web server in front of it. Values of SERVER:
 #   lighttpd, nginx, apache-proxy, caddy
 #                   the responder is a supervisor on a Unix socket, started here; the web server passes requests to it
 #   lighttpd-spawn  lighttpd starts two of the responder's processes (bin-path) and hands each its socket
 #   apache-fcgid    Apache's mod_fcgid starts the responder's processes and hands each its socket
 #   none            neither: only the database
 SERVERS=(lighttpd lighttpd-spawn nginx apache-fcgid apache-proxy caddy)
-# MOUNT says where: everything at /, /api (and what stands beside it) at /api, or all of it below /acp.
+# Values of MOUNT: everything at /; /api and the other paths of the program; or all of it below /acp.
 MOUNTS=(/ /api /acp)
 
 # check_server NAME
@@ -27,7 +27,7 @@ check_mount() {
 	fail "--mount $1: unknown; must be one of: ${MOUNTS[*]}"
 }
 
-# Is the responder started here, and not by the web server?
+# True if the responder is started here, and not by the web server.
 starts_responder() {
 	case $SERVER in
 	lighttpd | nginx | apache-proxy | caddy) return 0 ;;
@@ -35,7 +35,7 @@ starts_responder() {
 	esac
 }
 
-# The setting url_prefix that goes with the mount.
+# Prints the setting url_prefix of the mount.
 url_prefix() {
 	[ "$MOUNT" != /acp ] || printf '/acp'
 }
@@ -44,14 +44,14 @@ check_number() {
 	[[ $2 =~ ^[1-9][0-9]{0,4}$ ]] && [ "$2" -le "$3" ] || fail "$1 $2: must be a number from 1 to $3"
 }
 
-# What runs now was started with other programs or settings. A file, so that an up that fails half-way is remembered.
+# Programs or settings have changed since the start. A file remembers it, even if this run fails.
 note_change() {
 	: >"$STATE/restart"
 }
 
 # Programs ----------------------------------------------------------------------------------------------------------
 
-# install_programs [PREFIX]: into the state folder, where the web server's user can run them.
+# install_programs [PREFIX]: installs them into the state folder, where the web server's user can run them.
 install_programs() {
 	local new=$STATE/prefix.new
 	rm -rf -- "$new"
@@ -61,7 +61,7 @@ install_programs() {
 		cp -R "$1/sbin" "$new/sbin"
 		cp -R "$1/share/acp-fcgi" "$new/share/acp-fcgi"
 	else
-		[ -f "$REPO/build/Makefile" ] || fail "$REPO/build: nothing was built there; run deploy/demo, or give --install PREFIX"
+		[ -f "$REPO/build/Makefile" ] || fail "$REPO/build: nothing is built there; run deploy/demo, or use --install PREFIX"
 		install_tree build "$new" "$LOG/install.log" || fail "make install failed (log: $LOG/install.log)"
 	fi
 	chmod -R go+rX "$new"
@@ -94,7 +94,7 @@ responder_settings() {
 		kernel_key_file = $ETC/kernel_key
 		log_file = $RESPONDER_LOG
 		journal_dir = $STATE/journal
-		# On loopback everybody has one address, and tests onboard many agents.
+		# On loopback all clients have one address, and tests onboard many agents.
 		onboard_per_ip = 100000
 		onboard_total = 100000
 	END
@@ -106,7 +106,7 @@ responder_settings() {
 		printf '%s_file = %s\n' stripe_key "$ETC/stripe_key" stripe_webhook_secret "$ETC/stripe_webhook_secret" \
 			executor_key "$ETC/executor_key"
 	fi
-	# Caddy says of every caller that it forwards for them: "local" is nobody there.
+	# Caddy adds X-Forwarded-For to every request: none of them is "local".
 	if [ "$SERVER" = caddy ]; then
 		echo 'metrics = on'
 	fi
@@ -119,17 +119,17 @@ responder_settings() {
 	fi
 }
 
-# The caller's settings replace ours: the program refuses a name that is given twice.
+# The settings of --conf replace ours: the program refuses a name that is given twice.
 with_extra_settings() {
 	if [ -z "$EXTRA_CONF" ]; then
 		cat
 	else
 		[ -r "$EXTRA_CONF" ] || fail "--conf $EXTRA_CONF: cannot read it"
 		awk -F '[ \t]*=' 'NR == FNR { name = $1; gsub(/^[ \t]+/, "", name); if (name !~ /^#/ && name != "") given[name] = 1
-			# An installation that has a hub is none itself.
+			# An installation with a hub cannot be a hub itself.
 			given[name "_file"] = 1
 			if (name == "hub_url") given["kernel_key_file"] = 1
-			# Where another program executes, there is no key of a vendor.
+			# With a remote executor, this installation has no key of a vendor.
 			if (name == "executor_url") given["stripe_key_file"] = given["executor_key_file"] = 1; next }
 			!($1 in given)' "$EXTRA_CONF" -
 		cat "$EXTRA_CONF"
@@ -155,7 +155,7 @@ write_responder_config() {
 	}
 }
 
-# fill TEMPLATE: @NAME@ becomes the value of NAME.
+# fill TEMPLATE: prints it, with the value of NAME in place of @NAME@.
 fill() {
 	local name script='' out
 	for name in "${PLACEHOLDERS[@]}"; do
@@ -163,7 +163,7 @@ fill() {
 	done
 	out=$(sed -e "$script" "$1")
 	if [[ $out =~ @([A-Z_]+)@ ]]; then
-		fail "$1: nothing is known for @${BASH_REMATCH[1]}@"
+		fail "$1: @${BASH_REMATCH[1]}@ has no value"
 	fi
 	printf '%s\n' "$out"
 }
@@ -179,7 +179,7 @@ web_values() {
 	if [ "$hard" != unlimited ] && [ "$hard" -lt "$MAX_FDS" ]; then
 		MAX_FDS=$hard
 	fi
-	# lighttpd takes no more connections than half its descriptors. 10,000 clients that wait or send slowly have room.
+	# lighttpd allows half as many connections as descriptors: enough for 10,000 clients that wait or send slowly.
 	MAX_CONNECTIONS=$((MAX_FDS / 2))
 	POOL=${WORKERS:-16}
 	POOL_MIN=$((POOL < 4 ? POOL : 4))
@@ -191,7 +191,7 @@ web_values() {
 	if is_root; then
 		USER_LINE="user $WEB_USER $WEB_GROUP;"
 	fi
-	# What a template has for the other mounts, and for the other way to start the program, stays as a comment.
+	# The lines of a template for other mounts, and for the other way to start the program, become comments.
 	AT_ROOT='# ' AT_API='# ' AT_PREFIX='# ' EXTERNAL='# ' SPAWNED='# '
 	case $MOUNT in
 	/) AT_ROOT= ;;
@@ -272,7 +272,7 @@ choose_stripe_port() {
 	STRIPE_PORT=$((PORT < 65534 ? PORT + 2 : PORT - 2))
 }
 
-# Its keys, and a copy of the program where the web server's user can run it.
+# Writes its keys, and a copy of the program that the web server's user can run.
 write_stripe() {
 	local name prefix
 	choose_stripe_port
@@ -290,7 +290,7 @@ write_stripe() {
 	done
 }
 
-# Keys go through the environment: arguments are for everybody to see.
+# Keys are passed in the environment: every user can see arguments.
 start_stripe() {
 	local -x STAND_IN_KEY STAND_IN_WEBHOOK_SECRET
 	if recorded_pid "$RUN/stripe.pid" >/dev/null && stripe_listens; then
@@ -332,7 +332,7 @@ start_responder() {
 	if responder_running; then
 		return 0
 	fi
-	# Workers and a socket that a killed supervisor left.
+	# Remove the workers and the socket of a killed supervisor.
 	stop_left_over responder
 	rm -f "$RESPONDER_SOCKET"
 	say "Starting the responder"
@@ -358,8 +358,8 @@ stop_responder() {
 	stop_left_over responder
 }
 
-# our_processes: prints the numbers of processes that run this folder's private copy of the responder, or a web server
-# with this folder's configuration. So children are found whose parent was killed.
+# our_processes all|responder: prints the numbers of the processes that run this folder's copy of the responder (and, with
+# all, a web server with this folder's configuration). It finds children whose parent was killed.
 our_processes() {
 	local proc
 	local -a args
@@ -367,7 +367,7 @@ our_processes() {
 		mapfile -d '' -t args <"$proc/cmdline" || continue
 		case ${args[0]:-}:${args[*]: -1} in
 		"$SBIN/acp.fcgi:"* | */lighttpd:"$ETC"/lighttpd*.conf | */apache2:"$ETC"/apache-*.conf | */caddy:"$ETC/caddy.conf") ;;
-		# nginx says it in one word, and of its workers not even that: these notice the end of their master.
+		# nginx sets its title in one word. Its workers do not show the configuration; they end with their master.
 		"nginx: master process"*"$ETC/nginx.conf"*) ;;
 		*) continue ;;
 		esac
@@ -377,8 +377,8 @@ our_processes() {
 	done 2>/dev/null
 }
 
-# stop_left_over all|responder. A responder may finish its requests; Apache's children ignore SIGTERM once their parent
-# is gone, so these are not waited for.
+# stop_left_over all|responder: stops those processes. A responder may finish its requests; Apache's children ignore SIGTERM
+# after their parent has ended, so they get little time.
 stop_left_over() {
 	local patience=3
 	local -a pids
@@ -390,7 +390,7 @@ stop_left_over() {
 	if [ "$1" = responder ]; then
 		patience=35
 	fi
-	# Just these: what a web server starts in their place is meant to stay.
+	# Only these: processes that a web server starts in their place shall stay.
 	wait_for "$patience" none_runs "${pids[@]}" || kill -KILL "${pids[@]}" 2>/dev/null || true
 }
 
@@ -401,7 +401,7 @@ none_runs() {
 	done
 }
 
-# Number of a running responder: the supervisor, or one of the processes that mod_fcgid started.
+# Prints the number of a running responder: the supervisor, or one of the processes of mod_fcgid.
 responder_pid() {
 	if starts_responder; then
 		recorded_pid "$RUN/responder.pid"
@@ -458,11 +458,11 @@ start_web() {
 	case $SERVER in
 	lighttpd*) start_daemon "$RUN/web.pid" "$ME" "$LOG/web.log" "$WEB_SERVER" -D -f "$WEB_CONF" ;;
 	nginx) start_daemon "$RUN/web.pid" "$ME" "$LOG/web.log" "$WEB_SERVER" -e stderr -c "$WEB_CONF" ;;
-	# It gives no rights up by itself.
+	# Caddy does not give up the rights of root by itself.
 	caddy) HOME=$RUN/web start_daemon "$RUN/web.pid" "$WEB_USER" "$LOG/web.log" \
 		"$WEB_SERVER" run --adapter caddyfile --config "$WEB_CONF" ;;
 	apache-*)
-		# Ours is not running (see above); Apache would believe a number that now belongs to something else.
+		# It is not running (see above); Apache would trust a number that now belongs to another process.
 		rm -f "$RUN/apache.pid"
 		start_daemon "$RUN/web.pid" "$ME" "$LOG/web.log" "$WEB_SERVER" -D FOREGROUND -f "$WEB_CONF"
 		;;
@@ -481,19 +481,19 @@ stop_web() {
 	esac
 }
 
-# Before anything is started: a wrong port should leave nothing behind.
+# Runs before anything is started: with a wrong port, nothing is left behind.
 check_port() {
 	if web_running; then
 		return 0
 	fi
 	stop_web
 	if port_is_taken; then
-		fail "port $PORT on 127.0.0.1 is in use by another program; end that, or choose another with --port"
+		fail "port $PORT on 127.0.0.1 is in use by another program; stop it, or choose another port with --port"
 	fi
 }
 
 web_ready() {
-	# A server that ended will never be ready; the caller looks again.
+	# A server that has ended will never be ready; the caller checks that.
 	! web_running || [ "$(curl -s -o /dev/null -m 5 -w '%{http_code}' --noproxy '*' "http://127.0.0.1:$PORT$(url_prefix)/readyz")" = 200 ]
 }
 
@@ -502,7 +502,7 @@ wait_until_ready() {
 	show_tail "$LOG/web.log"
 	show_tail "$LOG/web-error.log"
 	show_tail "$RESPONDER_LOG"
-	web_running || fail "$WEB_SERVER ended instead of serving port $PORT"
+	web_running || fail "$WEB_SERVER ended; it does not serve port $PORT"
 	fail "http://127.0.0.1:$PORT$(url_prefix)/readyz did not answer 200 within 30 s"
 }
 

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Where a stack keeps what it runs on. DIR is what the user names; DIR/state is the folder itself, or a link to one that
-# the unprivileged users can reach.
+# The state folder of a stack. DIR is the folder that the user names; DIR/state is the state folder itself, or a link to one
+# that the unprivileged users can reach.
 
 STATE_MARK=.acp-stack
 
@@ -35,13 +35,13 @@ need_state() {
 	[ -n "$STATE" ] || fail "$DIR: no stack was started there"
 }
 
-# The folder that DIR/state links to when it cannot be in DIR: one a DIR.
+# Prints the folder that DIR/state links to if it cannot be in DIR: one for each DIR.
 outside_state() {
 	printf '/var/tmp/acp-demo-%s' "$(printf '%s' "$DIR" | sha256sum | cut -c1-10)"
 }
 
-# Sockets' paths end at 107 bytes, mod_fcgid's environment values at 127, and configuration files have their own quoting
-# rules: only a short, plain path that every user can walk to is used as it is.
+# The path of a socket has at most 107 bytes, an environment value of mod_fcgid at most 127, and configuration files have
+# quoting rules of their own: only a short, plain path that every user can reach is used as it is.
 state_fits_in_dir() {
 	local user
 	case $DIR in
@@ -83,12 +83,12 @@ make_state() {
 	make_dir "$STATE/journal" 700 "$WEB_USER"
 }
 
-# Somebody removed DIR, maybe while it ran: what it left in /var/tmp belongs to nobody now.
+# Somebody removed DIR, maybe while it ran: clears its state folder in /var/tmp.
 clear_left_over() {
 	[ -e "$1" ] || [ -L "$1" ] || return 0
 	[ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] && [ "$(cat "$1/$STATE_MARK" 2>/dev/null)" = "$DIR" ] ||
 		fail "$1: exists, but is not the left-over state of $DIR; remove it or give another --dir"
-	say "Clearing what an earlier $DIR left in $1"
+	say "Removing the state of an earlier $DIR from $1"
 	set_state "$1"
 	stop_everything
 	remove_state
@@ -108,11 +108,11 @@ lock_dir() {
 	mkdir -p "$DIR" || fail "$DIR: cannot make this folder"
 	exec 9>"$DIR/.lock" || fail "$DIR/.lock: cannot write; it belongs to $(stat -c %U "$DIR/.lock" 2>/dev/null)"
 	flock -w 120 9 || fail "another stack or demo has been working on $DIR for two minutes"
-	# Who held the lock may have made the state folder meanwhile.
+	# Another run may have made the state folder before it released the lock.
 	set_dir "$DIR"
 }
 
-# secret NAME PREFIX: made once, kept, printed.
+# secret NAME PREFIX: prints a secret, which is made the first time.
 secret() {
 	local file=$SECRETS/$1
 	if [ ! -s "$file" ]; then

@@ -1,16 +1,16 @@
 "use strict";
-// The tenant's view. The key is a variable of this page and nothing else.
+// The tenant's view. Only a variable of this page holds the key.
 
 let key = null;
-let shown = {}; // what was loaded last, and of which period
-let loads = 0; // how often it was loaded: of two loads that are under way, the older one shows nothing
+let shown = {}; // the data loaded last, with its period
+let loads = 0; // number of loads so far: when two loads overlap, the older one is dropped
 
 const ask = (method, path, body) => request(method, path, { "X-API-Key": key }, body);
 const manage = async (action, params, more) =>
 	(await ask("POST", "api/manage", { action, params: params || {}, ...more })).data;
 const month = () => byId("period").value;
 
-// One part of the page that cannot be had leaves the others standing.
+// If one part of the page cannot be loaded, the other parts still show.
 async function part(work) {
 	try {
 		return { ok: await work() };
@@ -25,7 +25,7 @@ const unless = (result, make) => (result.failed ? el("p", { class: "notice bad" 
 
 // Usage -------------------------------------------------------------------------------------------------------------
 
-// near: where the API begins to warn by default.
+// "near" begins where the API by default begins to warn.
 function stateOf(usage) {
 	if (usage.calls_limit === null)
 		return "good";
@@ -37,7 +37,7 @@ function stateOf(usage) {
 function verdictOf(usage, state) {
 	const free = `${whole(usage.calls_limit || 0)} free calls`;
 	if (usage.tier === "paid")
-		return "Paid: there is no limit; each call is charged.";
+		return "Paid: no limit; each call is charged.";
 	if (state === "bad")
 		return `The ${free} of this month are used up: billable calls are refused until ${usage.period_end.slice(0, 10)}, ` +
 			"or until a payment method is added.";
@@ -52,18 +52,18 @@ function showUsage(usage, period) {
 	byId("who").textContent = `Tenant ${usage.tenant_id}`;
 	byId("who").hidden = false;
 	byId("gauge").replaceChildren(gauge(usage.calls_used, usage.calls_limit, state));
-	byId("verdict").textContent = now ? verdictOf(usage, state) : `What was used in ${period}.`;
+	byId("verdict").textContent = now ? verdictOf(usage, state) : `Usage in ${period}.`;
 	byId("verdict").className = `notice ${state}`;
 	byId("numbers").replaceChildren(...[
 		["Tier", usage.tier], ["Billable calls", whole(usage.calls_used)],
-		["Left", usage.calls_remaining === null ? "no limit" : whole(usage.calls_remaining)],
+		["Remaining", usage.calls_remaining === null ? "no limit" : whole(usage.calls_remaining)],
 		["Cost so far", money(usage.cost.amount, usage.cost.currency)],
 		["Month", `${usage.period_start.slice(0, 10)} to ${usage.period_end.slice(0, 10)} (UTC)`],
 	].flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
 	byId("upgrade").hidden = usage.tier === "paid";
 }
 
-// Every day of the month up to today, also those without a call.
+// Every day of the month up to today, including days without calls.
 function daysOf(activity) {
 	const known = new Map(activity.by_day.map((d) => [d.day, d]));
 	const today = new Date().toISOString().slice(0, 10);
@@ -89,7 +89,7 @@ function showDays(activity) {
 
 const amountOf = (number, unit) => `${whole(number)} ${unit}${Number(number) === 1 || unit === "sec" ? "" : "s"}`;
 
-// An action whose unit was changed has a row of each.
+// An action whose billing unit was changed has one row for each unit.
 function showActions(usage, activity) {
 	const billed = new Map();
 	for (const row of usage.by_action) {
@@ -104,13 +104,13 @@ function showActions(usage, activity) {
 		{ title: "billable", number: true, value: (row) => (billed.get(row.action) || none).calls },
 		{ title: "units", value: (row) => (billed.get(row.action) || none).units },
 		...outcomeColumns,
-	], activity.by_action, "No call was made in this month.");
+	], activity.by_action, "No calls in this month.");
 }
 
 function lookedAt(activity) {
 	const { calls, since, all } = activity.looked_at;
-	return all ? `Of all ${whole(calls)} calls on record.`
-		: `Of the latest ${whole(calls)} calls, since ${moment(since)}.`;
+	return all ? `Among all ${whole(calls)} calls on record.`
+		: `Among the latest ${whole(calls)} calls, since ${moment(since)}.`;
 }
 
 function showFailures(activity) {
@@ -125,10 +125,10 @@ function showFailures(activity) {
 		{ title: "why", value: (f) => f.error },
 		{ title: "key", value: (f) => f.key_prefix, show: (f) => code(`${f.key_prefix || ""}…`) },
 		{ title: "request", value: (f) => f.request_id, show: (f) => code(f.request_id.slice(0, 8)) },
-	], ofMonth, "None of them failed or was refused in this month.", 10));
+	], ofMonth, "No call failed or was refused in this month.", 10));
 }
 
-// Changes: first the dry run, then the dialog that shows what it said, then the call --------------------------------
+// Changes: first the dry run, then a dialog with its result, then the call ------------------------------------------
 
 async function change({ title, action, params, text, danger, done }) {
 	const before = openDialog();
@@ -136,13 +136,13 @@ async function change({ title, action, params, text, danger, done }) {
 	if (openDialog() !== before)
 		return;
 	dialog({ title, body: [impactOf(impact)], go: { text, danger, run: async () => {
-		// One key for this press of the button: a repeat after a lost answer changes nothing twice.
+		// A new key for each press of the button, so that a repeat after a lost answer has no further effect.
 		const data = await manage(action, params, { idempotency_key: crypto.randomUUID() });
 		await done(data);
 	} } });
 }
 
-// A secret is shown once, in the dialog, and forgotten when that is closed.
+// A secret is shown once, in the dialog, and forgotten when the dialog closes.
 function showSecret(title, text, value) {
 	const field = el("input", { id: "secret", type: "text", readonly: true, class: "code", value, "aria-label": title });
 	dialog({ title, close: "I have stored it", body: [el("p", {}, text), field, el("div", { class: "buttons" },
@@ -150,13 +150,13 @@ function showSecret(title, text, value) {
 	field.select();
 }
 
-// After a change that was made with the key it ended, the page goes on with the new one.
+// After a change that ends the key of this page, the page switches to the new key.
 async function afterKey(data, own) {
 	if (data.api_key) {
 		if (own)
 			key = data.api_key;
 		showSecret("The new key", "This is the only time it is shown." +
-			(own ? " This page goes on with it." : ""), data.api_key);
+			(own ? " This page now uses it." : ""), data.api_key);
 	}
 	await load();
 }
@@ -169,18 +169,18 @@ const keyName = (k) => `${k.name} (${k.key_prefix}…)`;
 function createKey() {
 	const name = el("input", { id: "key-name", type: "text", maxlength: 100 });
 	const expires = el("input", { id: "key-expires", type: "date" });
-	// A key can hand on nothing that it may not do itself.
+	// A key can only grant scopes that it has itself.
 	const scopes = shown.usage.scopes.map((scope) => el("input", { type: "checkbox", id: `scope-${scope}`, value: scope,
 		checked: scope === "manage.read" || scope === "manage.domain" }));
 	dialog({ title: "Create a key", body: [
 		el("label", { for: "key-name" }, "Name"), name,
-		el("fieldset", {}, el("legend", {}, "It may use"), scopes.map((box) =>
+		el("fieldset", {}, el("legend", {}, "Scopes"), scopes.map((box) =>
 			el("label", { for: box.id }, box, box.value))),
-		el("label", { for: "key-expires" }, "Expires at the end of (UTC; empty: never)"), expires,
+		el("label", { for: "key-expires" }, "Expires at the end of this day (UTC; empty: never)"), expires,
 	], go: { text: "Show what will happen", run: async () => {
 		const params = { name: name.value.trim(), scopes: scopes.filter((box) => box.checked).map((box) => box.value) };
 		if (!params.name || params.scopes.length === 0)
-			throw new Refusal({ error: "Give the key a name, and at least one thing that it may use." }, 0);
+			throw new Refusal({ error: "Give the key a name and at least one scope." }, 0);
 		if (expires.value)
 			params.expires_at = `${expires.value}T23:59:59Z`;
 		await change({ title: "Create a key", action: "iam.keys.create", params, text: "Create the key",
@@ -197,7 +197,7 @@ function revokeKey(k) {
 	return change({ title: `Revoke ${keyName(k)}`, action: "iam.keys.revoke", params: { api_key_id: k.api_key_id },
 		text: "Revoke the key", danger: true, done: async () => {
 			if (isOwn(k))
-				leave("The key that opened this page is revoked.");
+				leave("The key that opened this page was revoked.");
 			else
 				await load();
 		} });
@@ -225,12 +225,12 @@ function lastUse(k, activity) {
 function showKeys(keys, activity) {
 	const states = { active: "good", expired: "near", revoked: "bad" };
 	return el("div", {}, table("Keys", [
-		{ title: "name", value: (k) => k.name, show: (k) => el("span", {}, k.name, isOwn(k) && " (this page's)") },
+		{ title: "name", value: (k) => k.name, show: (k) => el("span", {}, k.name, isOwn(k) && " (used by this page)") },
 		{ title: "key", value: (k) => k.key_prefix, show: (k) => code(`${k.key_prefix}…`) },
 		{ title: "state", value: (k) => k.status, show: (k) => el("span", { class: `tag ${states[k.status]}` }, k.status) },
-		{ title: "last use", value: (k) => lastUse(k, activity) },
+		{ title: "last used", value: (k) => lastUse(k, activity) },
 		{ title: "expires", value: (k) => (k.expires_at ? moment(k.expires_at) : "never") },
-		{ title: "may use", value: (k) => k.scopes.map((s) => s.replace("manage.", "")).join(" ") },
+		{ title: "scopes", value: (k) => k.scopes.map((s) => s.replace("manage.", "")).join(" ") },
 		{ title: "change", show: keyButtons },
 	], keys), el("div", { class: "buttons" },
 		el("button", { type: "button", id: "create-key", onclick: createKey }, "Create a key")));
@@ -238,7 +238,7 @@ function showKeys(keys, activity) {
 
 // Invoices ----------------------------------------------------------------------------------------------------------
 
-// Is there anything to say of a month? Not where it was never used.
+// Is the month worth a row? Not if it was never used.
 const isInvoice = (i) => i.status !== "none" && (i.status !== "open" || i.usage.total_calls > 0 || i.charges.lines.length > 0);
 
 function showInvoice(invoice) {
@@ -252,27 +252,27 @@ function showInvoice(invoice) {
 			`; ${whole(invoice.usage.total_calls)} calls, ${whole(invoice.usage.successful_calls)} of them succeeded.`,
 			c.minimum > 0 && c.total_charge > 0 && c.total_charge < c.minimum &&
 				` Less than ${money(c.minimum, c.currency)} is carried over to the next month.`,
-			invoice.stripe_invoice_id && ` Stripe's number: ${invoice.stripe_invoice_id}.`),
-		table("Lines of the invoice", [
-			{ title: "what", value: (l) => l.description || l.action || l.kind },
+			invoice.stripe_invoice_id && ` Stripe invoice: ${invoice.stripe_invoice_id}.`),
+		table("Invoice lines", [
+			{ title: "item", value: (l) => l.description || l.action || l.kind },
 			{ title: "calls", number: true, value: (l) => l.calls },
 			{ title: "quantity", number: true, value: (l) => l.quantity },
-			{ title: "each", number: true, value: (l) => l.unit_amount, show: (l) => typeof l.unit_amount === "number" &&
+			{ title: "unit price", number: true, value: (l) => l.unit_amount, show: (l) => typeof l.unit_amount === "number" &&
 				money(l.unit_amount, c.currency) },
 			{ title: "amount", number: true, value: (l) => l.amount, show: (l) => money(l.amount, c.currency) },
 		], c.lines, "Nothing is charged for this month."));
 }
 
 function showInvoices(invoices) {
-	return el("div", {}, el("h3", {}, `The month chosen above`), showInvoice(invoices[0]),
-		el("h3", {}, "The months before"), table("Invoices", [
+	return el("div", {}, el("h3", {}, "Selected month"), showInvoice(invoices[0]),
+		el("h3", {}, "Earlier months"), table("Invoices", [
 			{ title: "month", value: (i) => i.period },
 			{ title: "state", value: (i) => i.status },
 			{ title: "calls", number: true, value: (i) => i.usage.total_calls },
 			{ title: "amount", number: true, value: (i) => i.charges.total_charge,
 				show: (i) => money(i.charges.total_charge, i.charges.currency) },
-			{ title: "Stripe's number", value: (i) => i.stripe_invoice_id },
-		], invoices.slice(1).filter(isInvoice), "No invoice in the three months before."));
+			{ title: "Stripe invoice", value: (i) => i.stripe_invoice_id },
+		], invoices.slice(1).filter(isInvoice), "No invoices in the three months before."));
 }
 
 // Webhooks ----------------------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ function createWebhook() {
 	const events = el("input", { id: "hook-events", type: "text", value: "usage.*, key.*" });
 	dialog({ title: "Create a webhook", body: [
 		el("label", { for: "hook-url" }, "URL"), url,
-		el("label", { for: "hook-events" }, "Events (commas between them; * stands for anything)"), events,
+		el("label", { for: "hook-events" }, "Events (separated by commas; * matches anything)"), events,
 	], go: { text: "Show what will happen", run: async () => {
 		const params = { url: url.value.trim(), events: events.value.split(",").map((e) => e.trim()).filter((e) => e) };
 		await change({ title: "Create a webhook", action: "webhooks.create", params, text: "Create the webhook",
@@ -299,7 +299,7 @@ const deleteWebhook = (w) => change({ title: `Delete the webhook ${w.url}`, acti
 async function testWebhook(w) {
 	await manage("webhooks.test", { webhook_id: w.webhook_id });
 	await load();
-	say("A test is on its way; its delivery stands in the list.");
+	say("A test event is queued; its delivery is in the list.");
 }
 
 function webhookButtons(w) {
@@ -318,7 +318,7 @@ function showWebhooks({ webhooks, deliveries }) {
 		{ title: "events", value: (w) => w.events.join(" ") },
 		{ title: "state", value: (w) => w.status },
 		{ title: "change", show: webhookButtons },
-	], webhooks, "There is no webhook."),
+	], webhooks, "No webhooks."),
 	el("div", { class: "buttons" }, el("button", { type: "button", id: "create-webhook", onclick: createWebhook },
 		"Create a webhook")),
 	el("h3", {}, "Deliveries"), table("Deliveries", [
@@ -340,28 +340,28 @@ async function upgrade() {
 		return;
 	const url = new URL(reply.checkout_url);
 	if (url.protocol !== "https:" && url.protocol !== "http:")
-		throw new Error("the server gave an address that is none of the web");
+		throw new Error("the server returned an address that is not a web address");
 	dialog({ title: "Add a payment method", close: "Close", body: [
-		el("p", {}, "The checkout is open. It is a page of the payment service, in a tab of its own; " +
-			"come back and refresh when it is done."),
+		el("p", {}, "The checkout is ready. It opens in a new tab, on a page of the payment service. " +
+			"Come back and refresh this page when you are done."),
 		el("p", {}, el("a", { id: "checkout", href: url.href, target: "_blank", rel: "noopener noreferrer" },
 			"Go to the checkout")),
-		el("p", { class: "soft" }, `It closes ${moment(reply.expires_at)}.`)] });
+		el("p", { class: "soft" }, `It expires ${moment(reply.expires_at)}.`)] });
 }
 
-// The whole ---------------------------------------------------------------------------------------------------------
+// Loading -----------------------------------------------------------------------------------------------------------
 
 const thisMonth = () => new Date().toISOString().slice(0, 7);
 
-// count months, the newest first, from the one given back.
+// A list of count months, newest first, starting with from.
 function monthsBack(from, count) {
 	const [year, number] = from.split("-").map(Number);
 	return Array.from({ length: count }, (_, i) => new Date(Date.UTC(year, number - 1 - i, 1)).toISOString().slice(0, 7));
 }
 
-// What the key may not do is not tried: each refusal would be on record.
+// Do not try calls that the key may not make: each refusal would be audited.
 const allowed = (usage, scope, work) => (usage.scopes.includes(scope) ? part(work)
-	: { failed: `This key may not see this: it lacks ${scope}.` });
+	: { failed: `This key may not read this: it needs the scope ${scope}.` });
 
 async function fetchAll(period, wanted) {
 	const usage = await ask("GET", `api/usage?period=${period}`);
@@ -377,8 +377,8 @@ async function fetchAll(period, wanted) {
 	return { period, usage, activity, keys, invoices, hooks };
 }
 
-// Waits for what work gives. Gives null where another load began meanwhile: what it got is of another month, or nobody's
-// any more. When it fails, the page says again what it shows.
+// Runs work and returns its result. Returns null when another load has begun meanwhile: the result is then for another
+// month, or for a key that was left. On failure, restores the status text and month of the page.
 async function newest(work, before) {
 	const mine = ++loads;
 	say("Loading…");
@@ -438,7 +438,7 @@ function leave(why) {
 async function enter() {
 	key = byId("key").value.trim();
 	byId("key").value = "";
-	// Header values are ASCII; what is not is no key.
+	// Header values are ASCII, so any other text cannot be a key.
 	if (!/^[!-~]+$/.test(key))
 		return leave("This is not an API key.");
 	try {
@@ -453,8 +453,8 @@ async function enter() {
 	}
 }
 
-// What the buttons of the head do; the operator's view puts its own here.
-const ofTenant = { load: (button) => busy(button, load), leave: () => leave("The key is forgotten."),
+// The actions of the header's buttons; the operator's view installs its own.
+const ofTenant = { load: (button) => busy(button, load), leave: () => leave("The key was forgotten."),
 	leaveText: byId("leave").textContent };
 let view = ofTenant;
 
@@ -472,5 +472,5 @@ byId("refresh").addEventListener("click", (event) => view.load(event.currentTarg
 byId("period").addEventListener("change", () => view.load(null));
 byId("leave").addEventListener("click", () => view.leave());
 byId("upgrade").addEventListener("click", (event) => busy(event.currentTarget, upgrade));
-// A page that the browser keeps for its back button would keep the key.
+// A page kept in the browser's back/forward cache would keep the key.
 window.addEventListener("pagehide", () => view.leave());

@@ -1,9 +1,9 @@
 "use strict";
-// The operator's view. acpctl console prints a link with a token behind the #; it is taken out of the address at once
-// and exchanged for a session, which is a variable of this page and nothing else.
+// The operator's view. acpctl console prints a link with a token after the #. The page removes the token from the
+// address at once and exchanges it for a session, which only a variable of this page holds.
 
 let session = null;
-let shownOperator = {}; // of which period, and what the page said of it
+let shownOperator = {}; // the period shown, and the status text for it
 
 const askOperator = (period) =>
 	request("GET", `console/operator/data?period=${period}`, { Authorization: `Bearer ${session}` });
@@ -16,13 +16,13 @@ const tiles = (pairs) => el("div", { class: "tiles" }, pairs.map(([name, value])
 	el("div", {}, el("dl", {}, el("dt", {}, name), el("dd", {}, value)))));
 const percent = (part, of) => (of ? `${((100 * part) / of).toFixed(1)} %` : "–");
 
-// Of what the columns of outcomes say: how many calls, and which part failed.
+// From the outcome columns: the number of calls, and the share that failed.
 const callsOf = (row) => row.success + row.error + row.denied;
 const rateColumn = { title: "error rate", number: true, value: (row) => percent(row.error, callsOf(row)),
 	show: (row) => percent(row.error, callsOf(row)) };
 
 function showTenants(data) {
-	return card("Tenants by usage", el("p", { class: "soft" }, `The 50 with the most billable calls in ${data.period}.`),
+	return card("Tenants by usage", el("p", { class: "soft" }, `The 50 tenants with the most billable calls in ${data.period}.`),
 		table("Tenants by usage", [
 			{ title: "agent", value: (t) => t.agent_id, show: (t) => code(t.agent_id) },
 			{ title: "tier", value: (t) => t.tier },
@@ -34,7 +34,7 @@ function showTenants(data) {
 		], data.tenants));
 }
 
-// A currency a chart: amounts of two cannot be added.
+// One chart per currency: amounts in different currencies cannot be added.
 function showRevenue(data) {
 	const currencies = [...new Set(data.revenue.map((r) => r.currency))];
 	const months = (currency) => monthsBack(thisMonth(), 12).reverse().map((period) =>
@@ -47,13 +47,13 @@ function showRevenue(data) {
 			{ title: "paying tenants", number: true, value: (r) => r.paying_tenants },
 			{ title: "paid calls", number: true, value: (r) => r.paid_calls },
 			{ title: "earned", number: true, value: (r) => r.amount, show: (r) => money(r.amount, r.currency) },
-		], data.revenue, "No call was paid yet."),
+		], data.revenue, "No paid calls yet."),
 		el("h3", {}, "Invoices"), table("Invoices", [
 			{ title: "month", value: (i) => i.period },
 			{ title: "state", value: (i) => i.status },
 			{ title: "invoices", number: true, value: (i) => i.invoices },
 			{ title: "amount", number: true, value: (i) => i.amount, show: (i) => money(i.amount, i.currency) },
-		], data.invoices, "No month was billed yet."));
+		], data.invoices, "No month has been billed yet."));
 }
 
 function showFunnel({ funnel }) {
@@ -64,7 +64,7 @@ function showFunnel({ funnel }) {
 		{ title: "tenants", number: true, value: (s) => s.tenants },
 		{ title: "of all", number: true, value: (s) => percent(s.tenants, funnel.tenants),
 			show: (s) => percent(s.tenants, funnel.tenants) },
-	], steps), el("p", { class: "soft" }, `${whole(funnel.setup_pending)} have an open checkout.`));
+	], steps), el("p", { class: "soft" }, `Tenants with an open checkout: ${whole(funnel.setup_pending)}.`));
 }
 
 function showErrors(data) {
@@ -78,9 +78,9 @@ function showErrors(data) {
 			{ title: "code", value: (d) => d.code, show: (d) => code(d.code) },
 			{ title: "action", value: (d) => d.action, show: (d) => code(d.action || "(none)") },
 			{ title: "calls", number: true, value: (d) => d.calls },
-		], latest.denials, "No call was refused.")),
+		], latest.denials, "No calls were refused.")),
 		card("Latency", el("p", { class: "soft" },
-			`${of} since ${moment(latest.since)}; milliseconds, refused calls left out.`),
+			`${of} since ${moment(latest.since)}; in milliseconds, without refused calls.`),
 			table("Latency", [
 				{ title: "action", value: (l) => l.action, show: (l) => code(l.action) },
 				{ title: "calls", number: true, value: (l) => l.calls },
@@ -92,22 +92,22 @@ function showErrors(data) {
 
 function driftWords(drift) {
 	if (!drift.compared)
-		return ["near", `The month has ${whole(drift.calls)} calls, too many to compare here: acpctl reconcile does.`];
-	return drift.differences === 0 ? ["good", `Counters and log agree on all ${whole(drift.calls)} calls of the month.`]
-		: ["bad", `Counters and log differ in ${whole(drift.differences)} places: acpctl reconcile shows them.`];
+		return ["near", `This month has ${whole(drift.calls)} calls, too many to compare here. Run acpctl reconcile.`];
+	return drift.differences === 0 ? ["good", `Counters and log agree on all ${whole(drift.calls)} calls of this month.`]
+		: ["bad", `Counters and log differ in ${whole(drift.differences)} places. Run acpctl reconcile to see them.`];
 }
 
 function showState(data) {
 	const { state, journal } = data;
 	const [kind, words] = driftWords(data.drift);
 	return card("State", el("p", { class: `notice ${kind}`, id: "drift" }, words), tiles([
-		["Journal of this host, rows", whole(journal.rows)],
+		["Journal rows on this host", whole(journal.rows)],
 		["Damaged journal files", whole(journal.bad_files)],
-		["Owed to Stripe", whole(state.obligations_owed)],
+		["Queued for Stripe", whole(state.obligations_owed)],
 		["Given up", whole(state.obligations_dead)],
 		["Rows for a remote hub", whole(state.audit_outbox)],
-		["Webhooks on their way", whole(state.deliveries_pending)],
-		["Chains sealed", moment(state.sealed_at) || "never"],
+		["Webhooks pending", whole(state.deliveries_pending)],
+		["Chains last sealed", moment(state.sealed_at) || "never"],
 		["Schema", String(state.schema_version)],
 	]));
 }
@@ -141,7 +141,7 @@ function leaveOperator(why) {
 	closeDialog();
 	for (const id of ["operator", "who", "actions"])
 		byId(id).hidden = true;
-	// Whoever has no session may still have a key.
+	// A visitor without a session may still have a key.
 	setView(ofTenant);
 	byId("enter").hidden = false;
 	byId("key").focus();
@@ -158,7 +158,7 @@ async function reloadOperator(button) {
 }
 
 async function openOperator(link) {
-	byId("who").textContent = "Operator's view of all tenants";
+	byId("who").textContent = "Operator view of all tenants";
 	say("Opening…");
 	try {
 		session = (await request("POST", "console/operator/session", { Authorization: `Bearer ${link}` })).session;
@@ -168,8 +168,8 @@ async function openOperator(link) {
 	}
 	byId("who").hidden = false;
 	byId("actions").hidden = false;
-	setView({ load: reloadOperator, leaveText: "End",
-		leave: () => leaveOperator("The session is ended on this page; a new link opens another.") });
+	setView({ load: reloadOperator, leaveText: "End the session",
+		leave: () => leaveOperator("The session on this page has ended; a new link opens another one.") });
 	byId("main").focus({ preventScroll: true });
 }
 

@@ -1,10 +1,10 @@
 "use strict";
-// What both views of the console are built from: elements, charts, tables, a dialog, requests. Text is always set as
-// text, never as markup: what the server says of other people's calls cannot become part of the page.
+// The building blocks of both views: elements, charts, tables, a dialog, requests. Text is always set as text, never as
+// markup, so that data about other people's calls cannot become part of the page.
 
 const byId = (id) => document.getElementById(id);
 
-// The address in front of /console: the page can be mounted anywhere.
+// The address before /console: the page can be mounted anywhere.
 const root = new URL("..", document.currentScript.src);
 
 function fill(node, attributes, children) {
@@ -20,7 +20,7 @@ function fill(node, attributes, children) {
 
 // el("p", {class: "soft"}, "text", other, …)
 const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
-// Names and numbers of machines; a long action may be broken behind a dot.
+// Identifiers for machines; a long action name may wrap after a dot.
 const code = (text) => el("span", { class: "code" }, String(text || "").split(/(?<=[.])/).flatMap((piece, i) =>
 	(i ? [el("wbr"), piece] : [piece])));
 const svg = (tag, attributes, ...children) =>
@@ -28,7 +28,7 @@ const svg = (tag, attributes, ...children) =>
 
 const whole = (number) => Number(number).toLocaleString("en");
 
-// As many digits as the amount has: prices go below a cent.
+// Shows as many digits as the amount has: prices can be below a cent.
 function money(amount, currency) {
 	const digits = { minimumFractionDigits: 2, maximumFractionDigits: 9 };
 	return `${Number(amount).toLocaleString("en", digits)} ${currency || ""}`.trim();
@@ -36,7 +36,7 @@ function money(amount, currency) {
 
 const moment = (text) => (text ? text.slice(0, 16).replace("T", " ") + " UTC" : "");
 
-// What can have the focus has an id, by which it is found again when the page is made anew; see keepFocus.
+// Each focusable element has an id, so that it can be found again when the page is redrawn; see keepFocus.
 const idOf = (name) => name.toLowerCase().replaceAll(/[^a-z]+/g, "-");
 
 // Requests ----------------------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ async function request(method, path, headers, body) {
 	return reply;
 }
 
-// What happens ------------------------------------------------------------------------------------------------------
+// Status -------------------------------------------------------------------------------------------------------------
 
 function say(text) {
 	byId("status").textContent = text;
@@ -83,11 +83,11 @@ function complain(text) {
 const sentence = (error) => (error instanceof Refusal ? error.message
 	: "Something on this page failed: " + error.message);
 
-// A button that works is not "disabled": that would take the focus from it.
+// A busy button is not "disabled", because that would take the focus from it.
 const works = (button) => button.getAttribute("aria-disabled") === "true";
 const setWorking = (button, working) => button.setAttribute("aria-disabled", String(working));
 
-// Runs work with the button switched off; says what failed.
+// Runs work with the button switched off, and shows its error.
 async function busy(button, work) {
 	if (button && works(button))
 		return;
@@ -103,11 +103,11 @@ async function busy(button, work) {
 	}
 }
 
-// Is the focus nowhere, or in the dialog, which gives it back?
+// Is the focus nowhere, or in the dialog, which returns it?
 const adrift = () => document.activeElement === document.body || byId("dialog").contains(document.activeElement);
 const isSeen = (node) => node !== null && node.isConnected && node.getClientRects().length > 0;
 
-// What gets the focus for an element that is gone: the one of the same id, or the heading of its part.
+// The element that gets the focus instead of a removed one: the one with the same id, or the heading of its section.
 function heirOf(held, part, unfolded) {
 	const same = byId(held.id);
 	const fold = same && unfolded && same.closest("details");
@@ -120,8 +120,8 @@ function heirOf(held, part, unfolded) {
 	return heading;
 }
 
-// Call it before a part of the page is made anew or hidden, and what it gives afterwards: the focus goes on to the heir
-// of the element that had it, and so does the place where a dialog gives it back.
+// Call this before a part of the page is redrawn or hidden, and the returned function afterwards. It moves the focus to
+// the successor of the element that had it, and does the same for the element to which a dialog returns the focus.
 function keepFocus() {
 	const held = adrift() ? dialog.opener : document.activeElement;
 	const part = held && held.closest("section");
@@ -139,7 +139,7 @@ function keepFocus() {
 
 // CSV ---------------------------------------------------------------------------------------------------------------
 
-// RFC 4180. A cell that a spreadsheet would take for a formula gets a quote in front.
+// RFC 4180. A cell that a spreadsheet would take for a formula gets a leading quote.
 function cell(value) {
 	let text = value === null || value === undefined ? "" : String(value);
 	if (typeof value === "string" && /^[=+\-@\t\r]/.test(text))
@@ -155,7 +155,7 @@ async function copy(text, what) {
 		await navigator.clipboard.writeText(text);
 		say(`${what} copied.`);
 	} catch {
-		// Browsers give the clipboard to pages on https only.
+		// Browsers offer the clipboard only to https pages.
 		const area = el("textarea", { readonly: true, "aria-label": what }, text);
 		dialog({ title: what, body: [area], close: "Close" });
 		area.select();
@@ -168,9 +168,9 @@ const csvButton = (name, columns, rows) =>
 
 // Tables ------------------------------------------------------------------------------------------------------------
 
-// The style makes each row a block of lines where it is narrow; the roles keep it a table for screen readers.
+// In narrow windows the style turns each row into a block; the roles keep it a table for screen readers.
 // columns: {title, value: row => text (also for CSV), show?: row => node, number?: true}
-// few: so many rows are shown before a button is pressed.
+// few: the number of rows shown at first; a button shows the rest.
 function table(name, columns, rows, none, few = Infinity) {
 	if (rows.length === 0)
 		return el("p", { class: "soft" }, none || "Nothing yet.");
@@ -207,7 +207,7 @@ function table(name, columns, rows, none, few = Infinity) {
 const point = (angle) => `${110 - 90 * Math.cos(angle * Math.PI)} ${110 - 90 * Math.sin(angle * Math.PI)}`;
 const arc = (part) => `M ${point(0)} A 90 90 0 0 1 ${point(part)}`;
 
-// Half a circle: used of limit (null: as much as they like).
+// A half circle that shows used of limit (null: no limit).
 function gauge(used, limit, state) {
 	const part = limit ? Math.min(used / limit, 1) : 0;
 	const words = limit === null ? `${whole(used)} calls, no limit` : `${whole(used)} of ${whole(limit)} calls used`;
@@ -220,7 +220,7 @@ function gauge(used, limit, state) {
 			limit === null ? "calls, no limit" : `of ${whole(limit)} calls`));
 }
 
-// The next 1, 2 or 5 times a power of ten; of amounts below 1 too.
+// The next 1, 2 or 5 times a power of ten, also below 1.
 function ceiling(value) {
 	const power = 10 ** Math.floor(Math.log10(value));
 	return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= value);
@@ -229,7 +229,7 @@ function ceiling(value) {
 const swatch = (name) => svg("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" },
 	svg("rect", { width: 10, height: 10, class: name }));
 
-// Columns, one a row, of parts on top of each other. series: [{name, title, of: row => number}]
+// One column per row, with stacked parts. series: [{name, title, of: row => number}]
 function columnPicture(name, rows, label, series, { width, height, labels, kind }) {
 	const left = 48, right = 10, bottom = 24, top = 8;
 	const sum = (row) => series.reduce((total, s) => total + s.of(row), 0);
@@ -258,7 +258,7 @@ function columnPicture(name, rows, label, series, { width, height, labels, kind 
 		`${name}: ${whole(total)} in ${rows.length} columns; the table below has the numbers` }, lines, columns);
 }
 
-// Twice, for wide and narrow windows; the style shows one of them.
+// Two pictures, for wide and narrow windows; the style shows one of them.
 const columnChart = (name, rows, label, series) => el("div", {},
 	el("ul", { class: "legend" }, series.map((s) => el("li", {}, swatch(s.name), s.title))),
 	columnPicture(name, rows, label, series, { width: 720, height: 220, labels: 10, kind: "wide" }),
@@ -269,8 +269,8 @@ const folded = (title, ...children) =>
 
 // The dialog --------------------------------------------------------------------------------------------------------
 
-// What a dialog showed, a new key for example, does not stay in the page. The focus goes back to where it was opened,
-// unless someone has moved it on.
+// Removes the content of a dialog, for example a new key, from the page. Returns the focus to the element that opened
+// the dialog, unless someone has moved it.
 function afterDialog() {
 	byId("dialog-body").replaceChildren();
 	if (dialog.opener && adrift())
@@ -283,11 +283,11 @@ function closeDialog() {
 	afterDialog();
 }
 
-// Which dialog is open, false if none. Who asks first compares it afterwards: a late answer opens nothing over a dialog
-// that someone has opened meanwhile and acts in, and nothing for one that is closed.
+// The open dialog, or false. Compare it before and after a request: a late answer must not open a dialog over another one
+// that was opened meanwhile, or in place of one that was closed.
 const openDialog = () => byId("dialog").open && dialog.go;
 
-// go: {text, danger?, run: async () => …}; run keeps the dialog open by throwing or by opening another.
+// go: {text, danger?, run: async () => …}; to keep the dialog open, run throws or opens another one.
 function dialog({ title, body, go, close }) {
 	const box = byId("dialog");
 	if (!box.open)
@@ -321,7 +321,7 @@ byId("dialog-form").addEventListener("submit", async (event) => {
 		if (dialog.go === go)
 			closeDialog();
 	} catch (error) {
-		// A dialog that was closed meanwhile shows nothing.
+		// The dialog was closed meanwhile, so show the error on the page.
 		if (dialog.go !== go || !byId("dialog").open)
 			return complain(sentence(error));
 		byId("dialog-problem").textContent = sentence(error);
@@ -337,14 +337,14 @@ byId("dialog").addEventListener("cancel", (event) => {
 	event.preventDefault();
 	closeDialog();
 });
-// The browser may close the dialog without asking. It tells so in a task of its own, later than keys pressed meanwhile:
-// another dialog may be open by then, and keeps what it shows.
+// The browser may close the dialog by itself. Its event comes in a separate task, after keys pressed meanwhile: by then
+// another dialog may be open, which must keep its content.
 byId("dialog").addEventListener("close", () => {
 	if (!byId("dialog").open)
 		afterDialog();
 });
 
-// What a value of an impact is in words: no ids, which tell people nothing, and no JSON.
+// A value of an impact in words: no ids, which mean nothing to people, and no JSON.
 function wordsOf(value) {
 	if (Array.isArray(value))
 		return value.map(wordsOf).join(", ");
@@ -353,13 +353,13 @@ function wordsOf(value) {
 	return /^\d{4}-\d\d-\d\dT[\d:.]+Z$/.test(value) ? moment(value) : String(value);
 }
 
-// The members of an object, changes of one first dissolved, as "name: value"; the type alone.
+// The members of an object as "name: value", with `changes` flattened; of the type only its value.
 const pairsOf = (item) => Object.entries({ ...item, changes: null, ...item.changes })
 	.filter(([name, value]) => value !== null && !name.endsWith("_id") && !(name === "count" && value === 1))
 	.map(([name, value]) => (name === "type" ? wordsOf(value).replaceAll("_", " ").replace("api key", "API key")
 		: `${name.replaceAll("_", " ")}: ${wordsOf(value)}`));
 
-// What a dry run said: for people, each change one line.
+// The result of a dry run for people: one line per change.
 function impactOf(impact) {
 	const lists = [["creates", "creates"], ["updates", "changes"], ["deletes", "deletes"], ["side_effects", "also"]];
 	const words = (item) => (typeof item === "string" ? item : pairsOf(item)

@@ -1,4 +1,4 @@
-/* admin.c - acpctl's door to the database: named statements in, rows as JSON out. */
+/* admin.c - access to the database for acpctl: named statements in, rows as JSON out. */
 #include "migrate.h"
 
 #include "db.h"
@@ -8,7 +8,7 @@
 struct acp_admin {
 	struct acp_db_conn *conn;
 	int timeout_ms;
-	struct json_object *columns; /* of the last statement */
+	struct json_object *columns; /* columns of the last statement */
 };
 
 enum { MINUTE_MS = 60000, DAYS_MS = 7 * 86400 * 1000 };
@@ -108,7 +108,7 @@ static const struct statement *find(const char *name)
 	for (size_t i = 0; i < ACP_COUNT(statements); i++)
 		if (strcmp(statements[i].name, name) == 0)
 			return &statements[i];
-	abort(); /* a name that is not in admin.def is a fault of the program */
+	abort(); /* a name missing from admin.def is a bug */
 }
 
 static bool begins(const char *text, const char *with)
@@ -116,7 +116,7 @@ static bool begins(const char *text, const char *with)
 	return strncmp(text, with, strlen(with)) == 0;
 }
 
-/* The role that may run a statement. */
+/* Returns the role that may run a statement. */
 static const char *role_of(const char *name)
 {
 	if (begins(name, "report ") || strcmp(name, "drift") == 0)
@@ -125,7 +125,7 @@ static const char *role_of(const char *name)
 	return owner ? "acp_owner" : "acp_app";
 }
 
-/* What went wrong, and what helps where the role or the schema is not the right one. */
+/* Explains an error, with a hint if the role or the schema is wrong. */
 static void explain(enum acp_db_status status, const struct acp_db_error *error, const char *name, char *why,
 		    size_t why_size)
 {
@@ -136,7 +136,7 @@ static void explain(enum acp_db_status status, const struct acp_db_error *error,
 	}
 	if (strcmp(error->sqlstate, "42501") == 0) {
 		snprintf(why, why_size,
-			 "%s (let the role of database_url be a member of %s, or give another: acpctl(8), ROLES)",
+			 "%s (make the role of database_url a member of %s, or use another role: acpctl(8), ROLES)",
 			 error->message, role_of(name));
 		return;
 	}
@@ -149,7 +149,7 @@ static void explain(enum acp_db_status status, const struct acp_db_error *error,
 	snprintf(why, why_size, "%s%s", error->message, missing ? " (run acpctl migrate)" : "");
 }
 
-/* A statement outside a transaction that it begins is one of its own. */
+/* A statement outside an open transaction is its own transaction. */
 static enum acp_db_status run(struct acp_admin *admin, const struct statement *statement, const char *const *values,
 			      PGresult **rows, struct acp_db_error *error)
 {
@@ -182,7 +182,7 @@ struct json_object *acp_admin_query(struct acp_admin *admin, const char *name, c
 
 enum { MAX_STREAM_COLUMNS = 16 };
 
-/* Hands on the rows of one part; false: each wants no more. */
+/* Passes the rows of one batch on; false: each() wants no more. */
 static bool each_row(const PGresult *rows, acp_admin_row *each, void *arg)
 {
 	const char *columns[MAX_STREAM_COLUMNS] = {0};

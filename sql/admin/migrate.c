@@ -10,7 +10,7 @@
 
 enum { TEN_MINUTES_MS = 600000 };
 
-/* What one run works with. */
+/* State of one run. */
 struct run {
 	const struct acp_config *config;
 	struct acp_db_conn *conn;
@@ -58,7 +58,7 @@ static int is_sql(const struct dirent *entry)
 	return len > 4 && strcmp(entry->d_name + len - 4, ".sql") == 0;
 }
 
-/* Calls each(run, path, file name) for the .sql files of a folder, in the order of their names. */
+/* Calls each(run, path, file name) for the .sql files of a folder, in name order. */
 static bool each_file(struct run *run, const char *folder,
 		      bool (*each)(struct run *, const char *, const char *, void *), void *arg)
 {
@@ -89,7 +89,7 @@ static bool script(struct run *run, const char *what, const char *sql)
 	return false;
 }
 
-/* First column of the first row, "" when there is none. */
+/* First column of the first row; "" if there is no row. */
 static bool fetch(struct run *run, const char *sql, const char *parameter, char *out, size_t size)
 {
 	struct acp_db_error error;
@@ -102,9 +102,8 @@ static bool fetch(struct run *run, const char *sql, const char *parameter, char 
 	return true;
 }
 
-/* Each step is a transaction of its own with the lock in it: settings and locks of a session would stay behind in the
- * connections of a pooler (PgBouncer in transaction mode). A failure ends the run and with it the connection, which
- * rolls back. */
+/* Each step is its own transaction and takes the lock: session settings and locks would stay in the connections of a
+ * pooler (PgBouncer in transaction mode). A failure ends the run and closes the connection, which rolls back. */
 static bool begin(struct run *run)
 {
 	return script(run, "lock",
@@ -117,28 +116,28 @@ static bool commit(struct run *run, const char *what)
 	return script(run, what, "COMMIT");
 }
 
-/* The register of migrations. Made by whoever comes first, under the lock. */
+/* Creates the register of migrations under the lock, if it is missing. */
 static bool make_register(struct run *run)
 {
 	static const char sql[] =
 		"CREATE SCHEMA IF NOT EXISTS acp;"
 		"CREATE TABLE IF NOT EXISTS acp.schema_migrations (version integer PRIMARY KEY, name text NOT NULL,"
 		" sha256 text NOT NULL, breaking boolean NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());"
-		"COMMENT ON TABLE acp.schema_migrations IS 'Which migrations were applied; version 0: the functions "
+		"COMMENT ON TABLE acp.schema_migrations IS 'Applied migrations; version 0: the functions "
 		"and views.';"
 		"COMMENT ON COLUMN acp.schema_migrations.version IS 'Number of the file.';"
 		"COMMENT ON COLUMN acp.schema_migrations.name IS 'Name of the file.';"
 		"COMMENT ON COLUMN acp.schema_migrations.sha256 IS 'SHA-256 of its bytes: an applied migration must "
 		"not be edited.';"
 		"COMMENT ON COLUMN acp.schema_migrations.breaking IS 'Programs that do not know it must not run.';"
-		"COMMENT ON COLUMN acp.schema_migrations.applied_at IS 'When.';";
+		"COMMENT ON COLUMN acp.schema_migrations.applied_at IS 'Time of the migration.';";
 	char there[8];
 	if (!fetch(run, "SELECT to_regclass('acp.schema_migrations') IS NOT NULL", NULL, there, sizeof there))
 		return false;
 	return *there == 't' || script(run, "schema_migrations", sql);
 }
 
-/* Refuses to touch what a newer, incompatible program made. */
+/* Refuses a database that a newer, incompatible program has migrated. */
 static bool check_newer(struct run *run)
 {
 	char version[24];
@@ -161,7 +160,7 @@ static bool apply(struct run *run, const char *name, long version, const struct 
 	fflush(run->out);
 	acp_buf_init(&sql, (size_t)16 << 20);
 	acp_buf_add(&sql, text->ptr, text->len);
-	/* RESET ROLE: the register belongs to whoever migrates. The name holds digits, letters, - and _ only. */
+	/* RESET ROLE: the migrating user owns the register. The name has only digits, letters, - and _. */
 	acp_buf_printf(&sql,
 		       "\nRESET ROLE; INSERT INTO acp.schema_migrations (version, name, sha256, breaking)"
 		       " VALUES (%ld, '%s', '%s', %s);",
@@ -211,7 +210,7 @@ static bool append_file(struct run *run, const char *path, const char *name, voi
 	return read_sql(run, path, arg);
 }
 
-/* Functions and views: all in one transaction, and only when their bytes are not the ones that were run last. */
+/* Runs functions and views in one transaction, if their bytes differ from the last run. */
 static bool rerun_functions(struct run *run)
 {
 	char stored[ACP_SHA256_HEX + 1], checksum[ACP_SHA256_HEX];
@@ -237,9 +236,10 @@ static bool rerun_functions(struct run *run)
 	return ok && commit(run, "functions");
 }
 
-/* A login as acp_report then reads `from audit_logs` without a schema name. Queries are not compiled: with a partition
- * for each month PostgreSQL would compile those of reports and of the proof for a second or more, to run them for
- * milliseconds. Needs rights over the roles: where the migrating user has none, all works without. */
+/* With this setting a login as acp_report can read `from audit_logs` without a schema name. JIT is off for the roles:
+ * audit_logs has a partition for each month, so PostgreSQL would compile the queries of reports and of the proof for a
+ * second or more, to run them for milliseconds. Both need rights over the roles; without them everything works, slower
+ * and with schema names. */
 static bool set_up_roles(struct run *run)
 {
 	static const char sql[] =

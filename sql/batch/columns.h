@@ -10,7 +10,7 @@
 enum { ACP_COLUMNS = 25 }; /* lines of event.def */
 
 /* Appends to out the arrays of all columns, in the order of event.def; offsets[i] and lengths[i] say where each
- * stands. Every event has a ts. False: memory is lacking, or a value has not the form of its column. */
+ * stands. Every event has a ts. False: out of memory, or a value has not the form of its column. */
 bool acp_columns_write(struct acp_buf *out, const struct acp_event *const *events, size_t count,
 		       size_t offsets[ACP_COLUMNS], int lengths[ACP_COLUMNS]) ACP_MUSTCHECK;
 

@@ -19,11 +19,11 @@ struct acp_key_cache {
 	pthread_mutex_t lock;
 	const struct acp_shared_counter *changes;
 	uint64_t lease_us;
-	uint64_t seen; /* value of changes before the newest answer was asked for */
+	uint64_t seen; /* value of changes before the query of the newest answer */
 	int64_t version;
-	uint64_t asked_us; /* of the newest answer; 0: there was none */
-	int64_t at_us;     /* the clock, as the newest answer that told it said */
-	uint64_t clock_us; /* monotonic time of that */
+	uint64_t asked_us; /* time of the query of the newest answer; 0: none */
+	int64_t at_us;     /* the database clock in the newest answer that had it */
+	uint64_t clock_us; /* monotonic time of at_us */
 	struct entry entries[SETS][WAYS];
 };
 
@@ -45,17 +45,17 @@ void acp_key_cache_free(struct acp_key_cache *cache)
 	free(cache);
 }
 
-void acp_key_cache_ask(struct acp_key_cache *cache, struct acp_news *news, bool *ask_clock)
+void acp_key_cache_ask(struct acp_key_cache *cache, struct acp_change_feed *feed, bool *ask_clock)
 {
-	news->seen = acp_shared_counter_value(cache->changes);
-	news->asked_us = acp_monotonic_us();
+	feed->seen = acp_shared_counter_value(cache->changes);
+	feed->asked_us = acp_monotonic_us();
 	pthread_mutex_lock(&cache->lock);
-	news->since = cache->version;
-	*ask_clock = news->asked_us - cache->clock_us > CLOCK_EVERY_US;
+	feed->since = cache->version;
+	*ask_clock = feed->asked_us - cache->clock_us > CLOCK_EVERY_US;
 	pthread_mutex_unlock(&cache->lock);
 }
 
-/* Is the entry one of a tenant in the list? The nil UUID stands for all. */
+/* True if the tenant of the entry is in the list. The nil UUID stands for all tenants. */
 static bool concerned(const struct entry *entry, const char *changed)
 {
 	return entry->used &&
@@ -70,26 +70,26 @@ static void forget(struct acp_key_cache *cache, const char *changed)
 				cache->entries[i][way].used = false;
 }
 
-void acp_key_cache_hear(struct acp_key_cache *cache, const struct acp_news *news)
+void acp_key_cache_apply(struct acp_key_cache *cache, const struct acp_change_feed *feed)
 {
 	pthread_mutex_lock(&cache->lock);
-	if (*news->changed)
-		forget(cache, news->changed);
-	/* Asked from a number that an answer took back since: it does not tell what changed up to there. */
-	if (news->since > cache->version)
+	if (*feed->changed)
+		forget(cache, feed->changed);
+	/* A later answer has lowered the version that this query started from, so this answer misses some changes. */
+	if (feed->since > cache->version)
 		forget(cache, ACP_NIL_UUID);
-	/* An answer that was overtaken by a younger one tells nothing new. A younger one with a smaller number comes
-	 * from another server, or saw an older state: what changed in between is told again. */
-	if (news->asked_us >= cache->asked_us) {
-		if (news->version < cache->version)
+	/* An answer overtaken by a newer one has nothing new. A newer answer with a smaller version comes from another
+	 * server or saw an older state; the changes in between will be reported again. */
+	if (feed->asked_us >= cache->asked_us) {
+		if (feed->version < cache->version)
 			forget(cache, ACP_NIL_UUID);
-		cache->version = news->version;
-		cache->asked_us = news->asked_us;
-		cache->seen = news->seen;
+		cache->version = feed->version;
+		cache->asked_us = feed->asked_us;
+		cache->seen = feed->seen;
 	}
-	if (news->at_us && news->asked_us >= cache->clock_us) {
-		cache->clock_us = news->asked_us;
-		cache->at_us = news->at_us;
+	if (feed->at_us && feed->asked_us >= cache->clock_us) {
+		cache->clock_us = feed->asked_us;
+		cache->at_us = feed->at_us;
 	}
 	pthread_mutex_unlock(&cache->lock);
 }
@@ -109,7 +109,7 @@ static struct entry *find(struct entry *set, const uint8_t key_hash[ACP_SHA256_L
 	return NULL;
 }
 
-/* A free place in the set, or the one that was not used for longest. */
+/* Returns a free slot of the set, or the least recently used one. */
 static struct entry *place_in(struct entry *set)
 {
 	struct entry *oldest = set;
@@ -126,8 +126,8 @@ void acp_key_cache_put(struct acp_key_cache *cache, const uint8_t key_hash[ACP_S
 		       const struct acp_principal *principal, int64_t expires_us, int64_t version)
 {
 	pthread_mutex_lock(&cache->lock);
-	/* What was read before the newest change known here may be what that change undid; numbers of another server
-	 * compare with nothing. */
+	/* Data read before the newest known change may be what that change replaced. Versions of another server cannot
+	 * be compared. */
 	if (cache->lease_us && version == cache->version) {
 		struct entry *set = set_of(cache, key_hash);
 		struct entry *entry = find(set, key_hash);
@@ -142,7 +142,7 @@ void acp_key_cache_put(struct acp_key_cache *cache, const uint8_t key_hash[ACP_S
 	pthread_mutex_unlock(&cache->lock);
 }
 
-/* "2026-11-22 09:30:00.123456+00" of microseconds since 1970. */
+/* Formats microseconds since 1970: "2026-11-22 09:30:00.123456+00". */
 static void write_ts(int64_t us, char ts[ACP_TS_LEN])
 {
 	struct tm utc;
@@ -166,8 +166,8 @@ bool acp_key_cache_get(struct acp_key_cache *cache, const uint8_t key_hash[ACP_S
 	bool found = false;
 	pthread_mutex_lock(&cache->lock);
 	uint64_t age = now - cache->asked_us;
-	/* What another process of this host changed since is not known here, however young the answer: a database that
-	 * is away for this process may be there for that one. */
+	/* Changes by another process of this host are not known here, however recent the answer: this process may have
+	 * lost the database while that process still reaches it. */
 	bool good = changes == cache->seen && (age < cache->lease_us || age < (uint64_t)stale_ms * 1000u);
 	struct entry *entry = good ? find(set_of(cache, key_hash), key_hash) : NULL;
 	int64_t at = clock_now(cache, now);

@@ -1,11 +1,10 @@
-/* key_cache.h - what one process knows of API keys, so that most calls need not ask PostgreSQL who calls.
+/* key_cache.h - API keys known to one process, so that most calls need not query PostgreSQL for the caller.
  *
- * Every answer of the database tells which tenants changed since the last one (acp.news), so what is kept here is right
- * as of the moment the newest answer was asked for. It is used without asking only while that moment is younger than
- * the lease: a change is in force for every call that starts a lease after its commit, whatever else happens (contract
- * section 1 allows 100 ms). Under load the answers of the audit writer renew the lease all the time; an idle process
- * asks. What another process of this host changed is in force at once: it raises a counter that all of them look at.
- * Private to sql/. */
+ * Every answer of the database names the tenants that changed since the last one (acp.change_feed), so the cache is
+ * right as of the query of the newest answer. A cached key is used only while that query is younger than the lease: a
+ * change applies to every call that starts a lease after its commit, whatever else happens (contract section 1 allows
+ * 100 ms). Under load the answers to the audit writer renew the lease continuously; an idle process queries. Changes by
+ * another process of this host apply at once: that process raises a counter that all of them read. Private to sql/. */
 #ifndef ACP_KEY_CACHE_H
 #define ACP_KEY_CACHE_H
 
@@ -14,38 +13,40 @@
 
 struct acp_key_cache;
 
-/* What an answer of the database said besides. */
-struct acp_news {
-	int64_t since;       /* the version it was asked from */
-	uint64_t asked_us;   /* monotonic time before it was asked */
-	uint64_t seen;       /* value of the counter of changes before it was asked */
+/* The change feed part of an answer. */
+struct acp_change_feed {
+	int64_t since;       /* version from which changes were requested */
+	uint64_t asked_us;   /* monotonic time before the query */
+	uint64_t seen;       /* value of the change counter before the query */
 	int64_t version;     /* number of the last change */
 	const char *changed; /* text form of a uuid[]: tenants that changed since the version asked from; "" none */
-	int64_t at_us;       /* its clock, microseconds since 1970; 0: it was not asked for */
+	int64_t at_us;       /* database clock, microseconds since 1970; 0: not requested */
 };
 
-/* lease_ms: see above; 0: every call asks. changes: raised when this program changed a key or tenant; borrowed. NULL:
- * memory is lacking. */
+/* Creates a cache. lease_ms: see above; 0: every call queries. changes: raised when a program of this host changes a
+ * key or tenant; borrowed. NULL: out of memory. */
 struct acp_key_cache *acp_key_cache_new(int64_t lease_ms, const struct acp_shared_counter *changes);
 void acp_key_cache_free(struct acp_key_cache *cache);
 
-/* Before asking: fills since, from which to ask for news, asked_us and seen; *ask_clock: ask for the clock too. */
-void acp_key_cache_ask(struct acp_key_cache *cache, struct acp_news *news, bool *ask_clock);
+/* Call before a query: fills since (the start of the change feed), asked_us and seen; *ask_clock: also query the
+ * clock. */
+void acp_key_cache_ask(struct acp_key_cache *cache, struct acp_change_feed *feed, bool *ask_clock);
 
-/* Forgets what changed and renews the lease. */
-void acp_key_cache_hear(struct acp_key_cache *cache, const struct acp_news *news);
+/* Applies the change feed: drops changed entries and renews the lease. */
+void acp_key_cache_apply(struct acp_key_cache *cache, const struct acp_change_feed *feed);
 
-/* Keeps what an answer said of a key. expires_us: when the key ends, microseconds since 1970; 0: never. */
+/* Stores the answer about a key. expires_us: end of the key, microseconds since 1970; 0: never. */
 void acp_key_cache_put(struct acp_key_cache *cache, const uint8_t key_hash[ACP_SHA256_LEN],
 		       const struct acp_principal *principal, int64_t expires_us, int64_t version);
 
-/* The caller behind a key, with the time of the call by the database's clock. False: not known, or the newest answer is
- * older than the lease, or than stale_ms where that is more (for when the database is away), or than a change that this
- * host's programs made. */
+/* Finds the caller of a key, with the time of the call by the database clock. False: not known, or the newest answer is
+ * older than the lease (or than stale_ms, if larger, for when the database is away) or older than a change by a
+ * program of this host. */
 bool acp_key_cache_get(struct acp_key_cache *cache, const uint8_t key_hash[ACP_SHA256_LEN], int64_t stale_ms,
 		       struct acp_principal *out);
 
-/* The database's clock now, as text for a timestamptz, by the newest answer; by this host's clock before the first. */
+/* The database clock now, as text for a timestamptz, from the newest answer; before the first, the clock of this
+ * host. */
 void acp_key_cache_clock(struct acp_key_cache *cache, char ts[ACP_TS_LEN]);
 
 #endif

@@ -1,4 +1,4 @@
-/* reader.c - calls functions that only read, several in one statement where several are wanted at once. */
+/* reader.c - calls read-only functions, and combines concurrent calls into one statement. */
 #include "reader.h"
 
 #include "buf.h"
@@ -13,16 +13,16 @@
 #include <string.h>
 
 enum {
-	TOGETHER = 8,     /* calls in one statement */
-	GATHER_US = 1000, /* the longest that a statement waits for more of them */
+	TOGETHER = 8,     /* maximum number of calls in one statement */
+	GATHER_US = 1000, /* longest wait of a statement for more calls */
 	UNDER_WAY = 2,
-	VALUES = 3, /* of a call */
+	VALUES = 3, /* values of one call */
 	SLOW_US = 50000,
 	SLOW_APART_US = 1000000,
 	REFUSED_APART_US = 100000,
 };
 
-/* What calls share the rows of a statement. */
+/* Where the results of a statement are kept; its calls share the rows. */
 struct acp_read_rows {
 	PGresult *rows;
 	atomic_int users;
@@ -30,44 +30,44 @@ struct acp_read_rows {
 
 enum state { WAITS, LEADS, APART, DONE };
 
-/* A call that waits, on the stack of its thread. */
+/* A waiting call, on the stack of its thread. */
 struct waiting {
 	struct waiting *next;
 	const char *values[VALUES];
 	enum state state;
 	pthread_cond_t changed;
-	enum acp_db_status status; /* DONE */
+	enum acp_db_status status; /* valid in state DONE */
 	struct acp_read *read;
 	struct acp_db_error *error;
 };
 
-/* A function with its statements: made at the first call of each, kept as long as the reader. */
+/* A function and its statements: created at its first call, kept as long as the reader. */
 struct function {
 	struct function *next;
 	char name[130];
-	bool shares; /* its calls may stand in one transaction: it is one of ours */
+	bool shares; /* calls may share a transaction, because the function is built in */
 	char one_name[32], many_name[32];
 	char one_sql[512], many_sql[1024];
 	struct acp_db_statement one, many;
-	pthread_mutex_t lock; /* of what follows */
+	pthread_mutex_t lock; /* protects the members below */
 	int under_way;
 	uint64_t apart_until_us;
-	size_t recent;    /* calls of the statement that ended last */
-	uint64_t took_us; /* it */
+	size_t recent;    /* number of calls in the last finished statement */
+	uint64_t took_us; /* duration of that statement */
 	struct waiting *first, **last;
-	size_t length;         /* of that list */
-	pthread_cond_t enough; /* with it a statement has as many calls as the one that ended last */
+	size_t length;         /* length of the waiting list */
+	pthread_cond_t enough; /* signals that as many calls wait as were in the last statement */
 };
 
 struct acp_reader {
 	struct acp_db_pool *pool;
-	pthread_mutex_t lock; /* of the list */
+	pthread_mutex_t lock; /* protects the list */
 	struct function *functions;
 };
 
-/* Statements --------------------------------------------------------------------------------------------------- */
+/* Statements ----------------------------------------------------------------------------------------------------- */
 
-/* The length of the SQL identifier at the start of text; 0: none. */
+/* Length of the SQL identifier at the start of text; 0: none. */
 static size_t identifier(const char *text)
 {
 	size_t len = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_");
@@ -88,7 +88,7 @@ bool acp_function_name(const char *function, char out[ACP_FUNCTION_SIZE])
 	return true;
 }
 
-/* Behind a pooler other processes' names meet ours: the name comes from the statement. */
+/* Behind a pooler, names of other processes share a namespace with ours. The name is derived from the statement. */
 static struct acp_db_statement statement(char name[32], const char *sql, int count)
 {
 	uint8_t hash[ACP_SHA256_LEN];
@@ -99,9 +99,9 @@ static struct acp_db_statement statement(char name[32], const char *sql, int cou
 	return (struct acp_db_statement){.name = name, .sql = sql, .count = count};
 }
 
-/* One statement is one transaction. It is made read-only before the function runs, so that one which is wrongly said to
- * change nothing fails rather than doing it apart from the call's settlement. What a function reports stands in the
- * transaction; so where there are several, each begins with nothing reported. */
+/* One statement is one transaction. It is made read-only before the function runs: a function wrongly marked as
+ * read-only then fails instead of changing something outside the settlement of the call. Reports of a function are
+ * transaction state, so they are cleared before each function of a statement. */
 static bool write_statements(struct function *function)
 {
 	char name[ACP_FUNCTION_SIZE];
@@ -167,7 +167,7 @@ static struct function *find_function(struct acp_reader *reader, const char *nam
 	return function;
 }
 
-/* Rows ---------------------------------------------------------------------------------------------------------- */
+/* Rows ----------------------------------------------------------------------------------------------------------- */
 
 static const char *text_of(const PGresult *rows, int row, int column)
 {
@@ -197,7 +197,7 @@ void acp_read_release(struct acp_read *read)
 	*read = (struct acp_read){0};
 }
 
-/* Runs a statement; its rows are the caller's to release. */
+/* Runs a statement. The caller releases its rows. */
 static enum acp_db_status run(struct acp_reader *reader, const struct acp_db_statement *sql, const char *const *values,
 			      struct acp_read_rows **out, struct acp_db_error *error)
 {
@@ -217,9 +217,9 @@ static enum acp_db_status run(struct acp_reader *reader, const struct acp_db_sta
 	return ACP_DB_OK;
 }
 
-/* Together ------------------------------------------------------------------------------------------------------ */
+/* Combining calls ------------------------------------------------------------------------------------------------ */
 
-/* Puts at most count of those that wait at the end of a list, which is returned. The caller has the lock. */
+/* Moves up to count waiting calls to the end of a list and returns it. The caller holds the lock. */
 static struct waiting **take_waiting(struct function *function, int count, struct waiting **last)
 {
 	for (; count > 0 && function->first; count--) {
@@ -235,7 +235,7 @@ static struct waiting **take_waiting(struct function *function, int count, struc
 	return last;
 }
 
-/* From here on the call is its thread's again. */
+/* Marks a call as done. From here on its thread owns it. */
 static void tell(struct function *function, struct waiting *call, enum state state)
 {
 	pthread_mutex_lock(&function->lock);
@@ -244,8 +244,8 @@ static void tell(struct function *function, struct waiting *call, enum state sta
 	pthread_mutex_unlock(&function->lock);
 }
 
-/* This statement is over: the first of those that wait sends the next one. A server that did not answer these will not
- * answer those behind them either (lost: the end of the list they join). */
+/* Ends a statement: the first waiting call sends the next one. If the server did not answer this statement, it will not
+ * answer the waiting calls either (lost: the list that they join). */
 static void hand_over(struct function *function, size_t count, uint64_t took_us, uint64_t apart_until_us,
 		      struct waiting **lost)
 {
@@ -267,7 +267,7 @@ static void hand_over(struct function *function, size_t count, uint64_t took_us,
 	pthread_mutex_unlock(&function->lock);
 }
 
-/* Where the row of each call is; -1: nowhere. */
+/* Returns the row index of each call; -1: no row. */
 static void find_rows(const struct acp_read_rows *rows, int at[TOGETHER])
 {
 	for (int i = 0; i < TOGETHER; i++)
@@ -279,8 +279,8 @@ static void find_rows(const struct acp_read_rows *rows, int at[TOGETHER])
 	}
 }
 
-/* Tells each call of a statement how it ended. One that was refused for several does not say for whom: each asks apart
- * then. */
+/* Gives each call of a statement its outcome. A refusal of several calls does not name the refused one, so each of them
+ * is then sent by itself. */
 static void tell_all(struct function *function, struct waiting *calls, bool several, enum acp_db_status status,
 		     struct acp_read_rows *rows, const struct acp_db_error *error)
 {
@@ -298,8 +298,8 @@ static void tell_all(struct function *function, struct waiting *calls, bool seve
 	}
 }
 
-/* Until when calls should better not share a statement: it took so long that they would have done better side by side,
- * or one of them spoilt it for the others. 0: they may. */
+/* Time until which calls should not share a statement: the last one was slow enough that separate statements would have
+ * been faster, or one call made it fail. 0: they may share. */
 static uint64_t apart_until(uint64_t took_us, enum acp_db_status status, bool several)
 {
 	if (took_us > SLOW_US)
@@ -307,8 +307,8 @@ static uint64_t apart_until(uint64_t took_us, enum acp_db_status status, bool se
 	return status == ACP_DB_REFUSED && several ? acp_monotonic_us() + REFUSED_APART_US : 0;
 }
 
-/* Where calls come faster than statements end, as many as had the one before are waited for, for as long as it took: as
- * writer.c does. The lock is held. */
+/* If calls arrive faster than statements end, waits for as many calls as the last statement had, for at most as long as
+ * that one took (as writer.c does). The caller holds the lock. */
 static void gather(struct function *function)
 {
 	if (function->recent <= 1)
@@ -320,7 +320,7 @@ static void gather(struct function *function)
 		;
 }
 
-/* Sends a statement for a call and for those that wait. */
+/* Sends a statement for this call and the waiting ones. */
 static void lead(struct acp_reader *reader, struct function *function, struct waiting *self)
 {
 	const char *values[VALUES * TOGETHER] = {NULL};
@@ -342,7 +342,7 @@ static void lead(struct acp_reader *reader, struct function *function, struct wa
 	release_rows(rows);
 }
 
-/* Waits for its turn, or until another has asked for it. */
+/* Waits for its turn, or until another thread has sent this call. */
 static void await(struct acp_reader *reader, struct function *function, struct waiting *self)
 {
 	pthread_mutex_lock(&function->lock);

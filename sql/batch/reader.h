@@ -1,9 +1,9 @@
-/* reader.h - calls functions that only read, several in one statement where several are wanted at once.
+/* reader.h - calls read-only functions, and combines concurrent calls into one statement.
  *
- * One that comes while nobody reads with the same function is sent at once. While two statements are under way the
- * others wait, and the next statement takes as many of them as have come; where they come faster than statements end it
- * waits for more, 1 ms at most. Eight round trips cost PostgreSQL and this
- * process several times what one costs that does the work of eight. Private to sql/. */
+ * A call is sent at once if no statement with its function is in progress. While two are in progress, further calls
+ * wait, and the next statement takes as many of them as have arrived. If calls arrive faster than statements end, a
+ * statement waits for more of them, for at most 1 ms. Eight round trips cost PostgreSQL and this process several times
+ * as much as one round trip that does the work of eight. Private to sql/. */
 #ifndef ACP_READER_H
 #define ACP_READER_H
 
@@ -11,11 +11,11 @@
 
 struct acp_reader;
 
-/* Reads over the pool's connections. NULL: memory is lacking. */
+/* Creates a reader over the connections of the pool. NULL: out of memory. */
 struct acp_reader *acp_reader_new(struct acp_db_pool *pool);
-void acp_reader_free(struct acp_reader *reader); /* no call may be under way */
+void acp_reader_free(struct acp_reader *reader); /* no call may be in progress */
 
-/* What a function returned: texts, valid until acp_read_release. */
+/* Result of a function: texts, valid until acp_read_release. */
 struct acp_read {
 	const char *data;     /* jsonb; NULL: null */
 	const char *meta;     /* jsonb of acp.report(); NULL: none */
@@ -23,15 +23,15 @@ struct acp_read {
 	struct acp_read_rows *rows;
 };
 
-/* acp.<function>, or <schema>.<function> of an operator's, with a tenant's id, parameters and context (both JSON). The
- * transaction is read-only. ACP_DB_REFUSED with SQLSTATE 42883: a function cannot have this name. On anything but
- * ACP_DB_OK read is empty. */
+/* Calls acp.<function>, or <schema>.<function> of an operator, with a tenant id, parameters and context (both JSON), in
+ * a read-only transaction. ACP_DB_REFUSED with SQLSTATE 42883: no function can have this name. read is empty unless
+ * ACP_DB_OK. */
 enum acp_db_status acp_reader_call(struct acp_reader *reader, const char *function, const char *tenant_id,
 				   const char *params, const char *ctx, struct acp_read *read,
 				   struct acp_db_error *error) ACP_MUSTCHECK;
 void acp_read_release(struct acp_read *read);
 
-/* A function as SQL names it: acp.<name>, or "schema"."name". Nothing but two identifiers gets through. */
+/* Quotes a function name for SQL: acp.<name>, or "schema"."name". Accepts nothing but one or two identifiers. */
 enum { ACP_FUNCTION_SIZE = 160 };
 bool acp_function_name(const char *function, char out[ACP_FUNCTION_SIZE]) ACP_MUSTCHECK;
 

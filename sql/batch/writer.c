@@ -18,10 +18,11 @@ enum {
 	WRITER_THREADS = 2,   /* for each statement that may run; while one waits for the disk the other runs */
 	TROUBLE_THREADS = 64, /* at most; each is made when it is needed */
 	STACK = 512 * 1024,
-	TIGHT_BATCHES = 16, /* so many with free calls are not tried linked, after one with a tenant near its limit */
-	ENOUGH = 16,        /* calls with which a statement never waits for more */
-	GATHER_US = 2000,   /* the longest that it waits */
-	SLOW_MS = 100,      /* a call that waits so long counts as blocked */
+	NEAR_LIMIT_BATCHES =
+		16,       /* so many with free calls are not tried linked, after one with a tenant near its limit */
+	ENOUGH = 16,      /* calls with which a statement never waits for more */
+	GATHER_US = 2000, /* the longest that it waits */
+	SLOW_MS = 100,    /* a call that waits so long counts as blocked */
 };
 
 /* A call that waits: on its thread's stack, or on the heap where somebody is told later. */
@@ -66,7 +67,7 @@ struct acp_writer {
 	struct queue troubled; /* whose storing was refused or lost: what is left to do may take long */
 	bool stop;
 	struct chain chains[CHAINS];
-	int tight;            /* see TIGHT_BATCHES */
+	int near_limit;       /* see NEAR_LIMIT_BATCHES */
 	atomic_size_t recent; /* calls of the statement that was sent last */
 	atomic_ulong took_us; /* the one that ended last */
 	pthread_t threads[CHAINS + TROUBLE_THREADS];
@@ -161,12 +162,12 @@ static void read_used(const char *list, struct batch *batch)
 	}
 }
 
-static void read_news(struct acp_writer *writer, const PGresult *rows, struct acp_news *news)
+static void apply_feed(struct acp_writer *writer, const PGresult *rows, struct acp_change_feed *feed)
 {
-	news->version = strtoll(PQgetvalue(rows, 0, 1), NULL, 10);
-	news->changed = PQgetvalue(rows, 0, 2);
-	news->at_us = strtoll(PQgetvalue(rows, 0, 3), NULL, 10); /* null reads as 0 */
-	acp_key_cache_hear(writer->cache, news);
+	feed->version = strtoll(PQgetvalue(rows, 0, 1), NULL, 10);
+	feed->changed = PQgetvalue(rows, 0, 2);
+	feed->at_us = strtoll(PQgetvalue(rows, 0, 3), NULL, 10); /* null reads as 0 */
+	acp_key_cache_apply(writer->cache, feed);
 }
 
 static enum acp_db_status send_batch(struct acp_writer *writer, struct acp_db_conn *conn, struct batch *batch,
@@ -195,9 +196,9 @@ static enum acp_db_status send_batch(struct acp_writer *writer, struct acp_db_co
 	for (size_t i = 0; i <= ACP_COLUMNS; i++)
 		formats[i] = 1;
 	bool ask_clock;
-	struct acp_news news = {0};
-	acp_key_cache_ask(writer->cache, &news, &ask_clock);
-	snprintf(since, sizeof since, "%lld", (long long)news.since);
+	struct acp_change_feed feed = {0};
+	acp_key_cache_ask(writer->cache, &feed, &ask_clock);
+	snprintf(since, sizeof since, "%lld", (long long)feed.since);
 	values[ACP_COLUMNS + 1] = writer->options.free_limit;
 	values[ACP_COLUMNS + 2] = writer->options.warn_at_percent;
 	values[ACP_COLUMNS + 3] = again ? "t" : "f";
@@ -210,7 +211,7 @@ static enum acp_db_status send_batch(struct acp_writer *writer, struct acp_db_co
 	if (status != ACP_DB_OK)
 		return status;
 	read_used(PQgetvalue(rows, 0, 0), batch);
-	read_news(writer, rows, &news);
+	apply_feed(writer, rows, &feed);
 	PQclear(rows);
 	return ACP_DB_OK;
 }
@@ -280,10 +281,10 @@ static bool may_link(struct acp_writer *writer, const struct batch *batch, bool 
 	}
 	if (!ok || !*free_calls || !writer->options.free_limit)
 		return ok;
-	int tight = __atomic_load_n(&writer->tight, __ATOMIC_RELAXED);
-	if (tight > 0)
-		__atomic_store_n(&writer->tight, tight - 1, __ATOMIC_RELAXED);
-	return tight <= 0;
+	int near_limit = __atomic_load_n(&writer->near_limit, __ATOMIC_RELAXED);
+	if (near_limit > 0)
+		__atomic_store_n(&writer->near_limit, near_limit - 1, __ATOMIC_RELAXED);
+	return near_limit <= 0;
 }
 
 static enum acp_db_status send_rows(struct acp_writer *writer, struct acp_db_conn *conn, struct batch *batch,
@@ -294,11 +295,11 @@ static enum acp_db_status send_rows(struct acp_writer *writer, struct acp_db_con
 	char head[2 * ACP_SHA256_LEN + 3];
 	char since[24];
 	bool ask_clock;
-	struct acp_news news = {0};
+	struct acp_change_feed feed = {0};
 	PGresult *answer = NULL;
-	acp_key_cache_ask(writer->cache, &news, &ask_clock);
+	acp_key_cache_ask(writer->cache, &feed, &ask_clock);
 	snprintf(seq, sizeof seq, "%lld", (long long)batch->chain->end.seq);
-	snprintf(since, sizeof since, "%lld", (long long)news.since);
+	snprintf(since, sizeof since, "%lld", (long long)feed.since);
 	acp_db_bytea(batch->chain->end.head, ACP_SHA256_LEN, head);
 	const char *const values[LINKS_PARAMS] = {rows->ptr,
 						  seq,
@@ -317,7 +318,7 @@ static enum acp_db_status send_rows(struct acp_writer *writer, struct acp_db_con
 		return status;
 	if (!PQgetisnull(answer, 0, 0))
 		read_used(PQgetvalue(answer, 0, 0), batch);
-	read_news(writer, answer, &news);
+	apply_feed(writer, answer, &feed);
 	PQclear(answer);
 	return ACP_DB_OK;
 }
@@ -354,10 +355,10 @@ static enum acp_db_status send_links(struct acp_writer *writer, struct acp_db_co
 				     bool free_calls, struct acp_db_error *error)
 {
 	enum acp_db_status status = try_links(writer, conn, batch, free_calls, error);
-	if (status == ACP_DB_REFUSED && strcmp(error->sqlstate, "ACP01") == 0 && batch->count)
+	if (status == ACP_DB_REFUSED && strcmp(error->sqlstate, "ACP03") == 0 && batch->count)
 		status = try_links(writer, conn, batch, free_calls, error);
 	if (status == ACP_DB_REFUSED && strcmp(error->sqlstate, "ACP02") == 0)
-		__atomic_store_n(&writer->tight, TIGHT_BATCHES, __ATOMIC_RELAXED);
+		__atomic_store_n(&writer->near_limit, NEAR_LIMIT_BATCHES, __ATOMIC_RELAXED);
 	return status;
 }
 
@@ -368,14 +369,14 @@ static enum acp_db_status try_batch(struct acp_writer *writer, struct batch *bat
 {
 	bool free_calls;
 	enum acp_db_status status = ACP_DB_REFUSED;
-	struct acp_db_conn *conn = acp_db_take(writer->pool, ACP_DB_TO_STORE, error);
+	struct acp_db_conn *conn = acp_db_acquire(writer->pool, ACP_DB_TO_STORE, error);
 	if (!conn)
 		return ACP_DB_AWAY;
 	if (!again && may_link(writer, batch, &free_calls))
 		status = send_links(writer, conn, batch, free_calls, error);
 	if (status == ACP_DB_REFUSED && batch->count)
 		status = send_batch(writer, conn, batch, again, error);
-	acp_db_give(writer->pool, conn);
+	acp_db_release(writer->pool, conn);
 	return status;
 }
 

@@ -20,8 +20,8 @@ struct acp_writer_options {
 	const char *warn_at_percent;
 };
 
-/* What the answers say of changes and of the clock goes to cache. The options' texts are borrowed. NULL: memory is
- * lacking. */
+/* What the answers say of changes and of the clock goes to cache. The options' texts are borrowed. NULL: out of
+ * memory. */
 struct acp_writer *acp_writer_new(struct acp_db_pool *pool, struct acp_key_cache *cache,
 				  const struct acp_writer_options *options);
 void acp_writer_free(struct acp_writer *writer); /* no call may be under way */
@@ -45,7 +45,7 @@ void acp_writer_store(struct acp_writer *writer, const struct acp_event *event, 
 
 /* The same without waiting: stored is called with arg, once, by one of the writer's threads. Where all is well it is a
  * thread that others wait for: stored must not block then. The event lives until then. False: this writer has no
- * threads, or memory is lacking. */
+ * threads, or out of memory. */
 typedef void acp_writer_stored(void *arg, const struct acp_writer_result *result);
 bool acp_writer_store_later(struct acp_writer *writer, const struct acp_event *event, bool held,
 			    acp_writer_stored *stored, void *arg) ACP_MUSTCHECK;

@@ -1,7 +1,7 @@
--- What caches of keys must hear of: each change of a key, tenant or policy gets a number when it commits.
+-- The change feed for key caches: each change of a key, tenant or policy gets a number when it commits.
 --
--- The number is the time in microseconds, or one more than the last where the clock stands behind it: where commits were lost
--- another change must not get a number that was given out before, or who knows that one would not hear of this one.
+-- The number is the time in microseconds, or the last number plus one if the clock is behind it. After lost commits a new
+-- change must not reuse a number: a cache that has seen that number would miss the change.
 
 CREATE OR REPLACE FUNCTION acp.note_change() RETURNS trigger
 LANGUAGE plpgsql
@@ -11,14 +11,14 @@ DECLARE
 	tenant uuid := coalesce(to_jsonb(NEW), to_jsonb(OLD))->>'tenant_id';
 	number bigint;
 BEGIN
-	-- Deferred to the commit: this row is the last lock of every transaction, so it can be part of no deadlock.
+	-- The trigger is deferred to the commit. This row is the last lock of every transaction, so it cannot cause a deadlock.
 	UPDATE acp.change_clock SET version = greatest(version + 1, floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
 	RETURNING version INTO number;
 	INSERT INTO acp.changes (version, tenant_id, at) VALUES (number, tenant, now());
 	RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION acp.note_change() IS 'Trigger: numbers a change of a key, tenant or policy, at the end of its transaction.';
+COMMENT ON FUNCTION acp.note_change() IS 'Trigger: numbers a change of a key, tenant or policy at the end of its transaction.';
 
 DROP TRIGGER IF EXISTS key_change ON acp.api_keys;
 CREATE CONSTRAINT TRIGGER key_change AFTER UPDATE OR DELETE ON acp.api_keys
@@ -30,13 +30,13 @@ DROP TRIGGER IF EXISTS policy_change ON acp.policies;
 CREATE CONSTRAINT TRIGGER policy_change AFTER INSERT OR UPDATE OR DELETE ON acp.policies
 	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION acp.note_change();
 
-CREATE OR REPLACE FUNCTION acp.news(p_since bigint, p_clock boolean, OUT version bigint, OUT changed uuid[], OUT at timestamptz)
+CREATE OR REPLACE FUNCTION acp.change_feed(p_since bigint, p_clock boolean, OUT version bigint, OUT changed uuid[], OUT at timestamptz)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	-- A server that took over, or was restored, may lack what the last one had, new keys and tenants too. It was started at
-	-- another moment, so its numbers are others: no cache outlives a failover.
+	-- A promoted or restored server may lack changes of the old one, including new keys and tenants. It has another
+	-- start time, so its numbers differ: no cache survives a failover.
 	history CONSTANT bigint := hashint8extended((extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, 0)
 		& x'3fffffffffffffff'::bigint;
 	last    bigint;
@@ -49,7 +49,7 @@ BEGIN
 	IF version = p_since THEN
 		RETURN;
 	END IF;
-	-- The number asked from is gone where it is older than what is kept, or of another history.
+	-- The number p_since is missing if it is older than the kept changes or belongs to another history.
 	IF EXISTS (SELECT FROM acp.changes c WHERE c.version = p_since - history) THEN
 		SELECT array_agg(coalesce(c.tenant_id, '00000000-0000-0000-0000-000000000000'))
 		INTO changed FROM acp.changes c WHERE c.version > p_since - history AND c.version <= last;
@@ -59,7 +59,13 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION acp.news(bigint, boolean) IS
+COMMENT ON FUNCTION acp.change_feed(bigint, boolean) IS
 	'What a cache must know: the number of the last change, the tenants of those after p_since (the nil UUID: all; null: none), and, with p_clock, the clock.';
 
-GRANT EXECUTE ON FUNCTION acp.note_change(), acp.news(bigint, boolean) TO acp_app;
+CREATE OR REPLACE FUNCTION acp.news(p_since bigint, p_clock boolean, OUT version bigint, OUT changed uuid[], OUT at timestamptz)
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT f.version, f.changed, f.at FROM acp.change_feed(p_since, p_clock) f $$;
+COMMENT ON FUNCTION acp.news(bigint, boolean) IS 'The old name of acp.change_feed().';
+
+GRANT EXECUTE ON FUNCTION acp.note_change(), acp.change_feed(bigint, boolean), acp.news(bigint, boolean) TO acp_app;

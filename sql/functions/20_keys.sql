@@ -1,12 +1,12 @@
--- Tenants and keys: who calls, onboarding, the operator's changes.
+-- Tenants and keys: authentication, onboarding, changes by the operator.
 
 CREATE OR REPLACE FUNCTION acp.effective_tier(p_tier text, p_payment_method_status text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN CASE WHEN p_tier = 'paid' AND p_payment_method_status = 'active' THEN 'paid' ELSE 'free' END; END $$;
-COMMENT ON FUNCTION acp.effective_tier(text, text) IS 'paid only with an active payment method, else free (contract section 3, usage).';
+COMMENT ON FUNCTION acp.effective_tier(text, text) IS 'Returns paid only with an active payment method, else free (contract section 3, usage).';
 
-DROP FUNCTION IF EXISTS acp.authenticate(bytea); -- its form up to schema version 1
+DROP FUNCTION IF EXISTS acp.authenticate(bytea); -- signature up to schema version 1
 
 CREATE OR REPLACE FUNCTION acp.authenticate(p_key_hash bytea, p_since bigint,
 	OUT ts timestamptz, OUT tenant_id uuid, OUT api_key_id uuid, OUT key_prefix text, OUT scopes text[], OUT tier text,
@@ -16,8 +16,8 @@ SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-	-- First the number of the last change, then the key: what is read is at least as new as the number says.
-	SELECT n.at, n.version, n.changed INTO ts, version, changed FROM acp.news(p_since, true) n;
+	-- Read the change number before the key: the key data is then at least as new as the number.
+	SELECT n.at, n.version, n.changed INTO ts, version, changed FROM acp.change_feed(p_since, true) n;
 	SELECT k.tenant_id, k.api_key_id, k.key_prefix, k.scopes, acp.effective_tier(t.tier, t.payment_method_status), k.rate_limit,
 		EXISTS (SELECT FROM acp.policies p WHERE p.enabled AND (p.tenant_id IS NULL OR p.tenant_id = k.tenant_id)), t.calls_limit,
 		k.expires_at
@@ -31,7 +31,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.authenticate(bytea, bigint) IS
-	'The caller behind a key hash, and what acp.news() says, the clock among it. tenant_id is null unless the key is usable: known, not revoked, not expired, tenant active. policed: a policy may apply to its calls.';
+	'Finds the caller by key hash; also returns the change feed (acp.change_feed) and the clock. tenant_id is null unless the key is usable: known, not revoked, not expired, tenant active. policed: a policy may apply to its calls.';
 
 CREATE OR REPLACE FUNCTION acp.key_create(p_tenant uuid, p_api_key_id uuid, p_key_hash bytea, p_key_prefix text, p_name text,
 	p_scopes text[], p_expires_at timestamptz) RETURNS void
@@ -40,7 +40,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	IF p_expires_at <= acp.now() THEN
-		PERFORM acp.fail('VALIDATION_ERROR', 'expires_at lies in the past', '/expires_at');
+		PERFORM acp.fail('VALIDATION_ERROR', 'expires_at is in the past', '/expires_at');
 	END IF;
 	IF NOT EXISTS (SELECT FROM acp.tenants WHERE tenant_id = p_tenant) THEN
 		PERFORM acp.fail('NOT_FOUND', 'no tenant has this id');
@@ -51,7 +51,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.key_create(uuid, uuid, bytea, text, text, text[], timestamptz) IS
-	'Stores a key of a tenant: its hash and display prefix, never the key. p_expires_at null: it does not expire.';
+	'Stores a key of a tenant: its hash and display prefix, never the key itself. p_expires_at null: the key does not expire.';
 
 CREATE OR REPLACE FUNCTION acp.key_revoke(p_api_key_id uuid) RETURNS boolean
 LANGUAGE sql
@@ -61,7 +61,7 @@ AS $$
 		UPDATE acp.api_keys SET revoked_at = acp.now() WHERE api_key_id = p_api_key_id AND revoked_at IS NULL RETURNING 1)
 	SELECT EXISTS (SELECT FROM revoked)
 $$;
-COMMENT ON FUNCTION acp.key_revoke(uuid) IS 'Revokes a key. False: there is none by that id, or it was revoked before.';
+COMMENT ON FUNCTION acp.key_revoke(uuid) IS 'Revokes a key. False: no such key, or already revoked.';
 
 CREATE OR REPLACE FUNCTION acp.tenant_create(p_tenant uuid, p_product text, p_agent_id text, p_email text, p_organization text) RETURNS boolean
 LANGUAGE plpgsql
@@ -77,7 +77,7 @@ BEGIN
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION acp.tenant_create(uuid, text, text, text, text) IS 'Creates a free tenant. False: the agent_id is taken.';
+COMMENT ON FUNCTION acp.tenant_create(uuid, text, text, text, text) IS 'Creates a free tenant. False: another tenant has this agent_id.';
 
 CREATE OR REPLACE FUNCTION acp.tenant_update(p_tenant uuid, p_tier text, p_payment_method_status text, p_status text, p_calls_limit integer) RETURNS boolean
 LANGUAGE sql
@@ -95,20 +95,20 @@ AS $$
 	SELECT EXISTS (SELECT FROM changed)
 $$;
 COMMENT ON FUNCTION acp.tenant_update(uuid, text, text, text, integer) IS
-	'Changes what is not null of a tenant''s tier, payment method, status and free calls a month (-1: the usual number again). False: no such tenant.';
+	'Changes the tier, payment method status, status and free calls per month of a tenant. Null leaves a value as it is; p_calls_limit -1 restores the default. False: no such tenant.';
 
 CREATE OR REPLACE FUNCTION acp.onboard_meta(p_tenant uuid) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT jsonb_build_object('result_meta', jsonb_build_object('resource_type', 'tenant', 'resource_id', p_tenant)) $$;
-COMMENT ON FUNCTION acp.onboard_meta(uuid) IS 'result_meta of an onboarding''s audit row: which tenant it made.';
+COMMENT ON FUNCTION acp.onboard_meta(uuid) IS 'Returns result_meta for the audit row of an onboarding: the tenant created.';
 
 CREATE OR REPLACE FUNCTION acp.onboard_decide(p_api_key_id uuid, p_outcome text) RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- Of two at the same time the second waits here for the first one's commit.
+	-- Of two concurrent calls, the second waits here for the commit of the first.
 	INSERT INTO acp.idempotency (tenant_id, action, key, fingerprint, state, reply, created_at, expires_at)
 	VALUES ('00000000-0000-0000-0000-000000000000', 'onboarding', p_api_key_id::text, repeat('0', 64), 'done', to_jsonb(p_outcome),
 		acp.now(), acp.now() + interval '31 days')
@@ -121,7 +121,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.onboard_decide(uuid, text) IS
-	'How one request to onboard, known by the key id that it proposes, ends: recorded (acp.onboard() wrote its audit row) or given_up (it was answered as failed before). Null: as p_outcome says; else what was decided before.';
+	'Decides the outcome of one onboarding request, identified by its proposed key id: recorded (acp.onboard() wrote its audit row) or given_up (the caller was told that it failed). Returns null if p_outcome now applies, else the earlier decision.';
 
 CREATE OR REPLACE FUNCTION acp.onboard_record(p_api_key_id uuid, p_event jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -129,14 +129,14 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	CASE acp.onboard_decide(p_api_key_id, 'recorded')
-		WHEN 'recorded' THEN PERFORM acp.audit_confirm(); -- sent again, because its answer was lost
+		WHEN 'recorded' THEN PERFORM acp.audit_confirm(); -- a repeat: the answer was lost
 		WHEN 'given_up' THEN PERFORM acp.fail('UNAVAILABLE', 'this request was answered as failed before');
 		ELSE PERFORM acp.audit_append(p_event);
 	END CASE;
 END
 $$;
 COMMENT ON FUNCTION acp.onboard_record(uuid, jsonb) IS
-	'Writes the audit row of an onboarding, once, however often its request comes; fails where it was given up.';
+	'Writes the audit row of an onboarding once, even if the request is repeated. Fails if the request was given up.';
 
 CREATE OR REPLACE FUNCTION acp.onboard_give_up(p_api_key_id uuid) RETURNS boolean
 LANGUAGE plpgsql
@@ -151,7 +151,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.onboard_give_up(uuid) IS
-	'For an onboarding whose answer did not come and that was answered as failed: acp.onboard() does not do it any more, should it still arrive. False: it was done before, and has its audit row.';
+	'Gives up an onboarding that got no answer from the database and was reported as failed: acp.onboard() refuses it if it still arrives. False: it was already done and has its audit row.';
 
 CREATE OR REPLACE FUNCTION acp.onboard(p jsonb, p_key_hash bytea, p_event jsonb,
 	OUT verdict text, OUT tenant_id uuid, OUT api_key_id uuid, OUT salt text, OUT created_at timestamptz)
@@ -167,7 +167,7 @@ DECLARE
 BEGIN
 	created_at := acp.now();
 	IF idem_key IS NOT NULL THEN
-		-- Of two first calls with one key, the second waits here and then finds the first one's row.
+		-- Of two first calls with one key, the second waits here and then finds the row of the first.
 		PERFORM pg_advisory_xact_lock(hashtextextended(op || idem_key, 0));
 		SELECT * INTO earlier FROM acp.idempotency i WHERE i.tenant_id = nil AND i.action = op AND i.key = idem_key;
 		IF earlier.expires_at > created_at THEN
@@ -179,7 +179,7 @@ BEGIN
 			api_key_id := earlier.reply->>'api_key_id';
 			salt := earlier.reply->>'salt';
 			created_at := earlier.created_at;
-			-- This very call, sent again because its answer was lost: all of it is there.
+			-- The same call was repeated because its answer was lost. Everything is already stored.
 			IF api_key_id = (p->>'api_key_id')::uuid THEN
 				PERFORM acp.audit_confirm();
 				verdict := 'created';
@@ -194,7 +194,7 @@ BEGIN
 	api_key_id := p->>'api_key_id';
 	salt := p->>'salt';
 	IF NOT acp.tenant_create(tenant_id, p->>'product', p->>'agent_id', p->>'email', p->>'organization_name') THEN
-		-- By this very call, sent again because its answer was lost? (The tenant's id may be an older one, of a hub.)
+		-- Did this same call create it, and is it repeated because its answer was lost? (The tenant_id of a hub may be older.)
 		SELECT t.onboarded_at INTO made_at FROM acp.api_keys k JOIN acp.tenants t ON t.tenant_id = k.tenant_id
 		WHERE k.tenant_id = (p->>'tenant_id')::uuid AND k.api_key_id = (p->>'api_key_id')::uuid AND t.agent_id = p->>'agent_id';
 		IF FOUND THEN
@@ -224,7 +224,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.onboard(jsonb, bytea, jsonb) IS
-	'Creates tenant, first key, the audit row p_event, and (member customer) the obligation to make its customer at Stripe, together. verdict: created (also when it comes again with the api_key_id that it made: nothing is done then); replay (same Idempotency-Key, same request: ids and salt of the first call); mismatch (same key, other request); taken (agent_id in use). Fails where acp.onboard_give_up() came first.';
+	'Creates in one transaction: the tenant, its first key, the audit row p_event and, with member customer, the obligation to create the Stripe customer. verdict: created (also for a repeat with the same api_key_id, which changes nothing); replay (same Idempotency-Key, same request: ids and salt of the first call); mismatch (same key, other request); taken (agent_id in use). Fails if acp.onboard_give_up() came first.';
 
 GRANT EXECUTE ON FUNCTION acp.onboard_decide(uuid, text), acp.onboard_record(uuid, jsonb), acp.onboard_give_up(uuid), acp.effective_tier(text, text), acp.authenticate(bytea, bigint), acp.key_create(uuid, uuid, bytea, text, text, text[], timestamptz),
 	acp.key_revoke(uuid), acp.tenant_create(uuid, text, text, text, text), acp.tenant_update(uuid, text, text, text, integer),

@@ -141,13 +141,13 @@ BEGIN
 	UPDATE acp.audit_chains c SET seq = last.chain_seq, head = last.chain_hash, owned_until = now() + interval '10 minutes'
 	WHERE c.chain_id = last.chain_id AND c.seq = p_seq AND c.head = p_head AND last.chain_seq = p_seq + count AND c.owner IS NOT NULL;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION 'the chain does not end there' USING ERRCODE = 'ACP01';
+		RAISE EXCEPTION 'the chain does not end there' USING ERRCODE = 'ACP03';
 	END IF;
 	PERFORM acp.audit_insert(p_rows);
 END
 $$;
 COMMENT ON FUNCTION acp.audit_append_links(acp.audit_logs[], bigint, bytea) IS
-	'The other way in, for rows that the program has linked to the end of a chain that it owns (p_seq, p_head); their hashes are what acp.audit_append_rows() would have made of them, and audit verify finds it where they are not. ACP01: it ends elsewhere by now, nothing was stored.';
+	'The other way in, for rows that the program has linked to the end of a chain that it owns (p_seq, p_head); their hashes are what acp.audit_append_rows() would have made of them, and audit verify finds it where they are not. ACP03: it ends elsewhere by now, nothing was stored.';
 
 CREATE OR REPLACE FUNCTION acp.audit_confirm() RETURNS void
 LANGUAGE plpgsql

@@ -1,6 +1,7 @@
--- Usage: reserve -> run -> settle, the audit row, and what a tenant may read of it.
+-- Usage: reserve -> run -> settle, the audit row, and the usage report for a tenant.
 --
--- Lock order, everywhere: what a handler locks, then the tenant's quota row, then its reservations, then (at a warning) its webhooks.
+-- Lock order everywhere: the locks of a handler, the quota row of the tenant, its reservations, then (for a warning)
+-- its webhooks.
 
 DROP FUNCTION IF EXISTS acp.usage_of(uuid, date);
 CREATE OR REPLACE FUNCTION acp.usage_of(p_tenant uuid, p_period date, p_billable boolean DEFAULT false)
@@ -8,13 +9,13 @@ RETURNS TABLE (day date, action text, status text, billable boolean, tier text, 
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off -- acp.usage_pending is small when PostgreSQL looks how large it is
+SET enable_seqscan = off -- PostgreSQL estimates acp.usage_pending when it is small
 AS $$
 BEGIN
 	RETURN QUERY
 	SELECT c.day, c.action, c.status, c.billable, c.tier, c.billing_unit, c.calls, c.quantity FROM acp.usage_counted c
 	WHERE c.tenant_id = p_tenant AND c.day >= p_period AND c.day < p_period + interval '1 month'
-	  AND c.billable >= p_billable -- so that the index alone says which rows of the table to open
+	  AND c.billable >= p_billable -- so that the index alone selects the table rows to read
 	UNION ALL
 	SELECT p.day, p.action, p.status, p.billable, p.tier, p.billing_unit, 1::bigint, t.quantity
 	FROM acp.usage_pending_from f JOIN acp.usage_pending p ON p.chain_id = f.chain_id AND p.chain_seq > f.chain_seq,
@@ -24,7 +25,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.usage_of(uuid, date, boolean) IS
-	'acp.usage_counters of one tenant and month, found without opening what is pending of others. p_billable: those of billable calls only.';
+	'acp.usage_counters of one tenant and month, without reading pending rows of other tenants. p_billable: billable calls only.';
 
 CREATE OR REPLACE FUNCTION acp.usage_roll_up() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
@@ -35,7 +36,7 @@ AS $$
 DECLARE
 	rolled bigint := 0;
 BEGIN
-	-- One at a time: so whoever adds up needs no order of locks. Writers of audit rows never wait for it.
+	-- Only one session rolls up at a time, so it needs no lock order. Writers of audit rows never wait for it.
 	IF NOT pg_try_advisory_xact_lock(hashtext('acp.usage_roll_up')) THEN
 		RETURN rolled;
 	END IF;
@@ -58,7 +59,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.usage_roll_up() IS
-	'Adds what is pending up into acp.usage_counted, in one step: acp.usage_counters says the same before and after. Returns how many counters moved; 0 also where another one is at it.';
+	'Adds the pending rows to acp.usage_counted in one transaction; the result of acp.usage_counters does not change. Returns the number of counters changed; 0 also while another session is rolling up.';
 
 CREATE OR REPLACE FUNCTION acp.paid_calls(p_tenant uuid, p_period date) RETURNS bigint
 LANGUAGE sql STABLE
@@ -66,7 +67,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT coalesce(sum(calls), 0)::bigint FROM acp.usage_of(p_tenant, p_period, true) WHERE tier = 'paid'
 $$;
-COMMENT ON FUNCTION acp.paid_calls(uuid, date) IS 'Billable calls made while paid, in a period. They count when the tenant is treated as free again.';
+COMMENT ON FUNCTION acp.paid_calls(uuid, date) IS 'Number of billable calls of a period made as a paid tenant. They count toward the free limit when the tenant is treated as free again.';
 
 CREATE OR REPLACE FUNCTION acp.usage_reserve(p_tenant uuid, p_reservation uuid, p_ts timestamptz, p_default_limit integer, p_ttl interval,
 	OUT allowed boolean, OUT tier text, OUT calls_used bigint, OUT calls_limit integer)
@@ -84,13 +85,13 @@ BEGIN
 	tier := acp.effective_tier(t.tier, t.payment_method_status);
 	allowed := true;
 	IF tier = 'paid' THEN
-		RETURN; -- no reservation: nothing limits it
+		RETURN; -- unlimited: no reservation needed
 	END IF;
 	calls_limit := coalesce(t.calls_limit, p_default_limit, 0);
 	IF t.upgraded_at IS NOT NULL THEN
 		paid := acp.paid_calls(p_tenant, this_period);
 	END IF;
-	-- Full, and no place of a dead call to take over: refused without a lock.
+	-- The allowance is full and no expired reservation can be reused: refuse without a lock.
 	SELECT used + reserved + paid INTO calls_used FROM acp.usage_quota WHERE tenant_id = p_tenant AND period = this_period;
 	IF calls_used >= calls_limit AND NOT EXISTS (SELECT FROM acp.usage_reservations
 			WHERE tenant_id = p_tenant AND period = this_period AND expires_at <= this_moment) THEN
@@ -120,7 +121,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.usage_reserve(uuid, uuid, timestamptz, integer, interval) IS
-	'Holds one place of the free allowance of the month of p_ts, or refuses: allowed. calls_used includes places held. Paid tenants need none: tier paid, calls_limit null.';
+	'Reserves one call of the free allowance for the month of p_ts. allowed: false if there is none left. calls_used includes reservations. Paid tenants need no reservation: tier paid, calls_limit null.';
 
 CREATE OR REPLACE FUNCTION acp.usage_release(p_tenant uuid, p_reservation uuid, p_ts timestamptz) RETURNS boolean
 LANGUAGE plpgsql
@@ -137,7 +138,7 @@ BEGIN
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION acp.usage_release(uuid, uuid, timestamptz) IS 'Gives a reserved place back. False: it had expired and was given away.';
+COMMENT ON FUNCTION acp.usage_release(uuid, uuid, timestamptz) IS 'Releases a reservation. False: it had expired and was reused.';
 
 CREATE OR REPLACE FUNCTION acp.usage_count(p_tenant uuid, p_reservation uuid, p_ts timestamptz, p_default_limit integer,
 	p_warn_percent integer DEFAULT 90) RETURNS bigint
@@ -163,15 +164,16 @@ BEGIN
 		DELETE FROM acp.usage_reservations WHERE tenant_id = p_tenant AND period = this_period AND reservation_id = p_reservation;
 		GET DIAGNOSTICS held = ROW_COUNT;
 	END IF;
-	-- Without a held place (the call asks only now, outlived its reservation, or the check had failed open) the allowance
-	-- is exact all the same: such a call counts only if there is still room.
+	-- The allowance stays exact without a reservation (the call asks only now, its reservation expired, or the usage
+	-- check failed open): such a call counts only if the allowance has room.
 	FOR attempt IN 1 .. 2 LOOP
 		UPDATE acp.usage_quota SET used = used + 1, reserved = reserved - held
 		WHERE tenant_id = p_tenant AND period = this_period
 		  AND (held = 1 OR max_calls IS NULL OR used + reserved + paid < max_calls)
 		RETURNING used + paid INTO now_used;
 		EXIT WHEN FOUND OR attempt = 2;
-		-- No row yet (of two that make it one waits here), or no room: then maybe places of calls that died.
+		-- Either the row is missing (concurrent creators wait here), or the allowance is full: release expired
+		-- reservations.
 		INSERT INTO acp.usage_quota (tenant_id, period) VALUES (p_tenant, this_period) ON CONFLICT DO NOTHING;
 		PERFORM acp.usage_expire(p_tenant, this_period);
 	END LOOP;
@@ -182,7 +184,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.usage_count(uuid, uuid, timestamptz, integer, integer) IS
-	'Counts one billable success of a tenant treated as free and ends its reservation, if there is one by that id (null: it never asked for one). p_default_limit null: the allowance is not enforced. p_warn_percent: from which part of it on usage is near the limit. Returns the calls used, this one included; null: no room, nothing was counted.';
+	'Counts one billable success of a tenant treated as free and ends its reservation, if one has this id (null: none was requested). p_default_limit null: the allowance is not enforced. p_warn_percent: percentage of the allowance from which usage is near the limit. Returns the calls used, including this one; null: no room, nothing was counted.';
 
 CREATE OR REPLACE FUNCTION acp.usage_expire(p_tenant uuid, p_period date) RETURNS boolean
 LANGUAGE plpgsql
@@ -202,7 +204,7 @@ BEGIN
 	RETURN expired > 0;
 END
 $$;
-COMMENT ON FUNCTION acp.usage_expire(uuid, date) IS 'Frees the places of a tenant''s calls that died. False: there are none.';
+COMMENT ON FUNCTION acp.usage_expire(uuid, date) IS 'Releases expired reservations of a tenant. False: none had expired.';
 
 CREATE OR REPLACE FUNCTION acp.usage_consume(p_tenant uuid, p_reservation uuid, p_ts timestamptz, p_default_limit integer,
 	p_warn_percent integer DEFAULT 90) RETURNS bigint
@@ -219,9 +221,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.usage_consume(uuid, uuid, timestamptz, integer, integer) IS
-	'acp.usage_count() for one call, whose reservation is looked for even where the router does not know that it was made: its answer may have been lost. Refuses the call where there is no room.';
+	'acp.usage_count() for one call. Looks for a reservation even if the router does not know of one, because the answer to it may have been lost. Refuses the call if there is no room.';
 
-DROP FUNCTION IF EXISTS acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer); -- its form up to schema version 8
+DROP FUNCTION IF EXISTS acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer); -- signature up to schema version 8
 CREATE OR REPLACE FUNCTION acp.settle(p_event jsonb, p_reservation uuid, p_default_limit integer, p_claim text DEFAULT NULL,
 	p_sealed bytea DEFAULT NULL, p_approval uuid DEFAULT NULL, p_warn_percent integer DEFAULT 90, p_fingerprint text DEFAULT NULL)
 RETURNS bigint
@@ -262,7 +264,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer, text) IS
-	'Ends a call: consumes or gives back its reservation, ends its idempotency claim (p_claim: the key; a success stores p_sealed; with p_fingerprint the key is the program''s own and not claimed yet) and uses p_approval up, counts it and writes its audit row, all in the caller''s transaction. p_default_limit null: the allowance is not enforced. Returns the free calls used, this one included; null where none was used.';
+	'Ends a call in the transaction of the caller: consumes or releases its reservation, ends its idempotency claim (p_claim: the key; a success stores p_sealed; with p_fingerprint the program chose the key and has not claimed it), consumes p_approval, counts the call and writes its audit row. p_default_limit null: the allowance is not enforced. Returns the free calls used, including this one; null if the call used none.';
 
 CREATE OR REPLACE FUNCTION acp.settle_found(p_event jsonb) RETURNS boolean
 LANGUAGE plpgsql
@@ -279,7 +281,7 @@ BEGIN
 	RETURN found_status = 'success';
 END
 $$;
-COMMENT ON FUNCTION acp.settle_found(jsonb) IS 'How the call of this event ended: true: success; false: refused; null: it has no row. What it says is as safe as an answer to the commit of that row.';
+COMMENT ON FUNCTION acp.settle_found(jsonb) IS 'Returns the outcome of the call of this event. True: success; false: refused; null: no audit row. The answer is as durable as an acknowledged commit of that row.';
 
 CREATE OR REPLACE FUNCTION acp.settle_doubt(p_event jsonb, p_reservation uuid, p_claim text) RETURNS boolean
 LANGUAGE plpgsql
@@ -296,16 +298,16 @@ BEGIN
 	END IF;
 	RETURN done;
 EXCEPTION WHEN unique_violation THEN
-	-- The call's own row came first: many rows are stored at a time without asking for acp.audit_pending().
+	-- The row of the call was stored first: batches are stored without acp.audit_pending().
 	done := acp.settle_found(p_event);
 	IF done IS NULL THEN
-		RAISE; -- it was another rule
+		RAISE; -- another constraint was violated
 	END IF;
 	RETURN done;
 END
 $$;
 COMMENT ON FUNCTION acp.settle_doubt(jsonb, uuid, text) IS
-	'Ends a call whose commit was not answered. True: it was committed. False: it was not; p_event, its refusal under the same event_id and ts, is its row now, so that a commit which is still on its way fails. Waits for one that is under way.';
+	'Resolves a call whose commit was not acknowledged. True: it was committed. False: it was not; p_event, a refusal with the same event_id and ts, is now its audit row, so a commit that arrives later fails. Waits for a commit in progress.';
 
 CREATE OR REPLACE FUNCTION acp.settle_far(p_rows acp.audit_logs[], p_skipped boolean[], p_default_limit integer, p_warn_percent integer)
 RETURNS bigint[]
@@ -343,7 +345,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.settle_far(acp.audit_logs[], boolean[], integer, integer) IS
-	'Counts the free calls among rows whose tenants are far from their limit, all at once: the calls used for each, this one included; -1: not counted.';
+	'Counts in one statement the free calls of tenants far from their limit. Returns for each row the calls used, including this one; -1: not counted.';
 
 CREATE OR REPLACE FUNCTION acp.settle_rows(p_rows acp.audit_logs[], p_held boolean[], p_default_limit integer, p_warn_percent integer,
 	p_again boolean) RETURNS bigint[]
@@ -358,7 +360,7 @@ DECLARE
 BEGIN
 	used := acp.settle_far(p_rows, ARRAY(SELECT h OR s FROM unnest(p_held, skipped) WITH ORDINALITY x(h, s, n) ORDER BY n),
 		p_default_limit, p_warn_percent);
-	-- Every other one by itself.
+	-- Count the others one by one.
 	FOR e IN
 		SELECT r.* FROM unnest(p_rows) WITH ORDINALITY r
 		WHERE used[r.ordinality] = -1 AND NOT skipped[r.ordinality] AND (p_held[r.ordinality] OR (r.billable AND r.tier = 'free'))
@@ -380,7 +382,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.settle_rows(acp.audit_logs[], boolean[], integer, integer, boolean) IS
-	'Ends several calls that hold nothing but, maybe, a place (p_held): what acp.settle() does for one. Returns for each the free calls used, this one included; -1: none was used; null: refused, the allowance is used up, and no row was written. p_again: it may have been tried before with an unknown outcome; calls that are stored stay as they are.';
+	'acp.settle() for several calls that hold at most a reservation (p_held). Returns for each call the free calls used, including this one; -1: it used none; null: refused because the allowance is used up, and no row was written. p_again: an earlier attempt had an unknown outcome; calls already stored are left unchanged.';
 
 CREATE OR REPLACE FUNCTION acp.settle_batch(p_event uuid[], p_request uuid[], p_ts timestamptz[], p_tenant uuid[], p_integration text[],
 	p_pack text[], p_action text[], p_actor_type text[], p_actor text[], p_api_key uuid[], p_hash text[], p_status text[], p_code text[],
@@ -395,9 +397,9 @@ AS $$
 DECLARE
 	rows acp.audit_logs[];
 BEGIN
-	SELECT n.version, n.changed, n.at INTO version, changed, at FROM acp.news(p_since, p_clock) n;
+	SELECT n.version, n.changed, n.at INTO version, changed, at FROM acp.change_feed(p_since, p_clock) n;
 	IF cardinality(p_event) > 1 OR NOT p_again THEN
-		-- Nobody's calls wait long because somebody else's tenant is locked: then the program sends each call alone, again.
+		-- A locked tenant must not delay calls of others. On this timeout the program sends each call again by itself.
 		PERFORM set_config('lock_timeout', '250ms', true);
 	END IF;
 	rows := ARRAY(
@@ -416,7 +418,7 @@ $$;
 COMMENT ON FUNCTION acp.settle_batch(uuid[], uuid[], timestamptz[], uuid[], text[], text[], text[], text[], text[], uuid[], text[], text[],
 	text[], text[], jsonb[], real[], inet[], text[], boolean[], uuid[], text[], boolean[], text[], bigint[], text[], boolean[], integer,
 	integer, boolean, bigint, boolean) IS
-	'acp.settle_rows() with each column as an array, as the program sends them in binary; also returns acp.news().';
+	'acp.settle_rows() with each column as an array, as the program sends them in binary; also returns acp.change_feed().';
 
 CREATE OR REPLACE FUNCTION acp.settle_links(p_rows acp.audit_logs[], p_seq bigint, p_head bytea, p_free boolean,
 	p_default_limit integer, p_warn_percent integer, p_since bigint, p_clock boolean,
@@ -427,11 +429,11 @@ SET plan_cache_mode = force_generic_plan
 SET lock_timeout = '250ms'
 AS $$
 BEGIN
-	SELECT n.version, n.changed, n.at INTO version, changed, at FROM acp.news(p_since, p_clock) n;
+	SELECT n.version, n.changed, n.at INTO version, changed, at FROM acp.change_feed(p_since, p_clock) n;
 	IF p_free THEN
 		used := acp.settle_far(p_rows, NULL, p_default_limit, p_warn_percent);
 		IF -1 = ANY (used) THEN
-			-- Those of a tenant's first call of the month have nothing to count in.
+			-- In the first calls of a month, a tenant has no quota row yet.
 			INSERT INTO acp.usage_quota (tenant_id, period)
 			SELECT DISTINCT r.tenant_id, date_trunc('month', r.ts AT TIME ZONE 'UTC')::date
 			FROM unnest(p_rows) WITH ORDINALITY r WHERE r.billable AND r.tier = 'free' AND used[r.ordinality] = -1 ORDER BY 1, 2
@@ -449,7 +451,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.settle_links(acp.audit_logs[], bigint, bytea, boolean, integer, integer, bigint, boolean) IS
-	'acp.settle_batch() for calls that hold nothing, were not tried before and are linked already (acp.audit_append_links). p_free: there are free ones among them. used is null where there are none. ACP02: a free call wants to be looked at by itself, nothing was stored.';
+	'acp.settle_batch() for calls that hold nothing, are tried for the first time and are already linked (acp.audit_append_links). p_free: some of the calls are free; otherwise used is null. Error ACP02: a free call must be counted by itself; nothing was stored.';
 
 CREATE OR REPLACE FUNCTION acp.price(p_unit text, p_action text, p_ts timestamptz) RETURNS acp.prices
 LANGUAGE plpgsql STABLE
@@ -469,7 +471,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.price(text, text, timestamptz) IS
-	'The price row that applies to an action at a moment: by its unit, else by the call; the longest pattern, then the newest.';
+	'Finds the price of an action at a moment. A price for its unit comes before a price per call, then the longest pattern, then the newest price.';
 
 CREATE OR REPLACE FUNCTION acp.usage(p_tenant uuid, p_period date, p_default_limit integer) RETURNS json
 LANGUAGE plpgsql STABLE
@@ -492,7 +494,7 @@ BEGIN
 		max_calls := coalesce(t.calls_limit, p_default_limit);
 	END IF;
 	WITH changed AS (
-		-- The days from which on other prices than the day before apply. What is counted is counted by day.
+		-- Days from which prices differ from the day before. Usage is counted by day.
 		SELECT (date_trunc('day', (p.valid_from - interval '1 microsecond') AT TIME ZONE 'UTC') + interval '1 day')::date AS since
 		FROM acp.prices p
 	), span AS (
@@ -529,7 +531,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.usage(uuid, date, integer) IS
-	'The usage object of a tenant and period (null: now) from the counters: its cost does not grow with the audit log.';
+	'Builds the usage object of a tenant and period (null: the current one) from the counters. Its cost does not grow with the audit log.';
 
 CREATE OR REPLACE FUNCTION acp.pricing(p_unit text, p_action text, p_quantity bigint) RETURNS jsonb
 LANGUAGE sql STABLE
@@ -540,7 +542,7 @@ AS $$
 	FROM acp.price(p_unit, p_action, acp.now()) p
 $$;
 COMMENT ON FUNCTION acp.pricing(text, text, bigint) IS
-	'What so many units of an action cost now: unit, unit_amount, currency, amount. A unit without a price is charged as one call.';
+	'Returns the current price of p_quantity units of an action: unit, unit_amount, currency, amount. A unit without a price is charged as one call.';
 
 GRANT EXECUTE ON FUNCTION acp.usage_of(uuid, date, boolean), acp.usage_roll_up(), acp.settle_far(acp.audit_logs[], boolean[], integer, integer),
 	acp.settle_links(acp.audit_logs[], bigint, bytea, boolean, integer, integer, bigint, boolean), acp.paid_calls(uuid, date), acp.usage_reserve(uuid, uuid, timestamptz, integer, interval),

@@ -20,7 +20,7 @@ BEGIN
 		END IF;
 		SELECT * INTO earlier FROM acp.idempotency i
 		WHERE i.tenant_id = p_tenant AND i.action = p_action AND i.key = p_key FOR UPDATE;
-		CONTINUE WHEN NOT FOUND; -- given up or forgotten since: try again
+		CONTINUE WHEN NOT FOUND; -- released or expired meanwhile: try again
 		IF earlier.expires_at <= this_moment OR (earlier.state = 'running' AND earlier.lease_until <= this_moment) THEN
 			UPDATE acp.idempotency i SET fingerprint = p_fingerprint, state = 'running', owner = p_owner,
 				lease_until = this_moment + p_lease, sealed = NULL, created_at = this_moment,
@@ -40,7 +40,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.idempotency_claim(uuid, text, text, text, uuid, interval) IS
-	'May this call run? run: the claim is the caller''s until p_lease passes; replay: sealed is the stored result; conflict: the first call still runs; mismatch: the key was used for another request.';
+	'Decides whether a call may run. run: the caller holds the claim for p_lease; replay: sealed is the stored result; conflict: the first call is still running; mismatch: the key was used for another request.';
 
 CREATE OR REPLACE FUNCTION acp.idempotency_finish(p_tenant uuid, p_action text, p_key text, p_owner uuid, p_sealed bytea) RETURNS void
 LANGUAGE plpgsql
@@ -55,7 +55,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.idempotency_finish(uuid, text, text, uuid, bytea) IS
-	'Stores the result of the call that holds the claim, in its transaction. Refuses when the claim went to another call.';
+	'Stores the result of the call that holds the claim, in its transaction. Refuses if another call took the claim over.';
 
 CREATE OR REPLACE FUNCTION acp.idempotency_store(p_tenant uuid, p_action text, p_key text, p_fingerprint text, p_owner uuid, p_sealed bytea) RETURNS void
 LANGUAGE plpgsql
@@ -68,12 +68,12 @@ BEGIN
 	VALUES (p_tenant, p_action, p_key, p_fingerprint, 'done', p_owner, p_sealed, this_moment, this_moment + interval '24 hours')
 	ON CONFLICT DO NOTHING;
 	IF NOT FOUND THEN
-		PERFORM acp.fail('IDEMPOTENCY_CONFLICT', 'this call was repeated under its key before it ended; nothing was done, the repetition counts');
+		PERFORM acp.fail('IDEMPOTENCY_CONFLICT', 'this call was repeated under its key before it ended; nothing was done, the repeated call counts');
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION acp.idempotency_store(uuid, text, text, text, uuid, bytea) IS
-	'Stores the result of a call under a key that the program gave it and nobody claimed, in its transaction. Refuses where a repetition of the call has claimed it.';
+	'Stores the result of a call, in its transaction, under a key that the program chose and did not claim. Refuses if a repeat of the call has claimed the key.';
 
 CREATE OR REPLACE FUNCTION acp.idempotency_give_up(p_tenant uuid, p_action text, p_key text, p_owner uuid) RETURNS void
 LANGUAGE plpgsql
@@ -84,7 +84,7 @@ BEGIN
 	WHERE tenant_id = p_tenant AND action = p_action AND key = p_key AND owner = p_owner AND state = 'running';
 END
 $$;
-COMMENT ON FUNCTION acp.idempotency_give_up(uuid, text, text, uuid) IS 'A call that failed leaves no claim behind: the key is as new.';
+COMMENT ON FUNCTION acp.idempotency_give_up(uuid, text, text, uuid) IS 'Releases the claim of a failed call, so the key can be used again.';
 
 GRANT EXECUTE ON FUNCTION acp.idempotency_claim(uuid, text, text, text, uuid, interval),
 	acp.idempotency_finish(uuid, text, text, uuid, bytea), acp.idempotency_store(uuid, text, text, text, uuid, bytea),

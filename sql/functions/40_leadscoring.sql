@@ -1,5 +1,5 @@
--- Pack domain.leadscoring: handlers of the form (tenant, params, ctx) -> data, run in the call's transaction.
--- params were checked against the action's JSON Schema before. ctx: request_id, event_id, api_key_id, dry_run, ts.
+-- Pack domain.leadscoring: handlers (tenant, params, ctx) -> data, run in the transaction of the call.
+-- params have passed the JSON Schema of the action. ctx: request_id, event_id, api_key_id, dry_run, ts.
 
 CREATE OR REPLACE FUNCTION acp.impact(p_creates jsonb DEFAULT '[]', p_updates jsonb DEFAULT '[]', p_deletes jsonb DEFAULT '[]',
 	p_side_effects jsonb DEFAULT '[]', p_risk text DEFAULT 'low', p_warnings jsonb DEFAULT '[]') RETURNS jsonb
@@ -9,7 +9,7 @@ AS $$
 	SELECT jsonb_build_object('creates', p_creates, 'updates', p_updates, 'deletes', p_deletes,
 		'side_effects', p_side_effects, 'risk', p_risk, 'warnings', p_warnings)
 $$;
-COMMENT ON FUNCTION acp.impact(jsonb, jsonb, jsonb, jsonb, text, jsonb) IS 'The impact object that a dry run answers with.';
+COMMENT ON FUNCTION acp.impact(jsonb, jsonb, jsonb, jsonb, text, jsonb) IS 'Builds the impact object of a dry run.';
 
 CREATE OR REPLACE FUNCTION acp.leadscoring_models_create(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -59,7 +59,7 @@ BEGIN
 	RETURN list;
 END
 $$;
-COMMENT ON FUNCTION acp.leadscoring_models_list(uuid, jsonb, jsonb) IS 'domain.leadscoring.models.list: oldest first; after = model_id of the last one seen.';
+COMMENT ON FUNCTION acp.leadscoring_models_list(uuid, jsonb, jsonb) IS 'domain.leadscoring.models.list: oldest first; after = model_id of the last model seen.';
 
 CREATE OR REPLACE FUNCTION acp.leadscoring_model_weights(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -99,7 +99,7 @@ BEGIN
 			p_updates => coalesce(jsonb_agg(jsonb_build_object('type', 'question', 'key', q->'key')) FILTER (WHERE q->>'key' = ANY (known)), '[]'))
 			FROM jsonb_array_elements(asked) q);
 	END IF;
-	-- In key order, so that two concurrent upserts of overlapping sets wait for each other instead of deadlocking.
+	-- Insert in key order, so that two concurrent upserts of overlapping sets wait for each other and do not deadlock.
 	INSERT INTO acp.leadscoring_questions (tenant_id, key, text, weight, updated_at)
 	SELECT p_tenant, q->>'key', q->>'text', coalesce((q->>'weight')::double precision, 1), acp.now()
 	FROM jsonb_array_elements(asked) q ORDER BY q->>'key'
@@ -126,7 +126,7 @@ BEGIN
 	RETURN list;
 END
 $$;
-COMMENT ON FUNCTION acp.leadscoring_questions_list(uuid, jsonb, jsonb) IS 'domain.leadscoring.questions.list: by key; after = key of the last one seen.';
+COMMENT ON FUNCTION acp.leadscoring_questions_list(uuid, jsonb, jsonb) IS 'domain.leadscoring.questions.list: ordered by key; after = key of the last question seen.';
 
 GRANT EXECUTE ON FUNCTION acp.impact(jsonb, jsonb, jsonb, jsonb, text, jsonb), acp.leadscoring_models_create(uuid, jsonb, jsonb),
 	acp.leadscoring_model_json(acp.leadscoring_models), acp.leadscoring_models_list(uuid, jsonb, jsonb),

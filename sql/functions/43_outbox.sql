@@ -1,7 +1,7 @@
--- The outbox: what Repo C is to do for a tenant, written with its cause, done once in effect.
+-- The outbox: work for the executor, stored in the transaction that causes it, with exactly one effect.
 --
--- Lock order: the tenant's row before its obligations. The obligation's name is the idempotency key: an attempt that is
--- made again, by whomever, has no further effect.
+-- Lock order: the row of the tenant before its obligations. The name of an obligation is its idempotency key, so a repeated
+-- attempt by any process has no further effect.
 
 CREATE OR REPLACE FUNCTION acp.outbox_put(p_tenant uuid, p_obligation text, p_action text, p_params jsonb) RETURNS boolean
 LANGUAGE plpgsql
@@ -13,7 +13,7 @@ BEGIN
 	INSERT INTO acp.outbox (tenant_id, obligation, action, params, created_at, due_at)
 	VALUES (p_tenant, p_obligation, p_action, p_params, acp.now(), acp.now()) ON CONFLICT DO NOTHING;
 	fresh := FOUND;
-	-- An invoice waits for the customer: a tenant that came into being without Stripe gets one now.
+	-- An invoice needs a customer. A tenant created without Stripe gets its customer now.
 	IF fresh AND p_action = 'stripe.invoices.create' THEN
 		PERFORM acp.outbox_customer(p_tenant);
 	END IF;
@@ -21,7 +21,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.outbox_put(uuid, text, text, jsonb) IS
-	'Owes an action of the executor, from the commit of this transaction on; with an invoice also the customer, where there is none. False: it is owed already, or was done.';
+	'Queues an action for the executor when this transaction commits. An invoice also queues the customer if it is missing. False: the obligation is already queued or done.';
 
 CREATE OR REPLACE FUNCTION acp.outbox_customer(p_tenant uuid) RETURNS text
 LANGUAGE plpgsql
@@ -41,7 +41,7 @@ BEGIN
 	RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_customer(uuid) IS 'Owes the tenant''s customer at Stripe, where it has none; one that was given up is owed again. Returns the obligation; null: nothing is owed.';
+COMMENT ON FUNCTION acp.outbox_customer(uuid) IS 'Queues the creation of the Stripe customer of a tenant without one; revives an obligation that was given up. Returns its name; null: nothing to do.';
 
 CREATE OR REPLACE FUNCTION acp.outbox_blocked(o acp.outbox) RETURNS boolean
 LANGUAGE plpgsql STABLE
@@ -52,7 +52,7 @@ BEGIN
 		AND NOT EXISTS (SELECT FROM acp.tenants t WHERE t.tenant_id = o.tenant_id AND t.stripe_customer_id IS NOT NULL);
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_blocked(acp.outbox) IS 'Must it wait until its tenant has a customer at Stripe?';
+COMMENT ON FUNCTION acp.outbox_blocked(acp.outbox) IS 'True if the obligation must wait until its tenant has a Stripe customer.';
 
 CREATE OR REPLACE FUNCTION acp.outbox_json(o acp.outbox) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -67,7 +67,7 @@ BEGIN
 			ELSE o.params END);
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_json(acp.outbox) IS 'An obligation as an attempt needs it: params.customer is the tenant''s, where the action wants one.';
+COMMENT ON FUNCTION acp.outbox_json(acp.outbox) IS 'Builds the JSON of an obligation for an attempt. params.customer is the customer of the tenant, where the action needs one.';
 
 CREATE OR REPLACE FUNCTION acp.outbox_take(p_max integer, p_lease interval, p_tenant uuid DEFAULT NULL, p_obligation text DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql
@@ -77,7 +77,7 @@ DECLARE
 	moment CONSTANT timestamptz := acp.now();
 	list   jsonb;
 BEGIN
-	-- A card that was replaced meanwhile shall not become the default after the new one.
+	-- A card that was replaced meanwhile must not become the default after the new card.
 	UPDATE acp.outbox o SET done_at = moment, result = '{"superseded": true}' FROM acp.tenants t
 	WHERE t.tenant_id = o.tenant_id AND o.done_at IS NULL AND NOT o.dead AND o.due_at <= moment AND o.action = 'stripe.customers.update'
 	  AND (o.leased_until IS NULL OR o.leased_until <= moment)
@@ -90,7 +90,7 @@ BEGIN
 		  AND NOT acp.outbox_blocked(o)
 		ORDER BY o.due_at LIMIT p_max FOR UPDATE SKIP LOCKED
 	), taken AS (
-		-- What the first attempt was made with, all have: the same key with other parameters would be another obligation.
+		-- All attempts use the parameters of the first one: the same key with other parameters would be another obligation.
 		UPDATE acp.outbox o SET attempts = o.attempts + 1, leased_until = moment + p_lease, params = (acp.outbox_json(o))->'params'
 		FROM due WHERE o.tenant_id = due.tenant_id AND o.obligation = due.obligation RETURNING o.*
 	)
@@ -99,7 +99,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.outbox_take(integer, interval, uuid, text) IS
-	'Claims obligations that are due (or the one named, due or not), each for one attempt that must be reported within p_lease; after that it counts as crashed and is due again. Nobody else gets them meanwhile.';
+	'Claims due obligations (or the named one, due or not), each for one attempt that must be reported within p_lease. No other caller gets them during the lease. After it the attempt counts as crashed and the obligation is due again.';
 
 CREATE OR REPLACE FUNCTION acp.outbox_effect(o acp.outbox, p_data jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -116,7 +116,7 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_effect(acp.outbox, jsonb) IS 'What an obligation that was done changes here, in the transaction that records it.';
+COMMENT ON FUNCTION acp.outbox_effect(acp.outbox, jsonb) IS 'Applies the effect of a completed obligation in the transaction that records it.';
 
 CREATE OR REPLACE FUNCTION acp.outbox_give_up(o acp.outbox) RETURNS void
 LANGUAGE plpgsql
@@ -128,7 +128,7 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_give_up(acp.outbox) IS 'What an obligation that is given up changes here.';
+COMMENT ON FUNCTION acp.outbox_give_up(acp.outbox) IS 'Applies the effect of an obligation that is given up.';
 
 CREATE OR REPLACE FUNCTION acp.outbox_done(p_tenant uuid, p_obligation text, p_attempts integer, p_outcome jsonb) RETURNS boolean
 LANGUAGE plpgsql
@@ -140,7 +140,7 @@ DECLARE
 	o      acp.outbox;
 BEGIN
 	PERFORM FROM acp.tenants WHERE tenant_id = p_tenant FOR NO KEY UPDATE;
-	-- An attempt that outlived its lease has no say any more, unless it did what was owed: then nobody need try again.
+	-- An attempt that outlived its lease is ignored, unless it succeeded: a success needs no further attempt.
 	UPDATE acp.outbox x SET leased_until = NULL,
 		done_at = CASE WHEN ok THEN acp.now() END, result = CASE WHEN ok THEN p_outcome->'data' END,
 		due_at = CASE WHEN ok OR again IS NULL THEN x.due_at ELSE again END, dead = NOT ok AND again IS NULL,
@@ -160,9 +160,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.outbox_done(uuid, text, integer, jsonb) IS
-	'How an attempt ended, with its effect: ok, data?, error_code?, error?, retry_after? (seconds; missing: given up). False: the attempt had no say any more.';
+	'Records the outcome of an attempt and applies its effect: ok, data?, error_code?, error?, retry_after? (seconds; missing: give up). False: the attempt had outlived its lease and is ignored.';
 
--- As the program calls them ------------------------------------------------------------------------------------
+-- Entry points for the program ---------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.obligations_take(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -177,7 +177,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.obligations_take(jsonb) IS
-	'acp.outbox_take for one obligation: lease (seconds), tenant_id? and obligation? (that one). Also ends checkout sessions whose time is over.';
+	'acp.outbox_take for one obligation: lease (seconds), tenant_id? and obligation? (to name it). Also expires checkout sessions.';
 
 CREATE OR REPLACE FUNCTION acp.obligation_done(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -187,7 +187,7 @@ BEGIN
 	RETURN jsonb_build_object('counted', acp.outbox_done((p->>'tenant_id')::uuid, p->>'obligation', (p->>'attempts')::integer, p));
 END
 $$;
-COMMENT ON FUNCTION acp.obligation_done(jsonb) IS 'acp.outbox_done: tenant_id, obligation, attempts, and the members of its outcome.';
+COMMENT ON FUNCTION acp.obligation_done(jsonb) IS 'acp.outbox_done: tenant_id, obligation, attempts, and the members of the outcome.';
 
 CREATE OR REPLACE FUNCTION acp.outbox_list(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -204,9 +204,9 @@ BEGIN
 			ORDER BY o.outbox_id DESC LIMIT (p->>'limit')::integer) l);
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_list(jsonb) IS 'The newest obligations, oldest first: which (owed, dead or all), limit.';
+COMMENT ON FUNCTION acp.outbox_list(jsonb) IS 'The newest obligations, oldest first: which (owed, dead or all) and limit.';
 
--- The operator ----------------------------------------------------------------------------------------------------
+-- The operator -------------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.outbox_retry(p_outbox_id bigint) RETURNS integer
 LANGUAGE plpgsql
@@ -222,7 +222,7 @@ BEGIN
 	RETURN revived;
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_retry(bigint) IS 'Makes an obligation due now, also a dead one; null: all dead ones. Returns how many; one that is being executed, or is done, is left alone.';
+COMMENT ON FUNCTION acp.outbox_retry(bigint) IS 'Makes an obligation due now, even a dead one; null: all dead ones. Skips obligations that are running or done. Returns the number made due.';
 
 CREATE OR REPLACE FUNCTION acp.outbox_drop(p_outbox_id bigint) RETURNS boolean
 LANGUAGE plpgsql
@@ -241,7 +241,7 @@ BEGIN
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_drop(bigint) IS 'The obligation is owed no more. False: there is none by that number that is owed and not being executed.';
+COMMENT ON FUNCTION acp.outbox_drop(bigint) IS 'Drops an obligation. False: no obligation with this number is owed and not running.';
 
 GRANT EXECUTE ON FUNCTION acp.outbox_put(uuid, text, text, jsonb), acp.outbox_customer(uuid), acp.outbox_blocked(acp.outbox),
 	acp.outbox_json(acp.outbox), acp.outbox_take(integer, interval, uuid, text), acp.outbox_effect(acp.outbox, jsonb),

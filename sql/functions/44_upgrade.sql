@@ -1,13 +1,13 @@
--- The upgrade: a human gives a payment method in a checkout session of Stripe, and Stripe's events tell of it.
+-- The upgrade: a person enters a payment method in a Stripe checkout session, and Stripe reports it by events.
 --
--- Events come more than once and in any order. So what a tenant's state becomes is computed from what is known, not from
--- which event came last (acp.upgrade_settle), and three rules decide between events:
---   1. Of two completed checkouts the newer one counts: created, which Stripe gives in seconds, then our number of the
---      attempt, then event id.
---   2. A payment method that was detached never comes back; an invoice that was paid stays paid.
---   3. Until it is known which method a checkout brought, a detachment of the same customer that is not older counts as
---      its; equal seconds are decided against the tenant being paid.
--- Lock order: the event's row, the tenant's row, then checkouts, marks and obligations.
+-- Events may be repeated and arrive in any order. The state of a tenant is therefore computed from all known facts, not
+-- from the last event (acp.upgrade_settle). Three rules decide between events:
+--   1. Of two completed checkouts the newer one counts: by created (Stripe gives seconds), then by our attempt number,
+--      then by event id.
+--   2. A detached payment method never comes back. A paid invoice stays paid.
+--   3. While the payment method of a checkout is unknown, a detachment for the same customer that is not older is taken
+--      to be of that method. On equal seconds the tenant counts as not paid.
+-- Lock order: the row of the event, the row of the tenant, then checkouts, marks and obligations.
 
 CREATE OR REPLACE FUNCTION acp.checkouts_expire(p_tenant uuid) RETURNS void
 LANGUAGE plpgsql
@@ -22,7 +22,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.checkouts_expire(uuid) IS
-	'Ends a tenant''s checkout sessions whose time is over; setup_pending ends with the last of them.';
+	'Expires old checkout sessions of a tenant. setup_pending ends with its last open session.';
 
 CREATE OR REPLACE FUNCTION acp.checkouts_expire_due() RETURNS integer
 LANGUAGE plpgsql
@@ -42,7 +42,7 @@ BEGIN
 	RETURN seen;
 END
 $$;
-COMMENT ON FUNCTION acp.checkouts_expire_due() IS 'The same for every tenant that has one; returns how many tenants had. For a thread that runs now and then.';
+COMMENT ON FUNCTION acp.checkouts_expire_due() IS 'Expires old checkout sessions of all tenants. Returns the number of tenants affected. Called by a background thread.';
 
 CREATE OR REPLACE FUNCTION acp.upgrade_begin(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -65,7 +65,7 @@ BEGIN
 		RETURN jsonb_build_object('verdict', 'customer', 'obligation', acp.outbox_customer(tenant));
 	END IF;
 	SELECT * INTO c FROM acp.checkouts WHERE tenant_id = tenant ORDER BY attempt DESC LIMIT 1;
-	-- Somebody who is just being sent there needs some time to fill it in.
+	-- A person who is being redirected there needs time to fill in the form.
 	IF c.status = 'open' AND c.expires_at > acp.now() + interval '5 minutes' THEN
 		RETURN jsonb_build_object('verdict', 'open', 'checkout_url', c.url, 'expires_at', acp.rfc3339(c.expires_at));
 	ELSIF c.status IS DISTINCT FROM 'asked' THEN
@@ -77,7 +77,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.upgrade_begin(jsonb) IS
-	'What the upgrade of tenant_id needs now. verdict: paid (nothing), customer (do this obligation first, then ask again), open (the session that is there), create (a session, under this attempt and key: the same ones until its outcome is known).';
+	'Returns the next step for the upgrade of tenant_id. verdict: paid (nothing to do), customer (execute this obligation first, then ask again), open (use this session), create (create a session with this attempt and key, which stay the same until the outcome is known).';
 
 CREATE OR REPLACE FUNCTION acp.upgrade_opened(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -89,7 +89,7 @@ DECLARE
 	c      acp.checkouts;
 BEGIN
 	PERFORM FROM acp.tenants WHERE tenant_id = tenant FOR NO KEY UPDATE;
-	-- Two that clicked at once got the same session; the second finds it recorded, or even completed.
+	-- Two simultaneous clicks get the same session. The second finds it recorded, or even completed.
 	UPDATE acp.checkouts SET session_id = p->>'session_id', url = p->>'url', expires_at = ends, status = CASE
 			WHEN EXISTS (SELECT FROM acp.stripe_events e WHERE e.object_id = p->>'session_id' AND e.type = 'checkout.session.completed')
 			THEN 'completed' ELSE 'open' END
@@ -106,14 +106,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.upgrade_opened(jsonb) IS
-	'Repo C made the session: tenant_id, attempt, session_id, url, expires_at (seconds), event (audit row). State none becomes setup_pending.';
+	'Records a session that the executor created: tenant_id, attempt, session_id, url, expires_at (seconds), event (audit row). State none becomes setup_pending.';
 
 CREATE OR REPLACE FUNCTION acp.upgrade_failed(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- Asked again under the same key, Stripe would repeat its refusal for a day.
+	-- Stripe would repeat its refusal under the same key for a day, so the next attempt gets a new key.
 	IF NOT coalesce((p->>'unknown')::boolean, false) THEN
 		UPDATE acp.checkouts SET status = 'failed'
 		WHERE tenant_id = (p->>'tenant_id')::uuid AND attempt = (p->>'attempt')::integer AND status = 'asked';
@@ -123,7 +123,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.upgrade_failed(jsonb) IS
-	'Repo C did not make it: tenant_id, attempt, event (audit row), unknown? (true: perhaps it did; the next one asks under the same key).';
+	'Records that the executor did not create a session: tenant_id, attempt, event (audit row), unknown? (true: it may have; the next attempt uses the same key).';
 
 CREATE OR REPLACE FUNCTION acp.upgrade_settle(p_tenant uuid) RETURNS text
 LANGUAGE plpgsql
@@ -140,11 +140,11 @@ BEGIN
 	SELECT * INTO method FROM acp.stripe_marks WHERE tenant_id = p_tenant AND subject = 'method';
 	SELECT * INTO detached FROM acp.stripe_marks WHERE tenant_id = p_tenant AND subject = 'detached';
 	IF method.tenant_id IS NULL THEN
-		RETURN t.payment_method_status; -- no checkout was completed: an operator's word stands
+		RETURN t.payment_method_status; -- no completed checkout: keep what an operator set
 	END IF;
 	active := CASE WHEN t.stripe_payment_method IS NULL
 		THEN detached.tenant_id IS NULL OR detached.created < method.created
-			-- It is known to be the method of another checkout: a card that was replaced.
+			-- The detached method belongs to another checkout: it is a replaced card.
 			OR EXISTS (SELECT FROM acp.outbox o WHERE o.tenant_id = p_tenant AND o.action = 'stripe.setup_intents.get'
 				AND o.result->>'payment_method' = detached.reference AND o.params->>'setup_intent' <> method.reference)
 		ELSE NOT EXISTS (SELECT FROM acp.stripe_events e
@@ -159,7 +159,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.upgrade_settle(uuid) IS
-	'Sets a tenant''s payment_method_status to what follows from all that Stripe told, and returns it. The caller holds the tenant''s row.';
+	'Computes payment_method_status of a tenant from all Stripe events, stores and returns it. The caller holds the row of the tenant.';
 
 CREATE OR REPLACE FUNCTION acp.upgrade_method(p_tenant uuid, p_setup_intent text, p_data jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -178,7 +178,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.upgrade_method(uuid, text, jsonb) IS
-	'Repo C looked a setup intent up: if it is that of the checkout that counts, its payment method becomes the one that invoices are paid with.';
+	'Handles the lookup of a setup intent by the executor: if it is of the checkout that counts, invoices are paid with its payment method.';
 
 -- Stripe's events -------------------------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ BEGIN
 	RETURN CASE WHEN p_text ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN p_text::uuid END;
 END
 $$;
-COMMENT ON FUNCTION acp.uuid_or_null(text) IS 'The UUID that a text is; null: it is none.';
+COMMENT ON FUNCTION acp.uuid_or_null(text) IS 'Converts text to a UUID; null if it is not one.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_attempt(p_event text) RETURNS integer
 LANGUAGE plpgsql STABLE
@@ -201,7 +201,7 @@ BEGIN
 		WHERE e.event_id = p_event), 0);
 END
 $$;
-COMMENT ON FUNCTION acp.stripe_attempt(text) IS 'Which attempt of its tenant the checkout was that an event is about; 0: none of ours.';
+COMMENT ON FUNCTION acp.stripe_attempt(text) IS 'Attempt number of the checkout that an event is about; 0: not a checkout of ours.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_mark(p_tenant uuid, p_subject text, p jsonb, p_reference text, p_rank boolean DEFAULT false) RETURNS boolean
 LANGUAGE plpgsql
@@ -217,7 +217,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.stripe_mark(uuid, text, jsonb, text, boolean) IS
-	'Remembers an event as the newest of its subject. False: a newer one came before. p_rank: it counts whatever came before.';
+	'Stores an event as the newest of its subject. False: a newer one is stored. p_rank: store it in any case.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_tenant(p jsonb) RETURNS uuid
 LANGUAGE plpgsql
@@ -237,14 +237,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.stripe_tenant(jsonb) IS
-	'Whom an event is about, its row held: by the tenant it names, else by its customer or payment method. Null: nobody who is known.';
+	'Finds and locks the tenant of an event: by the tenant it names, else by its customer or payment method. Null: unknown.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_checkout_completed(p_tenant uuid, p jsonb) RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- Whoever makes a payment link may choose the reference that comes with it; metadata only the key's owner sets.
+	-- Any creator of a payment link can choose its client reference. Only the owner of the Stripe key can set metadata.
 	IF p_tenant IS DISTINCT FROM acp.uuid_or_null(p->>'client_reference_id')
 	   OR p_tenant IS DISTINCT FROM acp.uuid_or_null(p->>'tenant_uuid') THEN
 		RETURN 'mismatch';
@@ -268,7 +268,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.stripe_checkout_completed(uuid, jsonb) IS
-	'A human gave a payment method: the tenant is paid from now on, and Repo C is asked which method it is.';
+	'Handles a completed checkout: the tenant becomes paid, and the executor is asked for the payment method.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_checkout_expired(p_tenant uuid, p jsonb) RETURNS text
 LANGUAGE plpgsql
@@ -284,7 +284,7 @@ BEGIN
 	RETURN 'applied';
 END
 $$;
-COMMENT ON FUNCTION acp.stripe_checkout_expired(uuid, jsonb) IS 'A checkout session ended without a payment method: setup_pending ends with the last open one.';
+COMMENT ON FUNCTION acp.stripe_checkout_expired(uuid, jsonb) IS 'Handles a checkout session that ended without a payment method. setup_pending ends with the last open session.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_method_detached(p_tenant uuid, p jsonb) RETURNS text
 LANGUAGE plpgsql
@@ -298,7 +298,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.stripe_method_detached(uuid, jsonb) IS
-	'A payment method is gone: if it is the one in use, the tenant is treated as free from now on.';
+	'Handles a detached payment method. If it is the one in use, the tenant is treated as free from now on.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_invoice(p_tenant uuid, p jsonb) RETURNS text
 LANGUAGE plpgsql
@@ -316,7 +316,7 @@ BEGIN
 	RETURN 'applied';
 END
 $$;
-COMMENT ON FUNCTION acp.stripe_invoice(uuid, jsonb) IS 'An invoice was paid, or its payment failed; one that was paid stays paid.';
+COMMENT ON FUNCTION acp.stripe_invoice(uuid, jsonb) IS 'Handles a paid invoice or a failed payment. A paid invoice stays paid.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_effect(p_tenant uuid, p jsonb) RETURNS text
 LANGUAGE plpgsql
@@ -327,7 +327,7 @@ BEGIN
 		'invoice.paid', 'invoice.payment_failed') THEN
 		RETURN 'ignored';
 	ELSIF p->>'object_id' IS NULL THEN
-		RETURN 'ignored'; -- about nothing
+		RETURN 'ignored'; -- names no object
 	ELSIF p_tenant IS NULL THEN
 		RETURN 'unknown_tenant';
 	END IF;
@@ -338,7 +338,7 @@ BEGIN
 		ELSE acp.stripe_invoice(p_tenant, p) END;
 END
 $$;
-COMMENT ON FUNCTION acp.stripe_effect(uuid, jsonb) IS 'What an event that comes for the first time changes; returns acp.stripe_events.effect.';
+COMMENT ON FUNCTION acp.stripe_effect(uuid, jsonb) IS 'Applies an event that arrives for the first time. Returns acp.stripe_events.effect.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_event(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -348,7 +348,7 @@ DECLARE
 	tenant uuid;
 	result text := 'duplicate';
 BEGIN
-	-- A repetition that comes at the same time waits here for the first one's commit.
+	-- A concurrent repeat of the event waits here for the commit of the first.
 	INSERT INTO acp.stripe_events (event_id, type, created, livemode, object_id, effect, received_at)
 	VALUES (p->>'event_id', p->>'type', to_timestamp((p->>'created')::bigint), (p->>'livemode')::boolean, p->>'object_id', '', acp.now())
 	ON CONFLICT DO NOTHING;
@@ -369,7 +369,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.stripe_event(jsonb) IS
-	'Takes an event whose signature was good: event_id, type, created (seconds), livemode, object_id?, client_reference_id?, tenant_uuid? (of its metadata), customer?, setup_intent?, mode?, status?, event (audit row). Once in effect, however often it comes.';
+	'Processes an event with a valid signature: event_id, type, created (seconds), livemode, object_id?, client_reference_id?, tenant_uuid? (of its metadata), customer?, setup_intent?, mode?, status?, event (audit row). Repeats have no further effect.';
 
 GRANT EXECUTE ON FUNCTION acp.checkouts_expire(uuid), acp.checkouts_expire_due(), acp.upgrade_begin(jsonb), acp.upgrade_opened(jsonb),
 	acp.upgrade_failed(jsonb), acp.upgrade_settle(uuid), acp.upgrade_method(uuid, text, jsonb), acp.uuid_or_null(text),

@@ -1,23 +1,23 @@
 -- Billing: an invoice is a pure function of audit rows (billable, tier paid), price versions and a UTC month.
 --
--- The first run of a month closes it: it notes where the audit chains end, which prices exist and what the minimum is
--- (acp.billing_closings, acp.billing_cuts). A row belongs to the first closed month that ends after its ts and whose cut
--- includes it; so a row that comes late is billed with the next month, and computing a closed month again gives the same.
--- No function here keeps money in anything but numeric.
+-- The first run of a month closes it: the run records the ends of the audit chains, the prices and the minimum
+-- (acp.billing_closings, acp.billing_cuts). A row belongs to the first closed month that ends after its ts and whose
+-- cut includes it. A late row is therefore billed with the next month, and computing a closed month again gives the
+-- same result. All money in these functions is numeric.
 --
--- Lock order: the lock acp.billing, then the lock acp.prices, then rows of one tenant after the other.
+-- Lock order: the lock acp.billing, then the lock acp.prices, then the rows of one tenant after another.
 
--- Prices ----------------------------------------------------------------------------------------------------------
+-- Prices -------------------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.prices_guard() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- Versions become visible in their order, and a month that is being closed waits for prices that are being added.
+	-- Versions become visible in order, and closing a month waits for prices being added.
 	PERFORM pg_advisory_xact_lock(hashtext('acp.prices'));
 	IF TG_OP = 'UPDATE' OR (TG_OP = 'DELETE' AND EXISTS (SELECT FROM acp.billing_closings c WHERE c.price_version >= OLD.version)) THEN
-		RAISE EXCEPTION 'a price that invoices may have been computed from is not changed: add one that is valid from a later moment'
+		RAISE EXCEPTION 'invoices may depend on this price, so it cannot be changed; add a price that is valid from a later moment'
 			USING ERRCODE = 'integrity_constraint_violation';
 	END IF;
 	IF TG_OP = 'DELETE' THEN
@@ -29,7 +29,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.prices_guard() IS
-	'Numbers prices in the order of their commits, and keeps those that a closed month may have used from being changed.';
+	'Trigger: numbers prices in commit order and rejects changes to prices that a closed month may have used.';
 
 DROP TRIGGER IF EXISTS prices_guard ON acp.prices;
 CREATE TRIGGER prices_guard BEFORE INSERT OR UPDATE OR DELETE ON acp.prices FOR EACH ROW EXECUTE FUNCTION acp.prices_guard();
@@ -44,25 +44,25 @@ DECLARE
 	added  bigint;
 BEGIN
 	IF since < acp.period_end(latest.period) THEN
-		PERFORM acp.fail('VALIDATION_ERROR', format('%s is billed: a price can be valid from %s on', to_char(latest.period, 'YYYY-MM'),
+		PERFORM acp.fail('VALIDATION_ERROR', format('%s is already billed; valid_from must be %s or later', to_char(latest.period, 'YYYY-MM'),
 			acp.rfc3339(acp.period_end(latest.period))), '/valid_from');
 	ELSIF p_currency <> latest.currency THEN
-		PERFORM acp.fail('VALIDATION_ERROR', format('this installation has billed in %s and goes on in it', latest.currency), '/currency');
+		PERFORM acp.fail('VALIDATION_ERROR', format('this installation has billed in %s, so the currency cannot change', latest.currency), '/currency');
 	ELSIF p_amount IN ('NaN', 'Infinity') THEN
 		PERFORM acp.fail('VALIDATION_ERROR', 'the amount must be a number', '/amount');
-	ELSIF p_pattern !~ '^([a-z0-9_.]+\*?|\*)$' THEN -- it would fit nothing, and a price stays for ever
+	ELSIF p_pattern !~ '^([a-z0-9_.]+\*?|\*)$' THEN -- such a price would match nothing
 		PERFORM acp.fail('VALIDATION_ERROR', 'the pattern must be the name of an action, or a prefix followed by *', '/action_pattern');
 	END IF;
 	INSERT INTO acp.prices (unit, action_pattern, unit_amount, currency, valid_from)
 	VALUES (p_unit, p_pattern, p_amount, p_currency, since) ON CONFLICT DO NOTHING RETURNING version INTO added;
 	IF added IS NULL THEN
-		PERFORM acp.fail('VALIDATION_ERROR', 'there is a price for this unit and pattern from this very moment on', '/valid_from');
+		PERFORM acp.fail('VALIDATION_ERROR', 'a price for this unit, pattern and valid_from exists already', '/valid_from');
 	END IF;
 	RETURN added;
 END
 $$;
 COMMENT ON FUNCTION acp.price_add(text, text, numeric, text, timestamptz) IS
-	'Adds a price, valid from p_from (null: now) on. Returns its version. Months that are billed keep theirs.';
+	'Adds a price that is valid from p_from (null: now). Returns its version. Billed months keep their prices.';
 
 CREATE OR REPLACE FUNCTION acp.billing_price(p_unit text, p_action text, p_ts timestamptz, p_version bigint) RETURNS acp.prices
 LANGUAGE plpgsql STABLE
@@ -80,7 +80,7 @@ BEGIN
 	RETURN found;
 END
 $$;
-COMMENT ON FUNCTION acp.billing_price(text, text, timestamptz, bigint) IS 'acp.price() as it was when p_version was the newest price.';
+COMMENT ON FUNCTION acp.billing_price(text, text, timestamptz, bigint) IS 'Evaluates acp.price() with the prices up to version p_version.';
 
 CREATE OR REPLACE FUNCTION acp.currency_unit(p_currency text, OUT per_major integer, OUT step integer)
 LANGUAGE plpgsql IMMUTABLE
@@ -91,12 +91,12 @@ BEGIN
 		WHEN p_currency IN ('BIF', 'CLP', 'DJF', 'GNF', 'JPY', 'KMF', 'KRW', 'MGA', 'PYG', 'RWF', 'VND', 'VUV', 'XAF', 'XOF', 'XPF') THEN 1
 		WHEN p_currency IN ('BHD', 'JOD', 'KWD', 'OMR', 'TND') THEN 1000
 		ELSE 100 END;
-	-- Stripe takes whole crowns and shillings, written in hundredths, and hundredths of a dinar, written in thousandths.
+	-- Stripe takes whole crowns and shillings in hundredths, and hundredths of a dinar in thousandths.
 	step := CASE WHEN per_major = 1000 THEN 10 WHEN p_currency IN ('ISK', 'UGX') THEN 100 ELSE 1 END;
 END
 $$;
 COMMENT ON FUNCTION acp.currency_unit(text) IS
-	'How many minor units one unit of a currency is, as Stripe counts, and of how many an amount is a multiple.';
+	'Minor units per major unit of a currency at Stripe (per_major); every amount in minor units is a multiple of step.';
 
 CREATE OR REPLACE FUNCTION acp.money_minor(p_amount numeric, p_currency text) RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE
@@ -108,22 +108,22 @@ BEGIN
 	RETURN floor(p_amount * u.per_major / u.step + 0.5) * u.step;
 END
 $$;
-COMMENT ON FUNCTION acp.money_minor(numeric, text) IS 'An amount in minor units of its currency, rounded half up.';
+COMMENT ON FUNCTION acp.money_minor(numeric, text) IS 'Converts an amount to minor units of its currency, rounded half up.';
 
 CREATE OR REPLACE FUNCTION acp.money_major(p_minor bigint, p_currency text) RETURNS numeric
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN trim_scale(p_minor::numeric / (acp.currency_unit(p_currency)).per_major); END $$;
-COMMENT ON FUNCTION acp.money_major(bigint, text) IS 'An amount of minor units in the currency''s major unit.';
+COMMENT ON FUNCTION acp.money_major(bigint, text) IS 'Converts minor units to the major unit of the currency.';
 
--- What an invoice says --------------------------------------------------------------------------------------------
+-- Text of an invoice -------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.invoice_line_text(l acp.invoice_lines) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- concat_ws leaves out members that are null.
+	-- concat_ws omits null members.
 	RETURN '{' || concat_ws(',', '"action":' || to_json(l.action)::text, '"amount":"' || trim_scale(l.amount) || '"',
 		'"amount_minor":' || l.amount_minor, '"billing_unit":"' || l.billing_unit || '"', '"calls":' || l.calls,
 		'"credit_id":' || l.credit_id, '"first":"' || l.first_chain || ':' || l.first_seq || '"',
@@ -134,7 +134,7 @@ BEGIN
 		'"to":"' || acp.audit_instant(l.to_ts) || '"', '"unit":"' || l.unit || '"', '"unit_amount":"' || trim_scale(l.unit_amount) || '"') || '}';
 END
 $$;
-COMMENT ON FUNCTION acp.invoice_line_text(acp.invoice_lines) IS 'A line as it stands in acp.invoice_text().';
+COMMENT ON FUNCTION acp.invoice_line_text(acp.invoice_lines) IS 'Formats a line for acp.invoice_text().';
 
 CREATE OR REPLACE FUNCTION acp.invoice_text(b acp.billing_periods, p_lines acp.invoice_lines[]) RETURNS text
 LANGUAGE plpgsql STABLE
@@ -150,7 +150,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.invoice_text(acp.billing_periods, acp.invoice_lines[]) IS
-	'The text of an invoice, whose SHA-256 is its hash: its RFC 8785 form, amounts as decimal text in the major unit, except amount and amount_minor. What changes later (status, payment) is not part of it.';
+	'Text of an invoice in RFC 8785 form; its SHA-256 is the hash of the invoice. Amounts are decimal text in the major unit, except amount and amount_minor. The text omits members that change later (status, payment).';
 
 CREATE OR REPLACE FUNCTION acp.invoice_stored_lines(p_tenant uuid, p_period date) RETURNS acp.invoice_lines[]
 LANGUAGE plpgsql STABLE
@@ -160,7 +160,7 @@ BEGIN
 	RETURN ARRAY(SELECT l FROM acp.invoice_lines l WHERE l.tenant_id = p_tenant AND l.period = p_period ORDER BY l.line);
 END
 $$;
-COMMENT ON FUNCTION acp.invoice_stored_lines(uuid, date) IS 'The lines of an invoice, in their order.';
+COMMENT ON FUNCTION acp.invoice_stored_lines(uuid, date) IS 'The stored lines of an invoice, in order.';
 
 CREATE OR REPLACE FUNCTION acp.invoice_line_title(l acp.invoice_lines, p_currency text) RETURNS text
 LANGUAGE plpgsql STABLE
@@ -174,11 +174,11 @@ BEGIN
 		ELSE 'Credit: ' || l.reason END, 500);
 END
 $$;
-COMMENT ON FUNCTION acp.invoice_line_title(acp.invoice_lines, text) IS 'A line as the customer reads it.';
+COMMENT ON FUNCTION acp.invoice_line_title(acp.invoice_lines, text) IS 'Description of a line for the customer.';
 
--- Computing ---------------------------------------------------------------------------------------------------------
+-- Computing ----------------------------------------------------------------------------------------------------------
 
--- Forms up to schema version 7.
+-- Signatures up to schema version 7.
 DROP FUNCTION IF EXISTS acp.billing_compute(uuid[], acp.billing_closings, boolean), acp.billing_usage(uuid[], acp.billing_closings, boolean);
 
 CREATE OR REPLACE FUNCTION acp.billing_usage(p_tenants uuid[], c acp.billing_closings, p_closed boolean, p_counted boolean)
@@ -192,14 +192,14 @@ DECLARE
 	closed_end CONSTANT timestamptz := coalesce(acp.period_end(closed), '-infinity');
 	month_start CONSTANT timestamptz := acp.period_start(c.period);
 	month_end  CONSTANT timestamptz := acp.period_end(c.period);
-	-- No price begins or ends to be valid between two of these.
+	-- No price starts or stops applying between two of these.
 	bounds     CONSTANT timestamptz[] := '{-infinity}'::timestamptz[] || ARRAY(SELECT DISTINCT p.valid_from FROM acp.prices p ORDER BY 1);
 BEGIN
 	RETURN QUERY
 	WITH t AS (
 		SELECT DISTINCT x AS tenant_id FROM unnest(p_tenants) x
 	), counted AS (
-		-- Of earlier months only those are looked at of which there are more rows than lines stand for.
+		-- Read only those earlier months that have more counted calls than invoice lines cover.
 		SELECT u.tenant_id, date_trunc('month', u.day)::date AS month, sum(u.calls) AS calls
 		FROM t JOIN acp.usage_counters u USING (tenant_id)
 		WHERE u.billable AND u.tier = 'paid' AND u.day < c.period AND (p_closed OR u.day < closed + interval '1 month')
@@ -217,7 +217,7 @@ BEGIN
 			UNION ALL SELECT x.chain_id, x.seq FROM acp.audit_chains x WHERE NOT p_closed) k
 		LEFT JOIN acp.billing_cuts b ON b.chain_id = k.chain_id AND b.period = closed
 	), changing AS MATERIALIZED (
-		-- Days on which a price changes; on the others each call costs what the first one does.
+		-- Days on which a price changes. On all other days each call costs the same as the first one.
 		SELECT DISTINCT (x AT TIME ZONE 'UTC')::date AS day FROM unnest(bounds) x
 		WHERE p_counted AND x > month_start AND x < month_end AND x <> date_trunc('day', x, 'UTC')
 	), passing AS (
@@ -225,8 +225,8 @@ BEGIN
 		FROM (SELECT t.tenant_id, x.* FROM t, acp.usage_of(t.tenant_id, c.period) x WHERE p_counted) u
 		WHERE u.billable AND u.tier = 'paid' AND u.day NOT IN (SELECT day FROM changing)
 	), found AS (
-		-- A row's place, chain and number in it, is one integer here: an array takes three times as long.
-		SELECT l.tenant_id, c.period AS month, l.action, coalesce(l.billing_unit, 'call') AS unit, width_bucket(l.ts, bounds) AS stretch,
+		-- Chain and sequence number of a row are packed into one integer: an array takes three times as long.
+		SELECT l.tenant_id, c.period AS month, l.action, coalesce(l.billing_unit, 'call') AS unit, width_bucket(l.ts, bounds) AS price_range,
 			count(*) AS calls, sum(l.billing_quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts,
 			min(l.chain_id::bigint << 40 | l.chain_seq) AS first_row, max(l.chain_id::bigint << 40 | l.chain_seq) AS last_row
 		FROM acp.audit_logs l JOIN cuts x ON x.chain_id = l.chain_id AND l.chain_seq <= x.upto
@@ -236,9 +236,9 @@ BEGIN
 		SELECT u.tenant_id, c.period, u.action, u.billing_unit, width_bucket(u.ts, bounds), sum(u.calls), sum(u.quantity), min(u.ts), max(u.ts), NULL, NULL
 		FROM passing u GROUP BY 1, 3, 4, 5
 		UNION ALL
-		SELECT g.tenant_id, c.period, g.action, g.unit, g.stretch, sum(g.calls), sum(g.units), min(g.first_ts), max(g.last_ts), NULL, NULL
+		SELECT g.tenant_id, c.period, g.action, g.unit, g.price_range, sum(g.calls), sum(g.units), min(g.first_ts), max(g.last_ts), NULL, NULL
 		FROM changing d CROSS JOIN LATERAL (
-			SELECT l.tenant_id, l.action, coalesce(l.billing_unit, 'call') AS unit, width_bucket(l.ts, bounds) AS stretch, count(*) AS calls,
+			SELECT l.tenant_id, l.action, coalesce(l.billing_unit, 'call') AS unit, width_bucket(l.ts, bounds) AS price_range, count(*) AS calls,
 				sum(l.billing_quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts
 			FROM acp.audit_logs l
 			WHERE l.tenant_id = ANY (p_tenants) AND l.ts >= d.day::timestamp AT TIME ZONE 'UTC' AND l.ts < (d.day + 1)::timestamp AT TIME ZONE 'UTC'
@@ -254,14 +254,14 @@ BEGIN
 			WHERE l.tenant_id = r.tenant_id AND l.ts >= r.first AND l.ts < r.past AND l.billable AND l.tier = 'paid'
 			GROUP BY 1, 2, 3) g
 	), sums AS (
-		-- Rows that come late cost what their month cost.
+		-- Late rows are charged at the prices of their own month.
 		SELECT f.*, acp.period_start(f.month) AS first, acp.period_end(f.month) AS past, coalesce(q.price_version, c.price_version) AS version
 		FROM found f LEFT JOIN acp.billing_closings q ON q.period = f.month
 	), priced AS (
 		SELECT s.tenant_id, s.month, s.first, s.past, s.action, s.unit, p.unit AS price_unit, p.action_pattern, p.version, p.unit_amount, p.valid_from,
 			sum(s.calls)::bigint AS calls, sum(s.units) AS units, min(s.first_ts) AS first_ts, max(s.last_ts) AS last_ts,
 			min(s.first_row) AS first_row, max(s.last_row) AS last_row
-		FROM sums s, LATERAL acp.billing_price(s.unit, s.action, greatest(s.first, bounds[s.stretch]), s.version) p
+		FROM sums s, LATERAL acp.billing_price(s.unit, s.action, greatest(s.first, bounds[s.price_range]), s.version) p
 		GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 	), charges AS (
 		SELECT p.*, CASE WHEN p.price_unit = p.unit THEN p.units ELSE p.calls END AS quantity, greatest(p.first, p.valid_from) AS from_ts,
@@ -275,7 +275,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_usage(uuid[], acp.billing_closings, boolean, boolean) IS
-	'The usage lines of tenants, without their numbers. p_closed: of the rows up to the cut of c.period; else of those that there are now. One pass over the tenants'' rows of the month; p_counted: instead the counters, and the rows of days on which a price changes, and the lines do not say which rows they are of.';
+	'Computes the usage lines of tenants, without line numbers. p_closed: from rows up to the cut of c.period; else from all rows. Reads the rows of the month in one pass. p_counted: reads the counters instead, and rows only of days on which a price changes; the lines then do not name their rows.';
 
 CREATE OR REPLACE FUNCTION acp.invoice_round(INOUT b acp.billing_periods, INOUT p_lines acp.invoice_lines[], p_minimum numeric)
 LANGUAGE plpgsql STABLE
@@ -290,7 +290,7 @@ BEGIN
 	b.amount := CASE WHEN b.total > 0 AND b.total >= p_minimum THEN acp.money_minor(b.total, b.currency) ELSE 0 END;
 	b.carried_out := CASE WHEN b.amount = 0 THEN b.total ELSE 0 END;
 	b.status := CASE WHEN b.amount > 0 THEN 'pending' WHEN b.carried_out <> 0 THEN 'carried' ELSE 'paid' END;
-	-- Largest remainder: each line its whole units, those left over to the largest fractions.
+	-- Largest remainder: each line gets its whole units, and the largest fractions get the remaining ones.
 	SELECT array_agg((whole + CASE WHEN place <= b.amount / u.step - wholes THEN 1 ELSE 0 END) * u.step ORDER BY n) INTO parts FROM (
 		SELECT y.n, y.whole, sum(y.whole) OVER () AS wholes, row_number() OVER (ORDER BY y.exact - y.whole DESC, y.n) AS place FROM (
 			SELECT x.n, x.amount * u.per_major / u.step AS exact, floor(x.amount * u.per_major / u.step) AS whole
@@ -305,7 +305,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.invoice_round(acp.billing_periods, acp.invoice_lines[], numeric) IS
-	'Adds an invoice up: rounds half up, once; divides the amount among the lines; below the minimum, or below nothing, carries it over.';
+	'Totals an invoice: rounds once, half up, and divides the amount among the lines. An amount below the minimum or below zero is carried over.';
 
 CREATE OR REPLACE FUNCTION acp.invoice_lines_besides(p_tenant uuid, c acp.billing_closings, p_closed boolean) RETURNS SETOF acp.invoice_lines
 LANGUAGE plpgsql STABLE
@@ -323,7 +323,7 @@ BEGIN
 	l.calls := 0;
 	l.quantity := 0;
 	IF before.carried_out <> 0 AND before.currency <> c.currency THEN
-		PERFORM acp.fail('VALIDATION_ERROR', format('%s %s are carried over from %s, and this month is billed in %s', before.carried_out,
+		PERFORM acp.fail('VALIDATION_ERROR', format('%s %s are carried over from %s, but this month is billed in %s', before.carried_out,
 			before.currency, to_char(before.period, 'YYYY-MM'), c.currency));
 	ELSIF before.carried_out <> 0 THEN
 		l.kind := 'carry';
@@ -345,7 +345,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.invoice_lines_besides(uuid, acp.billing_closings, boolean) IS
-	'The lines of a tenant''s invoice that are no usage: what the invoice before left, then credits.';
+	'The lines of an invoice that are not usage: the amount carried over from the previous invoice, then credits.';
 
 CREATE OR REPLACE FUNCTION acp.billing_compute(p_tenants uuid[], c acp.billing_closings, p_closed boolean, p_counted boolean DEFAULT false)
 RETURNS TABLE (invoice acp.billing_periods, lines acp.invoice_lines[])
@@ -388,9 +388,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_compute(uuid[], acp.billing_closings, boolean, boolean) IS
-	'The invoices of tenants for a month, as a run makes them and as it made them: of those that have anything to charge or carry over.';
+	'Computes the invoices of tenants for a month; a later computation gives the same result. Omits tenants with nothing to charge or carry over.';
 
--- Runs --------------------------------------------------------------------------------------------------------------
+-- Runs ---------------------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.billing_terms(p_period date, p_minimum numeric) RETURNS acp.billing_closings
 LANGUAGE plpgsql STABLE
@@ -408,7 +408,7 @@ BEGIN
 	c.closed_at := acp.now();
 	c.minimum := p_minimum;
 	c.price_version := coalesce((SELECT max(p.version) FROM acp.prices p), 0);
-	-- Prices that are in force at some moment of the month.
+	-- Currencies of prices that apply at some moment of the month.
 	currencies := ARRAY(SELECT DISTINCT p.currency FROM acp.prices p WHERE p.valid_from < acp.period_end(p_period) AND NOT EXISTS (
 		SELECT FROM acp.prices n WHERE n.unit = p.unit AND n.action_pattern = p.action_pattern AND n.valid_from > p.valid_from
 		  AND n.valid_from <= acp.period_start(p_period)) ORDER BY 1);
@@ -420,7 +420,7 @@ BEGIN
 	RETURN c;
 END
 $$;
-COMMENT ON FUNCTION acp.billing_terms(date, numeric) IS 'What a month was closed with; of an open one, what it would be closed with now.';
+COMMENT ON FUNCTION acp.billing_terms(date, numeric) IS 'The stored terms of a closed month, or the terms with which an open month would be closed now.';
 
 CREATE OR REPLACE FUNCTION acp.billing_close(p_period date, p_minimum numeric) RETURNS void
 LANGUAGE plpgsql
@@ -431,16 +431,16 @@ DECLARE
 	unclosed date;
 BEGIN
 	IF acp.period_end(p_period) > acp.now() THEN
-		PERFORM acp.fail('VALIDATION_ERROR', label || ' has not ended: until then there is a dry run only', '/period');
+		PERFORM acp.fail('VALIDATION_ERROR', label || ' has not ended; only a dry run is possible', '/period');
 	ELSIF EXISTS (SELECT FROM acp.billing_closings c WHERE c.period > p_period) THEN
-		PERFORM acp.fail('VALIDATION_ERROR', format('a month after %s is billed: what is left of %s is billed with the next one', label, label), '/period');
+		PERFORM acp.fail('VALIDATION_ERROR', format('a month after %s is already billed; the rest of %s is billed with the next month', label, label), '/period');
 	END IF;
 	unclosed := (SELECT min(c.period) FROM acp.billing_closings c
 		WHERE NOT EXISTS (SELECT FROM acp.billing_runs r WHERE r.period = c.period AND r.finished_at IS NOT NULL));
 	unclosed := coalesce(unclosed, (SELECT date_trunc('month', min(u.day))::date FROM acp.usage_counters u WHERE u.billable AND u.tier = 'paid'
 		AND u.day < p_period AND u.day >= coalesce((SELECT max(c.period) + interval '1 month' FROM acp.billing_closings c), '-infinity')));
 	IF unclosed IS NOT NULL THEN
-		PERFORM acp.fail('VALIDATION_ERROR', format('%s comes first: it has paid calls that are not billed', to_char(unclosed, 'YYYY-MM')), '/period');
+		PERFORM acp.fail('VALIDATION_ERROR', format('bill %s first: it has unbilled paid calls', to_char(unclosed, 'YYYY-MM')), '/period');
 	END IF;
 	PERFORM pg_advisory_xact_lock(hashtext('acp.prices'));
 	INSERT INTO acp.billing_closings SELECT (acp.billing_terms(p_period, p_minimum)).*;
@@ -448,7 +448,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_close(date, numeric) IS
-	'Fixes what the invoices of a month are computed from. Months are closed in their order, each after the run of the one before.';
+	'Fixes the input of the invoices of a month. Months are closed in order, each after the run of the previous month.';
 
 CREATE OR REPLACE FUNCTION acp.billing_open(p_key text, p_period date, p_minimum numeric) RETURNS acp.billing_runs
 LANGUAGE plpgsql
@@ -463,7 +463,7 @@ BEGIN
 	SELECT * INTO run FROM acp.billing_runs r WHERE r.run_key = name;
 	IF FOUND THEN
 		IF run.period <> month THEN
-			PERFORM acp.fail('IDEMPOTENCY_MISMATCH', 'this key is of the run of ' || to_char(run.period, 'YYYY-MM'), '/period');
+			PERFORM acp.fail('IDEMPOTENCY_MISMATCH', 'this key belongs to the run of ' || to_char(run.period, 'YYYY-MM'), '/period');
 		END IF;
 		RETURN run;
 	END IF;
@@ -475,7 +475,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_open(text, date, numeric) IS
-	'Begins a run, or finds the one of this key (null: billing-YYYY-MM). p_period null: the last month that ended. Nobody else bills until the end of the transaction.';
+	'Begins a run or finds the run with this key (null: billing-YYYY-MM). p_period null: the last complete month. Holds the billing lock until the transaction ends.';
 
 CREATE OR REPLACE FUNCTION acp.billing_tenants(p_period date, p_after uuid, p_max integer, p_billed boolean) RETURNS uuid[]
 LANGUAGE plpgsql STABLE
@@ -494,7 +494,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_tenants(date, uuid, integer, boolean) IS
-	'Tenants after p_after, in their order, that may have an invoice for a month. p_billed: also those that have it.';
+	'Tenants after p_after, in order, that may need an invoice for a month. p_billed: includes tenants that already have it.';
 
 CREATE OR REPLACE FUNCTION acp.billing_params(b acp.billing_periods, p_lines acp.invoice_lines[]) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -511,13 +511,13 @@ BEGIN
 			SELECT most + 1, format('%s more lines', count(*)), sum(l.amount_minor) FROM unnest(p_lines) l WHERE l.line > most HAVING count(*) > 0) x));
 END
 $$;
-COMMENT ON FUNCTION acp.billing_params(acp.billing_periods, acp.invoice_lines[]) IS 'Parameters of stripe.invoices.create for an invoice.';
+COMMENT ON FUNCTION acp.billing_params(acp.billing_periods, acp.invoice_lines[]) IS 'Builds the parameters of stripe.invoices.create for an invoice.';
 
 CREATE OR REPLACE FUNCTION acp.billing_obligation(p_tenant uuid, p_period date) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN 'billing-' || p_tenant || '-' || to_char(p_period, 'YYYY-MM'); END $$;
-COMMENT ON FUNCTION acp.billing_obligation(uuid, date) IS 'Name of the obligation to make an invoice at Stripe: one a tenant and month.';
+COMMENT ON FUNCTION acp.billing_obligation(uuid, date) IS 'Name of the obligation to create an invoice at Stripe, one per tenant and month.';
 
 CREATE OR REPLACE FUNCTION acp.billing_store(b acp.billing_periods, p_lines acp.invoice_lines[]) RETURNS boolean
 LANGUAGE plpgsql
@@ -539,7 +539,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_store(acp.billing_periods, acp.invoice_lines[]) IS
-	'Stores an invoice with its lines and owes it to the outbox, all in one transaction. False: the tenant has one for this month.';
+	'Stores an invoice with its lines and its outbox obligation in one transaction. False: the tenant already has an invoice for this month.';
 
 CREATE OR REPLACE FUNCTION acp.billing_step(p_key text, p_after uuid, p_max integer) RETURNS uuid
 LANGUAGE plpgsql
@@ -566,7 +566,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_step(text, uuid, integer) IS
-	'Bills up to p_max tenants after p_after, those that are not billed yet. Returns the last one; null: all are done.';
+	'Bills up to p_max unbilled tenants after p_after. Returns the last one; null: all tenants are done.';
 
 CREATE OR REPLACE FUNCTION acp.billing_result(p_period date, p_dry_run boolean, p_minimum numeric) RETURNS jsonb
 LANGUAGE plpgsql
@@ -595,7 +595,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_result(date, boolean, numeric) IS
-	'What a run of a month made; p_dry_run: what it would make, or made, computed anew from the audit rows. The same invoices, byte for byte.';
+	'Result of the run of a month; p_dry_run: recomputed from the audit rows, before or after the run. Both give the same invoices, byte for byte.';
 
 CREATE OR REPLACE FUNCTION acp.billing_run(p_key text, p_period date, p_dry_run boolean, p_minimum numeric) RETURNS jsonb
 LANGUAGE plpgsql
@@ -619,9 +619,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_run(text, date, boolean, numeric) IS
-	'A whole run in one transaction: acp.billing_open() and acp.billing_step() until all are done. p_period null: the last month that ended.';
+	'A whole run in one transaction: acp.billing_open() and acp.billing_step() until all are done. p_period null: the last complete month.';
 
--- What becomes of an invoice ----------------------------------------------------------------------------------------
+-- Life of an invoice after the run -----------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.billing_executed(p_tenant uuid, p_obligation text, p_data jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -658,7 +658,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_executed(uuid, text, jsonb) IS
-	'An obligation about an invoice was done: p_data is what the executor answered (invoice, status, amount). What Stripe told of its payment before is not forgotten.';
+	'Records the success of an invoice obligation. p_data: answer of the executor (invoice, status, amount). Also applies a payment that Stripe reported earlier.';
 
 CREATE OR REPLACE FUNCTION acp.billing_not_executed(p_tenant uuid, p_obligation text, p_error text) RETURNS void
 LANGUAGE plpgsql
@@ -669,7 +669,7 @@ BEGIN
 	WHERE b.tenant_id = p_tenant AND acp.billing_obligation(b.tenant_id, b.period) = left(p_obligation, 52) AND b.status <> 'paid';
 END
 $$;
-COMMENT ON FUNCTION acp.billing_not_executed(uuid, text, text) IS 'An obligation about an invoice was given up: it failed, for this reason.';
+COMMENT ON FUNCTION acp.billing_not_executed(uuid, text, text) IS 'Records that an invoice obligation was given up, with the reason.';
 
 CREATE OR REPLACE FUNCTION acp.billing_paid(p_stripe_invoice text, p_paid boolean, p_at timestamptz) RETURNS boolean
 LANGUAGE plpgsql
@@ -686,7 +686,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_paid(text, boolean, timestamptz) IS
-	'Stripe tells that an invoice was paid, or that its payment failed. What is paid stays paid. False: nothing changed, or no invoice here is known by this id yet; then it is remembered.';
+	'Records that Stripe reported an invoice as paid or its payment as failed. A paid invoice stays paid. False: nothing changed, or no invoice has this id yet; the event is then applied later.';
 
 CREATE OR REPLACE FUNCTION acp.billing_retry(p_tenant uuid, p_period date) RETURNS text
 LANGUAGE plpgsql
@@ -699,18 +699,18 @@ DECLARE
 BEGIN
 	SELECT * INTO b FROM acp.billing_periods x WHERE x.tenant_id = p_tenant AND x.period = p_period FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
-		PERFORM acp.fail('NOT_FOUND', 'there is no invoice of this tenant for this month');
+		PERFORM acp.fail('NOT_FOUND', 'this tenant has no invoice for this month');
 	ELSIF b.status NOT IN ('failed', 'invoiced') THEN
-		PERFORM acp.fail('VALIDATION_ERROR', format('the invoice is %s: only one that failed, or is not paid, is tried again', b.status));
+		PERFORM acp.fail('VALIDATION_ERROR', format('the invoice is %s; only a failed or unpaid invoice can be retried', b.status));
 	END IF;
 	name := acp.billing_obligation(b.tenant_id, b.period);
 	IF b.stripe_invoice_id IS NULL THEN
-		-- One that was dropped is owed again, since when it first was: so it is looked up at Stripe before.
+		-- A dropped obligation is revived with its old date, so the executor looks it up at Stripe first.
 		UPDATE acp.outbox SET done_at = NULL, result = NULL
 		WHERE tenant_id = b.tenant_id AND obligation = name AND result = '{"dropped": true}';
 		SELECT sum(acp.outbox_retry(o.outbox_id)) INTO revived FROM acp.outbox o WHERE o.tenant_id = b.tenant_id AND o.obligation = name;
 		IF revived IS DISTINCT FROM 1 THEN
-			PERFORM acp.fail('VALIDATION_ERROR', format('%s is being executed: try again in two minutes', name));
+			PERFORM acp.fail('VALIDATION_ERROR', format('%s is running; try again in two minutes', name));
 		END IF;
 		b.status := 'pending';
 	ELSE
@@ -725,7 +725,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_retry(uuid, date) IS
-	'Tries an invoice again that failed: making it, where Stripe does not have it, else paying it. Returns the obligation.';
+	'Retries a failed invoice: creates it at Stripe if it is missing there, else pays it. Returns the name of the obligation.';
 
 CREATE OR REPLACE FUNCTION acp.billing_credit(p_tenant uuid, p_amount numeric, p_currency text, p_reason text) RETURNS bigint
 LANGUAGE plpgsql
@@ -739,7 +739,7 @@ BEGIN
 	IF p_amount IN ('NaN', 'Infinity') OR p_amount <= 0 THEN
 		PERFORM acp.fail('VALIDATION_ERROR', 'the amount must be more than 0', '/amount');
 	ELSIF p_amount * minor <> trunc(p_amount * minor) THEN
-		PERFORM acp.fail('VALIDATION_ERROR', format('%s is a fraction of the smallest unit of %s, of which there are %s in one',
+		PERFORM acp.fail('VALIDATION_ERROR', format('%s is not a multiple of the smallest unit of %s (1/%s)',
 			p_amount, billed, minor), '/amount');
 	ELSIF p_currency <> billed THEN
 		PERFORM acp.fail('VALIDATION_ERROR', format('this installation bills in %s', billed), '/currency');
@@ -751,9 +751,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_credit(uuid, numeric, text, text) IS
-	'Takes an amount off a tenant''s next invoice; what it does not use up goes to the one after. p_currency null: that of the prices. Returns its number.';
+	'Credits an amount to a tenant. It reduces the next invoice, and any rest the invoices after it. p_currency null: the currency of the prices. Returns the number of the credit.';
 
--- What a tenant and an operator read --------------------------------------------------------------------------------
+-- Queries for tenants and operators ----------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.invoice_usage(p_tenant uuid, p_period date) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -768,7 +768,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.invoice_usage(uuid, date) IS
-	'Member usage of an invoice: calls made while paid, those that are charged and those that failed or were refused.';
+	'Member usage of an invoice: the calls made as a paid tenant, charged, and failed or refused.';
 
 CREATE OR REPLACE FUNCTION acp.invoice_json(p_tenant uuid, p_period date, p_minimum numeric) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -777,7 +777,7 @@ AS $$
 DECLARE
 	month  CONSTANT date := coalesce(p_period, acp.period(acp.now()));
 	closed CONSTANT boolean := EXISTS (SELECT FROM acp.billing_closings x WHERE x.period = month);
-	-- Before the tenant was there; prices of that time there may be none. Rows that came from elsewhere may be older than it.
+	-- A month before the tenant existed may have no prices. Imported rows may be older than the tenant.
 	before CONSTANT boolean := NOT closed AND month < acp.period((SELECT t.onboarded_at FROM acp.tenants t WHERE t.tenant_id = p_tenant))
 		AND NOT EXISTS (SELECT FROM acp.usage_counters u WHERE u.tenant_id = p_tenant AND u.day >= month AND u.day < month + interval '1 month')
 		AND NOT EXISTS (SELECT FROM acp.billing_periods x WHERE x.tenant_id = p_tenant AND x.period < month);
@@ -811,7 +811,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.invoice_json(uuid, date, numeric) IS
-	'The invoice of a tenant and UTC month (null: this one) as the API shows it; of a month that is not billed yet, what it would be now: status open; where nothing of the tenant was billed or can be: none.';
+	'The invoice of a tenant and UTC month (null: this month) as the API shows it. status: open for a preview of a month that is not billed, none if there is and can be no invoice.';
 
 CREATE OR REPLACE FUNCTION acp.billing_unbilled(p_period date) RETURNS bigint
 LANGUAGE plpgsql STABLE
@@ -823,9 +823,9 @@ BEGIN
 		- (SELECT coalesce(sum(l.calls), 0) FROM acp.invoice_lines l WHERE l.kind = 'usage' AND l.source_period = p_period);
 END
 $$;
-COMMENT ON FUNCTION acp.billing_unbilled(date) IS 'Paid calls of a month that no invoice has yet.';
+COMMENT ON FUNCTION acp.billing_unbilled(date) IS 'Number of paid calls of a month that are on no invoice.';
 
--- Proof -------------------------------------------------------------------------------------------------------------
+-- Proof --------------------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.billing_differences(p_period date)
 RETURNS TABLE (tenant_id uuid, period date, what text, billed text, rows text)
@@ -838,9 +838,9 @@ AS $$
 		FROM acp.billing_periods b WHERE p_period IS NULL OR b.period = p_period
 	), charged AS MATERIALIZED (
 		SELECT l.* FROM acp.invoice_lines l WHERE l.kind = 'usage' AND (p_period IS NULL OR l.source_period = p_period)
-	), stretches AS MATERIALIZED (
-		-- The one pass over the log: each row with the month it is billed in; null: none yet. Between two prices' beginnings all
-		-- rows of an action and unit are of one line.
+	), ranges AS MATERIALIZED (
+		-- One pass over the log: each row with the month that bills it (null: not billed). Between two changes of
+		-- prices all rows of an action and unit belong to one line.
 		SELECT l.tenant_id, date_trunc('month', l.ts AT TIME ZONE 'UTC')::date AS source_period, l.action, coalesce(l.billing_unit, 'call') AS billing_unit,
 			k.period, width_bucket(l.ts, (SELECT '{-infinity}'::timestamptz[] || array_agg(DISTINCT p.valid_from ORDER BY p.valid_from) FROM acp.prices p)),
 			count(*) AS calls, sum(l.billing_quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts,
@@ -851,7 +851,7 @@ AS $$
 		WHERE l.billable AND l.tier = 'paid' AND (p_period IS NULL OR (l.ts >= acp.period_start(p_period) AND l.ts < acp.period_end(p_period)))
 		GROUP BY 1, 2, 3, 4, 5, 6
 	), billed AS MATERIALIZED (
-		SELECT s.*, i.line FROM stretches s LEFT JOIN charged i ON i.tenant_id = s.tenant_id AND i.period = s.period AND i.action = s.action
+		SELECT s.*, i.line FROM ranges s LEFT JOIN charged i ON i.tenant_id = s.tenant_id AND i.period = s.period AND i.action = s.action
 			AND i.billing_unit = s.billing_unit AND s.first_ts >= i.from_ts AND s.last_ts < i.to_ts
 	), archived AS (
 		SELECT a.tenant_id, a.month AS source_period, a.action, a.billing_unit, sum(a.calls) AS calls
@@ -872,7 +872,7 @@ AS $$
 		to_char(b.period, 'YYYY-MM')), '0', b.calls::text
 	FROM billed b WHERE b.period IS NOT NULL AND b.line IS NULL
 	UNION ALL
-	-- Of a month that has an archive the rows of a line are not all at hand.
+	-- A month with an archive may lack some rows of a line.
 	SELECT c.tenant_id, c.period, format('%s of line %s', w.what, c.line), w.said, w.found
 	FROM charged c LEFT JOIN (SELECT b.tenant_id, b.period, b.line, b.source_period, sum(b.calls) AS calls, sum(b.units) AS units, min(b.first_row) AS first_row,
 			max(b.last_row) AS last_row FROM billed b GROUP BY 1, 2, 3, 4) b
@@ -909,7 +909,7 @@ AS $$
 		(SELECT -l.amount FROM acp.invoice_lines l WHERE l.tenant_id = k.tenant_id AND l.period = k.period AND l.credit_id = k.credit_id)
 $$;
 COMMENT ON FUNCTION acp.billing_differences(date) IS
-	'Where invoices are not what the audit rows, prices, credits and the outbox say, in one month or (null) in all. None: each billable paid row of a billed month is in exactly one line, and lines add up.';
+	'Differences between invoices and the audit rows, prices, credits and outbox, for one month or (null) all. No rows: each billable paid call of a billed month is in exactly one line, and the lines add up.';
 
 CREATE OR REPLACE FUNCTION acp.hub_billing_run(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -924,7 +924,7 @@ BEGIN
 	RETURN result;
 END
 $$;
-COMMENT ON FUNCTION acp.hub_billing_run(jsonb, jsonb) IS 'billing/run: bills a month, once, whatever the number of runs.';
+COMMENT ON FUNCTION acp.hub_billing_run(jsonb, jsonb) IS 'billing/run: bills a month once, even if called several times.';
 
 CREATE OR REPLACE FUNCTION acp.hub_billing_invoice(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql

@@ -1,4 +1,4 @@
--- What is done now and then, by any process; two at once are harmless.
+-- Periodic maintenance. Any process runs it; two concurrent runs do no harm.
 
 CREATE OR REPLACE FUNCTION acp.maintain() RETURNS void
 LANGUAGE plpgsql
@@ -9,7 +9,7 @@ DECLARE
 	expired integer;
 BEGIN
 	PERFORM acp.ensure_partitions(acp.now(), 3);
-	-- Places of calls that died; those of a month that nobody calls in any more would stay for ever.
+	-- Expired reservations. In a month without further calls nothing else would release them.
 	FOR q IN SELECT u.tenant_id, u.period FROM acp.usage_quota u
 		WHERE u.reserved > 0 AND EXISTS (SELECT FROM acp.usage_reservations r
 			WHERE r.tenant_id = u.tenant_id AND r.period = u.period AND r.expires_at <= acp.now())
@@ -24,7 +24,7 @@ BEGIN
 		SELECT tenant_id, action, key FROM acp.idempotency WHERE expires_at <= acp.now() ORDER BY expires_at
 		LIMIT 1000 FOR UPDATE SKIP LOCKED) old
 	WHERE i.tenant_id = old.tenant_id AND i.action = old.action AND i.key = old.key;
-	-- Who asks from a number that is gone is told that everything may have changed.
+	-- A cache that asks from a deleted number is told that everything may have changed.
 	DELETE FROM acp.changes WHERE at <= now() - interval '1 day';
 	DELETE FROM acp.webhook_deliveries d USING (
 		SELECT tenant_id, delivery_id FROM acp.webhook_deliveries
@@ -33,6 +33,6 @@ BEGIN
 	WHERE d.tenant_id = old.tenant_id AND d.delivery_id = old.delivery_id;
 END
 $$;
-COMMENT ON FUNCTION acp.maintain() IS 'Makes audit partitions three months ahead, gives back the places of calls that died, forgets expired idempotency keys, changes of a day ago, and deliveries that ended 30 days ago.';
+COMMENT ON FUNCTION acp.maintain() IS 'Creates audit partitions three months ahead. Deletes expired reservations and idempotency keys, change feed entries older than a day, and webhook deliveries that ended 30 days ago.';
 
 GRANT EXECUTE ON FUNCTION acp.maintain() TO acp_app;

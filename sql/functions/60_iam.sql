@@ -1,4 +1,5 @@
--- Pack iam: handlers (tenant, params, ctx) -> data. params passed the action's schema; ctx.ceiling is the most that may exist.
+-- Pack iam: handlers (tenant, params, ctx) -> data. params have passed the schema of the action; ctx.ceiling is the
+-- maximum number.
 
 CREATE OR REPLACE FUNCTION acp.live_count(p_tenant uuid, p_resource text) RETURNS bigint
 LANGUAGE plpgsql STABLE
@@ -14,21 +15,21 @@ BEGIN
 	END CASE;
 END
 $$;
-COMMENT ON FUNCTION acp.live_count(uuid, text) IS 'How many of a kind a tenant has now: what ceilings are compared with.';
+COMMENT ON FUNCTION acp.live_count(uuid, text) IS 'Number of live resources of a kind that a tenant has, for comparison with the ceiling.';
 
 CREATE OR REPLACE FUNCTION acp.ceiling_hold(p_tenant uuid, p_resource text, p_ctx jsonb) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- The router has looked already; here two calls at once are told apart: the second waits for the first to commit.
+	-- The router has checked already. Here concurrent calls are separated: the second waits for the first to commit.
 	PERFORM FROM acp.tenants WHERE tenant_id = p_tenant FOR NO KEY UPDATE;
 	IF acp.live_count(p_tenant, p_resource) >= (p_ctx->>'ceiling')::bigint THEN
 		PERFORM acp.fail('CEILING_EXCEEDED', format('at most %s %s may exist; delete or revoke one first', p_ctx->>'ceiling', p_resource));
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION acp.ceiling_hold(uuid, text, jsonb) IS 'Before an insert: keeps a ceiling exact by letting a tenant''s inserts pass one at a time.';
+COMMENT ON FUNCTION acp.ceiling_hold(uuid, text, jsonb) IS 'Call before an insert: enforces a ceiling exactly by serialising the inserts of a tenant.';
 
 CREATE OR REPLACE FUNCTION acp.iam_key_json(k acp.api_keys) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -41,7 +42,7 @@ BEGIN
 		'status', CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked' WHEN k.expires_at <= acp.now() THEN 'expired' ELSE 'active' END);
 END
 $$;
-COMMENT ON FUNCTION acp.iam_key_json(acp.api_keys) IS 'A key as replies show it: never its hash.';
+COMMENT ON FUNCTION acp.iam_key_json(acp.api_keys) IS 'JSON of a key for replies. Never contains its hash.';
 
 CREATE OR REPLACE FUNCTION acp.iam_key_of(p_tenant uuid, p_params jsonb) RETURNS acp.api_keys
 LANGUAGE plpgsql
@@ -57,7 +58,7 @@ BEGIN
 	RETURN k;
 END
 $$;
-COMMENT ON FUNCTION acp.iam_key_of(uuid, jsonb) IS 'The tenant''s key that params.api_key_id names, or a refusal.';
+COMMENT ON FUNCTION acp.iam_key_of(uuid, jsonb) IS 'Returns the key of the tenant that params.api_key_id names, or refuses the call.';
 
 CREATE OR REPLACE FUNCTION acp.iam_usable_key(p_tenant uuid, p_params jsonb) RETURNS acp.api_keys
 LANGUAGE plpgsql
@@ -67,12 +68,12 @@ DECLARE
 	k acp.api_keys := acp.iam_key_of(p_tenant, p_params);
 BEGIN
 	IF k.revoked_at IS NOT NULL OR k.expires_at <= acp.now() THEN
-		PERFORM acp.fail('VALIDATION_ERROR', 'this key is revoked or expired already', '/params/api_key_id');
+		PERFORM acp.fail('VALIDATION_ERROR', 'this key is already revoked or expired', '/params/api_key_id');
 	END IF;
 	RETURN k;
 END
 $$;
-COMMENT ON FUNCTION acp.iam_usable_key(uuid, jsonb) IS 'As acp.iam_key_of, and still usable.';
+COMMENT ON FUNCTION acp.iam_usable_key(uuid, jsonb) IS 'acp.iam_key_of, but refuses a revoked or expired key.';
 
 CREATE OR REPLACE FUNCTION acp.iam_check_expiry(p_params jsonb) RETURNS timestamptz
 LANGUAGE plpgsql STABLE
@@ -82,12 +83,12 @@ DECLARE
 	expires CONSTANT timestamptz := (p_params->>'expires_at')::timestamptz;
 BEGIN
 	IF expires <= acp.now() THEN
-		PERFORM acp.fail('VALIDATION_ERROR', 'expires_at lies in the past', '/params/expires_at');
+		PERFORM acp.fail('VALIDATION_ERROR', 'expires_at is in the past', '/params/expires_at');
 	END IF;
 	RETURN expires;
 END
 $$;
-COMMENT ON FUNCTION acp.iam_check_expiry(jsonb) IS 'params.expires_at, or a refusal when it lies in the past.';
+COMMENT ON FUNCTION acp.iam_check_expiry(jsonb) IS 'Returns params.expires_at, or refuses the call if it is in the past.';
 
 CREATE OR REPLACE FUNCTION acp.iam_keys_list(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -116,7 +117,7 @@ BEGIN
 	RETURN to_jsonb((acp.iam_usable_key(p_tenant, p_params)).scopes);
 END
 $$;
-COMMENT ON FUNCTION acp.iam_keys_scopes(uuid, jsonb, jsonb) IS 'Scopes of a usable key, for iam.keys.rotate.';
+COMMENT ON FUNCTION acp.iam_keys_scopes(uuid, jsonb, jsonb) IS 'Returns the scopes of a usable key, for iam.keys.rotate.';
 
 CREATE OR REPLACE FUNCTION acp.iam_key_insert(p_tenant uuid, p_params jsonb, p_name text, p_scopes text[], p_rate_limit integer,
 	p_expires timestamptz) RETURNS jsonb
@@ -134,7 +135,7 @@ BEGIN
 	RETURN acp.iam_key_json(k);
 END
 $$;
-COMMENT ON FUNCTION acp.iam_key_insert(uuid, jsonb, text, text[], integer, timestamptz) IS 'Stores the key whose id, hash and prefix the handler put into params.';
+COMMENT ON FUNCTION acp.iam_key_insert(uuid, jsonb, text, text[], integer, timestamptz) IS 'Stores the key whose id, hash and prefix are in params.';
 
 CREATE OR REPLACE FUNCTION acp.iam_keys_create(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -273,7 +274,7 @@ BEGIN
 	RETURN jsonb_build_object('email', m.email, 'role', m.role, 'status', m.status, 'invited_at', acp.rfc3339(m.invited_at));
 END
 $$;
-COMMENT ON FUNCTION acp.iam_team_invite(uuid, jsonb, jsonb) IS 'iam.team.invite: inviting somebody again changes the role.';
+COMMENT ON FUNCTION acp.iam_team_invite(uuid, jsonb, jsonb) IS 'iam.team.invite: a second invitation of the same person changes the role.';
 
 GRANT EXECUTE ON FUNCTION acp.live_count(uuid, text), acp.ceiling_hold(uuid, text, jsonb), acp.iam_key_json(acp.api_keys),
 	acp.iam_key_of(uuid, jsonb), acp.iam_usable_key(uuid, jsonb), acp.iam_check_expiry(jsonb), acp.iam_keys_list(uuid, jsonb, jsonb),

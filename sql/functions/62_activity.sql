@@ -1,11 +1,11 @@
--- What a tenant sees of its own calls beyond what it is billed for: meta.activity, for the console and for agents.
+-- meta.activity: the calls of a tenant with details that billing does not need, for the console and for agents.
 
 CREATE OR REPLACE FUNCTION acp.meta_activity(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	most  CONSTANT integer := 1000; -- rows of the log: what this costs does not grow with it
+	most  CONSTANT integer := 1000; -- rows read, so the cost does not grow with the log
 	shown CONSTANT integer := coalesce((p_params->>'limit')::integer, 50);
 	month CONSTANT date := coalesce((p_params->>'period' || '-01')::date, acp.period(acp.now()));
 	reply jsonb;
@@ -41,6 +41,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.meta_activity(uuid, jsonb, jsonb) IS
-	'meta.activity: calls of a month by outcome, exact from the counters; failures and last uses of keys from the tenant''s latest 1000 calls.';
+	'meta.activity: calls of a month by outcome, exact, from the counters; failures and last use of each key, from the latest 1000 calls of the tenant.';
 
 GRANT EXECUTE ON FUNCTION acp.meta_activity(uuid, jsonb, jsonb) TO acp_app;

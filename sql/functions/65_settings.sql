@@ -43,6 +43,6 @@ BEGIN
 	RETURN acp.settings_get(p_tenant, '{}', p_ctx);
 END
 $$;
-COMMENT ON FUNCTION acp.settings_update(uuid, jsonb, jsonb) IS 'settings.update: members given are set, null unsets; a dry run names what would differ.';
+COMMENT ON FUNCTION acp.settings_update(uuid, jsonb, jsonb) IS 'settings.update: sets the given members; null removes one. A dry run lists the changes.';
 
 GRANT EXECUTE ON FUNCTION acp.settings_get(uuid, jsonb, jsonb), acp.settings_update(uuid, jsonb, jsonb) TO acp_app;

@@ -1,6 +1,7 @@
--- Webhooks: events become deliveries in the transaction of their cause; any process sends them; the pack's handlers.
+-- Webhooks: deliveries are queued in the transaction that causes the event, and any process sends them. Handlers of the
+-- pack.
 --
--- Lock order: a webhook before its deliveries. Both come before a tenant's counter rows (30_usage.sql).
+-- Lock order: a webhook before its deliveries. Both come before the counter rows of a tenant (30_usage.sql).
 
 CREATE OR REPLACE FUNCTION acp.webhook_known_events() RETURNS text[]
 LANGUAGE plpgsql IMMUTABLE
@@ -10,7 +11,7 @@ BEGIN
 	RETURN ARRAY['key.created', 'key.revoked', 'key.rotated', 'usage.warning', 'usage.limit_reached', 'webhook.test'];
 END
 $$;
-COMMENT ON FUNCTION acp.webhook_known_events() IS 'The events there are.';
+COMMENT ON FUNCTION acp.webhook_known_events() IS 'Names of all events.';
 
 CREATE OR REPLACE FUNCTION acp.webhook_wants(w acp.webhooks, p_event text) RETURNS boolean
 LANGUAGE plpgsql STABLE
@@ -20,7 +21,7 @@ BEGIN
 	RETURN w.status = 'active' AND EXISTS (SELECT FROM unnest(w.events) AS pattern WHERE acp.pattern_fits(pattern, p_event));
 END
 $$;
-COMMENT ON FUNCTION acp.webhook_wants(acp.webhooks, text) IS 'Is an event one that this webhook is told of?';
+COMMENT ON FUNCTION acp.webhook_wants(acp.webhooks, text) IS 'True if this webhook subscribes to the event.';
 
 CREATE OR REPLACE FUNCTION acp.webhook_deliver(w acp.webhooks, p_event text, p_data jsonb) RETURNS acp.webhook_deliveries
 LANGUAGE plpgsql
@@ -36,7 +37,7 @@ BEGIN
 	RETURN d;
 END
 $$;
-COMMENT ON FUNCTION acp.webhook_deliver(acp.webhooks, text, jsonb) IS 'Puts one event on its way to one webhook.';
+COMMENT ON FUNCTION acp.webhook_deliver(acp.webhooks, text, jsonb) IS 'Queues the delivery of one event to one webhook.';
 
 CREATE OR REPLACE FUNCTION acp.webhook_emit(p_tenant uuid, p_event text, p_data jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -45,8 +46,8 @@ AS $$
 DECLARE
 	w acp.webhooks;
 BEGIN
-	-- The lock is what the foreign key would take: a webhook that is being deleted is waited for here, and then passed
-	-- over, instead of failing the call that caused the event.
+	-- This is the lock that the foreign key takes. If a webhook is being deleted, wait for that and skip it; the call
+	-- that caused the event must not fail.
 	FOR w IN SELECT * FROM acp.webhooks x WHERE x.tenant_id = p_tenant ORDER BY x.webhook_id FOR KEY SHARE LOOP
 		IF acp.webhook_wants(w, p_event) THEN
 			PERFORM acp.webhook_deliver(w, p_event, p_data);
@@ -55,7 +56,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.webhook_emit(uuid, text, jsonb) IS
-	'Tells every webhook of the tenant that wants the event, when this transaction commits. p_data must hold no secret.';
+	'Queues the event for every subscribed webhook of the tenant, as part of this transaction. p_data must not contain secrets.';
 
 CREATE OR REPLACE FUNCTION acp.webhook_effects(p_tenant uuid, p_event text) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -66,14 +67,14 @@ BEGIN
 		'url', w.url) ORDER BY w.webhook_id), '[]') FROM acp.webhooks w WHERE w.tenant_id = p_tenant AND acp.webhook_wants(w, p_event));
 END
 $$;
-COMMENT ON FUNCTION acp.webhook_effects(uuid, text) IS 'side_effects of an impact: the deliveries that acp.webhook_emit would make.';
+COMMENT ON FUNCTION acp.webhook_effects(uuid, text) IS 'Builds side_effects of an impact: the deliveries that acp.webhook_emit would queue.';
 
 CREATE OR REPLACE FUNCTION acp.webhook_usage(p_tenant uuid, p_used bigint, p_limit integer, p_percent integer, p_ts timestamptz) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	-- The counter goes up by one under its lock: each number is passed once.
+	-- The counter grows by one under its lock, so each value occurs once.
 	near    CONSTANT boolean := p_used = ceil(p_limit::numeric * p_percent / 100);
 	last    CONSTANT boolean := p_used = p_limit;
 	numbers jsonb;
@@ -92,9 +93,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.webhook_usage(uuid, bigint, integer, integer, timestamptz) IS
-	'Events of a free call that was counted: usage.warning at the first call from which replies carry a warning, usage.limit_reached at the last.';
+	'Emits the events for a counted free call: usage.warning at the first call whose reply carries a warning, usage.limit_reached at the last call.';
 
--- The deliverer ---------------------------------------------------------------------------------------------------
+-- The delivery worker ------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.deliveries_take(p_max integer, p_lease interval) RETURNS jsonb
 LANGUAGE plpgsql
@@ -120,7 +121,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.deliveries_take(integer, interval) IS
-	'Claims deliveries that are due, for an attempt that must be reported within p_lease; after that it counts as crashed and they are due again.';
+	'Claims due deliveries for an attempt that must be reported within p_lease. After that the attempt counts as crashed and they are due again.';
 
 CREATE OR REPLACE FUNCTION acp.webhook_disable(p_tenant uuid, p_webhook uuid, p_reason text) RETURNS void
 LANGUAGE plpgsql
@@ -133,7 +134,7 @@ BEGIN
 	WHERE tenant_id = p_tenant AND webhook_id = p_webhook AND status = 'pending';
 END
 $$;
-COMMENT ON FUNCTION acp.webhook_disable(uuid, uuid, text) IS 'Disables a webhook and gives up what was on its way to it. p_reason null: its owner wants it.';
+COMMENT ON FUNCTION acp.webhook_disable(uuid, uuid, text) IS 'Disables a webhook and fails its pending deliveries. p_reason null: its owner disabled it.';
 
 CREATE OR REPLACE FUNCTION acp.delivery_done(p jsonb) RETURNS boolean
 LANGUAGE plpgsql
@@ -148,10 +149,10 @@ DECLARE
 	counted   boolean;
 BEGIN
 	IF NOT delivered THEN
-		-- More rows may be changed below: one failure of a webhook at a time.
+		-- More rows may change below, so handle one failure of a webhook at a time.
 		PERFORM FROM acp.webhooks WHERE tenant_id = tenant AND webhook_id = webhook FOR NO KEY UPDATE;
 	END IF;
-	-- An attempt that outlived its lease has no say any more, unless the receiver took it: then nobody need try again.
+	-- An attempt that outlived its lease is ignored, unless it delivered: a success needs no further attempt.
 	UPDATE acp.webhook_deliveries SET
 		status = CASE WHEN delivered THEN 'delivered' WHEN again IS NULL THEN 'failed' ELSE 'pending' END,
 		next_attempt_at = CASE WHEN NOT delivered THEN again END,
@@ -163,7 +164,7 @@ BEGIN
 	IF counted AND (p->>'gone')::boolean THEN
 		PERFORM acp.webhook_disable(tenant, webhook, 'the receiver answered 410 Gone');
 	ELSIF counted AND (p->>'silent')::boolean THEN
-		-- A receiver that lets us wait must not hold up those of others with all that is due to it.
+		-- A slow receiver must not delay the deliveries of others with all that is due to it.
 		UPDATE acp.webhook_deliveries SET next_attempt_at = breather
 		WHERE tenant_id = tenant AND webhook_id = webhook AND status = 'pending' AND next_attempt_at < breather
 		  AND delivery_id <> (p->>'delivery_id')::uuid;
@@ -172,9 +173,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.delivery_done(jsonb) IS
-	'How an attempt ended: tenant_id, webhook_id, delivery_id, attempt, delivered, status?, error?, retry_after? (seconds; missing: the last attempt), gone? (the webhook is to be disabled), silent? (no answer in time). False: the attempt had no say any more.';
+	'Records the outcome of an attempt: tenant_id, webhook_id, delivery_id, attempt, delivered, status?, error?, retry_after? (seconds; missing: the last attempt), gone? (disable the webhook), silent? (no answer in time). False: the attempt had outlived its lease and is ignored.';
 
--- The pack: handlers (tenant, params, ctx) -> data ----------------------------------------------------------------
+-- The pack: handlers (tenant, params, ctx) -> data -------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.webhook_json(w acp.webhooks) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -186,7 +187,7 @@ BEGIN
 		'updated_at', acp.rfc3339(w.updated_at));
 END
 $$;
-COMMENT ON FUNCTION acp.webhook_json(acp.webhooks) IS 'A webhook as replies show it: never its secret.';
+COMMENT ON FUNCTION acp.webhook_json(acp.webhooks) IS 'JSON of a webhook for replies. Never contains its secret.';
 
 CREATE OR REPLACE FUNCTION acp.webhook_of(p_tenant uuid, p_params jsonb) RETURNS acp.webhooks
 LANGUAGE plpgsql
@@ -202,7 +203,7 @@ BEGIN
 	RETURN w;
 END
 $$;
-COMMENT ON FUNCTION acp.webhook_of(uuid, jsonb) IS 'The tenant''s webhook that params.webhook_id names, or a refusal.';
+COMMENT ON FUNCTION acp.webhook_of(uuid, jsonb) IS 'Returns the webhook of the tenant that params.webhook_id names, or refuses the call.';
 
 CREATE OR REPLACE FUNCTION acp.webhook_check_events(p_params jsonb) RETURNS text[]
 LANGUAGE plpgsql
@@ -215,13 +216,13 @@ BEGIN
 	SELECT n - 1 INTO wrong FROM jsonb_array_elements_text(p_params->'events') WITH ORDINALITY AS e(pattern, n)
 	WHERE NOT EXISTS (SELECT FROM unnest(known) AS name WHERE acp.pattern_fits(pattern, name)) ORDER BY n LIMIT 1;
 	IF wrong IS NOT NULL THEN
-		PERFORM acp.fail('VALIDATION_ERROR', 'this pattern fits no event; there are ' || array_to_string(known, ', '),
+		PERFORM acp.fail('VALIDATION_ERROR', 'this pattern matches no event; the events are ' || array_to_string(known, ', '),
 			'/params/events/' || wrong);
 	END IF;
 	RETURN ARRAY(SELECT jsonb_array_elements_text(p_params->'events'));
 END
 $$;
-COMMENT ON FUNCTION acp.webhook_check_events(jsonb) IS 'params.events, or a refusal when one of them could never happen.';
+COMMENT ON FUNCTION acp.webhook_check_events(jsonb) IS 'Returns params.events, or refuses the call if a pattern matches no event.';
 
 CREATE OR REPLACE FUNCTION acp.webhooks_list(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -263,7 +264,7 @@ BEGIN
 	RETURN acp.webhook_json(w);
 END
 $$;
-COMMENT ON FUNCTION acp.webhooks_create(uuid, jsonb, jsonb) IS 'webhooks.create: the handler put id and sealed secret into params.';
+COMMENT ON FUNCTION acp.webhooks_create(uuid, jsonb, jsonb) IS 'webhooks.create: id and sealed secret are in params.';
 
 CREATE OR REPLACE FUNCTION acp.webhook_pending(w acp.webhooks) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -277,7 +278,7 @@ BEGIN
 		'webhook_id', w.webhook_id, 'changes', jsonb_build_object('status', 'failed'), 'count', waiting)) END;
 END
 $$;
-COMMENT ON FUNCTION acp.webhook_pending(acp.webhooks) IS 'updates of an impact: the deliveries that disabling would give up.';
+COMMENT ON FUNCTION acp.webhook_pending(acp.webhooks) IS 'Builds updates of an impact: the pending deliveries that disabling would fail.';
 
 CREATE OR REPLACE FUNCTION acp.webhook_changes(w acp.webhooks, p_params jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -290,7 +291,7 @@ BEGIN
 		|| CASE WHEN (p_params->>'rotate_secret')::boolean THEN jsonb_build_object('secret', 'rotated') ELSE '{}' END;
 END
 $$;
-COMMENT ON FUNCTION acp.webhook_changes(acp.webhooks, jsonb) IS 'What webhooks.update would make different.';
+COMMENT ON FUNCTION acp.webhook_changes(acp.webhooks, jsonb) IS 'The changes that webhooks.update would make.';
 
 CREATE OR REPLACE FUNCTION acp.webhooks_update(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -329,7 +330,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.webhooks_update(uuid, jsonb, jsonb) IS
-	'webhooks.update: members given are set; a new secret is in params.new_sealed, and for a day deliveries are signed with the old one too.';
+	'webhooks.update: sets the given members. A new secret is in params.new_sealed; for one day deliveries are signed with the old secret too.';
 
 CREATE OR REPLACE FUNCTION acp.webhooks_delete(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -349,7 +350,7 @@ BEGIN
 	RETURN jsonb_build_object('webhook_id', w.webhook_id, 'deleted', true);
 END
 $$;
-COMMENT ON FUNCTION acp.webhooks_delete(uuid, jsonb, jsonb) IS 'webhooks.delete: its deliveries go with it.';
+COMMENT ON FUNCTION acp.webhooks_delete(uuid, jsonb, jsonb) IS 'webhooks.delete: also deletes its deliveries.';
 
 CREATE OR REPLACE FUNCTION acp.webhooks_test(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -366,7 +367,7 @@ BEGIN
 		RETURN acp.impact(p_creates => jsonb_build_array(jsonb_build_object('type', 'webhook_delivery', 'event', 'webhook.test',
 			'webhook_id', w.webhook_id, 'url', w.url, 'count', 1)));
 	END IF;
-	-- As in acp.webhook_emit: whoever deletes it now is waited for.
+	-- As in acp.webhook_emit: wait for a concurrent deletion.
 	PERFORM FROM acp.webhooks WHERE tenant_id = p_tenant AND webhook_id = w.webhook_id FOR KEY SHARE;
 	w := acp.webhook_of(p_tenant, p_params);
 	d := acp.webhook_deliver(w, 'webhook.test', jsonb_build_object('webhook_id', w.webhook_id, 'request_id', p_ctx->'request_id'));
@@ -374,7 +375,7 @@ BEGIN
 	RETURN acp.delivery_json(d);
 END
 $$;
-COMMENT ON FUNCTION acp.webhooks_test(uuid, jsonb, jsonb) IS 'webhooks.test: a delivery to this webhook, whatever events it wants.';
+COMMENT ON FUNCTION acp.webhooks_test(uuid, jsonb, jsonb) IS 'webhooks.test: queues a delivery to this webhook, whatever its subscriptions.';
 
 CREATE OR REPLACE FUNCTION acp.delivery_json(d acp.webhook_deliveries) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -386,7 +387,7 @@ BEGIN
 		'last_error', d.last_error, 'created_at', acp.rfc3339(d.created_at), 'delivered_at', acp.rfc3339(d.delivered_at));
 END
 $$;
-COMMENT ON FUNCTION acp.delivery_json(acp.webhook_deliveries) IS 'A delivery as replies show it.';
+COMMENT ON FUNCTION acp.delivery_json(acp.webhook_deliveries) IS 'JSON of a delivery for replies.';
 
 CREATE OR REPLACE FUNCTION acp.webhooks_deliveries(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql

@@ -1,4 +1,4 @@
--- Policies and approvals: who may do what beyond scopes, and which calls a human has to allow first.
+-- Policies and approvals: rules beyond scopes, and calls that a person must approve first.
 
 CREATE OR REPLACE FUNCTION acp.pattern_fits(p_pattern text, p_action text) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
@@ -8,7 +8,7 @@ BEGIN
 	RETURN p_action ~ ('^' || replace(regexp_replace(p_pattern, '([^A-Za-z0-9_*])', '\\\1', 'g'), '*', '.*') || '$');
 END
 $$;
-COMMENT ON FUNCTION acp.pattern_fits(text, text) IS 'Does an action fit a pattern in which * stands for anything?';
+COMMENT ON FUNCTION acp.pattern_fits(text, text) IS 'True if an action matches a pattern, in which * matches any text.';
 
 CREATE OR REPLACE FUNCTION acp.window_open(p_window jsonb, p_ts timestamptz) RETURNS boolean
 LANGUAGE plpgsql STABLE
@@ -29,25 +29,25 @@ BEGIN
 		there := p_ts AT TIME ZONE coalesce(p_window->>'timezone', 'UTC');
 		since := coalesce((p_window->>'from')::time, '00:00');
 		until := coalesce((p_window->>'to')::time, '24:00');
-	EXCEPTION WHEN data_exception THEN -- no such zone, no such time
+	EXCEPTION WHEN data_exception THEN -- unknown time zone or invalid time
 		RETURN NULL;
 	END;
 	IF NOT days @> to_jsonb(extract(isodow FROM there)::integer) THEN
 		RETURN false;
 	END IF;
-	-- A window such as 22:00 to 06:00 goes over midnight.
+	-- A window such as 22:00 to 06:00 spans midnight.
 	RETURN CASE WHEN since <= until THEN there::time >= since AND there::time < until
 		ELSE there::time >= since OR there::time < until END;
 END
 $$;
 COMMENT ON FUNCTION acp.window_open(jsonb, timestamptz) IS
-	'Is a moment inside a time window {days: [1=Monday..7], from, to, timezone}? Without a window: always; to before from goes over midnight. Null: it cannot be told.';
+	'True if a moment is inside a time window {days: [1=Monday..7], from, to, timezone}, or if there is no window. A window with to before from spans midnight. Null: the window is invalid.';
 
 CREATE OR REPLACE FUNCTION acp.policy_version() RETURNS bigint
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT coalesce(max(version), 0) FROM acp.policies $$;
-COMMENT ON FUNCTION acp.policy_version() IS 'Number of the newest change of the policies.';
+COMMENT ON FUNCTION acp.policy_version() IS 'Number of the newest policy change.';
 
 CREATE OR REPLACE FUNCTION acp.find_policy(p_query jsonb) RETURNS acp.policies
 LANGUAGE sql STABLE
@@ -62,14 +62,14 @@ AS $$
 	  AND acp.window_open(p.time_window, acp.now()) IS NOT FALSE
 	ORDER BY p.priority, p.version LIMIT 1
 $$;
-COMMENT ON FUNCTION acp.find_policy(jsonb) IS 'The policy that decides a call: enabled, fitting, lowest priority number first; none: allowed. Also one of which it cannot be told whether it is time for it.';
+COMMENT ON FUNCTION acp.find_policy(jsonb) IS 'Finds the policy that decides a call: the enabled, matching policy with the lowest priority number. No policy: the call is allowed. A policy with an invalid time window also matches.';
 
 CREATE OR REPLACE FUNCTION acp.approval_for(p_query jsonb, OUT approval_id uuid, OUT approved boolean)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- Of two calls that ask for the same approval at once, the second finds the first one's.
+	-- Of two concurrent calls that need the same approval, the second finds the approval of the first.
 	PERFORM pg_advisory_xact_lock(hashtextextended((p_query->>'api_key_id') || (p_query->>'request_hash'), 7236459002));
 	SELECT a.approval_id, a.status = 'approved' INTO approval_id, approved FROM acp.approvals a
 	WHERE a.tenant_id = (p_query->>'tenant_id')::uuid AND a.api_key_id = (p_query->>'api_key_id')::uuid
@@ -86,7 +86,7 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION acp.approval_for(jsonb) IS 'The approval of exactly this call (tenant, key, action, hash): an approved one, else the pending one, else a new one.';
+COMMENT ON FUNCTION acp.approval_for(jsonb) IS 'Returns the approval for exactly this call (tenant, key, action, hash): an approved one, else the pending one, else a new one.';
 
 CREATE OR REPLACE FUNCTION acp.authorize(p_query jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -98,7 +98,7 @@ DECLARE
 	approval record;
 	result   jsonb;
 BEGIN
-	-- Whatever that policy says, what it is about is not let through.
+	-- Deny the calls of a policy that cannot be evaluated, whatever its decision.
 	IF acp.window_open(p.time_window, acp.now()) IS NULL THEN
 		RETURN jsonb_build_object('decision_id', p_query->'event_id', 'decision', 'deny', 'policy_id', p.policy_id,
 			'reason', 'a policy for this call cannot be evaluated; its operator has to correct or disable it',
@@ -117,7 +117,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.authorize(jsonb) IS
-	'Decides a call {tenant_id, api_key_id, actor_type, action, request_hash, amount, event_id, dry_run}: decision allow, deny or require_approval. approval_id with allow: to be used up when the call succeeds; with require_approval: what a human has to approve. fault: the policy that cannot be evaluated, for the log.';
+	'Decides a call {tenant_id, api_key_id, actor_type, action, request_hash, amount, event_id, dry_run}: decision allow, deny or require_approval. approval_id with allow: the approval to consume when the call succeeds; with require_approval: the approval that a person must give. fault: the policy that cannot be evaluated, for the log.';
 
 CREATE OR REPLACE FUNCTION acp.approval_use(p_tenant uuid, p_approval uuid, p_event uuid) RETURNS void
 LANGUAGE plpgsql
@@ -131,7 +131,7 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION acp.approval_use(uuid, uuid, uuid) IS 'Uses an approval up, in the transaction of the call it lets through; an approval lets one call through.';
+COMMENT ON FUNCTION acp.approval_use(uuid, uuid, uuid) IS 'Consumes an approval in the transaction of the approved call. One approval allows one call.';
 
 CREATE OR REPLACE FUNCTION acp.policy_fault(p_policy jsonb, OUT place text, OUT why text)
 LANGUAGE sql STABLE
@@ -155,17 +155,17 @@ AS $$
 		UNION ALL SELECT '/time_window/' || key, value
 		FROM jsonb_each(CASE jsonb_typeof(p_policy->'time_window') WHEN 'object' THEN p_policy->'time_window' END)),
 	faults (rank, place, why) AS (
-		SELECT 1, g.place, coalesce(r.why, 'is no member of a policy') FROM given g LEFT JOIN rules r USING (place)
+		SELECT 1, g.place, coalesce(r.why, 'is not a member of a policy') FROM given g LEFT JOIN rules r USING (place)
 		WHERE r.place IS NULL OR jsonb_typeof(g.value) <> r.kind OR g.value #>> '{}' !~ r.form OR length(g.value #>> '{}') > r.most
 		UNION ALL SELECT 2, '/' || name, 'is required' FROM unnest(ARRAY['name', 'decision']) name WHERE p_policy->name IS NULL)
 	SELECT place, why FROM (
 		SELECT rank, place, why FROM faults
-		-- What else is wrong with a window whose members have their form.
+		-- Other faults of a time window whose members are well formed.
 		UNION ALL SELECT 3, r.place, r.why FROM rules r WHERE r.place = '/time_window/timezone' AND NOT EXISTS (SELECT FROM faults)
 			AND acp.window_open(p_policy->'time_window', acp.now()) IS NULL) f
 	ORDER BY rank, place LIMIT 1
 $$;
-COMMENT ON FUNCTION acp.policy_fault(jsonb) IS 'The member at fault of what is to be a policy {name, decision, priority, action, actor_type, amount_over, reason, time_window}, and why; null: none.';
+COMMENT ON FUNCTION acp.policy_fault(jsonb) IS 'Finds the first fault in a proposed policy {name, decision, priority, action, actor_type, amount_over, reason, time_window}: the member and the reason; null: none.';
 
 CREATE OR REPLACE FUNCTION acp.check_policy(p_policy jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -177,7 +177,7 @@ DECLARE
 	says text;
 BEGIN
 	SELECT f.place, f.why INTO at, says FROM acp.policy_fault(p_policy) f;
-	-- PostgreSQL takes more than names for a zone, such as UTC+3, and not for what people mean by it.
+	-- PostgreSQL accepts zone forms such as UTC+3, whose sign is opposite to what people expect. Only tz names are accepted here.
 	IF at IS NULL AND zone IS NOT NULL AND NOT EXISTS (SELECT FROM pg_timezone_names WHERE name = zone) THEN
 		at := '/time_window/timezone';
 		says := 'must be a name of the tz database, for example Europe/Berlin';
@@ -187,7 +187,7 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION acp.check_policy(jsonb) IS 'Refuses what cannot be a policy.';
+COMMENT ON FUNCTION acp.check_policy(jsonb) IS 'Refuses an invalid policy.';
 
 CREATE OR REPLACE FUNCTION acp.policy_faults() RETURNS TABLE (policy_id uuid, name text, place text, why text, refuses boolean)
 LANGUAGE sql STABLE
@@ -199,7 +199,7 @@ AS $$
 		'reason', p.reason)) || CASE WHEN p.time_window IS NULL THEN '{}' ELSE jsonb_build_object('time_window', p.time_window) END) f
 	WHERE p.enabled AND f.place IS NOT NULL ORDER BY p.priority, p.version
 $$;
-COMMENT ON FUNCTION acp.policy_faults() IS 'Policies in force that are none that could be put in force now. refuses: such a one cannot be evaluated, and refuses what it is about.';
+COMMENT ON FUNCTION acp.policy_faults() IS 'Enabled policies that would be rejected if they were added now. refuses: the policy cannot be evaluated and denies all calls that it matches.';
 
 CREATE OR REPLACE FUNCTION acp.governance_propose_policy(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -231,7 +231,7 @@ AS $$
 		WHERE proposal_id = p_proposal AND status = 'proposed' AND p_status IN ('approved', 'rejected') RETURNING 1)
 	SELECT EXISTS (SELECT FROM decided)
 $$;
-COMMENT ON FUNCTION acp.proposal_decide(uuid, text) IS 'approved or rejected. False: there is no such proposal that waits for a decision.';
+COMMENT ON FUNCTION acp.proposal_decide(uuid, text) IS 'Approves or rejects a proposal. False: no such pending proposal.';
 
 CREATE OR REPLACE FUNCTION acp.policy_publish(p_proposal uuid, p_policy_id uuid) RETURNS boolean
 LANGUAGE plpgsql
@@ -248,7 +248,7 @@ BEGIN
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION acp.policy_publish(uuid, uuid) IS 'Makes an approved proposal a policy in force, for the tenant that proposed it. False: there is no such approved proposal.';
+COMMENT ON FUNCTION acp.policy_publish(uuid, uuid) IS 'Publishes an approved proposal as a policy for the tenant that proposed it. False: no such approved proposal.';
 
 CREATE OR REPLACE FUNCTION acp.policy_add(p_policy_id uuid, p_tenant uuid, p_policy jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -264,7 +264,7 @@ BEGIN
 		(p_policy->>'amount_over')::numeric, p_policy->>'decision', p_policy->>'reason', acp.policy_version() + 1, acp.now());
 END
 $$;
-COMMENT ON FUNCTION acp.policy_add(uuid, uuid, jsonb) IS 'Puts a policy in force, or refuses what cannot be one. p_tenant null: for all tenants.';
+COMMENT ON FUNCTION acp.policy_add(uuid, uuid, jsonb) IS 'Adds a policy in force, or refuses an invalid one. p_tenant null: for all tenants.';
 
 CREATE OR REPLACE FUNCTION acp.policy_enable(p_policy_id uuid, p_enabled boolean) RETURNS boolean
 LANGUAGE plpgsql
@@ -276,7 +276,7 @@ BEGIN
 	RETURN FOUND;
 END
 $$;
-COMMENT ON FUNCTION acp.policy_enable(uuid, boolean) IS 'Switches a policy on or off. False: there is none by this id.';
+COMMENT ON FUNCTION acp.policy_enable(uuid, boolean) IS 'Switches a policy on or off. False: no such policy.';
 
 CREATE OR REPLACE FUNCTION acp.approval_decide(p_approval uuid, p_status text) RETURNS boolean
 LANGUAGE sql
@@ -287,7 +287,7 @@ AS $$
 		WHERE approval_id = p_approval AND status = 'pending' AND p_status IN ('approved', 'rejected') RETURNING 1)
 	SELECT EXISTS (SELECT FROM decided)
 $$;
-COMMENT ON FUNCTION acp.approval_decide(uuid, text) IS 'approved or rejected. False: there is no such approval that waits for a decision.';
+COMMENT ON FUNCTION acp.approval_decide(uuid, text) IS 'Approves or rejects a call. False: no such pending approval.';
 
 GRANT EXECUTE ON FUNCTION acp.pattern_fits(text, text), acp.window_open(jsonb, timestamptz), acp.policy_version(), acp.find_policy(jsonb),
 	acp.approval_for(jsonb), acp.authorize(jsonb), acp.approval_use(uuid, uuid, uuid), acp.policy_fault(jsonb),

@@ -1,6 +1,6 @@
--- The hub (Repo B) for other kernels: what the endpoints below /functions/v1/ run, (p, p_ctx) -> members of the reply.
+-- The hub for other kernels: functions behind the endpoints below /functions/v1/, (p, p_ctx) -> members of the reply.
 --
--- p: the body, or the query as an object, checked by core/hub/hub.c. p_ctx: id (a fresh UUID), free_limit, reservation_ttl,
+-- p: the body, or the query as an object, checked by core/hub/hub.c. p_ctx: id (a new UUID), free_limit, reservation_ttl
 -- and, for calls that change something, event: their audit row, written with the change.
 
 CREATE OR REPLACE FUNCTION acp.audit_event_json(e acp.audit_logs) RETURNS jsonb
@@ -14,7 +14,7 @@ BEGIN
 		'actor', jsonb_build_object('type', e.actor_type, 'id', e.actor_id, 'api_key_id', e.api_key_id));
 END
 $$;
-COMMENT ON FUNCTION acp.audit_event_json(acp.audit_logs) IS 'An audit row as an AuditEvent: what audit-query gives and audit-ingest takes.';
+COMMENT ON FUNCTION acp.audit_event_json(acp.audit_logs) IS 'Converts an audit row to an AuditEvent, as returned by audit-query and accepted by audit-ingest.';
 
 CREATE OR REPLACE FUNCTION acp.hub_tenant(p jsonb) RETURNS acp.tenants
 LANGUAGE plpgsql
@@ -25,12 +25,12 @@ DECLARE
 BEGIN
 	SELECT * INTO t FROM acp.tenants WHERE tenant_id = (p->>'tenant_id')::uuid;
 	IF NOT FOUND THEN
-		PERFORM acp.fail('NOT_FOUND', 'no tenant has this tenant_id; tenants/create makes one', '/tenant_id');
+		PERFORM acp.fail('NOT_FOUND', 'no tenant has this tenant_id; tenants/create creates one', '/tenant_id');
 	END IF;
 	RETURN t;
 END
 $$;
-COMMENT ON FUNCTION acp.hub_tenant(jsonb) IS 'The tenant that a kernel names, or a refusal.';
+COMMENT ON FUNCTION acp.hub_tenant(jsonb) IS 'Returns the tenant that a kernel names, or refuses the call.';
 
 CREATE OR REPLACE FUNCTION acp.hub_changed(p_ctx jsonb, p_meta jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -41,7 +41,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.hub_changed(jsonb, jsonb) IS
-	'Writes the audit row of a kernel''s change. The row is the hub''s own; which tenant it is about stands in result_meta.';
+	'Writes the audit row for a change by a kernel. The row belongs to the hub; result_meta names the tenant affected.';
 
 CREATE OR REPLACE FUNCTION acp.hub_tenants_create(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -55,7 +55,7 @@ DECLARE
 	result   jsonb;
 BEGIN
 	IF idem_key IS NOT NULL THEN
-		-- Of two first calls with one key, the second waits here and then finds the first one's row.
+		-- Of two first calls with one key, the second waits here and then finds the row of the first.
 		PERFORM pg_advisory_xact_lock(hashtextextended(op || idem_key, 0));
 		SELECT * INTO earlier FROM acp.idempotency i WHERE i.tenant_id = nil AND i.action = op AND i.key = idem_key;
 		IF earlier.expires_at > acp.now() THEN
@@ -80,7 +80,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.hub_tenants_create(jsonb, jsonb) IS
-	'tenants/create: a free tenant without a key. The same agent_id again is refused, unless the same Idempotency-Key comes with the same body.';
+	'tenants/create: creates a free tenant without a key. Refuses an existing agent_id, unless the Idempotency-Key and the body are the same.';
 
 CREATE OR REPLACE FUNCTION acp.hub_tenants_update(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -99,7 +99,7 @@ BEGIN
 		'updated_at', acp.rfc3339(t.updated_at));
 END
 $$;
-COMMENT ON FUNCTION acp.hub_tenants_update(jsonb, jsonb) IS 'tenants/update: sets what is given of tier, payment_method_status, status and stripe_customer_id.';
+COMMENT ON FUNCTION acp.hub_tenants_update(jsonb, jsonb) IS 'tenants/update: sets the given members of tier, payment_method_status, status and stripe_customer_id.';
 
 CREATE OR REPLACE FUNCTION acp.hub_usage(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -118,7 +118,7 @@ BEGIN
 	RETURN acp.usage(t.tenant_id, month, (p_ctx->>'free_limit')::integer)::jsonb;
 END
 $$;
-COMMENT ON FUNCTION acp.hub_usage(jsonb, jsonb) IS 'usage: the usage object of a tenant and UTC month, named by period_start and period_end or by period; now where neither is given.';
+COMMENT ON FUNCTION acp.hub_usage(jsonb, jsonb) IS 'usage: the usage object of a tenant and UTC month, given by period_start and period_end or by period; default: the current month.';
 
 CREATE OR REPLACE FUNCTION acp.hub_usage_reserve(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -129,7 +129,7 @@ DECLARE
 	at    CONSTANT timestamptz := p->>'ts';
 	place record;
 BEGIN
-	-- Asked twice by a kernel that did not see the first answer: the place held stays one.
+	-- A kernel that missed the first answer asks again: release its reservation, so that it holds only one.
 	PERFORM acp.usage_release(t.tenant_id, (p->>'event_id')::uuid, at);
 	SELECT * INTO place FROM acp.usage_reserve(t.tenant_id, (p->>'event_id')::uuid, at, (p_ctx->>'free_limit')::integer,
 		make_interval(secs => (p_ctx->>'reservation_ttl')::integer));
@@ -138,7 +138,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.hub_usage_reserve(jsonb, jsonb) IS
-	'usage/reserve: holds a place of the tenant''s allowance for a kernel''s call, until usage/settle or the arrival of its audit row ends it.';
+	'usage/reserve: reserves a call of the allowance of the tenant for a kernel, until usage/settle or the audit row of the call ends it.';
 
 CREATE OR REPLACE FUNCTION acp.hub_usage_consume(p jsonb, p_ctx jsonb) RETURNS bigint
 LANGUAGE plpgsql
@@ -150,8 +150,8 @@ DECLARE
 	at       CONSTANT timestamptz := p->>'ts';
 	now_used bigint;
 BEGIN
-	-- A kernel that waited in vain sends the row while this may still be under way: one of the two sees the other, by the locks
-	-- of acp.audit_stored().
+	-- A kernel that got no answer sends the audit row while this call may still be running. The locks of acp.audit_stored()
+	-- make one of the two see the other.
 	PERFORM pg_advisory_xact_lock_shared(hashtext('acp.audit_stored'));
 	PERFORM pg_advisory_xact_lock(hashtext('acp.audit_stored'), hashtext(event::text));
 	INSERT INTO acp.usage_settled (tenant_id, period, reservation_id, settled_at)
@@ -159,14 +159,14 @@ BEGIN
 	IF FOUND AND NOT EXISTS (SELECT FROM acp.audit_logs l WHERE l.tenant_id = tenant AND l.ts = at AND l.event_id = event) THEN
 		RETURN acp.usage_consume(tenant, event, at, (p_ctx->>'free_limit')::integer);
 	END IF;
-	-- Counted before: this is a repetition, or its audit row was faster.
+	-- The call was counted before: this is a repeat, or its audit row arrived first.
 	DELETE FROM acp.usage_settled s WHERE s.tenant_id = tenant AND s.period = acp.period(at) AND s.reservation_id = event
 		AND EXISTS (SELECT FROM acp.audit_logs l WHERE l.tenant_id = tenant AND l.ts = at AND l.event_id = event);
 	SELECT used INTO now_used FROM acp.usage_quota q WHERE q.tenant_id = tenant AND q.period = acp.period(at);
 	RETURN now_used;
 END
 $$;
-COMMENT ON FUNCTION acp.hub_usage_consume(jsonb, jsonb) IS 'Counts a kernel''s call once, whether this or its audit row comes first, and however often.';
+COMMENT ON FUNCTION acp.hub_usage_consume(jsonb, jsonb) IS 'Counts a call of a kernel once, even if it is repeated, and in either order with its audit row.';
 
 CREATE OR REPLACE FUNCTION acp.hub_usage_settle(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -195,7 +195,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.hub_usage_settle(jsonb, jsonb) IS
-	'usage/settle: before a kernel commits a call, success counts it and uses its approval up, or refuses; failure gives the place back.';
+	'usage/settle: called before a kernel commits a call. Success counts it and consumes its approval, or refuses it. Failure releases the reservation.';
 
 CREATE OR REPLACE FUNCTION acp.hub_event_row(p_event jsonb) RETURNS acp.audit_logs
 LANGUAGE plpgsql
@@ -217,12 +217,12 @@ BEGIN
 	e.billable := coalesce(e.billable, false);
 	e.billing_quantity := coalesce(e.billing_quantity, 1);
 	IF e.billable THEN
-		e.pack := coalesce(e.pack, split_part(e.action, '.', 1)); -- without a pack it would not be counted, nor billed
+		e.pack := coalesce(e.pack, split_part(e.action, '.', 1)); -- a call without a pack would be neither counted nor billed
 	END IF;
 	RETURN e;
 END
 $$;
-COMMENT ON FUNCTION acp.hub_event_row(jsonb) IS 'The audit row of an AuditEvent. What it does not say is billable is not; members that are no columns are dropped.';
+COMMENT ON FUNCTION acp.hub_event_row(jsonb) IS 'Converts an AuditEvent to an audit row. billable defaults to false; unknown members are dropped.';
 
 DROP FUNCTION IF EXISTS acp.hub_count(acp.audit_logs[]);
 CREATE OR REPLACE FUNCTION acp.hub_count(p_rows acp.audit_logs[], p_default_limit integer) RETURNS uuid[]
@@ -234,8 +234,8 @@ DECLARE
 	q       record;
 	call    record;
 BEGIN
-	-- A call that usage/settle has counted is not counted again; one that still holds its place gives it back; one that went on
-	-- without being asked about is counted where there is room.
+	-- A call already counted by usage/settle is not counted again. A call with a reservation releases it. A call that ran
+	-- without a usage check is counted if the allowance has room.
 	FOR q IN
 		WITH settled AS (
 			DELETE FROM acp.usage_settled s USING unnest(p_rows) e
@@ -270,7 +270,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.hub_count(acp.audit_logs[], integer) IS
-	'Counts audit rows that are about to be stored in the quotas, by tenant, and ends their reservations. Returns the events of calls that went on without a usage check, and for which there is no room in the allowance: they were not counted.';
+	'Counts audit rows that are about to be stored in the quotas of their tenants, and ends their reservations. Returns the events that were not counted: calls that ran without a usage check and found no room in the allowance.';
 
 CREATE OR REPLACE FUNCTION acp.hub_audit_ingest(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -295,7 +295,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.hub_audit_ingest(jsonb, jsonb) IS
-	'audit-ingest: stores the events that are new by tenant, ts and event_id, and counts exactly those. All or none. A call that went on without the usage check, and for which there is no room, is stored as not billable: nobody gets more than the allowance.';
+	'audit-ingest: stores and counts the events that are new by tenant, ts and event_id, all or none. A call that ran without a usage check and found no room in the allowance is stored as not billable.';
 
 CREATE OR REPLACE FUNCTION acp.hub_audit_query(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -305,7 +305,7 @@ DECLARE
 	most     CONSTANT integer := coalesce((p->>'limit')::integer, 100);
 	tenant   CONSTANT uuid := p->>'tenant_id';
 	since    CONSTANT timestamptz := coalesce((p->>'from')::timestamptz, '-infinity');
-	-- The cursor is the last row that was given: microseconds since 1970, and event_id.
+	-- The cursor is the last row returned: microseconds since 1970, and event_id.
 	last_ts  CONSTANT timestamptz := coalesce('epoch'::timestamptz + split_part(p->>'cursor', '.', 1)::bigint * interval '1 microsecond', 'infinity');
 	last_id  CONSTANT uuid := coalesce(split_part(p->>'cursor', '.', 2), 'ffffffff-ffff-ffff-ffff-ffffffffffff')::uuid;
 	until    CONSTANT timestamptz := least(last_ts, coalesce((p->>'to')::timestamptz, 'infinity'));
@@ -326,7 +326,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.hub_audit_query(jsonb, jsonb) IS
-	'audit-query: audit rows, newest first, that fit tenant_id, action_prefix, status, from (inclusive) and to (exclusive); next_cursor leads to the page after this one.';
+	'audit-query: returns audit rows, newest first, that match tenant_id, action_prefix, status, from (inclusive) and to (exclusive); next_cursor leads to the page after this one.';
 
 CREATE OR REPLACE FUNCTION acp.hub_authorize(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -342,12 +342,12 @@ BEGIN
 		RETURN jsonb_build_object('decision_id', p_ctx->'id', 'decision', 'deny', 'reason', 'the tenant is ' || t.status,
 			'policy_version', acp.policy_version(), 'decision_ttl_ms', 0);
 	END IF;
-	-- An approval is for one key: without one, the decision asks for what cannot be given.
+	-- An approval belongs to one key. A query without a key cannot get one.
 	query := query || jsonb_build_object('event_id', CASE WHEN key_id IS NOT NULL THEN coalesce(p->'event_id', p_ctx->'id') END);
 	RETURN jsonb_build_object('decision_id', p_ctx->'id') || jsonb_strip_nulls(acp.authorize(query));
 END
 $$;
-COMMENT ON FUNCTION acp.hub_authorize(jsonb, jsonb) IS 'authorize: may this call of a tenant run in a kernel? A suspended tenant''s may not.';
+COMMENT ON FUNCTION acp.hub_authorize(jsonb, jsonb) IS 'authorize: decides whether a call of a tenant may run in a kernel. Denies calls of a suspended tenant.';
 
 CREATE OR REPLACE FUNCTION acp.hub_heartbeat(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -360,7 +360,7 @@ BEGIN
 	RETURN jsonb_build_object('policy_version', acp.policy_version(), 'now', acp.rfc3339(acp.now()));
 END
 $$;
-COMMENT ON FUNCTION acp.hub_heartbeat(jsonb, jsonb) IS 'heartbeat: remembers the kernel, tells the time and the number of the newest change of the policies.';
+COMMENT ON FUNCTION acp.hub_heartbeat(jsonb, jsonb) IS 'heartbeat: records the kernel; returns the time and the number of the newest policy change.';
 
 CREATE OR REPLACE FUNCTION acp.hub_policy_propose(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -375,7 +375,7 @@ BEGIN
 	RETURN result;
 END
 $$;
-COMMENT ON FUNCTION acp.hub_policy_propose(jsonb, jsonb) IS 'policy-propose: as governance.propose_policy, for a tenant; no key of its own stands behind it (nil api_key_id).';
+COMMENT ON FUNCTION acp.hub_policy_propose(jsonb, jsonb) IS 'policy-propose: governance.propose_policy for a tenant, without a key (nil api_key_id).';
 
 CREATE OR REPLACE FUNCTION acp.hub_revoke(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -402,11 +402,11 @@ BEGIN
 	RETURN jsonb_build_object('tenant_id', tenant, 'revoked', to_jsonb(ended));
 END
 $$;
-COMMENT ON FUNCTION acp.hub_revoke(jsonb, jsonb) IS 'revoke: one key, or all keys of a tenant. revoked: those that were usable until now.';
+COMMENT ON FUNCTION acp.hub_revoke(jsonb, jsonb) IS 'revoke: revokes one key or all keys of a tenant. revoked: ids of the keys that were usable until now.';
 
--- The way to a remote hub ----------------------------------------------------------------------------------------------
+-- Transfer to a remote hub -------------------------------------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION acp.outbox_take(p_most integer) RETURNS jsonb
+CREATE OR REPLACE FUNCTION acp.forward_take(p_most integer) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -421,10 +421,10 @@ BEGIN
 	RETURN result;
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_take(integer) IS
+COMMENT ON FUNCTION acp.forward_take(integer) IS
 	'Takes audit events that wait for the remote hub, oldest first; the caller commits when the hub has them, and rolls back when it has not.';
 
-CREATE OR REPLACE FUNCTION acp.outbox_refused(p_event jsonb, p_reason text) RETURNS void
+CREATE OR REPLACE FUNCTION acp.forward_refused(p_event jsonb, p_reason text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -434,11 +434,24 @@ BEGIN
 		(p_event->>'event_id')::uuid, p_event, p_reason);
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_refused(jsonb, text) IS 'Puts an event back that the remote hub will never take, for an operator to look at.';
+COMMENT ON FUNCTION acp.forward_refused(jsonb, text) IS 'Keeps an event that the remote hub has rejected for good, so that an operator can look at it.';
+
+-- Their old names, for programs that still run while the schema is upgraded.
+CREATE OR REPLACE FUNCTION acp.outbox_take(p_most integer) RETURNS jsonb
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT acp.forward_take(p_most) $$;
+COMMENT ON FUNCTION acp.outbox_take(integer) IS 'The old name of acp.forward_take().';
+
+CREATE OR REPLACE FUNCTION acp.outbox_refused(p_event jsonb, p_reason text) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT acp.forward_refused(p_event, p_reason) $$;
+COMMENT ON FUNCTION acp.outbox_refused(jsonb, text) IS 'The old name of acp.forward_refused().';
 
 GRANT EXECUTE ON FUNCTION acp.audit_event_json(acp.audit_logs), acp.hub_tenant(jsonb), acp.hub_changed(jsonb, jsonb),
 	acp.hub_tenants_create(jsonb, jsonb), acp.hub_tenants_update(jsonb, jsonb), acp.hub_usage(jsonb, jsonb),
 	acp.hub_usage_reserve(jsonb, jsonb), acp.hub_usage_consume(jsonb, jsonb), acp.hub_usage_settle(jsonb, jsonb),
 	acp.hub_event_row(jsonb), acp.hub_count(acp.audit_logs[], integer), acp.hub_audit_ingest(jsonb, jsonb), acp.hub_audit_query(jsonb, jsonb),
 	acp.hub_authorize(jsonb, jsonb), acp.hub_heartbeat(jsonb, jsonb), acp.hub_policy_propose(jsonb, jsonb), acp.hub_revoke(jsonb, jsonb),
-	acp.outbox_take(integer), acp.outbox_refused(jsonb, text) TO acp_app;
+	acp.forward_take(integer), acp.forward_refused(jsonb, text), acp.outbox_take(integer), acp.outbox_refused(jsonb, text) TO acp_app;

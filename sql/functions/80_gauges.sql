@@ -1,11 +1,11 @@
--- What GET /metrics says of the database: small numbers that an index answers, whatever the size of the tables.
+-- Database gauges for GET /metrics: small numbers that an index answers, whatever the size of the tables.
 
 CREATE OR REPLACE FUNCTION acp.gauges() RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	most CONSTANT integer := 100000; -- of a backlog: more than this is counted as this
+	most CONSTANT integer := 100000; -- a larger backlog is reported as this number
 BEGIN
 	RETURN (
 		WITH sample (name, help, labels, value) AS (
@@ -48,6 +48,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.gauges() IS
-	'What the database knows for GET /metrics: [{name, help, samples: [{labels, value}]}]. Whoever adds one keeps it cheap: it is asked every few seconds.';
+	'Database gauges for GET /metrics: [{name, help, samples: [{labels, value}]}]. Keep each one cheap: it is read every few seconds.';
 
 GRANT EXECUTE ON FUNCTION acp.gauges() TO acp_app;

@@ -1,7 +1,7 @@
--- The operator's view of the console: who may see it, and what there is to see.
+-- The console for operators: access and data.
 --
--- The program's role has no right to the table of links and sessions, nor to the reports: it has these functions, and
--- they want a token. All that is read from the log is bounded: the page may be opened at any time.
+-- The role of the program has no rights on the table of links and sessions, nor on the reports. It only has these
+-- functions, and they require a token. All reads of the log are bounded, because the page may be opened at any time.
 
 CREATE OR REPLACE FUNCTION acp.console_link(p_hash bytea, p_minutes integer) RETURNS timestamptz
 LANGUAGE plpgsql SECURITY DEFINER
@@ -15,7 +15,7 @@ BEGIN
 	RETURN ends;
 END
 $$;
-COMMENT ON FUNCTION acp.console_link(bytea, integer) IS 'acpctl console: a link, by the hash of its token, good for so many minutes.';
+COMMENT ON FUNCTION acp.console_link(bytea, integer) IS 'acpctl console: stores a link by the hash of its token, valid for p_minutes.';
 
 CREATE OR REPLACE FUNCTION acp.console_open(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
@@ -26,21 +26,21 @@ DECLARE
 BEGIN
 	DELETE FROM acp.console_access WHERE hash = decode(p->>'link', 'hex') AND kind = 'link' AND expires_at > acp.now();
 	IF NOT FOUND THEN
-		PERFORM acp.fail('INVALID_API_KEY', 'this link was used already, or has expired; acpctl console prints a new one');
+		PERFORM acp.fail('INVALID_API_KEY', 'this link has been used or has expired; acpctl console prints a new one');
 	END IF;
 	INSERT INTO acp.console_access (hash, kind, created_at, expires_at) VALUES (decode(p->>'session', 'hex'), 'session', acp.now(), ends);
 	RETURN jsonb_build_object('expires_at', acp.rfc3339(ends));
 END
 $$;
 COMMENT ON FUNCTION acp.console_open(jsonb) IS
-	'A link (hex of its hash) is used up, and a session (hex of its hash) begins. Two at once: one of them gets it.';
+	'Consumes a link (hex of its hash) and begins a session (hex of its hash). Of two concurrent requests one succeeds.';
 
 CREATE OR REPLACE FUNCTION acp.console_calls() RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	most  CONSTANT integer := 50000; -- rows of the log that are read
+	most  CONSTANT integer := 50000; -- rows of the log to read
 	today CONSTANT date := acp.day(acp.now());
 	many  CONSTANT boolean := (SELECT coalesce(sum(c.calls), 0) > most FROM acp.usage_counters c WHERE c.day >= today - 1);
 	since CONSTANT timestamptz := acp.now() - CASE WHEN many THEN interval '1 hour' ELSE interval '1 day' END;
@@ -63,7 +63,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.console_calls() IS
-	'Denials by code and latency by action, of the last day, or where that had more than 50000 calls of the last hour; at most 50000 rows are read.';
+	'Denials by code and latency by action for the last day, or for the last hour if the day had more than 50000 calls. Reads at most 50000 rows.';
 
 CREATE OR REPLACE FUNCTION acp.console_drift(p_month date) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -81,7 +81,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.console_drift(date) IS
-	'In how many places the counters and the log of a month differ; not compared where that is more than 200000 rows: acpctl reconcile does.';
+	'Number of differences between the counters and the log of a month. Does not compare more than 200000 rows; acpctl reconcile does.';
 
 CREATE OR REPLACE FUNCTION acp.console_month(p_month date, p_default_limit integer) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -139,7 +139,7 @@ BEGIN
 			FROM acp.tenants t LEFT JOIN (SELECT DISTINCT c.tenant_id FROM acp.usage_counters c WHERE c.billable) u USING (tenant_id)));
 END
 $$;
-COMMENT ON FUNCTION acp.console_money() IS 'Revenue and invoices of the last twelve months, and how far tenants got: onboarded, active, upgraded, paid.';
+COMMENT ON FUNCTION acp.console_money() IS 'Revenue and invoices of the last twelve months, and the number of tenants at each stage: onboarded, active, upgraded, paid.';
 
 CREATE OR REPLACE FUNCTION acp.console_state() RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -155,7 +155,7 @@ BEGIN
 			'schema_version', (SELECT max(version) FROM acp.schema_migrations));
 END
 $$;
-COMMENT ON FUNCTION acp.console_state() IS 'What waits: obligations to Stripe, audit rows for a remote hub, webhook deliveries; when the chains were sealed last.';
+COMMENT ON FUNCTION acp.console_state() IS 'Backlogs: Stripe obligations, audit rows for a remote hub, webhook deliveries. Also the time of the last seal over the chains.';
 
 CREATE OR REPLACE FUNCTION acp.console_data(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -173,7 +173,7 @@ BEGIN
 		'latest', acp.console_calls(), 'drift', acp.console_drift(month), 'state', acp.console_state());
 END
 $$;
-COMMENT ON FUNCTION acp.console_data(jsonb) IS 'GET /console/operator/data: session (hex of the hash of its token), period?, free_limit.';
+COMMENT ON FUNCTION acp.console_data(jsonb) IS 'GET /console/operator/data: p: session (hex of the hash of its token), period?, free_limit.';
 
 REVOKE ALL ON acp.console_access FROM acp_app;
 GRANT EXECUTE ON FUNCTION acp.console_link(bytea, integer), acp.console_open(jsonb), acp.console_data(jsonb) TO acp_app;

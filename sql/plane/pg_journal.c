@@ -3,16 +3,16 @@
 #include "db.h"
 #include "log.h"
 
-enum { BATCH_MS = 30000 }; /* five hundred events take some 0.1 s; there is no client who waits */
+enum { BATCH_MS = 30000 }; /* five hundred events take some 0.1 s, and no client waits */
 
-/* A row must have a partition, too: that is check_violation of no constraint. The partition may be away, detached for a
- * moment; the events are good. */
+/* A missing partition also gives check_violation, but names no constraint. The partition may be detached for a moment;
+ * the events are good. */
 static bool lacks_partition(const struct acp_db_error *error)
 {
 	return strcmp(error->sqlstate, "23514") == 0 && !*error->rule;
 }
 
-/* Errors that the events themselves cause, and that will come again: bad values, a column missing, a tenant unknown. */
+/* Errors that the events themselves cause and that will recur: bad values, a missing column, an unknown tenant. */
 static bool is_data_error(const struct acp_db_error *error)
 {
 	const char *sqlstate = error->sqlstate;
@@ -25,7 +25,7 @@ static bool is_data_error(const struct acp_db_error *error)
 static enum acp_code failed(enum acp_db_status status, const struct acp_db_error *error, size_t count)
 {
 	bool data = status == ACP_DB_REFUSED && is_data_error(error);
-	/* Of a batch it is not the last word: it is halved and tried again. */
+	/* For a batch this is not final: it is halved and tried again. */
 	if (!data || count == 1)
 		acp_log(ACP_LOG_ERROR, "database: journal replay: %s%s%s", error->message,
 			*error->sqlstate ? " SQLSTATE " : "", error->sqlstate);
@@ -45,11 +45,11 @@ enum acp_code acp_pg_journal_commit(void *arg, const char *events, size_t count)
 	char limit[24], warn[24];
 	snprintf(limit, sizeof limit, "%lld", (long long)config->free_calls_limit);
 	snprintf(warn, sizeof warn, "%lld", (long long)config->warn_at_percent);
-	/* As for any other call: with a remote hub, or the setting off, nothing is enforced here. */
+	/* As for other calls, nothing is enforced here with a remote hub or with the setting off. */
 	bool enforced = config->usage_enforcement && !*config->hub_url;
 	const char *values[] = {events, enforced ? limit : NULL, warn};
 	enum acp_db_status status = acp_db_write(journal->pool, sql, 3, values, BATCH_MS, &rows, &error);
-	/* A statement that the router gave up waiting for stored one of the rows just now: this time it is seen. */
+	/* A statement that the router stopped waiting for has just stored one of the rows. The next try sees it. */
 	if (status == ACP_DB_REFUSED && strcmp(error.sqlstate, "23505") == 0)
 		status = acp_db_write(journal->pool, sql, 3, values, BATCH_MS, &rows, &error);
 	if (status != ACP_DB_OK)

@@ -1,4 +1,4 @@
-/* pg_plane.h - the control plane over PostgreSQL (Repo B). Shows no libpq. */
+/* pg_plane.h - the control plane over PostgreSQL. Shows no libpq. */
 #ifndef ACP_PG_PLANE_H
 #define ACP_PG_PLANE_H
 
@@ -6,14 +6,14 @@
 #include "plane.h"
 #include "shared_counter.h"
 
-/* The newest migration this program knows. */
+/* The newest migration that this program knows. */
 #define ACP_SCHEMA_VERSION 9
 
 struct acp_pg_plane;
 
-/* Makes the plane of one process (after fork). Connects on demand. NULL when memory is lacking. The config is only
- * referred to. changes (borrowed): shared by the processes of this host, raised when one of them changed a key or
- * tenant. plane is filled; its functions may be used by any number of threads. */
+/* Creates the plane of one process (after fork). Connects on demand. NULL: out of memory. Keeps a reference to the
+ * config. changes (borrowed): shared by the processes of this host, raised when one of them changes a key or tenant.
+ * Fills plane; any number of threads may use its functions. */
 struct acp_pg_plane *acp_pg_plane_new(const struct acp_config *config, struct acp_shared_counter *changes,
 				      struct acp_control_plane *plane) ACP_MUSTCHECK;
 void acp_pg_plane_free(struct acp_pg_plane *pg);

@@ -22,7 +22,7 @@ static enum acp_db_status store(struct acp_db_conn *conn, const char *pepper, co
 	acp_seal_text(&seal, &text);
 	acp_sha256(text.ptr, text.len, digest);
 	acp_hex(digest, sizeof digest, made->hash);
-	acp_proof_sign(pepper, ACP_SEAL_PURPOSE, text.ptr, text.len, signature);
+	acp_subkey_hex(pepper, ACP_FOR_AUDIT_SEAL, text.ptr, text.len, signature);
 	bool whole = acp_buf_ok(&text);
 	acp_buf_release(&text);
 	if (!whole) {
@@ -70,7 +70,7 @@ enum acp_db_status acp_seal_make(struct acp_db_conn *conn, const struct acp_conf
 	status = in_transaction(conn, config, age_ms, made, error);
 	if (status == ACP_DB_OK)
 		return acp_db_commit(conn, error);
-	/* A connection that cannot roll back is closed by whoever gave it. */
+	/* The owner closes a connection that cannot roll back. */
 	if (acp_db_exec(conn, "ROLLBACK", 0, NULL, 0, NULL, &ignored) != ACP_DB_OK)
 		return status;
 	return status;
@@ -82,12 +82,13 @@ void acp_seal_when_due(struct acp_db_pool *pool, const struct acp_config *config
 	struct acp_seal_made made;
 	if (!config->audit_seal_interval || !*config->key_pepper)
 		return;
-	struct acp_db_conn *conn = acp_db_take(pool, ACP_DB_TO_WRITE, &error);
+	struct acp_db_conn *conn = acp_db_acquire(pool, ACP_DB_TO_WRITE, &error);
 	enum acp_db_status status = ACP_DB_AWAY;
 	if (conn) {
-		/* Upkeep comes in the same rhythm: a moment too early must not cost a whole interval. */
+		/* Upkeep has the same interval. Without slack, a run that is slightly early would skip a whole
+		 * interval. */
 		status = acp_seal_make(conn, config, config->audit_seal_interval * 900, &made, &error);
-		acp_db_give(pool, conn);
+		acp_db_release(pool, conn);
 	}
 	if (status != ACP_DB_OK)
 		acp_log(ACP_LOG_WARNING, "database: audit seal: %s", error.message);

@@ -1,7 +1,7 @@
--- Stable views for SQL reporting (schema acp_report). They run with their owner's rights and show no secret.
+-- Stable views for SQL reporting (schema acp_report). They run with the rights of their owner and show no secrets.
 
--- Two parts, so that a condition on tenant_id is one on the table's column: an expression in its place would not find
--- the index.
+-- Two parts, so that a condition on tenant_id applies to the column itself: PostgreSQL cannot use the index for an
+-- expression.
 CREATE OR REPLACE VIEW acp_report.audit_logs AS
 	SELECT event_id, request_id, ts, tenant_id,
 		integration, pack, action, actor_type, actor_id, api_key_id, request_hash, status, error_code, error_message_redacted,
@@ -15,15 +15,15 @@ CREATE OR REPLACE VIEW acp_report.audit_logs AS
 		billable, billing_unit, billing_quantity, tier
 	FROM acp.audit_logs WHERE tenant_id = '00000000-0000-0000-0000-000000000000';
 COMMENT ON VIEW acp_report.audit_logs IS
-	'The audit log: one row a call; tenant_id is null for unknown callers. A range of ts reads only the months in it, a tenant_id only that tenant''s rows.';
+	'The audit log: one row per call; tenant_id is null for unknown callers. A range of ts reads only the months in it, a tenant_id only that tenant''s rows.';
 
 CREATE OR REPLACE VIEW acp_report.tenants AS
 	SELECT tenant_id, agent_id, organization_name, product, acp.effective_tier(tier, payment_method_status) AS tier,
 		payment_method_status, status, onboarded_at, upgraded_at
 	FROM acp.tenants;
-COMMENT ON VIEW acp_report.tenants IS 'Tenants; tier is the one they are treated as.';
+COMMENT ON VIEW acp_report.tenants IS 'Tenants. tier is the effective tier.';
 
--- From the counters: as exact as the log, and as fast with 20 million calls as with none -----------------------------
+-- From the counters: exact like the log, and equally fast with 20 million calls --------------------------------------
 
 CREATE OR REPLACE VIEW acp_report.usage_by_tenant_month AS
 	SELECT c.tenant_id, t.agent_id, date_trunc('month', c.day::timestamp)::date AS period, c.tier,
@@ -51,14 +51,14 @@ CREATE OR REPLACE VIEW acp_report.error_rate_by_action_day AS
 	FROM acp.usage_counters c
 	GROUP BY 1, 2;
 COMMENT ON VIEW acp_report.error_rate_by_action_day IS
-	'Of the calls of each action and UTC day, how many failed (errors) or were refused (denied); error_rate is errors / calls, from 0 to 1.';
+	'Number of calls that failed (errors) or were refused (denied), by action and UTC day. error_rate is errors / calls, from 0 to 1.';
 
 CREATE OR REPLACE VIEW acp_report.prices AS
 	SELECT unit, action_pattern, unit_amount, currency, valid_from FROM acp.prices;
 COMMENT ON VIEW acp_report.prices IS
-	'What a unit costs from a moment on: of those whose pattern fits an action the longest applies, and of these the newest.';
+	'Prices of units, valid from a moment on. Of the patterns that match an action the longest applies, then the newest price.';
 
--- As acp.price() chooses, written out: a function would run a statement of its own for every line.
+-- The rule of acp.price() in place: a function would run a separate statement for every line.
 CREATE OR REPLACE VIEW acp_report.revenue_lines AS
 	SELECT c.tenant_id, t.agent_id, date_trunc('month', c.day::timestamp)::date AS period, c.action, c.tier, p.unit, p.unit_amount,
 		p.currency, sum(c.calls)::bigint AS calls,
@@ -77,20 +77,20 @@ CREATE OR REPLACE VIEW acp_report.revenue_lines AS
 		LIMIT 1) p ON true
 	GROUP BY 1, 2, 3, 4, 5, 6, 7, 8;
 COMMENT ON VIEW acp_report.revenue_lines IS
-	'What the billable calls of a tenant, UTC month, action and price come to, from the counters and the prices, unrounded. amount: earned (tier paid); list_amount: what it would be had every call been paid. unit_amount is null where no price fits. A price counts from the first UTC day that begins at or after its valid_from. What was invoiced is rounded, and may carry over.';
+	'Unrounded amount of the billable calls by tenant, UTC month, action and price, from the counters and prices. amount: revenue (tier paid); list_amount: the amount if every call were paid. unit_amount is null if no price matches. A price applies from the first UTC day that begins at or after its valid_from. Invoices are rounded and may carry amounts over.';
 
 CREATE OR REPLACE VIEW acp_report.revenue_by_tenant_month AS
 	SELECT tenant_id, agent_id, period, currency, sum(calls) FILTER (WHERE tier = 'paid')::bigint AS paid_calls, sum(amount) AS amount
 	FROM acp_report.revenue_lines
 	GROUP BY 1, 2, 3, 4
 	HAVING bool_or(tier = 'paid');
-COMMENT ON VIEW acp_report.revenue_by_tenant_month IS 'What each tenant''s paid calls of a UTC month come to, unrounded: the sum of revenue_lines.';
+COMMENT ON VIEW acp_report.revenue_by_tenant_month IS 'Unrounded revenue from the paid calls of each tenant by UTC month: the sum of revenue_lines.';
 
 CREATE OR REPLACE VIEW acp_report.revenue_by_month AS
 	SELECT period, currency, count(*) AS paying_tenants, sum(paid_calls)::bigint AS paid_calls, sum(amount) AS amount
 	FROM acp_report.revenue_by_tenant_month
 	GROUP BY 1, 2;
-COMMENT ON VIEW acp_report.revenue_by_month IS 'What the paid calls of a UTC month come to, unrounded, and how many tenants made them.';
+COMMENT ON VIEW acp_report.revenue_by_month IS 'Unrounded revenue from paid calls by UTC month, and the number of paying tenants.';
 
 CREATE OR REPLACE VIEW acp_report.conversion_by_month AS
 	SELECT date_trunc('month', t.onboarded_at AT TIME ZONE 'UTC')::date AS onboarded_in, count(*) AS tenants,
@@ -103,16 +103,16 @@ CREATE OR REPLACE VIEW acp_report.conversion_by_month AS
 	LEFT JOIN (SELECT DISTINCT tenant_id, true AS active FROM acp.usage_counters WHERE billable) u USING (tenant_id)
 	GROUP BY 1;
 COMMENT ON VIEW acp_report.conversion_by_month IS
-	'Of the tenants onboarded in a UTC month: how many ever made a billable call (active), how many became paid, which part that is (0 to 1), and after how many days half of those had.';
+	'By UTC month of onboarding: number of tenants, those that ever made a billable call (active), those that became paid, their share (0 to 1), and the median days until then.';
 
--- From the log: what no counter knows. With a condition on period only that month's rows are read ----------------------
+-- From the log: data that no counter has. With a condition on period only the rows of that month are read ------------
 
--- A condition on period may be tried on every table there is, before the join: names that are no month must not fail.
+-- PostgreSQL may test a condition on period for every table, before the join: names that are not months must not fail.
 CREATE OR REPLACE VIEW acp_report.audit_months AS
 	SELECT CASE WHEN c.relname ~ '^audit_logs_[0-9]{4}_[0-9]{2}$' THEN to_date(right(c.relname, 7), 'YYYY_MM') END AS period
 	FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 	WHERE i.inhparent = 'acp.audit_logs'::regclass;
-COMMENT ON VIEW acp_report.audit_months IS 'UTC months that the log has room for: archived ones are gone, some lie ahead.';
+COMMENT ON VIEW acp_report.audit_months IS 'UTC months that have a partition of the log: archived months are missing, some future months are included.';
 
 CREATE OR REPLACE VIEW acp_report.denials AS
 	SELECT d.day, d.error_code, d.action, d.calls, m.period
@@ -123,7 +123,7 @@ CREATE OR REPLACE VIEW acp_report.denials AS
 		  AND l.status = 'denied'
 		GROUP BY 1, 2, 3) d;
 COMMENT ON VIEW acp_report.denials IS
-	'Refused calls by UTC day, code and action, those of unknown callers too. Reads the log: give the period (UTC month).';
+	'Refused calls by UTC day, code and action, including calls of unknown callers. Reads the log: add a condition on period (UTC month).';
 
 CREATE OR REPLACE VIEW acp_report.latency_by_action_day AS
 	SELECT d.day, d.action, d.calls, d.p50_ms, d.p95_ms, d.p99_ms, d.max_ms, m.period
@@ -137,7 +137,7 @@ CREATE OR REPLACE VIEW acp_report.latency_by_action_day AS
 			  AND l.status <> 'denied' AND l.pack IS NOT NULL
 			GROUP BY 1, 2) g) d;
 COMMENT ON VIEW acp_report.latency_by_action_day IS
-	'How long calls took (ms), by UTC day and action: half, 95 % and 99 % of them at most that long; refused ones are left out. Reads the log: give the period (UTC month).';
+	'Latency of calls in ms by UTC day and action: median, 95th and 99th percentile, maximum. Refused calls are not included. Reads the log: add a condition on period (UTC month).';
 
 CREATE OR REPLACE VIEW acp_report.usage_drift AS
 	SELECT d.tenant_id, d.day, d.action, d.status, d.billable, d.tier, d.audit_rows, d.counted,
@@ -169,8 +169,8 @@ CREATE OR REPLACE VIEW acp_report.usage_drift AS
 		GROUP BY r.tenant_id, r.day, r.action, r.status, r.billable, r.tier, r.billing_unit
 		HAVING sum(r.audit_rows) <> sum(r.counted) OR sum(r.audit_quantity) <> sum(r.counted_quantity)) d;
 COMMENT ON VIEW acp_report.usage_drift IS
-	'Where the counters and the audit rows, archived ones included, differ, in calls or quantity. Always empty. Reads the log: give the period (UTC month).';
+	'Differences between counters and audit rows (including archived ones) in calls or quantity. Must always be empty. Reads the log: add a condition on period (UTC month).';
 
--- A view runs its functions as its reader.
+-- A view runs its functions with the rights of its reader.
 GRANT EXECUTE ON FUNCTION acp.effective_tier(text, text), acp.day(timestamptz) TO acp_report;
 GRANT SELECT ON ALL TABLES IN SCHEMA acp_report TO acp_report;

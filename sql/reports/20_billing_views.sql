@@ -1,5 +1,5 @@
--- Invoices for SQL reporting, and the proof that each paid call is in one line. Functions in here must name nothing of
--- schema acp in their bodies: those who read these views may not look into it.
+-- Invoices for SQL reporting, and the proof that each paid call is in one line. Functions used here must not name objects
+-- of schema acp in their bodies: readers of these views have no rights there.
 
 CREATE OR REPLACE VIEW acp_report.invoices AS
 	SELECT b.tenant_id, t.agent_id, t.organization_name, b.period, b.status, b.currency, b.total, b.amount AS amount_minor,
@@ -7,14 +7,14 @@ CREATE OR REPLACE VIEW acp_report.invoices AS
 		b.stripe_invoice_id, b.paid_at, b.error
 	FROM acp.billing_periods b JOIN acp.tenants t USING (tenant_id);
 COMMENT ON VIEW acp_report.invoices IS
-	'One row a tenant and billed UTC month. total: unrounded; amount: what is charged, 0 where it is carried over. status: pending, invoiced, paid, failed or carried.';
+	'One row per tenant and billed UTC month. total: unrounded; amount: charged amount, 0 if it is carried over. status: pending, invoiced, paid, failed or carried.';
 
 CREATE OR REPLACE VIEW acp_report.invoice_lines AS
 	SELECT tenant_id, period, line, kind, source_period, action, billing_unit, unit, price_pattern, price_version, unit_amount, calls, quantity,
 		amount, amount_minor, from_ts, to_ts, first_ts, last_ts, first_chain, first_seq, last_chain, last_seq, credit_id, reason
 	FROM acp.invoice_lines;
 COMMENT ON VIEW acp_report.invoice_lines IS
-	'The lines of acp_report.invoices: usage, carry (what the invoice before left) or credit. Usage of an earlier month came late.';
+	'The lines of acp_report.invoices: usage, carry (carried over from the previous invoice) or credit. Usage of an earlier month is from late rows.';
 
 CREATE OR REPLACE VIEW acp_report.billed_calls AS
 	SELECT l.tenant_id, l.event_id, l.ts, l.action, coalesce(l.billing_unit, 'call') AS billing_unit, l.billing_quantity, l.chain_id, l.chain_seq,
@@ -28,7 +28,7 @@ CREATE OR REPLACE VIEW acp_report.billed_calls AS
 		AND i.billing_unit = coalesce(l.billing_unit, 'call') AND l.ts >= i.from_ts AND l.ts < i.to_ts
 	WHERE l.billable AND l.tier = 'paid';
 COMMENT ON VIEW acp_report.billed_calls IS
-	'Each paid call (billable audit row of tier paid) with the invoice (period) and line that charges it. period null: not billed yet. A call with a period and without a line, or twice in here, would be an error: there is none.';
+	'Each paid call (billable audit row of tier paid) with the invoice (period) and line that charges it. period null: not billed yet. A call with a period but no line, or a call listed twice, would be an error.';
 
 GRANT EXECUTE ON FUNCTION acp.currency_unit(text) TO acp_report;
 REVOKE EXECUTE ON FUNCTION acp.money_major(bigint, text) FROM acp_report;

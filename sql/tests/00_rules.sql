@@ -1,5 +1,5 @@
--- 00_rules.sql - rules that every object of the two schemas follows. Each rule is a view of its offenders: it must be
--- empty, and it must name the offender that is made for it at the end (so no rule can pass because it looks nowhere).
+-- 00_rules.sql - rules for every object of the two schemas. Each rule is a view of its violations. The view must be
+-- empty, and must find the violation that is created at the end, so a rule that checks nothing fails.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL timezone = 'UTC';
@@ -12,7 +12,7 @@ SET LOCAL search_path = :tap, pg_catalog;
 
 SELECT plan(55);
 
--- What the rules look at ---------------------------------------------------------------------------------------------
+-- Objects under the rules --------------------------------------------------------------------------------------------
 
 CREATE TEMP VIEW relations AS
 	SELECT c.oid, n.nspname || '.' || c.relname AS name, c.relkind, c.relispartition, c.relowner
@@ -57,21 +57,21 @@ CREATE TEMP VIEW not_owned_by_owner AS
 	SELECT name FROM relations WHERE pg_get_userbyid(relowner) <> 'acp_owner'
 	UNION ALL SELECT name FROM functions WHERE pg_get_userbyid(proowner) <> 'acp_owner';
 
--- Those that may: partitions are made on demand by a role that must not create tables, and rows get into the log, and
--- into the counters, by these doors.
+-- Allowed: a role that must not create tables creates partitions on demand, and these functions write rows of the log
+-- and of the counters.
 CREATE TEMP VIEW function_with_owners_rights AS
 	SELECT name FROM functions WHERE prosecdef
 	  AND name <> ALL (ARRAY['acp.ensure_partitions(timestamp with time zone,integer)', 'acp.audit_append_rows(acp.audit_logs[])',
 		'acp.audit_append_links(acp.audit_logs[],bigint,bytea)', 'acp.audit_chain_own(uuid)', 'acp.console_link(bytea,integer)', 'acp.console_open(jsonb)', 'acp.console_data(jsonb)', 'acp.usage_roll_up()']);
 
--- Dynamic SQL is format() of one literal, with %I and %L only. (A crude check: it reads the text.)
+-- Dynamic SQL is format() of one literal, with %I and %L only. (A simple check of the text.)
 CREATE TEMP VIEW function_with_concatenated_sql AS
 	SELECT name FROM functions
 	WHERE prosrc ~* '\mexecute\M(?!\s+format\s*\(\s*'')' OR prosrc ~* '\mexecute\s+format\s*\(\s*''[^'']*%s'
 	   OR prosrc ~* '\mexecute\s+format\s*\(\s*''[^'']*''\s*\|\|';
 
--- What a body names without a schema is looked for in pg_catalog and then in pg_temp, where anyone may put something:
--- with the owner's rights it would be used. (Operators are never looked for in pg_temp.) These read the text, without
+-- Names without a schema are searched in pg_catalog and then in pg_temp, where any user can create objects; a function
+-- with the owner's rights would use them. (Operators are never searched in pg_temp.) These rules read the text without
 -- comments and literals, and know the names of common table expressions.
 CREATE TEMP VIEW bodies AS
 	SELECT name, regexp_replace(regexp_replace(prosrc, '--[^\n]*', '', 'g'), '''[^'']*''', '''''', 'g') AS body FROM functions;
@@ -91,7 +91,7 @@ CREATE TEMP VIEW function_with_bare_call AS
 		WHERE NOT EXISTS (SELECT FROM pg_proc b WHERE b.proname = p.proname AND b.pronamespace = 'pg_catalog'::regnamespace)) called
 	WHERE f.body ~ ('(^|[^.[:alnum:]_])' || called.proname || '\s*\(');
 
--- A body that changes who runs it, or reads and writes files of the server.
+-- A body that changes its role, or accesses files of the server.
 CREATE TEMP VIEW function_beyond_its_place AS
 	SELECT name FROM functions
 	WHERE prosrc ~* '\mset\s+(local\s+|session\s+)?(role|session\s+authorization)\M(?!\s*=)'
@@ -103,13 +103,13 @@ CREATE TEMP VIEW function_of_another_language AS
 	SELECT f.name FROM functions f JOIN pg_proc p USING (oid) JOIN pg_language l ON l.oid = p.prolang
 	WHERE l.lanname NOT IN ('sql', 'plpgsql');
 
--- Ours only, and not theirs to give away.
+-- Functions are granted to our roles only, without grant option.
 CREATE TEMP VIEW function_given_to_others AS
 	SELECT f.name || ' ' || a.grantee::regrole AS name
 	FROM functions f JOIN pg_proc p USING (oid), aclexplode(p.proacl) a
 	WHERE a.grantee <> 0 AND (pg_get_userbyid(a.grantee) NOT LIKE 'acp\_%' OR a.is_grantable AND a.grantee <> p.proowner);
 
--- What cannot be keyed by the tenant: it is looked up to find the tenant, or belongs to none.
+-- Tables that cannot be keyed by the tenant: they are used to find the tenant, or belong to none.
 CREATE TEMP VIEW table_not_keyed_by_tenant AS
 	SELECT name FROM relations r
 	WHERE relkind IN ('r', 'p')
@@ -126,7 +126,7 @@ CREATE TEMP VIEW foreign_key_without_index AS
 		WHERE i.indrelid = k.conrelid AND i.indpred IS NULL AND i.indisvalid
 		  AND (i.indkey::smallint[])[0:cardinality(k.conkey) - 1] @> k.conkey);
 
--- The name says which month a partition holds; months are UTC.
+-- The name of a partition gives its month in UTC.
 CREATE TEMP VIEW partition_of_another_month AS
 	SELECT r.name || ' ' || bounds AS name
 	FROM relations r, LATERAL (SELECT pg_get_expr(relpartbound, oid) AS bounds,
@@ -146,20 +146,20 @@ INSERT INTO rules VALUES
 	('column_without_comment', 'every column of a table has a comment'),
 	('function_without_comment', 'every function has a comment'),
 	('function_without_search_path', 'every function pins search_path = pg_catalog, pg_temp'),
-	('function_for_public', 'no function is for PUBLIC'),
-	('relation_for_public', 'no table or view is for PUBLIC'),
-	('not_owned_by_owner', 'everything belongs to acp_owner'),
-	('function_with_owners_rights', 'SECURITY DEFINER only where it is meant'),
+	('function_for_public', 'PUBLIC may call no function'),
+	('relation_for_public', 'PUBLIC has no rights on tables and views'),
+	('not_owned_by_owner', 'acp_owner owns all objects'),
+	('function_with_owners_rights', 'only listed functions are SECURITY DEFINER'),
 	('function_with_concatenated_sql', 'no function executes concatenated text'),
-	('function_with_bare_table', 'no function names a table of ours without its schema'),
-	('function_with_bare_call', 'no function calls one of ours without its schema'),
-	('function_beyond_its_place', 'no function changes its role or search path, or reads files'),
-	('function_of_another_language', 'functions are SQL or PL/pgSQL'),
-	('function_given_to_others', 'functions are for our roles only'),
+	('function_with_bare_table', 'no function names one of our tables without its schema'),
+	('function_with_bare_call', 'no function calls one of our functions without its schema'),
+	('function_beyond_its_place', 'no function changes its role or search path, or accesses files'),
+	('function_of_another_language', 'all functions are in SQL or PL/pgSQL'),
+	('function_given_to_others', 'only our roles may call functions'),
 	('table_not_keyed_by_tenant', 'primary keys start with tenant_id'),
 	('foreign_key_without_index', 'foreign keys have an index'),
 	('partition_of_another_month', 'each partition holds the UTC month of its name'),
-	('not_in_time_zone_safe_type', 'no timestamp without time zone, money or json column');
+	('not_in_time_zone_safe_type', 'no column is a timestamp without time zone, money or json');
 
 SELECT is_empty('SELECT name FROM ' || quote_ident(rule) || ' ORDER BY 1', sentence) FROM rules;
 
@@ -169,20 +169,20 @@ FROM unnest(ARRAY['acp', 'acp_report']) s, unnest(ARRAY['USAGE', 'CREATE']) p;
 SELECT isnt(obj_description(oid, 'pg_namespace'), NULL, 'schema ' || nspname || ' has a comment')
 FROM pg_namespace WHERE nspname IN ('acp', 'acp_report') ORDER BY nspname;
 
--- Whose rights SECURITY DEFINER gives.
+-- The rights that SECURITY DEFINER gives.
 SELECT is_empty($$
 	SELECT rolname FROM pg_roles WHERE rolname IN ('acp_owner', 'acp_app', 'acp_report')
-	  AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication)$$, 'our roles are no more than roles');
+	  AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication)$$, 'our roles have no special attributes');
 SELECT is_empty($$
 	SELECT r FROM unnest(ARRAY['acp_app', 'acp_report']) r WHERE pg_has_role(r, 'acp_owner', 'MEMBER')$$,
-	'neither the program nor reports can become the owner');
+	'neither acp_app nor acp_report can become the owner');
 SELECT is_empty($$
 	SELECT s || ' ' || r FROM unnest(ARRAY['acp', 'acp_report']) s, unnest(ARRAY['acp_app', 'acp_report']) r
-	WHERE has_schema_privilege(r, s, 'CREATE')$$, 'neither can put anything into our schemas');
+	WHERE has_schema_privilege(r, s, 'CREATE')$$, 'neither can create objects in our schemas');
 SELECT is_empty($$
 	SELECT oid::regoperator::text FROM pg_operator WHERE oprnamespace IN ('acp'::regnamespace, 'acp_report'::regnamespace)
 	UNION ALL SELECT format('%s as %s', castsource::regtype, casttarget::regtype) FROM pg_cast WHERE oid >= 16384
-	UNION ALL SELECT evtname::text FROM pg_event_trigger$$, 'there are no operators, casts and event triggers of ours');
+	UNION ALL SELECT evtname::text FROM pg_event_trigger$$, 'we define no operators, casts and event triggers');
 
 -- The audit log ------------------------------------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ SELECT is_empty($$
 		WHERE conrelid = r.oid AND pg_get_constraintdef(oid) = 'PRIMARY KEY (tenant_id, ts, event_id)')$$,
 	'each partition has the primary key');
 
--- The rules find offenders -------------------------------------------------------------------------------------------
+-- Each rule finds a violation ----------------------------------------------------------------------------------------
 
 CREATE TABLE acp.bad (id integer PRIMARY KEY, tenant uuid REFERENCES acp.tenants, at timestamp);
 GRANT SELECT ON acp.bad TO PUBLIC;
@@ -220,7 +220,7 @@ $$;
 
 SELECT matches(pg_temp.offenders(rule),
 	CASE rule WHEN 'partition_of_another_month' THEN 'acp.audit_logs_2071_01' ELSE 'bad' END,
-	'the rule "' || sentence || '" sees an offender') FROM rules;
+	'the rule "' || sentence || '" finds a violation') FROM rules;
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -1,4 +1,4 @@
--- 05_roles.sql - who may do what. acp_app: what the program needs; acp_report: the views; nobody else: nothing.
+-- 05_roles.sql - rights. acp_app: as much as the program needs; acp_report: the views; all others: nothing.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL timezone = 'UTC';
@@ -11,7 +11,7 @@ SET LOCAL search_path = :tap, pg_catalog;
 
 SELECT plan(32);
 
--- Rights, as short as psql shows them: r select, a insert, w update, d delete, D truncate, x references, t trigger.
+-- Rights in the short form of psql: r select, a insert, w update, d delete, D truncate, x references, t trigger.
 CREATE FUNCTION pg_temp.rights(role text, relation regclass) RETURNS text LANGUAGE sql AS $$
 	SELECT coalesce(string_agg(letter, '' ORDER BY n), '')
 	FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER'],
@@ -19,7 +19,7 @@ CREATE FUNCTION pg_temp.rights(role text, relation regclass) RETURNS text LANGUA
 	WHERE has_table_privilege(role, relation, privilege)
 $$;
 
--- Runs a statement as a role and undoes it: its SQLSTATE, or 'done'.
+-- Runs a statement as a role and rolls it back. Returns its SQLSTATE, or 'done'.
 CREATE FUNCTION pg_temp.as_role(role text, statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	state text := 'done';
@@ -106,7 +106,7 @@ SELECT set_eq($$
 	SELECT c.oid::regclass::text, pg_temp.rights('acp_app', c.oid) AS app, pg_temp.rights('acp_report', c.oid) AS report
 	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 	WHERE nspname IN ('acp', 'acp_report') AND relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT relispartition$$,
-	'TABLE expected', 'every table and view: rights of acp_app and acp_report exactly as meant');
+	'TABLE expected', 'every table and view: acp_app and acp_report have exactly the expected rights');
 
 SELECT is_empty($$
 	SELECT oid::regclass FROM pg_class
@@ -156,7 +156,7 @@ SELECT bag_has($$
 	$$VALUES ('search_path=acp_report, pg_catalog')$$,
 	'select … from audit_logs works for acp_report without a schema name');
 
--- The same by trying -------------------------------------------------------------------------------------------------
+-- The same by attempts -----------------------------------------------------------------------------------------------
 
 CREATE TEMP TABLE tries (role text, statement text, expected text);
 INSERT INTO tries VALUES

@@ -11,14 +11,14 @@ SET LOCAL search_path = :tap, pg_catalog;
 
 SELECT plan(55);
 
--- Shifts the program's clock so that this transaction happens at a moment. Undone by the ROLLBACK.
+-- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	EXECUTE format('ALTER DATABASE %I SET acp.clock_offset = %L', current_database(), moment - now());
 END
 $$;
 
--- SQLSTATE, code and member of a refusal; null when the statement works.
+-- SQLSTATE, code and member of a refusal; null if the statement succeeds.
 CREATE FUNCTION pg_temp.refusal(statement text) RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE
 	hint   text;
@@ -34,35 +34,35 @@ $$;
 
 -- The clock ----------------------------------------------------------------------------------------------------------
 
-SELECT is(acp.now(), now(), 'not shifted: the start of the transaction');
+SELECT is(acp.now(), now(), 'without a shift: the start of the transaction');
 
 ALTER DATABASE :"DBNAME" SET acp.clock_offset = '40 days';
-SELECT is(acp.now(), now() + interval '40 days', 'shifted by 40 days, at once, in a session that is already open');
+SELECT is(acp.now(), now() + interval '40 days', 'a shift of 40 days applies at once in an open session');
 SET LOCAL ROLE acp_app;
-SELECT is(acp.now(), now() + interval '40 days', 'the same for the program''s role');
+SELECT is(acp.now(), now() + interval '40 days', 'the shift also applies to the role of the program');
 SET LOCAL acp.clock_offset = '99 days';
 SELECT is(acp.now(), now() + interval '40 days', 'a session cannot shift its own clock');
 RESET ROLE;
 ALTER ROLE acp_app IN DATABASE :"DBNAME" SET acp.clock_offset = '7 days';
-SELECT is(acp.now(), now() + interval '40 days', 'nor can a role');
+SELECT is(acp.now(), now() + interval '40 days', 'a role cannot shift its own clock');
 ALTER DATABASE :"DBNAME" SET acp.clock_offset = '-2 hours';
-SELECT is(acp.now(), now() - interval '2 hours', 'back by two hours, as acp.clock_offset set last says');
+SELECT is(acp.now(), now() - interval '2 hours', 'the last acp.clock_offset counts: two hours back');
 ALTER DATABASE :"DBNAME" SET work_mem = '8MB';
 SELECT is(acp.now(), now() - interval '2 hours', 'other settings of the database do not matter');
 ALTER DATABASE :"DBNAME" SET acp.clock_offset = 'soon';
 SELECT throws_ok('SELECT acp.now()', '22007', NULL,
-	'a malformed offset stops the clock instead of being taken for none');
+	'a malformed offset is an error, not zero');
 ALTER DATABASE :"DBNAME" RESET acp.clock_offset;
-SELECT is(acp.now(), now(), 'shifted no longer');
+SELECT is(acp.now(), now(), 'the shift has ended');
 
 SELECT pg_temp.clock_at('2027-12-31 23:59:59.999999+00') \gset ignored_
 SELECT is(acp.now(), '2027-12-31 23:59:59.999999+00', 'the last microsecond of a year');
-SELECT is(acp.period(acp.now()), '2027-12-01', 'belongs to December');
+SELECT is(acp.period(acp.now()), '2027-12-01', 'the last microsecond of a year belongs to December');
 SELECT pg_temp.clock_at('2028-01-01 00:00:00+00') \gset ignored_
-SELECT is(acp.period(acp.now()), '2028-01-01', 'the next one to January');
+SELECT is(acp.period(acp.now()), '2028-01-01', 'the next microsecond belongs to January');
 ALTER DATABASE :"DBNAME" RESET acp.clock_offset;
 
--- Days and periods are UTC, whatever the session thinks --------------------------------------------------------------
+-- Days and periods are UTC in every session --------------------------------------------------------------------------
 
 CREATE TEMP TABLE moments (ts timestamptz, day date, period date);
 INSERT INTO moments VALUES
@@ -88,33 +88,33 @@ SELECT is_empty($$
 	WHERE acp.period(acp.period_start(p)) <> p OR acp.period(acp.period_end(p) - interval '1 microsecond') <> p
 	   OR acp.period(acp.period_end(p)) <> (p + interval '1 month')::date
 	   OR acp.period_end(p) <> acp.period_start((p + interval '1 month')::date)$$,
-	'periods of fifty years are half-open and without gaps');
+	'fifty years of periods are half-open and have no gaps');
 SET LOCAL timezone = 'UTC';
 SELECT is(acp.period_start('2028-02-01'), '2028-02-01 00:00:00+00', 'start of a leap February');
-SELECT is(acp.period_end('2028-02-01') - acp.period_start('2028-02-01'), interval '29 days', 'it has 29 days');
-SELECT is(acp.period_end('2027-02-01') - acp.period_start('2027-02-01'), interval '28 days', 'the year before, 28');
+SELECT is(acp.period_end('2028-02-01') - acp.period_start('2028-02-01'), interval '29 days', 'a leap February has 29 days');
+SELECT is(acp.period_end('2027-02-01') - acp.period_start('2027-02-01'), interval '28 days', 'the February before has 28 days');
 SELECT is(acp.period_end('2027-12-01'), '2028-01-01 00:00:00+00', 'December ends with the year');
 
 SET LOCAL timezone = 'Asia/Kolkata';
 SELECT is(acp.rfc3339('2028-02-29 12:00:00+00'), '2028-02-29T12:00:00Z', 'RFC 3339, whole seconds');
 SELECT is(acp.rfc3339('2028-02-29 12:00:00.25+00'), '2028-02-29T12:00:00.250Z', 'RFC 3339, milliseconds');
 SELECT is(acp.rfc3339('2028-02-29 01:00:00+05:30'), '2028-02-28T19:30:00Z', 'RFC 3339, another zone');
-SELECT is(acp.rfc3339(NULL), NULL, 'no moment, no text');
+SELECT is(acp.rfc3339(NULL), NULL, 'rfc3339 of null is null');
 SET LOCAL timezone = 'UTC';
 
 -- Refusals -----------------------------------------------------------------------------------------------------------
 
 SELECT throws_ok($$SELECT acp.fail('NOT_FOUND', 'no such thing', '/params/id')$$, 'ACP01', 'no such thing',
-	'fail: sentence');
+	'fail: message');
 SELECT is(pg_temp.refusal($$SELECT acp.fail('NOT_FOUND', 'no such thing', '/params/id')$$),
 	ARRAY['ACP01', 'NOT_FOUND', '/params/id'], 'fail: code in the hint, member in the detail');
 SELECT is(pg_temp.refusal($$SELECT acp.fail('NOT_FOUND', 'no such thing')$$), ARRAY['ACP01', 'NOT_FOUND', ''],
-	'fail: no member');
+	'fail: without a member');
 
-SELECT lives_ok($$SELECT acp.report('{"count": 3}', 7)$$, 'a handler reports');
+SELECT lives_ok($$SELECT acp.report('{"count": 3}', 7)$$, 'report: a handler sets values');
 SELECT is(current_setting('acp.result_meta'), '{"count": 3}', 'report: result_meta');
 SELECT is(current_setting('acp.quantity'), '7', 'report: quantity');
-SELECT lives_ok('SELECT acp.report(NULL)', 'a handler reports nothing');
+SELECT lives_ok('SELECT acp.report(NULL)', 'report: a handler sets nothing');
 SELECT is(current_setting('acp.result_meta') || current_setting('acp.quantity'), '', 'report: nothing');
 
 -- Partitions ---------------------------------------------------------------------------------------------------------
@@ -124,13 +124,13 @@ CREATE TEMP VIEW partitions AS
 	FROM pg_class WHERE relispartition AND oid IN (SELECT inhrelid FROM pg_inherits
 	WHERE inhparent = 'acp.audit_logs'::regclass);
 
-SELECT is(acp.ensure_partitions(acp.now(), 12), 0, 'a migrated database lacks none of the next twelve months');
+SELECT is(acp.ensure_partitions(acp.now(), 12), 0, 'a migrated database has all partitions of the next twelve months');
 SET LOCAL ROLE acp_app;
 SELECT is(acp.ensure_partitions('2041-12-31 23:59:59+00', 2), 3,
-	'a month and two after it, made by the program''s role');
-SELECT is(acp.ensure_partitions('2041-12-01 00:00:00+00', 2), 0, 'made once');
-SELECT is(acp.ensure_partitions('2041-11-30 00:00:00+00', 4), 2, 'only what is missing, before and after');
-SELECT is(acp.ensure_partitions('2041-12-15 00:00:00+00', 0), 0, 'no month after it');
+	'the program''s role creates a month and two after it');
+SELECT is(acp.ensure_partitions('2041-12-01 00:00:00+00', 2), 0, 'partitions are created once');
+SELECT is(acp.ensure_partitions('2041-11-30 00:00:00+00', 4), 2, 'only missing partitions are created, before and after existing ones');
+SELECT is(acp.ensure_partitions('2041-12-15 00:00:00+00', 0), 0, 'p_months 0 creates no further month');
 RESET ROLE;
 SELECT results_eq($$SELECT name, bounds FROM partitions WHERE name ~ '204[12]' ORDER BY name$$, $$VALUES
 	('audit_logs_2041_11', $b$FOR VALUES FROM ('2041-11-01 00:00:00+00') TO ('2041-12-01 00:00:00+00')$b$),
@@ -140,12 +140,12 @@ SELECT results_eq($$SELECT name, bounds FROM partitions WHERE name ~ '204[12]' O
 	('audit_logs_2042_03', $b$FOR VALUES FROM ('2042-03-01 00:00:00+00') TO ('2042-04-01 00:00:00+00')$b$)$$,
 	'partitions are UTC months');
 SELECT is(obj_description('acp.audit_logs_2042_02'::regclass), 'Audit rows of 2042-02 (UTC).',
-	'a partition says what it is');
+	'a partition has a comment');
 SELECT ok(NOT has_table_privilege('acp_app', 'acp.audit_logs_2042_02', 'SELECT, INSERT, UPDATE, DELETE'),
-	'who made a partition on demand has no rights on it');
+	'the creator of a partition has no rights on it');
 SELECT is((SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'acp.audit_logs_2042_02'::regclass),
 	'acp_owner'::name,
-	'it belongs to acp_owner');
+	'the partition belongs to acp_owner');
 
 SET LOCAL timezone = 'America/New_York';
 SELECT acp.ensure_partitions('2043-06-30 23:00:00-04', 0) \gset ignored_
@@ -157,7 +157,7 @@ SET LOCAL datestyle = 'ISO';
 SELECT results_eq($$SELECT name, bounds FROM partitions WHERE name ~ '2043' ORDER BY name$$, $$VALUES
 	('audit_logs_2043_07', $b$FOR VALUES FROM ('2043-07-01 00:00:00+00') TO ('2043-08-01 00:00:00+00')$b$),
 	('audit_logs_2043_09', $b$FOR VALUES FROM ('2043-09-01 00:00:00+00') TO ('2043-10-01 00:00:00+00')$b$)$$,
-	'a session''s time zone and date style do not move a partition');
+	'time zone and date style of a session do not move a partition');
 
 CREATE FUNCTION pg_temp.event(ts timestamptz) RETURNS jsonb LANGUAGE sql AS $$
 	SELECT jsonb_strip_nulls(jsonb_build_object('event_id', gen_random_uuid(), 'request_id', gen_random_uuid(),
@@ -172,29 +172,29 @@ CREATE TEMP VIEW written AS
 
 SET LOCAL ROLE acp_app;
 SELECT is(acp.audit_append(pg_temp.event('2041-12-31 23:59:59.999999+00')), '2041-12-31 23:59:59.999999+00',
-	'a row keeps its ts');
+	'a row at the end of a month keeps its ts');
 SELECT is(acp.audit_append(pg_temp.event('2042-01-01 00:00:00+00')), '2042-01-01 00:00:00+00',
-	'and the next microsecond');
+	'a row in the next microsecond keeps its ts');
 SELECT is(acp.audit_append(pg_temp.event('2003-02-28 23:59:59+00')), '2003-02-28 23:59:59+00',
-	'a month that nobody has made');
+	'a row goes into a month without a partition');
 RESET ROLE;
 SELECT pg_temp.clock_at('2045-12-31 23:59:59+00') \gset ignored_
 SET LOCAL ROLE acp_app;
-SELECT is(acp.audit_append(pg_temp.event(NULL)), '2045-12-31 23:59:59+00', 'without a ts: now, by a shifted clock');
+SELECT is(acp.audit_append(pg_temp.event(NULL)), '2045-12-31 23:59:59+00', 'a row without a ts gets the shifted current time');
 RESET ROLE;
 SELECT results_eq('SELECT partition, ts FROM written ORDER BY ts', $$VALUES
 	('acp.audit_logs_2003_02', '2003-02-28 23:59:59+00'::timestamptz),
 	('acp.audit_logs_2041_12', '2041-12-31 23:59:59.999999+00'),
 	('acp.audit_logs_2042_01', '2042-01-01 00:00:00+00'),
 	('acp.audit_logs_2045_12', '2045-12-31 23:59:59+00')$$,
-	'each row is in its month''s partition, which was made on demand');
+	'each row is in the partition of its month, created on demand');
 SELECT set_eq($$SELECT name FROM partitions WHERE name ~ '_(2003|2045|2046)_'$$,
 	ARRAY['audit_logs_2003_02', 'audit_logs_2003_03', 'audit_logs_2003_04', 'audit_logs_2003_05',
 	      'audit_logs_2045_12', 'audit_logs_2046_01', 'audit_logs_2046_02', 'audit_logs_2046_03'],
-	'with three months after it');
+	'three more months are created with it');
 SELECT col_is_pk('acp', name::name, ARRAY['tenant_id', 'ts', 'event_id'], name || ' has the primary key')
 FROM partitions WHERE name ~ '_(2003|2046)_' ORDER BY name;
-SELECT is(acp.ensure_partitions('2090-05-01 00:00:00+00', 100000), 121, 'at most ten years at once');
+SELECT is(acp.ensure_partitions('2090-05-01 00:00:00+00', 100000), 121, 'at most ten years are created at once');
 
 SELECT * FROM finish();
 ROLLBACK;

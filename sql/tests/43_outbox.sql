@@ -1,5 +1,5 @@
--- 43_outbox.sql - what Repo C owes: put, taken with a lease, done with its effect, given up, revived. All as acp_app.
--- That two processes never execute one obligation at a time is shown by tests/e2e/test_outbox.py.
+-- 43_outbox.sql - obligations: queued, taken with a lease, done with their effect, given up, revived. All as acp_app.
+-- tests/e2e/test_outbox.py checks that two processes never execute one obligation at the same time.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL timezone = 'UTC';
@@ -12,13 +12,13 @@ SET LOCAL search_path = :tap, pg_catalog;
 
 SELECT plan(40);
 
--- Shifts the program's clock so that this transaction happens at a moment. Undone by the ROLLBACK.
+-- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	EXECUTE format('ALTER DATABASE %I SET acp.clock_offset = %L', current_database(), moment - now());
 END
 $$;
--- A shift that lasts until the next: the owner of the database makes it, acp_app may not.
+-- A shift until the next one. The owner of the database makes it, because acp_app may not.
 CREATE FUNCTION pg_temp.later(seconds integer) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	RESET ROLE;
@@ -29,7 +29,7 @@ $$;
 CREATE FUNCTION pg_temp.t(n integer) RETURNS uuid LANGUAGE sql AS $$
 	SELECT ('43434343-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid
 $$;
--- Takes one obligation, or the one named.
+-- Takes one obligation, or the named one.
 CREATE FUNCTION pg_temp.take() RETURNS jsonb LANGUAGE sql AS $$ SELECT acp.outbox_take(1, interval '60 s')->0 $$;
 CREATE FUNCTION pg_temp.take(n integer, name text) RETURNS jsonb LANGUAGE sql AS $$
 	SELECT acp.outbox_take(1, interval '60 s', pg_temp.t(n), name)->0
@@ -42,7 +42,7 @@ CREATE FUNCTION pg_temp.state(name text) RETURNS text LANGUAGE sql AS $$
 		coalesce(error_code, '-'), coalesce(result::text, '-'))
 	FROM acp.outbox WHERE obligation = name
 $$;
--- The tables may hold what others owe; here they are empty.
+-- The tables may hold other obligations; here they are emptied.
 DELETE FROM acp.outbox;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pg_temp TO acp_app;
 SELECT pg_temp.later(0);
@@ -50,85 +50,85 @@ SELECT pg_temp.later(0);
 SELECT acp.tenant_create(pg_temp.t(n), 'leadscoring', 'outbox-' || n, n || '@example.com', CASE n WHEN 1 THEN 'One Inc' END)
 FROM generate_series(1, 3) n;
 
--- Putting ------------------------------------------------------------------------------------------------------------
+-- Queueing -----------------------------------------------------------------------------------------------------------
 
-SELECT ok(acp.outbox_put(pg_temp.t(1), 'thing-1', 'stripe.customers.create', '{"a":1}'), 'what is owed is put');
-SELECT ok(NOT acp.outbox_put(pg_temp.t(1), 'thing-1', 'stripe.customers.create', '{"a":2}'), 'and put once');
-SELECT is((SELECT params FROM acp.outbox WHERE obligation = 'thing-1'), '{"a":1}', 'the first one stands');
+SELECT ok(acp.outbox_put(pg_temp.t(1), 'thing-1', 'stripe.customers.create', '{"a":1}'), 'an obligation is queued');
+SELECT ok(NOT acp.outbox_put(pg_temp.t(1), 'thing-1', 'stripe.customers.create', '{"a":2}'), 'it is queued only once');
+SELECT is((SELECT params FROM acp.outbox WHERE obligation = 'thing-1'), '{"a":1}', 'the first one is kept');
 
 -- Taking -------------------------------------------------------------------------------------------------------------
 
 SELECT is(pg_temp.take() - 'obliged_at', jsonb_build_object('tenant_id', pg_temp.t(1), 'obligation', 'thing-1', 'action',
-	'stripe.customers.create', 'attempts', 1, 'params', '{"a":1}'::jsonb), 'an obligation as its executor gets it');
-SELECT is(pg_temp.take(), NULL, 'while an attempt runs nobody else gets it');
-SELECT is(pg_temp.take(1, 'thing-1'), NULL, 'by its name neither');
+	'stripe.customers.create', 'attempts', 1, 'params', '{"a":1}'::jsonb), 'an obligation has all that its executor needs');
+SELECT is(pg_temp.take(), NULL, 'no one else gets it while an attempt runs');
+SELECT is(pg_temp.take(1, 'thing-1'), NULL, 'no one else gets it by name either');
 SELECT pg_temp.later(59);
-SELECT is(pg_temp.take(), NULL, 'until the lease is over');
+SELECT is(pg_temp.take(), NULL, 'it stays taken until the lease ends');
 SELECT pg_temp.later(60);
-SELECT is(pg_temp.take()->>'attempts', '2', 'then the attempt counts as crashed, and it is due again');
-SELECT is(pg_temp.take(2, 'thing-1'), NULL, 'another tenant has no obligation of that name');
+SELECT is(pg_temp.take()->>'attempts', '2', 'then the attempt counts as crashed, and the obligation is due again');
+SELECT is(pg_temp.take(2, 'thing-1'), NULL, 'another tenant has no obligation with that name');
 
--- Failing ------------------------------------------------------------------------------------------------------------
+-- Failures -----------------------------------------------------------------------------------------------------------
 
 SELECT ok(NOT acp.outbox_done(pg_temp.t(1), 'thing-1', 1, '{"ok": false, "retry_after": 1}'),
-	'an attempt that outlived its lease has no say');
+	'an attempt that outlived its lease is ignored');
 SELECT ok(acp.outbox_done(pg_temp.t(1), 'thing-1', 2, '{"ok": false, "retry_after": 5, "error_code": "AWAY", "error": "e"}'),
-	'an attempt that failed says so');
-SELECT is(pg_temp.state('thing-1'), '2 owed AWAY -', 'what went wrong is kept');
-SELECT is(pg_temp.take(), NULL, 'it is not due at once');
-SELECT isnt(pg_temp.take(1, 'thing-1'), NULL, 'but whoever needs it need not wait');
-SELECT ok(acp.outbox_done(pg_temp.t(1), 'thing-1', 3, '{"ok": false, "retry_after": 5, "error_code": "AWAY", "error": "e"}'), 'it failed again');
+	'a failed attempt is recorded');
+SELECT is(pg_temp.state('thing-1'), '2 owed AWAY -', 'the error is stored');
+SELECT is(pg_temp.take(), NULL, 'the obligation is not due at once');
+SELECT isnt(pg_temp.take(1, 'thing-1'), NULL, 'it can be taken by name at once');
+SELECT ok(acp.outbox_done(pg_temp.t(1), 'thing-1', 3, '{"ok": false, "retry_after": 5, "error_code": "AWAY", "error": "e"}'), 'the next attempt fails');
 SELECT pg_temp.later(65);
 SELECT is(pg_temp.done(pg_temp.take(), '{"ok": false, "error_code": "resource_missing", "error": "no"}'), true,
-	'a failure without a next attempt');
-SELECT is(pg_temp.state('thing-1'), '4 dead resource_missing -', 'is a dead letter');
+	'a failure without a next attempt is recorded');
+SELECT is(pg_temp.state('thing-1'), '4 dead resource_missing -', 'the obligation is dead');
 SELECT pg_temp.later(100000);
-SELECT is(pg_temp.take(), NULL, 'that nobody takes');
+SELECT is(pg_temp.take(), NULL, 'a dead obligation is not taken');
 SELECT is((acp.outbox_list('{"which": "dead", "limit": 10}')->'obligations'->0) - '{outbox_id,created_at,due_at}'::text[],
 	jsonb_build_object('tenant_id', pg_temp.t(1), 'obligation', 'thing-1', 'action', 'stripe.customers.create', 'attempts', 4,
-		'error_code', 'resource_missing', 'error', 'no', 'state', 'dead'), 'and that the operator sees');
+		'error_code', 'resource_missing', 'error', 'no', 'state', 'dead'), 'the operator sees it');
 
--- Reviving -----------------------------------------------------------------------------------------------------------
+-- Revival ------------------------------------------------------------------------------------------------------------
 
-SELECT is(acp.outbox_retry(NULL), 1, 'dead letters are revived');
-SELECT is(acp.outbox_retry(NULL), 0, 'once');
-SELECT is(pg_temp.take()->>'attempts', '1', 'and have all their attempts again');
-SELECT is(acp.outbox_retry((SELECT outbox_id FROM acp.outbox)), 0, 'one that is being executed is left alone');
-SELECT ok(NOT acp.outbox_drop((SELECT outbox_id FROM acp.outbox)), 'and cannot be dropped');
+SELECT is(acp.outbox_retry(NULL), 1, 'dead obligations are revived');
+SELECT is(acp.outbox_retry(NULL), 0, 'they are revived only once');
+SELECT is(pg_temp.take()->>'attempts', '1', 'they have all attempts again');
+SELECT is(acp.outbox_retry((SELECT outbox_id FROM acp.outbox)), 0, 'a running obligation is not retried');
+SELECT ok(NOT acp.outbox_drop((SELECT outbox_id FROM acp.outbox)), 'a running obligation cannot be dropped');
 
--- Done ---------------------------------------------------------------------------------------------------------------
+-- Completion ---------------------------------------------------------------------------------------------------------
 
 SELECT pg_temp.later(100061);
-SELECT is(pg_temp.take()->>'attempts', '2', 'a second worker has it');
+SELECT is(pg_temp.take()->>'attempts', '2', 'a second worker has taken it');
 SELECT ok(acp.outbox_done(pg_temp.t(1), 'thing-1', 1, '{"ok": true, "data": {"customer": "cus_1"}}'),
-	'an attempt that did it counts, also after its lease');
-SELECT is((SELECT stripe_customer_id FROM acp.tenants WHERE tenant_id = pg_temp.t(1)), 'cus_1', 'with its effect');
-SELECT ok(NOT acp.outbox_done(pg_temp.t(1), 'thing-1', 2, '{"ok": true, "data": {"customer": "cus_2"}}'), 'once');
-SELECT is((SELECT stripe_customer_id FROM acp.tenants WHERE tenant_id = pg_temp.t(1)), 'cus_1', 'and the effect too');
+	'a success counts, even after the lease');
+SELECT is((SELECT stripe_customer_id FROM acp.tenants WHERE tenant_id = pg_temp.t(1)), 'cus_1', 'the success has its effect');
+SELECT ok(NOT acp.outbox_done(pg_temp.t(1), 'thing-1', 2, '{"ok": true, "data": {"customer": "cus_2"}}'), 'it is recorded only once');
+SELECT is((SELECT stripe_customer_id FROM acp.tenants WHERE tenant_id = pg_temp.t(1)), 'cus_1', 'its effect happens only once');
 
 -- Customers ----------------------------------------------------------------------------------------------------------
 
-SELECT is(acp.outbox_customer(pg_temp.t(1)), NULL, 'who has a customer is owed none');
-SELECT is(acp.outbox_customer(pg_temp.t(2)), 'customer-' || pg_temp.t(2), 'who has none is owed one');
+SELECT is(acp.outbox_customer(pg_temp.t(1)), NULL, 'a tenant with a customer needs none');
+SELECT is(acp.outbox_customer(pg_temp.t(2)), 'customer-' || pg_temp.t(2), 'a tenant without a customer gets an obligation');
 SELECT acp.outbox_put(pg_temp.t(n), 'billing-' || n, 'stripe.invoices.create', '{"amount": 100}') FROM generate_series(1, 2) n;
 SELECT is(pg_temp.take(1, 'billing-1')->'params', '{"amount": 100, "customer": "cus_1"}', 'an invoice gets its customer when it is taken');
 SELECT is((SELECT params->>'customer' FROM acp.outbox WHERE tenant_id = pg_temp.t(1) AND obligation = 'billing-1'), 'cus_1',
-	'and keeps it: another customer by then would be another invoice');
-SELECT is(pg_temp.take(2, 'billing-2'), NULL, 'without a customer it waits');
-SELECT ok(pg_temp.done(pg_temp.take(2, 'customer-' || pg_temp.t(2)), '{"ok": true, "data": {"customer": "cus_22"}}'), 'the customer is made');
-SELECT is(pg_temp.take(2, 'billing-2')->'params'->>'customer', 'cus_22', 'and the invoice goes on');
+	'it keeps that customer, because another customer would be another invoice');
+SELECT is(pg_temp.take(2, 'billing-2'), NULL, 'it waits without a customer');
+SELECT ok(pg_temp.done(pg_temp.take(2, 'customer-' || pg_temp.t(2)), '{"ok": true, "data": {"customer": "cus_22"}}'), 'the customer is created');
+SELECT is(pg_temp.take(2, 'billing-2')->'params'->>'customer', 'cus_22', 'the invoice is due');
 
--- Cards that were replaced, and dropping ----------------------------------------------------------------------------
+-- Replaced cards, and dropping ---------------------------------------------------------------------------------------
 
 SELECT acp.outbox_put(pg_temp.t(1), 'default-old', 'stripe.customers.update', '{"default_payment_method": "pm_old"}');
 UPDATE acp.tenants SET stripe_payment_method = 'pm_new' WHERE tenant_id = pg_temp.t(1);
-SELECT is(pg_temp.take(), NULL, 'a card that was replaced does not become the default');
-SELECT is(pg_temp.state('default-old'), '0 done - {"superseded": true}', 'which has lost its point');
+SELECT is(pg_temp.take(), NULL, 'a replaced card does not become the default');
+SELECT is(pg_temp.state('default-old'), '0 done - {"superseded": true}', 'its obligation ends without an effect');
 
 SELECT acp.outbox_put(pg_temp.t(3), 'thing-3', 'stripe.customers.update', '{"customer": "cus_3", "name": "x"}');
-SELECT ok(pg_temp.done(pg_temp.take(3, 'thing-3'), '{"ok": false, "retry_after": 1}'), 'an attempt failed');
+SELECT ok(pg_temp.done(pg_temp.take(3, 'thing-3'), '{"ok": false, "retry_after": 1}'), 'an attempt fails');
 SELECT ok(acp.outbox_drop((SELECT outbox_id FROM acp.outbox WHERE obligation = 'thing-3'))
-	AND pg_temp.state('thing-3') LIKE '1 done % {"dropped": true}', 'what is dropped is owed no more');
+	AND pg_temp.state('thing-3') LIKE '1 done % {"dropped": true}', 'a dropped obligation is not owed');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -1,4 +1,4 @@
--- 44_upgrade.sql - checkout sessions, Stripe's events, and what a tenant's state becomes in whichever order they come.
+-- 44_upgrade.sql - checkout sessions, Stripe events, and the resulting state of a tenant in every order of events.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL timezone = 'UTC';
@@ -31,7 +31,7 @@ CREATE FUNCTION pg_temp.row_of(id uuid) RETURNS jsonb LANGUAGE sql AS $$
 		'integration', 'k', 'action', 'stripe.webhook', 'actor_type', 'system', 'status', 'success', 'latency_ms', 1,
 		'billing_quantity', 1, 'dry_run', false, 'billable', false)
 $$;
--- An event of Stripe about tenant n, so many seconds after noon.
+-- A Stripe event about tenant n, the given number of seconds after noon.
 CREATE FUNCTION pg_temp.event(id text, type text, n integer, at integer, object text, more jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
 	SELECT jsonb_build_object('event_id', id, 'type', type, 'livemode', false, 'object_id', object,
 		'created', extract(epoch FROM timestamptz '2031-05-01 12:00:00+00')::bigint + at, 'event', pg_temp.row_of(gen_random_uuid()))
@@ -42,7 +42,7 @@ CREATE FUNCTION pg_temp.completed(id text, n integer, at integer, session text, 
 		'tenant_uuid', pg_temp.t(n), 'setup_intent', intent, 'mode', 'setup', 'status', 'complete') || more)
 $$;
 CREATE FUNCTION pg_temp.take(event jsonb) RETURNS text LANGUAGE sql AS $$ SELECT acp.stripe_event(event)->>'effect' $$;
--- Repo C looks up what it owes about methods: seti_x has the method pm_x.
+-- The executor looks up payment methods: seti_x has the method pm_x.
 CREATE FUNCTION pg_temp.look_up(n integer, backwards boolean DEFAULT false) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
 	o record;
@@ -66,7 +66,7 @@ CREATE FUNCTION pg_temp.opened(n integer, attempt integer, session text, seconds
 		'url', 'https://checkout.example/' || session, 'event', pg_temp.row_of(gen_random_uuid()),
 		'expires_at', extract(epoch FROM acp.now())::bigint + seconds))
 $$;
--- billing_paid() is of the billing part; what it is called with is looked at here.
+-- Replaces billing_paid() of the billing part, to record its arguments.
 CREATE TEMP TABLE told (invoice text, paid boolean);
 GRANT ALL ON told TO acp_app;
 CREATE OR REPLACE FUNCTION acp.billing_paid(p_stripe_invoice text, p_paid boolean, p_at timestamptz) RETURNS boolean
@@ -79,87 +79,87 @@ UPDATE acp.tenants SET stripe_customer_id = 'cus_' || right(agent_id, 1) WHERE a
 
 -- Sessions -----------------------------------------------------------------------------------------------------------
 
-SELECT is(pg_temp.begin_(9), jsonb_build_object('verdict', 'customer', 'obligation', 'customer-' || pg_temp.t(9)), 'first a customer');
+SELECT is(pg_temp.begin_(9), jsonb_build_object('verdict', 'customer', 'obligation', 'customer-' || pg_temp.t(9)), 'the customer comes first');
 SELECT is(pg_temp.begin_(1) - 'obliged_at', jsonb_build_object('verdict', 'create', 'attempt', 1, 'customer', 'cus_1',
-	'idempotency_key', 'checkout-' || pg_temp.t(1) || '-1'), 'then a session');
-SELECT is(pg_temp.begin_(1)->>'attempt', '1', 'asked again before the outcome is known: the same one');
+	'idempotency_key', 'checkout-' || pg_temp.t(1) || '-1'), 'the session comes next');
+SELECT is(pg_temp.begin_(1)->>'attempt', '1', 'before the outcome is known the same session is asked for again');
 SELECT is(pg_temp.state(1), 'free none - free', 'asking changes nothing');
-SELECT is(pg_temp.opened(1, 1, 'cs_1', 3600)->>'checkout_url', 'https://checkout.example/cs_1', 'the session is there');
+SELECT is(pg_temp.opened(1, 1, 'cs_1', 3600)->>'checkout_url', 'https://checkout.example/cs_1', 'the session is open');
 SELECT is(pg_temp.state(1), 'free setup_pending - free', 'none -> setup_pending');
-SELECT is(pg_temp.begin_(1) - 'expires_at', '{"verdict": "open", "checkout_url": "https://checkout.example/cs_1"}', 'the next click leads to the same one');
-SELECT is(pg_temp.opened(1, 1, 'cs_1', 3600)->>'checkout_url', 'https://checkout.example/cs_1', 'two that clicked at once have one session');
+SELECT is(pg_temp.begin_(1) - 'expires_at', '{"verdict": "open", "checkout_url": "https://checkout.example/cs_1"}', 'the next click gets the same session');
+SELECT is(pg_temp.opened(1, 1, 'cs_1', 3600)->>'checkout_url', 'https://checkout.example/cs_1', 'two simultaneous clicks share one session');
 SELECT pg_temp.later(3500);
-SELECT is(pg_temp.begin_(1)->>'attempt', '2', 'shortly before its end there is a new one');
+SELECT is(pg_temp.begin_(1)->>'attempt', '2', 'shortly before its end a new session is created');
 SELECT pg_temp.opened(1, 2, 'cs_2', 3600);
 SELECT pg_temp.later(3600);
-SELECT is(acp.checkouts_expire_due(), 1, 'sessions end by time');
-SELECT is(pg_temp.state(1), 'free setup_pending - free', 'while another is open the state stays');
-SELECT is(pg_temp.take(pg_temp.event('evt_x1', 'checkout.session.expired', 1, 7000, 'cs_2')), 'applied', 'or by their event');
-SELECT is(pg_temp.state(1), 'free none - free', 'with the last one setup_pending -> none');
-SELECT is(pg_temp.take(pg_temp.event('evt_x2', 'checkout.session.expired', 1, 7000, 'cs_2')), 'unchanged', 'once');
-SELECT is(pg_temp.begin_(1)->>'attempt', '3', 'and it can begin anew');
+SELECT is(acp.checkouts_expire_due(), 1, 'sessions expire by time');
+SELECT is(pg_temp.state(1), 'free setup_pending - free', 'the state stays while another session is open');
+SELECT is(pg_temp.take(pg_temp.event('evt_x1', 'checkout.session.expired', 1, 7000, 'cs_2')), 'applied', 'sessions expire by their event');
+SELECT is(pg_temp.state(1), 'free none - free', 'the last expiry makes setup_pending none');
+SELECT is(pg_temp.take(pg_temp.event('evt_x2', 'checkout.session.expired', 1, 7000, 'cs_2')), 'unchanged', 'an expiry counts once');
+SELECT is(pg_temp.begin_(1)->>'attempt', '3', 'a new upgrade can begin');
 SELECT acp.upgrade_failed(jsonb_build_object('tenant_id', pg_temp.t(1), 'attempt', 3, 'unknown', true, 'event', pg_temp.row_of(gen_random_uuid())));
-SELECT is(pg_temp.begin_(1)->>'attempt', '3', 'an answer that was lost: the same key again');
+SELECT is(pg_temp.begin_(1)->>'attempt', '3', 'after a lost answer the same key is used');
 SELECT acp.upgrade_failed(jsonb_build_object('tenant_id', pg_temp.t(1), 'attempt', 3, 'event', pg_temp.row_of(gen_random_uuid())));
-SELECT is(pg_temp.begin_(1)->>'attempt', '4', 'a refusal: the next key');
-SELECT throws_ok('SELECT pg_temp.begin_(77)', 'ACP01', NULL, 'nobody''s tenant is not found');
+SELECT is(pg_temp.begin_(1)->>'attempt', '4', 'after a refusal the next key is used');
+SELECT throws_ok('SELECT pg_temp.begin_(77)', 'ACP01', NULL, 'an unknown tenant is not found');
 
 -- The upgrade --------------------------------------------------------------------------------------------------------
 
 SELECT pg_temp.opened(1, 4, 'cs_4', 3600);
-SELECT is(pg_temp.take(pg_temp.completed('evt_1', 1, 7200, 'cs_4', 'seti_1')), 'applied', 'the human gave a card');
+SELECT is(pg_temp.take(pg_temp.completed('evt_1', 1, 7200, 'cs_4', 'seti_1')), 'applied', 'a person saves a card');
 SELECT is(pg_temp.state(1), 'paid active - paid', 'the tenant is paid at once');
 SELECT isnt((SELECT upgraded_at FROM acp.tenants WHERE tenant_id = pg_temp.t(1)), NULL, 'upgraded_at is set');
-SELECT is(pg_temp.take(pg_temp.completed('evt_1', 1, 7200, 'cs_4', 'seti_1')), 'duplicate', 'the same event again is a duplicate');
-SELECT is((SELECT effect FROM acp.stripe_events WHERE event_id = 'evt_1'), 'applied', 'and has no effect');
+SELECT is(pg_temp.take(pg_temp.completed('evt_1', 1, 7200, 'cs_4', 'seti_1')), 'duplicate', 'a repeated event is a duplicate');
+SELECT is((SELECT effect FROM acp.stripe_events WHERE event_id = 'evt_1'), 'applied', 'the duplicate has no effect');
 SELECT is((SELECT string_agg(result_meta->>'effect', ' ' ORDER BY chain_id, chain_seq) FROM acp.audit_logs
 	WHERE tenant_id = pg_temp.t(1) AND result_meta->>'resource_id' = 'evt_1'), 'applied duplicate', 'each delivery leaves its row');
 SELECT pg_temp.look_up(1);
-SELECT is(pg_temp.state(1), 'paid active pm_1 paid', 'Repo C knows the method');
+SELECT is(pg_temp.state(1), 'paid active pm_1 paid', 'the executor reports the payment method');
 SELECT is((SELECT params FROM acp.outbox WHERE obligation = 'default-' || pg_temp.t(1) || '-pm_1'), '{"default_payment_method": "pm_1"}',
-	'which becomes the customer''s default');
-SELECT is(pg_temp.begin_(1), '{"verdict": "paid"}', 'there is nothing to upgrade any more');
-SELECT is(pg_temp.take(pg_temp.event('evt_d0', 'payment_method.detached', 1, 7300, 'pm_other')), 'unchanged', 'another method goes: nothing');
+	'it becomes the default of the customer');
+SELECT is(pg_temp.begin_(1), '{"verdict": "paid"}', 'there is nothing left to upgrade');
+SELECT is(pg_temp.take(pg_temp.event('evt_d0', 'payment_method.detached', 1, 7300, 'pm_other')), 'unchanged', 'detaching another method has no effect');
 SELECT is(pg_temp.state(1), 'paid active pm_1 paid', 'the state stays');
-SELECT is(pg_temp.take(pg_temp.event('evt_d1', 'payment_method.detached', 0, 7300, 'pm_1')), 'applied', 'the one in use goes');
-SELECT is(pg_temp.state(1), 'paid none pm_1 free', 'treated as free from then on');
-SELECT is(pg_temp.begin_(1)->>'verdict', 'create', 'and it can upgrade again');
--- Stripe's seconds are coarse, and its event ids say nothing about order.
+SELECT is(pg_temp.take(pg_temp.event('evt_d1', 'payment_method.detached', 0, 7300, 'pm_1')), 'applied', 'the method in use is detached');
+SELECT is(pg_temp.state(1), 'paid none pm_1 free', 'the tenant is treated as free');
+SELECT is(pg_temp.begin_(1)->>'verdict', 'create', 'the tenant can upgrade again');
+-- Stripe times are in seconds, and event ids do not show an order.
 SELECT pg_temp.opened(1, 5, 'cs_5', 3600);
-SELECT is(pg_temp.take(pg_temp.completed('evt_0', 1, 7200, 'cs_5', 'seti_5')), 'applied', 'a later attempt counts in the same second');
+SELECT is(pg_temp.take(pg_temp.completed('evt_0', 1, 7200, 'cs_5', 'seti_5')), 'applied', 'a later attempt in the same second counts');
 SELECT pg_temp.look_up(1);
 SELECT is(pg_temp.state(1), 'paid active pm_5 paid', 'the tenant is paid by the new method');
-SELECT is(pg_temp.take(pg_temp.completed('evt_2', 1, 7200, 'cs_4', 'seti_1')), 'older', 'an earlier attempt does not');
+SELECT is(pg_temp.take(pg_temp.completed('evt_2', 1, 7200, 'cs_4', 'seti_1')), 'older', 'an earlier attempt in the same second does not count');
 SELECT is(pg_temp.state(1), 'paid active pm_5 paid', 'the method stays');
-SELECT is((SELECT count(*) FROM acp.changes WHERE tenant_id = pg_temp.t(1)), 0::bigint, 'changes are numbered at the commit');
+SELECT is((SELECT count(*) FROM acp.changes WHERE tenant_id = pg_temp.t(1)), 0::bigint, 'changes are numbered at commit');
 RESET ROLE;
 SET CONSTRAINTS ALL IMMEDIATE;
-SELECT cmp_ok((SELECT count(*) FROM acp.changes WHERE tenant_id = pg_temp.t(1)), '>=', 4::bigint, 'where caches hear of them');
+SELECT cmp_ok((SELECT count(*) FROM acp.changes WHERE tenant_id = pg_temp.t(1)), '>=', 4::bigint, 'the change feed has the change');
 SET LOCAL ROLE acp_app;
 
--- What names nobody, or two ------------------------------------------------------------------------------------------
+-- Events that name no tenant, or two ---------------------------------------------------------------------------------
 
 SELECT is(pg_temp.take(pg_temp.completed('evt_m1', 2, 0, 'cs_m1', 'seti_m', jsonb_build_object('tenant_uuid', pg_temp.t(3)))), 'mismatch',
-	'a checkout that names two tenants');
-SELECT is(pg_temp.take(pg_temp.completed('evt_m2', 2, 0, 'cs_m2', 'seti_m', '{"tenant_uuid": null}')), 'mismatch', 'or none in its metadata');
-SELECT is(pg_temp.take(pg_temp.completed('evt_m3', 77, 0, 'cs_m3', 'seti_m')), 'unknown_tenant', 'or one that is not ours');
-SELECT is(pg_temp.take(pg_temp.completed('evt_m4', 2, 0, 'cs_m4', 'seti_m', '{"mode": "payment"}')), 'ignored', 'or is no set-up');
-SELECT is(pg_temp.take(pg_temp.event('evt_m5', 'customer.created', 2, 0, 'cus_2')), 'ignored', 'types that mean nothing are stored');
-SELECT is(pg_temp.state(2) || pg_temp.state(3), 'free none - freefree none - free', 'none of it upgrades anybody');
-SELECT is((SELECT count(*) FROM acp.stripe_events WHERE event_id LIKE 'evt\_m_'), 5::bigint, 'all of it is on record');
+	'a checkout that names two tenants is not applied');
+SELECT is(pg_temp.take(pg_temp.completed('evt_m2', 2, 0, 'cs_m2', 'seti_m', '{"tenant_uuid": null}')), 'mismatch', 'a checkout without a tenant in its metadata is not applied');
+SELECT is(pg_temp.take(pg_temp.completed('evt_m3', 77, 0, 'cs_m3', 'seti_m')), 'unknown_tenant', 'a checkout of another program is not applied');
+SELECT is(pg_temp.take(pg_temp.completed('evt_m4', 2, 0, 'cs_m4', 'seti_m', '{"mode": "payment"}')), 'ignored', 'a checkout in another mode is not applied');
+SELECT is(pg_temp.take(pg_temp.event('evt_m5', 'customer.created', 2, 0, 'cus_2')), 'ignored', 'irrelevant event types are stored');
+SELECT is(pg_temp.state(2) || pg_temp.state(3), 'free none - freefree none - free', 'none of them upgrades a tenant');
+SELECT is((SELECT count(*) FROM acp.stripe_events WHERE event_id LIKE 'evt\_m_'), 5::bigint, 'all of them are on record');
 
 -- Invoices -----------------------------------------------------------------------------------------------------------
 
-SELECT is(pg_temp.take(pg_temp.event('evt_i1', 'invoice.payment_failed', 2, 10, 'in_1')), 'applied', 'an invoice was not paid');
-SELECT is(pg_temp.take(pg_temp.event('evt_i2', 'invoice.payment_failed', 2, 5, 'in_1')), 'older', 'an older failure says nothing');
-SELECT is(pg_temp.take(pg_temp.event('evt_i3', 'invoice.paid', 2, 10, 'in_1')), 'applied', 'it was paid in the same second');
-SELECT is(pg_temp.take(pg_temp.event('evt_i4', 'invoice.payment_failed', 2, 99, 'in_1')), 'older', 'and stays paid');
-SELECT results_eq('SELECT paid FROM told', ARRAY[false, true], 'billing heard of each change once');
+SELECT is(pg_temp.take(pg_temp.event('evt_i1', 'invoice.payment_failed', 2, 10, 'in_1')), 'applied', 'a payment fails');
+SELECT is(pg_temp.take(pg_temp.event('evt_i2', 'invoice.payment_failed', 2, 5, 'in_1')), 'older', 'an older failure has no effect');
+SELECT is(pg_temp.take(pg_temp.event('evt_i3', 'invoice.paid', 2, 10, 'in_1')), 'applied', 'the invoice is paid in the same second');
+SELECT is(pg_temp.take(pg_temp.event('evt_i4', 'invoice.payment_failed', 2, 99, 'in_1')), 'older', 'a paid invoice stays paid');
+SELECT results_eq('SELECT paid FROM told', ARRAY[false, true], 'billing is told of each change once');
 
--- Every order --------------------------------------------------------------------------------------------------------
+-- All orders ---------------------------------------------------------------------------------------------------------
 
--- Two checkouts, the first card detached when the second was there, an expired session, an event twice: whichever order
--- they come in, and whether methods are looked up after each or at the end, forwards or backwards.
+-- Two checkouts, the first card detached after the second began, an expired session, a repeated event: in all orders, with
+-- methods looked up after each event or at the end, forwards or backwards.
 CREATE TEMP TABLE story (n integer, who integer, event jsonb);
 INSERT INTO story VALUES
 	(1, 4, pg_temp.completed('evt_o1', 4, 10, 'cs_o1', 'seti_o1')),
@@ -197,12 +197,12 @@ CREATE TEMP VIEW orders AS
 		SELECT ARRAY[]::integer[] UNION ALL
 		SELECT steps || n FROM p, generate_series(1, 5) n WHERE NOT n = ANY (steps))
 	SELECT steps FROM p WHERE cardinality(steps) = 5;
-SELECT is(count(*), 120::bigint, 'there are 120 orders of five events') FROM orders;
+SELECT is(count(*), 120::bigint, 'five events have 120 orders') FROM orders;
 SELECT results_eq('SELECT DISTINCT pg_temp.play(4, steps, v) FROM orders, generate_series(0, 2) v', ARRAY['paid active pm_o2 paid'],
-	'in each the newer card is in use, and the older one''s end undoes nothing');
+	'in each order the newer card is in use, and the end of the older one changes nothing');
 SELECT results_eq('SELECT DISTINCT pg_temp.play(5, steps, v) FROM orders, generate_series(0, 2) v', ARRAY['paid none pm_p1 free'],
-	'in each the card that went is gone');
-SELECT is(pg_temp.state(4), 'free none - free', 'and each was undone');
+	'in each order the detached card is gone');
+SELECT is(pg_temp.state(4), 'free none - free', 'each order was rolled back');
 
 SELECT * FROM finish();
 ROLLBACK;

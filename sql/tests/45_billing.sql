@@ -1,5 +1,5 @@
--- 45_billing.sql - invoices: prices, months, rounding, carrying over, late rows, credits, runs, what becomes of them.
--- One session cannot be killed or race with itself: the tests that call the program do that.
+-- 45_billing.sql - invoices: prices, months, rounding, carry-over, late rows, credits, runs, and later states.
+-- One session cannot be killed or race with itself; tests that call the program do that.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL timezone = 'UTC';
@@ -18,7 +18,7 @@ BEGIN
 END
 $$;
 
--- Code and sentence of a refusal; null when the statement works. Undone either way.
+-- Code and message of a refusal; null if the statement succeeds. Rolled back either way.
 CREATE FUNCTION pg_temp.refusal(statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	hint text;
@@ -36,7 +36,7 @@ CREATE FUNCTION pg_temp.t(n integer) RETURNS uuid LANGUAGE sql AS $$
 	SELECT ('45454545-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid
 $$;
 
--- So many calls of a paid tenant, a microsecond apart from a moment on; more: members that differ.
+-- Inserts calls of a paid tenant, a microsecond apart from a moment on. more: members that differ.
 CREATE FUNCTION pg_temp.calls(t integer, n integer, at timestamptz, more jsonb DEFAULT '{}') RETURNS void LANGUAGE sql AS $$
 	SELECT acp.audit_append_rows(array_agg(jsonb_populate_record(NULL::acp.audit_logs, jsonb_build_object(
 		'event_id', gen_random_uuid(), 'request_id', gen_random_uuid(), 'ts', at + i * interval '1 microsecond',
@@ -61,7 +61,7 @@ CREATE FUNCTION pg_temp.lines(t integer, p date) RETURNS text LANGUAGE sql AS $$
 		quantity || '*' || trim_scale(unit_amount), '= ' || trim_scale(amount), '(' || amount_minor || ')'), '; ' ORDER BY line)
 	FROM acp.invoice_lines WHERE tenant_id = pg_temp.t(t) AND period = p
 $$;
--- The documented proof: each billed call has exactly one line, each line exactly its calls.
+-- The documented proof: each billed call has exactly one line, and each line exactly its calls.
 CREATE TEMP VIEW wrong AS
 	SELECT tenant_id, event_id::text AS what, count(line) AS found FROM acp_report.billed_calls WHERE period IS NOT NULL
 	GROUP BY 1, 2 HAVING count(line) <> 1
@@ -90,13 +90,13 @@ SELECT pg_temp.calls(1, 1200, '2026-01-10'), pg_temp.calls(1, 50, '2026-01-11', 
 	pg_temp.calls(1, 90, '2026-01-01', '{"tier": "free"}'), pg_temp.calls(1, 3, '2026-01-12', '{"dry_run": true, "billable": false}'),
 	pg_temp.calls(2, 1, '2026-01-10'), pg_temp.calls(3, 90, '2026-01-10', '{"tier": "free"}'),
 	pg_temp.calls(4, 500, '2026-01-10'), pg_temp.calls(5, 499, '2026-01-10') \gset ignored_
-SELECT is(acp.invoice_json(pg_temp.t(1), NULL, 0.5) #>> '{charges,total_charge}', '1.2', 'the open month shows what it would cost');
-SELECT is(acp.invoice_json(pg_temp.t(1), NULL, 0.5)->>'status', 'open', 'and is open');
+SELECT is(acp.invoice_json(pg_temp.t(1), NULL, 0.5) #>> '{charges,total_charge}', '1.2', 'the open month shows its current charge');
+SELECT is(acp.invoice_json(pg_temp.t(1), NULL, 0.5)->>'status', 'open', 'its status is open');
 SELECT is(acp.invoice_json(pg_temp.t(1), NULL, 0.5)->'usage', '{"total_calls": 1250, "successful_calls": 1200, "failed_calls": 50}',
-	'calls made while free, and dry runs, are not in it');
+	'calls made while free and dry runs are not in it');
 SELECT is(pg_temp.refusal('SELECT pg_temp.run(''2026-01-01'')'),
-	'VALIDATION_ERROR: 2026-01 has not ended: until then there is a dry run only', 'an open month is not billed');
-SELECT is(jsonb_array_length(pg_temp.dry('2026-01-01')->'invoices'), 4, 'its dry run is');
+	'VALIDATION_ERROR: 2026-01 has not ended; only a dry run is possible', 'an open month cannot be billed');
+SELECT is(jsonb_array_length(pg_temp.dry('2026-01-01')->'invoices'), 4, 'a dry run of an open month works');
 RESET ROLE;
 SELECT pg_temp.clock_at('2026-02-01') \gset ignored_
 SET LOCAL ROLE acp_app;
@@ -104,13 +104,13 @@ CREATE TEMP TABLE said AS SELECT 'dry' AS what, pg_temp.dry(NULL) AS result;
 SELECT is_empty('SELECT 1 FROM acp.billing_periods UNION ALL SELECT 1 FROM acp.billing_closings', 'a dry run stores nothing');
 INSERT INTO said SELECT 'run', pg_temp.run(NULL);
 SELECT is((SELECT (result - 'dry_run')::text FROM said WHERE what = 'dry'), (SELECT (result - 'dry_run')::text FROM said WHERE what = 'run'),
-	'the run makes what the dry run showed, byte for byte');
+	'the run gives the invoices of the dry run, byte for byte');
 SELECT is(pg_temp.bill(1, '2026-01-01'), 'pending 1.2 120 0>0', '1200 calls at 0.001 are 1.20');
-SELECT is(pg_temp.lines(1, '2026-01-01'), 'usage 2026-01 test.one 1200 1200*0.001 = 1.2 (120)', 'in one line');
-SELECT is(pg_temp.bill(2, '2026-01-01'), 'carried 0.001 0 0>0.001', 'one call is carried over');
-SELECT is(pg_temp.bill(3, '2026-01-01'), NULL, 'free calls make no invoice');
-SELECT is(pg_temp.bill(4, '2026-01-01'), 'pending 0.5 50 0>0', 'the minimum itself is charged');
-SELECT is(pg_temp.bill(5, '2026-01-01'), 'carried 0.499 0 0>0.499', 'less than it is not');
+SELECT is(pg_temp.lines(1, '2026-01-01'), 'usage 2026-01 test.one 1200 1200*0.001 = 1.2 (120)', 'the calls are in one line');
+SELECT is(pg_temp.bill(2, '2026-01-01'), 'carried 0.001 0 0>0.001', 'a single call is carried over');
+SELECT is(pg_temp.bill(3, '2026-01-01'), NULL, 'free calls give no invoice');
+SELECT is(pg_temp.bill(4, '2026-01-01'), 'pending 0.5 50 0>0', 'an amount equal to the minimum is charged');
+SELECT is(pg_temp.bill(5, '2026-01-01'), 'carried 0.499 0 0>0.499', 'an amount below the minimum is not charged');
 SELECT is((SELECT encode(sha256(convert_to(i->>'invoice', 'UTF8')), 'hex') FROM said, jsonb_array_elements(result->'invoices') i
 	WHERE what = 'run' AND i->>'tenant_uuid' = pg_temp.t(1)::text), (SELECT encode(hash, 'hex') FROM acp.billing_periods
 	WHERE tenant_id = pg_temp.t(1)), 'the hash is the SHA-256 of the text');
@@ -126,50 +126,50 @@ SELECT is((SELECT i->>'invoice' FROM said, jsonb_array_elements(result->'invoice
 SELECT results_eq($$SELECT obligation, action, params - 'hash' FROM acp.outbox WHERE tenant_id = pg_temp.t(1) AND action LIKE '%invoices%'$$,
 	$$VALUES ('billing-45454545-0000-4000-8000-000000000001-2026-01', 'stripe.invoices.create', jsonb_build_object(
 	'tenant_uuid', pg_temp.t(1), 'period', '2026-01', 'currency', 'usd', 'amount', 120,
-	'lines', '[{"amount": 120, "description": "test.one, 2026-01: 1200 calls at 0.001 USD"}]'::jsonb))$$, 'it is owed to the outbox');
-SELECT is((SELECT count(*) FROM acp.outbox WHERE action LIKE '%invoices%'), 2::bigint, 'what is carried over is not');
-SELECT is(pg_temp.run('2026-01-01')::text, (SELECT result::text FROM said WHERE what = 'run'), 'the same run again answers the same');
+	'lines', '[{"amount": 120, "description": "test.one, 2026-01: 1200 calls at 0.001 USD"}]'::jsonb))$$, 'a charged invoice is in the outbox');
+SELECT is((SELECT count(*) FROM acp.outbox WHERE action LIKE '%invoices%'), 2::bigint, 'an amount carried over is not in the outbox');
+SELECT is(pg_temp.run('2026-01-01')::text, (SELECT result::text FROM said WHERE what = 'run'), 'a repeated run gives the same answer');
 SELECT is(acp.billing_run('another', '2026-01-01', false, 9)::text, (SELECT result::text FROM said WHERE what = 'run'),
-	'another run of the month, with another minimum, bills nobody again');
-SELECT is((SELECT count(*) FROM acp.outbox WHERE action LIKE '%invoices%'), 2::bigint, 'and owes nothing more');
+	'another run of the month with another minimum bills no one again');
+SELECT is((SELECT count(*) FROM acp.outbox WHERE action LIKE '%invoices%'), 2::bigint, 'it queues no more obligations');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_run('another', '2025-12-01', false, 0.5)$$),
-	'IDEMPOTENCY_MISMATCH: this key is of the run of 2026-01', 'a key is of one month');
+	'IDEMPOTENCY_MISMATCH: this key belongs to the run of 2026-01', 'a key belongs to one month');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_run('before', '2025-12-01', false, 0.5)$$),
-	'VALIDATION_ERROR: a month after 2025-12 is billed: what is left of 2025-12 is billed with the next one', 'months are billed in their order');
-SELECT is(acp.invoice_json(pg_temp.t(1), '2026-01-01', 0.5)->>'status', 'pending', 'the tenant reads its status');
-SELECT is(acp.invoice_json(pg_temp.t(3), '2026-01-01', 0.5) #>> '{charges,total_charge}', '0', 'who owes nothing reads that');
-SELECT is(acp.invoice_json(pg_temp.t(3), '2026-01-01', 0.5)->>'status', 'none', 'and of no invoice');
+	'VALIDATION_ERROR: a month after 2025-12 is already billed; the rest of 2025-12 is billed with the next month', 'months are billed in order');
+SELECT is(acp.invoice_json(pg_temp.t(1), '2026-01-01', 0.5)->>'status', 'pending', 'the tenant sees the status');
+SELECT is(acp.invoice_json(pg_temp.t(3), '2026-01-01', 0.5) #>> '{charges,total_charge}', '0', 'a tenant with nothing to pay sees that');
+SELECT is(acp.invoice_json(pg_temp.t(3), '2026-01-01', 0.5)->>'status', 'none', 'a tenant without an invoice sees none');
 SELECT results_eq($$SELECT i->>'status', i #>> '{charges,total_charge}', i #>> '{charges,currency}', i->>'period', i #>> '{charges,per_call}'
 	FROM acp.invoice_json(pg_temp.t(1), '1999-01-01', 0.5) i$$,
-	$$VALUES ('none', '0', 'USD', '1999-01', '0.001')$$, 'nor is there one before the tenant, and before any price');
+	$$VALUES ('none', '0', 'USD', '1999-01', '0.001')$$, 'a month before the tenant and before any price has no invoice');
 
--- Late rows, months in their order, what is carried over -------------------------------------------------------------
+-- Late rows, order of months, carry-over -----------------------------------------------------------------------------
 
 SELECT pg_temp.calls(1, 2, '2026-01-31 23:59:59.999999'), pg_temp.calls(2, 600, '2026-02-10'), pg_temp.calls(6, 700, '2026-01-31 23:59:59') \gset ignored_
-SELECT is(acp.billing_unbilled('2026-01-01'), 701::bigint, 'rows came late: one of the two is of the next month');
+SELECT is(acp.billing_unbilled('2026-01-01'), 701::bigint, 'of two late rows, one belongs to the next month');
 SELECT is(acp.billing_run('again', '2026-01-01', false, 0.5)->'invoices', (SELECT result->'invoices' FROM said WHERE what = 'run'),
-	'the month they are of is closed');
+	'the month of the late rows is closed');
 RESET ROLE;
 SELECT pg_temp.clock_at('2026-04-01') \gset ignored_
 SELECT is(pg_temp.refusal($$SELECT acp.billing_run('another', NULL, false, 0.5)$$),
-	'IDEMPOTENCY_MISMATCH: this key is of the run of 2026-01', 'also where the month is left out and is another one by now');
+	'IDEMPOTENCY_MISMATCH: this key belongs to the run of 2026-01', 'the key also belongs to its month when the month is omitted');
 SET LOCAL ROLE acp_app;
 SELECT is(pg_temp.refusal('SELECT pg_temp.run(''2026-03-01'')'),
-	'VALIDATION_ERROR: 2026-02 comes first: it has paid calls that are not billed', 'a month is not skipped');
-SELECT is(acp.invoice_json(pg_temp.t(1), '2026-02-01', 0.5) #>> '{charges,carried_out}', '0.002', 'a month that ended and is not billed is shown');
-SELECT isnt(pg_temp.run('2026-02-01'), NULL, 'February');
+	'VALIDATION_ERROR: bill 2026-02 first: it has unbilled paid calls', 'a month cannot be skipped');
+SELECT is(acp.invoice_json(pg_temp.t(1), '2026-02-01', 0.5) #>> '{charges,carried_out}', '0.002', 'an ended month that is not billed is shown');
+SELECT isnt(pg_temp.run('2026-02-01'), NULL, 'February is billed');
 SELECT is(pg_temp.lines(1, '2026-02-01'),
 	'usage 2026-02 test.one 1 1*0.001 = 0.001 (0); usage 2026-01 test.one 1 1*0.001 = 0.001 (0)', 'late rows are lines that name their month');
-SELECT is(pg_temp.bill(6, '2026-02-01'), 'pending 0.7 70 0>0', 'also of a tenant that had no invoice');
+SELECT is(pg_temp.bill(6, '2026-02-01'), 'pending 0.7 70 0>0', 'late rows also bill a tenant that had no invoice');
 SELECT is(pg_temp.lines(2, '2026-02-01'), 'usage 2026-02 test.one 600 600*0.001 = 0.6 (60); carry 2026-01 = 0.001 (0)',
-	'what was carried over is a line');
-SELECT is(pg_temp.bill(2, '2026-02-01'), 'pending 0.601 60 0.001>0', 'and charged');
-SELECT is(pg_temp.bill(5, '2026-02-01'), 'carried 0.499 0 0.499>0.499', 'without calls it is carried on');
-SELECT is(acp.billing_unbilled('2026-01-01'), 0::bigint, 'nothing is left of January');
+	'a carried-over amount is a line');
+SELECT is(pg_temp.bill(2, '2026-02-01'), 'pending 0.601 60 0.001>0', 'the carried-over amount is charged');
+SELECT is(pg_temp.bill(5, '2026-02-01'), 'carried 0.499 0 0.499>0.499', 'without calls the amount is carried over again');
+SELECT is(acp.billing_unbilled('2026-01-01'), 0::bigint, 'nothing of January is unbilled');
 SELECT is_empty('TABLE wrong', 'each paid call is in one line');
-SELECT is_empty('SELECT * FROM acp.billing_differences(NULL)', 'nothing differs');
+SELECT is_empty('SELECT * FROM acp.billing_differences(NULL)', 'there are no differences');
 SELECT is((pg_temp.dry('2026-01-01')->'invoices')::text, (SELECT (result->'invoices')::text FROM said WHERE what = 'dry'),
-	'January computed again is what it was');
+	'computing January again gives the same result');
 
 -- Credits ------------------------------------------------------------------------------------------------------------
 
@@ -177,40 +177,40 @@ SELECT pg_temp.calls(7, 2000, '2026-03-10'), pg_temp.calls(8, 1000, '2026-03-10'
 SELECT acp.billing_credit(pg_temp.t(7), 0.75, NULL, 'an outage "in March"'), acp.billing_credit(pg_temp.t(8), 1, NULL, 'as agreed'),
 	acp.billing_credit(pg_temp.t(9), 2, NULL, 'more than it owes') \gset ignored_
 SELECT is(pg_temp.refusal($$SELECT acp.billing_credit(pg_temp.t(7), -1, NULL, 'x')$$), 'VALIDATION_ERROR: the amount must be more than 0',
-	'a credit is an amount to the good');
+	'a credit must be positive');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_credit(pg_temp.t(7), 0.00000001, NULL, 'x')$$),
-	'VALIDATION_ERROR: 0.00000001 is a fraction of the smallest unit of USD, of which there are 100 in one', 'and one that can be paid');
+	'VALIDATION_ERROR: 0.00000001 is not a multiple of the smallest unit of USD (1/100)', 'a credit must be payable');
 SELECT is(pg_temp.refusal($$SELECT acp.price_add('call', 'bad pattern', 1, 'USD', '2027-01-01')$$),
-	'VALIDATION_ERROR: the pattern must be the name of an action, or a prefix followed by *', 'a price that would fit nothing');
+	'VALIDATION_ERROR: the pattern must be the name of an action, or a prefix followed by *', 'a price that matches nothing is refused');
 CREATE TEMP TABLE march AS SELECT pg_temp.dry('2026-03-01') AS result;
-SELECT is((pg_temp.run('2026-03-01')->'invoices')::text, (SELECT (result->'invoices')::text FROM march), 'credits are in the dry run');
-SELECT is(pg_temp.lines(7, '2026-03-01'), 'usage 2026-03 test.one 2000 2000*0.001 = 2 (200); credit = -0.75 (-75)', 'a negative line');
-SELECT is(pg_temp.bill(7, '2026-03-01'), 'pending 1.25 125 0>0', 'less is charged');
-SELECT is(pg_temp.bill(8, '2026-03-01'), 'paid 0 0 0>0', 'nothing is left to pay');
-SELECT is(pg_temp.bill(9, '2026-03-01'), 'carried -1.3 0 0>-1.3', 'what is not used up is carried over');
+SELECT is((pg_temp.run('2026-03-01')->'invoices')::text, (SELECT (result->'invoices')::text FROM march), 'the dry run includes credits');
+SELECT is(pg_temp.lines(7, '2026-03-01'), 'usage 2026-03 test.one 2000 2000*0.001 = 2 (200); credit = -0.75 (-75)', 'a credit is a negative line');
+SELECT is(pg_temp.bill(7, '2026-03-01'), 'pending 1.25 125 0>0', 'the charge is reduced');
+SELECT is(pg_temp.bill(8, '2026-03-01'), 'paid 0 0 0>0', 'a larger credit leaves nothing to pay');
+SELECT is(pg_temp.bill(9, '2026-03-01'), 'carried -1.3 0 0>-1.3', 'the rest of a credit is carried over');
 SELECT is((SELECT array_agg(i->>'status' ORDER BY i->>'tenant_uuid') FROM jsonb_array_elements(acp.billing_result('2026-01-01', false, 0.5)->'invoices') i),
-	(SELECT array_agg(status ORDER BY tenant_id) FROM acp.billing_periods WHERE period = '2026-01-01'), 'a run tells what has become of its invoices');
+	(SELECT array_agg(status ORDER BY tenant_id) FROM acp.billing_periods WHERE period = '2026-01-01'), 'the result of a run shows the state of its invoices');
 SELECT is((SELECT count(*) FROM acp.billing_credits WHERE period = '2026-03-01'), 3::bigint, 'each credit is used once');
 SELECT acp.billing_credit(pg_temp.t(7), 0.1, NULL, 'later') \gset ignored_
-SELECT is((pg_temp.dry('2026-03-01')->'invoices')::text, (SELECT (result->'invoices')::text FROM march), 'a later one does not change the month');
-SELECT is_empty('SELECT * FROM acp.billing_differences(NULL)', 'nothing differs with credits');
+SELECT is((pg_temp.dry('2026-03-01')->'invoices')::text, (SELECT (result->'invoices')::text FROM march), 'a later credit does not change the month');
+SELECT is_empty('SELECT * FROM acp.billing_differences(NULL)', 'there are no differences with credits');
 
 -- Prices -------------------------------------------------------------------------------------------------------------
 
 RESET ROLE;
 SELECT is(pg_temp.refusal($$SELECT acp.price_add('call', '*', 1, 'USD', '2026-03-31')$$),
-	'VALIDATION_ERROR: 2026-03 is billed: a price can be valid from 2026-04-01T00:00:00Z on', 'not within a billed month');
+	'VALIDATION_ERROR: 2026-03 is already billed; valid_from must be 2026-04-01T00:00:00Z or later', 'a price within a billed month is refused');
 SELECT is(pg_temp.refusal($$SELECT acp.price_add('call', '*', 1, 'EUR', NULL)$$),
-	'VALIDATION_ERROR: this installation has billed in USD and goes on in it', 'nor in another currency');
-SELECT is(acp.price_add('call', '*', 0.002, 'USD', '2026-04-10 12:00:00'), 2::bigint, 'a price from the middle of a month on');
-SELECT is(acp.price_add('row', 'test.*', 0.0005, 'USD', '2026-04-01'), 3::bigint, 'one for rows');
-SELECT is(acp.price_add('call', 'test.two', 0, 'USD', '2026-04-20'), 4::bigint, 'and something for nothing');
+	'VALIDATION_ERROR: this installation has billed in USD, so the currency cannot change', 'another currency is refused');
+SELECT is(acp.price_add('call', '*', 0.002, 'USD', '2026-04-10 12:00:00'), 2::bigint, 'a price can start in the middle of a month');
+SELECT is(acp.price_add('row', 'test.*', 0.0005, 'USD', '2026-04-01'), 3::bigint, 'a price per row can be added');
+SELECT is(acp.price_add('call', 'test.two', 0, 'USD', '2026-04-20'), 4::bigint, 'a price of zero can be added');
 SELECT is(pg_temp.refusal($$SELECT acp.price_add('call', '*', 0.002, 'USD', '2026-04-10 12:00:00')$$),
-	'VALIDATION_ERROR: there is a price for this unit and pattern from this very moment on', 'not twice');
-SELECT throws_ok('UPDATE acp.prices SET unit_amount = 1', '23000', NULL, 'a price is never changed');
-SELECT throws_ok('DELETE FROM acp.prices WHERE version = 1', '23000', NULL, 'nor deleted once a month is billed with it');
-SELECT lives_ok('DELETE FROM acp.prices WHERE version = 4', 'one that no invoice has used may go');
-SELECT is(acp.price_add('call', 'test.two', 0, 'USD', '2026-04-20'), 4::bigint, 'and come again');
+	'VALIDATION_ERROR: a price for this unit, pattern and valid_from exists already', 'the same price twice is refused');
+SELECT throws_ok('UPDATE acp.prices SET unit_amount = 1', '23000', NULL, 'a price cannot be changed');
+SELECT throws_ok('DELETE FROM acp.prices WHERE version = 1', '23000', NULL, 'a price of a billed month cannot be deleted');
+SELECT lives_ok('DELETE FROM acp.prices WHERE version = 4', 'a price that no invoice has used can be deleted');
+SELECT is(acp.price_add('call', 'test.two', 0, 'USD', '2026-04-20'), 4::bigint, 'a deleted price can be added again');
 SET LOCAL ROLE acp_app;
 SELECT pg_temp.calls(10, 10, '2026-04-10 11:59:59.999995'), pg_temp.calls(10, 4, '2026-04-05', '{"billing_unit": "row", "billing_quantity": 7}'),
 	pg_temp.calls(10, 3, '2026-04-25', '{"action": "test.two"}'),
@@ -220,23 +220,23 @@ SELECT pg_temp.calls(10, 10, '2026-04-10 11:59:59.999995'), pg_temp.calls(10, 4,
 RESET ROLE;
 SELECT pg_temp.clock_at('2026-05-01') \gset ignored_
 SET LOCAL ROLE acp_app;
-SELECT isnt(pg_temp.run('2026-04-01'), NULL, 'April');
+SELECT isnt(pg_temp.run('2026-04-01'), NULL, 'April is billed');
 SELECT is(pg_temp.lines(10, '2026-04-01'),
 	'usage 2026-04 other.one 2 2*0.002 = 0.004 (0); usage 2026-04 test.one 1005 1005*0.001 = 1.005 (101); '
 	'usage 2026-04 test.one 5 5*0.002 = 0.01 (1); usage 2026-04 test.one 4 28*0.0005 = 0.014 (1); '
 	'usage 2026-04 test.two 3 3*0 = 0 (0); usage 2026-04 test.two 2 2*0 = 0 (0)',
-	'each call at the price of its moment; rows by the row; a unit without a price by the call');
-SELECT is(pg_temp.bill(10, '2026-04-01'), 'pending 1.033 103 0>0', 'rounded once; the parts add up to it');
+	'each call has the price of its moment; rows cost per row; a unit without a price costs per call');
+SELECT is(pg_temp.bill(10, '2026-04-01'), 'pending 1.033 103 0>0', 'the total is rounded once; the parts add up to it');
 RESET ROLE;
-SELECT is(acp.price_add('call', 'test.one', 7, 'USD', NULL), 5::bigint, 'a new price');
+SELECT is(acp.price_add('call', 'test.one', 7, 'USD', NULL), 5::bigint, 'a new price is added');
 INSERT INTO acp.prices (unit, action_pattern, unit_amount, currency, valid_from) VALUES ('call', 'test.*', 9, 'USD', '2026-04-02');
 SELECT pg_temp.clock_at('2027-05-01') \gset ignored_
 SET LOCAL ROLE acp_app;
 SELECT is(encode((SELECT hash FROM acp.billing_periods WHERE tenant_id = pg_temp.t(10) AND period = '2026-04-01'), 'hex'),
 	(SELECT i->>'hash' FROM jsonb_array_elements(pg_temp.dry('2026-04-01')->'invoices') i WHERE i->>'tenant_uuid' = pg_temp.t(10)::text),
-	'a year later, with other prices, even ones put into that month, it is the same');
+	'a year later, with other prices, even some put into that month, the result is the same');
 SELECT is_empty('TABLE wrong', 'each paid call is in one line');
-SELECT is_empty('SELECT * FROM acp.billing_differences(NULL)', 'nothing differs with prices');
+SELECT is_empty('SELECT * FROM acp.billing_differences(NULL)', 'there are no differences with prices');
 
 -- Boundaries ---------------------------------------------------------------------------------------------------------
 
@@ -251,58 +251,58 @@ SELECT count(pg_temp.run(month::date, 0)) FROM unnest('{2026-05-01, 2026-12-01, 
 SET LOCAL timezone = 'UTC';
 SELECT results_eq($$SELECT period, calls FROM acp.invoice_lines WHERE tenant_id = pg_temp.t(11) AND kind = 'usage' ORDER BY 1$$,
 	$$VALUES ('2026-12-01'::date, 2::bigint), ('2027-01-01', 1), ('2028-02-01', 4), ('2028-03-01', 2)$$,
-	'months, years and a leap February are UTC''s, whatever the session''s');
+	'months, years and a leap February are in UTC, whatever the session uses');
 SELECT is_empty($$SELECT * FROM acp.invoice_lines WHERE first_ts < from_ts OR last_ts >= to_ts OR from_ts < acp.period_start(source_period)
-	OR to_ts > acp.period_end(source_period)$$, 'every line lies in its month');
+	OR to_ts > acp.period_end(source_period)$$, 'every line is within its month');
 
--- What becomes of an invoice -----------------------------------------------------------------------------------------
+-- Life of an invoice after the run -----------------------------------------------------------------------------------
 
 CREATE FUNCTION pg_temp.name(t integer, p text) RETURNS text LANGUAGE sql AS $$ SELECT 'billing-' || pg_temp.t(t) || '-' || p $$;
 CREATE FUNCTION pg_temp.now_is(t integer, p date) RETURNS text LANGUAGE sql AS $$
 	SELECT concat_ws(' ', status, stripe_invoice_id, error) FROM acp.billing_periods WHERE tenant_id = pg_temp.t(t) AND period = p
 $$;
 SELECT acp.billing_executed(pg_temp.t(1), pg_temp.name(1, '2026-01'), '{"invoice": "in_1", "status": "open", "amount": 120}') \gset ignored_
-SELECT is(pg_temp.now_is(1, '2026-01-01'), 'invoiced in_1', 'Stripe has it');
+SELECT is(pg_temp.now_is(1, '2026-01-01'), 'invoiced in_1', 'Stripe has created the invoice');
 SELECT ok(acp.billing_paid('in_1', false, '2028-04-01 00:00:10'), 'a payment fails');
-SELECT is(pg_temp.now_is(1, '2026-01-01'), 'failed in_1 the payment failed', 'failed');
-SELECT is(acp.billing_retry(pg_temp.t(1), '2026-01-01'), pg_temp.name(1, '2026-01') || '-pay-1', 'it is tried again');
-SELECT is((SELECT params FROM acp.outbox WHERE obligation LIKE '%-pay-1'), '{"invoice": "in_1"}', 'through the outbox');
-SELECT is(pg_temp.now_is(1, '2026-01-01'), 'invoiced in_1', 'and is under way');
+SELECT is(pg_temp.now_is(1, '2026-01-01'), 'failed in_1 the payment failed', 'the invoice has failed');
+SELECT is(acp.billing_retry(pg_temp.t(1), '2026-01-01'), pg_temp.name(1, '2026-01') || '-pay-1', 'the invoice is retried');
+SELECT is((SELECT params FROM acp.outbox WHERE obligation LIKE '%-pay-1'), '{"invoice": "in_1"}', 'the retry goes through the outbox');
+SELECT is(pg_temp.now_is(1, '2026-01-01'), 'invoiced in_1', 'the invoice is pending payment');
 SELECT acp.billing_executed(pg_temp.t(1), pg_temp.name(1, '2026-01') || '-pay-1', '{"invoice": "in_1", "status": "open"}') \gset ignored_
-SELECT is(pg_temp.now_is(1, '2026-01-01'), 'failed in_1 the payment failed', 'it failed again');
-SELECT is(acp.billing_retry(pg_temp.t(1), '2026-01-01'), pg_temp.name(1, '2026-01') || '-pay-2', 'a retry has a key of its own');
-SELECT ok(acp.billing_paid('in_1', true, '2028-04-01 00:00:30'), 'Stripe tells that it is paid');
-SELECT ok(NOT acp.billing_paid('in_1', false, '2028-04-01 00:00:20'), 'an older failure comes late');
-SELECT ok(NOT acp.billing_paid('in_1', false, '2028-04-01 00:00:40'), 'or a newer one');
+SELECT is(pg_temp.now_is(1, '2026-01-01'), 'failed in_1 the payment failed', 'the payment fails again');
+SELECT is(acp.billing_retry(pg_temp.t(1), '2026-01-01'), pg_temp.name(1, '2026-01') || '-pay-2', 'each retry has its own key');
+SELECT ok(acp.billing_paid('in_1', true, '2028-04-01 00:00:30'), 'Stripe reports the payment');
+SELECT ok(NOT acp.billing_paid('in_1', false, '2028-04-01 00:00:20'), 'an older failure arrives late');
+SELECT ok(NOT acp.billing_paid('in_1', false, '2028-04-01 00:00:40'), 'a newer failure arrives');
 SELECT acp.billing_executed(pg_temp.t(1), pg_temp.name(1, '2026-01') || '-pay-2', '{"invoice": "in_1", "status": "open"}'),
 	acp.billing_not_executed(pg_temp.t(1), pg_temp.name(1, '2026-01') || '-pay-2', 'too late') \gset ignored_
-SELECT is(pg_temp.now_is(1, '2026-01-01'), 'paid in_1', 'paid stays paid');
+SELECT is(pg_temp.now_is(1, '2026-01-01'), 'paid in_1', 'a paid invoice stays paid');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_retry(pg_temp.t(1), '2026-01-01')$$),
-	'VALIDATION_ERROR: the invoice is paid: only one that failed, or is not paid, is tried again', 'and is not paid twice');
-SELECT ok(NOT acp.billing_paid('in_4', true, '2028-04-01'), 'Stripe tells of an invoice before we know its id');
+	'VALIDATION_ERROR: the invoice is paid; only a failed or unpaid invoice can be retried', 'a paid invoice is not paid twice');
+SELECT ok(NOT acp.billing_paid('in_4', true, '2028-04-01'), 'Stripe reports a payment before the invoice id is known');
 SELECT acp.billing_executed(pg_temp.t(4), pg_temp.name(4, '2026-01'), '{"invoice": "in_4", "status": "open"}') \gset ignored_
-SELECT is(pg_temp.now_is(4, '2026-01-01'), 'paid in_4', 'it is not forgotten');
-SELECT ok(NOT acp.billing_paid('in_6', false, '2028-04-01'), 'the same of a failure');
+SELECT is(pg_temp.now_is(4, '2026-01-01'), 'paid in_4', 'the payment is applied later');
+SELECT ok(NOT acp.billing_paid('in_6', false, '2028-04-01'), 'Stripe reports a failure before the invoice id is known');
 SELECT acp.billing_executed(pg_temp.t(6), pg_temp.name(6, '2026-02'), '{"invoice": "in_6", "status": "open"}') \gset ignored_
-SELECT is(pg_temp.now_is(6, '2026-02-01'), 'failed in_6 the payment failed', 'which failed');
+SELECT is(pg_temp.now_is(6, '2026-02-01'), 'failed in_6 the payment failed', 'the failure is applied later');
 SELECT acp.billing_not_executed(pg_temp.t(7), pg_temp.name(7, '2026-03'), 'Stripe refused') \gset ignored_
-SELECT is(pg_temp.now_is(7, '2026-03-01'), 'failed Stripe refused', 'an obligation that was given up');
+SELECT is(pg_temp.now_is(7, '2026-03-01'), 'failed Stripe refused', 'the obligation is given up');
 RESET ROLE;
 UPDATE acp.outbox SET dead = true, attempts = 9 WHERE obligation = pg_temp.name(7, '2026-03');
 SET LOCAL ROLE acp_app;
-SELECT is(acp.billing_retry(pg_temp.t(7), '2026-03-01'), pg_temp.name(7, '2026-03'), 'is owed again');
-SELECT results_eq($$SELECT dead, attempts FROM acp.outbox WHERE obligation = pg_temp.name(7, '2026-03')$$, 'VALUES (false, 0)', 'under its own name');
-SELECT ok(acp.outbox_drop(outbox_id), 'it is dropped') FROM acp.outbox WHERE obligation = pg_temp.name(7, '2026-03');
-SELECT matches(pg_temp.now_is(7, '2026-03-01'), '^failed', 'which is a failure');
-SELECT is(acp.billing_retry(pg_temp.t(7), '2026-03-01'), pg_temp.name(7, '2026-03'), 'and owed again when it is retried');
+SELECT is(acp.billing_retry(pg_temp.t(7), '2026-03-01'), pg_temp.name(7, '2026-03'), 'the obligation is revived');
+SELECT results_eq($$SELECT dead, attempts FROM acp.outbox WHERE obligation = pg_temp.name(7, '2026-03')$$, 'VALUES (false, 0)', 'it keeps its name');
+SELECT ok(acp.outbox_drop(outbox_id), 'the obligation is dropped') FROM acp.outbox WHERE obligation = pg_temp.name(7, '2026-03');
+SELECT matches(pg_temp.now_is(7, '2026-03-01'), '^failed', 'a dropped obligation makes the invoice fail');
+SELECT is(acp.billing_retry(pg_temp.t(7), '2026-03-01'), pg_temp.name(7, '2026-03'), 'a retry revives the dropped obligation');
 SELECT results_eq($$SELECT done_at IS NULL AND NOT dead AND due_at <= acp.now(), result FROM acp.outbox WHERE obligation = pg_temp.name(7, '2026-03')$$,
-	'VALUES (true, NULL::jsonb)', 'as if it had not been dropped');
+	'VALUES (true, NULL::jsonb)', 'it looks as if it had never been dropped');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_credit(pg_temp.t(7), 1, 'JPY', 'x')$$),
 	'VALIDATION_ERROR: this installation bills in USD', 'a credit has the currency of the invoices');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_retry(pg_temp.t(3), '2026-03-01')$$),
-	'NOT_FOUND: there is no invoice of this tenant for this month', 'none, none');
+	'NOT_FOUND: this tenant has no invoice for this month', 'a month without an invoice cannot be retried');
 
--- Random months: each line against the rows, one by one --------------------------------------------------------------
+-- Random months: each line against its rows --------------------------------------------------------------------------
 
 SELECT setseed(0.45) \gset ignored_
 RESET ROLE;
@@ -320,7 +320,7 @@ CREATE FUNCTION pg_temp.random_calls(n integer, first timestamptz, span interval
 	FROM generate_series(1, n), LATERAL (SELECT CASE WHEN random() < 0.9 THEN 'success' ELSE 'error' END AS status) s
 $$;
 CREATE TEMP TABLE fresh AS SELECT NULL::uuid AS event_id, NULL::date AS period WHERE false;
--- What tenants would pay for a month that is not billed: by its rows, or by the counters.
+-- The preview of an open month, from its rows or from the counters.
 CREATE FUNCTION pg_temp.open_lines(p date, counted boolean) RETURNS jsonb LANGUAGE sql AS $$
 	SELECT jsonb_agg(to_jsonb(l) - '{first_ts,last_ts,first_chain,first_seq,last_chain,last_seq}'::text[] ORDER BY l.tenant_id, l.line)
 	FROM acp.billing_compute(ARRAY(SELECT pg_temp.t(n) FROM generate_series(20, 29) n), acp.billing_terms(p, 0.5), false, counted) m, unnest(m.lines) l
@@ -349,25 +349,25 @@ $$;
 SELECT pg_temp.random_calls(1500, '2028-04-01', '30 days') \gset ignored_
 SELECT is(pg_temp.month('2028-04-01'), 'ok', 'April 2028');
 SELECT pg_temp.random_calls(1500, '2028-05-01', '31 days'), pg_temp.random_calls(200, '2028-04-01', '30 days') \gset ignored_
-SELECT is(pg_temp.month('2028-05-01'), 'ok', 'May, and late rows of April');
+SELECT is(pg_temp.month('2028-05-01'), 'ok', 'May, with late rows of April');
 SELECT pg_temp.random_calls(1500, '2028-06-01', '30 days'), pg_temp.random_calls(200, '2028-04-01', '61 days') \gset ignored_
-SELECT is(pg_temp.month('2028-06-01'), 'ok', 'June, and late rows of both');
+SELECT is(pg_temp.month('2028-06-01'), 'ok', 'June, with late rows of both months');
 CREATE TEMP VIEW by_rows AS
 	SELECT l.tenant_id, f.period, count(*) AS calls, sum(p.unit_amount * CASE WHEN p.unit = coalesce(l.billing_unit, 'call') THEN l.billing_quantity
 		ELSE 1 END) AS amount
 	FROM fresh f JOIN acp.audit_logs l USING (event_id), LATERAL acp.price(coalesce(l.billing_unit, 'call'), l.action, l.ts) p
 	GROUP BY 1, 2;
-SELECT cmp_ok((SELECT sum(calls) FROM by_rows), '>', 2500::numeric, 'thousands of calls');
+SELECT cmp_ok((SELECT sum(calls) FROM by_rows), '>', 2500::numeric, 'there are thousands of calls');
 SELECT results_eq('SELECT tenant_id, period, calls::numeric, trim_scale(amount) FROM by_rows ORDER BY 1, 2',
 	$$SELECT tenant_id, period, sum(calls), trim_scale(sum(amount)) FROM acp.invoice_lines
 	WHERE kind = 'usage' AND period >= '2028-04-01' AND tenant_id BETWEEN pg_temp.t(20) AND pg_temp.t(29) GROUP BY 1, 2 ORDER BY 1, 2$$,
-	'the lines of each invoice are the sum over its rows, each at the price of its moment');
+	'each line is the sum of its rows, each at the price of its moment');
 SELECT is_empty($$SELECT * FROM acp.billing_periods b WHERE amount <> (SELECT sum(amount_minor) FROM acp.invoice_lines l
-	WHERE l.tenant_id = b.tenant_id AND l.period = b.period)$$, 'parts in minor units add up');
+	WHERE l.tenant_id = b.tenant_id AND l.period = b.period)$$, 'amounts in minor units add up');
 SELECT is_empty($$SELECT * FROM acp.billing_periods b JOIN acp.invoice_lines l USING (tenant_id, period) WHERE b.amount > 0
-	AND abs(l.amount_minor - l.amount * 100) >= 1$$, 'and none is a cent away from its line');
+	AND abs(l.amount_minor - l.amount * 100) >= 1$$, 'no amount is a full cent away from its line');
 SELECT is_empty('TABLE wrong', 'each paid call is in one line');
-SELECT is_empty('SELECT * FROM acp.billing_differences(NULL)', 'nothing differs at random');
+SELECT is_empty('SELECT * FROM acp.billing_differences(NULL)', 'there are no differences in random months');
 
 -- Differences are found ----------------------------------------------------------------------------------------------
 
@@ -405,22 +405,22 @@ SELECT set_has('SELECT pg_temp.after(' || quote_literal(statement) || ')', 'VALU
 
 SELECT is(acp.billing_unbilled('2028-06-01'), 0::bigint, 'all of June 2028 is billed');
 SELECT pg_temp.calls(30, 2, '2026-01-05') \gset ignored_
-SELECT is(acp.billing_unbilled('2026-01-01'), 2::bigint, 'of January 2026 two late rows are not');
+SELECT is(acp.billing_unbilled('2026-01-01'), 2::bigint, 'two late rows of January 2026 are not billed');
 SELECT * FROM acp.audit_archive_begin('2026-02-01') \gset archive_
 INSERT INTO acp.audit_archives SELECT '2026-02-01', :archive_part, now(), :archive_run_rows, 'x', 1, h, h, h, h FROM sha256('') h;
-SELECT is(acp.audit_archive_end('2026-02-01', :archive_run_rows, NULL), 'done', 'February 2026 leaves the log');
-SELECT is_empty('SELECT * FROM acp.billing_differences(NULL)', 'invoices are proved by its totals');
+SELECT is(acp.audit_archive_end('2026-02-01', :archive_run_rows, NULL), 'done', 'February 2026 is archived');
+SELECT is_empty('SELECT * FROM acp.billing_differences(NULL)', 'its invoices are proved by the totals of the archive');
 UPDATE acp.audit_archive_totals SET calls = calls + 1 WHERE tenant_id = pg_temp.t(2) AND month = '2026-02-01';
 SELECT results_eq('SELECT what, billed, rows FROM acp.billing_differences(''2026-02-01'')',
-	$$VALUES ('calls of test.one, unit call, on invoices', '600', '601')$$, 'which are compared');
+	$$VALUES ('calls of test.one, unit call, on invoices', '600', '601')$$, 'changed totals are found');
 
 -- Another currency ---------------------------------------------------------------------------------------------------
 
 SELECT is(pg_temp.refusal($$SELECT acp.billing_terms('1999-01-01', 0)$$),
-	'VALIDATION_ERROR: prices in force in 1999-01 are in none: a month needs one currency', 'no prices, no invoice');
+	'VALIDATION_ERROR: prices in force in 1999-01 are in none: a month needs one currency', 'without prices there is no invoice');
 INSERT INTO acp.prices (unit, action_pattern, unit_amount, currency, valid_from) VALUES ('token', 'x', 1, 'JPY', '2029-01-01');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_terms('2029-01-01', 0)$$),
-	'VALIDATION_ERROR: prices in force in 2029-01 are in JPY and USD: a month needs one currency', 'nor two currencies');
+	'VALIDATION_ERROR: prices in force in 2029-01 are in JPY and USD: a month needs one currency', 'two currencies in a month are refused');
 CREATE FUNCTION pg_temp.yen(VARIADIC amounts numeric[]) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	b acp.billing_periods;
@@ -438,20 +438,20 @@ BEGIN
 	RETURN concat((made.b).amount, ' =', (SELECT string_agg(' ' || x.amount_minor, '' ORDER BY x.line) FROM unnest(made.p_lines) x));
 END
 $$;
-SELECT is(pg_temp.yen(0.4, 0.4, 0.4), '1 = 1 0 0', 'yen have no hundredths; the first of equal fractions gets the unit');
-SELECT is(pg_temp.yen(1.5), '2 = 2', 'half a yen is one');
-SELECT is(pg_temp.yen(10.7, -3.2, 0.9), '8 = 10 -3 1', 'also with a credit: 8.4 is 8');
-SELECT is(pg_temp.yen(0.3), '0 = 0', 'too little for the smallest unit is carried over');
+SELECT is(pg_temp.yen(0.4, 0.4, 0.4), '1 = 1 0 0', 'yen have no hundredths; of equal fractions the first gets the unit');
+SELECT is(pg_temp.yen(1.5), '2 = 2', 'half a yen is rounded up');
+SELECT is(pg_temp.yen(10.7, -3.2, 0.9), '8 = 10 -3 1', 'with a credit, 8.4 becomes 8');
+SELECT is(pg_temp.yen(0.3), '0 = 0', 'an amount below the smallest unit is carried over');
 
--- Those who report may read all of it, and nothing else.
+-- acp_report can read all of it, and nothing else.
 RESET ROLE;
 CREATE TEMP TABLE billed AS SELECT tenant_id, period, acp.money_major(amount, currency) AS amount FROM acp.billing_periods;
 GRANT SELECT ON billed TO acp_report;
 SET LOCAL ROLE acp_report;
-SELECT isnt_empty('TABLE billed', 'there are invoices');
+SELECT isnt_empty('TABLE billed', 'acp_report reads invoices');
 SELECT set_eq('SELECT tenant_id, period, amount FROM acp_report.invoices', 'TABLE billed', 'acp_report reads them');
-SELECT isnt_empty('SELECT l::text FROM acp_report.invoice_lines l', 'their lines');
-SELECT isnt_empty('SELECT c::text FROM acp_report.billed_calls c', 'and the calls in them');
+SELECT isnt_empty('SELECT l::text FROM acp_report.invoice_lines l', 'acp_report reads their lines');
+SELECT isnt_empty('SELECT c::text FROM acp_report.billed_calls c', 'acp_report reads the calls in them');
 RESET ROLE;
 
 SELECT * FROM finish();

@@ -1,4 +1,4 @@
--- 60_reports.sql - the views of acp_report: their shape, which people build on, and what they say of a day in 2061,
+-- 60_reports.sql - the views of acp_report: their columns, which users depend on, and their contents for a day in 2061,
 -- read as acp_report.
 BEGIN;
 SET LOCAL client_min_messages = warning;
@@ -12,7 +12,7 @@ SET LOCAL search_path = :tap, pg_catalog;
 
 SELECT plan(25);
 
--- Shifts the program's clock so that this transaction happens at a moment. Undone by the ROLLBACK.
+-- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	EXECUTE format('ALTER DATABASE %I SET acp.clock_offset = %L', current_database(), moment - now());
@@ -22,7 +22,7 @@ CREATE FUNCTION pg_temp.t(n integer) RETURNS uuid LANGUAGE sql AS $$
 	SELECT ('66666666-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid
 $$;
 
--- Shape --------------------------------------------------------------------------------------------------------------
+-- Columns ------------------------------------------------------------------------------------------------------------
 
 CREATE TEMP VIEW shapes AS
 	SELECT relname::text COLLATE "default" AS view,
@@ -82,7 +82,7 @@ INSERT INTO promised VALUES
 		'tenant_id uuid, day date, action text, status text, billable boolean, tier text, audit_rows bigint, '
 		'counted bigint, billing_unit text, audit_quantity bigint, counted_quantity bigint, period date');
 SELECT results_eq('SELECT view, columns FROM shapes ORDER BY view', 'SELECT view, columns FROM promised ORDER BY view',
-	'the views and their columns are the promised ones');
+	'the views have exactly the documented columns');
 
 -- Calls --------------------------------------------------------------------------------------------------------------
 
@@ -135,14 +135,14 @@ BEGIN
 END
 $$;
 
--- A session of acp_report: its rights, and the path that its logins have.
+-- A session of acp_report, with its rights and the search path of its logins.
 SET LOCAL search_path = acp_report, :tap, pg_catalog;
 SET LOCAL ROLE acp_report;
 
 SELECT is((SELECT count(*) FROM audit_logs WHERE integration = 'pgtap'), 12::bigint,
-	'audit_logs, without a schema name: every row');
+	'audit_logs works without a schema name and has every row');
 SELECT results_eq($$SELECT billable, count(*) FROM audit_logs WHERE integration = 'pgtap' GROUP BY 1 ORDER BY 1$$,
-	$$VALUES (false, 6::bigint), (true, 6::bigint)$$, 'billable or not');
+	$$VALUES (false, 6::bigint), (true, 6::bigint)$$, 'audit_logs shows billable and other rows');
 SELECT results_eq($$SELECT tenant_id, action, actor_type, tier, status, error_code FROM audit_logs
 	WHERE integration = 'pgtap' AND latency_ms = 12$$,
 	$$VALUES (NULL::uuid, NULL::text, 'anonymous', NULL::text, 'denied', 'INVALID_API_KEY')$$,
@@ -152,9 +152,9 @@ SELECT results_eq($$SELECT tenant_id, ts, pack, action, status, billable, billin
 	FROM audit_logs WHERE integration = 'pgtap' AND latency_ms = 10$$, $$VALUES (pg_temp.t(2),
 	'2061-02-28 23:59:59+00'::timestamptz,
 	'report', 'report.rows', 'success', true, 'row', 7::bigint, 'paid', '192.0.2.1', 'key 10')$$,
-	'a known one is shown whole');
+	'the row of a known caller is complete');
 SELECT is_empty($$SELECT 1 FROM audit_logs WHERE tenant_id = '00000000-0000-0000-0000-000000000000'$$,
-	'nobody sees the nil UUID');
+	'the nil UUID is never shown');
 
 SELECT results_eq($$SELECT * FROM tenants WHERE agent_id LIKE 'reports:%' ORDER BY agent_id$$, $$VALUES
 	(pg_temp.t(1), 'reports:1', 'One Ltd', 'leadscoring', 'free', 'none', 'active',
@@ -163,7 +163,7 @@ SELECT results_eq($$SELECT * FROM tenants WHERE agent_id LIKE 'reports:%' ORDER 
 	'2061-01-31 23:59:59+00'),
 	(pg_temp.t(3), 'reports:3', NULL, 'leadscoring', 'free', 'setup_pending', 'suspended', '2061-01-31 23:59:59+00',
 	'2061-01-31 23:59:59+00')$$,
-	'tenants: the tier is the one they are treated as');
+	'tenants: tier is the effective tier');
 
 SELECT results_eq($$SELECT agent_id, period, tier, coalesce(billable_calls, 0), coalesce(billable_quantity, 0),
 	coalesce(successful_calls, 0),
@@ -176,7 +176,7 @@ SELECT results_eq($$SELECT agent_id, period, tier, coalesce(billable_calls, 0), 
 SELECT is_empty($$SELECT 1 FROM usage_by_tenant_month WHERE agent_id LIKE 'reports:%'
 	AND concat_ws(' ', billable_calls, billable_quantity,
 	successful_calls, failed_calls, denied_calls) !~ '^\d+ \d+ \d+ \d+ \d+$'$$,
-	'where there were none it says 0, not null');
+	'usage_by_tenant_month: missing counts are 0, not null');
 
 SELECT results_eq($$SELECT * FROM usage_by_action_day WHERE action LIKE 'report.%' ORDER BY 1, 2, 3, 4, 5$$, $$VALUES
 	('2061-01-31'::date, 'report.one', 'success', true, 'free', 'call', 1::bigint, 1::bigint),
@@ -191,7 +191,7 @@ SELECT results_eq($$SELECT * FROM usage_by_action_day WHERE action LIKE 'report.
 SELECT results_eq($$SELECT * FROM denials WHERE day >= '2061-01-01' ORDER BY 1, 2$$, $$VALUES
 	('2061-02-02'::date, 'SCOPE_DENIED', 'report.one', 1::bigint, '2061-02-01'::date),
 	('2061-02-02', 'UPGRADE_REQUIRED', 'report.one', 2, '2061-02-01'),
-	('2061-02-28', 'INVALID_API_KEY', NULL, 1, '2061-02-01')$$, 'denials: unknown callers too');
+	('2061-02-28', 'INVALID_API_KEY', NULL, 1, '2061-02-01')$$, 'denials: includes unknown callers');
 
 SELECT results_eq($$SELECT * FROM error_rate_by_action_day WHERE action LIKE 'report.%' ORDER BY 1, 2$$, $$VALUES
 	('2061-01-31'::date, 'report.one', 1::bigint, 0::bigint, 0::bigint, 0.0000),
@@ -204,7 +204,7 @@ SELECT results_eq($$SELECT * FROM latency_by_action_day WHERE period >= '2061-01
 	('2061-02-01', 'report.one', 2, 2.5, 3.0, 3.0, 3.0, '2061-02-01'), ('2061-02-01', 'report.rows', 1, 4.0, 4.0, 4.0, 4.0, '2061-02-01'),
 	('2061-02-02', 'report.one', 2, 5.5, 6.0, 6.0, 6.0, '2061-02-01'),
 	('2061-02-28', 'report.rows', 2, 10.5, 11.0, 11.0, 11.0, '2061-02-01')$$,
-	'latency_by_action_day: refused calls are left out');
+	'latency_by_action_day: without refused calls');
 
 SELECT results_eq($$SELECT agent_id, period, action, tier, unit, unit_amount, units, amount, list_amount FROM revenue_lines
 	WHERE agent_id LIKE 'reports:%' ORDER BY 1, 2, 3, 4$$, $$VALUES
@@ -213,28 +213,28 @@ SELECT results_eq($$SELECT agent_id, period, action, tier, unit, unit_amount, un
 	('reports:1', '2061-02-01', 'report.rows', 'free', 'row', 0.01, 40, 0, 0.4),
 	('reports:2', '2061-02-01', 'report.rows', 'free', 'row', 0.01, 2, 0, 0.02),
 	('reports:2', '2061-02-01', 'report.rows', 'paid', 'row', 0.01, 7, 0.07, 0.07)$$,
-	'revenue_lines: the price of the day, of the unit where it has one; free calls earn nothing');
+	'revenue_lines: the price of the day, per unit where there is one; free calls earn nothing');
 SELECT is_empty($$SELECT l.* FROM revenue_lines l, LATERAL (SELECT sum((c->>'amount')::numeric) AS cost
 	FROM (SELECT pg_temp.cost(l.tenant_id, l.period) AS c) u) own
 	WHERE l.agent_id = 'reports:2' AND l.tier = 'paid' AND l.amount IS DISTINCT FROM own.cost$$,
-	'and it is what GET /api/usage says');
+	'revenue_lines: agrees with GET /api/usage');
 SELECT results_eq($$SELECT agent_id, paid_calls, amount FROM revenue_by_tenant_month WHERE period = '2061-02-01'$$,
-	$$VALUES ('reports:2', 1::bigint, 0.07)$$, 'revenue_by_tenant_month: who paid');
+	$$VALUES ('reports:2', 1::bigint, 0.07)$$, 'revenue_by_tenant_month: paying tenants');
 SELECT results_eq($$SELECT * FROM revenue_by_month WHERE period >= '2061-01-01'$$,
 	$$VALUES ('2061-02-01'::date, 'USD', 1::bigint, 1::bigint, 0.07)$$, 'revenue_by_month');
 SELECT results_eq($$SELECT * FROM conversion_by_month WHERE onboarded_in = '2061-01-01'$$,
 	$$VALUES ('2061-01-01'::date, 3::bigint, 2::bigint, 2::bigint, 0.6667, 0.0)$$, 'conversion_by_month');
 
--- A tenant's rows are found by the index, also through the view; and a month is read without the others.
+-- The rows of a tenant are found by the index, also through the view. A month is read without the others.
 SET LOCAL enable_seqscan = off;
 SELECT matches(pg_temp.plan_of($$SELECT * FROM audit_logs WHERE tenant_id = pg_temp.t(1) AND ts >= '2061-02-01'$$),
-	'Index Cond: \(\(tenant_id = ', 'audit_logs: a tenant is looked up in the index');
+	'Index Cond: \(\(tenant_id = ', 'audit_logs: a tenant is found by the index');
 SELECT matches(pg_temp.plan_of($$SELECT * FROM denials WHERE period = '2061-02-01'$$), 'never executed',
 	'denials: with a period other months are not read');
 SELECT is((SELECT count(*) FROM audit_months WHERE period BETWEEN '2061-01-01' AND '2061-02-01'), 2::bigint, 'audit_months');
 RESET enable_seqscan;
 
-SELECT is_empty($$SELECT * FROM usage_drift WHERE day >= '2061-01-01'$$, 'usage_drift: none');
+SELECT is_empty($$SELECT * FROM usage_drift WHERE day >= '2061-01-01'$$, 'usage_drift: empty');
 RESET ROLE;
 SELECT acp.usage_roll_up() \gset ignored_
 UPDATE acp.usage_counted SET calls = 9 WHERE tenant_id = pg_temp.t(2) AND tier = 'paid';
@@ -247,13 +247,13 @@ SELECT results_eq($$SELECT * FROM usage_drift WHERE day >= '2061-01-01' ORDER BY
 	(pg_temp.t(1), '2061-02-28'::date, 'report.one', 'success', true, 'free', 1::bigint, 0::bigint, 'call', 1::bigint, 0::bigint,
 	'2061-02-01'::date),
 	(pg_temp.t(2), '2061-02-28', 'report.rows', 'success', true, 'paid', 1, 9, 'row', 7, 7, '2061-02-01')$$,
-	'usage_drift: a row that was not counted, a counter that is wrong');
+	'usage_drift: an uncounted row and a wrong counter');
 
 SET LOCAL timezone = 'Pacific/Kiritimati';
 SELECT is((SELECT count(*) FROM usage_by_tenant_month WHERE agent_id = 'reports:1'
 	AND period = '2061-02-01'), 1::bigint,
-	'months are UTC in every session');
-SELECT is((SELECT sum(calls) FROM denials WHERE day = '2061-02-02'), 3::numeric, 'and days');
+	'months are in UTC in every session');
+SELECT is((SELECT sum(calls) FROM denials WHERE day = '2061-02-02'), 3::numeric, 'days are in UTC in every session');
 
 SELECT * FROM finish();
 ROLLBACK;

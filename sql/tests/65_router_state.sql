@@ -1,6 +1,6 @@
--- 65_router_state.sql - what the router keeps between calls: idempotency, ceilings, policies, approvals, proposals; and
--- what the handlers of iam refuse. All as acp_app, the program's role.
--- That concurrent calls are told apart is shown by tests/e2e (idempotency, limits, policy): one session cannot race.
+-- 65_router_state.sql - state that the router keeps between calls: idempotency, ceilings, policies, approvals, proposals;
+-- and refusals of the iam handlers. All as acp_app, the role of the program.
+-- tests/e2e (idempotency, limits, policy) checks concurrent calls, because one session cannot race.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL timezone = 'UTC';
@@ -13,14 +13,14 @@ SET LOCAL search_path = :tap, pg_catalog;
 
 SELECT plan(154);
 
--- Shifts the program's clock so that this transaction happens at a moment. Undone by the ROLLBACK.
+-- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	EXECUTE format('ALTER DATABASE %I SET acp.clock_offset = %L', current_database(), moment - now());
 END
 $$;
 
--- Code and member of a refusal; null when the statement works.
+-- Code and member of a refusal; null if the statement succeeds.
 CREATE FUNCTION pg_temp.refusal(statement text) RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE
 	hint   text;
@@ -47,7 +47,7 @@ CREATE FUNCTION pg_temp.p(n integer) RETURNS uuid LANGUAGE sql AS $$
 	SELECT ('65656565-0000-4000-b000-' || lpad(n::text, 12, '0'))::uuid
 $$;
 
--- What a claim by call e answers: verdict, and the stored result.
+-- The answer to a claim by call e: verdict, and the stored result.
 CREATE FUNCTION pg_temp.claim(t integer, key text, request text, e integer, action text DEFAULT 'a.b') RETURNS text
 LANGUAGE sql AS $$
 	SELECT concat_ws(' ', verdict, encode(sealed, 'hex')) FROM acp.idempotency_claim(pg_temp.t(t), action, key,
@@ -65,7 +65,7 @@ CREATE FUNCTION pg_temp.claims(t integer) RETURNS bigint LANGUAGE sql AS $$
 	SELECT count(*) FROM acp.idempotency WHERE tenant_id = pg_temp.t(t)
 $$;
 
--- A handler for tenant t.
+-- Calls a handler for tenant t.
 CREATE FUNCTION pg_temp.run(t integer, handler text, params jsonb, ctx jsonb DEFAULT '{}') RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -90,7 +90,7 @@ CREATE FUNCTION pg_temp.named(n integer, more jsonb DEFAULT '{}') RETURNS jsonb 
 	SELECT jsonb_build_object('api_key_id', pg_temp.k(n)) || more
 $$;
 
--- A query of tenant t with key k, and what is decided.
+-- The decision on a query of tenant t with key k.
 CREATE FUNCTION pg_temp.q(t integer, action text, e integer, more jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
 	SELECT jsonb_build_object('tenant_id', pg_temp.t(t), 'api_key_id', pg_temp.k(1), 'actor_type', 'api_key', 'action',
 		action, 'request_hash', repeat('a', 64), 'event_id', pg_temp.e(e), 'dry_run', false) || more
@@ -113,32 +113,32 @@ SELECT count(acp.tenant_create(pg_temp.t(n), 'leadscoring', 'router:' || n, 'a@e
 -- Idempotency --------------------------------------------------------------------------------------------------------
 
 SELECT is(pg_temp.claim(1, 'key', 'one', 1), 'run', 'the first call runs');
-SELECT is(pg_temp.claim(1, 'key', 'one', 2), 'conflict', 'the second waits for it');
-SELECT is(pg_temp.claim(1, 'key', 'two', 3), 'mismatch', 'another request with the key');
-SELECT is(pg_temp.claim(1, 'key', 'one', 4, 'a.c'), 'run', 'another action with the key');
-SELECT is(pg_temp.claim(2, 'key', 'one', 5), 'run', 'another tenant with the key');
-SELECT is(pg_temp.finish(1, 'key', 2, '\x00'), ARRAY['IDEMPOTENCY_CONFLICT', ''], 'who has no claim stores nothing');
-SELECT is(pg_temp.finish(1, 'key', 1, '\xbeef'), NULL, 'who has it stores its result');
-SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'it is given again');
-SELECT is(pg_temp.claim(1, 'key', 'two', 7), 'mismatch', 'but not to another request');
+SELECT is(pg_temp.claim(1, 'key', 'one', 2), 'conflict', 'a second call conflicts with it');
+SELECT is(pg_temp.claim(1, 'key', 'two', 3), 'mismatch', 'another request with the key is a mismatch');
+SELECT is(pg_temp.claim(1, 'key', 'one', 4, 'a.c'), 'run', 'another action may use the key');
+SELECT is(pg_temp.claim(2, 'key', 'one', 5), 'run', 'another tenant may use the key');
+SELECT is(pg_temp.finish(1, 'key', 2, '\x00'), ARRAY['IDEMPOTENCY_CONFLICT', ''], 'a call without a claim cannot store a result');
+SELECT is(pg_temp.finish(1, 'key', 1, '\xbeef'), NULL, 'the call with the claim stores its result');
+SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'the result is replayed');
+SELECT is(pg_temp.claim(1, 'key', 'two', 7), 'mismatch', 'the result is not replayed to another request');
 SELECT is(pg_temp.finish(1, 'key', 1, '\xdead'), ARRAY['IDEMPOTENCY_CONFLICT', ''], 'a result is stored once');
-SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'and stays');
-SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(1), 'a.b', 'key', pg_temp.e(1))$$, 'giving up what is done');
-SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'takes nothing away');
+SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'the result stays');
+SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(1), 'a.b', 'key', pg_temp.e(1))$$, 'a finished call gives its claim up');
+SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'that changes nothing');
 
-SELECT is(pg_temp.store(1, 'auto', 'one', 21, '\xbeef'), NULL, 'a result is stored under a key that nobody claimed');
-SELECT is(pg_temp.claim(1, 'auto', 'one', 22), 'replay beef', 'it is given to who repeats the call');
-SELECT is(pg_temp.claim(1, 'auto', 'two', 22), 'mismatch', 'but not to another request');
-SELECT is(pg_temp.claim(1, 'auto 2', 'one', 23), 'run', 'the repetition of a call that has not ended claims its key');
-SELECT is(pg_temp.store(1, 'auto 2', 'one', 24, '\xdead'), ARRAY['IDEMPOTENCY_CONFLICT', ''], 'then the call itself comes too late');
-SELECT is(pg_temp.finish(1, 'auto 2', 23, '\xbeef'), NULL, 'and the repetition counts');
+SELECT is(pg_temp.store(1, 'auto', 'one', 21, '\xbeef'), NULL, 'a result is stored under an unclaimed key');
+SELECT is(pg_temp.claim(1, 'auto', 'one', 22), 'replay beef', 'the result is replayed to a repeat');
+SELECT is(pg_temp.claim(1, 'auto', 'two', 22), 'mismatch', 'the result is not replayed to another request');
+SELECT is(pg_temp.claim(1, 'auto 2', 'one', 23), 'run', 'a repeat of a running call claims its key');
+SELECT is(pg_temp.store(1, 'auto 2', 'one', 24, '\xdead'), ARRAY['IDEMPOTENCY_CONFLICT', ''], 'the first call is then refused');
+SELECT is(pg_temp.finish(1, 'auto 2', 23, '\xbeef'), NULL, 'the repeat stores its result');
 
 SELECT is(pg_temp.claim(3, 'key', 'one', 1), 'run', 'a call of tenant 3 runs');
-SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(3), 'a.b', 'key', pg_temp.e(2))$$, 'another one gives up');
-SELECT is(pg_temp.claims(3), 1::bigint, 'and takes nothing away');
-SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(3), 'a.b', 'key', pg_temp.e(1))$$, 'the call itself gives up');
-SELECT is(pg_temp.claims(3), 0::bigint, 'and leaves nothing behind');
-SELECT is(pg_temp.claim(3, 'key', 'two', 3), 'run', 'the key is as new, for any request');
+SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(3), 'a.b', 'key', pg_temp.e(2))$$, 'another call gives the claim up');
+SELECT is(pg_temp.claims(3), 1::bigint, 'that changes nothing');
+SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(3), 'a.b', 'key', pg_temp.e(1))$$, 'the call itself gives its claim up');
+SELECT is(pg_temp.claims(3), 0::bigint, 'no claim is left');
+SELECT is(pg_temp.claim(3, 'key', 'two', 3), 'run', 'any request may use the key');
 
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-15 12:01:59+00') \gset ignored_
@@ -147,11 +147,11 @@ SELECT is(pg_temp.claim(3, 'key', 'two', 4), 'conflict', 'a claim holds for its 
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-15 12:02:00+00') \gset ignored_
 SET LOCAL ROLE acp_app;
-SELECT is(pg_temp.claim(3, 'key', 'other', 5), 'run', 'then a crashed one is free for any request');
-SELECT is(pg_temp.claim(3, 'key', 'other', 6), 'conflict', 'for one call');
-SELECT is(pg_temp.finish(3, 'key', 3, '\x03'), ARRAY['IDEMPOTENCY_CONFLICT', ''], 'who ran too long stores nothing');
-SELECT is(pg_temp.finish(3, 'key', 5, '\x05'), NULL, 'who took over does');
-SELECT is(pg_temp.claim(3, 'key', 'other', 7), 'replay 05', 'and that is given again');
+SELECT is(pg_temp.claim(3, 'key', 'other', 5), 'run', 'the claim of a crashed call can be taken over');
+SELECT is(pg_temp.claim(3, 'key', 'other', 6), 'conflict', 'only one call takes it over');
+SELECT is(pg_temp.finish(3, 'key', 3, '\x03'), ARRAY['IDEMPOTENCY_CONFLICT', ''], 'the late call stores nothing');
+SELECT is(pg_temp.finish(3, 'key', 5, '\x05'), NULL, 'the call that took over stores its result');
+SELECT is(pg_temp.claim(3, 'key', 'other', 7), 'replay 05', 'that result is replayed');
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-16 11:59:59+00') \gset ignored_
 SET LOCAL ROLE acp_app;
@@ -159,9 +159,9 @@ SELECT is(pg_temp.claim(1, 'key', 'one', 8), 'replay beef', 'a result is kept fo
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-16 12:00:00+00') \gset ignored_
 SET LOCAL ROLE acp_app;
-SELECT is(pg_temp.claim(1, 'key', 'new', 9), 'run', 'then the key is as new');
+SELECT is(pg_temp.claim(1, 'key', 'new', 9), 'run', 'then the key is free');
 SELECT ok((SELECT sealed IS NULL AND state = 'running' FROM acp.idempotency
-	WHERE tenant_id = pg_temp.t(1) AND action = 'a.b' AND key = 'key'), 'and the old result is gone');
+	WHERE tenant_id = pg_temp.t(1) AND action = 'a.b' AND key = 'key'), 'the old result is gone');
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-15 12:00:00+00') \gset ignored_
 SET LOCAL ROLE acp_app;
@@ -169,25 +169,25 @@ SET LOCAL ROLE acp_app;
 -- Ceilings -----------------------------------------------------------------------------------------------------------
 
 SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 0::bigint, 'a tenant starts without keys here');
-SELECT ok(pg_temp.run(1, 'iam_keys_create', pg_temp.fresh(1)) IS NOT NULL, 'a key');
+SELECT ok(pg_temp.run(1, 'iam_keys_create', pg_temp.fresh(1)) IS NOT NULL, 'one key');
 SELECT ok(pg_temp.run(1, 'iam_keys_create', pg_temp.fresh(2, '{"expires_at": "2027-05-15T13:00:00Z"}')) IS NOT NULL,
-	'one that ends');
-SELECT ok(pg_temp.run(1, 'iam_keys_create', pg_temp.fresh(3)) IS NOT NULL, 'a third');
-SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 3::bigint, 'three live keys');
-SELECT is(pg_temp.refused(1, 'iam_keys_create', pg_temp.fresh(4)), ARRAY['CEILING_EXCEEDED', ''], 'the ceiling holds');
+	'a second key with an expiry');
+SELECT ok(pg_temp.run(1, 'iam_keys_create', pg_temp.fresh(3)) IS NOT NULL, 'a third key');
+SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 3::bigint, 'three keys are live');
+SELECT is(pg_temp.refused(1, 'iam_keys_create', pg_temp.fresh(4)), ARRAY['CEILING_EXCEEDED', ''], 'the ceiling refuses a fourth');
 SELECT is(pg_temp.refused(1, 'iam_keys_rotate', pg_temp.fresh(4, pg_temp.named(1))), ARRAY['CEILING_EXCEEDED', ''],
-	'for a rotation too');
-SELECT is(acp.live_count(pg_temp.t(2), 'keys'), 0::bigint, 'another tenant has none of them');
-SELECT is(pg_temp.refusal($$SELECT acp.ceiling_hold(pg_temp.t(1), 'keys', '{"ceiling": 4}')$$), NULL, 'room for one more');
+	'the ceiling refuses a rotation');
+SELECT is(acp.live_count(pg_temp.t(2), 'keys'), 0::bigint, 'another tenant does not count them');
+SELECT is(pg_temp.refusal($$SELECT acp.ceiling_hold(pg_temp.t(1), 'keys', '{"ceiling": 4}')$$), NULL, 'a higher ceiling has room for one');
 SELECT is(pg_temp.refusal($$SELECT acp.ceiling_hold(pg_temp.t(1), 'keys', '{"ceiling": 3}')$$),
-	ARRAY['CEILING_EXCEEDED', ''], 'no room');
-SELECT throws_ok($$SELECT acp.live_count(pg_temp.t(1), 'apples')$$, '20000', NULL, 'a kind that is not counted');
+	ARRAY['CEILING_EXCEEDED', ''], 'an equal ceiling has no room');
+SELECT throws_ok($$SELECT acp.live_count(pg_temp.t(1), 'apples')$$, '20000', NULL, 'an unknown resource is an error');
 SELECT ok(pg_temp.run(1, 'iam_keys_revoke', pg_temp.named(3)) IS NOT NULL, 'a key is revoked');
-SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 2::bigint, 'it does not count');
+SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 2::bigint, 'a revoked key does not count');
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-15 13:00:00+00') \gset ignored_
 SET LOCAL ROLE acp_app;
-SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 1::bigint, 'nor does one that has ended');
+SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 1::bigint, 'an expired key does not count');
 
 -- iam ----------------------------------------------------------------------------------------------------------------
 
@@ -203,31 +203,31 @@ FROM unnest(ARRAY['iam_keys_update', 'iam_keys_rotate', 'iam_keys_scopes', 'iam_
 SELECT is(pg_temp.refused(2, h, pg_temp.fresh(9, pg_temp.named(1)), '{"dry_run": true}'),
 	ARRAY['NOT_FOUND', '/params/api_key_id'], 'nor in a dry run: ' || h)
 FROM unnest(ARRAY['iam_keys_update', 'iam_keys_rotate', 'iam_keys_revoke']) h;
-SELECT is(pg_temp.run(2, 'iam_keys_list', '{}'), '[]', 'another tenant''s list');
-SELECT is(pg_temp.run(2, 'iam_keys_list', jsonb_build_object('after', pg_temp.k(1))), '[]', 'after a key that is not its own');
+SELECT is(pg_temp.run(2, 'iam_keys_list', '{}'), '[]', 'the list of another tenant is empty');
+SELECT is(pg_temp.run(2, 'iam_keys_list', jsonb_build_object('after', pg_temp.k(1))), '[]', 'the key of another tenant is no valid cursor');
 SELECT is(pg_temp.refused(1, 'iam_keys_create', pg_temp.fresh(5, '{"expires_at": "2027-05-15T13:00:00Z"}')),
-	ARRAY['VALIDATION_ERROR', '/params/expires_at'], 'a key that ends now');
+	ARRAY['VALIDATION_ERROR', '/params/expires_at'], 'a key that expires now is refused');
 SELECT is(pg_temp.refused(1, 'iam_keys_create', pg_temp.fresh(5, '{"expires_at": "2027-05-15T13:00:00Z"}'),
-	'{"dry_run": true}'), ARRAY['VALIDATION_ERROR', '/params/expires_at'], 'nor in a dry run');
+	'{"dry_run": true}'), ARRAY['VALIDATION_ERROR', '/params/expires_at'], 'it is refused in a dry run');
 SELECT is(pg_temp.refused(1, 'iam_keys_update', pg_temp.named(1, '{"expires_at": "2020-01-01T00:00:00Z"}')),
-	ARRAY['VALIDATION_ERROR', '/params/expires_at'], 'nor by an update');
+	ARRAY['VALIDATION_ERROR', '/params/expires_at'], 'it is refused in an update');
 SELECT is(pg_temp.refused(1, 'iam_keys_update', pg_temp.named(1)), ARRAY['VALIDATION_ERROR', '/params'],
-	'an update of nothing');
+	'an empty update is refused');
 SELECT is(pg_temp.run(1, 'iam_keys_update', pg_temp.named(1, '{"name": "new", "scopes": ["manage.iam"]}'))
 	- ARRAY['created_at', 'key_prefix', 'api_key_id'], '{"name": "new", "scopes": ["manage.iam"], "rate_limit": null,
-	"expires_at": null, "revoked_at": null, "status": "active"}', 'an update of name and scopes');
-SELECT is(pg_temp.run(1, 'iam_keys_scopes', pg_temp.named(1)), '["manage.iam"]', 'its scopes');
+	"expires_at": null, "revoked_at": null, "status": "active"}', 'an update sets name and scopes');
+SELECT is(pg_temp.run(1, 'iam_keys_scopes', pg_temp.named(1)), '["manage.iam"]', 'the scopes are set');
 SELECT is((pg_temp.run(1, 'iam_keys_rotate', pg_temp.fresh(6, pg_temp.named(1, '{"grace_seconds": 60}'))))
 	#>> '{replaces,expires_at}', '2027-05-15T13:01:00Z', 'a rotation ends the old key after the grace period');
 SELECT is((SELECT ARRAY[name, scopes::text] FROM acp.api_keys WHERE tenant_id = pg_temp.t(1) AND api_key_id = pg_temp.k(6)),
-	ARRAY['new', '{manage.iam}'], 'the new key has name and scopes of the old one');
-SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 2::bigint, 'both live');
+	ARRAY['new', '{manage.iam}'], 'the new key has the name and scopes of the old one');
+SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 2::bigint, 'both keys are live');
 SELECT is(pg_temp.run(1, 'iam_keys_revoke', pg_temp.named(3))->>'revoked_at', '2027-05-15T12:00:00Z',
-	'revoking again changes nothing');
+	'revoking twice changes nothing');
 SELECT is(pg_temp.run(1, 'iam_keys_revoke', pg_temp.named(1), '{"dry_run": true}')->'warnings',
-	'["this is the key that makes this call"]', 'the dry run warns of one''s own key');
+	'["this is the key that makes this call"]', 'the dry run warns about revoking the calling key');
 SELECT ok(NOT EXISTS (SELECT FROM jsonb_array_elements(pg_temp.run(1, 'iam_keys_list', '{}')) x WHERE x ? 'key_hash'),
-	'the list holds no hash');
+	'the list has no hash');
 
 -- Policies -----------------------------------------------------------------------------------------------------------
 
@@ -235,7 +235,7 @@ SELECT is(acp.pattern_fits(pattern, 'iam.keys.create'), fits, 'pattern ' || patt
 FROM (VALUES ('iam.keys.create', true), ('iam.*', true), ('*', true), ('*.create', true), ('iam.*.create', true),
 	('iam', false), ('iam.keys', false), ('keys.create', false), ('iamxkeys.create', false), ('', false),
 	('iam.keys.create.*', false)) v (pattern, fits);
-SELECT ok(pg_temp.at(NULL, '2027-05-15 12:00+00'), 'no window is always');
+SELECT ok(pg_temp.at(NULL, '2027-05-15 12:00+00'), 'no window is always open');
 SELECT is(pg_temp.at('{"from": "09:00", "to": "17:00"}', m::timestamptz), open, 'office hours at ' || m)
 FROM (VALUES ('2027-05-15 08:59:59+00', false), ('2027-05-15 09:00+00', true), ('2027-05-15 16:59:59+00', true),
 	('2027-05-15 17:00+00', false)) v (m, open);
@@ -244,22 +244,22 @@ FROM (VALUES ('2027-05-15 21:59+00', false), ('2027-05-15 23:00+00', true), ('20
 	('2027-05-15 06:00+00', false)) v (m, open);
 SELECT ok(pg_temp.at('{"days": [6]}', '2027-05-15 12:00+00') AND NOT pg_temp.at('{"days": [1, 7]}', '2027-05-15 12:00+00'),
 	'days: 15 May 2027 is a Saturday');
-SELECT ok(pg_temp.at('{"from": "21:00", "timezone": "Asia/Tokyo"}', '2027-05-15 12:00+00'), 'zones');
+SELECT ok(pg_temp.at('{"from": "21:00", "timezone": "Asia/Tokyo"}', '2027-05-15 12:00+00'), 'windows have time zones');
 
-SELECT is(pg_temp.decision(4, 'a.b'), 'allow', 'no policy: allowed');
+SELECT is(pg_temp.decision(4, 'a.b'), 'allow', 'without a policy a call is allowed');
 SELECT pg_temp.policy(1, 4, '{"decision": "deny", "action": "a.*", "priority": 20}') \gset ignored_
-SELECT is(pg_temp.decision(4, 'a.b'), 'deny', 'denied');
-SELECT is(pg_temp.decision(5, 'a.b'), 'allow', 'another tenant is not');
+SELECT is(pg_temp.decision(4, 'a.b'), 'deny', 'a policy denies the call');
+SELECT is(pg_temp.decision(5, 'a.b'), 'allow', 'the policy does not deny calls of another tenant');
 SELECT pg_temp.policy(2, 4, '{"decision": "allow", "action": "a.b", "priority": 10}') \gset ignored_
 SELECT is(pg_temp.decision(4, 'a.b') || pg_temp.decision(4, 'a.c'), 'allowdeny', 'the lowest priority number decides');
-SELECT ok(acp.policy_enable(pg_temp.p(2), false), 'that one is switched off');
-SELECT is(pg_temp.decision(4, 'a.b'), 'deny', 'the next one decides');
-SELECT ok(NOT acp.policy_enable(pg_temp.p(99), false), 'there is no such policy');
+SELECT ok(acp.policy_enable(pg_temp.p(2), false), 'that policy is disabled');
+SELECT is(pg_temp.decision(4, 'a.b'), 'deny', 'the next policy decides');
+SELECT ok(NOT acp.policy_enable(pg_temp.p(99), false), 'an unknown policy cannot be disabled');
 SELECT pg_temp.policy(3, 5, '{"decision": "deny", "amount_over": 100}') \gset ignored_
 SELECT is(pg_temp.decision(5, 'a.b', '{"amount": 100}') || pg_temp.decision(5, 'a.b', '{"amount": 100.001}')
-	|| pg_temp.decision(5, 'a.b'), 'allowdenyallow', 'an amount');
+	|| pg_temp.decision(5, 'a.b'), 'allowdenyallow', 'a policy for amounts');
 
--- What cannot be a policy is refused, whoever brings it.
+-- An invalid policy is refused, from every source.
 SELECT is(pg_temp.refusal(format('SELECT pg_temp.policy(20, 8, %L)', policy)), ARRAY['VALIDATION_ERROR', '/params/policy/' || place],
 	'no policy: ' || policy)
 FROM (VALUES ('{"decision": "deny", "actoin": "a.b"}', 'actoin'), ('{}', 'decision'), ('{"decision": "maybe"}', 'decision'),
@@ -271,61 +271,61 @@ FROM (VALUES ('{"decision": "deny", "actoin": "a.b"}', 'actoin'), ('{}', 'decisi
 	('{"decision": "deny", "time_window": {"days": [8]}}', 'time_window/days'),
 	('{"decision": "deny", "time_window": {"timezone": "Europe/Berln"}}', 'time_window/timezone'),
 	('{"decision": "deny", "time_window": {"timezone": "UTC+3"}}', 'time_window/timezone')) v (policy, place);
-SELECT is(pg_temp.decision(8, 'a.b'), 'allow', 'and none of them is there');
+SELECT is(pg_temp.decision(8, 'a.b'), 'allow', 'no invalid policy is stored');
 
--- One that is there all the same refuses what it is about, whatever it says and in its turn, and is named.
+-- An invalid policy in the table denies the calls that it matches, whatever its decision, and is named.
 SELECT is(pg_temp.at(w::jsonb, '2027-05-15 12:00+00'), NULL, 'not to be told: ' || w)
 FROM (VALUES ('{"from": "9am"}'), ('{"to": "25:00"}'), ('{"timezone": "Europe/Berln"}'), ('{"days": "monday"}'), ('{"days": [8]}'),
 	('5')) v (w);
 INSERT INTO acp.policies (policy_id, tenant_id, name, priority, enabled, action_pattern, time_window, decision, version, created_at)
 VALUES (pg_temp.p(21), pg_temp.t(9), 'office', 50, true, 'a.*', '{"from": "9am"}', 'allow', 1000, now());
-SELECT is(pg_temp.decision(9, 'a.b') || pg_temp.decision(9, 'b.c'), 'denyallow', 'a policy that cannot be evaluated');
-SELECT is(acp.authorize(pg_temp.q(9, 'a.b', 1))->>'fault', 'policy ' || pg_temp.p(21) || ' (office)', 'is named');
+SELECT is(pg_temp.decision(9, 'a.b') || pg_temp.decision(9, 'b.c'), 'denyallow', 'a policy that cannot be evaluated denies');
+SELECT is(acp.authorize(pg_temp.q(9, 'a.b', 1))->>'fault', 'policy ' || pg_temp.p(21) || ' (office)', 'the fault names it');
 SELECT pg_temp.policy(22, 9, '{"decision": "allow", "action": "a.b", "priority": 10}') \gset ignored_
-SELECT is(pg_temp.decision(9, 'a.b') || pg_temp.decision(9, 'a.c'), 'allowdeny', 'and decides in its turn');
+SELECT is(pg_temp.decision(9, 'a.b') || pg_temp.decision(9, 'a.c'), 'allowdeny', 'it decides in priority order');
 SELECT is((SELECT array_agg(name || ' ' || place || ' ' || refuses) FROM acp.policy_faults()), ARRAY['office /time_window/from true'],
 	'it is listed');
 SELECT acp.policy_enable(pg_temp.p(21), false) \gset ignored_
-SELECT is(pg_temp.decision(9, 'a.c') || (SELECT count(*) FROM acp.policy_faults()), 'allow0', 'until it is switched off');
+SELECT is(pg_temp.decision(9, 'a.c') || (SELECT count(*) FROM acp.policy_faults()), 'allow0', 'a disabled one is not listed');
 
 -- Approvals ----------------------------------------------------------------------------------------------------------
 
 SELECT pg_temp.policy(4, 6, '{"decision": "require_approval"}') \gset ignored_
-SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 1, '{"dry_run": true}')) ? 'approval_id', false, 'a dry run asks for none');
-SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 1))->>'approval_id', pg_temp.e(1)::text, 'a call asks for one');
-SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 2))->>'approval_id', pg_temp.e(1)::text, 'the same call for the same');
+SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 1, '{"dry_run": true}')) ? 'approval_id', false, 'a dry run needs no approval');
+SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 1))->>'approval_id', pg_temp.e(1)::text, 'a call needs one');
+SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 2))->>'approval_id', pg_temp.e(1)::text, 'the same call gets the same approval');
 SELECT is(acp.authorize(pg_temp.q(6, 'a.b', n, more))->>'approval_id', pg_temp.e(n)::text, 'another call for another: ' || more::text)
 FROM (VALUES (3, jsonb_build_object('request_hash', repeat('b', 64))), (4, jsonb_build_object('api_key_id', pg_temp.k(9))),
 	(5, '{"action": "a.c"}'::jsonb)) v (n, more);
 SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(6), pg_temp.e(1), pg_temp.e(7))$$),
-	ARRAY['APPROVAL_REQUIRED', ''], 'one that waits lets nothing through');
+	ARRAY['APPROVAL_REQUIRED', ''], 'a pending approval allows nothing');
 SELECT ok(acp.approval_decide(pg_temp.e(1), 'approved') AND NOT acp.approval_decide(pg_temp.e(1), 'rejected'),
-	'it is decided once');
-SELECT is(pg_temp.decision(6, 'a.b'), 'allow', 'approved, the call passes');
+	'an approval is decided once');
+SELECT is(pg_temp.decision(6, 'a.b'), 'allow', 'the approved call is allowed');
 SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(5), pg_temp.e(1), pg_temp.e(7))$$),
-	ARRAY['APPROVAL_REQUIRED', ''], 'another tenant cannot use it');
-SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(6), pg_temp.e(1), pg_temp.e(7))$$), NULL, 'it is used');
+	ARRAY['APPROVAL_REQUIRED', ''], 'another tenant cannot use the approval');
+SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(6), pg_temp.e(1), pg_temp.e(7))$$), NULL, 'the approval is used');
 SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(6), pg_temp.e(1), pg_temp.e(8))$$),
-	ARRAY['APPROVAL_REQUIRED', ''], 'once');
-SELECT ok(acp.approval_decide(pg_temp.e(3), 'rejected'), 'one is rejected');
+	ARRAY['APPROVAL_REQUIRED', ''], 'an approval is used once');
+SELECT ok(acp.approval_decide(pg_temp.e(3), 'rejected'), 'an approval is rejected');
 SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 20, jsonb_build_object('request_hash', repeat('b', 64))))->>'decision',
-	'require_approval', 'and lets nothing through');
+	'require_approval', 'a rejected approval allows nothing');
 
 -- Proposals ----------------------------------------------------------------------------------------------------------
 
 SELECT is(pg_temp.refused(7, 'governance_propose_policy', '{"policy": {"name": "n", "decision": "deny", "time_window": {"timezone": "Mars/Olympus"}}}'),
-	ARRAY['VALIDATION_ERROR', '/params/policy/time_window/timezone'], 'a policy with an unknown zone');
+	ARRAY['VALIDATION_ERROR', '/params/policy/time_window/timezone'], 'a policy with an unknown time zone is refused');
 SELECT ok(pg_temp.run(7, 'governance_propose_policy', '{"policy": {"name": "n", "decision": "deny"}}', '{"dry_run": true}')
 	? 'creates' AND NOT EXISTS (SELECT FROM acp.policy_proposals WHERE tenant_id = pg_temp.t(7)), 'a dry run proposes nothing');
 SELECT is(pg_temp.run(7, 'governance_propose_policy', '{"policy": {"name": "n", "decision": "deny"}}')->>'status', 'proposed',
-	'a proposal');
-SELECT ok(NOT acp.policy_publish(pg_temp.e(900), pg_temp.p(7)), 'it cannot be published');
-SELECT ok(NOT acp.proposal_decide(pg_temp.e(900), 'published'), 'nor decided as anything');
-SELECT ok(acp.proposal_decide(pg_temp.e(900), 'approved'), 'it is approved');
-SELECT is(pg_temp.decision(7, 'a.b'), 'allow', 'which decides nothing yet');
+	'a policy is proposed');
+SELECT ok(NOT acp.policy_publish(pg_temp.e(900), pg_temp.p(7)), 'a pending proposal cannot be published');
+SELECT ok(NOT acp.proposal_decide(pg_temp.e(900), 'published'), 'an unknown decision is refused');
+SELECT ok(acp.proposal_decide(pg_temp.e(900), 'approved'), 'the proposal is approved');
+SELECT is(pg_temp.decision(7, 'a.b'), 'allow', 'an approved proposal has no effect yet');
 SELECT ok(acp.policy_publish(pg_temp.e(900), pg_temp.p(7)) AND NOT acp.policy_publish(pg_temp.e(900), pg_temp.p(8)),
-	'it is published once');
-SELECT is(pg_temp.decision(7, 'a.b') || pg_temp.decision(8, 'a.b'), 'denyallow', 'and decides its tenant''s calls');
+	'a proposal is published once');
+SELECT is(pg_temp.decision(7, 'a.b') || pg_temp.decision(8, 'a.b'), 'denyallow', 'the policy decides calls of its tenant');
 
 SELECT * FROM finish();
 ROLLBACK;

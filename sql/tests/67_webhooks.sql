@@ -1,5 +1,6 @@
--- 67_webhooks.sql - events become deliveries, deliveries are taken and end; the handlers of the pack. All as acp_app.
--- That two processes never send one row at a time is shown by tests/e2e/test_webhooks.py: one session cannot race.
+-- 67_webhooks.sql - events become deliveries; deliveries are taken and finished; handlers of the pack. All as acp_app.
+-- tests/e2e/test_webhooks.py checks that two processes never send one row at the same time, because one session cannot
+-- race.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL timezone = 'UTC';
@@ -12,14 +13,14 @@ SET LOCAL search_path = :tap, pg_catalog;
 
 SELECT plan(86);
 
--- Shifts the program's clock so that this transaction happens at a moment. Undone by the ROLLBACK.
+-- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	EXECUTE format('ALTER DATABASE %I SET acp.clock_offset = %L', current_database(), moment - now());
 END
 $$;
 
--- Code and member of a refusal; null when the statement works.
+-- Code and member of a refusal; null if the statement succeeds.
 CREATE FUNCTION pg_temp.refusal(statement text) RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE
 	hint   text;
@@ -43,7 +44,7 @@ CREATE FUNCTION pg_temp.k(n integer) RETURNS uuid LANGUAGE sql AS $$
 	SELECT ('67676767-0000-4000-a000-' || lpad(n::text, 12, '0'))::uuid
 $$;
 
--- A handler of the pack or of iam, for tenant t.
+-- Calls a handler of the pack or of iam for tenant t.
 CREATE FUNCTION pg_temp.run(t integer, handler text, params jsonb, ctx jsonb DEFAULT '{}') RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -66,7 +67,7 @@ CREATE FUNCTION pg_temp.key_params(n integer) RETURNS jsonb LANGUAGE sql AS $$
 		'new_hash', encode(sha256(convert_to(n::text, 'UTF8')), 'hex'), 'new_prefix', 'ock_' || lpad(n::text, 8, '0'))
 $$;
 
--- "event>webhook" of every delivery of tenant t that is pending, sorted.
+-- "event>webhook" of every pending delivery of tenant t, sorted.
 CREATE FUNCTION pg_temp.queue(t integer) RETURNS text LANGUAGE sql AS $$
 	SELECT coalesce(string_agg(event || '>' || ltrim(right(webhook_id::text, 12), '0'), ' ' ORDER BY event, webhook_id), '')
 	FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(t) AND status = 'pending'
@@ -75,7 +76,7 @@ CREATE FUNCTION pg_temp.forget(t integer) RETURNS void LANGUAGE sql AS $$
 	DELETE FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(t)
 $$;
 
--- Takes one delivery, and says how the attempt ended.
+-- Takes one delivery and records the outcome of the attempt.
 CREATE FUNCTION pg_temp.take() RETURNS jsonb LANGUAGE sql AS $$
 	SELECT acp.deliveries_take(1, interval '60 s')->0
 $$;
@@ -100,66 +101,66 @@ SELECT count(acp.tenant_create(pg_temp.t(n), 'leadscoring', 'webhooks:' || n, 'a
 SELECT is(acp.live_count(pg_temp.t(1), 'webhooks'), 0::bigint, 'a tenant starts without webhooks');
 SELECT is(pg_temp.make(1, 1, '["key.*"]') - 'webhook_id', '{"url": "https://example.com/1", "events": ["key.*"],
 	"description": null, "status": "active", "disabled_reason": null, "created_at": "2027-05-15T12:00:00Z",
-	"updated_at": "2027-05-15T12:00:00Z"}', 'a webhook is created, and shown without its secret');
-SELECT is(acp.live_count(pg_temp.t(1), 'webhooks'), 1::bigint, 'it counts');
+	"updated_at": "2027-05-15T12:00:00Z"}', 'a webhook is created and shown without its secret');
+SELECT is(acp.live_count(pg_temp.t(1), 'webhooks'), 1::bigint, 'it counts toward the ceiling');
 SELECT is(pg_temp.refusal($$SELECT pg_temp.make(1, 9, '["key.*", "nothing.*"]')$$),
-	ARRAY['VALIDATION_ERROR', '/params/events/1'], 'a pattern that fits no event is refused');
+	ARRAY['VALIDATION_ERROR', '/params/events/1'], 'a pattern that matches no event is refused');
 SELECT is(pg_temp.refusal($$SELECT pg_temp.make(1, 9, '["key.create"]')$$), ARRAY['VALIDATION_ERROR', '/params/events/0'],
-	'and so is half a name');
-SELECT ok(pg_temp.make(1, 2, '["usage.warning", "key.revoked"]') IS NOT NULL, 'a second webhook');
-SELECT ok(pg_temp.make(1, 3, '["*"]') IS NOT NULL, 'a third');
-SELECT is(pg_temp.refusal($$SELECT pg_temp.make(1, 4, '["*"]')$$), ARRAY['CEILING_EXCEEDED', ''], 'the ceiling holds');
+	'a partial event name is refused');
+SELECT ok(pg_temp.make(1, 2, '["usage.warning", "key.revoked"]') IS NOT NULL, 'a second webhook is created');
+SELECT ok(pg_temp.make(1, 3, '["*"]') IS NOT NULL, 'a third webhook is created');
+SELECT is(pg_temp.refusal($$SELECT pg_temp.make(1, 4, '["*"]')$$), ARRAY['CEILING_EXCEEDED', ''], 'the ceiling refuses a fourth');
 SELECT is(jsonb_array_length(pg_temp.run(1, 'webhooks_list', '{}')), 3, 'they are listed');
-SELECT is(pg_temp.run(1, 'webhooks_list', '{"limit": 1}')->0->>'webhook_id', pg_temp.w(1)::text, 'a page of them');
+SELECT is(pg_temp.run(1, 'webhooks_list', '{"limit": 1}')->0->>'webhook_id', pg_temp.w(1)::text, 'the first page');
 SELECT is(pg_temp.run(1, 'webhooks_list', jsonb_build_object('limit', 1, 'after', pg_temp.w(1)))->0->>'webhook_id',
 	pg_temp.w(2)::text, 'the next page');
 SELECT is(pg_temp.run(2, 'webhooks_list', '{}'), '[]', 'another tenant sees none');
-SELECT is(pg_temp.run(2, 'webhooks_list', jsonb_build_object('after', pg_temp.w(1))), '[]', 'nor by an id that is not its own');
+SELECT is(pg_temp.run(2, 'webhooks_list', jsonb_build_object('after', pg_temp.w(1))), '[]', 'another tenant cannot read one by id');
 SELECT is(pg_temp.refusal(format('SELECT pg_temp.run(2, %L, %L)', handler, jsonb_build_object('webhook_id', pg_temp.w(1)))),
 	ARRAY['NOT_FOUND', '/params/webhook_id'], 'another tenant''s webhook: ' || handler)
 FROM unnest(ARRAY['webhooks_update', 'webhooks_delete', 'webhooks_test', 'webhooks_deliveries']) handler;
-SELECT ok(strpos(pg_temp.run(1, 'webhooks_list', '{}')::text, 'aa0') = 0, 'the list holds no sealed secret');
+SELECT ok(strpos(pg_temp.run(1, 'webhooks_list', '{}')::text, 'aa0') = 0, 'the list has no sealed secret');
 
 -- Events of keys -----------------------------------------------------------------------------------------------------
 
 SELECT is(pg_temp.dry(1, 'iam_keys_create', pg_temp.key_params(1))->'side_effects', jsonb_build_array(
 	jsonb_build_object('type', 'webhook_delivery', 'event', 'key.created', 'webhook_id', pg_temp.w(1), 'url', 'https://example.com/1'),
 	jsonb_build_object('type', 'webhook_delivery', 'event', 'key.created', 'webhook_id', pg_temp.w(3), 'url', 'https://example.com/3')),
-	'a dry run names the deliveries that creating a key would make');
-SELECT is(pg_temp.queue(1), '', 'and makes none');
+	'a dry run lists the deliveries that creating a key would queue');
+SELECT is(pg_temp.queue(1), '', 'the dry run queues none');
 SELECT ok(pg_temp.run(1, 'iam_keys_create', pg_temp.key_params(1), '{"ceiling": 25}') IS NOT NULL, 'a key is created');
-SELECT is(pg_temp.queue(1), 'key.created>1 key.created>3', 'those that want it are told');
-SELECT is(payload - 'data', '{"type": "key.created", "timestamp": "2027-05-15T12:00:00Z"}', 'type and time of the payload')
+SELECT is(pg_temp.queue(1), 'key.created>1 key.created>3', 'subscribed webhooks get deliveries');
+SELECT is(payload - 'data', '{"type": "key.created", "timestamp": "2027-05-15T12:00:00Z"}', 'the payload has type and time')
 FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(1) AND webhook_id = pg_temp.w(1);
-SELECT is(payload->'data', acp.iam_key_json(k), 'its data is the key as lists show it')
+SELECT is(payload->'data', acp.iam_key_json(k), 'the data is the key as in lists')
 FROM acp.webhook_deliveries d, acp.api_keys k
 WHERE d.tenant_id = pg_temp.t(1) AND webhook_id = pg_temp.w(1) AND k.tenant_id = d.tenant_id AND api_key_id = pg_temp.k(1);
 SELECT ok(NOT EXISTS (SELECT FROM acp.webhook_deliveries WHERE payload::text LIKE '%' || (pg_temp.key_params(1)->>'new_hash') || '%'),
-	'no payload holds the hash of the key');
+	'no payload has the hash of the key');
 SELECT pg_temp.forget(1) \gset ignored_
 
 SELECT ok(pg_temp.run(1, 'iam_keys_rotate', pg_temp.key_params(2) || jsonb_build_object('api_key_id', pg_temp.k(1)),
 	'{"ceiling": 25}') IS NOT NULL, 'a key is rotated');
-SELECT is(pg_temp.queue(1), 'key.rotated>1 key.rotated>3', 'that is one event, not also a creation');
-SELECT is(payload->'data'->'replaces'->>'api_key_id', pg_temp.k(1)::text, 'it says which key is replaced')
+SELECT is(pg_temp.queue(1), 'key.rotated>1 key.rotated>3', 'a rotation is one event, not also a creation');
+SELECT is(payload->'data'->'replaces'->>'api_key_id', pg_temp.k(1)::text, 'the event names the replaced key')
 FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(1) AND webhook_id = pg_temp.w(1);
 SELECT pg_temp.forget(1) \gset ignored_
 
 SELECT is(jsonb_array_length(pg_temp.dry(1, 'iam_keys_revoke', jsonb_build_object('api_key_id', pg_temp.k(1)))->'side_effects'), 3,
-	'a dry run of revoking names three deliveries');
+	'a dry run of revoking lists three deliveries');
 SELECT ok(pg_temp.run(1, 'iam_keys_revoke', jsonb_build_object('api_key_id', pg_temp.k(1))) IS NOT NULL, 'a key is revoked');
-SELECT is(pg_temp.queue(1), 'key.revoked>1 key.revoked>2 key.revoked>3', 'and all are told');
-SELECT ok(pg_temp.run(1, 'iam_keys_revoke', jsonb_build_object('api_key_id', pg_temp.k(1))) IS NOT NULL, 'once more');
-SELECT is((SELECT count(*) FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(1)), 3::bigint, 'which is no event');
+SELECT is(pg_temp.queue(1), 'key.revoked>1 key.revoked>2 key.revoked>3', 'three deliveries are queued');
+SELECT ok(pg_temp.run(1, 'iam_keys_revoke', jsonb_build_object('api_key_id', pg_temp.k(1))) IS NOT NULL, 'the key is revoked again');
+SELECT is((SELECT count(*) FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(1)), 3::bigint, 'that is no event');
 SELECT is(pg_temp.dry(1, 'iam_keys_revoke', jsonb_build_object('api_key_id', pg_temp.k(1)))->'side_effects', '[]',
-	'as the dry run says');
-SELECT ok(pg_temp.run(2, 'iam_keys_create', pg_temp.key_params(3), '{"ceiling": 25}') IS NOT NULL, 'a key of another tenant');
-SELECT is((SELECT count(*) FROM acp.webhook_deliveries WHERE event = 'key.created'), 0::bigint, 'tells nobody');
+	'the dry run agrees');
+SELECT ok(pg_temp.run(2, 'iam_keys_create', pg_temp.key_params(3), '{"ceiling": 25}') IS NOT NULL, 'a key of another tenant is revoked');
+SELECT is((SELECT count(*) FROM acp.webhook_deliveries WHERE event = 'key.created'), 0::bigint, 'no delivery is queued');
 SELECT pg_temp.forget(1) \gset ignored_
 
 -- Events of usage ----------------------------------------------------------------------------------------------------
 
-SELECT ok(pg_temp.make(3, 31, '["usage.*"]') IS NOT NULL, 'a webhook for usage');
+SELECT ok(pg_temp.make(3, 31, '["usage.*"]') IS NOT NULL, 'a webhook for usage events');
 CREATE FUNCTION pg_temp.consume(t integer, calls integer, most integer, percent integer) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	FOR i IN 1 .. calls LOOP
@@ -172,87 +173,87 @@ SELECT is(pg_temp.queue(3), '', '8 of 10: nothing');
 SELECT pg_temp.consume(3, 1, 10, 90) \gset ignored_
 SELECT is(pg_temp.queue(3), 'usage.warning>31', '9 of 10: the warning');
 SELECT is(payload->'data', '{"calls_used": 9, "calls_limit": 10, "calls_remaining": 1, "period": "2027-05",
-	"resets_at": "2027-06-01T00:00:00Z"}', 'with its numbers')
+	"resets_at": "2027-06-01T00:00:00Z"}', 'the event has its numbers')
 FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(3);
 SELECT pg_temp.consume(3, 1, 10, 90) \gset ignored_
 SELECT is(pg_temp.queue(3), 'usage.limit_reached>31 usage.warning>31', '10 of 10: the limit is reached');
 SELECT throws_ok('SELECT pg_temp.consume(3, 1, 10, 90)', 'ACP01', NULL, 'an eleventh call is refused');
-SELECT is(pg_temp.queue(3), 'usage.limit_reached>31 usage.warning>31', 'and tells nobody anything');
-SELECT ok(pg_temp.make(4, 41, '["*"]') IS NOT NULL, 'a tenant with a limit that 90 % does not divide');
+SELECT is(pg_temp.queue(3), 'usage.limit_reached>31 usage.warning>31', 'the refusal queues no event');
+SELECT ok(pg_temp.make(4, 41, '["*"]') IS NOT NULL, 'a tenant has a limit that is not a multiple of 10');
 SELECT pg_temp.consume(4, 6, 7, 90) \gset ignored_
 SELECT is(pg_temp.queue(4), '', '6 of 7 are 85 %');
 SELECT pg_temp.consume(4, 1, 7, 90) \gset ignored_
-SELECT is(pg_temp.queue(4), 'usage.limit_reached>41 usage.warning>41', 'the seventh call is warning and limit');
-SELECT ok(pg_temp.make(5, 51, '["*"]') IS NOT NULL, 'a tenant whose usage is not limited');
+SELECT is(pg_temp.queue(4), 'usage.limit_reached>41 usage.warning>41', 'the seventh call gives warning and limit events');
+SELECT ok(pg_temp.make(5, 51, '["*"]') IS NOT NULL, 'a tenant has no limit');
 SELECT pg_temp.consume(5, 100, NULL, 90) \gset ignored_
-SELECT is(pg_temp.queue(5), '', 'is told nothing');
+SELECT is(pg_temp.queue(5), '', 'an unlimited tenant gets no event');
 SELECT count(pg_temp.forget(n)::text) FROM generate_series(3, 5) n \gset ignored_
 
--- Taking and ending --------------------------------------------------------------------------------------------------
+-- Taking and finishing -----------------------------------------------------------------------------------------------
 
-SELECT ok(pg_temp.make(6, 61, '["key.*"]') IS NOT NULL, 'a webhook that does not ask for webhook.test');
+SELECT ok(pg_temp.make(6, 61, '["key.*"]') IS NOT NULL, 'a webhook without webhook.test');
 SELECT is(pg_temp.take(), NULL, 'nothing is due');
 SELECT is(pg_temp.dry(6, 'webhooks_test', jsonb_build_object('webhook_id', pg_temp.w(61)))->'creates', jsonb_build_array(
 	jsonb_build_object('type', 'webhook_delivery', 'event', 'webhook.test', 'webhook_id', pg_temp.w(61),
-	'url', 'https://example.com/61', 'count', 1)), 'a dry run of the test');
+	'url', 'https://example.com/61', 'count', 1)), 'a dry run of webhooks.test');
 SELECT is(pg_temp.run(6, 'webhooks_test', jsonb_build_object('webhook_id', pg_temp.w(61)))->>'status', 'pending',
-	'gets one when it is tested');
+	'the test queues a delivery');
 CREATE TEMP TABLE taken AS SELECT pg_temp.take() AS one;
 SELECT is(one - ARRAY['delivery_id', 'payload', 'tenant_id', 'webhook_id'], '{"attempt": 1, "ts": 1810382400,
-	"url": "https://example.com/61", "sealed": "aa61", "sealed_before": null}', 'the deliverer gets what it needs') FROM taken;
-SELECT is((one->>'payload')::jsonb->>'type', 'webhook.test', 'and the text to send') FROM taken;
-SELECT is(pg_temp.take(), NULL, 'nobody else gets it');
-SELECT is(pg_temp.state(6), 'pending 1 - 60', 'for as long as the lease');
-SELECT ok(pg_temp.outcome(one, '{"status": 500, "error": "x", "retry_after": 5.25}'), 'the attempt failed') FROM taken;
-SELECT is(pg_temp.state(6), 'pending 1 500 5', 'the next one is due later');
-SELECT is(pg_temp.take(), NULL, 'not before');
+	"url": "https://example.com/61", "sealed": "aa61", "sealed_before": null}', 'the worker gets all that it needs') FROM taken;
+SELECT is((one->>'payload')::jsonb->>'type', 'webhook.test', 'the worker gets the text to send') FROM taken;
+SELECT is(pg_temp.take(), NULL, 'no one else gets the delivery');
+SELECT is(pg_temp.state(6), 'pending 1 - 60', 'the lease protects it');
+SELECT ok(pg_temp.outcome(one, '{"status": 500, "error": "x", "retry_after": 5.25}'), 'the attempt fails') FROM taken;
+SELECT is(pg_temp.state(6), 'pending 1 500 5', 'the next attempt is due later');
+SELECT is(pg_temp.take(), NULL, 'it is not taken before');
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-15 12:00:06+00') \gset ignored_
 SET LOCAL ROLE acp_app;
 CREATE TEMP TABLE again AS SELECT pg_temp.take() AS one;
 SELECT is(again.one->'attempt', '2', 'then it is taken again') FROM again;
-SELECT is(again.one->>'delivery_id', taken.one->>'delivery_id', 'with the same id') FROM taken, again;
-SELECT is(again.one->>'payload', taken.one->>'payload', 'and the same bytes') FROM taken, again;
+SELECT is(again.one->>'delivery_id', taken.one->>'delivery_id', 'it has the same id') FROM taken, again;
+SELECT is(again.one->>'payload', taken.one->>'payload', 'it has the same bytes') FROM taken, again;
 SELECT ok(NOT pg_temp.outcome(one, '{"status": 500, "error": "late", "retry_after": 300}'),
-	'the first attempt has no say any more') FROM taken;
+	'the first attempt is ignored now') FROM taken;
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-15 12:01:07+00') \gset ignored_
 SET LOCAL ROLE acp_app;
 UPDATE again SET one = pg_temp.take();
-SELECT is(one->'attempt', '3', 'an attempt that did not come back counts as crashed after its lease') FROM again;
-SELECT ok(pg_temp.outcome(one, '{"delivered": true, "status": 204}'), 'a late success counts all the same') FROM taken;
+SELECT is(one->'attempt', '3', 'an attempt without an outcome counts as crashed after its lease') FROM again;
+SELECT ok(pg_temp.outcome(one, '{"delivered": true, "status": 204}'), 'a late success counts') FROM taken;
 SELECT is(pg_temp.state(6), 'delivered 3 204 -', 'the delivery has ended');
-SELECT ok(NOT pg_temp.outcome(one, '{"status": 500, "error": "x", "retry_after": 5}'), 'for the attempt after it too') FROM again;
+SELECT ok(NOT pg_temp.outcome(one, '{"status": 500, "error": "x", "retry_after": 5}'), 'the later attempt is ignored') FROM again;
 SELECT is((pg_temp.run(6, 'webhooks_deliveries', '{"status": "delivered"}')->0) - ARRAY['delivery_id', 'payload', 'webhook_id'],
 	'{"event": "webhook.test", "status": "delivered", "attempts": 3, "last_status": 204, "last_error": null,
-	"next_attempt_at": null, "created_at": "2027-05-15T12:00:00Z", "delivered_at": "2027-05-15T12:01:07Z"}', 'it is listed');
-SELECT is(pg_temp.run(7, 'webhooks_deliveries', '{}'), '[]', 'not for another tenant');
+	"next_attempt_at": null, "created_at": "2027-05-15T12:00:00Z", "delivered_at": "2027-05-15T12:01:07Z"}', 'the delivery is listed');
+SELECT is(pg_temp.run(7, 'webhooks_deliveries', '{}'), '[]', 'another tenant does not see it');
 SELECT pg_temp.forget(6) \gset ignored_
 
 SELECT pg_temp.run(6, 'webhooks_test', jsonb_build_object('webhook_id', pg_temp.w(61))) \gset ignored_
 UPDATE taken SET one = pg_temp.take();
-SELECT ok(pg_temp.outcome(one, '{"error": "no answer"}'), 'a last attempt fails') FROM taken;
-SELECT is(pg_temp.state(6), 'failed 1 - -', 'and with it the delivery');
+SELECT ok(pg_temp.outcome(one, '{"error": "no answer"}'), 'the last attempt fails') FROM taken;
+SELECT is(pg_temp.state(6), 'failed 1 - -', 'the delivery has failed');
 SELECT pg_temp.forget(6) \gset ignored_
 
--- A receiver that is silent, and one that is gone --------------------------------------------------------------------
+-- A silent receiver, and one that is gone ----------------------------------------------------------------------------
 
 SELECT count(pg_temp.run(6, 'webhooks_test', jsonb_build_object('webhook_id', pg_temp.w(61)))) FROM generate_series(1, 3) \gset ignored_
 UPDATE taken SET one = pg_temp.take();
-SELECT ok(pg_temp.outcome(one, '{"error": "time-out", "silent": true, "retry_after": 5}'), 'no answer in time') FROM taken;
-SELECT is(pg_temp.take(), NULL, 'what else is due to that receiver waits a minute');
+SELECT ok(pg_temp.outcome(one, '{"error": "time-out", "silent": true, "retry_after": 5}'), 'an attempt gets no answer in time') FROM taken;
+SELECT is(pg_temp.take(), NULL, 'other deliveries to that receiver wait a minute');
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-15 12:02:30+00') \gset ignored_
 SET LOCAL ROLE acp_app;
 UPDATE taken SET one = pg_temp.take();
 SELECT ok(pg_temp.outcome(one, '{"status": 410, "error": "gone", "gone": true}'), '410 Gone') FROM taken;
 SELECT is((SELECT status || ': ' || disabled_reason FROM acp.webhooks WHERE webhook_id = pg_temp.w(61)),
-	'disabled: the receiver answered 410 Gone', 'disables the webhook');
-SELECT is(pg_temp.queue(6), '', 'and gives up what was on its way to it');
+	'disabled: the receiver answered 410 Gone', '410 disables the webhook');
+SELECT is(pg_temp.queue(6), '', 'its pending deliveries fail');
 SELECT is(pg_temp.refusal($$SELECT pg_temp.run(6, 'webhooks_test', jsonb_build_object('webhook_id', pg_temp.w(61)))$$),
 	ARRAY['VALIDATION_ERROR', '/params/webhook_id'], 'a disabled webhook cannot be tested');
 
--- Changing and deleting ----------------------------------------------------------------------------------------------
+-- Update and deletion ------------------------------------------------------------------------------------------------
 
 SELECT is(pg_temp.run(6, 'webhooks_update', jsonb_build_object('webhook_id', pg_temp.w(61), 'status', 'active'))->'disabled_reason',
 	'null', 'its owner enables it again');
@@ -262,23 +263,23 @@ SELECT is(pg_temp.dry(6, 'webhooks_update', jsonb_build_object('webhook_id', pg_
 	jsonb_build_object('type', 'webhook', 'webhook_id', pg_temp.w(61), 'changes',
 		'{"events": ["*"], "status": "disabled", "secret": "rotated"}'::jsonb),
 	jsonb_build_object('type', 'webhook_delivery', 'webhook_id', pg_temp.w(61), 'changes', '{"status": "failed"}'::jsonb, 'count', 1)),
-	'a dry run names what would differ, and only that');
+	'a dry run lists only the changes');
 SELECT is(pg_temp.refusal(format('SELECT pg_temp.run(6, %L, %L)', 'webhooks_update', jsonb_build_object('webhook_id', pg_temp.w(61)))),
-	ARRAY['VALIDATION_ERROR', '/params'], 'an update that names nothing is refused');
+	ARRAY['VALIDATION_ERROR', '/params'], 'an empty update is refused');
 SELECT pg_temp.run(6, 'webhooks_update', jsonb_build_object('webhook_id', pg_temp.w(61), 'rotate_secret', true, 'new_sealed', 'bb')) \gset ignored_
 SELECT is((pg_temp.take() - ARRAY['delivery_id', 'payload', 'tenant_id', 'webhook_id', 'ts', 'url', 'attempt']),
-	'{"sealed": "bb", "sealed_before": "aa61"}', 'after a rotation the old secret signs too');
+	'{"sealed": "bb", "sealed_before": "aa61"}', 'after a rotation the old secret signs, too');
 SELECT pg_temp.run(6, 'webhooks_test', jsonb_build_object('webhook_id', pg_temp.w(61))) \gset ignored_
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-16 12:02:31+00') \gset ignored_
 SET LOCAL ROLE acp_app;
-SELECT is(pg_temp.take()->'sealed_before', 'null', 'for a day');
+SELECT is(pg_temp.take()->'sealed_before', 'null', 'the old secret signs for one day');
 SELECT is(pg_temp.dry(6, 'webhooks_delete', jsonb_build_object('webhook_id', pg_temp.w(61)))->'deletes'->1->'count',
 	to_jsonb((SELECT count(*) FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(6))), 'a dry run of deleting counts the deliveries');
 SELECT is(pg_temp.run(6, 'webhooks_delete', jsonb_build_object('webhook_id', pg_temp.w(61)))->'deleted', 'true', 'a webhook is deleted');
-SELECT is((SELECT count(*) FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(6)), 0::bigint, 'with its deliveries');
+SELECT is((SELECT count(*) FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(6)), 0::bigint, 'its deliveries are deleted');
 
--- What is kept -------------------------------------------------------------------------------------------------------
+-- Retention ----------------------------------------------------------------------------------------------------------
 
 SELECT count(pg_temp.run(1, 'webhooks_test', jsonb_build_object('webhook_id', pg_temp.w(1)))) FROM generate_series(1, 2) \gset ignored_
 UPDATE taken SET one = pg_temp.take();
@@ -288,7 +289,7 @@ SELECT pg_temp.clock_at('2027-06-15 12:02:32+00') \gset ignored_
 SET LOCAL ROLE acp_app;
 SELECT acp.maintain() \gset ignored_
 SELECT is((SELECT string_agg(status, ' ') FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(1)), 'pending',
-	'what ended 30 days ago is forgotten, what is pending is not');
+	'deliveries that ended 30 days ago are deleted, pending ones are kept');
 
 SELECT * FROM finish();
 ROLLBACK;

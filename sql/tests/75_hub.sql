@@ -1,5 +1,5 @@
--- 75_hub.sql - the functions of the hub for other kernels, and the way to a remote hub. One session cannot race with
--- itself: that counting is exact under load is shown by tests/e2e/test_hub.py.
+-- 75_hub.sql - functions of the hub for other kernels, and the transfer to a remote hub. One session cannot race with
+-- itself; tests/e2e/test_hub.py checks that counting is exact under load.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL timezone = 'Pacific/Auckland'; -- nothing may depend on the session's time zone
@@ -10,9 +10,9 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(37);
+SELECT plan(38);
 
--- Code and member of a refusal; null when the statement works.
+-- Code and member of a refusal; null if the statement succeeds.
 CREATE FUNCTION pg_temp.refusal(statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	hint   text;
@@ -31,7 +31,7 @@ $$;
 CREATE FUNCTION pg_temp.e(n integer) RETURNS uuid LANGUAGE sql AS $$
 	SELECT ('75757575-0000-4000-a000-' || lpad(n::text, 12, '0'))::uuid
 $$;
--- The context of a call, as core/hub/hub.c and sql/plane/pg_plane.c make it.
+-- The context of a call, as core/hub/hub.c and sql/plane/pg_hub.c build it.
 CREATE FUNCTION pg_temp.ctx(n integer, more jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
 	SELECT jsonb_build_object('id', pg_temp.e(n), 'free_limit', '2', 'reservation_ttl', '60', 'event', jsonb_build_object(
 		'event_id', pg_temp.e(n), 'request_id', pg_temp.e(n), 'tenant_id', pg_temp.t(0), 'integration', 'tap', 'actor_type', 'system',
@@ -55,26 +55,26 @@ $$;
 -- Tenants ------------------------------------------------------------------------------------------------------------
 
 SELECT is(acp.hub_tenants_create('{"agent_id": "tap:1", "email": "a@example.com", "product": "p"}', pg_temp.ctx(1))->>'tenant_uuid',
-	pg_temp.e(1)::text, 'tenants/create gives the tenant_uuid');
+	pg_temp.e(1)::text, 'tenants/create returns the tenant_uuid');
 SELECT is(pg_temp.refusal($$SELECT acp.hub_tenants_create('{"agent_id": "tap:1", "email": "a@example.com", "product": "p"}', pg_temp.ctx(2))$$),
 	'ALREADY_ONBOARDED ', 'a taken agent_id is refused');
 CREATE TEMP TABLE made AS SELECT n, acp.hub_tenants_create('{"agent_id": "tap:2", "email": "a@example.com", "product": "p"}',
 	pg_temp.ctx(n, '{"idempotency_key": "k", "fingerprint": "0000000000000000000000000000000000000000000000000000000000000000"}')) AS reply
 	FROM generate_series(3, 4) n;
-SELECT is((SELECT count(DISTINCT reply) FROM made), 1::bigint, 'with an idempotency key the first reply is given again');
+SELECT is((SELECT count(DISTINCT reply) FROM made), 1::bigint, 'a repeat with the idempotency key gets the first reply');
 SELECT is(pg_temp.refusal($$SELECT acp.hub_tenants_create('{}', pg_temp.ctx(5, '{"idempotency_key": "k", "fingerprint": "1"}'))$$),
 	'IDEMPOTENCY_MISMATCH ', 'the key with another body is refused');
 SELECT is((SELECT array_agg(result_meta ORDER BY event_id) FROM acp.audit_logs WHERE event_id IN (pg_temp.e(1), pg_temp.e(4))),
 	ARRAY[jsonb_build_object('tenant_id', pg_temp.e(1)), jsonb_build_object('tenant_id', pg_temp.e(3), 'replay', true)],
-	'each has its row, which names the tenant');
+	'each call has a row that names the tenant');
 
 SELECT count(acp.tenant_create(pg_temp.t(n), 'p', 'tap:t' || n, 'a@example.com', NULL)) FROM generate_series(1, 4) n \gset ignored_
 SELECT is(acp.hub_tenants_update(jsonb_build_object('tenant_id', pg_temp.t(4), 'tier', 'paid', 'payment_method_status', 'active',
 	'stripe_customer_id', 'cus_1'), pg_temp.ctx(6)) - 'upgraded_at' - 'updated_at',
 	jsonb_build_object('tenant_id', pg_temp.t(4), 'tier', 'paid', 'payment_method_status', 'active', 'status', 'active',
-		'stripe_customer_id', 'cus_1'), 'tenants/update sets what is given');
+		'stripe_customer_id', 'cus_1'), 'tenants/update sets the given members');
 SELECT is(acp.hub_tenants_update(jsonb_build_object('tenant_id', pg_temp.t(4), 'status', 'active'), pg_temp.ctx(7))->>'stripe_customer_id',
-	'cus_1', 'and leaves the rest');
+	'cus_1', 'tenants/update leaves the others alone');
 SELECT is(pg_temp.refusal(format('SELECT acp.hub_%s(%L, pg_temp.ctx(8))', f, pg_temp.place(9, 9, '{"outcome": "success"}'))),
 	'NOT_FOUND /tenant_id', f || ' of an unknown tenant')
 FROM unnest(ARRAY['tenants_update', 'usage', 'usage_reserve', 'usage_settle', 'authorize', 'policy_propose', 'revoke']) f;
@@ -88,15 +88,15 @@ SELECT is(pg_temp.refusal(format('SELECT acp.hub_usage(%L, pg_temp.ctx(0))', jso
 FROM (VALUES ('2026-01-01', '2026-01-30'), ('2026-01-01', '2026-03-01'), (NULL, '2026-01-31')) v(s, e);
 
 SELECT is(array_agg((acp.hub_usage_reserve(pg_temp.place(1, n), pg_temp.ctx(0))->>'allowed')::boolean ORDER BY n), ARRAY[true, true, false],
-	'of three calls two find a place') FROM generate_series(21, 23) n;
-SELECT is(acp.hub_usage_reserve(pg_temp.place(1, 21), pg_temp.ctx(0))->>'allowed', 'true', 'who asks again has one place');
-SELECT is(pg_temp.quota(1), '2026-01-01: 0+2', 'places are taken from the UTC month of ts');
+	'of three calls two get a reservation') FROM generate_series(21, 23) n;
+SELECT is(acp.hub_usage_reserve(pg_temp.place(1, 21), pg_temp.ctx(0))->>'allowed', 'true', 'a repeated request keeps one reservation');
+SELECT is(pg_temp.quota(1), '2026-01-01: 0+2', 'reservations are from the UTC month of ts');
 SELECT is(acp.hub_usage_settle(pg_temp.place(1, 21, '{"outcome": "success"}'), pg_temp.ctx(0))->>'calls_used', '1', 'settled: '  || n)
 FROM generate_series(1, 2) n;
 SELECT acp.hub_usage_settle(pg_temp.place(1, 22, '{"outcome": "failure"}'), pg_temp.ctx(0)) \gset ignored_
-SELECT is(pg_temp.quota(1), '2026-01-01: 1+0', 'a success is counted once, a failure gives its place back');
+SELECT is(pg_temp.quota(1), '2026-01-01: 1+0', 'a success is counted once, a failure releases its reservation');
 SELECT acp.hub_usage_settle(pg_temp.place(1, 21, '{"outcome": "failure"}'), pg_temp.ctx(0)) \gset ignored_
-SELECT is(pg_temp.quota(1), '2026-01-01: 0+0', 'a success that could not be committed is taken back');
+SELECT is(pg_temp.quota(1), '2026-01-01: 0+0', 'a success that could not be committed is undone');
 
 -- Audit --------------------------------------------------------------------------------------------------------------
 
@@ -104,14 +104,14 @@ SELECT count(acp.hub_usage_reserve(pg_temp.place(2, n), pg_temp.ctx(0, '{"free_l
 SELECT acp.hub_usage_settle(pg_temp.place(2, 31, '{"outcome": "success"}'), pg_temp.ctx(0)) \gset ignored_
 SELECT is(pg_temp.ingest(pg_temp.event(2, 31), pg_temp.event(2, 32), pg_temp.event(2, 33, '{"billable": false, "status": "error"}'),
 	pg_temp.event(2, 34), pg_temp.event(2, 34)), '4 new, 1 known', 'events are stored once');
-SELECT is(pg_temp.quota(2), '2026-01-01: 3+0', 'settled, held and unannounced successes count once, places come back');
-SELECT is(pg_temp.ingest(pg_temp.event(2, 31), pg_temp.event(2, 35, '{"ts": 1769903999500}')), '1 new, 1 known', 'milliseconds since 1970');
+SELECT is(pg_temp.quota(2), '2026-01-01: 3+0', 'settled, reserved and unannounced successes count once; reservations are released');
+SELECT is(pg_temp.ingest(pg_temp.event(2, 31), pg_temp.event(2, 35, '{"ts": 1769903999500}')), '1 new, 1 known', 'ts may be milliseconds since 1970');
 SELECT is((SELECT array_agg(DISTINCT ts) FROM acp.audit_logs WHERE tenant_id = pg_temp.t(2)), ARRAY['2026-01-31 23:59:59.5+00'::timestamptz],
-	'both forms of ts are the same moment');
+	'both forms of ts give the same moment');
 SELECT is((SELECT array_agg(e.actor_type || ' ' || e.actor_id || ' ' || e.billing_quantity) FROM acp.audit_logs e WHERE event_id = pg_temp.e(34)),
-	ARRAY['user alice 1'], 'the actor, and what was not said');
-SELECT is_empty('SELECT * FROM acp_report.usage_drift WHERE tenant_id = pg_temp.t(2)', 'counters are what the rows say');
-SELECT is(pg_temp.ingest(acp.audit_event_json(l)), '0 new, 1 known', 'what audit-query gives, audit-ingest knows again')
+	ARRAY['user alice 1'], 'the actor is stored; missing members have defaults');
+SELECT is_empty('SELECT * FROM acp_report.usage_drift WHERE tenant_id = pg_temp.t(2)', 'counters match the rows');
+SELECT is(pg_temp.ingest(acp.audit_event_json(l)), '0 new, 1 known', 'audit-ingest recognises rows from audit-query')
 FROM acp.audit_logs l WHERE event_id = pg_temp.e(34);
 
 CREATE TEMP TABLE pages AS
@@ -122,17 +122,19 @@ CREATE TEMP TABLE pages AS
 	SELECT p FROM page;
 SELECT is((SELECT array_agg(e->>'event_id') FROM pages, jsonb_array_elements(p->'events') e),
 	(SELECT array_agg(event_id::text ORDER BY ts DESC, event_id DESC) FROM acp.audit_logs WHERE tenant_id = pg_temp.t(2)),
-	'pages hold every row once, in order, also of one moment');
+	'pages list every row once, in order, also rows of the same moment');
 
 -- The way to a remote hub ----------------------------------------------------------------------------------------------
 
 SELECT count(acp.audit_append(pg_temp.ctx(41)->'event' || jsonb_build_object('forward', f, 'event_id', pg_temp.e(40 + f::integer))))
 FROM unnest(ARRAY[true, false]) f \gset ignored_
-CREATE TEMP TABLE taken AS SELECT acp.outbox_take(100) AS events;
+CREATE TEMP TABLE taken AS SELECT acp.forward_take(100) AS events;
 SELECT is((SELECT jsonb_path_query_array(events, '$[*].event_id') FROM taken), jsonb_build_array(pg_temp.e(41)),
 	'rows with forward wait for the hub, others do not');
-SELECT acp.outbox_refused(events->0, 'no') FROM taken \gset ignored_
-SELECT is(acp.outbox_take(100), '[]', 'what the hub refused is not sent again');
+SELECT acp.forward_refused(events->0, 'no') FROM taken \gset ignored_
+SELECT is(acp.forward_take(100), '[]', 'what the hub refused is not sent again');
+SELECT acp.audit_append(pg_temp.ctx(43)->'event' || jsonb_build_object('forward', true, 'event_id', pg_temp.e(43))) \gset ignored_
+SELECT is(acp.outbox_take(100)->0->>'event_id', pg_temp.e(43)::text, 'a program that knows the old name takes rows, too');
 
 SELECT * FROM finish();
 ROLLBACK;

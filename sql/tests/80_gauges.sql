@@ -1,4 +1,4 @@
--- 80_gauges.sql - acp.gauges(): what GET /metrics says of the database, asked as acp_app.
+-- 80_gauges.sql - acp.gauges(): the database gauges of GET /metrics, read as acp_app.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL timezone = 'UTC';
@@ -24,11 +24,11 @@ DELETE FROM acp.webhook_deliveries;
 DELETE FROM acp.usage_reservations;
 SET LOCAL ROLE acp_app;
 SELECT is_empty($$SELECT g FROM jsonb_array_elements(acp.gauges()) g WHERE g->>'name' !~ '^acp_[a-z_]+$'
-	OR coalesce(g->>'help', '') = '' OR jsonb_array_length(g->'samples') = 0$$, 'each has a name, a help text and a sample');
+	OR coalesce(g->>'help', '') = '' OR jsonb_array_length(g->'samples') = 0$$, 'each gauge has a name, a help text and a sample');
 SELECT is(pg_temp.gauge('acp_schema_version'), (SELECT max(version)::numeric FROM acp.schema_migrations), 'schema version');
 SELECT results_eq($$SELECT pg_temp.gauge(n) FROM unnest(ARRAY['acp_outbox_rows', 'acp_outbox_refused_rows', 'acp_outbox_oldest_seconds',
 	'acp_webhook_deliveries_pending', 'acp_webhook_delivery_overdue_seconds', 'acp_usage_reservations']) n$$,
-	$$SELECT 0::numeric FROM generate_series(1, 6)$$, 'nothing waits: zeros, not missing');
+	$$SELECT 0::numeric FROM generate_series(1, 6)$$, 'empty backlogs are zero, not missing');
 SELECT cmp_ok(pg_temp.gauge('acp_db_connections', 'state="active"'), '>=', 0::numeric, 'sessions');
 RESET ROLE;
 
@@ -38,12 +38,12 @@ INSERT INTO acp.audit_outbox (tenant_id, ts, event_id, event, refused) VALUES
 	(pg_temp.t(1), acp.now() - interval '900 seconds', pg_temp.t(3), '{}', 'no');
 INSERT INTO acp.usage_reservations VALUES (pg_temp.t(1), '2026-01-01', pg_temp.t(1), acp.now());
 SET LOCAL ROLE acp_app;
-SELECT is(pg_temp.gauge('acp_outbox_rows'), 2::numeric, 'rows that wait');
-SELECT is(pg_temp.gauge('acp_outbox_refused_rows'), 1::numeric, 'rows that were refused');
-SELECT is(pg_temp.gauge('acp_outbox_oldest_seconds'), 90::numeric, 'the oldest that waits; a refused one does not');
-SELECT is(pg_temp.gauge('acp_usage_reservations'), 1::numeric, 'places');
+SELECT is(pg_temp.gauge('acp_outbox_rows'), 2::numeric, 'pending rows are counted');
+SELECT is(pg_temp.gauge('acp_outbox_refused_rows'), 1::numeric, 'rejected rows are counted');
+SELECT is(pg_temp.gauge('acp_outbox_oldest_seconds'), 90::numeric, 'the oldest pending row counts; a rejected one does not');
+SELECT is(pg_temp.gauge('acp_usage_reservations'), 1::numeric, 'reservations are counted');
 SELECT ok(NOT EXISTS (SELECT FROM acp.audit_seals) OR pg_temp.gauge('acp_audit_seal_age_seconds') >= 0, 'age of the last seal');
-SELECT ok(acp.gauges()::text NOT LIKE '%88888888%', 'no tenant is named');
+SELECT ok(acp.gauges()::text NOT LIKE '%88888888%', 'no label names a tenant');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -1,4 +1,4 @@
--- 82_console.sql - who may see the operator's view, and what meta.activity and it say.
+-- 82_console.sql - access to the operator console, and the data of meta.activity and the console.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL timezone = 'UTC';
@@ -22,35 +22,35 @@ CREATE FUNCTION pg_temp.data(session text) RETURNS jsonb LANGUAGE sql AS $$
 	SELECT acp.console_data(jsonb_build_object('session', pg_temp.h(session), 'free_limit', 100))
 $$;
 
--- The program's role has the functions and nothing behind them.
+-- The role of the program can call the functions, but not read the tables behind them.
 SET LOCAL ROLE acp_app;
 SELECT throws_ok('SELECT * FROM acp.console_access', '42501', NULL, 'acp_app cannot read who may look');
 SELECT throws_ok('SELECT acp.console_money()', '42501', NULL, 'acp_app cannot read the parts without a session');
 SELECT throws_ok('SELECT * FROM acp_report.revenue_by_month', '42501', NULL, 'acp_app cannot read the reports');
 
-SELECT lives_ok($$SELECT acp.console_link(decode(pg_temp.h('a'), 'hex'), 10)$$, 'a link');
-SELECT throws_like($$SELECT pg_temp.open('b', 's')$$, '%used already, or has expired%', 'another token opens nothing');
-SELECT throws_like($$SELECT pg_temp.data('a')$$, '%session has ended%', 'a link is no session');
+SELECT lives_ok($$SELECT acp.console_link(decode(pg_temp.h('a'), 'hex'), 10)$$, 'a link is created');
+SELECT throws_like($$SELECT pg_temp.open('b', 's')$$, '%has been used or has expired%', 'an unknown token opens nothing');
+SELECT throws_like($$SELECT pg_temp.data('a')$$, '%session has ended%', 'a link is not a session');
 SELECT is(round(extract(epoch FROM (pg_temp.open('a', 's')->>'expires_at')::timestamptz - acp.now()) / 60), 60::numeric,
-	'it opens a session of an hour');
-SELECT throws_like($$SELECT pg_temp.open('a', 's2')$$, '%used already, or has expired%', 'once');
-SELECT throws_like($$SELECT pg_temp.open('s', 's2')$$, '%used already, or has expired%', 'a session is no link');
-SELECT is(pg_temp.data('s')->>'period', to_char(acp.now(), 'YYYY-MM'), 'the session reads');
-SELECT throws_like($$SELECT pg_temp.data('s2')$$, '%session has ended%', 'another does not');
+	'a link opens a session of one hour');
+SELECT throws_like($$SELECT pg_temp.open('a', 's2')$$, '%has been used or has expired%', 'a link works once');
+SELECT throws_like($$SELECT pg_temp.open('s', 's2')$$, '%has been used or has expired%', 'a session is not a link');
+SELECT is(pg_temp.data('s')->>'period', to_char(acp.now(), 'YYYY-MM'), 'the session can read');
+SELECT throws_like($$SELECT pg_temp.data('s2')$$, '%session has ended%', 'an unknown session cannot read');
 
 -- Expiry.
 RESET ROLE;
 UPDATE acp.console_access SET expires_at = acp.now();
 SET LOCAL ROLE acp_app;
-SELECT throws_like($$SELECT pg_temp.data('s')$$, '%session has ended%', 'nor does it when its hour is over');
-SELECT ok(acp.console_link(decode(pg_temp.h('c'), 'hex'), 100000) <= acp.now() + interval '1 hour', 'no link is good for more than an hour');
+SELECT throws_like($$SELECT pg_temp.data('s')$$, '%session has ended%', 'an expired session cannot read');
+SELECT ok(acp.console_link(decode(pg_temp.h('c'), 'hex'), 100000) <= acp.now() + interval '1 hour', 'a link is valid for at most an hour');
 RESET ROLE;
-SELECT is((SELECT count(*) FROM acp.console_access), 1::bigint, 'what has expired is removed');
+SELECT is((SELECT count(*) FROM acp.console_access), 1::bigint, 'expired rows are deleted');
 UPDATE acp.console_access SET expires_at = acp.now();
 SET LOCAL ROLE acp_app;
-SELECT throws_like($$SELECT pg_temp.open('c', 's')$$, '%used already, or has expired%', 'an expired link opens nothing');
+SELECT throws_like($$SELECT pg_temp.open('c', 's')$$, '%has been used or has expired%', 'an expired link opens nothing');
 
--- What they say.
+-- The data.
 RESET ROLE;
 SELECT count(acp.tenant_create(pg_temp.t(n), 'leadscoring', 'console-' || n, 'a@example.com', NULL)) FROM generate_series(1, 2) n \gset ignored_
 SELECT count(acp.audit_append(jsonb_build_object('event_id', pg_temp.t(10 + n), 'request_id', pg_temp.t(10 + n), 'tenant_id', pg_temp.t(1 + n / 5),
@@ -60,18 +60,18 @@ SELECT count(acp.audit_append(jsonb_build_object('event_id', pg_temp.t(10 + n), 
 	'latency_ms', n, 'billable', false, 'tier', 'free'))) FROM generate_series(0, 5) n \gset ignored_
 SET LOCAL ROLE acp_app;
 SELECT is((SELECT jsonb_agg(f->>'code') FROM jsonb_array_elements(acp.meta_activity(pg_temp.t(1), '{}', '{}')->'failures') f),
-	'["NOT_FOUND", "SCOPE_DENIED", "NOT_FOUND"]', 'failures, the newest first, of the tenant only');
-SELECT is(jsonb_array_length(acp.meta_activity(pg_temp.t(1), '{"limit": 1}', '{}')->'failures'), 1, 'not more than asked for');
-SELECT is(acp.meta_activity(pg_temp.t(1), '{}', '{}')->'looked_at'->>'calls', '5', 'of all calls');
-SELECT is(acp.meta_activity(pg_temp.t(1), '{}', '{}')->'keys'->0->>'api_key_id', pg_temp.t(7)::text, 'the key that was used');
+	'["NOT_FOUND", "SCOPE_DENIED", "NOT_FOUND"]', 'failures are of the tenant only, newest first');
+SELECT is(jsonb_array_length(acp.meta_activity(pg_temp.t(1), '{"limit": 1}', '{}')->'failures'), 1, 'the limit applies');
+SELECT is(acp.meta_activity(pg_temp.t(1), '{}', '{}')->'looked_at'->>'calls', '5', 'counts cover all calls');
+SELECT is(acp.meta_activity(pg_temp.t(1), '{}', '{}')->'keys'->0->>'api_key_id', pg_temp.t(7)::text, 'the last use of the key is shown');
 SELECT is(acp.meta_activity(pg_temp.t(1), '{"period": "2001-01"}', '{}')->'by_day', '[]', 'a month without calls');
 RESET ROLE;
 SELECT is((SELECT sum((d->>'calls')::integer) FROM jsonb_array_elements(acp.console_calls()->'denials') d
-	WHERE d->>'action' = 'p.do' AND d->>'code' = 'SCOPE_DENIED'), 2::bigint, 'denials of all tenants');
+	WHERE d->>'action' = 'p.do' AND d->>'code' = 'SCOPE_DENIED'), 2::bigint, 'denials cover all tenants');
 
--- With another plan the condition on the month is tried on the names of all tables.
+-- Another query plan tests the condition on the month on the names of all tables.
 SET LOCAL enable_nestloop = off;
-SELECT lives_ok($$SELECT acp.console_drift(acp.period(acp.now()))$$, 'months are found whatever the plan');
+SELECT lives_ok($$SELECT acp.console_drift(acp.period(acp.now()))$$, 'months are found with every plan');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""How fast a metered call is, as ratios to a FastCGI responder that does nothing: see README.md.
+"""Measures metered calls as ratios to a FastCGI responder that does nothing; see README.md.
 
-Started by tests/bench/run, which installs what is missing and builds. Exit status: 0 every target was met,
+Started by tests/bench/run, which installs missing packages and builds. Exit status: 0 every target was met,
 1 a correctness check failed (a refused call, a missing or surplus audit row), 2 it could not run, 3 a target was
 missed.
 """
@@ -41,7 +41,7 @@ INSERT = "insert"  # pgbench; no call
 SERVERS = ["nginx", "apache-fcgid", "apache-proxy"]
 PARTS = [call.name for call in CALLS[1:]] + [INSERT] + SERVERS + ["latency", "memory", "start"]
 
-# Target: what the ratio must reach at least. None: for comparison only.
+# Target: minimum of the ratio. None: for comparison only.
 RATIOS = [
     Ratio("paid", "nothing", "paid call : do-nothing", 0.50),
     Ratio("paid-db", "nothing", "paid call that reads the database : do-nothing", 0.30),
@@ -61,13 +61,13 @@ class Bench:
     def __init__(self, options):
         self.options = options
         self.rig = Rig(options)
-        self.series = {}  # name -> runs, one an alternation
-        self.cost = {}  # name -> [[responder, PostgreSQL, web server and load], …], µs of processor time a call
+        self.series = {}  # name -> runs, one per alternation
+        self.cost = {}  # name -> [[responder, PostgreSQL, web server and load], …], µs of processor time per call
         self.latency = {}  # name -> paced runs at half load
         self.figures = []
         self.failures = []
         self.skipped = []
-        self.rows_least = self.rows_most = 0  # audit rows that all measurements together must have left
+        self.rows_least = self.rows_most = 0  # bounds of the number of audit rows after all measurements
 
     def wants(self, name):
         return name in self.options.only
@@ -75,7 +75,7 @@ class Bench:
     # One measurement
 
     def measure(self, call, url, name, seconds, think_ms=0.0):
-        """A run that is held to the audit log; name is what a failure calls it."""
+        """A run checked against the audit log; name: used in failure messages."""
         with AuditCheck(self.rig.database) as audit:
             with self.rounds.watched():
                 run = self.wrk.run(call, url, seconds, think_ms)
@@ -94,9 +94,9 @@ class Bench:
             self.cost.setdefault(name, []).append(cost)
 
     def _with_cost(self, name, work, responder):
-        """The run of work(), and what it cost in processor time."""
+        """Returns the run of work() and its processor time."""
         postmaster, web_server = self.rig.stack.postmaster, self.rig.stack.web_server
-        # Load, and what stands before the do-nothing responder, are this program's children.
+        # The load generator and the web server of the do-nothing responder are children of this program.
         pids = [responder, postmaster, os.getpid(), web_server]
         before = [gauge.cpu_seconds(pid) for pid in pids]
         run = work()
@@ -137,11 +137,11 @@ class Bench:
         self.wrk = Wrk(self.tenants.folder)
         self.rounds = Rounds(self.options, lambda: [os.getpid(), *self.rig.daemons()])
         if self.wants(INSERT):
-            # Its rows are nobody's calls and must not be among ours.
+            # Rows of this tenant belong to no measured call and must not be counted with ours.
             self.pgbench = Pgbench(self.rig.another_database("acp_insert"), self.rig.program("pgbench"), self.rig.dir)
 
     def alternate(self):
-        """The main part: every kind of call in turn, over and over; every other time in the reverse order."""
+        """The main part: every kind of call in turn, repeatedly; every other time in reverse order."""
         calls = [call for call in CALLS if self.wants(call.name)]
         if not calls:
             return
@@ -173,7 +173,7 @@ class Bench:
     def _alternate_pair(self, kind, pair):
         for call, url in pair:
             self.tenants.check_call(call, url)
-            # Apache starts its processes when they are asked for.
+            # Apache starts its processes on demand.
             self.measure(call, url, "%s/%s (warm-up)" % (kind, call.name), 3)
 
         def once(number):
@@ -190,7 +190,7 @@ class Bench:
         self.rounds.alternate(once, keep)
 
     def half_load(self):
-        """Latency at half of the throughput that was measured: 32 connections that pause between requests."""
+        """Latency at half of the measured throughput: 32 connections that pause between requests."""
         if not self.wants("latency"):
             return
         say("Latency at half load")
@@ -207,13 +207,13 @@ class Bench:
         def keep(measured):
             for name, run in measured.items():
                 self.latency.setdefault(name, []).append(run)
-        once()  # only finds the pause that makes half load
+        once()  # only finds the pause for half load
         self.rounds.alternate(once, keep)
         for name, runs in self.latency.items():
             self._latency_figures(name, runs, 2 * half[name])
 
     def _paced(self, call, wanted, think):
-        """A run at about the wanted rate, whose outcome corrects the pause for the next."""
+        """A run at about the wanted rate. Its result corrects the pause for the next run."""
         run = self.measure(call, self._url(call), call.name + " at half load", self.options.seconds, think[call.name])
         think[call.name] = max(0.05, think[call.name] + CONNECTIONS * 1000 * (1 / wanted - 1 / run.rate))
         say("    %-22s %8.0f/s of %.0f  p50 %6.2f ms  p99 %6.2f ms" % (
@@ -229,7 +229,7 @@ class Bench:
                 name, 100 * statistics.median(run.rate for run in runs) / most, title), value, unit, target))
 
     def memory(self):
-        """A fresh responder: its memory once it is warm, and after many more calls."""
+        """Memory of a fresh responder: when warm, and after many more calls."""
         if not self.wants("memory"):
             return
         options = self.options
@@ -268,13 +268,13 @@ class Bench:
         self.figures.append(Figure("start of a process to its first answered paid call", taken, "ms", 100.0))
 
     def verify_all(self):
-        """At the end, once more over everything: counters against audit rows, and all rows against all successes."""
+        """Final check: counters against audit rows, and all rows against all successes."""
         say("Comparing counters and audit rows")
         drift = self.rig.database.value("select count(*) from acp_report.usage_drift")
         if drift:
             self.failures.append("acp_report.usage_drift has %d rows" % drift)
         rows = self.rig.database.value("select count(*) from acp.audit_logs")
-        # The calls that looked whether one succeeds are rows too, at most one for each kind and server.
+        # The calls that test whether a kind succeeds leave rows too, at most one for each kind and server.
         spare = len(CALLS) + len(SERVERS)
         if not self.rows_least <= rows <= self.rows_most + spare:
             self.failures.append("%d audit rows in all, not %d to %d" % (rows, self.rows_least, self.rows_most + spare))
@@ -309,14 +309,14 @@ class Bench:
 def read_options():
     parser = argparse.ArgumentParser(prog="tests/bench/run", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="3 alternations of 3 s, few calls for memory")
-    parser.add_argument("--full", action="store_true", help="memory over 1,000,000 calls however long that takes")
-    parser.add_argument("--only", metavar="NAMES", help="only these, separated by commas: " + ", ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="3 alternations of 3 s, fewer calls for memory")
+    parser.add_argument("--full", action="store_true", help="memory over 1,000,000 calls, without a time limit")
+    parser.add_argument("--only", metavar="NAMES", help="only these parts, separated by commas: " + ", ".join(PARTS))
     parser.add_argument("--dir", required=True, help="scratch folder")
-    parser.add_argument("--install", required=True, help="where make install put the programs")
+    parser.add_argument("--install", required=True, help="prefix of make install")
     parser.add_argument("--nothing", required=True, help="the built do-nothing responder")
-    parser.add_argument("--port", type=int, default=18100, help="on 127.0.0.1; this and the 19 above it are used")
-    parser.add_argument("--conf", help="file of settings for the responder, over those of the benchmark")
+    parser.add_argument("--port", type=int, default=18100, help="first of 20 ports used on 127.0.0.1")
+    parser.add_argument("--conf", help="file of settings for the responder that override those of the benchmark")
     parser.add_argument("--out", help="Markdown file; .json and .svg are written beside it; default: DIR/results.md")
     add_options(parser)
     parser.add_argument("--keep", action="store_true", help="keep the database and the logs in DIR")
@@ -326,7 +326,7 @@ def read_options():
 
 
 def fill_in(parser, options):
-    """Defaults, and the parts that others are compared with."""
+    """Sets defaults and adds the parts needed for comparison."""
     options.out = os.path.abspath(options.out or os.path.join(options.dir, "results.md"))
     options.alternations = options.alternations or (3 if options.quick else 5)
     options.seconds = options.seconds or (3 if options.quick else 5)
@@ -335,11 +335,11 @@ def fill_in(parser, options):
     options.memory_seconds = 86400 if options.full else 10 if options.quick else 60
     options.starts = 20
     if min(options.alternations, options.seconds) < 1 or not 1024 <= options.port <= 65516:
-        parser.error("--alternations and --seconds are numbers from 1 on, --port one from 1024 to 65516")
+        parser.error("--alternations and --seconds must be at least 1, --port 1024 to 65516")
     names = options.only.split(",") if options.only else PARTS
     unknown = [name for name in names if name not in PARTS]
     if unknown:
-        parser.error("--only %s: there is no such part; there are: %s" % (",".join(unknown), ", ".join(PARTS)))
+        parser.error("--only %s: unknown part; known: %s" % (",".join(unknown), ", ".join(PARTS)))
     options.only = set(names)
     if options.only & {"one-tenant", INSERT}:
         options.only.add("paid")
@@ -349,7 +349,7 @@ def fill_in(parser, options):
 
 def main():
     options = read_options()
-    # So that what was started is ended whoever ends this.
+    # Ends all started programs, however this one ends.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(2))
     try:

@@ -1,4 +1,4 @@
-"""Readings of the machine and of processes: processor time, memory, disk, what everything is called."""
+"""Measurements of the machine and of processes: processor time, memory, disk; names and versions."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def with_children(pid):
-    """The process and all that descend from it."""
+    """Returns the process and all its descendants."""
     parents = {each: parent(each) for each in processes()}
     family = {pid}
     while True:
@@ -24,7 +24,7 @@ def with_children(pid):
 
 
 def cpu_seconds(pid):
-    """Processor time of a process and its descendants, those that ended and were waited for included."""
+    """Processor time of a process and its descendants, including ended ones that were waited for."""
     total = 0
     for each in with_children(pid):
         fields = stat_fields(each)
@@ -36,7 +36,7 @@ def cpu_seconds(pid):
 
 
 def busy_seconds():
-    """Processor time that the whole machine has used, what the host took away (steal) included."""
+    """Processor time used by the whole machine, including time taken by the host (steal)."""
     with open("/proc/stat", encoding="ascii") as file:
         ticks = [int(each) for each in file.readline().split()[1:9]]
     user, nice, system, _idle, _iowait, irq, softirq, steal = ticks
@@ -44,19 +44,19 @@ def busy_seconds():
 
 
 class Strangers:
-    """How much of the processors programs that do not belong to the benchmark take: mark() before, share() after.
-    pids() tells which processes, each with its descendants, do belong to it."""
+    """Measures the share of the processors that programs outside the benchmark take: mark() before, share() after.
+    pids() returns the processes that, with their descendants, belong to the benchmark."""
 
     def __init__(self, pids):
         self._pids = pids
 
     def mark(self):
-        """Time on the clock, and processor time used by others."""
-        # Interrupts and the like belong to nobody: they count as others'.
+        """Returns the time, and the processor time used by others."""
+        # Interrupts and the like belong to no process and count as others.
         return time.monotonic(), busy_seconds() - sum(cpu_seconds(pid) for pid in self._pids())
 
     def share(self, before):
-        """Part of all processor time since a mark."""
+        """Returns the share of all processor time since a mark."""
         now, used = self.mark()
         return max(0.0, (used - before[1]) / ((now - before[0]) * len(os.sched_getaffinity(0))))
 
@@ -73,7 +73,7 @@ def memory_bytes(pid):
 
 
 def fsync_ms(folder, times=300):
-    """Median time of writing 8 KiB (a page of the write-ahead log) over and over and asking the disk for it."""
+    """Median time to write 8 KiB (a page of the write-ahead log) and sync it to disk, repeatedly."""
     path = os.path.join(folder, "fsync.probe")
     block = os.urandom(8192)
     taken = []
@@ -109,7 +109,7 @@ def file_field(path, pattern):
 
 
 def machine():
-    """What the figures were measured on."""
+    """Describes the machine."""
     return {
         "cores": len(os.sched_getaffinity(0)),
         "processor": file_field("/proc/cpuinfo", r"^model name\s*:(.*)$"),
@@ -121,7 +121,7 @@ def machine():
 
 
 def versions():
-    """Of the programs that took part, as they say themselves."""
+    """Versions of the programs involved, by their own output."""
     found = {}
     for name, command, pattern in (("lighttpd", ("lighttpd", "-v"), r"lighttpd/([0-9.]+)"),
                                    ("nginx", ("nginx", "-v"), r"nginx/([0-9.]+)"),

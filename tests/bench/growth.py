@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What a call costs once the audit log is large: latency over a large database divided by that over a small one, see
-README.md.
+"""Measures the cost of a call when the audit log is large: latency over a large database divided by that over a small
+one; see README.md.
 
-Started by tests/bench/growth, which installs what is missing and builds. Exit status: 0 every target was met,
+Started by tests/bench/growth, which installs missing packages and builds. Exit status: 0 every target was met,
 1 a correctness check failed, 2 it could not run, 3 a target was missed.
 """
 
@@ -33,7 +33,7 @@ from tenants import TENANTS, Tenants
 CONNECTIONS = 4
 TARGET = 1.15
 CHUNK = 250000
-# Of a row with its part of the indexes, and of the write-ahead log that is kept, generously.
+# Generous estimate per row: the row, its part of the indexes, and the write-ahead log that is kept.
 BYTES_A_ROW = 650
 BYTES_OF_LOG = 3 * 2 ** 30
 INVOICE = Call("invoice", "GET /api/billing/invoice (preview)", "paid", path="/api/billing/invoice")
@@ -47,7 +47,7 @@ def of_heaviest(call, tier):
 CALLS = [PAID, of_heaviest(PAID, "paid"), FREE, of_heaviest(FREE, "free"), USAGE, of_heaviest(USAGE, "paid"), INVOICE,
          of_heaviest(INVOICE, "paid")]
 
-# Who calls how often: the tenant of rank r about as often as 1/r; paid and free ones take turns.
+# Frequency of callers: the tenant of rank r calls about as often as 1/r; paid and free tenants alternate.
 RANKS = """
 create schema bench;
 create table bench.rank as
@@ -59,8 +59,8 @@ alter table bench.rank add primary key (rank);
 analyze bench.rank;
 """
 
-# One row of the log, from its number i, three random numbers and the caller r. Rows lie in the order of their time, as
-# those of real calls do. The hash is a plausible one, the chain's columns (if there are any) hold dummy values.
+# One row of the log, from its number i, three random numbers and the caller r. Rows are stored in time order, like real
+# calls. The hash is a plausible one; chain columns, if any, hold dummy values.
 ROW = {
     "event_id": "gen_random_uuid()", "request_id": "gen_random_uuid()", "ts": "x.ts", "tenant_id": "r.tenant_id",
     "integration": "'acp-fcgi'", "pack": "x.pack", "action": "x.action", "actor_type": "'api_key'",
@@ -110,7 +110,7 @@ drop schema bench cascade;
 
 
 def sql(database, statements, seconds=7200):
-    """Statements that may take long, as superuser."""
+    """Runs long statements as superuser."""
     done = subprocess.run(["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", database.url],
                           input=statements, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                           env=clean_environment(), timeout=seconds)
@@ -119,7 +119,7 @@ def sql(database, statements, seconds=7200):
 
 
 class Site:
-    """A responder with lighttpd, its database, its tenants, and what was measured there."""
+    """A responder with lighttpd, its database, its tenants, and its measurements."""
 
     def __init__(self, name, rows, url, database, folder):
         self.name = name
@@ -128,10 +128,10 @@ class Site:
         self.database = database
         self.tenants = Tenants(url, database, os.path.join(folder, "keys-" + name))
         self.wrk = Wrk(self.tenants.folder)
-        self.runs = {}  # name of a call -> runs
+        self.runs = {}  # name of call -> runs
 
     def fill(self, months, slots):
-        """Rows of so many months up to now, and counters and quotas to match."""
+        """Inserts rows over the given number of months up to now, with matching counters and quotas."""
         first, last = json.loads(sql(self.database, (
             "select json_build_array(first, now() - interval '1 minute'), acp.ensure_partitions(first, %d) from "
             "(select date_trunc('month', now(), 'UTC') - interval '%d months' as first) x" % (months + 3, months - 1)
@@ -148,11 +148,11 @@ class Site:
         sql(self.database, QUOTA)
 
     def tidy(self):
-        """What autovacuum would have done over the months."""
+        """Does the work of autovacuum over the months."""
         sql(self.database, "vacuum analyze")
 
     def described(self):
-        """What lies in the database."""
+        """Describes the contents of the database."""
         rows, counters, size = sql(self.database, (
             "select (select count(*) from acp.audit_logs), (select count(*) from acp.usage_counted), "
             "pg_size_pretty(pg_database_size(current_database()))")).split("|")
@@ -176,12 +176,12 @@ class Growth:
         folder = os.path.realpath(self.rig.stack.env["ACP_STATE"])
         needed = (self.options.rows + self.options.small) * BYTES_A_ROW + BYTES_OF_LOG
         free = shutil.disk_usage(folder).free
-        check(free >= needed, "%s: %.1f GB are free, %.1f GB are needed for %s rows: %.1f GB are missing; give a --dir "
+        check(free >= needed, "%s: %.1f GB are free, %.1f GB are needed for %s rows, %.1f GB are missing; give a --dir "
               "on a larger disk, or fewer --rows" % (folder, free / 1e9, needed / 1e9, format(self.options.rows, ","),
                                                      (needed - free) / 1e9))
 
     def start(self):
-        """Two databases in one PostgreSQL, each with a responder and lighttpd of its own."""
+        """Starts two databases in one PostgreSQL, each with its own responder and lighttpd."""
         say("Starting PostgreSQL, two responders and lighttpd before each")
         self.rig.start_stack()
         self.check_disk()
@@ -196,7 +196,7 @@ class Growth:
         folder = make_folder(os.path.join(self.rig.state, "large"))
         with open(self.rig.stack.config, encoding="utf-8") as file:
             settings = settings_of(file.read())
-        # An installation of its own: what the processes of one share in memory is named after the pepper.
+        # A separate installation: the name of the shared memory depends on the pepper.
         pepper = os.path.join(folder, "pepper")
         write_file(pepper, os.urandom(32).hex() + "\n", 0o640)
         settings.update(database_url=with_database(settings["database_url"], "acp_large"), key_pepper_file=pepper,
@@ -218,7 +218,7 @@ class Growth:
         sql(self.large.database, "checkpoint")
 
     def usable_calls(self):
-        """Those that the program answers already."""
+        """The calls that this program supports."""
         calls = []
         for call in CALLS:
             status, _ = self.small.tenants.try_call(call, self.small.url)
@@ -250,7 +250,7 @@ class Growth:
         return calls
 
     def _pair(self, call, number):
-        """The runs at both sites, which take turns in being first."""
+        """Runs the call at both sites; they take turns in going first."""
         sites = [self.small, self.large] if number % 2 == 0 else [self.large, self.small]
         runs = {site: self.measure(call, site, self.options.seconds) for site in sites}
         self._tell(call, runs[self.small], runs[self.large])
@@ -292,7 +292,7 @@ class Growth:
 
 
 class Results:
-    """The figures and how they are shown."""
+    """The figures and their presentation."""
 
     def __init__(self, growth, calls, described):
         self.date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
@@ -328,8 +328,8 @@ class Results:
         options = self.growth.options
         head = ["Latency (ms)", format(options.small, ",") + " rows", format(options.rows, ",") + " rows", "ratio",
                 "spread", "target", ""]
-        method = ("Two databases in one PostgreSQL, each with a responder and lighttpd of its own; %s of %d s "
-                  "between them, %d connections; a ratio is taken within an alternation, its median and spread "
+        method = ("Two databases in one PostgreSQL, each with its own responder and lighttpd; %s of %d s "
+                  "between them, %d connections; ratios are taken within an alternation; median and spread "
                   "are shown. Small database: %s. Large database: %s. Rows are spread over %d months; tenants call "
                   "about as often as 1/rank; counters have %d slots. %s" % (
                       report.counted(options.alternations, "alternation"), options.seconds, CONNECTIONS,
@@ -364,14 +364,14 @@ def read_options():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20000000, help="audit rows of the large database (20 million)")
     parser.add_argument("--small", type=int, default=10000, help="audit rows of the small database (default 10,000)")
-    parser.add_argument("--months", type=int, default=4, help="over how many months they are spread (default 4)")
-    parser.add_argument("--slots", type=int, default=1, help="sub-counters a counter has, at most 16 (default 1, as "
-                        "the program makes them; schema version 5 and before made more)")
+    parser.add_argument("--months", type=int, default=4, help="number of months over which they are spread (default 4)")
+    parser.add_argument("--slots", type=int, default=1, help="sub-counters per counter, at most 16 (default 1, as "
+                        "in the program; up to schema version 5 there were more)")
     parser.add_argument("--dir", required=True, help="scratch folder; 20 million rows take about 13 GB there")
-    parser.add_argument("--install", required=True, help="where make install put the programs")
+    parser.add_argument("--install", required=True, help="prefix of make install")
     parser.add_argument("--nothing", help=argparse.SUPPRESS)
-    parser.add_argument("--port", type=int, default=18120, help="on 127.0.0.1; this and the next are used")
-    parser.add_argument("--conf", help="file of settings for the responders, over those of the benchmark")
+    parser.add_argument("--port", type=int, default=18120, help="first of two ports used on 127.0.0.1")
+    parser.add_argument("--conf", help="file of settings for the responders that override those of the benchmark")
     parser.add_argument("--out", help="Markdown file; .json is written beside it; default: DIR/growth.md")
     add_options(parser)
     parser.set_defaults(alternations=5, seconds=5)
@@ -380,7 +380,7 @@ def read_options():
     options.out = os.path.abspath(options.out or os.path.join(options.dir, "growth.md"))
     if min(options.rows, options.small, options.months, options.alternations, options.seconds) < 1 or \
             not 1 <= options.slots <= 16:
-        parser.error("--rows, --small, --months, --alternations and --seconds are numbers from 1 on, --slots 1 to 16")
+        parser.error("--rows, --small, --months, --alternations and --seconds must be at least 1, --slots 1 to 16")
     return options
 
 

@@ -1,4 +1,4 @@
-"""Load: wrk against a URL, pgbench against the audit log, and the counting that both are held to."""
+"""Load: wrk against a URL, pgbench against the audit log, and the count that checks both."""
 
 import json
 import os
@@ -13,19 +13,19 @@ from checks import Failure, check, clipped, until
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CONNECTIONS = 32
-# One thread of wrk offers more than any responder here takes; a second one would only take their processor time.
+# One thread of wrk is enough for any responder here. A second thread would only take processor time from it.
 THREADS = 1
-# What the last requests of a measurement may still write after wrk has gone, and what PostgreSQL's clock may be off.
+# Rows that the last requests of a measurement may still write after wrk has ended, and the possible clock difference.
 SETTLE_SECONDS = 1.0
 
 
 @dataclass
 class Call:
-    """One kind of request, and what each success of it must leave in the audit log."""
+    """One kind of request, and the audit row that each success must write."""
 
     name: str
     title: str
-    keys: str  # which group of keys (tenants.py)
+    keys: str  # group of keys (tenants.py)
     action: Optional[str] = None  # None: no call of the router
     params: dict = field(default_factory=dict)
     path: str = "/api/manage"
@@ -44,7 +44,7 @@ class Call:
 
     @property
     def audit_row(self):
-        """action, status, billable, tier of its rows; None: it leaves none."""
+        """action, status, billable and tier of its rows; None: it writes none."""
         if not (self.action and self.audited):
             return None
         return self.action, "success", self.billable, "free" if self.keys.endswith("free") else "paid"
@@ -59,11 +59,11 @@ USAGE = Call("usage", "GET /api/usage (no audit row)", "paid", path="/api/usage"
 
 @dataclass
 class Run:
-    """What one run of the load generator measured."""
+    """The result of one run of the load generator."""
 
     requests: int
     seconds: float
-    errors: dict  # of wrk: connect, read, write, status (an answer of 400 and above), timeout
+    errors: dict  # errors of wrk: connect, read, write, status (an answer of 400 and above), timeout
     p50_us: int = 0
     p90_us: int = 0
     p99_us: int = 0
@@ -75,18 +75,18 @@ class Run:
 
     @property
     def rate(self):
-        """Successes a second."""
+        """Successes per second."""
         return self.successes / self.seconds
 
     def faults(self):
-        """In words; empty: there were none."""
+        """The errors in words; empty if there were none."""
         words = {"status": "answers of 400 or above", "timeout": "answers after more than 10 s"}
         return ", ".join("%d %s" % (count, words.get(kind, "connections with an error in " + kind))
                          for kind, count in self.errors.items() if count)
 
 
 class Wrk:
-    """wrk with the keys of a folder: KEYS.keys for each group."""
+    """Runs wrk with the keys of a folder: KEYS.keys for each group."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -117,13 +117,13 @@ class Wrk:
 
 
 class AuditCheck:
-    """Holds a measurement to the audit log: a context manager around it; afterwards verify()."""
+    """Checks a measurement against the audit log: a context manager around it, then verify()."""
 
     def __init__(self, database):
         self.database = database
 
     def __enter__(self):
-        # An earlier measurement's last requests lie well before, the first of this one after it.
+        # The last requests of an earlier measurement lie well before this moment, the first of this one after it.
         time.sleep(SETTLE_SECONDS)
         self._since = self.database.text("select clock_timestamp() - interval '%g s'" % (SETTLE_SECONDS / 3)).strip()
         return self
@@ -137,7 +137,7 @@ class AuditCheck:
         return {(row["action"], row["status"], row["billable"], row["tier"]): row["n"] for row in rows}
 
     def _rows_at_rest(self):
-        """Once no more come."""
+        """Waits until no more rows arrive."""
         seen = [None]
 
         def unchanged():
@@ -147,7 +147,8 @@ class AuditCheck:
         return seen[0]
 
     def verify(self, call, run):
-        """What is wrong, or None. wrk leaves without waiting: what was in flight may have a row without a success."""
+        """Describes a mismatch, or returns None. wrk ends without waiting, so requests in flight may have a row
+        without a success."""
         rows = self._rows_at_rest()
         mine = rows.pop(call.audit_row, 0) if call.audit_row else 0
         least, most = (run.successes, run.successes + CONNECTIONS) if call.audit_row else (0, 0)
@@ -160,7 +161,7 @@ class AuditCheck:
         return "; ".join(wrong) or None
 
 
-# What a paid call writes.
+# The columns that a paid call writes.
 INSERT_VALUES = {
     "event_id": "gen_random_uuid()", "request_id": "gen_random_uuid()", "ts": "now()", "integration": "'acp-fcgi'",
     "pack": "'domain.leadscoring'", "action": "'domain.leadscoring.scores.compute'",
@@ -172,8 +173,8 @@ INSERT_VALUES = {
 
 
 def audit_columns(database, values, number):
-    """Column -> expression for a row of acp.audit_logs: the values given, and for every other column that must have one
-    something of its type; number is an expression for a bigint that is never twice the same."""
+    """Column -> expression for a row of acp.audit_logs: the given values, and a value of the right type for every other
+    column that needs one; number is an expression for a unique bigint."""
     by_type = {"uuid": "gen_random_uuid()", "bigint": number, "integer": "(%s %% 2147483647)::integer" % number,
                "smallint": "0", "bytea": "decode(repeat('0123456789abcdef', 4), 'hex')", "text": "'x'",
                "boolean": "false", "timestamp with time zone": "now()", "jsonb": "'{}'", "numeric": "0", "real": "0"}
@@ -187,7 +188,7 @@ def audit_columns(database, values, number):
 
 
 class Pgbench:
-    """One durable row a transaction, by as many clients as the others have connections."""
+    """Inserts one durable row per transaction, with as many clients as the other measurements have connections."""
 
     def __init__(self, database, program, folder):
         self.database = database

@@ -1,10 +1,10 @@
 /* nothing.c - the do-nothing FastCGI responder that the benchmark compares with: reads the body, answers a fixed reply.
  *
- *     nothing SOCKET PROCESSES THREADS   listens on the Unix socket SOCKET with so many threads in so many processes
+ *     nothing SOCKET PROCESSES THREADS   listens on the Unix socket SOCKET with PROCESSES processes of THREADS threads
  *     nothing                            serves the socket on file descriptor 0, one request at a time (mod_fcgid)
  *
- * It is what libfcgi can do at best: each thread sits in FCGX_Accept_r, the listening socket has the length of queue of
- * acp.fcgi's, and a request that was read to its end is closed at once instead of waiting for the web server. */
+ * It shows the best that libfcgi can do: each thread waits in FCGX_Accept_r, the listen queue is as long as that of
+ * acp.fcgi, and a completely read request is closed at once instead of waiting for the web server. */
 #include <fcgiapp.h>
 
 #include <errno.h>
@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* As long as the reply to a paid call with one lead, but for what differs from call to call. */
+/* As long as the reply to a paid call with one lead, without the parts that vary. */
 static const char reply[] = "{\"ok\":true,\"request_id\":\"00000000-0000-4000-8000-000000000000\","
 			    "\"data\":{\"scores\":[{\"id\":\"lead-1\",\"score\":8.5}]},\"dry_run\":false,"
 			    "\"constraints_applied\":[\"tenant_scoped: 00000000-0000-4000-8000-000000000000\","
@@ -37,7 +37,7 @@ static void answer(FCGX_Request *request, const char *head)
 	char block[8192];
 	while (FCGX_GetStr(block, sizeof block, request->in) > 0)
 		;
-	request->detached = 1; /* nothing is left unread: closing at once loses nothing */
+	request->detached = 1; /* everything has been read, so closing at once loses nothing */
 	FCGX_PutStr(head, (int)strlen(head), request->out);
 	FCGX_PutStr(reply, (int)sizeof reply - 1, request->out);
 }
@@ -69,7 +69,7 @@ static int listen_on(const char *path)
 	return fd;
 }
 
-/* In each process: the threads, of which the first is its own. */
+/* Runs in each process: starts the threads; the main thread is the first. */
 static void serve_with(int listener, long threads)
 {
 	pthread_t thread;

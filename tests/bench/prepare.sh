@@ -8,9 +8,9 @@
 # shellcheck source=deploy/lib/build.sh
 . "$REPO/deploy/lib/build.sh"
 
-# shellcheck disable=SC2034 # PREPARED is read by those who source this
-# prepare OPTION…: takes --dir, --install and --no-packages out of the options, makes what they name, and leaves in
-# PREPARED what the Python program is to be started with.
+# shellcheck disable=SC2034 # the scripts that source this file read PREPARED
+# prepare OPTION…: handles --dir, --install and --no-packages, builds what they need, and sets PREPARED to the arguments
+# of the Python program.
 prepare() {
 	local dir=$REPO/var/bench install='' packages=yes
 	local -a rest=()
@@ -44,13 +44,13 @@ prepare() {
 	PREPARED=(--dir "$dir" --install "$(realpath -m -- "$install")" --nothing "$dir/nothing" "${rest[@]}")
 }
 
-# Without root they may be there all the same, by another name; what is missing then says so itself.
+# Without root the packages may still be there under other names. A missing program reports itself later.
 install_packages() {
 	ensure_packages "$1" "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${LIGHTTPD_PACKAGES[@]}" "${APACHE_PACKAGES[@]}" \
-		"${BENCH_PACKAGES[@]}" || say "Going on with what is there."
+		"${BENCH_PACKAGES[@]}" || say "Continuing with the installed packages."
 }
 
-# Also for programs that were built elsewhere (--install): the one source file, as the makefile compiles it.
+# Compiles the one source file like the makefile, so that it also works with --install.
 build_nothing() {
 	local -a flags
 	read -r -a flags <<<"$(pkg-config --libs fcgi 2>/dev/null || echo -lfcgi)"

@@ -1,4 +1,4 @@
-"""What was measured, for people (Markdown and a plot) and for programs (JSON)."""
+"""Reports of the measurements, for people (Markdown and a plot) and for programs (JSON)."""
 
 import json
 import os
@@ -11,12 +11,12 @@ OK, MISSED = "ok", "MISSED"
 
 @dataclass
 class Ratio:
-    """Throughput of one thing divided by that of another in the same alternation; the median over the alternations."""
+    """Throughput of one series divided by that of another in the same alternation; the median over the alternations."""
 
     top: str
     bottom: str
     title: str
-    target: Optional[float]  # at least this
+    target: Optional[float]  # minimum
     values: list = field(default_factory=list)
 
     def measure(self, series):
@@ -36,7 +36,7 @@ class Ratio:
 
 @dataclass
 class Figure:
-    """A figure that must not be above its target."""
+    """A figure with a target as its maximum."""
 
     title: str
     values: list
@@ -63,12 +63,12 @@ class Results:
     workers: int
     tenants: int
     connections: int
-    titles: dict  # of series
+    titles: dict  # series -> title
     series: dict
     cost: dict
     latency: dict
-    others: list  # part of the processors that other programs took in each measurement
-    repeated: int  # alternations that others spoilt
+    others: list  # share of the processors taken by other programs, per measurement
+    repeated: int  # alternations repeated because of other programs
     rows: int
     ratios: list
     figures: list
@@ -117,7 +117,7 @@ def series_title(results, name):
 
 
 def place_of(results, name):
-    """Other servers last, each with its calls in the order of the titles."""
+    """Sorts other servers last, each with its calls in the order of the titles."""
     server, _, call = name.rpartition("/")
     return list(results.series).index(name) // 2 if server else -1, list(results.titles).index(call)
 
@@ -240,7 +240,7 @@ def bar(ratio, y, scale):
 
 
 def svg(results):
-    """Bars of the ratios; a bar with a target is green or red, the target is the upright line."""
+    """Draws bars of the ratios. A bar with a target is green or red; the upright line is the target."""
     scale = max([1.0] + [ratio.median for ratio in results.ratios])
     height = 50 + STEP * len(results.ratios)
     bars = "\n".join(bar(ratio, 40 + STEP * row, scale) for row, ratio in enumerate(results.ratios))

@@ -1,4 +1,4 @@
-"""What is measured: the stack of deploy/lib/stack, the do-nothing responder, the web servers in front of both."""
+"""The system under test: the stack of deploy/lib/stack, the do-nothing responder, and web servers in front of both."""
 
 import argparse
 import glob
@@ -19,13 +19,13 @@ from stack import OwnStack, is_running
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 WORKERS = 32
-# The rate check is part of what is measured, so it is on; its limit lies beyond what can be reached.
+# The rate check is part of the measurement, so it is on, with a limit out of reach.
 SETTINGS = {"rate_limits": "on", "rate_limit": "1000000"}
 MODULES = "/usr/lib/apache2/modules"
 
 
 def own_user(root_user):
-    """Who runs a server: as in deploy/lib/stack, root gives its rights up, anybody else has none to give."""
+    """The user that runs a server: root drops its rights as in deploy/lib/stack; other users keep theirs."""
     return root_user if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 
 
@@ -34,7 +34,7 @@ WEB_GROUP = grp.getgrgid(pwd.getpwnam(WEB_USER).pw_gid).gr_name
 
 
 def as_web_user():
-    """Arguments of Popen for a program that is to run as the web server's user."""
+    """Arguments of Popen that run a program as the web server's user."""
     return {"user": WEB_USER, "group": WEB_GROUP, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
@@ -55,7 +55,7 @@ def make_folder(path):
 
 
 def settings_of(text):
-    """name -> value of a configuration file."""
+    """Reads a configuration file: name -> value."""
     return dict(re.findall(r"^\s*([a-z_]+)\s*=\s*(.*?)\s*$", text, re.M))
 
 
@@ -69,7 +69,7 @@ def port_is_free(port):
 
 
 class Process:
-    """A server that was started here and ends with the benchmark."""
+    """A server that the benchmark starts and stops."""
 
     def __init__(self, command, log, **more):
         with open(log, "ab") as output:
@@ -87,7 +87,7 @@ class Process:
             return "".join(file.readlines()[-15:])
 
     def stop(self):
-        """SIGTERM to the process itself; what it started and left behind is killed."""
+        """Sends SIGTERM to the process; kills children that it leaves behind."""
         family = gauge.with_children(self.pid)
         if self.running():
             self._process.terminate()
@@ -102,8 +102,8 @@ class Process:
 
 
 class Frontend:
-    """A web server on a port of its own, in front of one responder: the socket of one that runs, or (apache-fcgid) a
-    program that Apache starts as often as there are workers."""
+    """A web server on its own port in front of one responder: the socket of a running one, or (apache-fcgid) a program
+    that Apache starts once per worker."""
 
     TITLES = {"lighttpd": "lighttpd", "nginx": "nginx", "apache-fcgid": "Apache mod_fcgid",
               "apache-proxy": "Apache mod_proxy_fcgi"}
@@ -124,7 +124,7 @@ class Frontend:
 
     @staticmethod
     def missing(kind):
-        """Why this web server cannot be measured here, or None."""
+        """Returns why this web server cannot be measured here, or None."""
         program = {"lighttpd": "lighttpd", "nginx": "nginx"}.get(kind, "apache2")
         module = {"apache-fcgid": "mod_fcgid.so", "apache-proxy": "mod_proxy_fcgi.so"}.get(kind)
         if not shutil.which(program):
@@ -139,7 +139,7 @@ class Frontend:
             if os.path.exists(path):
                 with open(path, encoding="utf-8") as file:
                     return path, file.read()
-        raise Failure("%s.conf.in is neither in tests/bench/conf nor in deploy/conf" % self.kind)
+        raise Failure("%s.conf.in is missing in tests/bench/conf and in deploy/conf" % self.kind)
 
     def _filled(self, **values):
         path, text = self._template()
@@ -149,7 +149,7 @@ class Frontend:
                       USER_LINE="user %s %s;" % (WEB_USER, WEB_GROUP) if os.geteuid() == 0 else "",
                       AT_ROOT="", AT_API="# ", AT_PREFIX="# ", EXTERNAL="", SPAWNED="# ")
         unknown = set(re.findall(r"@([A-Z_]+)@", text)) - set(values)
-        check(not unknown, "%s: nothing is known for @%s@" % (path, "@, @".join(sorted(unknown))))
+        check(not unknown, "%s: unknown placeholder @%s@" % (path, "@, @".join(sorted(unknown))))
         return re.sub(r"@([A-Z_]+)@", lambda found: str(values[found.group(1)]), text)
 
     def _command(self, config):
@@ -161,16 +161,16 @@ class Frontend:
 
 
 class Rig:
-    """Everything that runs while measuring; close() ends it."""
+    """All programs that run during the measurements; close() ends them."""
 
     def __init__(self, options):
         self.options = options
-        self._open = []  # what close() stops, the newest first
+        self._open = []  # stopped by close(), newest first
         self._free_ports = iter(range(options.port + 1, options.port + 20))
         self.dir = os.path.abspath(options.dir)
 
     def add(self, what):
-        """Something with stop(), which close() will call."""
+        """Registers an object whose stop() close() will call."""
         self._open.append(what)
 
     def close(self):
@@ -178,7 +178,7 @@ class Rig:
             self._open.pop().stop()
 
     def start_stack(self):
-        """PostgreSQL, the responder and lighttpd, new and empty."""
+        """Starts PostgreSQL, the responder and lighttpd, new and empty."""
         self.stack = OwnStack(argparse.Namespace(server="lighttpd", port=self.options.port, dir=self.dir,
                                                  prefix=self.options.install, workers=WORKERS))
         self.clean_up()
@@ -192,11 +192,11 @@ class Rig:
         self.pgbin = self._postgres_programs()
 
     def clean_up(self):
-        """Ends and removes what an earlier run left in the folder."""
+        """Ends and removes the remains of an earlier run in the folder."""
         self.stack._run("down", "--purge")
 
     def _settings(self):
-        """Ours, and over them those of --conf."""
+        """Returns the settings of the benchmark, overridden by --conf."""
         given = ""
         if self.options.conf:
             with open(self.options.conf, encoding="utf-8") as file:
@@ -209,16 +209,16 @@ class Rig:
             return os.path.dirname(os.fsdecode(file.read().split(b"\0")[0]))
 
     def daemons(self):
-        """What deploy/lib/stack started: all but what was started here."""
+        """Processes started by deploy/lib/stack, without those started here."""
         return [self.stack.supervisor, self.stack.postmaster, self.stack.web_server]
 
     # The responders
 
     def start_nothing(self):
-        """The do-nothing responder with the processes and threads of ours, and lighttpd with the configuration of
-        ours."""
+        """Starts the do-nothing responder with the same processes and threads as ours, and lighttpd with the same
+        configuration."""
         self.nothing_folder = make_folder(os.path.join(self.state, "nothing"))
-        # Named as Apache's configuration names the program.
+        # The name that Apache's configuration expects.
         self._nothing = os.path.join(self.nothing_folder, "acp.fcgi")
         shutil.copy(self.options.nothing, self._nothing)
         os.chmod(self._nothing, 0o755)
@@ -237,7 +237,7 @@ class Rig:
         self.nothing_url = frontend.url
 
     def one_process_config(self):
-        """A folder with an acp.conf for processes that are handed their socket: it does not say where to listen."""
+        """Makes a folder with an acp.conf for processes that inherit their socket: it has no listen address."""
         folder = make_folder(os.path.join(self.state, "etc"))
         with open(self.stack.config, encoding="utf-8") as file:
             settings = settings_of(file.read())
@@ -247,7 +247,7 @@ class Rig:
         return folder
 
     def frontends(self, kind):
-        """Web servers of this kind, before the do-nothing responder and before ours; the caller stops them."""
+        """Starts web servers of this kind before the do-nothing responder and before ours; the caller stops them."""
         config = self.one_process_config() if kind == "apache-fcgid" else None
         pair = []
         for name, path, folder in (("nothing", self.nothing_socket, self.nothing_folder),
@@ -265,14 +265,14 @@ class Rig:
     # Databases
 
     def another_database(self, name):
-        """With the same schema."""
+        """Creates a database with the same schema."""
         self.database.named("postgres").execute("create database %s template template0" % name)
         other = self.database.named(name)
         self.stack.ctl("migrate", environment={"ACP_DATABASE_URL": other.url})
         return other
 
     def program(self, name):
-        """A program of the PostgreSQL that runs."""
+        """Path of a program of the running PostgreSQL version."""
         found = glob.glob(os.path.join(self.pgbin, name)) or [shutil.which(name)]
         check(found[0], "%s is not installed" % name)
         return found[0]

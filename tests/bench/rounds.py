@@ -1,4 +1,4 @@
-"""Alternations, and what other programs took of the machine while they ran."""
+"""Alternations, and the processor share of other programs during them."""
 
 import contextlib
 import sys
@@ -11,26 +11,26 @@ def say(text):
 
 
 def add_options(parser):
-    parser.add_argument("--alternations", type=int, help="how often each thing is measured (default 5)")
-    parser.add_argument("--seconds", type=int, help="how long each time (default 5)")
+    parser.add_argument("--alternations", type=int, help="number of measurements of each series (default 5)")
+    parser.add_argument("--seconds", type=int, help="duration of each measurement (default 5)")
     parser.add_argument("--tolerate", type=int, default=10, metavar="PERCENT", help="repeat an alternation in which "
                         "other programs took more of the processors (default 10; in each part at most as often as "
                         "there are alternations)")
 
 
 class Rounds:
-    """Does the same work again and again; pids() tells which processes, with their descendants, belong to it."""
+    """Repeats the same work. pids() returns the processes that, with their descendants, belong to it."""
 
     def __init__(self, options, pids):
         self._options = options
         self._strangers = Strangers(pids)
-        self.others = []  # part of the processors that strangers took, one a measurement
-        self.repeated = 0  # alternations that they spoilt
-        self._worst = 0.0  # the most of it in this alternation
+        self.others = []  # share of the processors taken by other programs, per measurement
+        self.repeated = 0  # alternations repeated because of them
+        self._worst = 0.0  # the largest share in this alternation
 
     @contextlib.contextmanager
     def watched(self):
-        """Around each measurement."""
+        """Context manager around each measurement."""
         mark = self._strangers.mark()
         yield
         share = self._strangers.share(mark)
@@ -38,8 +38,9 @@ class Rounds:
         self._worst = max(self._worst, share)
 
     def alternate(self, work, keep):
-        """As many as wanted: work(number) returns what was measured, keep() takes it. One in which other programs took
-        much of the processors says little about ours and is repeated, within limits."""
+        """Runs the wanted number of alternations: work(number) measures, keep() stores the result. Repeats, within
+        limits, an alternation in which other programs took much of the processors, because it says little about
+        ours."""
         number = good = repeated = 0
         while good < self._options.alternations:
             say("Alternation %d of %d, %d s each" % (good + 1, self._options.alternations, self._options.seconds))

@@ -1,4 +1,4 @@
-"""From the start of acp.fcgi to its first answer, as under mod_fcgid: the socket is handed over on descriptor 0."""
+"""Measures acp.fcgi from start to first answer, as under mod_fcgid: it inherits the socket on descriptor 0."""
 
 import json
 import os
@@ -23,7 +23,7 @@ class FirstAnswer:
         self._headers = {"Content-Type": "application/json", "X-API-Key": key}
 
     def measure(self):
-        """Milliseconds."""
+        """Returns milliseconds."""
         path = os.path.join(self._folder, "acp.sock")
         if os.path.exists(path):
             os.unlink(path)
@@ -39,5 +39,5 @@ class FirstAnswer:
             finally:
                 process.terminate()
                 process.wait(40)
-        check(reply.status == 200 and json.loads(reply.body)["ok"], "the first answer is no success: %s" % reply)
+        check(reply.status == 200 and json.loads(reply.body)["ok"], "the first answer is not a success: %s" % reply)
         return taken

@@ -1,4 +1,4 @@
-"""Tenants to call as: onboarded as agents are, half of them paid, their keys in files for the load generator."""
+"""Tenants for the load: onboarded like agents, half of them paid, with their keys in files for the load generator."""
 
 import http.client
 import json
@@ -6,11 +6,11 @@ import os
 
 from checks import check, spread
 
-TENANTS = 1000  # of each tier
+TENANTS = 1000  # per tier
 
 
 def ask(url, method, path, body=None, key=None):
-    """One request; returns status and the reply's JSON."""
+    """Makes one request; returns status and JSON of the reply."""
     connection = http.client.HTTPConnection(url.partition("//")[2], timeout=30)
     headers = {"Content-Type": "application/json"} if body else {}
     if key:
@@ -24,13 +24,14 @@ def ask(url, method, path, body=None, key=None):
 
 
 class Tenants:
-    """Of one installation. Files GROUP.keys in the folder: paid and free, one-paid and one-free (only the first)."""
+    """The tenants of one installation. Writes GROUP.keys in the folder: paid and free, one-paid and one-free (only the
+    first)."""
 
     def __init__(self, url, database, folder):
         self._url = url
         self.folder = folder
         keys = spread(8, range(2 * TENANTS), self._onboard)
-        # No limit that a benchmark could reach.
+        # No benchmark can reach this limit.
         database.execute("select acp.tenant_update(tenant_id, 'paid', 'active', null, null) from acp.tenants "
                          "where agent_id like 'bench-paid-%'; "
                          "select acp.tenant_update(tenant_id, null, null, null, 1000000000) from acp.tenants "
@@ -51,10 +52,10 @@ class Tenants:
         return reply["api_key"]
 
     def try_call(self, call, url):
-        """One such call: status and reply."""
+        """Makes one such call; returns status and reply."""
         return ask(url, call.method, call.path, call.body, self.first[call.keys])
 
     def check_call(self, call, url):
-        """One such call succeeds, before thousands are counted."""
+        """Checks that one such call succeeds before thousands are measured."""
         status, reply = self.try_call(call, url)
         check(status == 200, "%s: status %d instead of 200: %s" % (call.title, status, reply))

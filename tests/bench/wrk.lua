@@ -1,8 +1,7 @@
--- wrk.lua - what wrk sends and what it tells: wrk … -s wrk.lua URL -- KEYS METHOD PATH BODY THINK SEED
+-- wrk.lua - requests and results of wrk: wrk … -s wrk.lua URL -- KEYS METHOD PATH BODY THINK SEED
 --
--- KEYS is a file with one API key a line; each request takes one of them at random. BODY is a file, or - for none.
--- THINK is the mean pause (ms) of a connection between a reply and its next request, exponentially distributed; 0:
--- none.
+-- KEYS is a file with one API key a line; each request uses a random one. BODY is a file, or - for none. THINK is the
+-- mean pause (ms) of a connection between a reply and its next request, exponentially distributed; 0: no pause.
 -- The last line of output is one JSON object.
 
 local requests = {}
@@ -14,7 +13,7 @@ local function contents(name)
 	return text
 end
 
--- Everything is put together before the first request: making one then costs a table look-up.
+-- Formats all requests before the first one: making one is then a table look-up.
 local function prepare(keys, method, path, body)
 	for key in io.lines(keys) do
 		local headers = { ["X-API-Key"] = key }
@@ -25,7 +24,7 @@ local function prepare(keys, method, path, body)
 	end
 end
 
--- Timers take whole milliseconds: what is rounded away is made up for by the next pause.
+-- Timers have whole milliseconds, so the next pause makes up for the rounding.
 local function pauses(mean)
 	local owed = 0
 	return function()

@@ -1,6 +1,6 @@
-// The steps of tests/console/run in the browser. Standard input: {console, shots, tenants, operator, only, times}; only
-// steps with the words of only in their name are run, each so many times. Prints one line each time, "ok NAME" or "FAIL
-// NAME" with the reason.
+// The steps of tests/console/run in the browser. Standard input: {console, shots, tenants, operator, only, times}. Runs
+// the steps that have the words of only in their name, each as often as times says. Prints one line a run, "ok NAME" or
+// "FAIL NAME" with the reason.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
@@ -22,7 +22,7 @@ const equal = (is, wanted, what) =>
 	check(JSON.stringify(is) === JSON.stringify(wanted),
 		`${what}: ${JSON.stringify(is)} instead of ${JSON.stringify(wanted)}`);
 
-// A page of its own, on which no script may fail and nothing may be asked of another server.
+// A new page on which no script may fail and no request may go to another server.
 async function open(options = {}, fragment = "") {
 	const context = await browser.newContext({ viewport: { width: WIDTHS.wide, height: 900 }, reducedMotion: "reduce",
 		...options });
@@ -31,7 +31,7 @@ async function open(options = {}, fragment = "") {
 	page.faults = [];
 	page.on("pageerror", (error) => page.faults.push(`error: ${error.message}`));
 	page.on("console", (message) => {
-		// A refused request is said here too; the page shows it.
+		// The browser reports a refused request here too; the page shows it.
 		if (message.type() === "error" && !/status of 4\d\d/.test(message.text()))
 			page.faults.push(message.text());
 	});
@@ -103,7 +103,7 @@ async function focusComes(page, id) {
 		.catch(async () => equal(await focused(page), id, "focus"));
 }
 
-// The browser tells the page of the end of a dialog when this is called, and not before.
+// The browser reports the end of a dialog to the page only when this is called.
 async function holdEnds(page) {
 	await page.addInitScript(() => {
 		let told = false;
@@ -118,7 +118,7 @@ async function holdEnds(page) {
 	return () => page.evaluate(() => globalThis.tellEnd());
 }
 
-// A refresh whose answer comes when the focus is at another place already.
+// A refresh whose answer arrives after the focus has moved.
 async function redraw(page, place, address, alter = () => {}) {
 	let go;
 	const moved = new Promise((resolve) => { go = resolve; });
@@ -135,11 +135,11 @@ async function redraw(page, place, address, alter = () => {}) {
 	await loaded(page);
 }
 
-// Of a table's rows only the first: their buttons are alike.
+// Only the first row of a table: the buttons of all rows are alike.
 async function keepsPlaces(page, view, address) {
 	const ids = await page.locator(`${view} :is(button, summary, [tabindex="0"])`).evaluateAll((all) => all
 		.filter((node) => !node.closest("tr:not(:first-child), [hidden]")).map((node) => node.id));
-	check(ids.length > 10 && !ids.includes(""), `what can have the focus: ${ids}`);
+	check(ids.length > 10 && !ids.includes(""), `focusable elements: ${ids}`);
 	for (const id of ids) {
 		await page.evaluate(() => document.querySelectorAll("details").forEach((node) => { node.open = true; }));
 		await redraw(page, `#${id}`, address);
@@ -147,7 +147,7 @@ async function keepsPlaces(page, view, address) {
 	}
 }
 
-// What a tenant's log says of refusals for want of a scope.
+// The refusals for missing scopes in the log of a tenant.
 async function scopeDenials(tenant) {
 	const reply = await fetch(task.console.replace(/console$/, "api/manage"), { method: "POST",
 		headers: { "X-API-Key": tenant.api_key, "Content-Type": "application/json" },
@@ -155,7 +155,7 @@ async function scopeDenials(tenant) {
 	return (await reply.json()).data.failures.filter((f) => f.code === "SCOPE_DENIED").length;
 }
 
-// The answers to requests for this address come after those to later ones.
+// Delays answers for this address until after later ones.
 async function delay(page, address) {
 	const late = { come: null };
 	late.come = new Promise((resolve) => {
@@ -200,7 +200,7 @@ await step("strict policy, kept parts", async () => {
 	equal((await fetch(task.console, { method: "POST" })).status, 405, "POST");
 });
 
-await step("a key that is none is refused in words", async () => {
+await step("an invalid key is refused with a sentence", async () => {
 	const page = await open();
 	await axe(page);
 	await page.fill("#key", task.tenants.free.api_key.slice(0, -1) + "x");
@@ -231,7 +231,7 @@ for (const [name, words] of Object.entries(verdicts)) {
 	});
 }
 
-await step("the numbers are the API's", async () => {
+await step("numbers match the API", async () => {
 	const page = await open();
 	await enter(page, task.tenants.near);
 	const base = task.console.replace(/console$/, "api/");
@@ -254,7 +254,7 @@ await step("numbers are copied as CSV", async () => {
 	await close(page);
 });
 
-await step("the key is in no storage, no address and not in the page", async () => {
+await step("the key is neither in storage, nor in an address, nor in the page", async () => {
 	const page = await open();
 	await enter(page, task.tenants.free);
 	const kept = await page.evaluate(() => JSON.stringify([Object.entries(localStorage), Object.entries(sessionStorage),
@@ -268,7 +268,7 @@ await step("the key is in no storage, no address and not in the page", async () 
 
 // Months ------------------------------------------------------------------------------------------------------------
 
-await step("of months chosen one after the other the last is shown, whichever answer comes last", async () => {
+await step("the last chosen month is shown, in whatever order answers arrive", async () => {
 	const page = await open();
 	await enter(page, task.tenants.paid);
 	const months = await page.locator("#period option").allInnerTexts();
@@ -287,7 +287,7 @@ await step("of months chosen one after the other the last is shown, whichever an
 	await close(page);
 });
 
-await step("a load that fails leaves what was shown, and says so", async () => {
+await step("a failed load keeps the shown data and reports the failure", async () => {
 	const page = await open();
 	await enter(page, task.tenants.free);
 	const [now, before] = await page.locator("#period option").allInnerTexts();
@@ -300,7 +300,7 @@ await step("a load that fails leaves what was shown, and says so", async () => {
 	await close(page);
 });
 
-await step("an answer that comes after the key was forgotten shows nothing", async () => {
+await step("an answer that arrives after the key was removed shows nothing", async () => {
 	const page = await open();
 	await enter(page, task.tenants.free);
 	const late = await delay(page, "**/api/usage?*");
@@ -310,7 +310,7 @@ await step("an answer that comes after the key was forgotten shows nothing", asy
 	page.on("request", (request) => asked.push(request.url()));
 	await late.come;
 	await page.waitForLoadState("networkidle");
-	equal([await page.locator("#tenant").isVisible(), await text(page, "#status")], [false, "The key is forgotten."],
+	equal([await page.locator("#tenant").isVisible(), await text(page, "#status")], [false, "The key was forgotten."],
 		"what the page shows");
 	equal(await page.locator("#numbers *").count(), 0, "numbers");
 	equal(asked, [], "requests after that");
@@ -321,7 +321,7 @@ await step("months without an invoice are not listed", async () => {
 	const page = await open();
 	await enter(page, task.tenants.free);
 	const invoices = await text(page, "#invoice");
-	check(invoices.includes("No invoice in the three months before."), invoices);
+	check(invoices.includes("No invoices in the three months before."), invoices);
 	await close(page);
 });
 
@@ -333,7 +333,7 @@ async function confirm(page, first) {
 	await page.click("#dialog-go");
 }
 
-await step("create, rotate and revoke a key, each shown before", async () => {
+await step("create, rotate and revoke a key, each with a preview", async () => {
 	const page = await open();
 	await enter(page, task.tenants.free);
 	const before = await page.locator("#keys tbody tr").count();
@@ -368,21 +368,21 @@ await step("create, rotate and revoke a key, each shown before", async () => {
 	await close(page);
 });
 
-await step("rotating the page's own key goes on with the new one", async () => {
+await step("after a rotation of its own key the page uses the new key", async () => {
 	const page = await open();
 	await enter(page, task.tenants.near);
-	await page.locator("#keys tr", { hasText: "this page's" }).locator("text=Rotate").click();
+	await page.locator("#keys tr", { hasText: "used by this page" }).locator("text=Rotate").click();
 	await confirm(page, "creates");
 	await page.waitForSelector("#secret");
 	const fresh = await page.inputValue("#secret");
 	await page.click("#dialog-close");
 	await loaded(page);
-	const own = await page.locator("#keys tr", { hasText: "this page's" }).innerText();
+	const own = await page.locator("#keys tr", { hasText: "used by this page" }).innerText();
 	check(own.includes(fresh.slice(0, 12)), "another key");
 	await close(page);
 });
 
-await step("a webhook: created, tested, its delivery, deleted", async () => {
+await step("a webhook: create, test, see the delivery, delete", async () => {
 	const page = await open();
 	await enter(page, task.tenants.paid);
 	await page.click("#create-webhook");
@@ -398,7 +398,7 @@ await step("a webhook: created, tested, its delivery, deleted", async () => {
 	await page.waitForFunction(() => document.getElementById("status").textContent.startsWith("A test"));
 	check((await focused(page)).startsWith("test-"), `the focus is at ${await focused(page)}`);
 	await page.waitForFunction(() => document.getElementById("webhooks").textContent.includes("webhook.test"));
-	// It is sent, and answered: with 405, by /healthz.
+	// The request is sent, and /healthz answers it with 405.
 	for (let i = 0; i < 50 && !/405/.test(await text(page, "#webhooks")); i++) {
 		await page.waitForTimeout(200);
 		await page.click("#refresh");
@@ -408,7 +408,7 @@ await step("a webhook: created, tested, its delivery, deleted", async () => {
 	await axe(page);
 	await page.locator("#webhooks button:has-text('Delete')").click();
 	await confirm(page, "deletes");
-	await page.waitForFunction(() => document.getElementById("webhooks").textContent.includes("There is no webhook"));
+	await page.waitForFunction(() => document.getElementById("webhooks").textContent.includes("No webhooks"));
 	await focusComes(page, "webhooks-title");
 	await close(page);
 });
@@ -433,7 +433,7 @@ await step("the upgrade: from the button to a paid tenant", async () => {
 	await close(page);
 });
 
-await step("a key with few rights sees what it may, and why not the rest", async () => {
+await step("a key with few scopes sees its part, and why the rest is missing", async () => {
 	const page = await open();
 	const before = await scopeDenials(task.tenants.free);
 	await enter(page, task.tenants.reader);
@@ -450,10 +450,10 @@ await step("a key with few rights sees what it may, and why not the rest", async
 	equal(await scopeDenials(task.tenants.free), before, "refusals that the page itself put on record");
 });
 
-await step("by keyboard alone: in, a dialog and out of it", async () => {
+await step("keyboard only: sign in, open and close a dialog", async () => {
 	const page = await open();
 	await page.keyboard.press("Tab");
-	equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the content", "first stop");
+	equal(await page.evaluate(() => document.activeElement.textContent), "Skip to content", "first stop");
 	await page.keyboard.press("Tab");
 	await page.keyboard.type(task.tenants.free.api_key);
 	await page.keyboard.press("Enter");
@@ -464,7 +464,7 @@ await step("by keyboard alone: in, a dialog and out of it", async () => {
 	equal(await page.evaluate(() => document.activeElement.id), "key-name", "focus in the dialog");
 	await page.keyboard.press("Escape");
 	await focusComes(page, "create-key");
-	// A key is made, and ended, without a pointer.
+	// Makes and revokes a key without a pointer.
 	await page.keyboard.press("Enter");
 	await page.keyboard.type("by keyboard");
 	await page.keyboard.press("Enter");
@@ -492,8 +492,8 @@ await step("by keyboard alone: in, a dialog and out of it", async () => {
 	await close(page);
 });
 
-for (const moment of ["while a name is typed", "when it is shown what will happen"]) {
-	await step(`the end of a dialog, told ${moment} in the next, takes nothing from that`, async () => {
+for (const moment of ["while a name is typed", "while the preview is shown"]) {
+	await step(`the close event of a dialog, delivered ${moment} in the next dialog, does not change the next one`, async () => {
 		const page = await open();
 		const tellEnd = await holdEnds(page);
 		await enter(page, task.tenants.free);
@@ -515,7 +515,7 @@ for (const moment of ["while a name is typed", "when it is shown what will happe
 		await page.keyboard.press("Escape");
 		await focusComes(page, "create-key");
 		equal(await page.locator("#secret").count(), 0, "secrets in the page");
-		// Nor from one who went on, where the browser closed it without asking.
+		// The same if the browser closed the dialog by itself and the user continued.
 		await page.keyboard.press("Enter");
 		await page.evaluate(() => document.getElementById("dialog").close());
 		await page.keyboard.press("Shift+Tab");
@@ -528,7 +528,7 @@ for (const moment of ["while a name is typed", "when it is shown what will happe
 	});
 }
 
-await step("a dry run's answer opens nothing where it is not waited for any more", async () => {
+await step("the answer to a cancelled dry run opens nothing", async () => {
 	const page = await open();
 	await enter(page, task.tenants.free);
 	await delay(page, "**/api/manage");
@@ -549,7 +549,7 @@ await step("a dry run's answer opens nothing where it is not waited for any more
 	await close(page);
 });
 
-await step("whatever has the focus has it after the page is made anew", async () => {
+await step("the focus is kept when the page is redrawn", async () => {
 	const page = await open();
 	await enter(page, task.tenants.free);
 	await keepsPlaces(page, "#tenant", "**/api/usage?*");
@@ -558,7 +558,7 @@ await step("whatever has the focus has it after the page is made anew", async ()
 	await close(page);
 });
 
-await step("what will happen is read whole at both widths, in words", async () => {
+await step("the preview is complete and readable at both widths", async () => {
 	const page = await open();
 	await enter(page, task.tenants.paid);
 	await page.click("#create-key");
@@ -592,7 +592,7 @@ await step("what will happen is read whole at both widths, in words", async () =
 	await close(page);
 });
 
-await step("what others wrote is text, not markup", async () => {
+await step("text from others is shown as text, not markup", async () => {
 	const page = await open();
 	const base = task.console.replace(/console$/, "api/");
 	await fetch(base + "manage", { method: "POST", headers: { "X-API-Key": task.tenants.free.api_key,
@@ -602,7 +602,7 @@ await step("what others wrote is text, not markup", async () => {
 	await close(page);
 });
 
-await step("many failures do not hide what comes below, and are of the month", async () => {
+await step("many failures do not hide the rest, and belong to the month", async () => {
 	const page = await open();
 	for (let i = 0; i < 12; i++)
 		await fetch(task.console.replace(/console$/, "api/manage"), { method: "POST", headers: {
@@ -615,13 +615,13 @@ await step("many failures do not hide what comes below, and are of the month", a
 	const months = await page.locator("#period option").allInnerTexts();
 	await page.selectOption("#period", months[5]);
 	await page.waitForFunction((month) => document.getElementById("verdict").textContent.includes(month), months[5]);
-	check((await text(page, "#failures")).includes("None of them failed"), await text(page, "#failures"));
+	check((await text(page, "#failures")).includes("No call failed"), await text(page, "#failures"));
 	await close(page);
 });
 
-// The operator's view -----------------------------------------------------------------------------------------------
+// The view of operators -----------------------------------------------------------------------------------------------
 
-await step("the operator's link opens the view, once", async () => {
+await step("the operator link opens the view once", async () => {
 	const page = await open({}, `#operator=${task.operator}`);
 	await loaded(page);
 	equal(await page.evaluate(() => location.hash), "", "the token in the address");
@@ -630,7 +630,7 @@ await step("the operator's link opens the view, once", async () => {
 	check(rows.some((row) => row.includes("near-agent") && row.includes("93.0 %")), rows.join(" | "));
 	check((await text(page, "#drift")).includes("agree on all"), await text(page, "#drift"));
 	const shown = await text(page, "#operator");
-	for (const words of ["SCOPE_DENIED", "UPGRADE_REQUIRED", "p99 ms", "Owed to Stripe", "onboarded"])
+	for (const words of ["SCOPE_DENIED", "UPGRADE_REQUIRED", "p99 ms", "Queued for Stripe", "onboarded"])
 		check(shown.includes(words), `${words} is not shown`);
 	await axe(page);
 	await shoot(page, "operator", true);
@@ -656,7 +656,7 @@ await step("the operator's link opens the view, once", async () => {
 	await close(again);
 });
 
-await step("without a session there is nothing for operators", async () => {
+await step("without a session operators see nothing", async () => {
 	const data = task.console + "/operator/data";
 	const ask = async (headers) => (await fetch(data, { headers })).status;
 	equal(await ask({}), 401, "without");
@@ -666,5 +666,5 @@ await step("without a session there is nothing for operators", async () => {
 });
 
 await browser.close();
-// Words that no step has are a mistake.
+// Words that match no step are an error.
 process.exit(failed || !done ? 1 : 0);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prepares an installation with tenants in every state, and lets browser.mjs look at its console; see run."""
+"""Prepares an installation with tenants in every state, and runs browser.mjs on its console; see run."""
 
 import argparse
 import json
@@ -18,10 +18,10 @@ from payments import payments
 from stack import OwnStack, free_port
 from test_usage import clock_shifted
 
-# Mounted below a prefix: the page must find everything from there.
+# Mounted below a prefix: the page must find all its resources from there.
 PREFIX = "/acp"
 MANAGE = PREFIX + "/api/manage"
-# No limit is met, however often a step is run.
+# No limit is reached, however often a step runs.
 SETTINGS = {"url_prefix": PREFIX, "rate_limits": "off", "ceiling_keys": "100000", "webhook_allow_http": "on",
             "webhook_allow_private": "on"}
 DAYS_AGO = (16, 13, 12, 9, 8, 7, 5, 2, 1)
@@ -59,7 +59,7 @@ def score(pay, tenant, count):
 
 
 def fail_and_be_refused(pay, tenant):
-    """One call of each kind that the console lists."""
+    """Makes one call of each kind that the console lists."""
     call(pay, tenant, "domain.leadscoring.models.create", {"name": "m", "model_type": "no such type"})
     call(pay, tenant, "domain.leadscoring.scores.compute", {"weights": {}, "leads": "none"})
     call(pay, tenant, "iam.keys.revoke", {"api_key_id": "00000000-0000-0000-0000-000000000001"})
@@ -67,7 +67,7 @@ def fail_and_be_refused(pay, tenant):
 
 
 def use_beyond_rights(pay, tenant):
-    """A second key that may only read tries more."""
+    """A read-only second key tries calls beyond its scopes."""
     status, made = call(pay, tenant, "iam.keys.create", {"name": "dashboard", "scopes": ["manage.read"],
                                                           "expires_at": "2099-12-31T23:59:59Z"})
     check(status == 200, "a key: %d %s" % (status, made))
@@ -76,7 +76,7 @@ def use_beyond_rights(pay, tenant):
 
 
 def make_paid(bench):
-    """A tenant with a history: paid calls on some days."""
+    """Creates a tenant with a history: paid calls on several days."""
     tenant = None
     for number, days in enumerate(DAYS_AGO):
         with clock_shifted(bench, "-%d days" % days), payments(bench, **SETTINGS) as pay:
@@ -92,7 +92,7 @@ def make_paid(bench):
 
 
 def prepare(bench, pay, paid):
-    """Tenants by their state."""
+    """Returns tenants by state."""
     tenants = {name: onboard(pay, name + "-agent") for name in ("free", "near", "refused")}
     tenants["paid"] = paid
     for tenant in tenants.values():
@@ -108,7 +108,7 @@ def prepare(bench, pay, paid):
 
 
 def operator_link(bench):
-    """Of acpctl; \"\" where it has no such command."""
+    """Returns the link that acpctl console prints."""
     done = bench.stack.program("acpctl", "console")
     found = re.search(r"https?://\S+", done.stdout)
     check(found, "acpctl console: %s%s" % (done.stdout, done.stderr))
@@ -116,7 +116,7 @@ def operator_link(bench):
 
 
 def browse(options, bench, pay, tenants):
-    """Returns how many steps passed and failed."""
+    """Returns the numbers of passed and failed steps."""
     counts = {"ok": 0, "FAIL": 0}
     task = {"console": pay.url + PREFIX + "/console", "shots": options.shots, "tenants": tenants,
             "only": options.only, "times": options.times,
@@ -142,7 +142,7 @@ def main():
     passed, failed = 0, 0
     try:
         stack.purge()
-        # Any responder of the stack may send a webhook: the stack's own must be allowed to, as well.
+        # Any responder of the stack may send a webhook, so its own configuration must allow that, too.
         conf = os.path.join(options.dir, "webhooks.conf")
         with open(conf, "w", encoding="utf-8") as file:
             file.write("webhook_allow_http = on\nwebhook_allow_private = on\n")

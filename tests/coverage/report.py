@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""What the tests ran of core/, fcgi/ and sql/*.c, from the counters of a build with --coverage (gcovr reads them).
+"""Reports which code of core/, fcgi/ and sql/*.c the tests ran, from the counters of a --coverage build (by gcovr).
 
   report.py --build DIR [--lines N] [--branches N]
 
-Prints each file with lines and branches, the lines that nothing ran, and the sums: of everything, and without lines
-that were not run, or not each way, and ask whether there was memory (those with malloc, calloc, realloc, strdup,
-json_object_new_*, acp_json_add*, acp_buf_ok or "out of memory"). Fails below the given per cents, which the first
-figure must reach: nothing is left out of it.
+Prints each file with its lines and branches, the lines never run, and two sums: of everything, and without lines that
+were not fully run only because no allocation failed (those with malloc, calloc, realloc, strdup, json_object_new_*,
+acp_json_add*, acp_buf_ok or "out of memory"). Fails if the first sum is below the given percentages.
 """
 
 import argparse
@@ -23,9 +22,9 @@ MEMORY = re.compile(r"out of memory|acp_buf_ok\(|json_object_new_|\b[cm]alloc\(|
 
 def read_options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", required=True, help="where make put objects and counters")
-    parser.add_argument("--lines", type=float, default=90.0, help="per cent that must be reached")
-    parser.add_argument("--branches", type=float, default=80.0, help="per cent that must be reached")
+    parser.add_argument("--build", required=True, help="build folder with objects and counters")
+    parser.add_argument("--lines", type=float, default=90.0, help="required percentage")
+    parser.add_argument("--branches", type=float, default=80.0, help="required percentage")
     return parser.parse_args()
 
 
@@ -42,7 +41,7 @@ def counters(build):
 
 
 class Figures:
-    """Lines and branches, there and run."""
+    """Numbers of lines and branches, and how many ran."""
 
     def __init__(self):
         self.lines = self.run = self.branches = self.taken = 0
@@ -62,7 +61,7 @@ class Figures:
 
 
 def only_memory(line, text):
-    """A line that was not run, or not each way, because there always was memory."""
+    """True for a line not fully run because no allocation failed."""
     missed = line["count"] == 0 or any(branch["count"] == 0 for branch in line["branches"])
     return missed and MEMORY.search(text) is not None
 
@@ -101,12 +100,12 @@ def main():
     for file in sorted(files, key=lambda one: one["file"]):
         judge(file, everything, reachable)
     print("%-26s %s" % ("everything", everything))
-    print("%-26s %s" % ("but for want of memory", reachable))
+    print("%-26s %s" % ("without out-of-memory paths", reachable))
     failed = 0
     for what, got, wanted in zip(("lines", "branches"), everything.per_cent(), (options.lines, options.branches)):
         good = got >= wanted
         failed += not good
-        print("%s %s: %.1f %% run, at least %g %% wanted" % ("ok" if good else "FAIL", what, got, wanted))
+        print("%s %s: %.1f %% run, at least %g %% required" % ("ok" if good else "FAIL", what, got, wanted))
     print("suite coverage: %d passed, %d failed, 0 skipped" % (2 - failed, failed))
     return 1 if failed else 0
 

@@ -2,7 +2,7 @@
  * the executor that a configuration asks for, and prints what became of it. test_executor.py builds it.
  *
  * Usage: execute CONFIG. A line: tenant_id, action, params, idempotency_key?, obliged_at?, timeout_ms? in JSON. */
-#include <executor.h>
+#include <executor_open.h>
 #include <outbound.h>
 #include <plane.h>
 #include <settings.h>
@@ -53,7 +53,7 @@ int main(int argc, char **argv)
 	int events = 0;
 	struct acp_config config;
 	struct acp_executor *executor = NULL;
-	const struct acp_control_plane plane = {.self = &events, .record = record};
+	const struct acp_control_plane plane = {.self = &events, .call.record = record};
 	if (argc != 2 || !acp_config_load(&config, argv[1], why, sizeof why) || !acp_outbound_init() ||
 	    !acp_executor_open(&config, &plane, &executor, why, sizeof why) || !executor) {
 		fprintf(stderr, "execute: %s\n", why);

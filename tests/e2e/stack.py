@@ -138,6 +138,8 @@ class OwnStack(Programs):
             self._up += ["--workers", str(options.workers)]
         if getattr(options, "stripe", False):
             self._up += ["--stripe"]
+        if getattr(options, "examples", False):
+            self._up += ["--examples"]
 
     def _run(self, command, *options):
         """deploy/lib/stack, whose messages are shown only when it fails."""
@@ -149,8 +151,8 @@ class OwnStack(Programs):
 
     def _read_environment(self):
         with open(os.path.join(self.dir, "stack.env"), encoding="utf-8") as file:
-            pairs = (word.split("=", 1) for line in file for word in shlex.split(line))
-            self.env = {name: value for name, value in pairs}
+            words = (word for line in file for word in shlex.split(line) if word != "export")
+            self.env = dict(word.split("=", 1) for word in words)
         self.url = self.env["ACP_URL"]
         self.database_url = self.env["ACP_DATABASE_URL"]
         self.config = self.env["ACP_CONFIG"]

@@ -478,9 +478,9 @@ def test_reconcile_names_what_stripe_has_wrong(bench):
         m.db.execute("update acp.billing_periods set status = 'failed'")
         check("status of the invoice" in [what for what, _, _ in m.differences()], "a wrong status")
         done = m.try_ctl("reconcile", "--stripe", stripe_key=None)
-        check(done.returncode == 1 and "there is no executor" in done.stderr, done.stderr)
+        check(done.returncode == 1 and "no executor is configured" in done.stderr, done.stderr)
         done = m.try_ctl("reconcile", stripe_key=None)
-        check("what Stripe holds is not compared" in done.stdout, done.stdout)
+        check("the invoices at Stripe are not compared" in done.stdout, done.stdout)
 
 
 def test_archive_waits_for_billing(bench):

@@ -143,6 +143,105 @@ def test_usage_errors(bench):
         check(done.stderr.strip(), "acpctl %s gives no reason" % line)
 
 
+def table(bench):
+    """The table of commands, as acpctl help --list writes it: name -> (operand, [options])."""
+    lines = [line.split("\t") for line in bench.stack.program("acpctl", "help", "--list").stdout.splitlines()]
+    return {line[0]: (line[1], line[2:]) for line in lines}
+
+
+def test_option_forms(bench):
+    """acpctl(8): --name=value and --name value, options before or behind an operand, -- ends them; no abbreviations."""
+    tenant = bench.onboard()
+    ctl = lambda *words, **more: bench.stack.program("acpctl", *words, **more)
+    shown = ctl("tenant", "show", tenant.id, "--json").stdout
+    check(json.loads(shown)["tenant_id"] == tenant.id, shown)
+    for words in (["--json", "tenant", "show", tenant.id], ["tenant", "show", "--json", tenant.id],
+                  ["tenant", "show", "--json", "--", tenant.id], ["--", "tenant", "show", tenant.id, "--json"]):
+        equal(ctl(*words).stdout, shown, "acpctl %s" % words)
+        equal(ctl(*words, environment={"POSIXLY_CORRECT": "1"}).stdout, shown, "acpctl %s, POSIXLY_CORRECT" % words)
+    keys = ctl("key", "list", "--tenant", tenant.id, "--csv").stdout
+    equal(ctl("key", "list", "--tenant=" + tenant.id, "--csv").stdout, keys, "--tenant=ID")
+    equal(ctl("tenant", "update", tenant.id, "--organization").returncode, USAGE, "an option of another command")
+    done = ctl("tenant", "update", "--calls-limit=-1", tenant.id)
+    check(done.returncode == USAGE and "--calls-limit -1: must be" in done.stderr, "%s" % done)
+    with settings_file("nonsense = 1\n") as path:
+        for words in (["--config", path, "tenant", "list"], ["tenant", "list", "--config", path],
+                      ["tenant", "list", "--config=" + path]):
+            done = ctl(*words)
+            check(done.returncode == CONFIG and path in done.stderr, "acpctl %s: %s" % (words, done))
+        for words in (["version"], ["help"]):
+            equal(ctl(*words, "--config", path).returncode, OK, "acpctl %s reads no configuration" % words)
+    equal(ctl("tenant", "show", "--", "--json").stderr,
+          "acpctl: --json: no tenant has this UUID or agent_id; acpctl tenant list shows them\n", "an operand behind --")
+
+
+def test_wrong_options(bench):
+    """acpctl(8): each wrong argument is named in one sentence that says what to do, before the command's usage."""
+    key = bench.onboard().key
+    cases = [("key list --nope", "--nope: no such option; acpctl help key list shows its options"),
+             ("key list --nope=1", "--nope: no such option; acpctl help key list shows its options"),
+             ("key list -x", "-x: no such option; acpctl help key list shows its options"),
+             ("--nope", "--nope: no such option before a command; acpctl help shows the options"),
+             ("key list --ten a", "--ten: write --tenant in full"), ("--js tenant list", "--js: write --json in full"),
+             ("key list --tenant", "--tenant needs a value; write --tenant TENANT"),
+             ("audit export -o", "-o needs a value; write -o|--output FILE"),
+             ("tenant list --config", "--config needs a value; write --config FILE"),
+             ("reconcile --stripe=1", "--stripe takes no value; leave out what follows it"),
+             ("tenant list extra", "extra: unexpected argument; tenant list takes none"),
+             ("tenant show a b", "b: unexpected argument; tenant show takes one TENANT"),
+             ("usage a b", "b: unexpected argument; usage takes one TENANT"),
+             ("tenant show", "tenant show needs TENANT"),
+             ("key create --tenant a --scopes manage.read", "key create needs --name NAME"),
+             ("audit archive --dir d", "audit archive needs --month YYYY-MM or --older-than MONTHS"),
+             ("audit archive --dir d --older-than 2 --month 2026-01",
+              "--month and --older-than exclude each other; give one of them"),
+             ("tenant list --csv --json", "--json and --csv exclude each other; give one of them"),
+             ("tenant update x --tier gold", "--tier gold: must be one of: free paid"),
+             ("report denials --period x", "--period x: must be YYYY-MM, a UTC month, or all"),
+             ("usage --period 2026-13", "--period 2026-13: must be YYYY-MM, a UTC month"),
+             ("help audit verify now", "now: unexpected argument; help takes one command"),
+             ("nonsense", "nonsense: no such command; acpctl help lists all of them"), ("audit nonsense", "audit nonsense: no such command"),
+             (key, "[REDACTED]: no such command; acpctl help lists all of them"),
+             ("help nonsense", "nonsense: no such command; acpctl help lists all of them"),
+             ("key list " + key, "[REDACTED]: unexpected argument; key list takes none")]
+    bench.watch.meant.add(key[:12])
+    for line, sentence in cases:
+        done = bench.stack.program("acpctl", *line.split())
+        equal((done.returncode, done.stdout), (USAGE, ""), "acpctl %s: exit status and output" % line)
+        equal(done.stderr.splitlines()[0], "acpctl: " + sentence, "acpctl %s: the sentence" % line)
+
+
+def test_help(bench):
+    """acpctl(8): help, help COMMAND and COMMAND --help say the same; every command is there, with its options."""
+    help_text = bench.stack.program("acpctl", "help").stdout
+    equal(bench.stack.program("acpctl", "--help").stdout, help_text, "acpctl --help")
+    commands = table(bench)
+    check(len(commands) > 40 and "audit verify" in commands, "acpctl help --list: %s" % sorted(commands))
+    for name, (operand, options) in commands.items():
+        words = name.split()
+        usage = bench.stack.program("acpctl", "help", *words)
+        equal(usage.returncode, OK, "acpctl help %s" % name)
+        equal(bench.stack.program("acpctl", *words, "--help").stdout, usage.stdout, "acpctl %s --help" % name)
+        check(usage.stdout in help_text, "acpctl help lacks %s" % name)
+        line, summary = usage.stdout.splitlines()
+        check(line.startswith(("  %s %s" % (name, operand)).rstrip()) and summary.startswith("        "), usage.stdout)
+        check(all(option in line for option in options), "%s: %s" % (options, line))
+    equal(bench.stack.program("acpctl", "help", "audit").stdout, bench.stack.program("acpctl", "audit", "--help").stdout,
+          "acpctl help audit")
+    listed = [name for name in commands if name.startswith("audit ")]
+    equal(re.findall(r"^  (\w+ \w+)", bench.stack.program("acpctl", "help", "audit").stdout, re.M), listed, "help audit")
+
+
+def test_version(bench):
+    """acpctl(8): version and --version print the versions of program and schema, without a configuration."""
+    text = bench.stack.program("acpctl", "version").stdout
+    check(re.fullmatch(r"acp-fcgi \d+\.\d+\S*\nschema \d+\njson-c \S+\n", text), text)
+    for words in (["--version"], ["tenant", "list", "--version"]):
+        equal(bench.stack.program("acpctl", *words).stdout, text, "acpctl %s" % words)
+    shown = json.loads(bench.stack.program("acpctl", "version", "--json").stdout)
+    equal(shown["schema"], bench.db.value("select max(version) from acp.schema_migrations"), "the schema's version")
+
+
 def test_output(bench):
     """acpctl(8): every list comes as a table, as JSON and as CSV, and all three say the same; without rows CSV has names."""
     bench.onboard()
@@ -267,7 +366,7 @@ def completed(bench, *words):
 
 
 def test_completion(bench):
-    """bash completes commands, options and the values that they may have, from what acpctl --help says."""
+    """bash completes commands, options and the values that they may have, from what acpctl help --list says."""
     bench.stack.need_programs()
     help_text = bench.stack.program("acpctl", "--help").stdout
     first = {line.split()[0] for line in help_text.splitlines() if re.match(r"  [a-z]", line)}
@@ -281,6 +380,17 @@ def test_completion(bench):
     check("failed" in completed(bench, "billing", "list", "--status", ""), "states of invoices")
     equal(completed(bench, "audit", "verify", COMPLETION[:-2]), [COMPLETION], "files")
     equal(completed(bench, "key", "create", "--tenant", ""), [], "what only the operator knows")
+    equal(completed(bench, "tenant", "update", "x", "--tier", "=", "p"), ["paid"], "--tier=p")
+    equal(completed(bench, "tenant", "update", "x", "--tier", "="), ["free", "paid"], "--tier=")
+    equal(completed(bench, "audit", "export", "-o", COMPLETION[:-2]), [COMPLETION], "a file behind a short option")
+    for name, (_, options) in table(bench).items():
+        words = name.split()
+        check(words[-1] in completed(bench, *words[:-1], ""), "the command %s" % name)
+        check(words[-1] in completed(bench, "help", *words[:-1], ""), "help %s" % name)
+        offered = set(completed(bench, *words, "-"))
+        wanted = {form for option in options for form in option.split()[0].split("|")}
+        if name != "help":
+            check(wanted | {"--json", "--csv", "--help"} <= offered, "options of %s: %s" % (name, offered))
 
 
 def test_wrong_values(bench):
@@ -497,7 +607,7 @@ def test_settings_file_errors(bench):
 
 def test_settings_that_do_not_fit(bench):
     """Issue: values that are wrong together, or missing, stop the start with 78 and a sentence."""
-    cases = [({"key_prefix": "OCK"}, "key_prefix"), ({"key_pepper": "short"}, "key_pepper"),
+    cases = [({"api_key_prefix": "OCK"}, "api_key_prefix"), ({"key_pepper": "short"}, "key_pepper"),
              ({"url_prefix": "x/"}, "url_prefix"), ({"public_url": "ftp://x"}, "public_url"),
              ({"workers": "2", "processes": "3"}, "processes"), ({"listen_mode": "668"}, "listen_mode"),
              ({"database_url": ""}, "database_url"), ({"key_pepper": ""}, "key_pepper")]

@@ -1,6 +1,6 @@
-/* embed.c - a host of its own for the router: no web server, no FastCGI, no PostgreSQL. Built against an installed
- * libacp by tests/install with nothing but what pkg-config says. It serves three calls with a control plane of forty
- * lines, and fails where a reply or an audit row is not what it should be. */
+/* embed.c - an embedding host for the router: no web server, no FastCGI, no PostgreSQL. tests/install builds it
+ * against an installed libacp with only the flags of pkg-config. It serves three calls with a control plane of forty
+ * lines, and fails if a reply or an audit row is wrong. */
 #include <acp.h>
 #include <clock.h>
 #include <kernel.h>
@@ -74,7 +74,7 @@ static const struct acp_pack pack = {"embed", actions};
 
 /* --- the host ----------------------------------------------------------------------------------------------------- */
 
-/* True when the call ends with this status and leaves a row with that one. */
+/* True if the call ends with this status and leaves a row with that one. */
 static bool call(const struct acp_kernel *kernel, const struct memory *memory, const char *key, const char *body,
 		 int http, const char *row_status)
 {
@@ -117,7 +117,7 @@ int main(void)
 	struct acp_kernel kernel;
 	struct memory memory = {.rows = json_object_new_array()};
 	const struct acp_control_plane plane = {
-		.self = &memory, .authenticate = authenticate, .settle = settle, .record = record};
+		.self = &memory, .call.authenticate = authenticate, .call.settle = settle, .call.record = record};
 	const struct acp_pack *const packs[] = {&pack, NULL};
 	setenv("ACP_KEY_PEPPER", PEPPER, 1);
 	if (!acp_config_load(&config, "/dev/null", why, sizeof why) ||

@@ -1,4 +1,4 @@
-"""Work that goes on beside the load of a run."""
+"""Background work beside the load of a run."""
 
 import threading
 
@@ -6,7 +6,7 @@ from checks import Failure
 
 
 class Background:
-    """Runs _work() in a thread of its own from start() to stop(); _work() ends soon after _stopping is set."""
+    """Runs _work() in a separate thread from start() to stop(). _work() must end soon after _stopping is set."""
 
     def __init__(self):
         self._stopping = threading.Event()
@@ -17,11 +17,11 @@ class Background:
         self._thread.start()
 
     def stop(self):
-        """Raises what _work() ended with."""
+        """Raises the exception that ended _work(), if any."""
         self._stopping.set()
         self._thread.join(120)
         if self._thread.is_alive():
-            raise Failure("%s did not come to its end within 120 s" % type(self).__name__)
+            raise Failure("%s did not end within 120 s" % type(self).__name__)
         if self._error:
             raise self._error
 

@@ -1,7 +1,7 @@
-"""Changes of keys and tenants, and from which call on each process knows of them.
+"""Changes of keys and tenants: measures from which call on each process applies them.
 
-Every process is asked directly over FastCGI: two programs with one process each, reached at their own sockets, and one
-with two processes, of which the log tells who answered. All work on one database, as on several hosts.
+Every process is called directly over FastCGI: two programs with one process each, reached at their own sockets, and one
+program with two processes, whose log tells which process answered. All use one database, like several hosts.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from checks import Failure, check, until
 from stack import children
 
 PROMISED = 0.1  # seconds after the answer to a change
-WATCHED = 0.15  # seconds after the answer during which all processes are asked all the time
-WARM_CALLS = 3  # answers in the old state that each process gives before a change
-# Calls of one key are many here, and so are keys; nothing but the change may refuse one.
+WATCHED = 0.15  # seconds after the answer during which all processes are called continuously
+WARM_CALLS = 3  # answers in the old state required from each process before a change
+# The test makes many calls with one key, and many keys. Only the change may refuse a call.
 SETTINGS = {"rate_limits": "off", "ceiling_keys": "100000"}
-THREADS = 4  # of each process
-APART = can_stand_apart()  # each program with shared memory of its own, as on a host of its own
+THREADS = 4  # per process
+APART = can_stand_apart()  # each program has its own shared memory, as on separate hosts
 VERSION = {"action": "meta.version"}
 SCORING = {"action": SCORE, "params": SCORE_PARAMS}
 CUT = ("select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'acp_app' "
@@ -34,17 +34,17 @@ CUT = ("select count(pg_terminate_backend(pid)) from pg_stat_activity where usen
 
 
 class Sample:
-    """One call that a process answered: when it started, and whether it saw the old or the new state."""
+    """One answered call: when it started, and whether it saw the old or the new state."""
 
     def __init__(self, host, started, reply, state):
         self.host = host
         self.started = started
         self.reply = reply
-        self.state = state  # "old", "new", or None: neither (503, an answer that was lost)
+        self.state = state  # "old", "new", or None: neither (503, a lost answer)
 
 
 class Host:
-    """A responder with its own socket; processes are told apart by the number in the log line of a request."""
+    """A responder with its own socket. The process number in the log line of a request tells its processes apart."""
 
     def __init__(self, stack, processes):
         self.count = processes
@@ -58,8 +58,8 @@ class Host:
         until(20, "%d processes run" % self.count, lambda: len(children(self.responder.process.pid)) == self.count)
 
     def ask(self, key, body, state_of):
-        """One call; where there are several processes, more calls at once than one of them has threads: each of these
-        waits with its call until the last one was sent, so that the others must go to another process."""
+        """Makes one call. With several processes it makes more calls at once than one process has threads. Each of
+        these waits until the last one is sent, so the others must go to another process."""
         started = time.monotonic()
         calls = []
         for _ in range(THREADS + 1 if self.count > 1 else 1):
@@ -80,7 +80,7 @@ class Host:
         return Sample(self, started, reply, state_of(reply))
 
     def process_of(self, sample):
-        """Which process answered, by its log line, which may come a moment after the reply."""
+        """Returns the process that answered, from its log line, which may appear a moment after the reply."""
         return until(5, "the log line of %s" % sample.reply.request_id, lambda: self._find(sample.reply.request_id),
                      0.002)
 
@@ -101,7 +101,7 @@ class Host:
 
 
 class Watch:
-    """Asks every process all the time from now until stop(): what caches they have stays warm."""
+    """Calls every process continuously until stop(), so that all caches stay warm."""
 
     def __init__(self, hosts, key, body, state_of, pause):
         self._ask = lambda host: host.ask(key, body, state_of)
@@ -117,7 +117,7 @@ class Watch:
             self.samples.extend(self._ask(host))
 
     def is_warm(self, hosts):
-        """Each process has answered in the old state so often, and nobody says anything else any more."""
+        """True if each process has answered in the old state often enough, and none gives any other answer."""
         samples = list(self.samples)
         return all(self._host_is_warm(host, [s for s in samples if s.host is host]) for host in hosts)
 
@@ -144,7 +144,7 @@ class Watch:
 
 
 class Change:
-    """kind: what changes; way: through what. old and new: statuses of the call before and after it."""
+    """kind: what changes; way: the interface used. old and new: statuses of the call before and after the change."""
 
     def __init__(self, kind, way, key, body, old, new, apply):
         self.kind = kind
@@ -163,18 +163,18 @@ class Change:
         return {self.old: "old", self.new: "new"}.get(reply.status)
 
     def after(self):
-        """Every call that started when the change must be known."""
+        """All calls that started when the change had to be applied."""
         return [s for s in self.samples + self.probes if s.started >= self.answered + PROMISED]
 
     def stale(self):
         return [sample for sample in self.after() if sample.state == "old"]
 
     def delay(self):
-        """How long after the answer the last call started that still saw the old state."""
+        """Time from the answer to the start of the last call that saw the old state."""
         return max([s.started - self.answered for s in self.samples + self.probes if s.state == "old"] + [0.0])
 
     def processes(self):
-        """How many processes were asked after the promised time and answered."""
+        """Number of processes that answered a call after the promised time."""
         known = [s for s in self.after() if s.state]
         single = {s.host for s in known if s.host.count == 1}
         return len(single) + len({s.host.process_of(s) for s in known if s.host.count > 1})
@@ -184,14 +184,14 @@ class Change:
 
 
 class Lane:
-    """One change after the other, on a tenant of its own."""
+    """Makes one change after another on its own tenant."""
 
     def __init__(self, stack, hosts, seed, number, pause):
         self._stack = stack
         self._hosts = hosts
         self._choice = random.Random("%s/lane %d" % (seed, number))
         self._pause = pause
-        # As the program itself is connected: with its role.
+        # Connects with the role of the program.
         self._app = Database(stack.database_url).as_role("acp_app").session()
         self._admin = Database(stack.database_url)
         with open(stack.setting("kernel_key_file"), encoding="utf-8") as file:
@@ -206,7 +206,7 @@ class Lane:
     def close(self):
         self._app.__exit__()
 
-    # Calls that set things up -----------------------------------------------------------------------------------------
+    # Setup -----------------------------------------------------------------------------------------------------
 
     def _post(self, uri, body, headers):
         host = self._choice.choice(self._hosts)
@@ -233,7 +233,7 @@ class Lane:
     def _make_scoped(self):
         self._scoped_id, self._scoped_key = self._new_key("manage.read", "manage.domain")
         self._narrow = False
-        # Free calls are few; a call in vain is one for params' sake, after the scope was looked at.
+        # Free calls are limited. A call without params fails after the scope check, so it costs nothing.
         self._scoped_body = {"action": SCORE, "params": SCORE_PARAMS, "dry_run": True}
 
     def _sql(self, statement):
@@ -287,7 +287,7 @@ class Lane:
 
     def _next(self, ways):
         if self._suspended or self._choice.random() < 0.05:
-            return self._status(ways)  # a suspended tenant is made active again before anything else
+            return self._status(ways)  # make a suspended tenant active again before anything else
         kinds = self._KINDS if "iam.keys.update" in ways else [pair for pair in self._KINDS if pair[0] != Lane._scope]
         make, = self._choice.choices([make for make, _ in kinds], [weight for _, weight in kinds])
         return make(self, ways)
@@ -295,8 +295,8 @@ class Lane:
     # One change -------------------------------------------------------------------------------------------------------
 
     def step(self, cut=False):
-        """cut: PostgreSQL ends all connections of the responders just before the change, so that no notice of it can
-        reach them on one that they have."""
+        """cut: PostgreSQL ends all connections of the responders just before the change, so no notice of it can reach
+        them on an existing connection."""
         ways = {"acpctl", "sql"} if cut else {"acpctl", "sql", "hub", "iam.keys.revoke", "iam.keys.update"}
         change = self._next(ways)
         with Watch(self._hosts, change.key, change.body, change.state_of, self._pause) as watch:
@@ -316,7 +316,7 @@ class Lane:
         self.done.append(change)
 
     def _probe(self, change):
-        """One call to every process, at once; again where it was the other process of a program that took it."""
+        """Calls every process at once; repeats a call that another process of the same program took."""
         threads = [threading.Thread(target=self._probe_host, args=(change, host), daemon=True) for host in self._hosts]
         for thread in threads:
             thread.start()
@@ -333,7 +333,7 @@ class Lane:
             known = [sample for sample in samples if sample.state]
             seen.update(host.process_of(sample) if host.count > 1 else host for sample in known)
             if not known:
-                time.sleep(0.02)  # PostgreSQL is just being connected to again
+                time.sleep(0.02)  # a process is reconnecting to PostgreSQL
 
 
 class Verdict:
@@ -379,7 +379,7 @@ def shown(counts):
 
 
 def delays(seconds):
-    """How long the old state was still to be seen."""
+    """Formats how long the old state was visible."""
     late = sorted(s for s in seconds if s > 0)
     if not late:
         return "no call that started after the answer saw the old state (%d changes)" % len(seconds)
@@ -391,7 +391,7 @@ def delays(seconds):
 
 @contextlib.contextmanager
 def running(stack):
-    """Two programs with one process each and one with two."""
+    """Starts two programs with one process each and one with two."""
     with contextlib.ExitStack() as opened:
         hosts = [Host(stack, processes) for processes in (1, 1, 2)]
         for host in hosts:
@@ -401,7 +401,7 @@ def running(stack):
 
 
 def work(lane, numbers, errors):
-    """Steps of one lane, as long as there are any left."""
+    """Runs steps of one lane until none are left."""
     try:
         for _ in iter(lambda: next(numbers, None), None):
             lane.step()
@@ -410,7 +410,7 @@ def work(lane, numbers, errors):
 
 
 class Numbers:
-    """0 … count - 1, each given to one thread."""
+    """Yields 0 … count - 1, each to one thread."""
 
     def __init__(self, count):
         self._numbers = iter(range(count))
@@ -425,7 +425,8 @@ class Numbers:
 
 
 def run(stack, seed, count, lanes, pause=0.01):
-    """So many changes: most in several lanes at once, every twentieth alone and with all connections cut before."""
+    """Makes the given number of changes: most in several concurrent lanes, every twentieth alone after all connections
+    are cut."""
     cut = max(1, count // 20)
     with running(stack) as hosts:
         errors = []

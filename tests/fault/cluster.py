@@ -1,4 +1,4 @@
-"""Two PostgreSQL, of which one works and the other follows it and takes over: the stack's own, and a copy of it."""
+"""A PostgreSQL primary (that of the stack) and a standby (a copy of it) that takes over."""
 
 import os
 import pwd
@@ -14,14 +14,14 @@ from faults import Fault, kill_postgres
 from checks import Failure, check, until
 from stack import children, end_quietly, is_running
 
-STANDBY = "acp_standby"  # the name by which a standby is waited for
+STANDBY = "acp_standby"  # application_name of the standby, for synchronous_standby_names
 STREAMS = "select count(*) from pg_stat_replication where application_name = '%s' and state = 'streaming'" % STANDBY
-# sync: commits wait for it. What was committed just before is there, too, once it has applied all up to now.
+# sync: commits wait for the standby. Earlier commits are there as well once it has applied everything up to now.
 IN_SYNC = STREAMS + " and sync_state = 'sync' and replay_lsn >= '%s'"
 
 
 class Node:
-    """One data folder with its port."""
+    """A data folder and its port."""
 
     def __init__(self, stack, name, port):
         self.port = port
@@ -44,7 +44,7 @@ class Node:
 
     @property
     def postmaster(self):
-        """None: it does not run."""
+        """None if it is not running."""
         try:
             with open(os.path.join(self.data, "postmaster.pid"), encoding="utf-8") as file:
                 pid = int(file.readline())
@@ -59,7 +59,7 @@ class Node:
         check(done.returncode == 0, "%s %s: exit %d: %s" % (program, arguments, done.returncode, done.stdout))
 
     def start(self):
-        # A file, not a pipe: the server keeps what it inherits.
+        # A file, not a pipe: the server keeps inherited descriptors open.
         with open(self.log, "a", encoding="utf-8") as log:
             os.chown(self.log, self._owner.pw_uid, self._owner.pw_gid)
             subprocess.run(self._become + [os.path.join(self._programs, "pg_ctl"), "-D", self.data, "-l", self.log,
@@ -77,7 +77,8 @@ class Node:
         self.db.text("select pg_reload_conf()")
 
     def follow(self, primary, slot=None):
-        """Becomes a copy of the primary and follows it; slot: a new one, which keeps what it has not got yet."""
+        """Makes this node a copy that follows the primary. slot: a new replication slot that keeps WAL it has not
+        received."""
         shutil.rmtree(self.data, ignore_errors=True)
         os.mkdir(self.data, 0o700)
         os.chown(self.data, self._owner.pw_uid, self._owner.pw_gid)
@@ -88,14 +89,14 @@ class Node:
 
 
 def url(nodes, role, wanted="read-write"):
-    """One that finds the node that can be written to."""
+    """A connection string that selects the writable node."""
     sockets = urllib.parse.quote(nodes[0].sockets, safe="")
     return "postgresql://%s@/acp?host=%s&port=%s&target_session_attrs=%s" % (
         role, ",".join([sockets] * len(nodes)), ",".join(str(node.port) for node in nodes), wanted)
 
 
 class Cluster:
-    """A context manager: while it lasts the stack's responder is told of both, and so is stack.database_url."""
+    """A context manager that gives the responder and stack.database_url both nodes."""
 
     def __init__(self, stack, settings):
         self._stack = stack
@@ -128,7 +129,7 @@ class Cluster:
             node.stop()
 
     def attach(self):
-        """The standby follows the primary, and from now on no commit is answered that it has not applied."""
+        """Lets the standby catch up; from now on every commit waits until the standby has applied it."""
         self.standby.follow(self.primary)
         until(60, "the standby streams", lambda: self.primary.db.value(STREAMS) == 1)
         self.primary.set(synchronous_standby_names=STANDBY)
@@ -136,16 +137,16 @@ class Cluster:
         until(60, "the standby has caught up", lambda: self.primary.db.value(IN_SYNC % now) == 1)
 
     def detach(self):
-        """What is committed from now on, the standby does not get."""
+        """Stops replication: the standby gets no later commits."""
         self.primary.set(synchronous_standby_names="")
         self.standby.set(primary_conninfo="")
         until(20, "replication has ended",
               lambda: self.primary.db.value("select count(*) from pg_stat_replication") == 0)
 
     def fail_over(self, kind, pause):
-        """kind killed: the primary's processes end, and whoever connects is refused. vanished: they stand still, as
-        those of a host that is cut off, and nothing answers. After the pause, in which somebody notices, the standby is
-        promoted."""
+        """kind killed: the processes of the primary end, and new connections are refused. vanished: they are stopped
+        like those of an isolated host, and nothing answers. After a pause, in which a monitor would notice, the
+        standby is promoted."""
         postmaster = self.primary.postmaster
         fault = Fault(kind, 0)
         if kind == "killed":
@@ -163,8 +164,8 @@ class Cluster:
         return fault
 
     def fence(self):
-        """The old primary never comes back."""
+        """Kills the old primary for good."""
         if self.standby.postmaster:
             kill_postgres(self.standby)
         if self.standby.postmaster:
-            raise Failure("the old primary still runs")
+            raise Failure("the old primary is still running")

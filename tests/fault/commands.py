@@ -1,4 +1,4 @@
-"""What the commands share: options, and a stack of their own."""
+"""Code shared by the commands: options, and a private stack."""
 
 import argparse
 import contextlib
@@ -18,12 +18,10 @@ STAGE = os.path.join(REPO, "build-check", "stage")
 def parser(description):
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--seed", type=int, default=1, help="same seed, same choices (default 1)")
-    made.add_argument("--prefix", default=STAGE, help="where make install put the programs (default: what "
-                      "deploy/check built)")
-    made.add_argument("--dir", help="scratch folder; what was run stays there (default: a new one, removed when all "
-                      "is well)")
-    made.add_argument("--port", type=int, help="on 127.0.0.1 (default: one that is free)")
-    made.add_argument("--workers", type=int, help="requests at a time (default: that of deploy/lib/stack)")
+    made.add_argument("--prefix", default=STAGE, help="prefix of make install (default: the build of deploy/check)")
+    made.add_argument("--dir", help="scratch folder, kept after the run (default: a new one, removed on success)")
+    made.add_argument("--port", type=int, help="on 127.0.0.1 (default: a free one)")
+    made.add_argument("--workers", type=int, help="concurrent requests (default: that of deploy/lib/stack)")
     return made
 
 
@@ -32,7 +30,7 @@ def parsed(made):
     if not os.access(os.path.join(options.prefix, "sbin", "acp.fcgi"), os.X_OK):
         made.error("%s: no sbin/acp.fcgi there; give --prefix, or run deploy/check build" % options.prefix)
     options.port = options.port or free_port()
-    options.failed = True  # until the verdict is in
+    options.failed = True  # until there is a verdict
     options.own_dir = not options.dir
     options.dir = options.dir or tempfile.mkdtemp(prefix="acp-fault-")
     return options
@@ -40,7 +38,7 @@ def parsed(made):
 
 @contextlib.contextmanager
 def bare_stack(options):
-    """Whoever uses it brings it up. A folder of its own goes away with it, unless something failed."""
+    """Yields a stack that is down; the caller starts it. A temporary folder is removed unless something failed."""
     signal.signal(signal.SIGTERM, stop_on_signal)
     stack = OwnStack(options)
     try:
@@ -52,7 +50,7 @@ def bare_stack(options):
 
 @contextlib.contextmanager
 def own_stack(options, settings=None):
-    """Up while it lasts."""
+    """Yields a running stack."""
     with bare_stack(options) as stack:
         stack.up(conf=settings.name if settings else None)
         yield stack
@@ -67,7 +65,7 @@ def tidy(stack, options):
 
 
 def main(work):
-    """Runs the command: 0, 1 for violations and for a run that did not come to its end."""
+    """Runs the command. Exit status 0, or 1 for violations or an aborted run."""
     sys.stdout.reconfigure(line_buffering=True)
     try:
         sys.exit(work())

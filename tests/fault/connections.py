@@ -1,11 +1,11 @@
-"""Connections to PostgreSQL that nobody else can have: the protocol's first messages, and then silence."""
+"""Holds PostgreSQL connections so that no one else can use them: sends the startup messages, then nothing."""
 
 import socket
 import struct
 
 
 def connect(path, user, database):
-    """A connection that is ready for queries, or None: it was refused."""
+    """Returns a connection that is ready for queries, or None if it was refused."""
     end = socket.socket(socket.AF_UNIX)
     end.settimeout(5)
     try:
@@ -39,7 +39,7 @@ def is_ready(end):
 
 
 class Hoard:
-    """As many as there are; a context manager that gives them back."""
+    """A context manager that takes all available connections and releases them at the end."""
 
     def __init__(self, path, user, database):
         self._where = path, user, database

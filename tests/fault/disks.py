@@ -1,5 +1,4 @@
-"""File systems that can be full or stand still: a folder of a stack that is down is moved to one, and back
-afterwards."""
+"""File systems that can be full or frozen. A folder of a stopped stack is moved to one, and moved back afterwards."""
 
 import contextlib
 import errno
@@ -20,7 +19,7 @@ def run(*command):
 
 
 def why_not():
-    """Why no file system can be mounted here; None: one can, and it refuses what is too much."""
+    """Returns why no size-limited file system can be mounted here; None: it can, and its limit works."""
     if os.geteuid() != 0:
         return "only root can mount a file system of limited size"
     with tempfile.TemporaryDirectory(prefix="acp-fault-") as folder:
@@ -32,10 +31,10 @@ def why_not():
             with open(os.path.join(folder, "file"), "wb", buffering=0) as file:
                 file.write(b"x" * PAGE)
                 with disk.full():
-                    # The first write may take a part, and the second finds no room at all.
+                    # The first write may be partial; the second finds no room at all.
                     for _ in range(2):
                         file.write(b"x" * 8 * PAGE)
-            return "a tmpfs that was made as small as what it holds still took data"
+            return "a tmpfs shrunk to its contents still accepted data"
         except OSError:
             return None
         except Failure as error:
@@ -45,7 +44,7 @@ def why_not():
 
 
 def why_never_frozen():
-    """Why no file system can be frozen here; None: one can."""
+    """Returns why no file system can be frozen here; None: it can."""
     if os.geteuid() != 0:
         return "only root can mount a file system and freeze it"
     missing = [name for name in ("mkfs.ext4", "fsfreeze") if not shutil.which(name)]
@@ -63,12 +62,12 @@ def why_never_frozen():
 
 def thaw(place):
     done = run("fsfreeze", "--unfreeze", place)
-    # "Invalid argument": it was not frozen any more.
+    # "Invalid argument": it was no longer frozen.
     return done.returncode == 0 or "Invalid argument" in done.stdout
 
 
 def mounted_in(folder):
-    """What a run in this folder that was killed left mounted, innermost first: (path, is it a tmpfs)."""
+    """Lists mounts left by a killed run in this folder, innermost first: (path, is it a tmpfs)."""
     with open("/proc/self/mounts", encoding="utf-8") as file:
         mounted = [line.split()[1:3] for line in file]
     inside = os.path.realpath(os.path.join(folder, "state")) + os.sep
@@ -77,11 +76,11 @@ def mounted_in(folder):
 
 
 def clear(stack):
-    """Takes away what a run in this stack's folder that was killed left mounted, and what still runs there: nobody could
-    find it later."""
+    """Unmounts the mounts that a killed run left in the folder of this stack, and ends processes still running there.
+    Later nothing could find them."""
     left = mounted_in(stack.dir)
     for path, is_tmpfs in left:
-        check(is_tmpfs or thaw(path), "%s is frozen, and stays so" % path)
+        check(is_tmpfs or thaw(path), "%s is frozen and cannot be thawed" % path)
     if left:
         stack.down()
     for path, _ in left:
@@ -89,7 +88,7 @@ def clear(stack):
 
 
 def copy(source, target):
-    """What a folder holds into another that is there, or the folder itself into a new one."""
+    """Copies the contents of a folder into an existing folder, or the folder to a new path."""
     done = run("cp", "-a", "--", source + "/." if os.path.isdir(target) else source, target)
     check(done.returncode == 0, "cp: %s" % done.stdout)
 
@@ -112,7 +111,7 @@ class Disk:
             self._size, about.st_mode & 0o7777, about.st_uid, about.st_gid), "tmpfs", self.folder)
 
     def __enter__(self):
-        shutil.rmtree(self._kept, ignore_errors=True)  # of a run that was killed here
+        shutil.rmtree(self._kept, ignore_errors=True)  # left by a killed run
         os.rename(self.folder, self._kept)
         os.mkdir(self.folder)
         shutil.copystat(self._kept, self.folder)
@@ -125,7 +124,7 @@ class Disk:
         return self
 
     def __exit__(self, *_):
-        """What it holds is kept, as everything that was run."""
+        """Moves the contents back to the folder, which is kept like the rest of the run."""
         copy(self.folder, self._kept)
         unmount(self.folder)
         os.rmdir(self.folder)
@@ -135,7 +134,7 @@ class Disk:
         return run("mount", "-o", "remount,size=%s" % size, self.folder)
 
     def fill(self):
-        """From now on there is no room for one page more. (The kernel refuses a size below what is used just now.)"""
+        """Leaves no room for another page. (The kernel refuses a size below the current use.)"""
         for slack in range(64):
             about = os.statvfs(self.folder)
             used = (about.f_blocks - about.f_bfree) * about.f_frsize
@@ -155,11 +154,10 @@ class Disk:
 
 
 class FreezingDisk:
-    """The folder becomes a link to one on an ext4 in a file, which can be frozen: whatever writes to it waits. (A tmpfs
-    cannot.)"""
+    """Replaces a folder by a link to an ext4 in a file. It can be frozen (a tmpfs cannot); writes to it then wait."""
 
     def __init__(self, folder, size, place):
-        """place: where the file system is mounted, and beside it lies its file."""
+        """place: the mount point; the file of the file system lies beside it."""
         self.folder = folder
         self.place = place
         self._size = size
@@ -170,7 +168,7 @@ class FreezingDisk:
         with open(self._image, "wb"):
             pass
         for command in (["truncate", "-s", self._size, self._image],
-                        # No host crashes here: a journal would only be slower.
+                        # The host does not crash in these tests, so a journal would only cost time.
                         ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", self._image],
                         ["mount", "-o", "loop", self._image, self.place]):
             done = run(*command)
@@ -193,7 +191,7 @@ class FreezingDisk:
         return self
 
     def __exit__(self, *_):
-        """What it holds is kept, as everything that was run."""
+        """Moves the contents back to the folder, which is kept like the rest of the run."""
         thaw(self.place)
         os.unlink(self.folder)
         copy(self._moved, self.folder)
@@ -201,7 +199,7 @@ class FreezingDisk:
 
     @contextlib.contextmanager
     def frozen(self, most):
-        """A process of its own ends it after so many seconds, for the case that this one is killed meanwhile."""
+        """Freezes the file system. A guard process thaws it after that many seconds, in case this process is killed."""
         guard = subprocess.Popen(["sh", "-c", 'sleep "$1"; exec fsfreeze --unfreeze "$2"', "sh", str(most), self.place],
                                  stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                  start_new_session=True)
@@ -217,7 +215,7 @@ class FreezingDisk:
         check(thawed, "%s is still frozen" % self.place)
 
     def _take(self, file):
-        """All the room that is left."""
+        """Takes all free space."""
         about = os.fstatvfs(file.fileno())
         size, step = 0, about.f_bavail * about.f_frsize
         while step >= PAGE:

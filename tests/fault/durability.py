@@ -1,4 +1,4 @@
-"""The kill test: load, faults, and the oracle's verdict."""
+"""The kill test: load, faults, and the verdict of the oracle."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from workload import UNKNOWN, Load
 
 RESERVATION_TTL = 5
 FREE_LIMIT = 100
-# Places and claims of dead calls shall become free while the test still runs; nothing is limited but the allowance.
+# Reservations and claims of dead calls must expire while the test runs. Only the allowance is limited.
 SETTINGS = """reservation_ttl = %d
 idempotency_lease = 5
 rate_limit = 1000000
@@ -28,7 +28,7 @@ free_calls_limit = %d
 
 
 def write_settings():
-    """As a file for deploy/lib/stack up --conf; it lives as long as the object."""
+    """Writes the settings to a file for deploy/lib/stack up --conf; the file exists as long as the object."""
     file = tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="acp-fault-")
     file.write(SETTINGS)
     file.flush()
@@ -36,15 +36,15 @@ def write_settings():
 
 
 def knows_setting(stack, name):
-    """Older programs are tested as well."""
+    """True if the program has this setting. Older programs are tested as well."""
     done = subprocess.run([os.path.join(stack.sbin, "acp.fcgi"), "--print-config"], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_environment())
     return re.search(r"^%s = " % re.escape(name), done.stdout, re.M) is not None
 
 
 def lose_commits(stack, on):
-    """on: answers no longer wait for the disk; what a kill of PostgreSQL then loses, the oracle must find. Off is the
-    rule; a kept scratch folder may remember otherwise."""
+    """on: answers no longer wait for the disk, so a kill of PostgreSQL loses commits, and the oracle must find that.
+    Also resets it when off, because a kept scratch folder may have it on."""
     change = "set synchronous_commit = off" if on else "reset synchronous_commit"
     Database(stack.database_url).execute("alter role acp_app %s" % change)
     stack.restart_responder()
@@ -78,8 +78,8 @@ class Verdict:
                     unknown, web_server, ", ".join(parts))
 
     def recoveries(self):
-        """kind -> for each kill: how long until it was started again; until the next success of a call that began after
-        the kill; the longest time without any success before the next kill."""
+        """Returns for each kind and kill: seconds until it was started again; until the next success of a call that
+        began after the kill; the longest time without success before the next kill."""
         good = [(a.started, a.ended) for a in self.answers if a.good]
         ends = sorted(ended for _, ended in good)
         limits = [fault.at for fault in self.faults[1:]] + ends[-1:]
@@ -114,7 +114,7 @@ class Verdict:
 
 
 def run(stack, settings, seed, seconds, clients, gaps=(1, 5), journal_seconds=60):
-    """On a stack that is up with those settings. Kills, waits until all is well again, judges; returns the Verdict."""
+    """Runs on a running stack with those settings: kills, waits for recovery, and returns the Verdict."""
     bench = Bench(stack)
     load = Load(stack.url, clients, seed, "fault-%s" % uuid.uuid4().hex[:8])
     since = bench.db.value("select acp.now() as now")
@@ -126,7 +126,7 @@ def run(stack, settings, seed, seconds, clients, gaps=(1, 5), journal_seconds=60
     injector.start()
     time.sleep(seconds)
     injector.stop()
-    time.sleep(0.5)  # a last moment of calls without faults
+    time.sleep(0.5)  # some final calls without faults
     load.stop()
     verdict = Verdict(seed, load, injector, time.monotonic() - start)
     stack.up(conf=settings.name)

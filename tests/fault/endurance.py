@@ -1,4 +1,4 @@
-"""The long test: load, shoppers, every kind of fault, and in the end the oracle and the books."""
+"""The long test: load, shoppers, every kind of fault, then the oracle and the accounts."""
 
 import contextlib
 import datetime
@@ -24,12 +24,12 @@ MORE_SETTINGS = """processes = 2
 audit_seal_interval = 5
 %sdatabase_url = postgresql://acp_app@/acp?host=%s&port=5432
 """
-# Fewer connections, so that they can all be taken; and files of the log of little size on a disk of limited size.
-# A standby that fell behind keeps no more of them than that.
+# Few connections, so that all of them can be taken. Small WAL segments, because the disk is small. A standby that
+# falls behind keeps at most this much WAL.
 POSTGRES = {"max_connections": "60", "max_wal_size": "'256MB'", "min_wal_size": "'80MB'", "wal_keep_size": "0",
             "max_slot_wal_keep_size": "'256MB'"}
 DATA_SIZE, WAL_SIZE, JOURNAL_SIZE = "8g", "2g", "64m"
-# So short that some outcomes stay unknown, and others are waited for.
+# Short, so that some outcomes stay unknown while other commits are answered in time.
 COMMIT_TIMEOUT = 1500
 
 
@@ -55,7 +55,7 @@ class LongVerdict(Verdict):
 
 
 def mount_disks(state, cleaning):
-    """Where PostgreSQL and the journal write: (disks, of those that are not to be had: why)."""
+    """Mounts the disks for PostgreSQL and the journal. Returns (disks, reasons for missing ones)."""
     found, missing = {}, {}
     data, journal = os.path.join(state, "postgres"), os.path.join(state, "journal")
     full, frozen = disks.why_not(), disks.why_never_frozen()
@@ -79,8 +79,8 @@ def more_settings(stack, network):
 
 @contextlib.contextmanager
 def site(stack):
-    """The stack with the network that can fail before its database, and disks that can be full or stand still where
-    that is possible. Yields (network, disks, why there are none of some, the settings' file)."""
+    """Starts the stack with a faulty network before its database, and with disks that can be full or frozen where that
+    is possible. Yields (network, disks, reasons for missing disks, the settings file)."""
     disks.clear(stack)
     stack.up()
     for name, value in POSTGRES.items():
@@ -100,7 +100,7 @@ def site(stack):
 
 
 def standby_of(stack, bench, cleaning, missing, only):
-    """None: no kind of this run needs it, or there is none."""
+    """Returns the standby; None if no kind of this run needs one or none is possible."""
     if only and "standby stopped" not in only:
         return None
     why = standbys.why_not()
@@ -111,13 +111,13 @@ def standby_of(stack, bench, cleaning, missing, only):
 
 
 def settle_clock(regime, world):
-    """Behind every moment that a clock that went wrong has shown: what was to happen then happens now."""
+    """Moves the clock past every moment that a wrong clock has shown, so that work scheduled then runs now."""
     world.offset += datetime.timedelta(seconds=WOBBLE + 600)
     regime.set_clock(world.offset)
 
 
 def under_faults(stack, world, load, shopper, regime, seconds):
-    """Returns how long it took."""
+    """Returns the duration."""
     start = time.monotonic()
     load.start()
     shopper.start()
@@ -126,7 +126,7 @@ def under_faults(stack, world, load, shopper, regime, seconds):
         regime.ended.wait(seconds)
     finally:
         regime.stop()
-        time.sleep(0.5)  # a last moment of calls without faults
+        time.sleep(0.5)  # some final calls without faults
         shopper.stop()
         load.stop()
     took = time.monotonic() - start
@@ -135,14 +135,14 @@ def under_faults(stack, world, load, shopper, regime, seconds):
 
 
 def judge(verdict, stack, bench, load, shopper, regime, world):
-    """The oracle for every call, the books for the money."""
+    """Judges: the oracle checks every call, the accounts check the money."""
     settle_clock(regime, world)
     verdict.notes.append(wait_for_journal(stack, 120))
-    # A month whose billing was killed half-way is a difference until it is billed.
+    # A month whose billing was killed shows a difference until its billing is complete.
     for month in world.months:
         stack.ctl("billing", "run", "--period", month)
     books = Books(stack, bench, world.stripe, shopper)
-    # What is still owed to Stripe is a difference, too.
+    # An obligation to Stripe that is not done is a difference, too.
     books.settle()
     oracle = Oracle(bench, load, "2000-01-01", FREE_LIMIT, RESERVATION_TTL, regime.broke_schema, world.jumps)
     try:
@@ -151,14 +151,14 @@ def judge(verdict, stack, bench, load, shopper, regime, world):
         regime.end_month(1)
         books.bill(world.months)
         books.balance(world.months)
-    except Failure as error:  # what they ask for themselves was refused
+    except Failure as error:  # a call of the checks themselves was refused
         verdict.violations.append(str(error))
     verdict.violations += regime.violations + oracle.violations + books.violations
     verdict.notes += oracle.notes + books.notes
 
 
 def run(stack, seed, seconds, clients, gaps, pace, thinks, only=None, limit=None, prepare=lambda: None):
-    """On an own stack with the stand-in for Stripe, not yet up. Returns the Verdict."""
+    """Runs on a private stack with the stand-in for Stripe, which is not running yet. Returns the Verdict."""
     with site(stack) as (network, found, missing, settings), contextlib.ExitStack() as cleaning:
         prepare()
         bench = Bench(stack)

@@ -1,4 +1,4 @@
-"""The failover test: load, a primary that goes away, a standby that is promoted, and the oracle's verdict."""
+"""The failover test: load, a primary that fails, a promoted standby, and the verdict of the oracle."""
 
 import random
 import time
@@ -13,11 +13,11 @@ from workload import Load
 
 KINDS = ["killed", "vanished"]
 RECOVERY = 30  # seconds after the promotion in which a call must succeed again
-WITHOUT_STANDBY = 1.5  # seconds of calls that only the primary has, where answers are to be lost
+WITHOUT_STANDBY = 1.5  # seconds of calls that only the primary stores, for --lose-commits
 
 
 def written_after(answers, fault):
-    """When the first call that began after the fault and wrote to the database had its answer; None: there is none."""
+    """Time of the answer to the first writing call that began after the fault; None: there was none."""
     return min((a.ended for a in answers if a.request.action == CREATE and not a.request.dry_run and a.status == 200
                 and a.started >= fault.at), default=None)
 
@@ -41,8 +41,8 @@ def fail_over(cluster, load, kind, pause, lose):
 
 
 def run(stack, seed, failovers, clients, gaps=(2, 5), pauses=(0, 2), silence=(2, 4), lose=False):
-    """So many failovers under load; after each but the last the old primary is made anew as a standby. Returns the
-    Verdict."""
+    """Makes the given number of failovers under load. After each but the last, the old primary is rebuilt as a standby.
+    Returns the Verdict."""
     choice = random.Random("%s/failover" % seed)
     with Cluster(stack, SETTINGS) as cluster:
         bench = Bench(stack)
@@ -57,7 +57,7 @@ def run(stack, seed, failovers, clients, gaps=(2, 5), pauses=(0, 2), silence=(2,
             for number in range(failovers):
                 time.sleep(choice.uniform(*gaps))
                 fail_over(cluster, load, KINDS[number % len(KINDS)], choice.uniform(*pauses), lose)
-                # A server that vanished stays so for a while: connections that led to it must not be used again.
+                # A vanished server stays silent for a while: connections to it must not be used again.
                 time.sleep(choice.uniform(*silence))
                 cluster.fence()
                 if number < failovers - 1:
@@ -65,18 +65,18 @@ def run(stack, seed, failovers, clients, gaps=(2, 5), pauses=(0, 2), silence=(2,
         finally:
             load.stop()
         verdict = Verdict(seed, load, cluster, time.monotonic() - start)
-        check(sorted(stack.responders()) == responders, "the responder's processes are not those of the beginning")
+        check(sorted(stack.responders()) == responders, "the processes of the responder have changed since the start")
         verdict.notes.append("the responder's processes are those of the beginning")
         ends = [fault.at for fault in cluster.faults[1:]] + [time.monotonic()]
         verdict.notes += [recovery(verdict.answers, fault, end) for fault, end in zip(cluster.faults, ends)]
         try:
             verdict.notes.append(wait_for_journal(stack, 5 if lose else 60))
-        except Failure as error:  # rows of tenants that were lost
+        except Failure as error:  # rows of lost tenants
             verdict.violations.append(str(error))
         oracle = Oracle(bench, load, since, FREE_LIMIT, RESERVATION_TTL)
         try:
             oracle.judge()
-        except Failure as error:  # what it asks for itself was refused
+        except Failure as error:  # a call of the oracle itself was refused
             oracle.violations.append(str(error))
         verdict.violations += oracle.violations
         verdict.notes += oracle.notes

@@ -1,4 +1,4 @@
-"""What is killed, and how it comes back. Everything here is SIGKILL: nobody may say goodbye or flush anything."""
+"""Kills processes and restarts them. Always SIGKILL: no process may say goodbye or flush anything."""
 
 import os
 import random
@@ -9,8 +9,8 @@ from background import Background
 from checks import until
 from stack import children, end_quietly, is_running
 
-# kind: how often, where lighttpd passes requests to a supervised responder; under Apache there is no supervisor, and
-# Apache itself starts what is missing.
+# kind: frequency under lighttpd, which passes requests to a supervised responder. Under Apache there is no supervisor;
+# Apache itself starts missing processes.
 KINDS = {"worker": 40, "supervisor": 10, "responders": 10, "postgres": 30, "everything": 10}
 APACHE_KINDS = {"worker": 50, "responders": 10, "postgres": 30, "everything": 10}
 
@@ -19,12 +19,12 @@ class Fault:
     def __init__(self, kind, at):
         self.kind = kind
         self.at = at
-        self.pause = 0.0  # how long it was left down on purpose
-        self.back = None  # when what was killed had been started again
+        self.pause = 0.0  # deliberate down time
+        self.back = None  # when the killed processes were running again
 
 
 def kill_postgres(stack):
-    """The postmaster stands still first, so that it can have no new children while the old ones are counted."""
+    """Stops the postmaster first, so that it starts no children while they are counted."""
     postmaster = stack.postmaster
     os.kill(postmaster, signal.SIGSTOP)
     victims = [postmaster] + children(postmaster)
@@ -33,7 +33,7 @@ def kill_postgres(stack):
 
 
 class Injector(Background):
-    """Kills something every few seconds until stop(), in an order and with pauses that come from the seed."""
+    """Kills something every few seconds until stop(). The seed gives the order and the pauses."""
 
     def __init__(self, stack, seed, gaps):
         super().__init__()
@@ -44,7 +44,7 @@ class Injector(Background):
         self.faults = []
 
     def _order(self):
-        """PostgreSQL, which every run must meet, then each kind once, then as they come."""
+        """Yields PostgreSQL first, because every run must include it, then each kind once, then random kinds."""
         first = [kind for kind in self._kinds if kind != "postgres"]
         self._choice.shuffle(first)
         yield from ["postgres"] + first
@@ -70,7 +70,7 @@ class Injector(Background):
         time.sleep(pause)
 
     def _start_responder(self):
-        """As a service manager does. Apache needs nobody for that."""
+        """Restarts the responder like a service manager. Apache does that itself."""
         if self._stack.server != "apache-fcgid":
             self._stack.restart_responder()
 

@@ -1,4 +1,4 @@
-"""Calls whose commit is late: what they are told, what was done, and what their repetition gets."""
+"""Calls whose commit is late: compares the answer, the effect, and the answer to a repeat."""
 
 import contextlib
 import os
@@ -19,10 +19,10 @@ from workload import CREATE_KEY, OUTCOME_UNKNOWN, UNKNOWN, VERSION, Load, Reques
 
 CASES = ["models.create", "iam.keys.create", "onboarding"]
 TIMEOUT, COMMIT_TIMEOUT = 300, 1500  # ms
-LATE = 0.2, 3  # seconds by which commits are late; some outcomes are waited for, some are not
-# What is done to commits, are the connections cut then, and how often.
+LATE = 0.2, 3  # seconds by which commits are late; some answers come in time, some do not
+# Faults of commits, whether connections are cut then, and how often.
 TROUBLES = {("commits", False): 4, ("commit-answers", False): 3, ("commits", True): 2, ("commit-answers", True): 2}
-# Nothing is limited, and every call at once has a connection of its own.
+# No limits, and a connection for every concurrent call.
 SETTINGS = """db_timeout = %d
 %sdb_connections = 64
 rate_limits = off
@@ -31,7 +31,7 @@ reservation_ttl = 5
 idempotency_lease = 5
 database_url = postgresql://acp_app@/acp?host=%s&port=5432
 """
-# Of each case: what there is, by the name that the call gave it: (name, its id, what is stored of its key).
+# For each case: the created objects by the name that the call chose: (name, id, stored part of the key).
 THERE = {"models.create": "select name, model_id, '' from acp.leadscoring_models where starts_with(name, '%s-')",
          "iam.keys.create": "select name, api_key_id, key_prefix from acp.api_keys where starts_with(name, '%s-')",
          "onboarding": "select t.agent_id, t.tenant_id, k.key_prefix from acp.tenants t join acp.api_keys k "
@@ -39,7 +39,7 @@ THERE = {"models.create": "select name, model_id, '' from acp.leadscoring_models
 
 
 class Call:
-    """One that is made under a late commit, and its repetition."""
+    """A call made under a late commit, and its repeats."""
 
     def __init__(self, case, name, client, account):
         self.case, self.name, self._client = case, name, client
@@ -56,7 +56,7 @@ class Call:
         self.answers = [self._client.send(self._request)]
 
     def repeat(self):
-        """With the key that it was told, or as it was where nothing was done."""
+        """Repeats the call: with the key from the answer, or unchanged if nothing was done."""
         before = len(self._client.answers)
         self._client.done_once(self.first)
         self.answers += self._client.answers[before:]
@@ -70,18 +70,18 @@ class Call:
         return self.answers[-1]
 
     def secret(self):
-        """The key that was answered, if there is one."""
+        """The API key in the answer, if any."""
         return self.last.data.get("api_key", "") if self.last.good and self.case != "models.create" else ""
 
     def told(self, answer):
-        """(id, what is stored of the key) of what was made, by this answer."""
+        """(id, stored part of the key) of the created object according to this answer."""
         if self.case == "models.create":
             return answer.data, ""
         return (answer.data.get("api_key_id" if self.case == "iam.keys.create" else "tenant_uuid"),
                 answer.data.get("api_key", "")[:SHOWN_OF_KEY])
 
     def works(self):
-        """Is the key that was answered a good one? True where there is none."""
+        """True if the API key in the answer works, or if there is none."""
         return not self.secret() or self._client.send(Request("meta.version", {"action": VERSION},
                                                               key=self.secret())).status == 200
 
@@ -91,7 +91,7 @@ def shown(answer):
 
 
 class Verdict:
-    """What was answered against what is on record and what is there."""
+    """Compares the answers with the audit rows and the created objects."""
 
     def __init__(self, bench, name, since, calls):
         self._bench, self._calls = bench, calls
@@ -170,7 +170,7 @@ class Verdict:
         for line in lines:
             yield "  ".join(word.ljust(width) for word, width in zip(line, widths)).rstrip()
         for case in CASES:
-            yield "%s %s: what was answered is what the log says" % ("FAIL" if case in self._wrong_cases else "ok", case)
+            yield "%s %s: the log agrees with the answers" % ("FAIL" if case in self._wrong_cases else "ok", case)
         for line in self.contradictions:
             yield "VIOLATION %s" % line
         yield "violations: %d" % len(self.contradictions)
@@ -180,8 +180,8 @@ class Verdict:
 
 
 def play(network, pool, calls, choice):
-    """So many calls at once in one trouble, and their repetitions: once all is well, or while commits that were late
-    before still are."""
+    """Makes the given number of concurrent calls under one fault, and their repeats: after recovery, or while earlier
+    late commits are still late."""
     (order, cut), = choice.choices(list(TROUBLES), list(TROUBLES.values()))
     seconds, hasty = choice.uniform(*LATE), choice.random() < 0.5
     begun = time.monotonic()
@@ -207,7 +207,7 @@ def play(network, pool, calls, choice):
 
 @contextlib.contextmanager
 def site(stack):
-    """The stack with the network before its database; yields the network."""
+    """Starts the stack with the network before its database; yields the network."""
     stack.up()
     timeout = "db_commit_timeout = %d\n" % COMMIT_TIMEOUT if knows_setting(stack, "db_commit_timeout") else ""
     state = stack.env["ACP_STATE"]
@@ -223,7 +223,7 @@ def site(stack):
 
 
 def made_calls(stack, load, seed, times, clients, choice):
-    """Each case so many times, in rounds of as many calls as there are clients; each client has a tenant of its own."""
+    """Runs each case the given number of times, in rounds of one call per client. Each client has its own tenant."""
     load.onboard(clients, 0, lambda tenant: stack.ctl("tenant", "update", tenant, "--tier", "paid", "--payment-method",
                                                       "active"))
     callers = [(load.stand_by(stack.url, "%s/%d" % (seed, number)), account)
@@ -236,7 +236,7 @@ def made_calls(stack, load, seed, times, clients, choice):
 
 
 def run(stack, seed, times, clients):
-    """On an own stack that is not yet up. Returns the Verdict."""
+    """Runs on a private stack that is not running yet. Returns the Verdict."""
     choice = random.Random("%s/late" % seed)
     with site(stack) as network, ThreadPoolExecutor(clients) as pool:
         bench = Bench(stack)

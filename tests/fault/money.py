@@ -1,5 +1,4 @@
-"""Money under faults: agents that become paying customers by themselves, months that are billed, and what must be true
-of both in the end."""
+"""Money under faults: agents that become paying customers, billed months, and the checks of both at the end."""
 
 import json
 import os
@@ -17,9 +16,9 @@ from payments import CHECKOUT
 from stripe import StandIn
 from workload import Account, Request
 
-SETTLING = 600  # seconds in which events must be told once nothing is broken any more
-STANDING = 120  # seconds in which at least one of the things that are owed must be done then
-# Paid calls of closed months against the lines that charge them, counted here and not by the program.
+SETTLING = 600  # seconds after the last fault in which all events must be delivered
+STANDING = 120  # seconds after that in which at least one obligation must be done
+# Paid calls of closed months and the lines that charge them, counted here and not by the program.
 CHARGED = """select (select count(*) from acp.audit_logs where billable and tier = 'paid'
         and ts < acp.period_end(:'last')) as rows,
     (select coalesce(sum(calls), 0) from acp.invoice_lines where kind = 'usage') as lines"""
@@ -29,7 +28,7 @@ INVOICES = """select tenant_id, period, encode(hash, 'hex') as hash, amount from
 
 
 class StackStripe(StandIn):
-    """The stand-in of a stack, which somebody else started."""
+    """The stand-in of a stack; the caller has started it."""
 
     def __init__(self, stack):
         self.url, self.key = stack.env["ACP_STRIPE_URL"], stack.env["ACP_STRIPE_KEY"]
@@ -40,8 +39,8 @@ class StackStripe(StandIn):
 
 
 class Shopper(Background):
-    """One agent after the other: onboarded, a few calls, the link, and a human who saves a card; from then on a paying
-    tenant of the load."""
+    """One agent after another: onboards, makes a few calls, asks for the link, and a person saves a card. From then on
+    it is a paying tenant of the load."""
 
     def __init__(self, stack, load, bench, stripe, seed):
         super().__init__()
@@ -49,16 +48,16 @@ class Shopper(Background):
         self._load, self._db, self._stripe = load, bench.db, stripe
         self._client = load.stand_by(stack.url, "%s/shopper" % seed)
         self._choice = random.Random("%s/shopper" % seed)
-        self.pressed = []  # accounts whose human saved a card: they must be paying tenants in the end
-        self._waiting = []  # those of them that are not known to be yet
+        self.pressed = []  # accounts with a saved card: they must be paying tenants at the end
+        self._waiting = []  # those not yet seen as paying
 
     def _work(self):
         number = 0
-        # Fewer and fewer: each is billed every month, and the stand-in is no fast one.
+        # Ever fewer: each is billed every month, and the stand-in is slow.
         while not self._stopping.wait(self._choice.uniform(1, 6) * (1 + len(self.pressed) / 10)):
             number += 1
             self._one("%s-shopper-%d" % (self._load.name, number))
-            self._welcome()
+            self._register()
 
     def _one(self, agent_id):
         account = self._client.onboard(agent_id, "free", self._stopping)
@@ -71,7 +70,7 @@ class Shopper(Background):
                 return
 
     def _save_card(self, account):
-        """True once the human has pressed the button; what is on the way there may fail in any way."""
+        """True once the person has pressed the button. Earlier steps may fail in any way."""
         request = urllib.request.Request(self._url + CHECKOUT, b"", {"X-API-Key": account.key}, method="POST")
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
@@ -81,13 +80,13 @@ class Shopper(Background):
         except (OSError, ValueError, Failure):
             return False
 
-    def _welcome(self):
-        """Those that are paying tenants by now take part in the load."""
+    def _register(self):
+        """Adds accounts that are now paying to the load."""
         try:
             for account in list(self._waiting):
                 if self.tier(account) == "paid":
                     self._waiting.remove(account)
-                    # A call that begins 100 ms after that is a paid one.
+                    # A call that begins 100 ms later is a paid one.
                     time.sleep(0.2)
                     self._load.add_paid(Account(account.agent_id, {"tenant_uuid": account.id, "api_key": account.key},
                                                 "paid"))
@@ -100,7 +99,7 @@ class Shopper(Background):
 
 
 def kill_billing(stack, month, seconds):
-    """acpctl billing run, killed after so many seconds, if it still runs then; says how it ended."""
+    """Runs acpctl billing run and kills it after the given seconds if it is still running. Returns how it ended."""
     process = subprocess.Popen([os.path.join(stack.sbin, "acpctl"), "--config", stack.config, "billing", "run",
                                 "--period", month], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, env=clean_environment(ACP_DATABASE_URL=stack.database_url))
@@ -113,7 +112,7 @@ def kill_billing(stack, month, seconds):
 
 
 class Books:
-    """The end of a run: everything owed is done, every closed month is billed, and the sums are those of the rows."""
+    """The end of a run: all obligations are done, every closed month is billed, and the sums match the rows."""
 
     def __init__(self, stack, bench, stripe, shopper):
         self._stack, self._db, self._stripe, self._shopper = stack, bench.db, stripe, shopper
@@ -125,7 +124,7 @@ class Books:
         self.notes.append("%s %s" % ("FAIL" if wrong else "ok", name))
 
     def attempt(self, name, work):
-        """work() must not fail."""
+        """Records a violation if work() fails."""
         try:
             work()
             self.expect(name, [])
@@ -133,8 +132,8 @@ class Books:
             self.expect(name, [error])
 
     def settle(self):
-        """Stripe works again: events that it could not deliver come once more, as they do for days; what had been given
-        up is tried again, as an operator does."""
+        """Stripe works again: resends undelivered events, as Stripe does for days, and retries obligations that were
+        given up, as an operator does."""
         self._stripe.control(reset=True)
 
         def told():
@@ -149,8 +148,8 @@ class Books:
         self.violations += ["owed: %s" % owed for owed in self._owed()[:5]]
 
     def _pay_off(self):
-        """After an hour much is owed, and the stand-in is slow with so much to write down: what counts is that it
-        becomes less, to the last."""
+        """After an hour many obligations are left, and the stand-in is slow. The check is that they become fewer, down
+        to none."""
         left = len(self._owed())
         while left:
             until(STANDING, "one of %d obligations is done" % left, lambda most=left: len(self._owed()) < most, 0.5)
@@ -172,7 +171,7 @@ class Books:
             "tenant %s: %d" % pair for pair in count.items() if pair[1] > 1])
 
     def bill(self, months):
-        """Each month that ended, oldest first, twice: the second run changes nothing."""
+        """Bills each ended month twice, oldest first. The second run must change nothing."""
         for month in months:
             self.attempt("acpctl billing run --period %s" % month,
                          lambda m=month: self._stack.ctl("billing", "run", "--period", m))

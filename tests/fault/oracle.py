@@ -1,4 +1,4 @@
-"""What must hold afterwards, asked of the database: every answer against every row."""
+"""The checks after a run: compares every answer with every row in the database."""
 
 import csv
 import io
@@ -15,9 +15,9 @@ SHOWN = 5  # examples of each violation
 KEY_SECONDS = 24 * 3600  # how long an idempotency key is remembered
 SHOWN_OF_KEY = 12  # characters of an API key that are stored
 UNAVAILABLE = "UNAVAILABLE"
-# What a human does at the link of a shopper, and what Stripe tells, are no calls of a client.
+# The steps of a person at the link of a shopper, and the events of Stripe, are not calls of a client.
 NOT_CALLED = {"upgrade.checkout", "stripe.webhook"}
-NO_COMMAND = 64  # acpctl's exit status where the command does not exist
+NO_COMMAND = 64  # exit status of acpctl for an unknown command
 COLUMNS = ("request_id", "tenant_id", "action", "status", "error_code", "billable", "dry_run", "tier",
            "idempotency_key", "result_meta->>'resource_id'", "result_meta->>'usage_check'", "acp.period(ts)",
            "extract(epoch from ts)")
@@ -27,7 +27,7 @@ class Row:
     def __init__(self, values):
         (self.request_id, self.tenant_id, self.action, self.status, self.code, billable, dry_run, self.tier,
          self.idempotency_key, self.resource, self.usage_check, self.period, at) = [value or None for value in values]
-        self.at = float(at)  # by the program's clock
+        self.at = float(at)  # by the clock of the program
         self.billable = billable == "t"
         self.dry_run = dry_run == "t"
 
@@ -38,22 +38,22 @@ class Row:
 
 
 def table(db, select):
-    """The rows of a SELECT as lists of text, many at a time."""
+    """Returns all rows of a SELECT as lists of text."""
     return list(csv.reader(io.StringIO(db.text("copy (%s) to stdout (format csv)" % select))))
 
 
-STRADDLING = 60  # seconds before a jump of the clock; a call that began then may have done its work after it
+STRADDLING = 60  # seconds before a clock jump in which a call may begin that does its work after the jump
 
 
 def latest(moment, jumps):
-    """When a call may have claimed its key whose row says that it began at this moment."""
+    """Times at which a call may have claimed its key, if its row says that it began at this moment."""
     return max([moment] + [moment + ahead for before, ahead in jumps if abs(moment - before) <= STRADDLING])
 
 
 def effects_of(rows, jumps):
-    """The billable rows of each idempotency key that can all be right: a key is forgotten after a day (of the
-    program's clock), and what comes then is another call. jumps: (when, by how many seconds) that clock went ahead.
-    key -> (how many rows, how many are allowed)."""
+    """Counts the billable rows of each idempotency key and how many are allowed. A key is forgotten after a day of the
+    program's clock; a later call is a new one. jumps: (when, seconds) that the clock jumped ahead. Returns
+    key -> (rows, allowed)."""
     times = defaultdict(list)
     for row in rows:
         if row.billable and row.idempotency_key:
@@ -62,7 +62,7 @@ def effects_of(rows, jumps):
 
 
 def most_effects(moments, jumps):
-    """How many effects of one key at those times can be right."""
+    """How many effects of one key at those times are allowed."""
     allowed, last = 1, min(moments, default=0)
     for moment in sorted(moments):
         if latest(moment, jumps) - last >= KEY_SECONDS:
@@ -73,8 +73,8 @@ def most_effects(moments, jumps):
 class Oracle:
     def __init__(self, bench, load, since, free_limit, reservation_ttl, may_fail=lambda answer: False,
                  jumps=()):
-        """may_fail(answer): was the schema broken when that was answered, so that a 500 is right? jumps: of the
-        program's clock, as for effects_of."""
+        """may_fail(answer): true if the schema was broken at that time, so that a 500 is right. jumps: of the program's
+        clock, as for effects_of."""
         self._bench = bench
         self._load = load
         self._since = since
@@ -90,7 +90,7 @@ class Oracle:
     # Results ----------------------------------------------------------------------------------------------------------
 
     def _expect(self, name, wrong):
-        """Each of wrong is a violation of one promise; the first few are told."""
+        """Records each entry of wrong as a violation of one promise; prints the first few."""
         for one in wrong[:SHOWN]:
             self.violations.append("%s: %s" % (name, clipped(str(one), 1200)))
         if len(wrong) > SHOWN:
@@ -148,17 +148,18 @@ class Oracle:
                                                         for a, what in wrong if what])
 
     def _difference(self, answer, row, done=False):
-        """What the row should say and does not; None: nothing. done: a success, which the answer does not say."""
+        """Describes how the row differs from the expected one; None: it does not. done: a success that the answer does
+        not show."""
         request = answer.request
         good = answer.good or done
         code = None if done else answer.code
         fresh = good and code is None
-        # Answered while the database was away; afterwards the allowance had no room for it: it is given away.
+        # Answered while the database was away. The allowance had no room left afterwards, so the call is free.
         given_away = row.usage_check == "failed_open_over_limit" and row.tier == "free"
         billable = fresh and request.action in BILLABLE and not request.dry_run and not given_away
         wanted = {"status": (row.status == "success", good), "error_code": (row.code, code),
                   "billable": (row.billable, billable)}
-        if answer.status != 400:  # a body that was refused early was not read to its end
+        if answer.status != 400:  # a body refused early was not read completely
             wanted["action"] = (row.action, request.action or row.action)
             wanted["dry_run"] = (row.dry_run, request.dry_run)
             if request.action:
@@ -172,7 +173,7 @@ class Oracle:
         return ", ".join(wrong) or None
 
     def _rows_of_nobody(self):
-        """Rows whose answer never arrived: at most as many as there were calls without an answer."""
+        """Rows without a received answer: at most as many as calls without an answer."""
         told = {answer.request_id for answer in self._answers}
         nobody = [row for row in self._own if row.request_id not in told and row.action not in NOT_CALLED]
         unknown = sum(answer.status is UNKNOWN for answer in self._answers)
@@ -181,7 +182,7 @@ class Oracle:
             self._expect("no rows of calls that nobody made", nobody)
 
     def _refusals(self):
-        """What was answered as refused or failed was not done, and never will be."""
+        """A call answered as refused or failed was not done and is not done later."""
         found, wrong = Counter(), []
         for answer in self._answers:
             if answer.unsure or answer.good:
@@ -197,7 +198,7 @@ class Oracle:
         self._expect("no 503 has two rows", twice)
 
     def _outcomes(self):
-        """Calls of whose outcome the program said that it does not know it: done or not, and on record accordingly."""
+        """Calls answered with OUTCOME_UNKNOWN: done or not, and the rows agree."""
         found, wrong = Counter(), []
         for answer in self._answers:
             if answer.code != OUTCOME_UNKNOWN:
@@ -253,7 +254,7 @@ class Oracle:
                 for a in good if a.data not in there]
 
     def _keyed(self):
-        """One key, one effect: at most one billable row, and one if there was a success; at most one model."""
+        """One effect per key: at most one billable row, exactly one after a success, and at most one model."""
         calls = defaultdict(list)
         for answer in self._answers:
             if answer.request.idempotency_key and not answer.request.told:
@@ -274,7 +275,7 @@ class Oracle:
     # What was repeated as told ----------------------------------------------------------------------------------------
 
     def _done(self, answers):
-        """The rows that say that this call, or a repetition of it, did its work."""
+        """Rows that record the success of this call or of a repeat."""
         rows = {row for answer in answers for row in self._rows.get(answer.request_id, [])}
         for request in {answer.request for answer in answers}:
             if request.account and request.idempotency_key:
@@ -282,12 +283,12 @@ class Oracle:
         return [row for row in rows if row.status == "success" and row.code is None]
 
     def _allowed(self, answers):
-        """How many effects of these calls, all with one key but for the first, can be right."""
+        """How many effects of these calls are allowed. All but the first have one key."""
         keyed = any(answer.request.idempotency_key for answer in answers)
         return most_effects([row.at for row in self._done(answers)], self._jumps) if keyed else 1
 
     def _told(self):
-        """A call whose outcome was unknown, and its repetitions with the key that it was given: one effect."""
+        """A call with unknown outcome and its repeats with the key it was given: one effect."""
         chains = {a.request.first: [] for a in self._answers if a.request.told and a.request.path != ONBOARD}
         for answer in self._answers:
             if answer.request.first in chains:
@@ -307,7 +308,7 @@ class Oracle:
         self._expect("a call that is repeated as told is done once", wrong)
 
     def _new_keys(self):
-        """API keys: those whose text was answered, and none whose text nobody can have."""
+        """API keys: every answered key exists, and no key exists whose text was never answered."""
         found = defaultdict(list)
         for name, tenant, key_id, prefix in table(
                 self._bench.db, "select name, tenant_id, api_key_id, key_prefix from acp.api_keys "
@@ -322,7 +323,7 @@ class Oracle:
             wrong += self._wrong_key(name, answers, found.get(name, []))
         self._expect("API keys are those that were answered with success (%d)" % len(found), wrong)
         written = Counter(key_id for keys in found.values() for _, key_id, _ in keys)
-        # A replay is a success, too; it says so.
+        # A replay is a success, too, and is marked as such.
         told = Counter(row.resource for row in self._own if row.action == CREATE_KEY and row.status == "success"
                        and row.code is None)
         self._expect("each API key has its one audit row", [
@@ -341,8 +342,8 @@ class Oracle:
                 if (a.data.get("api_key_id"), a.data.get("api_key", "")[:SHOWN_OF_KEY]) not in there]
 
     def _agents(self):
-        """Agents that onboarded without a key: each that did not go unanswered is a tenant in the end, whose key it
-        knows."""
+        """Agents that onboarded without a key: each that got an answer becomes a tenant and knows the key of the
+        tenant."""
         tenants = defaultdict(list)
         for agent, tenant, prefix in table(
                 self._bench.db, "select t.agent_id, t.tenant_id, k.key_prefix from acp.tenants t "
@@ -387,7 +388,7 @@ class Oracle:
             sum(account.tier == "free" for account in self._accounts), full))
 
     def _places(self):
-        """Places that died with a process are free again after their time: the tenant can use all it is due."""
+        """Reservations of killed calls expire: the tenant can use its whole allowance."""
         db = self._bench.db
         held = "select count(*) from acp.usage_reservations where expires_at > acp.now()"
         try:
@@ -420,7 +421,7 @@ class Oracle:
     # The books --------------------------------------------------------------------------------------------------------
 
     def _account(self):
-        """What every run of the end-to-end tests must leave behind."""
+        """The consistency checks of every end-to-end run."""
         for test in (test_account.test_no_drift, test_account.test_quota_is_what_the_rows_say,
                      test_account.test_nobody_beyond_the_allowance, test_account.test_billable_rows,
                      test_account.test_request_ids_are_unique):
@@ -432,7 +433,7 @@ class Oracle:
             self._expect(test.__name__[len("test_"):].replace("_", " "), wrong)
 
     def _usage(self):
-        """GET /api/usage of every tenant."""
+        """Checks GET /api/usage of every tenant."""
         counted = dict(table(self._bench.db, "select tenant_id, count(*) from acp.audit_logs where billable and "
                              "acp.period(ts) = acp.period(acp.now()) group by 1"))
         wrong = []
@@ -457,7 +458,7 @@ def is_missing(done):
 
 
 def wait_for_journal(stack, seconds):
-    """Until rows that were kept aside while the database was away have reached it; how long that took, in words."""
+    """Waits until journaled rows are in the database. Returns a sentence with the duration."""
     start = time.monotonic()
     done = stack.program("acpctl", "journal", "status")
     if is_missing(done):

@@ -1,19 +1,18 @@
 #!/usr/bin/env python3
-"""What stands between the program and PostgreSQL where the network is to fail: passes bytes on, or does not.
+"""A proxy between the program and PostgreSQL that simulates network faults.
 
-  proxy.py SOCKET TARGET     listens on one Unix socket and connects to the other; orders come on standard input, a line
-                             each, and "ok" is answered to each:
-  pass          whatever comes is passed on at once
-  stall         nothing is passed on, in neither direction; connections stay open
-  mute          what clients send arrives, and no answer comes back
-  delay SECONDS every piece arrives so much later
-  cut           connections break, and whoever connects is cut off at once
-  commits SECONDS         what asks for a commit arrives so much later, and with it all that follows on its connection;
-                          the rest is passed on at once
-  commit-answers SECONDS  commits arrive at once, and what the server says from then on comes so much later
+  proxy.py SOCKET TARGET     listens on one Unix socket and connects to the other. Orders come on standard input, one a
+                             line; each is answered with "ok":
+  pass          passes everything on at once
+  stall         passes nothing on in either direction; connections stay open
+  mute          delivers messages of clients, but no answers
+  delay SECONDS delays every piece
+  cut           breaks connections and closes new ones at once
+  commits SECONDS         delays each commit request and everything after it on its connection; passes the rest at once
+  commit-answers SECONDS  passes commits on at once, and delays everything that the server sends from then on
 
-What is held by commits arrives also where the client has given up meanwhile. With another number the same order is one
-for what comes from then on; every other order ends what it does not do itself.
+A commit held by "commits" arrives even if the client has given up meanwhile. The same order with another number applies
+to later messages; every other order ends the effects of the previous one.
 """
 
 import asyncio
@@ -26,26 +25,26 @@ import subprocess
 import sys
 
 PIECE = 65536
-LONGEST = 8192  # bytes of a message whose SQL is looked at; that of the program's own statements is shorter
+LONGEST = 8192  # longest message whose SQL is examined, in bytes; statements of the program are shorter
 COMMIT = re.compile(rb"\s*commit\s*;?\s*", re.I)
-# A statement that writes; where it is its own transaction, the Sync after it commits.
+# A statement that writes. If it is its own transaction, the Sync after it commits.
 WRITES = re.compile(rb"\bacp\.onboard\(")
 BEGINS, ENDS = (re.compile(rb"\s*(%s)\b" % words, re.I) for words in (b"begin", b"commit|rollback"))
-# SSLRequest and GSSENCRequest: the first message comes after the answer, which on a Unix socket is always no.
+# SSLRequest and GSSENCRequest: the startup message follows the answer, which is always no on a Unix socket.
 ENCRYPTION = {80877103, 80877104}
 
 
 class Splitter:
-    """What a client of PostgreSQL sends, cut before and after each message that asks for a commit: COMMIT itself, and
-    the Sync of a statement that is sent with a Flush (what it gave is told before), or that stands alone."""
+    """The messages of a PostgreSQL client, split before and after each commit request: COMMIT itself, or the Sync of a
+    statement that is sent with a Flush (its results come first) or that stands alone."""
 
     def __init__(self):
-        self._kept = b""  # of a message that cannot be judged yet
-        self._rest = 0  # bytes of a message, judged already, that are still to come
+        self._kept = b""  # of a message that is not classified yet
+        self._rest = 0  # remaining bytes of a classified message
         self._started = self._flushed = self._within = self._alone = self._runs = False
 
     def feed(self, data):
-        """Yields (bytes, whether they ask for a commit)."""
+        """Yields (bytes, whether they request a commit)."""
         data, start, at = self._kept + data, 0, 0
         while at < len(data):
             if not self._rest:
@@ -66,7 +65,7 @@ class Splitter:
             yield data[start:at], False
 
     def _length(self, data, at):
-        """Of the message that begins there; None: more of it is needed to judge it."""
+        """Classifies the message that begins there; None: more bytes are needed."""
         head = 5 if self._started else 8
         if len(data) - at < head:
             return None
@@ -82,7 +81,7 @@ class Splitter:
         if kind == b"S":
             runs, self._runs, self._alone = self._runs, False, False
             return flushed or runs
-        # Sent only to be prepared, it does nothing.
+        # A statement that is only prepared does nothing.
         self._runs = self._runs or (kind == b"E" and self._alone)
         if kind not in (b"P", b"Q"):
             return False
@@ -93,7 +92,7 @@ class Splitter:
 
 
 class Connection:
-    """One of a client's, and the one that was made for it."""
+    """A connection of a client and its connection to the server."""
 
     def __init__(self, proxy, client):
         self.client, self.server = client, None
@@ -101,7 +100,7 @@ class Connection:
         self._proxy = proxy
         self._loop = asyncio.get_running_loop()
         self._splitter = Splitter()
-        self._answers_at = 0.0  # when the answer to the last commit may be told
+        self._answers_at = 0.0  # earliest time for the answer to the last commit
 
     def cut(self):
         self.broken = True
@@ -110,7 +109,7 @@ class Connection:
                 end.shutdown(socket.SHUT_RDWR)
 
     async def last(self, target):
-        """Until one of both ends."""
+        """Passes messages on until one side closes."""
         self.server = socket.socket(socket.AF_UNIX)
         self.server.setblocking(False)
         await self._loop.sock_connect(self.server, target)
@@ -149,7 +148,7 @@ class Connection:
                 if not client_left:
                     await self._send(self.client, data)
             except ConnectionError:
-                # What it sent before it left is still on its way to the server, and may be held.
+                # Messages sent before it closed are still on their way to the server and may be delayed.
                 client_left = not self.broken
 
     async def _send(self, end, data):
@@ -192,11 +191,11 @@ class Proxy:
             await asyncio.sleep(self._seconds)
 
     def due(self, mode):
-        """When what comes now is to be passed on; at once in every other mode."""
+        """Time at which data received now is passed on; now in every other mode."""
         return asyncio.get_running_loop().time() + self._seconds if self._mode == mode else 0.0
 
     async def late(self, connection, mode, due):
-        """Until then, or until another mode is ordered."""
+        """Sleeps until then, or until the mode changes."""
         loop = asyncio.get_running_loop()
         while self._mode == mode and not connection.broken and loop.time() < due:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -247,17 +246,17 @@ async def serve(path, target):
             break
         proxy.order(line.split())
         print("ok", flush=True)
-    # The open connections end with the process.
+    # Open connections end with the process.
     os._exit(0)
 
 
 class Network:
-    """The proxy in a process of its own, before a cluster with its socket in the folder sockets; a context manager."""
+    """A context manager that runs the proxy as a process before a cluster with its socket in the folder sockets."""
 
     NAME = ".s.PGSQL.5432"
 
     def __init__(self, folder, sockets):
-        self.folder = folder  # what the program is told as its host
+        self.folder = folder  # the host setting of the program
         self._sockets = sockets
         self._process = None
 

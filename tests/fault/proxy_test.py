@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""The proxy before PostgreSQL against a server that only writes down what arrives, and when: proxy_test.py, exit
-status 0 when all is well."""
+"""Tests the proxy against a server that records what arrives and when. Exit status 0: passed."""
 
 import os
 import socket
@@ -14,7 +13,7 @@ sys.dont_write_bytecode = True
 from proxy import Network, Splitter
 
 HOLD = 0.8
-SLACK = 0.5  # seconds that what is passed on at once may take here
+SLACK = 0.5  # seconds that immediate delivery may take
 
 
 def message(kind, body=b""):
@@ -32,7 +31,7 @@ ONBOARD = message(b"P", b"\0SELECT o.verdict FROM acp.onboard($1, $2, $3) o\0\0\
 
 
 class Server:
-    """Answers each message of its clients with one byte."""
+    """A server that answers each message with one byte."""
 
     def __init__(self, path):
         self.got = []  # (when, bytes); b"": the end
@@ -61,7 +60,7 @@ class Server:
 
 
 def split(*chunks):
-    """What is asked for a commit, of a client that sends those chunks; all of it must come out in order."""
+    """Returns the commit requests in the chunks that a client sends. All bytes must come out in order."""
     splitter = Splitter()
     pieces = [piece for chunk in chunks for piece in splitter.feed(chunk)]
     assert b"".join(data for data, _ in pieces) == b"".join(chunks), pieces
@@ -91,7 +90,7 @@ def connected(network):
 
 
 def arrival(server, data):
-    """When what ends so had arrived."""
+    """Time at which the data ending with these bytes had arrived."""
     limit = time.monotonic() + 5
     while time.monotonic() < limit:
         if server.bytes().endswith(data) or (data == b"" and server.got[-1][1] == b""):
@@ -101,7 +100,7 @@ def arrival(server, data):
 
 
 def test_commits(network, server):
-    """Only the commit is late, and it arrives although its client has left."""
+    """Only the commit is late, and it arrives even if its client has closed."""
     one, other = connected(network), connected(network)
     with network.doing("commits", HOLD):
         start = time.monotonic()
@@ -116,7 +115,7 @@ def test_commits(network, server):
 
 
 def test_another_number(network, server):
-    """What is held stays so when commits that come later are not; another order lets it go."""
+    """Held commits stay held when later ones are not; another order releases them."""
     one, other = connected(network), connected(network)
     with network.doing("commits", 3 * HOLD):
         start = time.monotonic()
@@ -145,7 +144,7 @@ def test_commit_answers(network, server):
 
 
 def test_cut(network, server):
-    """What is held by then never arrives."""
+    """Held data never arrives after a cut."""
     one = connected(network)
     network.order("commits", HOLD)
     one.sendall(PARSE + COMMIT)

@@ -1,4 +1,4 @@
-"""Every kind of fault, one after the other, in an order and with durations that come from the seed."""
+"""Runs every kind of fault, one after another. The seed gives the order and the durations."""
 
 import contextlib
 import datetime
@@ -15,13 +15,13 @@ from checks import Failure, until
 from money import kill_billing
 from stack import children, end_quietly, is_running
 
-RECOVERY = 90  # seconds after a fault within which a new call that writes must succeed
+RECOVERY = 90  # a new writing call must succeed within so many seconds after a fault
 TABLES = ["audit_logs", "audit_chains", "api_keys", "tenants", "usage_quota", "usage_reservations", "usage_pending",
           "idempotency", "leadscoring_models", "outbox"]
-WOBBLE = 3 * 3600  # seconds by which the clock goes wrong and comes back
+WOBBLE = 3 * 3600  # seconds by which the clock jumps and returns
 OTHERS = "from pg_stat_activity where usename = 'acp_app' and pid <> pg_backend_pid()"
 
-# kind: how often; what is needed for it, beside a stack.
+# kind: frequency. NEEDS below lists requirements.
 KINDS = {
     "worker killed": 6, "supervisor killed": 3, "responders killed": 3, "web server killed": 2, "PostgreSQL killed": 6,
     "everything killed": 3,
@@ -34,23 +34,23 @@ KINDS = {
     "Stripe refuses": 3, "Stripe slow": 2, "Stripe loses replies": 3, "Stripe stopped": 2,
     "webhooks held and doubled": 2,
     "clock wrong": 4, "month ends": 2, "partitions missing": 2, "partition detached": 2, "billing killed": 4}
-# What a kind needs that is not to be had everywhere.
+# Requirements of kinds that are not available everywhere.
 NEEDS = {"disk full": "data", "disk full, no WAL": "data", "journal full": "journal", "disk frozen": "wal",
          "standby stopped": "standby"}
 
 
 class World:
-    """What faults are made with: the stack and what stands around it."""
+    """The stack and its surroundings, on which faults act."""
 
     def __init__(self, stack, bench, load, network, stripe, settings):
         self.stack, self.db, self.load = stack, bench.db, load
         self.network, self.stripe, self.settings = network, stripe, settings
         self.disks = {}  # "data", "wal" and "journal", where they can be mounted
         self.standby = None
-        self.missing = {}  # what of NEEDS is not to be had here: why
-        self.months = []  # that ended, YYYY-MM
+        self.missing = {}  # unavailable entries of NEEDS: reason
+        self.months = []  # ended months, YYYY-MM
         self.billed = set()
-        self.jumps = []  # (when, by how many seconds) the program's clock went ahead for good
+        self.jumps = []  # (when, seconds) of permanent jumps of the program's clock
         self.offset = datetime.timedelta(0)
 
 
@@ -73,7 +73,7 @@ class Regime(Injector):
     # The run ----------------------------------------------------------------------------------------------------------
 
     def _order(self):
-        """Each kind once, then as they come."""
+        """Yields each kind once, then random kinds."""
         first = list(self._kinds)
         self._choice.shuffle(first)
         yield from first
@@ -109,7 +109,7 @@ class Regime(Injector):
         self._report(fault, self._recover(fault))
 
     def broke_schema(self, answer):
-        """Was the call under way while a partition was detached?"""
+        """True if the call ran while a partition was detached."""
         return any(fault.kind == "partition detached" and answer.started <= fault.back and answer.ended >= fault.at
                    for fault in self.faults)
 
@@ -117,7 +117,7 @@ class Regime(Injector):
         return getattr(self, "_" + kind.lower().replace(",", "").replace("-", "_").replace(" ", "_"))
 
     def _recover(self, fault):
-        """Seconds from the end of the fault until a new call that writes had its answer; all is well then."""
+        """Seconds from the end of the fault to the answer of a new writing call. The system has recovered then."""
         try:
             return until(RECOVERY, "a call that writes succeeds after %r" % fault.kind,
                          lambda: self._written(fault), 0.05) - fault.back
@@ -126,7 +126,7 @@ class Regime(Injector):
             raise
 
     def _written(self, fault):
-        """The first of the calls that began after the fault, and wrote."""
+        """The first writing call that began after the fault."""
         return min((a.ended for a in self._load.since(fault.back)
                     if a.request.model and not a.request.dry_run and a.status == 200), default=None)
 
@@ -142,7 +142,7 @@ class Regime(Injector):
 
     @contextlib.contextmanager
     def _fault(self, note=""):
-        """From here on it is broken; at the end it is not any more."""
+        """Context of one fault: it begins here and is repaired at the end."""
         self._note = ": " + note if note else ""
         fault = self._begin("")
         yield fault
@@ -152,7 +152,7 @@ class Regime(Injector):
         time.sleep(self._seconds(low, high))
 
     def _sql(self, statement, **values):
-        """Where the database may be on its way back."""
+        """Retries while the database may be recovering."""
         def done():
             try:
                 self._db.execute(statement, **values)
@@ -179,7 +179,7 @@ class Regime(Injector):
         with self._fault():
             self._stack.up(conf=self._world.settings)
 
-    # Restarts in good order -------------------------------------------------------------------------------------------
+    # Orderly restarts -------------------------------------------------------------------------------------------------
 
     def _worker_ended(self, _):
         workers = sorted(self._stack.responders())
@@ -188,7 +188,7 @@ class Regime(Injector):
                 end_quietly([self._choice.choice(workers)], signal.SIGTERM)
 
     def _configuration_reloaded(self, _):
-        """SIGHUP: the supervisor starts new processes and lets the old ones finish."""
+        """Sends SIGHUP: the supervisor starts new processes and lets the old ones finish."""
         old = set(self._stack.responders())
         with self._fault("SIGHUP"):
             end_quietly([self._stack.supervisor], signal.SIGHUP)
@@ -209,13 +209,13 @@ class Regime(Injector):
             self._stack.restart_postgres(immediate)
 
     def _connections_ended(self, _):
-        """pg_terminate_backend, again and again."""
+        """Calls pg_terminate_backend repeatedly."""
         with self._fault():
             for _ in range(self._choice.randint(1, 5)):
                 self._sql("select pg_terminate_backend(pid) %s" % OTHERS)
                 self._last(0, 0.5)
 
-    # PostgreSQL that does not do what it should -----------------------------------------------------------------------
+    # Faults of PostgreSQL -----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _standing_still(self, processes):
@@ -236,7 +236,7 @@ class Regime(Injector):
             self._last(0.5, 6)
 
     def _standby_stopped(self, _):
-        """One that commits wait for: what they wrote is there and seen by nobody until it goes on."""
+        """Stops a synchronous standby: committed data is stored but invisible until the standby continues."""
         standby = self._world.standby
         anew = standby.make_ready()
         with standby.awaited(), self._fault("SIGSTOP" + (", made anew before" if anew else "")), \
@@ -244,7 +244,7 @@ class Regime(Injector):
             self._last(1, 8)
 
     def _connections_stopped(self, _):
-        """Some of the program's connections get no answer; others, and new ones, do."""
+        """Stops some of the program's connections. Others, and new ones, are answered."""
         pids = [row["pid"] for row in self._db.rows("select pid %s" % OTHERS)]
         chosen = [pid for pid in pids if self._choice.random() < 0.6]
         with self._fault("%d of %d" % (len(chosen), len(pids))), self._standing_still(chosen):
@@ -258,11 +258,11 @@ class Regime(Injector):
                     session.execute("begin; set local lock_timeout = '10s'; lock table acp.%s;" % table)
                     self._last(0.3, 5)
                     session.execute("rollback;")
-                except Failure:  # the lock was not to be had
+                except Failure:  # the lock was not available
                     self._note += ", not got"
 
     def _read_only(self, _):
-        # For the session that sets it back it is not so.
+        # The session that resets the setting must be able to write.
         writable = "set default_transaction_read_only = off; "
         with self._fault():
             self._sql(writable + "alter system set default_transaction_read_only = on; select pg_reload_conf()")
@@ -282,7 +282,7 @@ class Regime(Injector):
                 time.sleep(0.02)
             self._note = ": %d taken" % len(hoard)
 
-    # The network between the two --------------------------------------------------------------------------------------
+    # The network ---------------------------------------------------------------------------------------------------
 
     def _network_slow(self, _):
         delay = self._choice.choice([0.02, 0.1, 0.4])
@@ -298,7 +298,7 @@ class Regime(Injector):
             self._last(0.1, 4)
 
     def _answers_lost(self, _):
-        """Statements arrive and are done, their answers do not come back, and then the connections break."""
+        """Statements arrive and are executed, their answers are lost, and then the connections break."""
         with self._fault(), self._network.doing("mute"):
             self._last(0.1, 2)
             self._network.order("cut")
@@ -315,7 +315,7 @@ class Regime(Injector):
             self._last(1, 6)
 
     def _commits_cut(self, _):
-        """The connections break while commits are on their way, or while their answers are."""
+        """Breaks the connections while commits, or their answers, are on their way."""
         order = self._choice.choice(["commits", "commit-answers"])
         with self._fault("on their way" if order == "commits" else "done, their answers lost"), \
                 self._network.doing(order, 60):
@@ -327,14 +327,14 @@ class Regime(Injector):
 
     @contextlib.contextmanager
     def _no_room(self):
-        """Wherever PostgreSQL writes."""
+        """Fills the disk that PostgreSQL writes to."""
         with contextlib.ExitStack() as full:
             for disk in filter(None, map(self._world.disks.get, ("data", "wal"))):
                 full.enter_context(disk.full())
             yield
 
     def _disk_frozen(self, _):
-        """Commits wait until the write-ahead log can be written again."""
+        """Freezes the disk of the write-ahead log: commits wait until it can be written again."""
         seconds = self._seconds(1, 6)
         with self._fault("pg_wal"), self._world.disks["wal"].frozen(math.ceil(seconds) + 10):
             time.sleep(seconds)
@@ -346,7 +346,7 @@ class Regime(Injector):
             self._back_up()
 
     def _disk_full_no_wal(self, _):
-        """No room for the next piece of the write-ahead log: PostgreSQL gives up."""
+        """Leaves no room for the next WAL segment: PostgreSQL gives up."""
         with self._fault():
             with self._no_room():
                 end = time.monotonic() + self._seconds(2, 4)
@@ -358,8 +358,8 @@ class Regime(Injector):
             self._back_up()
 
     def _back_up(self):
-        """Once there is room again, as an administrator does: started, if it does not run. One that gave up may be
-        about to end, or on its way back."""
+        """Once there is room again, starts PostgreSQL if it is not running, like an administrator. After giving up it
+        may be about to end or already restarting."""
         def answers():
             if not is_running(self._stack.postmaster):
                 self._stack.restart_postgres()
@@ -368,7 +368,7 @@ class Regime(Injector):
         until(90, "PostgreSQL answers", answers, 0.3)
 
     def _journal_full(self, _):
-        """No room for rows that should wait on the disk, and no PostgreSQL either."""
+        """Leaves no room for rows in the journal while PostgreSQL is cut off."""
         with self._fault(), self._world.disks["journal"].full(), self._network.doing("cut"):
             self._last(0.5, 4)
 
@@ -383,7 +383,7 @@ class Regime(Injector):
 
     def _stripe_refuses(self, _):
         status = self._choice.choice([500, 503, 429, 409])
-        # Not as one that Stripe keeps under the idempotency key: that lasts a day of its clock, which is the real one.
+        # Not a reply that Stripe keeps under the idempotency key: that lasts a day by its own clock, the real one.
         with self._stripe_orders(str(status), fail={"path": "/v1/*", "status": status, "times": -1}):
             self._last(2, 6)
 
@@ -420,7 +420,7 @@ class Regime(Injector):
                 self.set_clock(self._world.offset)
 
     def end_month(self, seconds):
-        """So many seconds later another month begins; the clock never goes back behind that."""
+        """Moves the clock so that the next month begins after so many seconds. It never goes back behind that."""
         world = self._world
         left = self._db.row("select to_char(acp.now(), 'YYYY-MM') as month, "
                             "extract(epoch from acp.now())::float8 as now, "
@@ -439,13 +439,13 @@ class Regime(Injector):
         self._note = ": %s" % self._world.months[-1]
 
     def _drop_ahead(self):
-        """The partitions of months to come, as if nobody had made them. Returns how many."""
+        """Drops the partitions of future months. Returns their number."""
         ahead = self._db.rows("""select c.relname as name from pg_inherits i join pg_class c on c.oid = i.inhrelid
             where i.inhparent = 'acp.audit_logs'::regclass
               and c.relname > 'audit_logs_' || to_char(acp.now(), 'YYYY_MM') order by 1""")
         dropped = 0
         for row in ahead:
-            # One that somebody wrote to meanwhile (a clock that went wrong) stays.
+            # A partition with rows (written under a wrong clock) stays.
             self._sql("""do $$ begin lock table acp.audit_logs in access exclusive mode;
                 if to_regclass('acp.%s') is not null and not exists (select from acp.%s) then drop table acp.%s; end if;
                 end $$""" % ((row["name"],) * 3))
@@ -453,14 +453,14 @@ class Regime(Injector):
         return dropped
 
     def _partitions_missing(self, _):
-        """The next months have none when the month ends."""
+        """Ends the month while the next months have no partitions."""
         with self._fault():
             dropped = self._drop_ahead()
             self.end_month(1)
             self._note = ": %d months ahead, and %s ends" % (dropped, self._world.months[-1])
 
     def _partition_detached(self, _):
-        """An operator's mistake, and its repair: the table of this month does not belong to the log for a moment."""
+        """An operator's mistake and its repair: detaches the partition of this month for a moment."""
         month = self._db.row("select 'acp.audit_logs_' || to_char(acp.now(), 'YYYY_MM') as name, "
                              "acp.period_start(acp.period(acp.now()))::text as first, "
                              "acp.period_end(acp.period(acp.now()))::text as after")
@@ -475,7 +475,7 @@ class Regime(Injector):
     # Money ------------------------------------------------------------------------------------------------------------
 
     def _billing_killed(self, _):
-        """The oldest month that is not known to be billed; it may end before it is killed."""
+        """Bills the oldest month not known to be billed. The run may end before it is killed."""
         world = self._world
         with self._fault():
             month = next((month for month in world.months if month not in world.billed), None)

@@ -1,5 +1,4 @@
-"""A standby that follows the stack's PostgreSQL while everything else breaks, and that commits wait for when they are
-told to."""
+"""A standby that follows the stack's PostgreSQL during all faults. Commits wait for it on request."""
 
 import contextlib
 import shutil
@@ -10,8 +9,8 @@ from checks import Failure, check, until
 from stack import end_quietly
 
 PORT = 5433
-CATCHING_UP = 20  # seconds that a standby which is not new may take
-# All that was committed by then, it has applied.
+CATCHING_UP = 20  # seconds for an existing standby to catch up
+# The standby has applied everything committed by then.
 CAUGHT_UP = STREAMS + " and replay_lsn >= '%s'"
 IN_SYNC = STREAMS + " and sync_state = 'sync'"
 OWN_SETTING = "select count(*) from pg_roles where rolname = 'acp_app' and rolconfig::text like '%synchronous_commit%'"
@@ -21,12 +20,12 @@ DROP_SLOT = ("select pg_terminate_backend(active_pid)" + SLOTS + " and active; "
 
 
 def why_not():
-    """Why there is no standby here; None: there can be one."""
+    """Returns why no standby is possible here; None: it is."""
     return None if shutil.which("pg_basebackup") else "pg_basebackup: not installed"
 
 
 class Standby:
-    """A context manager; within it the program's commits wait for the standby as soon as PostgreSQL names one."""
+    """A context manager. Within it, commits of the program wait for the standby once PostgreSQL names it."""
 
     def __init__(self, stack, db):
         self._stack, self._db = stack, db
@@ -35,7 +34,7 @@ class Standby:
         self._told = False
 
     def __enter__(self):
-        # Not where answers are to be lost (--lose-commits).
+        # Not with --lose-commits, which must lose answers.
         if not self._db.value(OWN_SETTING):
             self._db.execute("alter role acp_app set synchronous_commit = remote_apply")
             self._told = True
@@ -57,7 +56,7 @@ class Standby:
 
     @property
     def postmaster(self):
-        check(self._node.postmaster, "the standby does not run")
+        check(self._node.postmaster, "the standby is not running")
         return self._node.postmaster
 
     def _end(self):
@@ -81,7 +80,7 @@ class Standby:
         return self._db.value(CAUGHT_UP % self._db.value("select pg_current_wal_lsn()")) == 1
 
     def make_ready(self):
-        """One that died or fell too far behind is made anew. Returns whether it was."""
+        """Rebuilds a standby that died or fell too far behind. Returns whether it did."""
         with contextlib.suppress(Failure):
             if self._node.postmaster:
                 until(CATCHING_UP, "the standby has caught up", self._has_caught_up, 0.2)
@@ -98,11 +97,11 @@ class Standby:
 
     @contextlib.contextmanager
     def awaited(self):
-        """No commit is answered that it has not applied."""
+        """Within this context, every commit waits until the standby has applied it."""
         try:
             self._name(STANDBY)
             until(CATCHING_UP, "the standby is in sync", lambda: self._db.value(IN_SYNC) == 1)
             yield
         finally:
-            # Its processes go on by now, and PostgreSQL answers.
+            # Its processes have continued by now, and PostgreSQL answers.
             self.await_none()

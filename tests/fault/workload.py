@@ -1,5 +1,5 @@
-"""Clients that call a seeded random mix over real HTTP, do what answers tell them to, and write down every answer, or
-that there was none."""
+"""Clients that make a seeded random mix of calls over real HTTP, follow the answers, and record every answer or its
+absence."""
 
 import http.client
 import json
@@ -17,13 +17,13 @@ VERSION = "meta.version"
 CREATE_KEY, REVOKE_KEY = "iam.keys.create", "iam.keys.revoke"
 BILLABLE = {SCORE, CREATE, LIST}
 OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
-# No reply was read, or one that the web server made because the program behind it was gone: nobody knows what was done.
+# No reply, or one that the web server made because the program was gone: the outcome is unknown.
 UNKNOWN = None
-# A free tenant that refused so often is left alone; another one is onboarded in its place.
+# A free tenant that refuses this often is left alone, and another one is onboarded in its place.
 ENOUGH_REFUSALS = 25
-# A key may make so many keys a minute, and revoke as many; repetitions count.
+# A key may create this many keys a minute, and revoke as many; repeats count.
 KEYS_A_MINUTE, LIMITED = 10, 429
-PATIENCE = 40  # seconds in which a client repeats a call whose outcome it does not know
+PATIENCE = 40  # seconds for which a client repeats a call with unknown outcome
 
 
 class Account:
@@ -38,7 +38,7 @@ class Account:
 
 
 class Request:
-    """What is sent, and what the audit row of its answer must say."""
+    """A request, and the expected contents of its audit row."""
 
     def __init__(self, kind, body, account=None, path=MANAGE, key=None, headers=()):
         self.kind = kind
@@ -54,11 +54,11 @@ class Request:
         self.model = call["params"].get("name") if self.action == CREATE else None
         self.new_key = call["params"].get("name") if self.action == CREATE_KEY else None
         self.agent = call.get("agent_id") if path == ONBOARD and not headers else None
-        self.first = self  # what it repeats, with the key that an answer named
+        self.first = self  # the request that it repeats, with the key from an answer
 
     @property
     def told(self):
-        """Is its key one that an answer named?"""
+        """True if its key comes from an answer."""
         return self.first is not self
 
     @property
@@ -66,7 +66,7 @@ class Request:
         return self.idempotency_key or dict(self.headers).get("Idempotency-Key")
 
     def again(self, key):
-        """The same, with that key."""
+        """The same request with that key."""
         if key == self.sent_key:
             return self
         body, headers = json.loads(self.body), self.headers
@@ -80,7 +80,7 @@ class Request:
 
 
 class Answer:
-    """One line of a client's diary."""
+    """One recorded answer of a client."""
 
     __slots__ = ("request", "started", "ended", "status", "code", "request_id", "data", "fault", "web_server",
                  "named_key")
@@ -89,9 +89,9 @@ class Answer:
         self.request = request
         self.started = started
         self.status = UNKNOWN
-        self.web_server = False  # it answered instead of the program
+        self.web_server = False  # the web server answered instead of the program
         self.code = self.request_id = self.data = self.fault = None
-        self.named_key = None  # the idempotency key to repeat it with
+        self.named_key = None  # the idempotency key for a repeat, from the answer
 
     @property
     def good(self):
@@ -99,12 +99,12 @@ class Answer:
 
     @property
     def unsure(self):
-        """It may or may not have been done."""
+        """True if the call may or may not have been done."""
         return self.status is UNKNOWN or self.code == OUTCOME_UNKNOWN
 
     @property
     def open(self):
-        """To one that repeats a call it does not say how that ended."""
+        """True if the answer to a repeat does not tell the outcome."""
         return self.status in (UNKNOWN, LIMITED, 500, 503) or self.code == "IDEMPOTENCY_CONFLICT"
 
     def __str__(self):
@@ -115,15 +115,15 @@ class Answer:
 
 
 class Shared:
-    """What the clients have in common: tenants, and idempotency keys that another one may repeat."""
+    """State shared by the clients: tenants, and idempotency keys that other clients may repeat."""
 
     def __init__(self, name, paid, free):
-        self.name = name  # of this run; models and keys begin with it
+        self.name = name  # prefix of the models and keys of this run
         self.paid = paid
         self.hot = free  # free tenants whose allowance is being used up
-        self.cold = []  # those that have none left
-        self.idle = []  # those that do nothing but be there
-        self._made_keys = defaultdict(deque)  # tenant -> when it made its last keys
+        self.cold = []  # free tenants with no allowance left
+        self.idle = []  # idle tenants
+        self._made_keys = defaultdict(deque)  # tenant -> times at which it made its last keys
         self.lock = threading.Lock()
         self.keyed = []  # requests with an idempotency key
         self.onboarded = 0
@@ -135,7 +135,7 @@ class Shared:
             return choice.choice(crowd)
 
     def refuse(self, account):
-        """Counts a 402; True for the one client that has to find a successor."""
+        """Counts a 402. True for the one client that must onboard a successor."""
         with self.lock:
             account.refused += 1
             return account.refused == ENOUGH_REFUSALS
@@ -146,7 +146,7 @@ class Shared:
             return "%s-free-%d" % (self.name, self.onboarded)
 
     def may_make_key(self, account):
-        """True: it counts as made."""
+        """True if the tenant may make a key now; counts it."""
         with self.lock:
             times = self._made_keys[account.id]
             while times and times[0] < time.monotonic() - 60:
@@ -156,7 +156,7 @@ class Shared:
             times.append(time.monotonic())
             return True
 
-    def welcome(self, account):
+    def register(self, account):
         with self.lock:
             self.idle.append(account)
 
@@ -176,13 +176,13 @@ class Shared:
             self.keyed.append(request)
 
     def repeated(self, choice):
-        """One of the last keyed requests, so that repetitions meet running calls and replays alike."""
+        """Returns a recent keyed request, so that repeats meet both running calls and replays."""
         with self.lock:
             return choice.choice(self.keyed[-50:]) if self.keyed else None
 
 
 class Client:
-    """One connection, kept alive as long as it lasts; its own seeded choices."""
+    """A client with one kept-alive connection and its own seeded choices."""
 
     def __init__(self, shared, url, seed, number, thinks=0):
         parts = urllib.parse.urlsplit(url)
@@ -230,7 +230,7 @@ class Client:
         return Request("dry run", body, self._tenant())
 
     def _keyed(self):
-        """A call with an idempotency key: new, or one that was used before; sometimes used for something else."""
+        """A call with an idempotency key: a new one, or one used before, sometimes for another request."""
         earlier = self._shared.repeated(self._choice)
         if earlier is None or self._choice.random() < 0.4:
             body = self._model(idempotency_key=self._word())
@@ -246,7 +246,7 @@ class Client:
         return Request("idempotency key, repeated", body, earlier.account)
 
     def _create_key(self):
-        """Without an idempotency key: nothing but its answer tells the new key."""
+        """A key creation without an idempotency key: only its answer has the new key."""
         account = self._any()
         if not self._shared.may_make_key(account):
             return self._create()
@@ -254,7 +254,7 @@ class Client:
             "name": self._word(), "scopes": ["manage.read"]}}, account)
 
     def _onboard_plainly(self):
-        """Without an Idempotency-Key: a tenant whose key nobody was told would keep its agent_id for ever."""
+        """Onboarding without an Idempotency-Key: if the answer were lost, its agent_id would stay taken for ever."""
         return Request("onboarding, no key", {"agent_id": self._word(), "email": "fault@example.com"}, path=ONBOARD)
 
     def _bad(self):
@@ -320,7 +320,8 @@ class Client:
         if answer.status == 201:
             answer.data = reply
 
-    # Life -------------------------------------------------------------------------------------------------------------
+    # Life of a client
+    # -------------------------------------------------------------------------------------------------------------
 
     def run(self):
         try:
@@ -336,7 +337,7 @@ class Client:
             self.error = error
 
     def ended(self, answer):
-        """What else belongs to the call, by its answer. Returns the last answer to it."""
+        """Makes the follow-up calls that the answer asks for. Returns the last answer."""
         if answer.request.agent:
             return self._onboarded(answer)
         answer = self.known(answer)
@@ -345,8 +346,8 @@ class Client:
         return answer
 
     def known(self, answer, end=None):
-        """An answer that leaves open what was done, and names a key: the call is repeated with that until it is known,
-        or that moment has come. Returns the last answer."""
+        """Repeats a call with the key from its answer until the outcome is known or the time is up. Returns the last
+        answer."""
         request, end = answer.request, end or time.monotonic() + PATIENCE
         repeating = False
         while time.monotonic() < end and (answer.named_key or (repeating and answer.open)):
@@ -357,8 +358,8 @@ class Client:
         return answer
 
     def done_once(self, answer):
-        """Where nothing was done the call is made again as it was; where that is not known, with the key that it was
-        told. Where there was no answer nobody can say what was done. Returns the last answer."""
+        """Repeats a call: unchanged if nothing was done, or with the key from the answer if the outcome is
+        unknown. Does nothing if there was no answer. Returns the last answer."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             answer = self.known(answer, end)
@@ -371,7 +372,7 @@ class Client:
     def _onboarded(self, answer):
         answer = self.done_once(answer)
         if answer.good:
-            self._shared.welcome(Account(answer.request.agent, answer.data, "free"))
+            self._shared.register(Account(answer.request.agent, answer.data, "free"))
         return answer
 
     def _revoke(self, account, key_id):
@@ -386,21 +387,22 @@ class Client:
             self._shared.succeed(old, account)
 
     def onboard(self, agent_id, tier, stopping=None):
-        """Asks until it is done, as often as it takes: with one Idempotency-Key every answer is the same one."""
+        """Repeats until done. With one Idempotency-Key every answer is the same."""
         request = Request("onboarding", {"agent_id": agent_id, "email": "fault@example.com"}, path=ONBOARD,
                           headers=[("Idempotency-Key", agent_id)])
         while not (stopping and stopping.is_set()):
             answer = self.send(request)
             if answer.status in (200, 201):
                 return Account(agent_id, answer.data, tier)
-            # A 500 is a violation; the oracle says so, and the run goes on.
+            # A 500 is a violation. The oracle reports it, and the run continues.
             check(answer.status in (UNKNOWN, 500, 503), "onboarding was refused: %s" % answer)
             time.sleep(0.05)
         return None
 
 
 class Load:
-    """So many clients until stop(); their answers afterwards. thinks: seconds that each may wait between two calls."""
+    """Runs the given number of clients until stop(), and keeps their answers. thinks: longest pause between two calls,
+    in seconds."""
 
     def __init__(self, url, clients, seed, name, thinks=0):
         self._shared = Shared(name, [], [])
@@ -408,7 +410,7 @@ class Load:
         self._threads = [threading.Thread(target=client.run, daemon=True) for client in self._clients]
 
     def onboard(self, paid, free, upgrade):
-        """Tenants to begin with; upgrade(id) makes one a paying one."""
+        """Creates the initial tenants. upgrade(id) makes a tenant a paying one."""
         first = self._clients[0]
         for number in range(paid):
             account = first.onboard("%s-paid-%d" % (self._shared.name, number), "paid")
@@ -425,7 +427,7 @@ class Load:
         self._shared.stopping.set()
         for thread in self._threads:
             thread.join(90)
-        check(not any(thread.is_alive() for thread in self._threads), "a client did not come back within 90 s")
+        check(not any(thread.is_alive() for thread in self._threads), "a client did not end within 90 s")
         for client in self._clients:
             if client.error:
                 raise client.error
@@ -438,7 +440,7 @@ class Load:
         return self._shared.accounts()
 
     def stand_by(self, url, seed):
-        """One more client, which calls only when it is told to."""
+        """Adds a client that calls only on request."""
         client = Client(self._shared, url, seed, len(self._clients))
         self._clients.append(client)
         return client
@@ -448,7 +450,7 @@ class Load:
             self._shared.paid.append(account)
 
     def since(self, moment):
-        """The answers to calls that began then or later, while more come."""
+        """Yields the answers to calls that began at that time or later, while the run continues."""
         for client in list(self._clients):
             for number in range(len(client.answers) - 1, -1, -1):
                 if client.answers[number].started < moment:

@@ -1,4 +1,4 @@
-/* engine.c - what libFuzzer calls: the target that ACP_FUZZ_TARGET names. */
+/* engine.c - libFuzzer's entry points: run the target that ACP_FUZZ_TARGET names. */
 #include "fuzz.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);

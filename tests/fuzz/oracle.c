@@ -1,9 +1,9 @@
-/* oracle.c - RFC 8259 as a recursive reader that builds nothing: what json_scan.c is compared with. */
+/* oracle.c - RFC 8259 as a recursive reader that builds nothing, to compare with json_scan.c. */
 #include "fuzz.h"
 
 #include <math.h>
 
-enum { DEPTH_MAX = 200 }; /* the oracle is no deeper than its stack */
+enum { DEPTH_MAX = 200 }; /* limited by the oracle's stack */
 
 struct reading {
 	const uint8_t *at, *end;
@@ -26,7 +26,7 @@ static bool next_is(struct reading *r, uint8_t byte)
 	return true;
 }
 
-/* Code points by their bits, then the ranges that UTF-8 leaves out. */
+/* Code points by their bits, then the ranges that UTF-8 excludes. */
 static bool utf8(struct reading *r)
 {
 	uint8_t lead = *r->at++;
@@ -101,7 +101,7 @@ static size_t digits(struct reading *r)
 	return (size_t)(r->at - from);
 }
 
-/* In 128 bits, where nothing that may be exact overflows. */
+/* Computes in 128 bits: no number that may be exact overflows. */
 static bool exact(const char *text)
 {
 	__int128 whole = 0;
@@ -177,7 +177,7 @@ static bool container(struct reading *r, bool object, unsigned depth)
 	return next_is(r, close);
 }
 
-/* A value and the space around it. depth: of what is open around it. */
+/* A value and the space around it. depth: the number of open containers around it. */
 static bool value(struct reading *r, unsigned depth)
 {
 	space(r);

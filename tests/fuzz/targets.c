@@ -1,4 +1,4 @@
-/* targets.c - the table of targets, and what they share. */
+/* targets.c - the table of targets, and the functions that they share. */
 #include "fuzz.h"
 
 #include <fcntl.h>
@@ -115,7 +115,7 @@ char *fuzz_canonical(struct json_object *value)
 	return text;
 }
 
-/* For AddressSanitizer: libfcgi 2.4.2 forgets 48 bytes for some records that no web server sends. */
+/* For AddressSanitizer: libfcgi 2.4.2 leaks 48 bytes for some records that no web server sends. */
 const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void)
 {

@@ -1,5 +1,5 @@
-// An agent's story with nothing but the generated client: onboard, call, see the warning, be refused, read the usage.
-// Compiled with --strict: every member that is used here is in the description, with its type.
+// The story of an agent with only the generated client: onboard, call, see the warning, be refused, read the usage.
+// Compiled with --strict: every member used here is in the description, with its type.
 import { createClient, createConfig } from './client/client';
 import * as api from './client';
 

@@ -1,22 +1,26 @@
-"""The documents of a published JSON parser suite as bodies of POST /api/manage. Usage: parser.py DOCUMENTS.json URL KEY-FILE
+"""Sends the documents of a published JSON parser suite as bodies of POST /api/manage.
 
-DOCUMENTS.json: [[name, text], …]. By its name, a document must be read (y_: whatever the answer is, it is not that the JSON
-is malformed), refused as malformed (n_), or may be either (i_); and the service goes on. Documents that were no UTF-8 stand
-in the npm package with U+FFFD where their bytes were lost: they are sent as they stand, and with FF bytes in those places.
+  parser.py DOCUMENTS.json URL KEY-FILE
+
+DOCUMENTS.json: [[name, text], …]. The prefix of a name tells the expected result: y_ must be accepted as JSON (the call
+may still fail for another reason), n_ must be refused as malformed, i_ may be either. The service must survive all of
+them. Documents that were not UTF-8 have U+FFFD for the lost bytes in the npm package. They are sent as they are, and
+with FF bytes in those places.
 """
+
 import http.client
 import json
 import sys
 import urllib.parse
 
-# Valid by RFC 8259, and refused all the same (core/json/json.h says so of each).
+# Valid by RFC 8259, but refused (core/json/json.h gives the reasons).
 STRICTER = {
-    "y_object_duplicated_key.json": "two members of the same name",
-    "y_object_duplicated_key_and_value.json": "two members of the same name",
+    "y_object_duplicated_key.json": "two members with the same name",
+    "y_object_duplicated_key_and_value.json": "two members with the same name",
     "y_object_escaped_null_in_key.json": "U+0000",
     "y_string_null_escape.json": "U+0000",
 }
-# Malformed, but refused before that shows: deeper than 32.
+# Malformed, but refused earlier because nested deeper than 32.
 TOO_DEEP = {"n_structure_100000_opening_arrays.json", "n_structure_open_array_object.json"}
 
 passed = failed = skipped = 0
@@ -31,16 +35,16 @@ def send(connection, key, body):
 
 
 def verdict(name, status, reply):
-    """What is wrong with an answer; None: nothing."""
+    """Describes what is wrong with an answer; None: nothing."""
     malformed = status == 400 and reply.get("error", "").startswith("malformed JSON at byte ")
     if status >= 500 or status == 429:
         return "is answered with {}".format(status)
     if name in TOO_DEEP:
-        return None if status == 413 and reply["code"] == "PAYLOAD_TOO_LARGE" else "must be too deep"
+        return None if status == 413 and reply["code"] == "PAYLOAD_TOO_LARGE" else "must be refused as too deep"
     if name[0] == "n" and not malformed:
         return "must be refused as malformed JSON"
     if name[0] == "y" and malformed:
-        return "must be read"
+        return "must be accepted"
     return None
 
 
@@ -72,7 +76,7 @@ def main():
         if "\ufffd" in text:
             check(connection, key, name, body.replace(b"\xef\xbf\xbd", b"\xff"))
     kinds = {kind: sum(name[0] == kind for name, _ in documents) for kind in "yni"}
-    print("{y} documents that must be read, {n} that must be refused, {i} that may be either".format(**kinds))
+    print("{y} documents that must be accepted, {n} that must be refused, {i} that may be either".format(**kinds))
     print("suite json-parser: {} passed, {} failed, {} skipped".format(passed, failed, skipped))
     return 0 if passed and not failed else 1
 

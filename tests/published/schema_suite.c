@@ -1,6 +1,6 @@
-/* schema_suite.c - the tests of the JSON Schema Test Suite through core/schema*.c. Usage: schema_suite DRAFT7-FOLDER
- * Runs the files of the keywords that schema.h claims. A group whose schema is refused because it uses a keyword beyond
- * those is skipped: that it is refused is what schema.h promises. Last line: suite json-schema-draft7: … */
+/* schema_suite.c - runs the JSON Schema Test Suite against core/schema*.c. Usage: schema_suite DRAFT7-FOLDER Runs
+ * the files of the keywords that schema.h claims to support. Skips a group whose schema is refused for an
+ * unsupported keyword: schema.h promises that refusal. Last line: suite json-schema-draft7: … */
 #include "json.h"
 #include "schema.h"
 
@@ -34,7 +34,7 @@ static const char *const files[] = {
 	"optional/zeroTerminatedFloats",
 };
 
-/* Where this program differs, on purpose: what the test's group is called, and why. */
+/* Intended differences of this program: name of the group in the suite, and the reason. */
 static const struct {
 	const char *group, *test, *why;
 } differs[] = {

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The queries that are promised to work: those of docs/reporting.md give the output shown there, over the rows of
-data.sql; those of the Grafana dashboard run. All of them as acp_report, which reads the views and nothing else.
+"""Tests the documented queries: those of docs/reporting.md must give the output shown there over the rows of data.sql,
+and those of the Grafana dashboard must run. All run as acp_report, which can only read the views.
 
   check.py --database-url URL [--write]
 
-URL: a migrated database that nobody uses, as superuser; data.sql is put into it. --write puts the output there is into
-docs/reporting.md instead of comparing. The last line is "suite reports: P passed, F failed, S skipped".
+URL: a migrated, otherwise unused database, as superuser; data.sql is loaded into it. --write writes the actual output
+into docs/reporting.md instead of comparing. The last line is "suite reports: P passed, F failed, S skipped".
 """
 
 import argparse
@@ -22,7 +22,7 @@ TOP = os.path.join(HERE, "..", "..")
 DOCUMENT = os.path.join(TOP, "docs", "reporting.md")
 DASHBOARD = os.path.join(TOP, "deploy", "grafana", "acp-dashboard.json")
 BLOCK = re.compile(r"```sql\n(.*?)```\n\n```text\n(.*?)```\n", re.S)
-# What Grafana puts in place of its macros and variables: the days of data.sql.
+# Replacements for Grafana's macros and variables: the days of data.sql.
 GRAFANA = [(r"\$__timeFilter\(([^)]*)\)", r"\1 BETWEEN '2026-02-01T00:00:00Z' AND '2026-03-31T23:59:59Z'"),
            (r"\$__timeFrom\(\)", "'2026-02-01T00:00:00Z'"), (r"\$__timeTo\(\)", "'2026-03-31T23:59:59Z'"),
            (r"\$\{?agent(:sqlstring)?\}?", "'crm-bot'")]
@@ -38,7 +38,7 @@ def psql(url, statements, *options):
 
 
 def output_of(url, query):
-    """As psql shows it to a login of acp_report; None and the message where it fails."""
+    """Returns the output of psql for a login as acp_report; on failure None and the message."""
     login = "SET SESSION AUTHORIZATION acp_report;\nSET search_path = acp_report, pg_catalog;\n"
     shown, error = psql(url, login + query)
     if shown is None:
@@ -101,7 +101,7 @@ def check_dashboard(url):
         for macro, text in GRAFANA:
             query = re.sub(macro, text, query)
         found, error = output_of(url, query)
-        # Every panel of the dashboard has something to show for these rows, except where nothing is the good news.
+        # Every panel of the dashboard shows something for these rows, except panels where no rows is the good result.
         rows = found is not None and not found.rstrip().endswith("(0 rows)")
         if "$" in query or found is None or not (rows or "drift" in query):
             failed += 1

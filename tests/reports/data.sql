@@ -1,4 +1,4 @@
--- The small world of docs/reporting.md: seven tenants in February and March 2026. For a database of its own, as superuser.
+-- Sample data for docs/reporting.md: seven tenants in February and March 2026. Load into an empty database as superuser.
 SET timezone = 'UTC';
 SELECT acp.ensure_partitions('2026-02-01', 1);
 
@@ -20,7 +20,7 @@ FROM agent WHERE t.tenant_id = pg_temp.t(n);
 INSERT INTO acp.prices (unit, action_pattern, unit_amount, currency, valid_from) VALUES
 	('row', 'domain.leadscoring.scores.compute', 0.0004, 'USD', '2026-03-01 00:00+00');
 
--- So many calls, one a minute from a moment on; their latency goes up by a tenth of a millisecond.
+-- Each row makes that many calls, one a minute from its moment on; latency grows by a tenth of a millisecond per call.
 CREATE TEMP TABLE calls (tenant integer, at timestamptz, calls integer, pack text, action text, status text, code text, tier text, unit text,
 	quantity integer, latency real, ip inet);
 INSERT INTO calls VALUES

@@ -1,5 +1,5 @@
-"""The objects of one Stripe account and what its endpoints do with them. Knows no HTTP: a call is a method, a path and
-decoded parameters. The caller holds the account's lock."""
+"""The objects of one Stripe account and the behaviour of its endpoints, without HTTP: a call is a method, a path and
+decoded parameters. The caller holds the lock of the account."""
 
 import base64
 import copy
@@ -14,7 +14,7 @@ import time
 from forms import BadRequest, checked
 
 VERSION = "2026-10-28.endive"
-MINIMUM_CHARGE = 50  # USD; less is put on the customer's balance, as Stripe does
+MINIMUM_CHARGE = 50  # USD; less goes to the balance of the customer, as at Stripe
 DECLINING = {"0341", "0002"}  # Stripe's test cards that cannot be charged
 CREATED = {"gt": "integer", "gte": "integer", "lt": "integer", "lte": "integer"}
 PAGING = {"limit": "integer", "starting_after": "text", "ending_before": "text", "created": CREATED}
@@ -36,27 +36,27 @@ def missing(kind, value, param="id", status=404):
 
 class Account:
     def __init__(self, state=None):
-        self.objects = {}  # id -> object, in the order in which they were made
-        self.keys = {}  # idempotency key -> what it was used for, and the reply
+        self.objects = {}  # id -> object, in order of creation
+        self.keys = {}  # idempotency key -> request and reply
         self.offset = 0  # of the account's clock, in seconds
         self.declines = {}  # customer id, or "*" -> how many payments are still declined (-1: all)
-        self._fresh = []  # events that nobody was told of yet
+        self._fresh = []  # events not delivered yet
         self._state = state
-        self._save_from = 0.0  # not before this moment
+        self._save_from = 0.0  # earliest time of the next save
         if state and os.path.exists(state):
             with open(state, encoding="utf-8") as file:
                 kept = json.load(file)
             self.objects, self.offset = kept["objects"], kept["offset"]
-            # What had no reply when the program ended may begin anew.
+            # Requests without a reply when the program ended may be made again.
             self.keys = {key: use for key, use in kept["keys"].items() if use["reply"]}
 
     def save(self, at_once=False):
-        """At once, as long as that is quick. With thousands of objects not more often than takes a tenth of the time:
-        whoever ends the program calls it once more."""
+        """Saves at once if that is fast. With thousands of objects it saves less often, so that saving takes a tenth
+        of the time; whoever ends the program saves once more."""
         began = time.monotonic()
         if not self._state or began < self._save_from and not at_once:
             return
-        # In one piece: json.dump writes it in small ones, which takes ten times as long.
+        # In one write: json.dump writes in small pieces, which takes ten times as long.
         text = json.dumps({"objects": self.objects, "offset": self.offset, "keys": self.keys})
         with open(self._state + ".new", "w", encoding="utf-8") as file:
             file.write(text)
@@ -81,7 +81,7 @@ class Account:
         return found
 
     def each(self, kind, **wanted):
-        """Newest first."""
+        """Returns the objects, newest first."""
         return [o for o in reversed(list(self.objects.values())) if o["object"] == kind and not o.get("deleted") and
                 all(o.get(name) == value for name, value in wanted.items())]
 
@@ -118,7 +118,7 @@ class Account:
         return {"object": "list", "url": url, "has_more": more, "data": [self.shown(o) for o in data]}
 
     def shown(self, found):
-        """An object as the API answers it."""
+        """Returns an object in the form of an API reply."""
         shown = copy.deepcopy(found)
         shown.pop("_declines", None)
         if found["object"] == "invoice":
@@ -128,7 +128,7 @@ class Account:
         return shown
 
     def call(self, method, path, params):
-        """What the endpoint answers. Raises BadRequest."""
+        """Returns the reply of the endpoint. Raises BadRequest."""
         self.expire_sessions()
         for wanted, pattern, function in ROUTES:
             found = pattern.match(path)
@@ -193,7 +193,7 @@ class Account:
                                "country": "US", "funding": "credit", "fingerprint": "f" + number[-4:]})
 
     def complete_session(self, session, number):
-        """What happens when a human saves a card on the page."""
+        """Handles a person saving a card on the page."""
         intent = self.objects[session["setup_intent"]]
         method = self.make_card(number)
         customer = session["customer"]
@@ -526,7 +526,7 @@ def not_editable():
 
 
 def finalize(account, invoice):
-    """The number, what is due after the customer's balance, and the status that follows."""
+    """Sets the number, the amount due after the balance of the customer, and the resulting status."""
     customer = account.objects[invoice["customer"]]
     if not account.items_of(invoice["id"]):
         raise BadRequest(400, "Nothing to invoice for customer", code="invoice_no_customer_line_items")
@@ -676,7 +676,7 @@ def events_get(account, params, name):
 
 
 def key_shown(authorization):
-    """The API key of an Authorization header: Bearer, or the user of Basic; None: there is none."""
+    """Returns the API key of an Authorization header: Bearer, or the user of Basic; None if missing."""
     kind, _, value = (authorization or "").partition(" ")
     if kind.lower() == "bearer":
         return value.strip()

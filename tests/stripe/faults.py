@@ -1,12 +1,12 @@
-"""What goes wrong on request: replies that are refused, slow or lost."""
+"""Faults on request: refused, slow and lost replies."""
 
 import fnmatch
 import threading
 
 
 class Faults:
-    """Each fault: path (a pattern like /v1/invoices/*/pay), method (all), after (so many requests pass first), times
-    (1; -1: always), and what it is: status, seconds or nothing."""
+    """Each fault has: path (a pattern like /v1/invoices/*/pay), method (default all), after (number of requests that
+    pass first), times (default 1; -1: always), and its parameter: status, seconds or nothing."""
 
     def __init__(self):
         self._faults = []
@@ -15,7 +15,7 @@ class Faults:
     def add(self, kind, fault):
         known = {"path", "method", "after", "times", "status", "seconds", "stored", "should_retry"}
         if set(fault) - known or "path" not in fault:
-            raise ValueError("a fault has a path, and of these: " + " ".join(sorted(known)))
+            raise ValueError("a fault has a path and any of: " + " ".join(sorted(known)))
         with self._lock:
             self._faults.append({"kind": kind, "after": 0, "times": 1, **fault})
 
@@ -24,7 +24,7 @@ class Faults:
             self._faults.clear()
 
     def take(self, method, path):
-        """The faults that this request meets: kind -> fault. Each is used up by it."""
+        """Returns the faults for this request: kind -> fault. Each counts as used once."""
         found = {}
         with self._lock:
             for fault in self._faults:

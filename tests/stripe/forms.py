@@ -1,12 +1,12 @@
-"""Stripe's form bodies: `a[b][c]=1&list[0]=x&list[]=y` as nested dicts and lists, checked against what an endpoint
-takes."""
+"""Stripe's form bodies: `a[b][c]=1&list[0]=x&list[]=y` as nested dicts and lists, checked against the parameters of an
+endpoint."""
 
 import re
 import urllib.parse
 
 
 class BadRequest(Exception):
-    """What a request is refused with: Stripe's error object."""
+    """A refusal, with Stripe's error object."""
 
     def __init__(self, status, message, kind="invalid_request_error", **more):
         super().__init__(message)
@@ -15,14 +15,14 @@ class BadRequest(Exception):
 
 
 class Invalid(BadRequest):
-    """The parameters alone tell that it cannot be: the endpoint did not begin, and no idempotency key is used up."""
+    """A refusal by the parameters alone: the endpoint did not start, and no idempotency key is consumed."""
 
     def __init__(self, message, **more):
         super().__init__(400, message, **more)
 
 
 def _put(tree, path, value):
-    """Dicts all the way; lists are made of them afterwards."""
+    """Builds nested dicts; lists are made from them afterwards."""
     for part in path[:-1]:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
@@ -39,7 +39,7 @@ def _lists(tree):
 
 
 def decoded(text):
-    """The parameters of a form body or a query."""
+    """Parses the parameters of a form body or a query."""
     tree = {}
     try:
         pairs = urllib.parse.parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), errors="strict")
@@ -101,8 +101,8 @@ READERS = {"integer": _integer, "boolean": _boolean, "text": _text, "hash": _has
 
 
 def checked(params, known, required=()):
-    """The parameters, each with its type; known: name -> a reader's name, or the words that are allowed, or the
-    parameters of a hash."""
+    """Checks and converts the parameters. known: name -> name of a reader, tuple of allowed words, or parameters of a
+    hash."""
     out = {}
     for name, value in params.items():
         if name not in known and name != "expand":

@@ -1,4 +1,4 @@
-"""Webhooks as Stripe sends them: signed over the raw body, tried again until a 2xx, in no guaranteed order."""
+"""Webhooks like Stripe's: signed over the raw body, retried until a 2xx, in no guaranteed order."""
 
 import hashlib
 import hmac
@@ -13,7 +13,7 @@ TRIES = 12
 
 
 def signature(secrets, body, at):
-    """The header Stripe-Signature: one v1 for each secret, separated by spaces."""
+    """Builds the header Stripe-Signature: one v1 for each secret; secrets are separated by spaces."""
     signed = b"%d.%s" % (at, body)
     macs = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest() for secret in secrets.split()]
     return ",".join(["t=%d" % at] + ["v1=" + mac for mac in macs])
@@ -23,13 +23,13 @@ class Hooks:
     def __init__(self, url, secret):
         self.url, self.secret = url, secret
         self.hold = False  # events wait until release()
-        self.duplicate = 0  # so many more deliveries of each
+        self.duplicate = 0  # number of additional deliveries of each event
         self.shuffle = False
-        self.skew = 0  # of the signature's timestamp, in seconds
-        self.delivered = {}  # event id -> how often it was answered with 2xx
+        self.skew = 0  # shift of the signature timestamp, in seconds
+        self.delivered = {}  # event id -> number of 2xx answers
         self.failed = {}  # event id -> the last failure
         self._waiting = []
-        self._open = 0  # deliveries that are under way or will be tried again
+        self._open = 0  # deliveries in progress or to be retried
         self._lock = threading.Lock()
 
     def put(self, events):
@@ -62,7 +62,7 @@ class Hooks:
                 threading.Thread(target=self._again, args=(event,), daemon=True).start()
 
     def _again(self, event):
-        """Stripe goes on for days, later and later; here it is soon."""
+        """Retries a delivery. Stripe retries for days at growing intervals; here the intervals are short."""
         for number in range(TRIES):
             time.sleep(min(0.1 * 2 ** number, 5))
             if self._send(event):

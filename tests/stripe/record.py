@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Has a running executor do everything it can, over a stand-in, and prints what it asked of Stripe. Environment:
+"""Makes a running executor run each of its actions against a stand-in, and prints the requests to Stripe. Environment:
 ACP_URL, ACP_EXECUTOR_KEY, ACP_STRIPE_URL."""
 
 import json

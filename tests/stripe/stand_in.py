@@ -6,21 +6,21 @@ uses, with its rules for idempotency keys, its errors, its lists and its signed 
 
 Secrets may come from the environment instead: STAND_IN_KEY, STAND_IN_WEBHOOK_SECRET.
 
-A human opens a checkout session's url, sees a page with a button, and is sent on to success_url.
+A person opens the url of a checkout session, sees a page with a button, and is redirected to success_url.
 
-POST /_control takes a JSON object; each member is one order:
-  {"fail": {"path": "/v1/invoices", "status": 500, "times": 3}}   refuses before anything is done; with "stored": true
+POST /_control takes a JSON object; each member is one command:
+  {"fail": {"path": "/v1/invoices", "status": 500, "times": 3}}   refuses before doing anything; with "stored": true
                                            the error is kept under the idempotency key, as Stripe keeps its 500s;
                                            "should_retry": true|false sends the header Stripe-Should-Retry
   {"slow": {"path": "/v1/*", "seconds": 3}}                       answers later
   {"drop": {"path": "/v1/invoices/*/pay"}}                        does the work and closes without a reply
-      all three: "method", "times" (default 1, -1 always), "after" (so many requests pass first)
-  {"decline": {"customer": "cus_…" or "*", "times": 1}}           refuses payments (-1 always, 0 no more)
+      all three: "method", "times" (default 1, -1 always), "after" (number of requests that pass first)
+  {"decline": {"customer": "cus_…" or "*", "times": 1}}           refuses payments (-1 always, 0 stops)
   {"clock": {"advance": 86400}}                                   the account's clock
   {"webhooks": {"url": …, "secret": …, "hold": true, "duplicate": 1, "shuffle": true, "skew": -400, "release": true,
                 "send": ["evt_…"]}}
-  {"reset": true}                                                 no more faults, no more declines, webhooks as usual
-GET /_control tells the clock, the state of the webhooks and the requests so far (without secrets).
+  {"reset": true}                                                 ends faults and declines, resets webhooks
+GET /_control returns the clock, the state of the webhooks and the requests so far (without secrets).
 """
 
 import argparse
@@ -44,7 +44,7 @@ from faults import Faults
 from forms import BadRequest, Invalid, decoded
 from hooks import Hooks
 
-KEY_SECONDS = 24 * 3600  # how long an idempotency key is remembered
+KEY_SECONDS = 24 * 3600  # lifetime of an idempotency key
 BODY_MAX = 1 << 20
 
 PAGE = """<!doctype html>
@@ -52,7 +52,7 @@ PAGE = """<!doctype html>
 <style>body{font:16px/1.5 sans-serif;max-width:28em;margin:4em auto;padding:0 1em}button{font:inherit;padding:.5em 2em}
 label{display:block;margin:.5em 0}</style></head><body>%s</body></html>
 """
-FORM = """<h1>Save a card</h1><p>This is not Stripe, but a stand-in for it on this computer. No card is charged.</p>
+FORM = """<h1>Save a card</h1><p>This is a stand-in for Stripe on this computer. No card is charged.</p>
 <form method="post"><label><input type="radio" name="card" value="4242424242424242" checked> 4242 4242 4242 4242, works
 </label><label><input type="radio" name="card" value="4000000000000341"> 4000 0000 0000 0341, is declined when charged
 </label><button>Save card</button></form><p><a href="%s">Back</a></p>"""
@@ -72,11 +72,11 @@ class StandIn(http.server.ThreadingHTTPServer):
         self.account.base = "http://127.0.0.1:%d" % self.server_address[1]
 
     def handle_error(self, request, client_address):
-        """A client that went away is no news."""
+        """Ignores clients that went away."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
-    # Orders --------------------------------------------------------------------------------------------------------
+    # Commands --------------------------------------------------------------------------------------------------------
 
     def control(self, orders):
         for name, order in orders.items():
@@ -122,7 +122,7 @@ class StandIn(http.server.ThreadingHTTPServer):
     # Calls ---------------------------------------------------------------------------------------------------------
 
     def run(self, method, path, params):
-        """Status and body of a call."""
+        """Returns status and body of a call."""
         with self.lock:
             try:
                 return 200, self.account.call(method, path, params)
@@ -130,7 +130,7 @@ class StandIn(http.server.ThreadingHTTPServer):
                 self.publish()
 
     def claim(self, key, fingerprint):
-        """None: the call may run under this key. Else the kept reply. Raises what Stripe refuses."""
+        """Returns None if the call may run under this key, else the kept reply. Raises Stripe's refusals."""
         with self.lock:
             keys, now = self.account.keys, self.account.now()
             for old in [name for name, use in keys.items() if now - use["at"] >= KEY_SECONDS and use["reply"]]:
@@ -150,7 +150,7 @@ class StandIn(http.server.ThreadingHTTPServer):
         return kept["reply"]
 
     def keep(self, key, reply):
-        """reply None: nothing began, so the key is free again."""
+        """Stores the reply. None: the endpoint did not start, so the key is free again."""
         with self.lock:
             if reply:
                 self.account.keys[key]["reply"] = reply
@@ -185,7 +185,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif parts.path.startswith("/v1/"):
             self.api(parts, body)
         else:
-            self.answer_page(404, "<h1>There is nothing here</h1>")
+            self.answer_page(404, "<h1>Not found</h1>")
 
     def answer(self, status, kind, body, headers=()):
         self.send_response(status)
@@ -200,7 +200,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer_page(self, status, text):
         self.answer(status, "text/html; charset=utf-8", (PAGE % text).encode())
 
-    # Orders and the human's page ------------------------------------------------------------------------------------
+    # Commands and the checkout page -----------------------------------------------------------------------------------
 
     def control(self, body):
         try:
@@ -215,7 +215,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with server.lock:
             session = server.account.objects.get(name)
             if not session or session["object"] != "checkout.session":
-                return self.answer_page(404, "<h1>There is no such page</h1>")
+                return self.answer_page(404, "<h1>No such page</h1>")
             if session["status"] == "open" and session["expires_at"] <= server.account.now():
                 server.account.end_session(session)
             if session["status"] != "open":
@@ -279,7 +279,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             del self.server.requests[:-5000]
 
     def under_key(self, key, path, text, faults):
-        """Status, body and headers of a call, which may be a kept one. A refusal by the endpoint is a reply, too."""
+        """Returns status, body and headers of a call, or of a kept reply. A refusal by the endpoint is a reply, too."""
         fingerprint = hashlib.sha256(("%s %s %s" % (self.command, path, text)).encode()).hexdigest()
         if key:
             kept = self.server.claim(key, fingerprint)
@@ -298,7 +298,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return status, reply, more
 
     def perform(self, path, text, faults):
-        """(whether the endpoint began, status, body, headers)."""
+        """Returns (whether the endpoint started, status, body, headers)."""
         if "slow" in faults:
             time.sleep(faults["slow"].get("seconds", 1))
         if "fail" in faults:
@@ -310,7 +310,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             return (True, *self.server.run(self.command, path, params), [])
         except BadRequest as error:
-            # What the parameters alone forbid is not kept, what the endpoint found out is.
+            # A refusal by the parameters alone is not kept; a refusal by the endpoint is.
             return not isinstance(error, Invalid), error.status, {"error": error.error}, []
 
     def failure(self, fault):
@@ -331,12 +331,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0: one that is free, which is printed")
-    parser.add_argument("--key", default=os.environ.get("STAND_IN_KEY"), help="the secret key that clients show")
+    parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0: a free one, which is printed")
+    parser.add_argument("--key", default=os.environ.get("STAND_IN_KEY"), help="the secret key of clients")
     parser.add_argument("--webhook-url", default="", help="where events are sent")
     parser.add_argument("--webhook-secret", default=os.environ.get("STAND_IN_WEBHOOK_SECRET", ""),
-                        help="signs them; two, separated by a space, sign both")
-    parser.add_argument("--state", help="file that keeps the objects over a restart")
+                        help="signs them; two secrets, separated by a space, both sign")
+    parser.add_argument("--state", help="file that keeps the objects across restarts")
     options = parser.parse_args()
     if not options.key:
         parser.error("--key is missing")

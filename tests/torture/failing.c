@@ -22,7 +22,7 @@ OF_THREAD bool mine;
 OF_THREAD int paused;
 OF_THREAD bool inside; /* one of the functions below runs */
 
-/* Where the last failing call came from. */
+/* The call stack of the last failing call. */
 static void *where[24];
 static int where_depth;
 
@@ -65,7 +65,7 @@ int failing_where(void **frames, int most)
 	return depth;
 }
 
-/* libfcgi ends the program when it gets no memory (its Malloc asserts), so what it asks for is given. */
+/* libfcgi ends the program when it runs out of memory (its Malloc asserts), so its own allocations never fail. */
 static uintptr_t spared_from, spared_to;
 
 static int spare_libfcgi(struct dl_phdr_info *info, size_t size, void *arg)
@@ -98,7 +98,7 @@ static bool fails(enum failing_kind kind, const void *caller)
 	left = --failing->left;
 	if (left > 0)
 		return false;
-	/* Past the one: 0 would mean "count only", so it goes on below it. */
+	/* After the failing call: 0 would mean "count only", so continue below it. */
 	if (left == 0)
 		failing->left = -1;
 	else if (!failing->lasting)
@@ -127,7 +127,7 @@ extern void *REAL(realloc)(void *block, size_t size);
 extern void REAL(free)(void *block);
 extern void *REAL(memalign)(size_t alignment, size_t size);
 
-/* The blocks of the story, by address: open addressing, without marks for what is gone. */
+/* The story's blocks, by address: open addressing, without tombstones. */
 enum { BITS = 16, PLACES = 1 << BITS };
 struct block {
 	void *at;
@@ -165,7 +165,7 @@ static void *note(void *at)
 	return at;
 }
 
-/* Empties a place, and moves those behind it up that belong before it. */
+/* Empties a slot, and moves later entries up where they belong before it. */
 static void empty_place(size_t hole)
 {
 	size_t i = hole;
@@ -182,7 +182,7 @@ static void empty_place(size_t hole)
 	blocks[hole].at = NULL;
 }
 
-/* Any thread may free what the story allocated. */
+/* Any thread may free the story's blocks. */
 static bool forget(void *at)
 {
 	bool found = false;
@@ -288,7 +288,7 @@ int posix_memalign(void **block, size_t alignment, size_t size)
 	return 0;
 }
 
-/* The functions behind ours ---------------------------------------------------------------------------------------- */
+/* The real functions ----------------------------------------------------------------------------------------------- */
 
 static void *next_of(const char *name)
 {
@@ -299,7 +299,7 @@ static void *next_of(const char *name)
 	return found;
 }
 
-/* Defines `real` as the function of this name that ours stands before. */
+/* Defines `real` as the function of this name that ours replaces. */
 #define NEXT(type, name, ...)                                                                                          \
 	static type (*real)(__VA_ARGS__);                                                                              \
 	if (!real)                                                                                                     \
@@ -314,7 +314,7 @@ static void cut(const PGconn *conn)
 		shutdown(fd, SHUT_RDWR);
 }
 
-/* In front of a function that needs the connection. True: it fails. */
+/* Called before a function that needs the connection. True: it must fail. */
 static bool pq_fails(const PGconn *conn, const void *caller)
 {
 	if (fails(FAILING_PQ_LOST, caller))
@@ -346,14 +346,14 @@ PGresult *PQexec(PGconn *conn, const char *query)
 	return result;
 }
 
-/* PQflush is within PQsendQuery…: what was sent is on its way before the connection goes. */
+/* PQsendQuery… includes PQflush: the data is on its way before the connection is cut. */
 static int sent(PGconn *conn, int done, const void *caller)
 {
 	if (done && failing->kind == FAILING_PQ_AFTER) {
 		inside = true;
 		PQflush(conn);
 		inside = false;
-		usleep(2000); /* the server shall have it */
+		usleep(2000); /* let the data reach the server */
 	}
 	pq_after(conn, caller);
 	return done;
@@ -404,7 +404,7 @@ int PQsetnonblocking(PGconn *conn, int on)
 	return pq_fails(conn, CALLER) ? -1 : real(conn, on);
 }
 
-/* A result that says what libpq says when it has no memory for the real one. */
+/* A result with libpq's own error for a result that it has no memory for. */
 PGresult *PQgetResult(PGconn *conn)
 {
 	NEXT(PGresult *, PQgetResult, PGconn *);
@@ -452,7 +452,7 @@ CURLcode curl_easy_setopt(CURL *handle, CURLoption option, ...)
 	NEXT(CURLcode, curl_easy_setopt, CURL *, CURLoption, ...);
 	va_list args;
 	va_start(args, option);
-	/* Options that are numbers of 64 bits, and those that are long or pointers, are passed alike here. */
+	/* 64-bit numbers, longs and pointers are all passed the same way here. */
 	void *value = va_arg(args, void *);
 	va_end(args);
 	return FAILS(FAILING_CURL) ? CURLE_OUT_OF_MEMORY : real(handle, option, value);
@@ -538,7 +538,7 @@ OPEN(open64)
 OPENAT(openat)
 OPENAT(openat64)
 
-/* Is it a file? libpq, libcurl and libfcgi read and write sockets, whose faults have kinds of their own. */
+/* Is it a file? libpq, libcurl and libfcgi read and write sockets, whose faults have their own kinds. */
 static bool is_file(int fd)
 {
 	return failing->kind == FAILING_IO && lseek(fd, 0, SEEK_CUR) >= 0;
@@ -581,6 +581,13 @@ int ftruncate(int fd, off_t len)
 {
 	NEXT(int, ftruncate, int, off_t);
 	return FAILS(FAILING_IO) ? fail_with(EIO) : real(fd, len);
+}
+
+/* Returns the number of the error, and leaves errno alone. */
+int posix_fallocate(int fd, off_t at, off_t len)
+{
+	NEXT(int, posix_fallocate, int, off_t, off_t);
+	return FAILS(FAILING_IO) ? ENOSPC : real(fd, at, len);
 }
 
 int flock(int fd, int how);

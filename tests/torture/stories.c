@@ -1,5 +1,5 @@
-/* stories.c - the main stories of core/, over the control plane in memory: what each leaves behind, for whoever calls
- * and for the books, is compared with the undisturbed story (torture.c). */
+/* stories.c - the main stories of core/, over the control plane in memory. torture.c compares each outcome, as a caller
+ * sees it and as the books record it, with that of the undisturbed story. */
 #include "torture.h"
 
 #include "../unit/fake_plane.h"
@@ -20,7 +20,6 @@
 #include "redact.h"
 #include "schema.h"
 #include "stripe_events.h"
-#include "usage.h"
 #include "webhooks.h"
 
 #include <arpa/inet.h>
@@ -35,10 +34,10 @@
 #define WEBHOOK "11111111-2222-4333-8444-abcdefabcdef"
 #define DELIVERY "22222222-2222-4333-8444-abcdefabcdef"
 
-/* The plane: the one in memory, whose own work never fails --------------------------------------------------------- */
+/* The plane: the one in memory, whose own work never fails -------------------------------------------------------- */
 
 static struct fake_plane fake;
-static struct acp_control_plane plane; /* handed over: fake's, undisturbed, and what fake has not */
+static struct acp_control_plane plane; /* the plane in use: fake's functions, undisturbed, and some that fake lacks */
 
 #define CALM(type, call)                                                                                               \
 	failing_pause();                                                                                               \
@@ -48,45 +47,45 @@ static struct acp_control_plane plane; /* handed over: fake's, undisturbed, and 
 
 static enum acp_code calm_authenticate(void *self, const uint8_t hash[ACP_SHA256_LEN], struct acp_principal *out)
 {
-	CALM(enum acp_code, fake.plane.authenticate(self, hash, out));
+	CALM(enum acp_code, fake.plane.call.authenticate(self, hash, out));
 }
 
 static enum acp_code calm_get_usage(void *self, const char *tenant, const char *period, struct json_object **usage)
 {
-	CALM(enum acp_code, fake.plane.get_usage(self, tenant, period, usage));
+	CALM(enum acp_code, fake.plane.usage.get(self, tenant, period, usage));
 }
 
 static enum acp_code calm_reserve(void *self, const char *tenant, const char *event, const char *ts,
 				  struct acp_reservation *out)
 {
-	CALM(enum acp_code, fake.plane.reserve(self, tenant, event, ts, out));
+	CALM(enum acp_code, fake.plane.usage.reserve(self, tenant, event, ts, out));
 }
 
 static enum acp_code calm_get_price(void *self, const char *unit, const char *action, int64_t quantity,
 				    struct json_object **price)
 {
-	CALM(enum acp_code, fake.plane.get_price(self, unit, action, quantity, price));
+	CALM(enum acp_code, fake.plane.usage.get_price(self, unit, action, quantity, price));
 }
 
 static enum acp_code calm_begin(void *self, bool read_only, struct acp_tx **tx)
 {
-	CALM(enum acp_code, fake.plane.begin(self, read_only, tx));
+	CALM(enum acp_code, fake.plane.call.begin(self, read_only, tx));
 }
 
 static enum acp_code calm_run(struct acp_tx *tx, const char *function, const char *tenant, struct json_object *params,
 			      struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
 {
-	CALM(enum acp_code, fake.plane.run(tx, function, tenant, params, ctx, data, refusal));
+	CALM(enum acp_code, fake.plane.call.run(tx, function, tenant, params, ctx, data, refusal));
 }
 
 static void calm_rollback(struct acp_tx *tx)
 {
 	failing_pause();
-	fake.plane.rollback(tx);
+	fake.plane.call.rollback(tx);
 	failing_resume();
 }
 
-/* Claims, which the plane in memory has not: one, of one key. */
+/* Claims, which the plane in memory does not have: a single one, for a single key. */
 static struct {
 	bool held, done;
 	uint8_t *sealed;
@@ -116,7 +115,7 @@ static enum acp_code calm_claim(void *self, const char *tenant, const char *acti
 static enum acp_code calm_settle(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *used)
 {
 	failing_pause();
-	enum acp_code code = fake.plane.settle(self, tx, end, used);
+	enum acp_code code = fake.plane.call.settle(self, tx, end, used);
 	if (code == ACP_OK && end->claim) {
 		claim.held = false;
 		claim.done = true;
@@ -132,7 +131,7 @@ static enum acp_code calm_settle(void *self, struct acp_tx *tx, const struct acp
 static enum acp_code calm_record(void *self, const struct acp_settlement *end)
 {
 	failing_pause();
-	enum acp_code code = fake.plane.record(self, end);
+	enum acp_code code = fake.plane.call.record(self, end);
 	if (code == ACP_OK && end->claim)
 		claim.held = false;
 	failing_resume();
@@ -141,10 +140,10 @@ static enum acp_code calm_record(void *self, const struct acp_settlement *end)
 
 static enum acp_code calm_onboard(void *self, const struct acp_onboarding *in, struct acp_onboarded *out)
 {
-	CALM(enum acp_code, fake.plane.onboard(self, in, out));
+	CALM(enum acp_code, fake.plane.call.onboard(self, in, out));
 }
 
-/* What the last call of authorize, hub, money or delivery_done was told, as text. */
+/* The input of the last call of call.authorize, hub.answer, payments or webhooks.report, as text. */
 static char told[8192];
 
 static enum acp_code tell_plane(const char *name, struct json_object *what, const char *answer,
@@ -168,22 +167,22 @@ static enum acp_code calm_authorize(void *self, struct json_object *query, struc
 			  decision);
 }
 
-static enum acp_code calm_hub(void *self, const char *name, struct json_object *body, struct json_object *ctx,
-			      struct json_object **reply, struct acp_refusal *refusal)
+static enum acp_code calm_hub(void *self, enum acp_hub_request request, struct json_object *body,
+			      struct json_object *ctx, struct json_object **reply, struct acp_refusal *refusal)
 {
-	(void)self, (void)refusal, (void)ctx;
-	return tell_plane(name, body, "{\"tenant_uuid\":\"" FAKE_TENANT "\",\"tier\":\"free\",\"created_at\":1}",
+	(void)self, (void)refusal, (void)ctx, (void)request;
+	return tell_plane("hub", body, "{\"tenant_uuid\":\"" FAKE_TENANT "\",\"tier\":\"free\",\"created_at\":1}",
 			  reply);
 }
 
-static enum acp_code calm_money(void *self, const char *function, struct json_object *what, struct json_object **reply,
-				struct acp_refusal *refusal)
+static enum acp_code calm_question(void *self, struct json_object *what, struct json_object **reply,
+				   struct acp_refusal *refusal)
 {
 	(void)self, (void)refusal;
-	return tell_plane(function, what, "{\"effect\":\"paid\",\"tenant_id\":\"" FAKE_TENANT "\"}", reply);
+	return tell_plane("payments", what, "{\"effect\":\"paid\",\"tenant_id\":\"" FAKE_TENANT "\"}", reply);
 }
 
-static char delivery[2048]; /* what is due; "" nothing */
+static char delivery[2048]; /* the delivery that is due; "": none */
 
 static enum acp_code calm_take(void *self, int max, int lease, struct json_object **list)
 {
@@ -204,22 +203,27 @@ static void make_plane(void)
 {
 	fake_plane_init(&fake);
 	plane = fake.plane;
-	plane.authenticate = calm_authenticate;
-	plane.get_usage = calm_get_usage;
-	plane.reserve = calm_reserve;
-	plane.get_price = calm_get_price;
-	plane.begin = calm_begin;
-	plane.run = calm_run;
-	plane.rollback = calm_rollback;
-	plane.settle = calm_settle;
-	plane.record = calm_record;
-	plane.onboard = calm_onboard;
-	plane.claim = calm_claim;
-	plane.authorize = NULL;
-	plane.hub = calm_hub;
-	plane.money = calm_money;
-	plane.deliveries_take = calm_take;
-	plane.delivery_done = calm_done;
+	plane.call.authenticate = calm_authenticate;
+	plane.usage.get = calm_get_usage;
+	plane.usage.reserve = calm_reserve;
+	plane.usage.get_price = calm_get_price;
+	plane.call.begin = calm_begin;
+	plane.call.run = calm_run;
+	plane.call.rollback = calm_rollback;
+	plane.call.settle = calm_settle;
+	plane.call.record = calm_record;
+	plane.call.onboard = calm_onboard;
+	plane.call.claim = calm_claim;
+	plane.call.authorize = NULL;
+	plane.hub.answer = calm_hub;
+	plane.payments.upgrade_begin = calm_question;
+	plane.payments.upgrade_opened = calm_question;
+	plane.payments.upgrade_failed = calm_question;
+	plane.payments.stripe_event = calm_question;
+	plane.payments.obligations_take = calm_question;
+	plane.payments.obligation_done = calm_question;
+	plane.webhooks.claim = calm_take;
+	plane.webhooks.report = calm_done;
 	told[0] = '\0';
 }
 
@@ -231,7 +235,7 @@ static struct acp_http http;
 static struct acp_response response;
 static enum acp_code replied;
 
-/* What is made when a program starts is made once; of the plane every story gets a new one. */
+/* Made once, like everything that is made when a program starts; the plane is new for every story. */
 static void install_kernel(void)
 {
 	char why[512] = "";
@@ -263,7 +267,7 @@ static void install(void)
 	memcpy(http.request_id, REQUEST_ID, sizeof http.request_id);
 	response = (struct acp_response){.status = 0};
 	acp_buf_init(&response.body, 1 << 24);
-	if (!acp_buf_reserve(&response.body, 1024)) /* as fcgi/exchange.c has it */
+	if (!acp_buf_reserve(&response.body, 1024)) /* as in fcgi/exchange.c */
 		abort();
 	http.request.out = &response.body;
 	replied = ACP_INTERNAL_ERROR;
@@ -291,7 +295,7 @@ static void answer(struct acp_reply *reply)
 	acp_http_reply(&http, reply, &response);
 }
 
-/* Members that are new each time. */
+/* Members that differ each time. */
 static bool changes(const char *name)
 {
 	return acp_word_in_list("event_id latency_ms upgrade_url api_key api_key_id tenant_uuid tenant_id X-API-Key id",
@@ -336,7 +340,7 @@ static void show_text(const char *text, size_t len, struct acp_buf *out, struct 
 	json_object_put(tree);
 }
 
-/* Is it an error reply as the contract has it, for what may happen when calls fail? */
+/* Is it an error reply as defined by the contract, with a code that is possible when calls fail? */
 static bool proper_refusal(struct acp_buf *fault)
 {
 	struct acp_json_error bad;
@@ -357,12 +361,13 @@ static bool proper_refusal(struct acp_buf *fault)
 	return ok;
 }
 
-/* What everybody can see of a call: its reply, the rows, the books. */
-/* What failed has spoilt nothing that is kept from call to call: the same request to the same installation, once more.
+/* The visible outcome of a call: its reply, the rows, the books ---------------------------------------------------- */
+
+/* The failure must not damage anything that is kept between calls: repeats the same request to the same installation.
  * expected: its status when nothing fails. */
 static void repeat(void (*run)(void), int expected, struct acp_buf *fault)
 {
-	fake.held = 0; /* a place whose release could not be written is free again after reservation_ttl */
+	fake.held = 0; /* a reservation that could not be released expires after reservation_ttl */
 	fake_plane_forget(&fake);
 	run();
 	if (response.status != expected)
@@ -387,7 +392,7 @@ static bool look_at_call(struct acp_buf *seen, struct acp_buf *fault)
 	if (fake.event_count > 1)
 		acp_buf_printf(fault, "%zu rows of one call; ", fake.event_count);
 	bool row = fake.event_count && strcmp(fake_plane_column(&fake, "status"), "success") == 0;
-	/* An onboarding with an Idempotency-Key can be asked for again. */
+	/* An onboarding with an Idempotency-Key can be repeated. */
 	row = row && !(http.request.idempotency_key && fake.agent_count);
 	if (refused && (fake.used || fake.effects || row || claim.done))
 		acp_buf_printf(fault, "refused with %d, but done: used %lld, effects %lld, row %s; ", response.status,
@@ -412,7 +417,7 @@ static bool look_at_manage(struct acp_buf *seen, struct acp_buf *fault)
 	return refused;
 }
 
-/* Without its warning, a success is one all the same. */
+/* A success without its warning is still a success. */
 static bool look_at_warned(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool refused = look_at_manage(seen, fault);
@@ -462,7 +467,7 @@ static void prepare_dry_compute(void)
 static void prepare_policed(void)
 {
 	prepare_write();
-	plane.authorize = calm_authorize;
+	plane.call.authorize = calm_authorize;
 	fake.scopes = " manage.read manage.domain ";
 }
 
@@ -476,7 +481,7 @@ static enum acp_code policed_authenticate(void *self, const uint8_t hash[ACP_SHA
 static void prepare_policy(void)
 {
 	prepare_policed();
-	plane.authenticate = policed_authenticate;
+	plane.call.authenticate = policed_authenticate;
 }
 
 static void prepare_redacted(void)
@@ -484,7 +489,7 @@ static void prepare_redacted(void)
 	install();
 	ask("{\"idempotency_key\":\"Bearer abc.def\",\"action\":\"domain.leadscoring.models.create\",\"params\":{"
 	    "\"name\":\"sk_live_51Habc\",\"model_type\":\"linear\",\"weights\":{\"token\":0.5}}}");
-	plane.claim = NULL;
+	plane.call.claim = NULL;
 }
 
 static void prepare_meta(void)
@@ -499,7 +504,7 @@ static void prepare_used_up(void)
 	fake.used = fake.limit = 5;
 }
 
-/* The allowance was used before. */
+/* The allowance is already used up. */
 static bool look_at_used_up(struct acp_buf *seen, struct acp_buf *fault)
 {
 	fake.used -= 5;
@@ -530,7 +535,8 @@ static void prepare_problem(void)
 	http.wants_problem = true;
 }
 
-/* Idempotent calls: the first one, and one that finds its result --------------------------------------------------- */
+/* Idempotent calls: the first one, and one that finds its result
+ * ---------------------------------------------------- */
 
 static void prepare_first(void)
 {
@@ -538,7 +544,7 @@ static void prepare_first(void)
 	ask("{\"idempotency_key\":\"key-1\"," CREATE "}");
 }
 
-/* A success can be had again; after a refusal the same call runs. */
+/* A success can be replayed; after a refusal the same call runs. */
 static bool look_at_first(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool refused = look_at_call(seen, fault);
@@ -547,7 +553,7 @@ static bool look_at_first(struct acp_buf *seen, struct acp_buf *fault)
 	if (held && !(refused && fake.event_count == 0))
 		acp_buf_puts(fault, "the idempotency key is still held; ");
 	if (held)
-		return refused; /* its row could not be written: the claim ends with its lease */
+		return refused; /* its row could not be written: the claim expires */
 	fake_plane_forget(&fake);
 	manage();
 	if (response.status != 200)
@@ -574,7 +580,7 @@ static void prepare_replay(void)
 static bool look_at_replay(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool done = claim.done;
-	claim.done = false; /* it was, before */
+	claim.done = false; /* it was set before */
 	bool refused = look_at_call(seen, fault);
 	claim.done = done;
 	return refused;
@@ -604,7 +610,7 @@ static void onboard(void)
 	answer(&reply);
 }
 
-/* The key that was given is the one that was stored. */
+/* The key in the reply is the stored one. */
 static void check_key(const char *key, struct acp_buf *fault)
 {
 	uint8_t hash[ACP_SHA256_LEN];
@@ -613,11 +619,11 @@ static void check_key(const char *key, struct acp_buf *fault)
 		acp_buf_puts(fault, "the answered key is not the stored one; ");
 	for (size_t i = 0; i < ACP_COUNT(hash); i++)
 		hash[i] = 0;
-	/* A key that follows from nothing but the pepper would be the same for everybody. */
+	/* A key derived only from the pepper would be the same for everybody. */
 	char same[ACP_KEY_MAX];
 	uint8_t seed[ACP_SHA256_LEN];
 	acp_hmac_sha256(config.key_pepper, strlen(config.key_pepper), "", 0, seed);
-	acp_key_from_seed(config.key_prefix, seed, same);
+	acp_key_from_seed(config.api_key_prefix, seed, same);
 	acp_key_hash(config.key_pepper, same, hash);
 	if (fake.agent_count && memcmp(hash, fake.agents[0].key_hash, sizeof hash) == 0)
 		acp_buf_puts(fault, "the key follows from nothing that is the tenant's own; ");
@@ -630,7 +636,7 @@ static bool look_at_onboard(struct acp_buf *seen, struct acp_buf *fault)
 	struct json_object *reply = json_tokener_parse(response.body.ptr);
 	if (!refused)
 		check_key(acp_json_string(reply, "api_key"), fault);
-	/* With an Idempotency-Key the same request gives the key, whether the first answer was lost or not. */
+	/* With an Idempotency-Key the same request returns the key, whether or not the first answer was lost. */
 	if (http.request.idempotency_key) {
 		fake_plane_forget(&fake);
 		onboard();
@@ -644,17 +650,18 @@ static bool look_at_onboard(struct acp_buf *seen, struct acp_buf *fault)
 	return refused || reduced;
 }
 
-/* An agent without an Idempotency-Key that was told "nothing was done" can try again. */
+/* An agent without an Idempotency-Key can try again if the answer was that nothing was done. */
 static bool look_at_onboard_once(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool refused = look_at_onboard(seen, fault);
 	if (response.status != 201 && fake.agent_count)
 		acp_buf_puts(fault, "refused, but the agent is taken and nobody has its key; ");
-	/* What it costs can be read elsewhere: the key is there. */
+	/* The prices can be read elsewhere; the key matters. */
 	return refused;
 }
 
-/* For other kernels; from Stripe ----------------------------------------------------------------------------------- */
+/* For other kernels, and from Stripe
+ * -------------------------------------------------------------------------------- */
 
 static void hub(void);
 static void hub_events(void);
@@ -681,7 +688,7 @@ static bool look_at_told(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool refused = look_at_call(seen, fault);
 	acp_buf_puts(seen, refused ? "" : told);
-	/* The hub's answer is made of what the database gave back: it says so when it cannot be made any more. */
+	/* The hub's answer contains the database's result. If it can no longer be made, it says so. */
 	if (refused && *told && !strstr(response.body.ptr, "may have been done"))
 		acp_buf_printf(fault, "refused with %d, but done; ", response.status);
 	told[0] = '\0';
@@ -734,7 +741,7 @@ static void stripe(void)
 	answer(&reply);
 }
 
-/* What the plane is told holds the row, whose id is new each time. */
+/* The plane's input contains the row, whose id differs each time. */
 static bool look_at_stripe(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool refused = look_at_call(seen, fault);
@@ -742,11 +749,12 @@ static bool look_at_stripe(struct acp_buf *seen, struct acp_buf *fault)
 	if (what)
 		show_json(what, seen);
 	json_object_put(what);
-	/* Stripe sends again what was not answered with 2xx: an event that was stored all the same is found again. */
+	/* Stripe repeats an event that was not answered with 2xx; an event that was stored anyway is then found. */
 	return refused;
 }
 
-/* A webhook on its way: a receiver that keeps what came ------------------------------------------------------------ */
+/* A webhook delivery, and a receiver that records it
+ * ---------------------------------------------------------------- */
 
 static struct {
 	int listener, port;
@@ -791,7 +799,7 @@ static void *serve(void *arg)
 	}
 }
 
-/* Each process has its own: threads do not live on in a child. */
+/* Each process starts its own: threads do not survive a fork. */
 static void listen_here(void)
 {
 	struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -840,7 +848,7 @@ static void clean_delivery(void)
 	remove_all();
 }
 
-/* A refusal: the delivery is due again later, and what was sent of it, if anything, was signed rightly. */
+/* After a refusal the delivery is due again later, and everything that was sent has a valid signature. */
 static bool look_at_delivery(struct acp_buf *seen, struct acp_buf *fault)
 {
 	shutdown(receiver.listener, SHUT_RDWR);
@@ -858,12 +866,12 @@ static bool look_at_delivery(struct acp_buf *seen, struct acp_buf *fault)
 	return again && !delivered;
 }
 
-/* What is made when the program starts ----------------------------------------------------------------------------- */
+/* Startup ---------------------------------------------------------------------------------------------------------- */
 
 static struct acp_config own_config;
 static char why[1024];
 static bool started;
-static struct acp_buf made; /* what was made, as text */
+static struct acp_buf made; /* the result as text */
 
 static void begin_start(void)
 {
@@ -872,7 +880,7 @@ static void begin_start(void)
 	acp_buf_init(&made, 1 << 24);
 }
 
-/* It starts as a whole, or does not and says why. */
+/* It either starts completely, or does not start and gives the reason. */
 static bool look_at_start(struct acp_buf *seen, struct acp_buf *fault)
 {
 	acp_buf_printf(seen, "%s %s", started ? "started" : "did not start", made.len ? made.ptr : "");
@@ -912,7 +920,7 @@ static void load_config(void)
 		return;
 	failing_pause();
 	acp_buf_printf(&made, "%lld %s %s %s %d %s %s", (long long)loaded.workers, loaded.public_url, loaded.url_prefix,
-		       loaded.products, loaded.rate_limits, loaded.key_prefix, loaded.onboard_scopes);
+		       loaded.products, loaded.rate_limits, loaded.api_key_prefix, loaded.onboard_scopes);
 	failing_resume();
 	acp_config_release(&loaded);
 }
@@ -990,7 +998,7 @@ static const char *copy_text(char *text)
 	return text;
 }
 
-/* The router, the hub and their description. */
+/* The router, the hub and the OpenAPI description. */
 static void start_kernel(void)
 {
 	struct acp_kernel new_kernel;
@@ -1000,7 +1008,7 @@ static void start_kernel(void)
 	new_kernel.openapi = new_kernel.hub ? acp_openapi_text(&new_kernel) : NULL;
 	started = copy_text(new_kernel.openapi) != NULL;
 	if (new_kernel.hub && !started)
-		snprintf(why, sizeof why, "out of memory"); /* as fcgi/main.c says it */
+		snprintf(why, sizeof why, "out of memory"); /* the same text as in fcgi/main.c */
 	acp_hub_free(new_kernel.hub);
 	acp_kernel_release(&new_kernel);
 }
@@ -1071,7 +1079,7 @@ static void read_document(void)
 	enum acp_json_verdict verdict = acp_json_parse(text, sizeof text - 1, &limits, &tree, &bad);
 	started = verdict == ACP_JSON_OK;
 	if (!started && (verdict != ACP_JSON_NO_MEMORY || tree))
-		why[0] = '\0'; /* a good document is never called a bad one */
+		why[0] = '\0'; /* a valid document is never called invalid */
 	else
 		snprintf(why, sizeof why, "out of memory");
 	failing_pause();
@@ -1100,7 +1108,7 @@ static char journal_dir[64];
 static struct json_object *events[3];
 static bool appended;
 static int stored[3];
-static int strange; /* events that came back otherwise */
+static int strange; /* events that came back changed */
 
 static void prepare_journal(void)
 {
@@ -1156,7 +1164,7 @@ static void keep_journal(void)
 	acp_journal_close(journal);
 }
 
-/* What was appended comes back: now, or with the next replay. What was not may. */
+/* Appended events come back, now or with the next replay. Refused ones may. */
 static bool look_at_journal(struct acp_buf *seen, struct acp_buf *fault)
 {
 	struct acp_journal_counts counts;
@@ -1190,14 +1198,14 @@ static void clean_journal(void)
 	end_start();
 }
 
-/* Keys that are known ---------------------------------------------------------------------------------------------- */
+/* Known keys ------------------------------------------------------------------------------------------------------- */
 
 static void know_keys(void)
 {
 	static const struct acp_principal owner = {.tenant_id = FAKE_TENANT, .scopes = " manage.read "};
 	static const uint8_t key[ACP_SHA256_LEN] = {1, 2, 3};
 	struct acp_principal seen = {.tenant_id = ""};
-	struct acp_news news = {.since = 0};
+	struct acp_change_feed feed = {.since = 0};
 	bool ask_clock;
 	char counter[64];
 	snprintf(counter, sizeof counter, "torture-%d", (int)getpid());
@@ -1205,10 +1213,10 @@ static void know_keys(void)
 	struct acp_shared_counter *changed = acp_shared_counter_open(counter, why, sizeof why);
 	struct acp_key_cache *cache = changed ? acp_key_cache_new(60000, changed) : NULL;
 	if (cache) {
-		acp_key_cache_ask(cache, &news, &ask_clock);
-		news.version = 1;
-		news.changed = "";
-		acp_key_cache_hear(cache, &news);
+		acp_key_cache_ask(cache, &feed, &ask_clock);
+		feed.version = 1;
+		feed.changed = "";
+		acp_key_cache_apply(cache, &feed);
 		acp_key_cache_put(cache, key, &owner, 0, 1);
 		started = acp_key_cache_get(cache, key, 0, &seen) && strcmp(seen.tenant_id, FAKE_TENANT) == 0;
 		acp_key_cache_free(cache);

@@ -1,5 +1,6 @@
-/* torture.c - tells each story of stories.c with its n-th call failing, for every n, once alone and once with all calls
- * after it: no crash, no leak, and an outcome that is right or a proper refusal; afterwards the story goes well again.
+/* torture.c - runs each story of stories.c with its n-th call failing, for every n, once with only that call and once
+ * with all later ones, too: no crash, no leak, and either the right outcome or a proper refusal; afterwards the story
+ * works again.
  *
  * Usage: torture [--kind alloc|io|curl] [--story PART_OF_NAME] [--at N]
  * The last line is "suite torture: P passed, F failed", counting stories times kinds. */
@@ -17,20 +18,20 @@
 #include <unistd.h>
 
 enum {
-	SHOWN = 12,  /* faults of one story and kind that are shown whole */
-	MANY = 3000, /* of more calls not each is made to fail, but so many */
+	SHOWN = 12,  /* faults of one story and kind that are shown in full */
+	MANY = 3000, /* with more calls than this, only so many are made to fail */
 	MOST = 200,
 };
 
-/* What a child finds, in memory that it shares with its parent. */
+/* A child's findings, in memory shared with its parent. */
 struct findings {
-	long nth;     /* the call that fails now */
-	long calls;   /* made to fail */
+	long nth;     /* the call that fails at present */
+	long calls;   /* calls made to fail */
 	long right;   /* outcomes */
 	long refused; /* properly */
 	long wrong;
 	long leaks;
-	long library; /* leaks that are not ours */
+	long library; /* leaks in libraries */
 	long ended;   /* the C library ended the program */
 	long crashes;
 	bool done;
@@ -50,7 +51,7 @@ static long step = 1; /* from one failing call to the next */
 
 /* Showing ---------------------------------------------------------------------------------------------------------- */
 
-/* Frames as functions with their lines, those of the injector and of the C library left out. */
+/* Frames as functions with their lines, without those of the injector and the C library. */
 static void read_frames(void *const *frames, int depth, struct acp_buf *out)
 {
 	char line[512];
@@ -169,8 +170,8 @@ static void judge(const struct story *story, const struct outcome *baseline, con
 	show_failed_call();
 }
 
-/* The C library's regcomp() loses memory, or ends the program, when it gets none: patterns are compiled at the start
- * only, which then fails. json-c loses a copied name that it could not add. */
+/* When the C library's regcomp() runs out of memory, it leaks or ends the program. Patterns are compiled only at
+ * startup, which then fails. json-c leaks a copied name when adding it fails. */
 static bool is_within(const char *function, void *const *frames, int depth)
 {
 	for (int at = 0; at < depth; at++) {
@@ -194,14 +195,14 @@ static bool leaks_of_library(void)
 	return count && theirs == count;
 }
 
-/* Where it does not end the program, regcomp() may still have spoilt the memory for what comes next. */
+/* Even when regcomp() does not end the program, it may have corrupted memory for later calls. */
 static bool has_spoilt_memory(void)
 {
 	void *frames[32];
 	return is_within("regcomp", frames, failing_where(frames, ACP_COUNT(frames)));
 }
 
-/* What a library keeps for ever shows once; a leak shows each time. */
+/* Memory that a library keeps forever is found once; a leak is found every time. */
 static void look_for_leak(const struct story *story, enum failing_kind kind, bool lasting)
 {
 	for (int again = 0; again < 3; again++) {
@@ -224,7 +225,7 @@ static void look_for_leak(const struct story *story, enum failing_kind kind, boo
 	show_leaks();
 }
 
-/* Rounds from found->nth on, until one in which nothing failed. */
+/* Runs rounds from found->nth on, until nothing fails in one. */
 static void rounds(const struct story *story, enum failing_kind kind, bool lasting, const struct outcome *baseline)
 {
 	for (;; found->nth += step) {
@@ -240,7 +241,7 @@ static void rounds(const struct story *story, enum failing_kind kind, bool lasti
 		release_outcome(&outcome);
 		if (spoilt && !only_nth) {
 			found->nth += step;
-			return; /* another child goes on */
+			return; /* another child continues */
 		}
 		init_outcome(&outcome);
 		tell(story, FAILING_NOTHING, 0, false, false, &outcome);
@@ -313,7 +314,7 @@ static bool torture(const struct story *story, enum failing_kind kind, bool last
 	return ok;
 }
 
-/* The undisturbed story: twice, so that what is made once is there; both times alike. */
+/* Runs the undisturbed story twice, so that one-time allocations exist; both outcomes must be the same. */
 static bool take_baseline(const struct story *story, struct outcome *baseline)
 {
 	struct outcome warm;
@@ -372,9 +373,9 @@ int main(int argc, char **argv)
 	}
 	void *frames[4];
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	mallopt(M_PERTURB, 0xa5); /* what is used before it is written, or after it was freed, shall show */
+	mallopt(M_PERTURB, 0xa5); /* exposes uses of memory before it is written or after it is freed */
 	acp_log_open("text", "error", "/dev/null");
-	backtrace(frames, 4); /* loads what it needs */
+	backtrace(frames, 4); /* loads the libraries that it needs */
 	found = mmap(NULL, sizeof *found, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (found == MAP_FAILED)
 		return 1;

@@ -1,12 +1,12 @@
-/* torture.h - a story that is told again and again, each time with another call failing (torture.c). */
+/* torture.h - a story that is run again and again, each time with a different call failing (torture.c). */
 #ifndef ACP_TESTS_TORTURE_H
 #define ACP_TESTS_TORTURE_H
 
 #include "buf.h"
 
-/* prepare and clean are not disturbed, nor is look; while run runs, calls fail. look appends what anybody can see of
- * the outcome, and says whether it is a proper refusal (or a success that leaves out what is of little weight): an
- * outcome is good when it is the undisturbed one, or such a refusal. fault: for what is wrong in any case. */
+/* prepare, clean and look run undisturbed; calls fail only in run. look appends everything that anybody can see of the
+ * outcome. It returns whether the outcome is a proper refusal (or a success without unimportant parts). An outcome is
+ * good when it equals the undisturbed one or is such a refusal. fault: for anything that is always wrong. */
 struct story {
 	const char *name;
 	void (*prepare)(void);
@@ -15,6 +15,6 @@ struct story {
 	void (*clean)(void);
 };
 
-extern const struct story stories[]; /* up to one without name */
+extern const struct story stories[]; /* terminated by one without a name */
 
 #endif

@@ -7,13 +7,13 @@
 struct acp_tx {
 	struct fake_plane *fake;
 	bool read_only;
-	int64_t effects; /* undone unless settle comes */
+	int64_t effects; /* dropped unless settle comes */
 };
 
 static const char *const step_names[FAKE_STEPS] = {"authenticate", "get_usage", "reserve", "get_price", "begin",  "run",
 						   "rollback",     "settle",    "record",  "resolve",   "onboard"};
 
-/* Every step begins here, with the lock taken. */
+/* Called at the beginning of every step, with the lock held. */
 static enum acp_code enter(struct fake_plane *fake, enum fake_step step)
 {
 	pthread_mutex_lock(&fake->lock);
@@ -152,11 +152,11 @@ static void rollback(struct acp_tx *tx)
 	leave(fake, ACP_OK);
 }
 
-static void give_back(struct fake_plane *fake, bool reserved)
+static void release_place(struct fake_plane *fake, bool reserved)
 {
 	fake->reserved = reserved;
 	if (reserved && fake->held-- <= 0)
-		abort(); /* a place that nobody holds */
+		abort(); /* a release without a reservation */
 }
 
 static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *calls_used)
@@ -167,7 +167,7 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 	fake->reserved = end->reserved;
 	*calls_used = -1;
 	if (code == ACP_OK) {
-		give_back(fake, end->reserved);
+		release_place(fake, end->reserved);
 		if (end->reserved)
 			*calls_used = ++fake->used;
 		fake->effects += tx ? tx->effects : 0;
@@ -184,7 +184,7 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 	enum acp_code code = enter(fake, FAKE_RECORD);
 	fake->reserved = end->reserved;
 	if (code == ACP_OK) {
-		give_back(fake, end->reserved);
+		release_place(fake, end->reserved);
 		capture_row(fake, end->event);
 	}
 	return leave(fake, code);
@@ -194,7 +194,7 @@ static enum acp_code resolve(void *self, const struct acp_settlement *end)
 {
 	struct fake_plane *fake = self;
 	enum acp_code code = enter(fake, FAKE_RESOLVE);
-	give_back(fake, end->reserved);
+	release_place(fake, end->reserved);
 	if (code != ACP_OK)
 		capture_row(fake, end->event);
 	return leave(fake, code);
@@ -278,17 +278,17 @@ void fake_plane_init(struct fake_plane *fake)
 	fake->limit = 100;
 	fake->plane = (struct acp_control_plane){
 		.self = fake,
-		.authenticate = authenticate,
-		.get_usage = get_usage,
-		.reserve = reserve,
-		.get_price = get_price,
-		.begin = begin,
-		.run = run,
-		.rollback = rollback,
-		.settle = settle,
-		.record = record,
-		.resolve = resolve,
-		.onboard = onboard,
+		.call.authenticate = authenticate,
+		.usage.get = get_usage,
+		.usage.reserve = reserve,
+		.usage.get_price = get_price,
+		.call.begin = begin,
+		.call.run = run,
+		.call.rollback = rollback,
+		.call.settle = settle,
+		.call.record = record,
+		.call.resolve = resolve,
+		.call.onboard = onboard,
 	};
 }
 
@@ -337,7 +337,7 @@ const char *fake_plane_column(const struct fake_plane *fake, const char *name)
 
 extern char **environ;
 
-/* Takes every ACP_ name out of the environment: a test must not depend on the shell it was started from. */
+/* Removes every ACP_ variable from the environment: a test must not depend on the shell that started it. */
 static void clear_environment(void)
 {
 	char name[128];

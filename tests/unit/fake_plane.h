@@ -1,6 +1,6 @@
-/* fake_plane.h - a control plane in memory: the pipeline without PostgreSQL. It keeps the promises of plane.h (a place
- * is held, then used or given back; effects commit with settle or not at all; any number of threads), can be told to
- * fail at each step, and remembers what it was asked. */
+/* fake_plane.h - a control plane in memory, to test the pipeline without PostgreSQL. It keeps the promises of plane.h:
+ * a reservation is used or released; effects commit with settle or not at all; any number of threads may call it. It
+ * can be told to fail at each step, and records the calls it gets. */
 #ifndef ACP_TESTS_FAKE_PLANE_H
 #define ACP_TESTS_FAKE_PLANE_H
 
@@ -39,31 +39,31 @@ struct fake_agent {
 };
 
 struct fake_plane {
-	struct acp_control_plane plane; /* hand this one over; members may be set to NULL before that */
+	struct acp_control_plane plane; /* pass this one to the kernel; members may be set to NULL before that */
 	pthread_mutex_t lock;
 	char key[ACP_KEY_MAX]; /* the one usable API key */
 	uint8_t key_hash[ACP_SHA256_LEN];
 
 	/* switches */
 	enum acp_code fail[FAKE_STEPS]; /* ACP_OK: the step works */
-	struct acp_refusal refusal;     /* what a failing run says */
+	struct acp_refusal refusal;     /* the refusal of a failing run */
 	const char *scopes;             /* " manage.read manage.domain " */
 	const char *ts;
-	enum acp_tier tier;     /* as authentication tells it */
-	enum acp_tier tier_now; /* as reserve tells it; paid: not limited */
+	enum acp_tier tier;     /* as authentication returns it */
+	enum acp_tier tier_now; /* as reserve returns it; paid: not limited */
 	int64_t limit, used;    /* of the free allowance */
 
 	/* state */
-	int64_t held;    /* places of running calls */
-	int64_t effects; /* what runs wrote and settle committed */
-	int open;        /* transactions that nobody ended yet */
+	int64_t held;    /* reservations of running calls */
+	int64_t effects; /* effects of runs that settle committed */
+	int open;        /* transactions that have not ended yet */
 	struct fake_agent agents[FAKE_AGENTS_MAX];
 	size_t agent_count;
 
-	/* what happened */
+	/* the record */
 	unsigned calls[FAKE_STEPS];
 	char trace[256];      /* "authenticate reserve settle", cut when full */
-	bool reserved;        /* as the last settle or record was told */
+	bool reserved;        /* from the last settle or record */
 	bool settled_with_tx; /* the last settle had a transaction */
 	bool read_only;       /* the last begin */
 	char price_unit[16];  /* the last get_price */
@@ -73,11 +73,11 @@ struct fake_plane {
 	size_t event_count;
 };
 
-/* A plane on which everything works: scopes read and domain, tier free, limit 100, none used. */
+/* Makes a plane on which everything works: scopes read and domain, tier free, limit 100, none used. */
 void fake_plane_init(struct fake_plane *fake);
 void fake_plane_release(struct fake_plane *fake);
 
-/* Forgets what happened (not the switches and not the state). */
+/* Clears the record (not the switches and not the state). */
 void fake_plane_forget(struct fake_plane *fake);
 
 /* The last audit row as JSON text, owned by the plane; "" when there is none. */
@@ -86,7 +86,7 @@ const char *fake_plane_event(const struct fake_plane *fake);
 /* A member of the last audit row as text (numbers and booleans too), or "(none)". */
 const char *fake_plane_column(const struct fake_plane *fake, const char *name);
 
-/* Settings at their defaults with a pepper, whatever the environment says. Ends the program when that fails. */
+/* Default settings with a pepper, independent of the environment. Ends the program on failure. */
 void fake_config_init(struct acp_config *config);
 
 #endif

@@ -31,7 +31,7 @@ int main(int argc, char **argv)
 	unsigned passed = 0;
 	unsigned failed = 0;
 
-	setvbuf(stdout, NULL, _IOLBF, 0); /* a crash shall not take the lines before it along */
+	setvbuf(stdout, NULL, _IOLBF, 0); /* so that a crash does not lose earlier lines */
 	if (CU_initialize_registry() != CUE_SUCCESS)
 		return EXIT_NO_TEST;
 	CU_pSuite suite = CU_add_suite(acp_suite_name, NULL, NULL);

@@ -1,8 +1,8 @@
--- Example of an action of kind sql (actions.d/contacts.json): a table that the operator has already, and the function
--- that the action runs. Run it once as the owner of the database: psql -d acp -f contacts.sql
+-- Example of an action of kind sql (actions.d/contacts.json): a table of the operator, and the function that the action
+-- runs. Run this file once as the owner of the database: psql -d acp -f contacts.sql
 --
 -- The function gets the calling tenant, the call's params (checked against params_schema) and ctx: request_id, event_id,
--- api_key_id, dry_run, ts. It runs in the call's transaction: what it writes is undone when the call fails.
+-- api_key_id, dry_run, ts. It runs in the call's transaction: a failed call undoes its writes.
 
 CREATE SCHEMA IF NOT EXISTS demo;
 
@@ -37,7 +37,7 @@ BEGIN
 		SELECT contact_id, name, company, email FROM demo.contacts x
 		WHERE strpos(lower(x.name || ' ' || x.company), lower(btrim(p_params->>'query'))) > 0
 		ORDER BY x.contact_id LIMIT coalesce((p_params->>'limit')::integer, 20)) c;
-	-- What the audit row says of the result, and the quantity that is billed.
+	-- The result_meta of the audit row, and the quantity that is billed.
 	PERFORM acp.report(jsonb_build_object('resource_type', 'contact', 'count', jsonb_array_length(found)),
 		jsonb_array_length(found));
 	RETURN jsonb_build_object('contacts', found);

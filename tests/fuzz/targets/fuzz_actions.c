@@ -1,6 +1,5 @@
-/* Files of actions.d (actions_dir.c). The input: one file, or two with a NUL between. A set that is taken makes a
- * kernel whose new actions are what a file may say; one that is refused is so with the file's name and a line that it
- * has. */
+/* Files of actions.d (actions_dir.c). The input: one file, or two separated by a NUL. An accepted set makes a kernel
+ * whose new actions obey the rules for files; the message about a refused set names the file and one of its lines. */
 #include "action_http.h"
 #include "actions_dir.h"
 #include "../fuzz.h"

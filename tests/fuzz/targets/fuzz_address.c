@@ -1,11 +1,12 @@
-/* Whose request it is (fcgi/address.c). The input: trusted_proxies, REMOTE_ADDR and X-Forwarded-For, a NUL between. The
- * client's address is that which a second reading finds; where the peer is not trusted, the header changes nothing. */
+/* The client's address (fcgi/address.c). The input: trusted_proxies, REMOTE_ADDR and X-Forwarded-For, separated by
+ * NULs. The address equals the result of a second implementation. If the peer is not trusted, the header has no
+ * effect. */
 #include "address.h"
 #include "../fuzz.h"
 
 #include <arpa/inet.h>
 
-/* 128 bits as a number: an IPv4 address is its mapped form. */
+/* An address as a 128-bit number; IPv4 in its mapped form. */
 static bool number_of(const char *text, unsigned __int128 *out)
 {
 	uint8_t bytes[16] = {[10] = 0xff, [11] = 0xff};
@@ -48,7 +49,7 @@ static bool trusted(const char *list, const char *address)
 	return found;
 }
 
-/* What stands behind the last comma of a list, without the spaces around it, taken off. */
+/* Removes and returns the text after the last comma of a list, without surrounding spaces. */
 static char *last_of(char *list)
 {
 	char *comma = strrchr(list, ',');
@@ -88,7 +89,7 @@ void fuzz_address(const uint8_t *data, size_t size)
 	char *list = fuzz_part(&in, NULL);
 	char *remote = fuzz_part(&in, NULL);
 	char *forwarded = fuzz_part(&in, NULL);
-	/* What the configuration would not take is never used. */
+	/* A list that the configuration would refuse is never used. */
 	if (acp_proxies_ok(list, bad)) {
 		acp_client_address(list, remote, forwarded, out);
 		acp_client_address(list, remote, NULL, plain);

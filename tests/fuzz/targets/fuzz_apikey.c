@@ -1,5 +1,5 @@
-/* API keys (apikey.c): the form is told apart as a second reading of the contract tells it, keys that are made are
- * well-formed, and no key with one character changed is. */
+/* API keys (apikey.c): the program and a second implementation of the contract agree on the form. Generated keys are
+ * well-formed, and no key with one changed character is. */
 #include "apikey.h"
 #include "../fuzz.h"
 

@@ -1,5 +1,5 @@
-/* The configuration file (settings.c): the input is the file. One that is taken, printed and read again, prints
- * alike; one that is refused is so with file and line; a secret of it is in no message. */
+/* The configuration file (settings.c): the input is the file. An accepted file, printed and read again, prints the
+ * same. The message about a refused file names the file and line. No message contains a secret from the file. */
 #include "../fuzz.h"
 #include "settings.h"
 
@@ -9,7 +9,7 @@
 
 extern char **environ;
 
-/* To be freed. */
+/* The caller frees it. */
 static char *printed(const struct acp_config *config)
 {
 	char *text = NULL;
@@ -20,7 +20,7 @@ static char *printed(const struct acp_config *config)
 	return text;
 }
 
-/* elsewhere: the secret's text stands in the input too, where it may be shown. */
+/* elsewhere: the secret's text also occurs in a place where it may be shown. */
 static void check_again(const struct acp_config *config, bool elsewhere)
 {
 	char path[32], why[512] = "";
@@ -28,7 +28,7 @@ static void check_again(const struct acp_config *config, bool elsewhere)
 	char *text = printed(config);
 	FUZZ_CHECK(elsewhere || !strstr(text, SECRET), "a secret is printed");
 	int fd = fuzz_file(text, strlen(text), path);
-	/* Secrets are not printed, so a kernel with a hub, for instance, lacks its key now. */
+	/* Secrets are not printed, so a kernel with a hub, for instance, now misses its key. */
 	if (acp_config_load(&again, path, why, sizeof why)) {
 		char *second = printed(&again);
 		/* The lines "# name (set)" differ. */
@@ -50,7 +50,7 @@ static void check_again(const struct acp_config *config, bool elsewhere)
 	free(text);
 }
 
-/* Files and devices of the machine are none of this test's business, and one may never end. */
+/* This test must not read files and devices of the machine; some of them never end. */
 static bool reads_a_file(const char *text, size_t len)
 {
 	return memmem(text, len, "_file", 5) != NULL;

@@ -1,9 +1,9 @@
 /* A whole exchange (fcgi/exchange.c, http.c, every endpoint, libfcgi) on a socket, over a control plane in memory. The
- * input: how, and then
- * - with bit 0 of how: the bytes that the web server sends, FastCGI records or not;
- * - else parameters NAME=VALUE with a NUL behind each, a further NUL, and the body: they are sent as records.
- * Whatever comes, the exchange ends; what is answered is one response with a head of whole lines, of the length that it
- * says, and JSON is JSON. */
+ * input: a byte of options, then
+ * - with bit 0 of the options: the bytes that the web server sends, FastCGI records or not;
+ * - otherwise parameters NAME=VALUE, each followed by a NUL, another NUL, and the body: they are sent as records.
+ * Whatever the input, the exchange ends. The answer is one response whose head consists of complete lines, whose body
+ * has the announced length, and whose JSON is valid. */
 #include "exchange.h"
 #include "../fuzz.h"
 #include "log.h"
@@ -41,7 +41,7 @@ static void begin(void)
 	fake_config_init(&config);
 	config.max_body_bytes = 4096;
 	fake_plane_init(&fake);
-	fake.plane.ready = ready;
+	fake.plane.upkeep.ready = ready;
 	FUZZ_CHECK(acp_kernel_init(&kernel, &config, &fake.plane, acp_builtin_packs, why, sizeof why), "%s", why);
 	kernel.openapi = acp_openapi_text(&kernel);
 	FUZZ_CHECK(acp_exchange_init(), "libfcgi");
@@ -49,8 +49,7 @@ static void begin(void)
 	FUZZ_CHECK(exchange, "memory");
 }
 
-/* What the web server sends
- * ------------------------------------------------------------------------------------------ */
+/* Requests --------------------------------------------------------------------------------------------------------- */
 
 static void put_record(struct acp_buf *out, int type, const char *content, size_t len)
 {
@@ -59,7 +58,7 @@ static void put_record(struct acp_buf *out, int type, const char *content, size_
 	acp_buf_add(out, content, len);
 }
 
-/* A stream in records, and the empty one that ends it. */
+/* A stream as records, followed by the empty record that ends it. */
 static void put_stream(struct acp_buf *out, int type, const char *content, size_t len, size_t most)
 {
 	for (size_t at = 0; at < len; at += most)
@@ -110,8 +109,7 @@ static void put_request(struct acp_buf *out, uint8_t how, struct fuzz_input *in)
 	free(body);
 }
 
-/* What it gets
- * ------------------------------------------------------------------------------------------------------ */
+/* Responses -------------------------------------------------------------------------------------------------------- */
 
 struct peer {
 	int fd;
@@ -128,7 +126,7 @@ static void *receive(void *arg)
 	return NULL;
 }
 
-/* The content of the response's records; false: the bytes are no records, or there is no end. */
+/* The content of the response's records. False: the bytes are not records, or the end is missing. */
 static bool take_stdout(const struct acp_buf *got, struct acp_buf *out)
 {
 	bool end = false;
@@ -147,7 +145,7 @@ static bool take_stdout(const struct acp_buf *got, struct acp_buf *out)
 	return end;
 }
 
-/* Whole lines "Name: value" of printable ASCII up to an empty one. Returns where the body begins. */
+/* Checks complete lines "Name: value" of printable ASCII up to an empty one. Returns the start of the body. */
 static const char *check_head(const char *text, size_t *length)
 {
 	const char *at = text, *end;
@@ -182,7 +180,7 @@ static void check_response(const struct acp_buf *response)
 }
 
 /* libfcgi 2.4.2 adds the lengths of a name and its value as int, and ends the process when it cannot allocate the sum.
- * Only the web server can send that; it is not looked for here, where it would hide everything else. */
+ * Only the web server can send such a record. It is excluded here, because it would hide everything else. */
 static bool beyond_libfcgi(const uint8_t *bytes, size_t len)
 {
 	for (size_t i = 0; i + 3 < len; i++)

@@ -1,5 +1,5 @@
-/* Form bodies (form.c): what is encoded, taken apart again as a server does, is the tree's values under their
- * names, in order; a tree that a form cannot say is refused whole. */
+/* Form bodies (form.c). Decoding the encoded text as a server does gives the tree's values under their names, in order.
+ * A tree that a form cannot express is refused as a whole. */
 #include "form.h"
 #include "../fuzz.h"
 
@@ -11,7 +11,7 @@ struct pair {
 struct pairs {
 	struct pair list[PAIRS_MAX];
 	size_t count;
-	bool unsayable; /* a number that is no integer, or a name that is too long */
+	bool unsayable; /* a number that is not an integer, or a name that is too long */
 };
 static struct pairs wanted;
 
@@ -58,7 +58,7 @@ static void flatten(const char *name, struct json_object *value)
 	}
 }
 
-/* %XX of one piece, in place. Everything else must be a character that needs no escape. */
+/* Decodes %XX in one piece, in place. Every other character must be one that needs no escape. */
 static void decode(char *text)
 {
 	char *out = text;

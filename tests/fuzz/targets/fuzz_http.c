@@ -1,6 +1,6 @@
-/* FastCGI parameters as a request (fcgi/http.c). The input: parameters NAME=VALUE, a NUL behind each; the last is a
- * url_prefix. Whatever they are, what endpoints see keeps its promises: a path that two parsers read alike, a method of
- * capitals, one credential or none, nothing unprintable where it is kept or shown. */
+/* FastCGI parameters as a request (fcgi/http.c). The input: parameters NAME=VALUE, each followed by a NUL; the last one
+ * is a url_prefix. Whatever the input, endpoints see a path that all parsers read alike, an upper-case method, one
+ * credential or none, and nothing unprintable in stored or displayed text. */
 #include "../fuzz.h"
 #include "http.h"
 
@@ -10,7 +10,7 @@
 
 enum { PARAMETERS_MAX = 40 };
 
-/* How often a variable stands there; *value: the last one. */
+/* How often a variable occurs; *value: the last one. */
 static int find(char **variables, const char *name, const char **value)
 {
 	int count = 0;
@@ -45,7 +45,7 @@ static void check_path(const char *path)
 		   "%s", path);
 }
 
-/* The path that the web server was asked for begins with the prefix. */
+/* The requested path begins with the prefix. */
 static void check_prefix(const struct acp_http *http, char **variables, const char *prefix)
 {
 	const char *uri;
@@ -54,7 +54,7 @@ static void check_prefix(const struct acp_http *http, char **variables, const ch
 	if (!*http->path || *uri != '/')
 		return;
 	FUZZ_CHECK(strncmp(uri, prefix, strlen(prefix)) == 0, "%s is not below %s", uri, prefix);
-	/* Without escapes, it is the same text. */
+	/* Without escapes, the text is the same. */
 	size_t len = strcspn(uri, "?");
 	if (!memchr(uri, '%', len))
 		FUZZ_CHECK(len == strlen(prefix) + strlen(http->path) &&
@@ -96,7 +96,7 @@ static void check_rest(const struct acp_http *http, char **variables)
 	FUZZ_CHECK(strspn(http->address, "0123456789abcdefABCDEF:.") == strlen(http->address), "%s", http->address);
 }
 
-/* An error reply to it is JSON in which nothing of the request stands unescaped. */
+/* An error reply to it is JSON that contains no unescaped part of the request. */
 static void check_error(const struct acp_http *http)
 {
 	struct acp_response response = {0};
@@ -120,7 +120,7 @@ void fuzz_http(const uint8_t *data, size_t size)
 		fake_config_init(&config);
 	while (in.left && count < PARAMETERS_MAX)
 		variables[count++] = fuzz_part(&in, NULL);
-	/* What the configuration would not take is no prefix. */
+	/* A prefix that the configuration would refuse is not used. */
 	char *last = count ? variables[--count] : NULL;
 	variables[count] = NULL;
 	size_t len = last ? strlen(last) : 0;

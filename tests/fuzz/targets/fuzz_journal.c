@@ -1,7 +1,7 @@
-/* Files of the journal (journal_file.c, journal_replay.c): the input is a file. Its lines are told apart as a
- * second reading does; a replay commits each whole one once and in order, and removes the file only when nothing
- * else is in it. Each @ that begins a line stands for the right head of what follows, so that whole lines can be
- * found. */
+/* Files of the journal (journal_file.c, journal_replay.c): the input is a file. The program and a second implementation
+ * agree on its lines. A replay commits each complete line once and in order, and removes the file only when it contains
+ * nothing else. Each @ at the start of a line is replaced with the correct head for the rest, so that the fuzzer can
+ * find complete lines. */
 #include "crypto.h"
 #include "../fuzz.h"
 #include "journal_file.h"
@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 struct lines {
-	struct acp_buf whole; /* the JSON of whole lines, each with a NUL */
+	struct acp_buf whole; /* the JSON of complete lines, each followed by a NUL */
 	int64_t count, damaged, cut;
 };
 
@@ -44,7 +44,7 @@ static void fill_in(const char *text, size_t len, struct acp_buf *out)
 	out->len--;
 }
 
-/* What the end of a file without an end of line is: cut, unless its head says that it is longer than it should be. */
+/* Was a final line without a newline cut off? Yes, unless its head says that it is longer than it should be. */
 static bool is_cut(const char *line, size_t len)
 {
 	unsigned long long said;
@@ -110,7 +110,7 @@ static bool alike(const struct lines *a, const struct lines *b)
 	       (a->whole.len == 0 || memcmp(a->whole.ptr, b->whole.ptr, a->whole.len) == 0);
 }
 
-/* The batch is the text of an array: "[a,b]"; what is in it is compared with what whole lines hold. */
+/* The batch is the text of an array: "[a,b]". Compares its elements with the complete lines. */
 static enum acp_code commit(void *arg, const char *events, size_t count)
 {
 	struct acp_buf *all = arg;
@@ -160,7 +160,7 @@ void fuzz_journal(const uint8_t *data, size_t size)
 	FUZZ_CHECK(alike(&wanted, &found), "%lld whole, %lld damaged, %lld cut, not %lld, %lld, %lld",
 		   (long long)found.count, (long long)found.damaged, (long long)found.cut, (long long)wanted.count,
 		   (long long)wanted.damaged, (long long)wanted.cut);
-	/* A NUL ends the text of a batch; the program writes none, for JSON has none. */
+	/* A NUL ends the text of a batch. The program never writes one, because JSON has none. */
 	if (file.len == 0 || !memchr(file.ptr, '\0', file.len))
 		check_replay(&file, &wanted);
 	acp_buf_release(&file);

@@ -1,8 +1,8 @@
 /* Reading JSON, its canonical form and its hash (json_scan.c, json_canonical.c, json.c).
- * A document is read exactly when RFC 8259 allows it (oracle.c) and it is within the limits, has no member twice, no
- * U+0000 and no number that would be changed. What was read is what json-c reads, and its canonical form is
- * canonical: reading and writing it again changes nothing. (One exception: ECMAScript, and so RFC 8785, writes
- * 9.700005036660502e16 as 97000050366605020, which is not exactly that double; our reader refuses such an integer.) */
+ * A document is accepted exactly when RFC 8259 allows it (oracle.c), it is within the limits, and it has no duplicate
+ * member, no U+0000 and no number that would be changed. The result equals json-c's. Reading and writing the canonical
+ * form again does not change it. (One exception: ECMAScript, and so RFC 8785, writes 9.700005036660502e16 as
+ * 97000050366605020, which is not exactly that double; our reader refuses such an integer.) */
 #include "../fuzz.h"
 
 static const struct acp_json_limits limits = {.max_bytes = 6000, .max_depth = 32, .max_tokens = 300};
@@ -26,7 +26,7 @@ static size_t count_members(struct json_object *value)
 static struct json_object *parse_otherwise(const char *text, size_t len)
 {
 	struct json_tokener *tokener = json_tokener_new_ex(300);
-	struct json_object *tree = json_tokener_parse_ex(tokener, text, (int)len + 1); /* with the NUL behind it */
+	struct json_object *tree = json_tokener_parse_ex(tokener, text, (int)len + 1); /* including the final NUL */
 	enum json_tokener_error error = json_tokener_get_error(tokener);
 	FUZZ_CHECK(error == json_tokener_success, "json-c does not read it: %s", json_tokener_error_desc(error));
 	json_tokener_free(tokener);
@@ -73,7 +73,7 @@ static void check_tree(struct json_object *tree, const char *text, size_t len)
 	free(thrice);
 }
 
-/* A member that stands twice is lost in json-c's tree. */
+/* json-c's tree loses a duplicate member. */
 static bool has_twice(const struct oracle *oracle, const char *text, size_t len)
 {
 	struct json_object *tree = parse_otherwise(text, len);

@@ -1,6 +1,6 @@
-/* A call of the router (envelope.c, pipeline.c, …) over a control plane in memory. The input: how, and the
- * body. The reply is what the contract says of any reply; the call leaves exactly one audit row; no API key is in
- * either; a dry run and a refused call have no effect. */
+/* A call of the router (envelope.c, pipeline.c, …) over a control plane in memory. The input: a byte of options, then
+ * the body. The reply obeys the contract's rules for all replies; the call leaves exactly one audit row; no API key is
+ * in either; a dry run or a refused call has no effect. */
 #include "../fuzz.h"
 #include "log.h"
 #include "pipeline.h"

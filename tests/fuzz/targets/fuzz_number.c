@@ -1,5 +1,5 @@
-/* Numbers as ECMAScript writes them (json_canonical.c): any eight bytes are a double; what is written reads
- * back as the same one, with no more digits than printf needs, in the layout that the size asks for. */
+/* Numbers as ECMAScript writes them (json_canonical.c). Any eight bytes are a double. The written text reads back as
+ * the same double, has no more digits than printf needs, and the layout that its size requires. */
 #include "../fuzz.h"
 
 #include <math.h>

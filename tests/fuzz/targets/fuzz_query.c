@@ -1,13 +1,12 @@
-/* Query strings (fcgi/http.c) and signed upgrade links (usage.c). The input: a query string. A parameter has
- * the value that a second reading finds, or none; a link is good for its own tenant, time and signature, and for no
- * other. */
+/* Query strings (fcgi/http.c) and signed upgrade links (upgrade_link.c). The input: a query string. A parameter has the
+ * value that a second implementation finds, or none. A link is valid for its own tenant, time and signature only. */
 #include "../fuzz.h"
 #include "http.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #include "../../unit/fake_plane.h"
 
-/* Decodes like a form; NULL: broken, or not printable. */
+/* Decodes like a form; NULL: invalid, or not printable. */
 static char *decoded(const char *text)
 {
 	char *out = strdup(text), *to = out;

@@ -1,12 +1,12 @@
-/* JSON Schema (core/schema*.c). The input: a schema, a NUL, a value. A schema that compiles gives the same verdict
- * on the value as a second reading of draft-07 below (where it has an opinion), and after both went through their
- * canonical form; an error names a place. */
+/* JSON Schema (core/json/schema*.c). The input: a schema, a NUL, a value. A schema that compiles gives the same verdict
+ * on the value as the second implementation of draft-07 below (if that one has an opinion). The verdict stays the same
+ * after schema and value went through their canonical form. An error names a place. */
 #include "../fuzz.h"
 #include "schema.h"
 
 #include <math.h>
 
-enum opinion { NO, YES, UNSURE }; /* UNSURE: a pattern, a format or a fraction's multiple decides */
+enum opinion { NO, YES, UNSURE }; /* UNSURE: depends on a pattern, a format or the multiple of a fraction */
 
 static enum opinion judge(struct json_object *schema, struct json_object *value);
 
@@ -25,7 +25,7 @@ static bool is_number(struct json_object *value)
 	return json_object_is_type(value, json_type_int) || json_object_is_type(value, json_type_double);
 }
 
-/* Equal values are those with the same canonical form. */
+/* Values are equal if their canonical forms are. */
 static bool same(struct json_object *a, struct json_object *b)
 {
 	char *left = fuzz_canonical(a);
@@ -85,7 +85,7 @@ static enum opinion judge_number(const char *word, double limit, double value)
 	return strcmp(word, "multipleOf") == 0 ? judge_multiple(value, limit) : YES;
 }
 
-/* The words min… and max… of a kind of thing; count: how many it has. */
+/* The keywords min… and max… for one kind of thing; count: how many the value has. */
 static enum opinion judge_count(const char *word, const char *kind, struct json_object *limit, size_t count)
 {
 	if (strcmp(word + 3, kind) != 0)
@@ -165,7 +165,7 @@ static enum opinion judge_word(struct json_object *schema, const char *word, str
 	return YES;
 }
 
-/* schema is one that compiles. */
+/* schema is known to compile. */
 static enum opinion judge(struct json_object *schema, struct json_object *value)
 {
 	enum opinion opinion = YES;
@@ -187,8 +187,8 @@ static struct json_object *parse(const char *text, size_t len)
 	return acp_json_parse(text, len, &limits, &tree, &error) == ACP_JSON_OK ? tree : NULL;
 }
 
-/* The C library repeats what stands before a + or {n} in memory, also where they are nested: only an operator writes
- * patterns, and finds out; here it would hide everything else. */
+/* The C library copies the expression before a + or {n} in memory, also when they are nested. Only operators write
+ * patterns, and they would notice. Here it would hide everything else. */
 static bool takes_much(const char *text)
 {
 	double copies = 1;
@@ -202,7 +202,7 @@ static bool takes_much(const char *text)
 	return copies > 2000;
 }
 
-/* The same of the canonical forms. */
+/* Checks the same with the canonical forms. */
 static bool check_canonical(struct json_object *schema_tree, struct json_object *value, bool valid)
 {
 	struct acp_schema_error error;
@@ -211,7 +211,7 @@ static bool check_canonical(struct json_object *schema_tree, struct json_object 
 	struct json_object *again = parse(schema_text, strlen(schema_text));
 	struct json_object *value_again = parse(value_text, strlen(value_text));
 	struct acp_schema *schema = acp_schema_compile(again, &error);
-	/* Not where ECMAScript's digits of a large number are no exact integer (fuzz_json.c). */
+	/* Except when ECMAScript's digits of a large number are not an exact integer (fuzz_json.c). */
 	bool rounded = oracle_read((uint8_t *)schema_text, strlen(schema_text)).inexact ||
 		       oracle_read((uint8_t *)value_text, strlen(value_text)).inexact;
 	FUZZ_CHECK(schema || rounded, "its canonical form does not compile: %s%s", error.pointer, error.message);

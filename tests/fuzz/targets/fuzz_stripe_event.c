@@ -1,5 +1,5 @@
-/* Stripe's events (stripe_events.c), signed: the body is the input. An event that is not whole is refused with a
- * sentence; of one that is, only what its effect needs reaches the hub, as strings of a usable length. */
+/* Stripe's events (stripe_events.c), signed: the body is the input. An incomplete event is refused with a sentence. Of
+ * a complete one, only the parts that its effect needs reach the hub, as strings of usable length. */
 #include "../../unit/fake_plane.h"
 #include "crypto.h"
 #include "../fuzz.h"
@@ -13,14 +13,14 @@
 static struct acp_config config;
 static struct fake_plane fake;
 static struct acp_kernel kernel;
-static struct json_object *taken; /* what the hub was given */
+static struct json_object *taken; /* the input of the hub */
 
-static enum acp_code money(void *self, const char *function, struct json_object *what, struct json_object **reply,
-			   struct acp_refusal *refusal)
+static enum acp_code stripe_event(void *self, struct json_object *what, struct json_object **reply,
+				  struct acp_refusal *refusal)
 {
 	(void)self;
 	(void)refusal;
-	FUZZ_CHECK(strcmp(function, "stripe_event") == 0 && !taken, "%s", function);
+	FUZZ_CHECK(!taken, "one event reaches the hub twice");
 	taken = json_object_get(what);
 	*reply = json_object_new_object();
 	acp_json_add_string(*reply, "effect", "none");
@@ -36,7 +36,7 @@ static void begin(void)
 	acp_log_open("text", "error", "/dev/null");
 	fake_config_init(&config);
 	fake_plane_init(&fake);
-	fake.plane.money = money;
+	fake.plane.payments.stripe_event = stripe_event;
 	free(config.stripe_webhook_secret);
 	config.stripe_webhook_secret = strdup(SECRET);
 	kernel = (struct acp_kernel){.config = &config, .plane = &fake.plane};
@@ -57,7 +57,7 @@ static void sign(const char *body, size_t len, char header[128])
 	acp_buf_release(&text);
 }
 
-/* Nothing of a person or a card is among these names. */
+/* None of these names belongs to a person or a card. */
 static void check_taken(void)
 {
 	json_object_object_foreach(taken, name, value)

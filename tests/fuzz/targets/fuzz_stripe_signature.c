@@ -1,6 +1,7 @@
-/* The header Stripe-Signature (stripe_signature.c). The input: an age in seconds, the header, a NUL, the body;
- * each @ in the header stands for the right signature of the time it names, so that good headers can be found. It is
- * accepted exactly when a second reading of the rules accepts it, and never with the body changed. */
+/* The header Stripe-Signature (stripe_signature.c). The input: an age in seconds, the header, a NUL, the body. Each @
+ * in the header is replaced with the correct signature for the time it names, so that the fuzzer can find valid
+ * headers. The header is accepted exactly when a second implementation of the rules accepts it, and never with a
+ * changed body. */
 #include "crypto.h"
 #include "../fuzz.h"
 #include "stripe_signature.h"
@@ -8,7 +9,7 @@
 #define SECRET "whsec_fuzz0123456789"
 #define SECRETS "whsec_older " SECRET
 
-/* The value of the first t=, as text; "" where there is none. */
+/* The value of the first t=, as text; "" if it is missing. */
 static void time_of(const char *header, char out[32])
 {
 	const char *at = strncmp(header, "t=", 2) == 0 ? header : strstr(header, ",t=");
@@ -42,11 +43,11 @@ static char *fill_in(const char *header, const char *signature)
 		else
 			acp_buf_putc(&out, *header);
 	}
-	acp_buf_add(&out, "", 1); /* makes it text also when it is empty */
+	acp_buf_add(&out, "", 1); /* terminates the text, even when it is empty */
 	return out.ptr;
 }
 
-/* Is it a list of name=value with one time and at least one v1? right: one of the v1 is the signature. */
+/* Is it a list of name=value with one time and at least one v1? right: one v1 is the correct signature. */
 static bool well_formed(const char *header, const char *signature, bool *right)
 {
 	int times = 0, signatures = 0;

@@ -1,9 +1,10 @@
-/* Exported audit files (deploy/acpctl/verify_file.c, core/proof*.c). The input: how, and then
+/* Exported audit files (deploy/acpctl/audit/verify_file.c, core/proof*.c). The input: how, and then
  * - with bit 0 of how: lines of a file, behind a good header: they must not bring the check down;
  * - else a change (what, where, which byte), and texts, a NUL between: each text becomes a row of a file that is
  *   written as   acpctl audit export writes it. It passes the check; after the change, it never does. */
-#include "../../../deploy/acpctl/audit.h"
 #include "../fuzz.h"
+
+#include "ctl_audit.h"
 
 #include <unistd.h>
 
@@ -51,7 +52,7 @@ static void add_row(struct file *file, int chain, const char *text, struct acp_b
 	struct acp_hasher *hasher = acp_hasher_new();
 	acp_buf_init(&line, 1 << 20);
 	literal(&line, text);
-	struct acp_link link = {.chain = chain + 1, .seq = ++end->seq, .text = line.ptr, .len = line.len};
+	struct acp_chain_link link = {.chain = chain + 1, .seq = ++end->seq, .text = line.ptr, .len = line.len};
 	acp_hasher_add(hasher, end->hash, ACP_SHA256_LEN);
 	acp_hasher_add(hasher, line.ptr, line.len);
 	acp_hasher_end(hasher, end->hash);
@@ -91,7 +92,7 @@ static void add_seal(struct file *file)
 	acp_seal_text(&seal, &text);
 	acp_sha256(text.ptr, text.len, bytes);
 	acp_hex(bytes, sizeof bytes, hash);
-	acp_proof_sign(file->pepper, ACP_SEAL_PURPOSE, text.ptr, text.len, signature);
+	acp_subkey_hex(file->pepper, ACP_FOR_AUDIT_SEAL, text.ptr, text.len, signature);
 	acp_buf_printf(&file->text, "{\"seal_id\":1,\"rows\":%lld", (long long)file->rows);
 	member(&file->text, "at", AT);
 	member(&file->text, "previous", zeros);
@@ -124,12 +125,12 @@ static void add_trailer(struct file *file)
 	acp_buf_init(&text, 1 << 20);
 	acp_buf_printf(&text, "rows %lld\nseals %lld\nsha256 %s\n%s", (long long)sums.rows, (long long)sums.seals,
 		       sha256, file->heads.ptr);
-	acp_proof_sign(file->pepper, ACP_EXPORT_PURPOSE, text.ptr, text.len, signature);
+	acp_subkey_hex(file->pepper, ACP_FOR_AUDIT_EXPORT, text.ptr, text.len, signature);
 	audit_trailer_line(&sums, file->heads.ptr, sha256, *file->pepper ? signature : NULL, &file->text);
 	acp_buf_release(&text);
 }
 
-/* How many faults the check finds; one more where the file is refused as a whole. */
+/* The number of faults that the check finds, plus one if the file is refused as a whole. */
 static int64_t verify(const char *text, size_t len, const char *pepper, struct json_object *found)
 {
 	static struct ctl ctl;
@@ -143,7 +144,7 @@ static int64_t verify(const char *text, size_t len, const char *pepper, struct j
 	return report.count + !read;
 }
 
-/* Changes a copy of the file in one place. False: that was no change. */
+/* Changes a copy of the file in one place. False: nothing changed. */
 static bool change(struct acp_buf *copy, uint8_t what, uint16_t where, uint8_t byte)
 {
 	size_t at = where % copy->len;
@@ -153,7 +154,7 @@ static bool change(struct acp_buf *copy, uint8_t what, uint16_t where, uint8_t b
 	size_t length = strcspn(line, "\n") + 1;
 	size_t behind = copy->len - (size_t)(line - copy->ptr) - length;
 	switch (what % 4) {
-	case 0: /* one byte is another */
+	case 0: /* one byte differs */
 		if ((uint8_t)copy->ptr[at] == byte)
 			return false;
 		copy->ptr[at] = (char)byte;
@@ -194,7 +195,7 @@ static void build(struct file *file, uint8_t how, struct fuzz_input *in)
 	for (int i = 0; in->left && i < ROWS_MAX; i++) {
 		char *text = fuzz_part(in, NULL);
 		for (char *c = text; *c; c++)
-			*c &= 0x7f; /* PostgreSQL has no text that is not UTF-8 */
+			*c &= 0x7f; /* PostgreSQL accepts only valid UTF-8 */
 		int chain = how & TWO_CHAINS ? i % CHAINS : 0;
 		text[strcspn(text, "\x80")] = '\0';
 		add_row(file, chain, text, &rows[chain]);

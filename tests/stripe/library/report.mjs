@@ -1,4 +1,4 @@
-// Counts and prints tests; the last line is the suite's.
+// Counts and prints tests; the last line sums up the suite.
 let passed = 0, failed = 0;
 
 export async function test(name, work) {

@@ -1,5 +1,5 @@
-// The official library as a client of the stand-in: if it can run the whole story and believe the signatures, the
-// stand-in speaks Stripe's language. Environment: STAND_IN_URL, STAND_IN_KEY, STAND_IN_WEBHOOK_SECRET.
+// Runs the official library as a client of the stand-in. If it completes the story and verifies the signatures, the
+// stand-in behaves like Stripe. Environment: STAND_IN_URL, STAND_IN_KEY, STAND_IN_WEBHOOK_SECRET.
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import Stripe from 'stripe';
@@ -34,7 +34,7 @@ async function until(what, probe) {
   }
 }
 
-// What the webhooks bring, and whether the library believes it.
+// The received webhooks, and whether the library verifies them.
 const events = [], bodies = [];
 let broken = 0;
 const hooks = http.createServer((request, response) => {
@@ -62,7 +62,7 @@ await order({ webhooks: { url: `http://127.0.0.1:${hooks.address().port}/` } });
 
 let customer, method, invoice;
 
-await test('a customer, and the same key again', async () => {
+await test('a customer, and a repeat with the same key', async () => {
   const params = { email: 'agent@example.com', name: 'Müller & Söhne', metadata: { tenant_uuid: tenant } };
   customer = await stripe.customers.create(params, { idempotencyKey: 'customer-1' });
   const again = await stripe.customers.create(params, { idempotencyKey: 'customer-1' });
@@ -72,12 +72,12 @@ await test('a customer, and the same key again', async () => {
   assert.equal((await stripe.customers.list({ email: 'agent@example.com' })).data.length, 1);
 });
 
-await test('a key with other parameters', async () => {
+await test('the same key with other parameters', async () => {
   await refused('StripeIdempotencyError', () =>
     stripe.customers.create({ email: 'other@example.com' }, { idempotencyKey: 'customer-1' }));
 });
 
-await test('a checkout session in setup mode, completed by a human', async () => {
+await test('a checkout session in setup mode, completed by a person', async () => {
   const session = await stripe.checkout.sessions.create({
     mode: 'setup', customer: customer.id, currency: 'usd', client_reference_id: tenant,
     metadata: { tenant_uuid: tenant }, success_url: 'https://example.com/done?s={CHECKOUT_SESSION_ID}',
@@ -131,7 +131,7 @@ await test('a declined card', async () => {
   assert.equal((await stripe.invoices.voidInvoice(draft.id)).status, 'void');
 });
 
-await test("lists in pages, with the library's own paging", async () => {
+await test("lists in pages, with the paging of the library", async () => {
   for (let number = 0; number < 12; number++)
     await stripe.invoices.create({ customer: customer.id, metadata: { number } });
   const seen = [];
@@ -148,7 +148,7 @@ await test('a payment method is detached', async () => {
   await refused('StripeInvalidRequestError', () => stripe.paymentMethods.detach(method));
 });
 
-await test('errors are those that the library knows', async () => {
+await test('errors have the types that the library knows', async () => {
   await refused('StripeInvalidRequestError', () => stripe.customers.retrieve('cus_none'));
   await refused('StripeInvalidRequestError', () => stripe.customers.create({ nonsense: 1 }));
   await refused('StripeAuthenticationError', () => new Stripe('sk_test_wrong', settings).customers.list());
@@ -158,7 +158,7 @@ await test('errors are those that the library knows', async () => {
   await refused('StripeAPIError', () => stripe.customers.list());
 });
 
-await test("the library's own retries see faults as Stripe's", async () => {
+await test("the library retries after faults as with Stripe", async () => {
   const patient = new Stripe(process.env.STAND_IN_KEY, { ...settings, maxNetworkRetries: 3 });
   await order({ fail: { path: '/v1/customers', status: 503, times: 2 } });
   const before = (await patient.customers.list({ limit: 100 })).data.length;
@@ -192,7 +192,7 @@ await test('a changed body, another secret and an old timestamp are refused', as
   await order({ reset: true });
 });
 
-await test('two secrets sign while one is replaced by the other', async () => {
+await test('both secrets sign while a secret is being replaced', async () => {
   await order({ webhooks: { secret: `whsec_new ${secret}` } });
   const before = events.length;
   await order({ webhooks: { send: [JSON.parse(bodies[1][0]).id] } });
@@ -200,7 +200,7 @@ await test('two secrets sign while one is replaced by the other', async () => {
   await order({ webhooks: { secret } });
 });
 
-await test('a webhook that was answered with 500 comes again', async () => {
+await test('a webhook answered with 500 is sent again', async () => {
   broken = 2;
   const made = await stripe.customers.create({ email: 'again@example.com' });
   await until('it came', () => events.some((event) => event.type === 'customer.created' &&
@@ -208,7 +208,7 @@ await test('a webhook that was answered with 500 comes again', async () => {
   assert.equal(broken, 0);
 });
 
-await test('twice and in another order, on request', async () => {
+await test('webhooks arrive twice and in another order on request', async () => {
   await order({ webhooks: { hold: true, duplicate: 1, shuffle: true } });
   const ids = [];
   for (let number = 0; number < 8; number++)

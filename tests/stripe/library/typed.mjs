@@ -1,5 +1,5 @@
-// What the executor sent (a list of requests, from the file named first) said with the official library: the types of
-// its declarations must accept every parameter, and it must send the same form.
+// Repeats the requests of the executor (a list, from the first file) with the official library: the types of its
+// declarations must accept every parameter, and it must send the same form.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -25,7 +25,7 @@ const METHODS = [
   ['POST', /^\/v1\/invoiceitems$/, 'invoiceItems.create'], ['GET', /^\/v1\/invoiceitems$/, 'invoiceItems.list'],
 ];
 
-// A form's text as the object that the library takes. Texts of metadata stay texts.
+// Converts form text to the object for the library. Metadata values stay strings.
 function object(form) {
   const out = {};
   for (const [name, text] of new URLSearchParams(form)) {
@@ -50,7 +50,7 @@ const calls = requests.map((request) => {
   return request;
 });
 
-await test('every request is one that the library can make', () => {
+await test('the library can make every request', () => {
   assert.deepEqual(calls.filter((call) => !call.name).map((call) => `${call.method} ${call.path}`), []);
   assert.ok(calls.length > 15, `only ${calls.length} requests were recorded`);
   for (const [, , name] of METHODS)
@@ -87,13 +87,13 @@ await test("the library's types accept every parameter", () => {
   }
 });
 
-await test('and would not accept one that does not exist', () => {
+await test('the types reject an unknown parameter', () => {
   const wrong = path.join(folder, 'wrong.ts');
   fs.writeFileSync(wrong, source.join('\n').replace('"auto_advance"', '"auto_advanced"'));
   assert.throws(() => compile(wrong), (error) => error.stdout.includes('auto_advanced'));
 });
 
-// A server that notes what the library sends.
+// A server that records the requests of the library.
 const sent = [];
 const server = http.createServer((request, response) => {
   const parts = [];

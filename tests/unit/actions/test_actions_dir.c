@@ -5,7 +5,7 @@
 
 #include <unistd.h>
 
-/* A folder of its own for each set; files are named by their position: 0.json, 1.json, … ------------------------- */
+/* A new folder for each set; files are named by their position: 0.json, 1.json, … ---------------------------------- */
 
 static char folder[64];
 static size_t file_count;
@@ -48,7 +48,7 @@ static struct acp_actions *load(char why[1024])
 	return acp_actions_load(&config, why, 1024);
 }
 
-/* A file whose members from line 5 on are the test's. */
+/* A file whose members from line 5 on belong to the test. */
 #define FILE_WITH(members)                                                                                             \
 	"{\n\"name\": \"demo.a.b\",\n\"description\": \"Does a.\",\n\"scope\": \"manage.domain\",\n" members "\n}\n"
 #define EMPTY "\"params_schema\": {},\n"
@@ -56,7 +56,7 @@ static struct acp_actions *load(char why[1024])
 #define HTTP(members) "\"handler\": {\"kind\": \"http\",\n" members "}"
 #define URL "\"url\": \"https://example.com/\""
 
-/* What is good ----------------------------------------------------------------------------------------------------- */
+/* Valid files ------------------------------------------------------------------------------------------------------ */
 
 static void test_no_folder(void)
 {
@@ -120,7 +120,7 @@ static void test_http_members(void)
 	end();
 }
 
-/* A kernel takes them like built-in ones. */
+/* A kernel treats them like built-in actions. */
 static void test_kernel(void)
 {
 	char why[1024] = "";
@@ -165,7 +165,7 @@ static void test_other_files_are_ignored(void)
 	end();
 }
 
-/* What is wrong ---------------------------------------------------------------------------------------------------- */
+/* Invalid files ---------------------------------------------------------------------------------------------------- */
 
 static const struct broken {
 	const char *text;
@@ -210,7 +210,7 @@ static const struct broken {
 	{FILE_WITH(EMPTY HTTP(URL ",\n\"headers\": {\"X-A\": 1}")), 8, "/handler/headers/X-A"},
 };
 
-/* "<folder>/<n>.json:<line>: …" with the words wanted. */
+/* Expects "<folder>/<n>.json:<line>: …" with the given words. */
 static void expect_broken(size_t nth, int line, const char *says, const char *text)
 {
 	char why[1024] = "";
@@ -259,7 +259,7 @@ static void test_names(void)
 	}
 }
 
-/* One broken file spoils the set; an action stands in one file only. */
+/* One invalid file rejects the set; an action may be in only one file. */
 static void test_sets(void)
 {
 	begin();
@@ -270,7 +270,7 @@ static void test_sets(void)
 	begin();
 	add(FILE_WITH(EMPTY SQL));
 	add(FILE_WITH(EMPTY HTTP(URL)));
-	expect_broken(1, 2, "demo.a.b is the action of", "the same name");
+	expect_broken(1, 2, "demo.a.b is also the action of", "the same name");
 	end();
 }
 

@@ -23,14 +23,14 @@ static char base[64]; /* this test's folder; the journal is base/journal */
 static char dir[80];
 static char why[512];
 
-/* What replays gave to the committer below: how often each event came. */
+/* The events that replays passed to the committer below: how often each came. */
 static int seen[MAX_EVENTS];
 static int batches, fail_at; /* the batch that fails, from 1; 0: none */
 static int poison = -1;      /* the event that can never be stored */
 static size_t largest;
 
-/* Stands before the C library's: what was on the disk when the last sync ended, how many there were, and a disk that
- * fails. */
+/* Replaces the C library's function: records the file's size at the end of the last sync and the number of syncs, and
+ * can make the disk fail. */
 static atomic_llong durable;
 static atomic_int syncs;
 static atomic_bool disk_fails;
@@ -39,7 +39,7 @@ static useconds_t disk_takes;
 int fdatasync(int fd)
 {
 	struct stat status;
-	CU_ASSERT_EQUAL(fstat(fd, &status), 0); /* what comes later may or may not be there */
+	CU_ASSERT_EQUAL(fstat(fd, &status), 0); /* later writes may or may not be on the disk */
 	if (disk_takes)
 		usleep(disk_takes);
 	atomic_fetch_add(&syncs, 1);
@@ -63,7 +63,7 @@ static void begin(void)
 	largest = 0;
 	disk_takes = 0;
 	atomic_store(&syncs, 0);
-	/* What is expected to be complained about here does not concern who reads the results. */
+	/* The tests cause errors on purpose; keep them out of the test output. */
 	acp_log_open("text", "error", "/dev/null");
 }
 
@@ -108,7 +108,7 @@ static struct json_object *event(int number)
 	return made;
 }
 
-/* Appends the events [first, first + count) at once. */
+/* Appends the events [first, first + count) in one call. */
 static bool append(struct acp_journal *journal, int first, int count)
 {
 	struct json_object *events[1000] = {NULL};
@@ -120,7 +120,7 @@ static bool append(struct acp_journal *journal, int first, int count)
 	return ok;
 }
 
-/* The committer: reads the batch as any JSON, notes whose events it has. */
+/* The committer: parses the batch as JSON and records its events. */
 static enum acp_code commit(void *arg, const char *events, size_t count)
 {
 	int numbers[ACP_JOURNAL_BATCH];
@@ -154,7 +154,7 @@ static struct acp_journal_counts replay(struct acp_journal *journal, enum acp_co
 	return counts;
 }
 
-/* Each of [first, first + count) was committed so often. */
+/* True if each of [first, first + count) was committed so many times. */
 static bool were_seen(int first, int count, int times)
 {
 	for (int i = first; i < first + count; i++)
@@ -163,7 +163,7 @@ static bool were_seen(int first, int count, int times)
 	return true;
 }
 
-/* The only file in the folder that ends so; how many there are. */
+/* Finds the only file in the folder with this suffix. Returns the number of files. */
 static int find_file(const char *suffix, char path[400])
 {
 	int count = 0;
@@ -201,7 +201,7 @@ static void write_all(const char *path, const char *bytes, size_t len)
 	close(fd);
 }
 
-/* A journal of so many events in batches of a few, closed. Returns its file. */
+/* Makes a closed journal of so many events in small batches. Returns the content of its file. */
 static char *left_behind(int events, char path[400], size_t *len)
 {
 	struct acp_journal *journal = open_journal(PLENTY);
@@ -254,12 +254,12 @@ static void test_refused_events(void)
 		json_object_put(events[0]);
 		json_object_put(events[1]);
 	}
-	CU_ASSERT_EQUAL(replay(journal, ACP_OK).events, 0); /* nor the one that was whole */
+	CU_ASSERT_EQUAL(replay(journal, ACP_OK).events, 0); /* nor the undamaged one */
 	acp_journal_close(journal);
 	end();
 }
 
-/* A crash cut the last line, after any of its bytes: the others come, and the file goes. */
+/* A crash cut off the last line at any of its bytes: the other events come, and the file is removed. */
 static void test_torn_tail(void)
 {
 	size_t len, last;
@@ -283,7 +283,7 @@ static void test_torn_tail(void)
 	end();
 }
 
-/* The file system had made the file longer, but the bytes had not come: zeros, also more than a line may have. */
+/* The file system had extended the file, but the data had not arrived: zeros, also more than a line's length. */
 static void test_zero_tail(void)
 {
 	size_t len;
@@ -299,7 +299,7 @@ static void test_zero_tail(void)
 	end();
 }
 
-/* One wrong bit anywhere in an acknowledged line: the others come, and the file is kept with every byte. */
+/* One flipped bit anywhere in an acknowledged line: the other events come, and the file is kept unchanged. */
 static void test_damaged(void)
 {
 	size_t len, kept_len;
@@ -316,13 +316,13 @@ static void test_damaged(void)
 		CU_ASSERT_EQUAL(counts.damaged, 1);
 		CU_ASSERT_EQUAL(counts.put_aside, 1);
 		CU_ASSERT_EQUAL(seen[0], 1);
-		/* Without its end a line takes the next one along. */
+		/* A line without its newline also loses the next one. */
 		CU_ASSERT_EQUAL(seen[1] + seen[2], at == 2 * line - 1 ? 0 : 1);
 		CU_ASSERT_EQUAL_FATAL(find_file(".bad", aside), 1);
 		char *kept = read_all(aside, &kept_len);
 		CU_ASSERT(kept_len == len && memcmp(kept, whole, len) == 0);
 		free(kept);
-		CU_ASSERT_EQUAL(replay(NULL, ACP_OK).events, 0); /* it is left alone from now on */
+		CU_ASSERT_EQUAL(replay(NULL, ACP_OK).events, 0); /* from now on it is left alone */
 		unlink(aside);
 		whole[at] ^= 4;
 	}
@@ -330,7 +330,7 @@ static void test_damaged(void)
 	end();
 }
 
-/* Lines of every length around that of a head, none of them one: each is damaged, and what is behind them comes. */
+/* Lines of about the length of a head, none of them valid: each is damaged, and the events after them come. */
 static void test_short_lines(void)
 {
 	enum { LONGEST = 40 };
@@ -358,7 +358,7 @@ static void test_short_lines(void)
 	end();
 }
 
-/* A line longer than any can be, in the middle. */
+/* An overlong line in the middle. */
 static void test_endless_line(void)
 {
 	size_t len;
@@ -393,7 +393,7 @@ static void test_full(void)
 	while (appended < 2000 && append(first, appended, 1))
 		appended++;
 	CU_ASSERT(appended > 100 && appended < 1000);
-	CU_ASSERT_FALSE(append(second, 3000, 1)); /* the limit is of all files together */
+	CU_ASSERT_FALSE(append(second, 3000, 1)); /* the limit applies to all files together */
 	CU_ASSERT_EQUAL(replay(second, ACP_OK).events, 0);
 	CU_ASSERT_FALSE(append(second, 3000, 1));
 	CU_ASSERT_EQUAL(replay(first, ACP_OK).events, appended);
@@ -406,7 +406,7 @@ static void test_full(void)
 	end();
 }
 
-/* Nobody touches a file that somebody writes. */
+/* A file that another process writes is left alone. */
 static void test_two_writers(void)
 {
 	begin();
@@ -420,14 +420,14 @@ static void test_two_writers(void)
 	CU_ASSERT_TRUE(were_seen(10, 10, 0));
 	CU_ASSERT_EQUAL(replay(NULL, ACP_OK).in_use, 1);
 	CU_ASSERT_TRUE(append(second, 20, 1));
-	acp_journal_close(second); /* ends, without having replayed */
+	acp_journal_close(second); /* ends without a replay */
 	CU_ASSERT_EQUAL(replay(first, ACP_OK).events, 11);
 	CU_ASSERT_TRUE(were_seen(0, 21, 1));
 	acp_journal_close(first);
 	end();
 }
 
-/* A process of its own appends until it is killed, and tells each event that was acknowledged through a pipe. */
+/* A separate process appends until it is killed, and reports each acknowledged event through a pipe. */
 static pid_t append_for_ever(int to)
 {
 	pid_t pid = fork();
@@ -451,7 +451,7 @@ static void test_kill(void)
 		pid_t pid = append_for_ever(pipes[1]);
 		CU_ASSERT_FATAL(pid > 0);
 		close(pipes[1]);
-		/* However slow the machine: the last one is killed when it has acknowledged something. */
+		/* On slow machines, too, the last process is killed only after it has acknowledged an event. */
 		int told = round == 9 && read(pipes[0], &number, sizeof number) == (ssize_t)sizeof number;
 		usleep(3000 + 1700 * (useconds_t)round);
 		kill(pid, SIGKILL);
@@ -469,7 +469,7 @@ static void test_kill(void)
 	end();
 }
 
-/* Many threads append while another one replays: each event comes once, whichever file it was in. */
+/* Many threads append while another one replays: each event comes once, no matter which file it was in. */
 struct crowd {
 	struct acp_journal *journal;
 	atomic_int next, refused;
@@ -527,7 +527,7 @@ static void test_threads(void)
 	end();
 }
 
-/* Those that come together share a sync, and nobody goes with one that began before he had written. */
+/* Concurrent appends share a sync, but never one that began before their own write. */
 struct line_up {
 	struct acp_journal *journal;
 	atomic_int next, early;
@@ -574,7 +574,7 @@ static void test_group_commit(void)
 	end();
 }
 
-/* A failed sync: what it was for is refused and does not come back; what was there before stays. */
+/* When a sync fails, its events are refused and do not come back; earlier events stay. */
 static void test_disk_fails(void)
 {
 	char path[400];
@@ -601,7 +601,7 @@ static void test_rotation_while_appending(void)
 	end();
 }
 
-/* The disk takes a part of a write: the append fails whole, and what was there before stays. */
+/* The disk accepts only a part of a write: the append fails as a whole, and earlier events stay. */
 static void test_disk_full(void)
 {
 	struct rlimit before, small;
@@ -635,7 +635,7 @@ static void test_disk_full(void)
 	end();
 }
 
-/* PostgreSQL goes away at any batch: the file stays, and the next replay brings the rest, and some again. */
+/* PostgreSQL goes away at any batch: the file stays, and the next replay brings the rest, and some events again. */
 static void test_commit_fails(void)
 {
 	char path[400];
@@ -660,7 +660,7 @@ static void test_commit_fails(void)
 	end();
 }
 
-/* One event that can never be stored holds up no other, and is not lost. */
+/* An event that can never be stored delays no other event, and is not lost. */
 static void test_poison(void)
 {
 	char path[400], again[400];
@@ -675,7 +675,7 @@ static void test_poison(void)
 	CU_ASSERT_EQUAL(seen[321], 0);
 	CU_ASSERT_TRUE(were_seen(0, 321, 1) && were_seen(322, 378, 1));
 	CU_ASSERT_EQUAL_FATAL(find_file(".bad", path), 1);
-	/* As the manual says: renamed, it is tried again. */
+	/* As the manual says, renaming the file makes the next replay try it again. */
 	snprintf(again, sizeof again, "%.*s.journal", (int)(strlen(path) - 4), path);
 	CU_ASSERT_EQUAL(rename(path, again), 0);
 	poison = -1;
@@ -685,7 +685,7 @@ static void test_poison(void)
 	end();
 }
 
-/* Two processes that replay one folder: one of them has the file. */
+/* Two processes replay the same folder: only one gets the file. */
 static struct acp_journal_counts nested;
 
 static enum acp_code replay_meanwhile(void *arg, const char *events, size_t count)
@@ -728,7 +728,7 @@ static void test_permissions(void)
 	CU_ASSERT_EQUAL(find_file(".journal", path), 1);
 	CU_ASSERT_EQUAL(mode_of(path), 0600);
 	acp_journal_close(journal);
-	/* What others can write there would be billed. */
+	/* A folder that others can write to is refused: their rows would be billed. */
 	CU_ASSERT_EQUAL(chmod(dir, 0720), 0);
 	CU_ASSERT_PTR_NULL(acp_journal_open(dir, PLENTY, why, sizeof why));
 	CU_ASSERT_PTR_NOT_NULL(strstr(why, dir));
@@ -743,7 +743,7 @@ static void test_no_folder(void)
 {
 	char file[128];
 	begin();
-	CU_ASSERT_EQUAL(replay(NULL, ACP_OK).files, 0); /* missing is empty */
+	CU_ASSERT_EQUAL(replay(NULL, ACP_OK).files, 0); /* a missing folder counts as empty */
 	CU_ASSERT_EQUAL(mode_of(dir), 0);
 	snprintf(file, sizeof file, "%s/file", base);
 	write_all(file, "", 0);
@@ -751,7 +751,7 @@ static void test_no_folder(void)
 	CU_ASSERT_PTR_NULL(acp_journal_open(dir, PLENTY, why, sizeof why));
 	CU_ASSERT_PTR_NOT_NULL(strstr(why, dir));
 	CU_ASSERT_PTR_NULL(acp_journal_open("", PLENTY, why, sizeof why));
-	/* Folders above it are made too, and after the journal is open it may go and come again. */
+	/* Parent folders are created, too. After the journal is open, the folder may disappear and come back. */
 	snprintf(dir, sizeof dir, "%s/a/b", base);
 	struct acp_journal *journal = open_journal(PLENTY);
 	CU_ASSERT_TRUE(append(journal, 0, 1));
@@ -759,7 +759,7 @@ static void test_no_folder(void)
 	CU_ASSERT_EQUAL(rmdir(dir), 0);
 	CU_ASSERT_TRUE(append(journal, 1, 1));
 	remove_all(dir);
-	CU_ASSERT_TRUE(append(journal, 2, 1)); /* not into a file that nobody will find */
+	CU_ASSERT_TRUE(append(journal, 2, 1)); /* not into the deleted file, which nobody would find */
 	CU_ASSERT_EQUAL(replay(journal, ACP_OK).events, 1);
 	CU_ASSERT_EQUAL(seen[2], 1);
 	acp_journal_close(journal);

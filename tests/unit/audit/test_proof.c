@@ -47,7 +47,7 @@ static void test_line(void)
 {
 	struct acp_row row = {0};
 	struct acp_buf line;
-	struct acp_link link = {.chain = 3, .seq = 17, .text = text_a, .len = sizeof text_a - 1};
+	struct acp_chain_link link = {.chain = 3, .seq = 17, .text = text_a, .len = sizeof text_a - 1};
 	acp_buf_init(&line, 65536);
 	CU_ASSERT_TRUE_FATAL(acp_row_parse(&row, text_a, sizeof text_a - 1));
 	acp_row_line(&row, &link, &line);
@@ -65,11 +65,11 @@ static void test_line(void)
 
 enum { ROWS = 8 };
 
-static struct acp_link links[ROWS + 1];
+static struct acp_chain_link links[ROWS + 1];
 static char texts[ROWS + 1][128];
 static char said[2048];
 
-/* "kind place[*]; …": the star says that a row was named. */
+/* Appends "kind place[*]; …"; the star means that a row was named. */
 static void note(void *arg, const struct acp_finding *finding)
 {
 	size_t len = strlen(said);
@@ -78,7 +78,7 @@ static void note(void *arg, const struct acp_finding *finding)
 		 finding->event_id && *finding->event_id ? "*" : "");
 }
 
-static void rehash(struct acp_link *link, const uint8_t before[ACP_SHA256_LEN])
+static void rehash(struct acp_chain_link *link, const uint8_t before[ACP_SHA256_LEN])
 {
 	struct acp_hasher *hasher = acp_hasher_new();
 	acp_hasher_add(hasher, before, ACP_SHA256_LEN);
@@ -93,7 +93,7 @@ static void make_chain(void)
 	memset(links, 0, sizeof links);
 	for (int i = 1; i <= ROWS; i++) {
 		int len = snprintf(texts[i], sizeof texts[i], "(e%d,,ts,tenant,,,,,,,,,,,,,,,,,,,,,)", i);
-		links[i] = (struct acp_link){.chain = 1, .seq = i, .text = texts[i], .len = (size_t)len};
+		links[i] = (struct acp_chain_link){.chain = 1, .seq = i, .text = texts[i], .len = (size_t)len};
 		rehash(&links[i], links[i - 1].hash);
 	}
 }
@@ -120,7 +120,7 @@ static void expect(struct acp_chain_check *check, const char *wanted)
 	acp_chain_check_free(check);
 }
 
-/* All rows but those of one place (0: all), and the true end. */
+/* All rows except the one at this place (0: all rows), with the correct end. */
 static void check_rows(int without, const char *wanted, struct acp_head end)
 {
 	struct acp_chain_check *check = begin(false);
@@ -162,7 +162,7 @@ static void test_removed(void)
 
 static void test_inserted(void)
 {
-	struct acp_link forged = {.chain = 1, .seq = 4, .text = "(e9,,,,,,,,,,,,,,,,,,,,,,,,)", .len = 28};
+	struct acp_chain_link forged = {.chain = 1, .seq = 4, .text = "(e9,,,,,,,,,,,,,,,,,,,,,,,,)", .len = 28};
 	for (int first = 0; first < 2; first++) {
 		make_chain();
 		struct acp_chain_check *check = begin(false);
@@ -178,11 +178,11 @@ static void test_inserted(void)
 		expect(check, "inserted 4*; ");
 	}
 	struct acp_chain_check *check = begin(false);
-	acp_chain_row(check, &(struct acp_link){.text = "(e9,,,,,,,,,,,,,,,,,,,,,,,,)", .len = 28});
+	acp_chain_row(check, &(struct acp_chain_link){.text = "(e9,,,,,,,,,,,,,,,,,,,,,,,,)", .len = 28});
 	expect(check, "misplaced 0*; ");
 }
 
-/* A row's chain_seq is altered to the place of the next one: whichever of the two comes first, it is the one named. */
+/* A row's chain_seq is changed to that of the next row: the finding names the one that comes first. */
 static void test_moved(void)
 {
 	for (int first = 0; first < 2; first++) {
@@ -234,7 +234,7 @@ static void test_chain_unknown(void)
 	expect(check, "removed 8; ");
 }
 
-/* Somebody rewrites the rows from the fifth on and all that follows from it: only a seal can tell. */
+/* Somebody rewrites the rows from the fifth on, and everything derived from them: only a seal can detect it. */
 static void test_rewritten(void)
 {
 	make_chain();
@@ -342,7 +342,7 @@ static struct acp_seal seal(int id)
 	acp_seal_text(&made, &text);
 	acp_sha256(text.ptr, text.len, digest);
 	acp_hex(digest, sizeof digest, hashes[id]);
-	acp_proof_sign("pepper", ACP_SEAL_PURPOSE, text.ptr, text.len, signatures[id]);
+	acp_subkey_hex("pepper", ACP_FOR_AUDIT_SEAL, text.ptr, text.len, signatures[id]);
 	acp_buf_release(&text);
 	return made;
 }

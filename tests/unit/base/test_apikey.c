@@ -3,7 +3,8 @@
 
 static const char base62[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/* CRC-32 again, from its definition and not from the code under test: by a table, high bit first, bits reflected. */
+/* CRC-32 again, from its definition and independent of the code under test: by a table, high bit first, bits
+ * reflected. */
 static uint32_t reflect(uint32_t value, int bits)
 {
 	uint32_t out = 0;
@@ -31,7 +32,7 @@ static void reference_check(const char *text, char out[ACP_KEY_CHECK_LEN + 1])
 	out[ACP_KEY_CHECK_LEN] = '\0';
 }
 
-/* A key that follows from a number. */
+/* Makes a key from a number. */
 static void make_key(const char *prefix, uint32_t number, char out[ACP_KEY_MAX])
 {
 	uint8_t seed[32] = {0};
@@ -39,7 +40,7 @@ static void make_key(const char *prefix, uint32_t number, char out[ACP_KEY_MAX])
 	acp_key_from_seed(prefix, seed, out);
 }
 
-/* The check value of every CRC-32 catalogue, and keys whose digits another program computed. */
+/* The check value that every CRC-32 catalogue gives, and keys whose check digits another program computed. */
 static void test_known_checks(void)
 {
 	static const struct {
@@ -96,7 +97,7 @@ static void test_single_changes_refused(void)
 	}
 }
 
-/* What people do when they copy: swap two neighbours, lose one, double one, add a blank. */
+/* Typical copying errors: two neighbours swapped, a character lost, doubled, or a blank added. */
 static void test_slips_refused(void)
 {
 	char key[ACP_KEY_MAX], slip[ACP_KEY_MAX + 2];
@@ -169,7 +170,7 @@ static void test_seeds(void)
 		CU_ASSERT_STRING_NOT_EQUAL(keys[n - 1], keys[n]);
 }
 
-/* Each bit of the seed matters, and so does its last byte. */
+/* Each bit of the seed matters, including those of its last byte. */
 static void test_seed_bits(void)
 {
 	char first[ACP_KEY_MAX], other[ACP_KEY_MAX];

@@ -53,7 +53,7 @@ static void test_maximum(void)
 	CU_ASSERT_TRUE(acp_buf_ok(&buf));
 }
 
-/* What failed once stays failed, even when a later append would fit. */
+/* After a failure the buffer stays failed, even when a later append would fit. */
 static void test_failure_is_sticky(void)
 {
 	struct acp_buf buf;
@@ -131,7 +131,7 @@ static void test_json_string_maximum(void)
 	acp_buf_release(&buf);
 }
 
-/* Memory of the caller's is used to its last byte and not beyond. */
+/* The caller's memory is used up to its last byte, and not beyond. */
 static void test_borrow(void)
 {
 	char memory[8] = "xxxxxx#";

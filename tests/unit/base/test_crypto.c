@@ -1,9 +1,11 @@
 #include "../tmain.h"
-#include "crypto.h"
+#include "subkey.h"
 
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#define PEPPER "0123456789abcdef0123456789abcdef"
 
 /* n bytes of the same value */
 #define BYTES_MAX 131
@@ -145,7 +147,7 @@ static int compare_uuids(const void *a, const void *b)
 	return memcmp(a, b, ACP_UUID_LEN);
 }
 
-/* Two threads, and a child of a process that has random bytes in stock, never give the same name. */
+/* Two threads, and a child of a process with random bytes in its pool, never make the same id. */
 static void test_uuid_unique(void)
 {
 	static char uuids[4 * MANY][ACP_UUID_LEN];
@@ -164,7 +166,7 @@ static void test_uuid_unique(void)
 		make_uuids(own[0]);
 		_exit(write(ends[1], own, sizeof own) == (ssize_t)sizeof own ? 0 : 1);
 	}
-	make_uuids(uuids[0]); /* again: these stand beside the child's */
+	make_uuids(uuids[0]); /* once more, to compare with the child's */
 	CU_ASSERT_EQUAL(read(ends[0], (char *)uuids + 3 * sizeof uuids / 4, sizeof uuids / 4),
 			(ssize_t)(sizeof uuids / 4));
 	CU_ASSERT_EQUAL(waitpid(child, &status, 0), child);
@@ -232,6 +234,53 @@ static void test_hasher(void)
 	acp_hasher_free(hasher);
 }
 
+/* Values in existing databases, and links that were sent, must stay as they are. These vectors come from Python's hmac
+ * with the formulas that the program used before it had subkey.c. */
+static void test_subkeys(void)
+{
+	static const struct {
+		enum acp_purpose purpose;
+		const char *data, *hex;
+	} vectors[] = {
+		{ACP_FOR_UPGRADE_LINK, "11111111-2222-4333-8444-555555555555|1795339800",
+		 "8d16ee1339a25fb837ad1bf57d185bc7ea27972fe71bb2e6ddf69191c3f7bdf1"},
+		{ACP_FOR_WEBHOOK_SECRET, "11111111-2222-4333-8444-555555555555",
+		 "679d60422f6c1a5576bf42469dde4830c23a2cc4ed2fe469dd21e08730a80f09"},
+		{ACP_FOR_IDEMPOTENCY_FINGERPRINT, "manage.iam| manage.iam |{}",
+		 "167454b665f7566ad0d9af8ac3f0a284e8f2bcb92044560d01eda003d6a21afd"},
+		{ACP_FOR_IDEMPOTENCY_RESULT, "11111111-2222-4333-8444-555555555555|iam.keys.create|k1",
+		 "50279ce7ba609aee628e22344e8e6f115e50339990d6910fc5182d5732e39814"},
+		{ACP_FOR_AUDIT_SEAL, "acp-fcgi audit seal v1\nseal 1\n",
+		 "31ba231fca7a9bbfa04b1db991444e4bffa20d631010f966e4f7589b2673c047"},
+		{ACP_FOR_AUDIT_ARCHIVE, "an archive",
+		 "2faf40395033d688c484abaa7a7d9fdf1a49d2156374369466be7fe712b422e6"},
+		{ACP_FOR_AUDIT_EXPORT, "an export", "ff1a290ed3258da397f46f21ccbbd9c0ead579615b0b0eccc6e7346036dc9f72"},
+		{ACP_FOR_ONBOARDING_KEY, "salt|key",
+		 "fefa3c295379b1ff20dd544c2bcc5bf750db405b1df1458f06e8728a6f59281e"},
+		{ACP_FOR_ONBOARDING_IDEMPOTENCY, "key",
+		 "d541e5b9399535b1be689a56f31df320ae98a40bfd50a3997e63c9b3a5552aa5"},
+		{ACP_FOR_TENANT_AT_HUB, "e3b0c442", "641b5ae6e04df33e9bcca7736b6f3d40a3e65b41247e4c88a0f6e99d6502f7f1"},
+		{ACP_FOR_SHARED_MEMORY, "", "1fc54615dd1810973ce39aad32a28d60d69d4def570579622b3b73ba3fcf5973"},
+	};
+	char hex[ACP_SHA256_HEX];
+	bool seen[ACP_PURPOSES] = {false};
+	for (size_t i = 0; i < ACP_COUNT(vectors); i++) {
+		acp_subkey_hex(PEPPER, vectors[i].purpose, vectors[i].data, strlen(vectors[i].data), hex);
+		CU_ASSERT_STRING_EQUAL(hex, vectors[i].hex);
+		seen[vectors[i].purpose] = true;
+	}
+	for (size_t i = 0; i < ACP_PURPOSES; i++)
+		CU_ASSERT_TRUE(seen[i]); /* each purpose has a vector */
+}
+
+static void test_same_secret(void)
+{
+	CU_ASSERT_TRUE(acp_same_secret(PEPPER, "a secret", "a secret"));
+	CU_ASSERT_FALSE(acp_same_secret(PEPPER, "a secre", "a secret"));
+	CU_ASSERT_FALSE(acp_same_secret(PEPPER, "a secret", "a secreT"));
+	CU_ASSERT_FALSE(acp_same_secret(PEPPER, "", "a secret"));
+}
+
 const char *const acp_suite_name = "crypto";
 
 CU_TestInfo acp_tests[] = {
@@ -248,5 +297,7 @@ CU_TestInfo acp_tests[] = {
 	{"random", test_random},
 	{"equal_const_time", test_equal_const_time},
 	{"wipe", test_wipe},
+	{"subkeys", test_subkeys},
+	{"same_secret", test_same_secret},
 	CU_TEST_INFO_NULL,
 };

@@ -11,7 +11,7 @@
 static char path[] = "/tmp/acp-test-log-XXXXXX";
 static char text[65536];
 
-/* What is written when the fields are logged. */
+/* The line that is written when the fields are logged. */
 static const char *logged(const char *format, const struct acp_log_field *fields, size_t count)
 {
 	int fd = mkstemp(path);
@@ -34,7 +34,7 @@ static const char *logged_value(const char *format, const char *value)
 	return logged(format, &field, 1);
 }
 
-/* One line, in UTF-8, with nothing that a terminal obeys. */
+/* One line, in UTF-8, without terminal controls. */
 static void expect_harmless(const char *line, const char *value)
 {
 	size_t len = strlen(line);
@@ -67,7 +67,7 @@ static void test_forged_lines(void)
 		"\"",
 		"\\",
 		"\x1b[2J\x1b]0;title\x07",
-		"\302\2332J", /* CSI in one byte of Unicode */
+		"\302\2332J", /* CSI as a single Unicode character */
 		"\xff\xfe",
 		"\xed\xa0\x80",
 		"\xc3",
@@ -93,7 +93,7 @@ static void test_plain_values_stand_bare(void)
 	CU_ASSERT_PTR_NOT_NULL(strstr(logged_value("text", "a\tb\x01\x7f"), " v=\"a\\tb\\u0001\\u007f\"\n"));
 }
 
-/* A line that is too long would not be written: who sends long values could keep out of the log. */
+/* A line that is too long would be dropped, so a sender of long values could stay out of the log. */
 static void test_long_values_are_cut(void)
 {
 	static char plain[30000], controls[30000];

@@ -8,7 +8,7 @@ extern char **environ;
 
 #define PEPPER "0123456789abcdef0123456789abcdef"
 
-static char folder[256]; /* of this run's files; removed by each test that made one */
+static char folder[256]; /* for this run's files; each test removes its own */
 static char path[300];   /* of the configuration file */
 static char why[1024];
 static struct acp_config config;
@@ -78,7 +78,7 @@ static bool is_empty(void)
 	return memcmp(&config, &empty, sizeof config) == 0;
 }
 
-/* The file is refused: why begins with "<path>:<line>: " and holds the reason. */
+/* The file is refused: why begins with "<path>:<line>: " and contains the reason. */
 static void refused(const char *text, int line, const char *reason)
 {
 	char place[400];
@@ -91,7 +91,7 @@ static void refused(const char *text, int line, const char *reason)
 	acp_config_release(&config);
 }
 
-/* Refused for another reason than one line. */
+/* Refused for a reason that concerns more than one line. */
 static void refused_whole(const char *text, const char *reason)
 {
 	bool loaded = load(text);
@@ -116,7 +116,7 @@ static void test_defaults(void)
 	EXPECT(config.workers == 32 && config.processes == 1, "workers");
 	EXPECT(config.max_body_bytes == 262144 && config.max_json_depth == 32 && config.max_json_tokens == 20000,
 	       "the limits of the contract");
-	EXPECT(strcmp(config.key_prefix, "ock_") == 0, config.key_prefix);
+	EXPECT(strcmp(config.api_key_prefix, "ock_") == 0, config.api_key_prefix);
 	EXPECT(*config.database_url == '\0' && *config.key_pepper == '\0', "secrets have no default");
 	EXPECT(config.onboarding && config.usage_enforcement, "switches");
 	EXPECT(config.free_calls_limit == 100 && config.warn_at_percent == 90, "allowance");
@@ -129,7 +129,7 @@ static void test_defaults(void)
 	end();
 }
 
-/* Every default passes the rules for values of its own setting. */
+/* Every default passes the checks of its own setting. */
 static void test_defaults_are_valid(void)
 {
 	static const char text[] =
@@ -226,7 +226,7 @@ static void test_values_are_wrong(void)
 	end();
 }
 
-/* The list of words is not itself one of the words. */
+/* The list of words is not itself a valid word. */
 static void test_words_are_whole(void)
 {
 	begin();
@@ -257,7 +257,7 @@ static void test_ranges(void)
 	end();
 }
 
-/* One byte more than a line may have, and one less; also without a closing line feed. */
+/* One byte more than a line may have, and one less; also without a final newline. */
 static void test_long_lines(void)
 {
 	static char text[9000];
@@ -309,7 +309,7 @@ static void test_environment_wins(void)
 	end();
 }
 
-/* The file named by ACP_CONFIG is read when no other is named. */
+/* The file named by ACP_CONFIG is read when no other file is named. */
 static void test_environment_names_the_file(void)
 {
 	begin();
@@ -342,7 +342,7 @@ static void test_environment_is_wrong(void)
 	environment_refused("ACP_", "9", "there is no such setting");
 	environment_refused("ACP_WORKERS", "nine", "workers = nine");
 	environment_refused("ACP_WORKERS", "", "workers");
-	environment_refused("ACP_API_KEYS", "x", "there is no such setting"); /* nearly a foreign name */
+	environment_refused("ACP_API_KEYS", "x", "there is no such setting"); /* similar to a foreign name */
 	environment_refused("ACP_UR", "x", "there is no such setting");
 	snprintf(name, sizeof name, "ACP_%0100d", 7);
 	environment_refused(name, "x", "there is no such setting");
@@ -353,7 +353,7 @@ static void test_environment_is_wrong(void)
 	end();
 }
 
-/* Names that deploy/demo writes into its env file are not settings and no mistakes. */
+/* Names that deploy/demo writes into its env file are neither settings nor errors. */
 static void test_foreign_names(void)
 {
 	static const char *const names[] = {"ACP_URL", "ACP_API_KEY", "ACP_LOW_SCOPE_KEY", "ACP_RESPONDER_PID",
@@ -395,7 +395,7 @@ static void test_secret_files(void)
 	end();
 }
 
-/* A secret that is too long must not be cut in silence: half a connection string is another one. */
+/* A secret that is too long must not be silently cut: a truncated connection string would be a different one. */
 static void test_long_secret_file(void)
 {
 	static char line[6000];
@@ -436,7 +436,7 @@ static void test_print_hides_secrets(void)
 	end();
 }
 
-/* What is printed is a configuration file: it loads and says the same. */
+/* The printed settings are a valid configuration file with the same values. */
 static void test_print_loads_again(void)
 {
 	static char first[32768], second[32768];
@@ -458,13 +458,35 @@ static void test_print_loads_again(void)
 	end();
 }
 
+/* --- former names --------------------------------------------------------------------------------------- */
+
+static void test_renamed(void)
+{
+	begin();
+	accepted("api_key_prefix = new_\n");
+	EXPECT(!*config.notice, config.notice);
+	acp_config_release(&config);
+	accepted("key_prefix = old_\n");
+	EXPECT(strcmp(config.api_key_prefix, "old_") == 0, config.api_key_prefix);
+	EXPECT(acp_config_given(&config, "api_key_prefix") && !acp_config_given(&config, "key_prefix"), "given");
+	EXPECT(strstr(config.notice, "key_prefix is called api_key_prefix now") != NULL, config.notice);
+	acp_config_release(&config);
+	refused("key_prefix = old_\napi_key_prefix = new_\n", 2, "given a second time");
+	setenv("ACP_KEY_PREFIX", "env_", 1);
+	accepted("api_key_prefix = new_\n");
+	EXPECT(strcmp(config.api_key_prefix, "env_") == 0, config.api_key_prefix);
+	EXPECT(*config.notice, "the environment is told of, too");
+	acp_config_release(&config);
+	end();
+}
+
 /* --- values that must fit together ---------------------------------------------------------------------- */
 
 static void test_consistency(void)
 {
 	begin();
-	refused_whole("key_prefix = Ock_\n", "key_prefix");
-	refused_whole("key_prefix =\n", "key_prefix");
+	refused_whole("api_key_prefix = Ock_\n", "api_key_prefix");
+	refused_whole("api_key_prefix =\n", "api_key_prefix");
 	refused_whole("key_pepper = 0123456789abcdef0123456789abcde\n", "32 characters");
 	EXPECT(!strstr(why, "0123456789abcdef"), "the secret is not shown");
 	refused_whole("url_prefix = acp\n", "url_prefix");
@@ -475,13 +497,14 @@ static void test_consistency(void)
 	refused_whole("workers = 2\nprocesses = 3\n", "processes");
 	refused_whole("listen_mode = 680\n", "listen_mode");
 	refused_whole("listen_mode = 008\n", "listen_mode");
-	accepted("key_prefix = a1_\nkey_pepper = " PEPPER "\nurl_prefix = /acp\npublic_url = https://x\nworkers = 3\n"
+	accepted("api_key_prefix = a1_\nkey_pepper = " PEPPER
+		 "\nurl_prefix = /acp\npublic_url = https://x\nworkers = 3\n"
 		 "processes = 3\nlisten_mode = 0600\n");
 	acp_config_release(&config);
 	end();
 }
 
-/* A message about a broken line does not print a secret that stands in it. */
+/* A message about an invalid line does not reveal a secret in it. */
 static void test_messages_hide_secrets(void)
 {
 	begin();
@@ -510,6 +533,7 @@ CU_TestInfo acp_tests[] = {
 	{"long_secret_file", test_long_secret_file},
 	{"print_hides_secrets", test_print_hides_secrets},
 	{"print_loads_again", test_print_loads_again},
+	{"renamed", test_renamed},
 	{"consistency", test_consistency},
 	{"messages_hide_secrets", test_messages_hide_secrets},
 	CU_TEST_INFO_NULL,

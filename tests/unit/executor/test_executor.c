@@ -1,7 +1,7 @@
 #include "../tmain.h"
 
 #include "clock.h"
-#include "executor.h"
+#include "executor_open.h"
 #include "executor_stripe.h"
 #include "form.h"
 #include "outbound.h"
@@ -45,7 +45,7 @@ static void form_nesting(void)
 	check_form("{\"a\":{\"b]&c\":1}}", "a%5Bb%5D%26c%5D=1");
 }
 
-/* Money never travels as a fraction, and half a form is none. */
+/* Money never travels as a fraction, and an incomplete form is never sent. */
 static void form_refuses(void)
 {
 	struct acp_buf out;
@@ -124,7 +124,7 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 
 #define TENANT "11111111-1111-4111-8111-111111111111"
 
-/* An executor whose vendor is a port of this host where nobody listens. */
+/* An executor whose vendor is a port of this host without a listener. */
 struct bench {
 	struct acp_config config;
 	struct acp_control_plane plane;
@@ -141,7 +141,7 @@ static void begin(struct bench *bench, const char *name, const char *value)
 	setenv(name, value, 1);
 	CU_ASSERT_TRUE_FATAL(acp_config_load(&bench->config, "/dev/null", why, sizeof why));
 	unsetenv(name);
-	bench->plane = (struct acp_control_plane){.self = &bench->log, .record = record};
+	bench->plane = (struct acp_control_plane){.self = &bench->log, .call.record = record};
 	CU_ASSERT_TRUE_FATAL(acp_outbound_init());
 	CU_ASSERT_TRUE_FATAL(acp_executor_open(&bench->config, &bench->plane, &bench->executor, why, sizeof why));
 }
@@ -196,7 +196,7 @@ static void allow_list(void)
 	CU_ASSERT_STRING_EQUAL(out.error_code, "VALIDATION_ERROR");
 	CU_ASSERT_EQUAL(bench.log.count, 2);
 	CU_ASSERT_STRING_EQUAL(bench.log.error_code, "VALIDATION_ERROR");
-	/* What looks like a secret in the name of an action is none in the log. */
+	/* An apparent secret in the name of an action is redacted in the log. */
 	execute(&bench, "stripe.sk_live_0123456789abcdefghij", "{}", 1000, &out);
 	CU_ASSERT_PTR_NULL(strstr(bench.log.action, "0123456789"));
 	end(&bench);
@@ -219,7 +219,7 @@ static void vendor_away(void)
 	end(&bench);
 }
 
-/* What could not be recorded is not answered as decided. */
+/* An execution that could not be audited is not reported as final. */
 static void no_audit_row(void)
 {
 	struct bench bench;
@@ -241,7 +241,7 @@ static void remote_away(void)
 	execute(&bench, "stripe.invoices.list", "{}", 800, &out);
 	CU_ASSERT_STRING_EQUAL(out.error_code, "UNAVAILABLE");
 	CU_ASSERT_TRUE(out.retry);
-	CU_ASSERT_EQUAL(bench.log.count, 0); /* the audit row is the other's */
+	CU_ASSERT_EQUAL(bench.log.count, 0); /* the other program writes the audit row */
 	end(&bench);
 }
 

@@ -1,4 +1,4 @@
-/* CGI variables to a request, and a reply to bytes: what reliability asks of an edge that four web servers feed. */
+/* CGI variables to a request, and a reply to bytes: robustness against the differences between four web servers. */
 #include "../tmain.h"
 #include "http.h"
 
@@ -47,7 +47,7 @@ static void path_is(const char *uri, const char *prefix, const char *path)
 	EXPECT_TEXT(http.path, path, uri);
 }
 
-/* The four servers agree on REQUEST_URI only, and Apache keeps the absolute form. */
+/* The four servers agree only on REQUEST_URI, and Apache keeps the absolute form. */
 static void test_paths(void)
 {
 	path_is("/api/manage", "", "/api/manage");
@@ -66,7 +66,7 @@ static void test_paths(void)
 	path_is("/a.b/..c/.d/e..", "", "/a.b/..c/.d/e..");
 }
 
-/* Everything that two parsers could read in two ways. */
+/* Every path that two parsers could read differently. */
 static void test_refused_paths(void)
 {
 	static const char *const uris[] = {
@@ -98,7 +98,7 @@ static void test_refused_paths(void)
 		path_is(uris[i], "", "");
 }
 
-/* A path that ends in a dot segment has one too. */
+/* A dot segment at the end of the path counts, too. */
 static void test_trailing_dot_segments(void)
 {
 	path_is("/api/manage/..", "", "");
@@ -108,7 +108,7 @@ static void test_trailing_dot_segments(void)
 	path_is("/api/onboard/%2e%2e", "", "");
 }
 
-/* The authority of an absolute form ends at the query too; and what has no scheme is no absolute form. */
+/* The authority of an absolute form also ends at the query; a text without a scheme is not an absolute form. */
 static void test_absolute_forms(void)
 {
 	path_is("http://evil?x=/api/manage", "", "");
@@ -151,7 +151,7 @@ static void test_no_variables(void)
 	EXPECT_TEXT(http.path, "", "no environment");
 }
 
-/* PATH_INFO and SCRIPT_NAME mean something else on every server: they are not looked at. */
+/* PATH_INFO and SCRIPT_NAME mean different things on each server, so they are ignored. */
 static void test_other_variables_ignored(void)
 {
 	char *variables[] = {"PATH_INFO=/api/manage",
@@ -226,7 +226,7 @@ static void test_credentials(void)
 	credential_is(NULL, "HTTP_X_API_KEY=", NULL, NULL);
 }
 
-/* lighttpd hands over X-API-Key and X_API_Key as two variables of one name: two credentials are none. */
+/* lighttpd passes X-API-Key and X_API_Key as two variables with the same name: two credentials count as none. */
 static void test_contradictory_credentials(void)
 {
 	credential_is(NULL, "HTTP_X_API_KEY=k1", "HTTP_X_API_KEY=k2", NULL);
@@ -236,12 +236,12 @@ static void test_contradictory_credentials(void)
 	credential_is(NULL, "HTTP_AUTHORIZATION=Bearer k1", "HTTP_AUTHORIZATION=Bearer k1", NULL);
 	credential_is(NULL, "HTTP_X_API_KEY=k1", "HTTP_AUTHORIZATION=Bearer k2", NULL);
 	credential_is(NULL, "HTTP_X_API_KEY=k1", "HTTP_AUTHORIZATION=Basic x", "HTTP_AUTHORIZATION=Bearer k1");
-	/* Nor is the token of another kernel taken then. */
+	/* Then another kernel's token is not accepted either. */
 	credential_is(NULL, "HTTP_X_API_KEY=k1", "HTTP_X_API_KEY=", "HTTP_AUTHORIZATION=Bearer k2");
 	EXPECT(http.bearer == NULL, "bearer beside two keys");
 }
 
-/* Two Authorization headers that Apache joined: whatever is taken of them is no key. */
+/* Two Authorization headers that Apache joined: no part of them is accepted as a key. */
 static void test_joined_credentials(void)
 {
 	char *variables[] = {"HTTP_AUTHORIZATION=Bearer ock_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA2iSblX, Bearer x", NULL};
@@ -367,7 +367,7 @@ static void test_reply(void)
 	acp_buf_release(&response.body);
 }
 
-/* Memory was lacking for the reply: still an answer, and JSON. */
+/* Out of memory for the reply: there is still an answer, and it is JSON. */
 static void test_reply_without_body(void)
 {
 	static char *const accepts[] = {"HTTP_ACCEPT=*/*", "HTTP_ACCEPT=application/problem+json"};
@@ -390,16 +390,16 @@ static void test_reply_without_body(void)
 static void test_problem(void)
 {
 	begin_reply("HTTP_ACCEPT=application/problem+json");
-	acp_http_error(&http, ACP_NOT_FOUND, "there is nothing at this path", &response);
+	acp_http_error(&http, ACP_NOT_FOUND, "no such path", &response);
 	struct json_object *body = body_of_response();
 	EXPECT(response.status == 404, "status");
 	EXPECT_TEXT(response.content_type, "application/problem+json", "type");
 	EXPECT_TEXT(acp_json_string(body, "type"), "urn:acp-fcgi:error:NOT_FOUND", "type");
 	EXPECT_TEXT(acp_json_string(body, "title"), acp_code_sentence(ACP_NOT_FOUND), "title");
-	EXPECT_TEXT(acp_json_string(body, "detail"), "there is nothing at this path", "detail");
+	EXPECT_TEXT(acp_json_string(body, "detail"), "no such path", "detail");
 	EXPECT(json_object_get_int(acp_json_member(body, "status")) == 404, "status");
 	EXPECT_TEXT(acp_json_string(body, "code"), "NOT_FOUND", "code");
-	EXPECT_TEXT(acp_json_string(body, "error"), "there is nothing at this path", "error");
+	EXPECT_TEXT(acp_json_string(body, "error"), "no such path", "error");
 	EXPECT_TEXT(acp_json_string(body, "request_id"), http.request_id, "request_id");
 	EXPECT(!acp_json_bool(body, "ok"), "ok");
 	json_object_put(body);

@@ -19,7 +19,7 @@ static struct json_object *make_query(void)
 		     "\"request_hash\":\"h\",\"event_id\":\"e\",\"dry_run\":false}");
 }
 
-/* Remembers a decision for the query of make_query() with one member replaced (name NULL: none). */
+/* Stores a decision for the query of make_query() with one member replaced (name NULL: none). */
 static void put(struct acp_decisions *table, const char *name, const char *value, int64_t version, int64_t ttl_ms,
 		uint64_t now)
 {
@@ -111,12 +111,12 @@ static void test_version(void)
 	CU_ASSERT_TRUE(has(table, NULL, NULL, 0));
 	acp_decisions_version(table, 4);
 	CU_ASSERT_FALSE(has(table, NULL, NULL, 0));
-	/* An answer that was on its way when the policies changed. */
+	/* An answer that was under way when the policies changed. */
 	put(table, NULL, NULL, 3, 5000, 0);
 	CU_ASSERT_FALSE(has(table, NULL, NULL, 0));
 	put(table, NULL, NULL, 5, 5000, 0);
 	CU_ASSERT_TRUE(has(table, NULL, NULL, 0));
-	/* A decision tells of a new version, too. */
+	/* A decision also announces a new version. */
 	put(table, "action", "another", 6, 5000, 0);
 	CU_ASSERT_FALSE(has(table, NULL, NULL, 0));
 	acp_decisions_free(table);
@@ -132,7 +132,7 @@ static void test_one_place(void)
 	acp_decisions_free(table);
 }
 
-/* What is given is the caller's own: changing it changes nothing for others. */
+/* The caller owns the copy it gets: changing it does not affect other callers. */
 static void test_copies(void)
 {
 	struct acp_decisions *table = make_table(64);
@@ -155,7 +155,7 @@ struct crowd {
 	int wrong;
 };
 
-/* Every decision names its action, so a mixed-up one shows. */
+/* Every decision names its action, so a mix-up is detected. */
 static void *use(void *arg)
 {
 	struct crowd *crowd = arg;

@@ -3,7 +3,7 @@
 
 static const struct acp_json_limits limits = {.max_bytes = 256 * 1024, .max_depth = 32, .max_tokens = 20000};
 
-/* Parses a copy that ends where the document ends, so that a sanitizer sees a read beyond it. */
+/* Parses a copy of exactly the document's size, so that a sanitizer sees a read beyond its end. */
 static enum acp_json_verdict parse_bytes(const char *text, size_t len, struct json_object **out,
 					 struct acp_json_error *error)
 {
@@ -29,7 +29,7 @@ static enum acp_json_verdict verdict_of(const char *text, size_t len)
 	return verdict;
 }
 
-/* A failure names the document. */
+/* On failure, prints the document. */
 static void expect(const char *text, enum acp_json_verdict wanted)
 {
 	char shown[200];
@@ -79,7 +79,7 @@ static void expect_error(const char *text, enum acp_json_verdict verdict, size_t
 				__FILE__, "", CU_FALSE);
 }
 
-/* head, count times middle, tail; the caller frees it. */
+/* Returns head, count times middle, tail; the caller frees it. */
 static char *repeated(const char *head, const char *middle, size_t count, const char *tail)
 {
 	struct acp_buf buf;
@@ -368,7 +368,7 @@ static void test_depth(void)
 	char *text = repeated("", "[", 100000, "");
 	expect(text, ACP_JSON_TOO_LARGE);
 	free(text);
-	text = repeated("[[", "{},[],", 1000, "1]]"); /* depth is not a count of brackets */
+	text = repeated("[[", "{},[],", 1000, "1]]"); /* depth is not the number of brackets */
 	good(text);
 	free(text);
 }
@@ -399,7 +399,7 @@ static void test_bytes(void)
 	free(text);
 }
 
-/* Other limits than the usual ones, also absurd ones. */
+/* Unusual limits, including absurd ones. */
 static void test_other_limits(void)
 {
 	static const struct {
@@ -445,7 +445,7 @@ static void test_error_places(void)
 	expect_error("{\"\":?}", ACP_JSON_MALFORMED, 4, "/");
 }
 
-/* A pointer that does not fit ends with "..." behind a whole character. */
+/* A pointer that does not fit ends with "..." after a whole character. */
 static void test_long_pointer(void)
 {
 	for (size_t pad = 0; pad < 8; pad++) {
@@ -479,7 +479,7 @@ static const char sample[] =
 	"\"leads\":[{\"id\":\"l1\",\"features\":{\"size\":12,\"ok\":true,\"no\":false,\"none\":null}},[],{}]},"
 	"\"idempotency_key\":\"\xc3\xa9\\ud83d\\ude00\\n\\\"\\\\\\/\",\"dry_run\":false}";
 
-/* The beginning of a document is never a document. */
+/* No proper prefix of the document is a document. */
 static void test_prefixes(void)
 {
 	CU_ASSERT_EQUAL(verdict_of(sample, sizeof sample - 1), ACP_JSON_OK);
@@ -495,7 +495,7 @@ static uint32_t next_random(uint32_t *state)
 	return *state;
 }
 
-/* Changes, drops or doubles some bytes of text; returns the new length, at most len + 4. */
+/* Changes, drops or duplicates some bytes of text. Returns the new length, at most len + 4. */
 static size_t mutate(char *text, size_t len, uint32_t *state)
 {
 	static const char interesting[] = "{}[]\",:\\0123456789.eE+-untrfa \n\x01\x80\xc3\xed\xf4\xff";
@@ -516,8 +516,8 @@ static size_t mutate(char *text, size_t len, uint32_t *state)
 	return len;
 }
 
-/* Beyond 2^53 the canonical form is a rounded integer ("1e20" becomes 100000000000000000000, ECMAScript's way), which
- * the reader refuses by its rule for integers. So such documents have no way back. */
+/* Beyond 2^53 the canonical form is a rounded integer ("1e20" becomes 100000000000000000000, as in ECMAScript), which
+ * the reader's integer rule refuses. So such documents do not survive a round trip. */
 static bool has_huge_number(struct json_object *value)
 {
 	bool huge = false;
@@ -537,7 +537,7 @@ static bool has_huge_number(struct json_object *value)
 	}
 }
 
-/* What is accepted must survive the way through its canonical form. */
+/* Every accepted document must survive the round trip through its canonical form. */
 static bool survives(struct json_object *tree)
 {
 	struct json_object *again = NULL;
@@ -571,7 +571,7 @@ static void test_mutations(void)
 		memcpy(text, from, len);
 		len = mutate(text, len, &state);
 		enum acp_json_verdict verdict = parse_bytes(text, len, &tree, &error);
-		CU_ASSERT_NOT_EQUAL(verdict, ACP_JSON_NO_MEMORY); /* json-c refused what we accept */
+		CU_ASSERT_NOT_EQUAL(verdict, ACP_JSON_NO_MEMORY); /* json-c refused a document that we accept */
 		accepted += verdict == ACP_JSON_OK;
 		if (verdict == ACP_JSON_OK && !has_huge_number(tree) && !survives(tree))
 			lost++;
@@ -629,7 +629,7 @@ static void test_number_samples(void)
 		expect_number(samples[i].bits, samples[i].text);
 }
 
-/* Where the shortest decimal is not the nearest one of its length: powers of two, checked against V8. */
+/* Numbers whose shortest decimal is not the nearest one of its length: powers of two, checked against V8. */
 static void test_number_powers_of_two(void)
 {
 	expect_number(0x3d30000000000000, "5.684341886080802e-14");
@@ -657,7 +657,7 @@ static void test_number_round_trip(void)
 	}
 }
 
-/* The decimal of the fewest digits, found by trying: correct wherever the nearest decimal of a length is the one. */
+/* Finds the decimal with the fewest digits by trial: correct wherever the nearest decimal of a length reads back. */
 static void shortest_by_trying(double value, char digits[32], int *exponent)
 {
 	char text[40];
@@ -673,7 +673,7 @@ static void shortest_by_trying(double value, char digits[32], int *exponent)
 	*exponent = (int)strtol(strchr(text, 'e') + 1, NULL, 10);
 }
 
-/* The plain layout of what lies between a millionth and 10^15. */
+/* Compares with the plain layout of numbers from a millionth to 10^15. */
 static bool number_is_shortest(double value)
 {
 	char digits[32];
@@ -692,7 +692,7 @@ static bool number_is_shortest(double value)
 	return strcmp(got, wanted) == 0;
 }
 
-/* Decimals, their neighbours and any doubles of that size: numbers that take the short way are written as by the long
+/* Decimals, their neighbours and random doubles of that size: the fast path must write numbers exactly like the general
  * one. */
 static void test_number_short_way(void)
 {
@@ -717,7 +717,7 @@ static void test_number_short_way(void)
 	CU_ASSERT_TRUE(number_is_shortest(0.1 + 0.2) && number_is_shortest(0.3) && number_is_shortest(5e-6));
 }
 
-/* Written as json-c does it, which readers of replies have seen so far. */
+/* Written as json-c does it, which clients have seen so far. */
 static void test_write(void)
 {
 	static const char *const texts[] = {

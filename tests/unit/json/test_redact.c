@@ -113,7 +113,7 @@ static void test_jwt(void)
 	expect_text("eyJa.b eyJc.d.e", "eyJa.b [REDACTED]");
 }
 
-/* Only the given bytes are looked at, also when a match would go on behind them. */
+/* Only the given bytes are searched, even when a match would continue after them. */
 static void test_length(void)
 {
 	static const char *const texts[] = {"Bearer abc", "sk_live_abc", "eyJa.b.c", OWN_KEY};
@@ -178,7 +178,7 @@ static void expect_json(const char *text, const char *wanted)
 	CU_ASSERT_TRUE(acp_redact_copy(tree, "ock_", &copy));
 	CU_ASSERT_TRUE(tree == NULL || tree != copy);
 	CU_ASSERT_TRUE(acp_redact_json(tree, "ock_", &view));
-	CU_ASSERT_EQUAL(view == tree, strcmp(before.ptr, wanted) == 0); /* what needs no change is not copied */
+	CU_ASSERT_EQUAL(view == tree, strcmp(before.ptr, wanted) == 0); /* text that needs no change is not copied */
 	acp_json_canonical(tree, &after);
 	CU_ASSERT_STRING_EQUAL(before.ptr, after.ptr); /* the original is only read */
 	json_object_put(tree);
@@ -194,7 +194,7 @@ static void expect_json(const char *text, const char *wanted)
 	acp_buf_release(&after);
 }
 
-/* One of the pieces that credentials are made of, cut anywhere, or single characters around them. */
+/* Adds a fragment of a credential, cut anywhere, or a single character that can surround one. */
 static void add_piece(struct acp_buf *text, uint32_t *state)
 {
 	static const char *const pieces[] = {
@@ -208,8 +208,8 @@ static void add_piece(struct acp_buf *text, uint32_t *state)
 	acp_buf_add(text, piece, (*state >> 24) % 4 ? len : (*state >> 16) % (len + 1));
 }
 
-/* Needed is said of exactly the texts that the replacement changes: with our own prefix, with one that begins like a
- * vendor's key, and without. */
+/* acp_redact_needed is true for exactly the texts that the replacement changes: with our own prefix, with one that
+ * begins like a vendor's key, and without a prefix. */
 static void test_needed(void)
 {
 	static const char *const prefixes[] = {"ock_", "sk9_", "be_", "", NULL};

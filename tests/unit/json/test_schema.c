@@ -36,7 +36,7 @@ static bool satisfies(const struct acp_schema *schema, const char *text, struct 
 	return ok;
 }
 
-/* Both lists are JSON arrays: what the schema accepts and what it refuses. */
+/* Both lists are JSON arrays: values that the schema accepts, and values that it refuses. */
 static void expect(const char *schema_text, const char *good, const char *bad)
 {
 	struct acp_schema *schema = schema_of(schema_text);

@@ -9,19 +9,20 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Older ones connect afresh for each request (outbound.c). */
+/* Older versions open a new connection for each request (outbound.c). */
 #define KEEPS (LIBCURL_VERSION_NUM >= 0x075000)
 
-/* A server of one thread: a connection after the other, a request after the other ---------------------------------- */
+/* A single-threaded server: one connection at a time, one request at a time
+ * ----------------------------------------- */
 
 enum behaviour {
 	SAY_OK,          /* 200, keeps the connection */
 	SAY_REDIRECT,    /* 302 to itself */
 	SAY_LONG,        /* 200, 5000 bytes, announced */
-	SAY_LONG_UNTOLD, /* 200, 5000 bytes up to the end of the connection */
+	SAY_LONG_UNTOLD, /* 200, 5000 bytes without a length, up to the end of the connection */
 	SAY_NOTHING,     /* reads, then closes */
 	SAY_ONCE,        /* 200 to the first request of a connection; reads the second, then closes */
-	SAY_LATE,        /* reads, then waits for the client to go */
+	SAY_LATE,        /* reads, then waits for the client to close */
 	SAY_HALF,        /* a reply that ends early */
 };
 
@@ -34,7 +35,7 @@ static struct {
 	_Atomic int connections, requests;
 } server;
 
-/* One request with a body as long as its Content-Length says. False: the client is gone. */
+/* Reads one request with a body as long as its Content-Length. False: the client closed the connection. */
 static bool read_request(int fd)
 {
 	size_t len = 0;
@@ -57,7 +58,7 @@ static bool say(int fd, const char *text)
 	return write(fd, text, strlen(text)) == (ssize_t)strlen(text);
 }
 
-/* False: this connection is over. */
+/* False: the connection is finished. */
 static bool answer(int fd, int nth)
 {
 	char blanks[5001];
@@ -122,7 +123,7 @@ static void stop(void)
 	close(server.listener);
 }
 
-/* A request that is allowed to reach the server; the tests change what they are about. */
+/* A request that may reach the server; each test changes the parts it is about. */
 static struct acp_outbound_request to_server(void)
 {
 	static char url[64];
@@ -141,31 +142,31 @@ static struct acp_outbound_request to_server(void)
 					     .allow_http = true};
 }
 
-/* Sends in a thread of its own, whose kept connections end with it: a server that waits for the next request would
- * otherwise never end. */
-struct errand {
+/* Sends in a separate thread, because kept connections close when their thread ends. Otherwise a server that waits for
+ * the next request would never end. */
+struct job {
 	const struct acp_outbound_request *request;
 	struct acp_outbound_reply *reply;
 	enum acp_outbound_result result;
 };
 
-static void *run_errand(void *arg)
+static void *run_job(void *arg)
 {
-	struct errand *errand = arg;
-	errand->result = acp_outbound_send(errand->request, errand->reply);
+	struct job *job = arg;
+	job->result = acp_outbound_send(job->request, job->reply);
 	return NULL;
 }
 
 static enum acp_outbound_result ask(const struct acp_outbound_request *request, struct acp_outbound_reply *reply)
 {
-	struct errand errand = {request, reply, ACP_OUTBOUND_FAILED};
+	struct job job = {request, reply, ACP_OUTBOUND_FAILED};
 	pthread_t thread;
-	CU_ASSERT_FATAL(pthread_create(&thread, NULL, run_errand, &errand) == 0);
+	CU_ASSERT_FATAL(pthread_create(&thread, NULL, run_job, &job) == 0);
 	pthread_join(thread, NULL);
-	return errand.result;
+	return job.result;
 }
 
-/* The result of the request; its error must hold this text, and nothing of the query. */
+/* The result of the request. Its error must contain this text, and no part of the query. */
 static enum acp_outbound_result ask_expecting(const struct acp_outbound_request *request, const char *error)
 {
 	struct acp_outbound_reply reply;
@@ -268,14 +269,14 @@ static void test_private_is_refused(void)
 		CU_ASSERT_EQUAL(ask_expecting(&request, "127.0.0.1"), ACP_OUTBOUND_REFUSED);
 		char url[64];
 		snprintf(url, sizeof url, "http://localhost:%d/", server.port);
-		request.url = url; /* a name that leads there */
-		CU_ASSERT_EQUAL(ask_expecting(&request, "not one of the public internet"), ACP_OUTBOUND_REFUSED);
+		request.url = url; /* a name that resolves to this address */
+		CU_ASSERT_EQUAL(ask_expecting(&request, "not on the public internet"), ACP_OUTBOUND_REFUSED);
 	}
 	stop();
 	CU_ASSERT_EQUAL(server.connections, 0);
 }
 
-/* What is allowed once opens no door to what is not. */
+/* An allowed request must not leave a connection open for a forbidden one. */
 static void test_kept_connection_is_checked(void)
 {
 	start(SAY_OK);
@@ -288,7 +289,7 @@ static void test_kept_connection_is_checked(void)
 	CU_ASSERT_EQUAL(acp_outbound_send(&request, &reply), ACP_OUTBOUND_REFUSED);
 	acp_buf_release(&reply.body);
 	CU_ASSERT_EQUAL(server.requests, 1);
-	/* Ends the connection that this thread keeps. */
+	/* Closes the connection that this thread keeps. */
 	server.behaviour = SAY_NOTHING;
 	request.allow_private = true;
 	CU_ASSERT_EQUAL(acp_outbound_send(&request, &reply), ACP_OUTBOUND_UNKNOWN);
@@ -296,7 +297,7 @@ static void test_kept_connection_is_checked(void)
 	stop();
 }
 
-/* What is not sent ----------------------------------------------------------------------------------------------- */
+/* Refused requests ------------------------------------------------------------------------------------------------ */
 
 static void test_urls(void)
 {
@@ -366,13 +367,13 @@ static void test_no_connection(void)
 {
 	start(SAY_OK);
 	struct acp_outbound_request request = to_server();
-	stop(); /* nobody listens at this port now */
+	stop(); /* from here on nothing listens on this port */
 	CU_ASSERT_EQUAL(ask_expecting(&request, "connect"), ACP_OUTBOUND_FAILED);
 	request.url = "http://nothing.invalid/";
 	CU_ASSERT_EQUAL(ask_expecting(&request, "resolve"), ACP_OUTBOUND_FAILED);
 }
 
-/* A proxy of the environment would see everything, and would resolve names where nothing checks them. */
+/* A proxy from the environment would see everything, and would resolve names without our checks. */
 static void test_no_proxy(void)
 {
 	start(SAY_OK);
@@ -447,7 +448,7 @@ static void test_long_reply(void)
 		struct acp_outbound_reply reply;
 		struct acp_outbound_request request = to_server();
 		CU_ASSERT_EQUAL(ask_expecting(&request, "longer than 4096 bytes"), ACP_OUTBOUND_UNKNOWN);
-		request.max_reply = 5000; /* just enough */
+		request.max_reply = 5000; /* exactly enough */
 		CU_ASSERT_EQUAL(ask(&request, &reply), ACP_OUTBOUND_REPLIED);
 		CU_ASSERT_EQUAL(reply.body.len, 5000);
 		acp_buf_release(&reply.body);
@@ -468,7 +469,7 @@ static void test_late_reply(void)
 	CU_ASSERT_EQUAL(server.requests, 1);
 }
 
-/* Sent, and no reply: nobody knows what happened there. */
+/* Sent without a reply: the effect is unknown. */
 static void test_unknown_outcome(void)
 {
 	static const enum behaviour how[] = {SAY_NOTHING, SAY_HALF};
@@ -505,8 +506,8 @@ static void test_fresh_connections(void)
 	CU_ASSERT_EQUAL(server.requests, 3);
 }
 
-/* One connection for all; and when it dies after the request was read, the request is not sent again: the connection
- * that libcurl makes for that stays unused. */
+/* One connection serves all requests. When it dies after the request was read, the request is not repeated: the
+ * connection that libcurl opens for that stays unused. */
 static void test_kept_connection(void)
 {
 	start(SAY_OK);
@@ -514,7 +515,7 @@ static void test_kept_connection(void)
 	CU_ASSERT_EQUAL(server.connections, KEEPS ? 1 : 3);
 	send_three(true, ACP_OUTBOUND_UNKNOWN);
 	stop();
-	CU_ASSERT(server.connections <= (KEEPS ? 2 : 6)); /* the server may stop before it has taken the unused one */
+	CU_ASSERT(server.connections <= (KEEPS ? 2 : 6)); /* the server may stop before it accepts the unused one */
 	CU_ASSERT_EQUAL(server.requests, 6);
 }
 
@@ -532,7 +533,7 @@ static void test_get_is_repeated(void)
 	}
 	CU_ASSERT_EQUAL(server.connections, 2);
 	CU_ASSERT_EQUAL(server.requests, KEEPS ? 3 : 2);
-	/* Ends the connection that this thread keeps. */
+	/* Closes the connection that this thread keeps. */
 	struct acp_outbound_reply reply;
 	request.method = "POST";
 	CU_ASSERT_EQUAL(acp_outbound_send(&request, &reply), KEEPS ? ACP_OUTBOUND_UNKNOWN : ACP_OUTBOUND_REPLIED);

@@ -5,7 +5,7 @@
 
 #define WEBHOOK "11111111-2222-4333-8444-abcdefabcdef"
 
-/* What the deliverer is given, and what it said of it. */
+/* The delivery to send, and the reported outcome. */
 static struct json_object *queued;
 static struct json_object *told;
 static int takes;
@@ -13,20 +13,20 @@ static int takes;
 static char pepper[] = "0123456789abcdef0123456789abcdef";
 static struct acp_config config = {.key_pepper = pepper};
 
-/* The published example of https://www.standardwebhooks.com/ (and of its libraries). */
+/* The example published at https://www.standardwebhooks.com/ (and used by its libraries). */
 static void test_published_signature(void)
 {
 	static const uint8_t secret[] = {0x31, 0xf2, 0x90, 0xf6, 0xbf, 0x06, 0x29, 0x8a, 0xab, 0x4f, 0x08, 0xd4,
 					 0x3c, 0x3f, 0x08, 0x2c, 0xf6, 0x48, 0xa3, 0x62, 0xda, 0x2d, 0xa4, 0xb0};
 	char text[ACP_BASE64_SIZE(sizeof secret)], signature[ACP_WEBHOOK_SIGNATURE];
 	acp_base64(secret, sizeof secret, text);
-	CU_ASSERT_STRING_EQUAL(text, "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"); /* behind whsec_ */
+	CU_ASSERT_STRING_EQUAL(text, "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"); /* after whsec_ */
 	acp_webhook_sign(secret, sizeof secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, "{\"test\": 2432232314}",
 			 signature);
 	CU_ASSERT_STRING_EQUAL(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
 }
 
-/* RFC 4648, section 10; and the way back from hex. */
+/* RFC 4648, section 10; and decoding hex again. */
 static void test_encodings(void)
 {
 	static const char *const base64[] = {"", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"};
@@ -125,7 +125,7 @@ static void test_urls(void)
 	CU_ASSERT_FALSE(url_ok(true, false, "gopher://example.com/"));
 }
 
-/* The forms that resolvers take for an address, too. */
+/* Includes the other forms that resolvers accept as an address. */
 static void test_private_urls(void)
 {
 	static const char *const private[] = {
@@ -157,7 +157,8 @@ static void test_retry_delays(void)
 	CU_ASSERT_TRUE(acp_webhook_retry_delay(INT64_MAX, 0) < 0);
 }
 
-/* The deliverer, with a queue of our own and receivers that need no network ------------------------------------- */
+/* Delivering, with a queue made here and receivers that need no network
+ * --------------------------------------------- */
 
 static enum acp_code take(void *self, int max, int lease, struct json_object **list)
 {
@@ -188,7 +189,7 @@ static enum acp_code away(void *self, int max, int lease, struct json_object **l
 	return ACP_UNAVAILABLE;
 }
 
-static const struct acp_control_plane plane = {.deliveries_take = take, .delivery_done = done};
+static const struct acp_control_plane plane = {.webhooks.claim = take, .webhooks.report = done};
 static const struct acp_kernel kernel = {.config = &config, .plane = &plane};
 
 static void queue_one(const char *url, const char *sealed, int attempt)
@@ -205,7 +206,7 @@ static void queue_one(const char *url, const char *sealed, int attempt)
 
 static void test_deliver_nothing(void)
 {
-	const struct acp_control_plane broken = {.deliveries_take = away, .delivery_done = done};
+	const struct acp_control_plane broken = {.webhooks.claim = away, .webhooks.report = done};
 	const struct acp_kernel trouble = {.config = &config, .plane = &broken};
 	takes = 0;
 	CU_ASSERT_EQUAL(acp_webhooks_deliver(kernel.config, kernel.plane), ACP_WEBHOOKS_IDLE);
@@ -213,7 +214,7 @@ static void test_deliver_nothing(void)
 	CU_ASSERT_EQUAL(acp_webhooks_deliver(trouble.config, trouble.plane), ACP_WEBHOOKS_TROUBLE);
 }
 
-/* An address that is refused when it is used is a failed attempt, tried again like any other. */
+/* An address that is refused at the time of use is a failed attempt, retried like any other. */
 static void test_deliver_to_private_address(void)
 {
 	char text[ACP_WEBHOOK_SECRET_TEXT], sealed[ACP_WEBHOOK_SEALED_HEX];

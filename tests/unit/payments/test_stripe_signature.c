@@ -37,7 +37,7 @@ static void test_published_form(void)
 	CU_ASSERT_PTR_NOT_NULL(acp_stripe_signature_fault("whsec_test_secret", NULL, BODY, sizeof BODY - 1, AT));
 }
 
-/* Each byte of the body counts. */
+/* Every byte of the body matters. */
 static void test_altered_body(void)
 {
 	char body[] = BODY;
@@ -122,14 +122,15 @@ static void test_malformed(void)
 		acp_buf_puts(&many, ",v1=");
 	CU_ASSERT_FALSE(good(many.ptr));
 	acp_buf_release(&many);
-	/* Nothing of upper case: the digits are compared as Stripe writes them. */
+	/* Upper-case digits are refused: they are compared as Stripe writes them. */
 	char upper[] = "t=1700000000,v1=" RIGHT;
 	for (char *c = strstr(upper, "v1=") + 3; *c; c++)
 		*c = *c >= 'a' && *c <= 'f' ? (char)(*c - 32) : *c;
 	CU_ASSERT_FALSE(good(upper));
 }
 
-/* Every way to cut or to change one byte of a good header; none may be taken but those that change nothing of it. */
+/* Every way to cut the header or to change one byte of it. Only changes without any effect on its meaning may be
+ * accepted. */
 static void test_every_byte(void)
 {
 	static const char header[] = "t=1700000000,v1=" RIGHT;
@@ -147,7 +148,7 @@ static void test_every_byte(void)
 	}
 }
 
-/* The outbox tries again for longer than Stripe remembers a key, and never waits more than an hour or so. */
+/* The outbox retries for longer than Stripe remembers a key, and never waits much more than an hour. */
 static void test_outbox_delays(void)
 {
 	double total = 0;

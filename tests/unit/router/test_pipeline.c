@@ -1,11 +1,11 @@
-/* The router over a control plane in memory: every exit writes one audit row, the stages come in their order, and what
- * did not succeed leaves nothing behind. */
+/* The router over a control plane in memory: every exit writes one audit row, the stages run in order, and a failed
+ * call has no effect. */
 #include "../tmain.h"
 
 #include "clock.h"
 #include "../fake_plane.h"
 #include "pipeline.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #include <pthread.h>
 
@@ -45,7 +45,7 @@ static enum acp_code write_then(struct acp_call *call, struct json_object *param
 	return code == ACP_OK ? ACP_OK : acp_call_fail(call, code, "/params/how", "changed my mind about %d rows", 2);
 }
 
-/* params.how says what happens. */
+/* params.how selects the behaviour. */
 static enum acp_code run_how(struct acp_call *call, struct json_object *params, struct acp_result *result)
 {
 	const char *how = acp_json_string(params, "how");
@@ -129,7 +129,7 @@ static struct acp_kernel kernel;
 static struct acp_request request;
 static struct acp_reply reply;
 
-/* A failed expectation shows what was expected, for which case. */
+/* On failure, shows the expectation and the case. */
 static void expect_at(bool ok, unsigned line, const char *what, const char *detail)
 {
 	char shown[400];
@@ -191,7 +191,7 @@ static const char *reply_text(void)
 	return json_object_to_json_string_ext(reply.body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
 }
 
-/* Sends the bytes, on a plane that has forgotten what happened before. */
+/* Sends the bytes, after clearing the plane's record. */
 static void send_bytes(const char *body, size_t len)
 {
 	fake_plane_forget(&fake);
@@ -204,7 +204,7 @@ static void send_bytes(const char *body, size_t len)
 		abort();
 }
 
-/* What holds for every call: the reply and the row are JSON of the strict kind, nothing is left open or held. */
+/* Conditions for every call: the reply and the row are strict JSON, and no transaction or reservation stays open. */
 static void call(const char *body)
 {
 	send_bytes(body, strlen(body));
@@ -246,11 +246,11 @@ struct exit_case {
 	enum acp_code code;
 	enum acp_code wanted;
 	const char *trace;
-	bool known; /* the row names the tenant */
+	bool known; /* the row has the tenant */
 };
 
 #define FINE .fails = FAKE_STEPS
-/* A call against which everything can be said that the stages behind the one at fault would say. */
+/* A call in which every stage after the failing one would fail, too. */
 #define WORST "{\"action\":\"test.iam\",\"params\":{\"x\":1},\"dry_run\":false}"
 
 static const struct exit_case exits[] = {
@@ -334,7 +334,7 @@ static void check_row(const struct exit_case *c)
 	EXPECT(strcmp(fake_plane_column(&fake, "error_message_redacted"), "(none)") != 0, c->name);
 }
 
-/* Each stage fails in turn while all behind it would fail too: its code wins, and there is one row. */
+/* Each stage fails in turn while all later ones would fail, too: its code wins, and there is one row. */
 static void test_every_exit(void)
 {
 	start();
@@ -354,7 +354,7 @@ static void test_every_exit(void)
 	stop();
 }
 
-/* A key with these characters in front of its check digits. */
+/* A key with these characters before its check digits. */
 static void make_key(const char *front, char out[ACP_KEY_MAX])
 {
 	static const char base62[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -372,8 +372,8 @@ static void make_key(const char *front, char out[ACP_KEY_MAX])
 	out[len + ACP_KEY_CHECK_LEN] = '\0';
 }
 
-/* However much of a good key a guess has right, it goes one way: hashed whole, asked for once, one answer, one row.
- * Only so can it take the same time (tests/abuse/timing measures that). */
+/* All wrong keys are treated alike, no matter how much of a real key they contain: hashed whole, one query, one answer,
+ * one row. Only then can they take the same time (tests/abuse/timing measures that). */
 static void test_wrong_keys_go_one_way(void)
 {
 	char guess[ACP_KEY_MAX], front[ACP_KEY_MAX];
@@ -400,17 +400,17 @@ static void test_wrong_keys_go_one_way(void)
 	stop();
 }
 
-/* The same exits while the row cannot be written: 503, nothing done, nothing of the first outcome shown. */
+/* The same exits when the row cannot be written: 503, no effect, and no trace of the first outcome. */
 static void test_record_fails_everywhere(void)
 {
 	start();
 	for (size_t i = 0; i < ACP_COUNT(exits); i++) {
 		struct exit_case c = exits[i];
 		if (c.fails != FAKE_STEPS)
-			continue; /* the hub is away in two places: test_hub_goes_away */
+			continue; /* two steps fail here: see test_hub_goes_away */
 		c.fails = FAKE_RECORD;
 		c.code = i % 2 ? ACP_INTERNAL_ERROR : ACP_UNAVAILABLE;
-		fake.held = 0; /* what record could not give back the time before */
+		fake.held = 0; /* the previous round's record could not release it */
 		run_case(&c);
 		EXPECT_TEXT(acp_code_name(reply.code), "UNAVAILABLE");
 		EXPECT(reply.http == 503 && reply.retry_after > 0, c.name);
@@ -422,7 +422,7 @@ static void test_record_fails_everywhere(void)
 	stop();
 }
 
-/* Settle and record both away, as when the hub goes down in the middle of a call. */
+/* Settle and record both fail, as when the hub goes down in the middle of a call. */
 static void test_hub_goes_away(void)
 {
 	start();
@@ -717,8 +717,8 @@ static void test_upgrade_required(void)
 	stop();
 }
 
-/* The place ran out while the handler worked, or there was none, and the allowance was gone by then: a 402 like any
- * other. */
+/* The reservation was lost while the handler ran, or there was none, and the allowance is used up by then: a normal
+ * 402. */
 static void test_upgrade_required_at_settle(void)
 {
 	start();
@@ -728,14 +728,14 @@ static void test_upgrade_required_at_settle(void)
 	EXPECT_TEXT(fake_plane_column(&fake, "error_code"), "UPGRADE_REQUIRED");
 	EXPECT(fake.effects == 0 && fake.calls[FAKE_RECORD] == 1 && fake.held == 0, "nothing was done");
 	check_upgrade_body("2026-12-01T00:00:00Z");
-	fake.fail[FAKE_RESERVE] = ACP_UNAVAILABLE; /* no place at all: the check had failed open */
+	fake.fail[FAKE_RESERVE] = ACP_UNAVAILABLE; /* no reservation: the check had failed open */
 	call(SQL);
 	EXPECT(fake.effects == 0 && !fake.reserved && fake.event_count == 1, "nothing was done");
 	check_upgrade_body("2026-12-01T00:00:00Z");
 	stop();
 }
 
-/* A commit that was not answered: what became of the call is asked for, and that is what the caller is told. */
+/* A commit without an answer: the router finds out the call's outcome and reports it. */
 static void test_commit_without_answer(void)
 {
 	start();
@@ -768,7 +768,7 @@ static void copy_query(const char *url, const char *name, char *out, size_t size
 	snprintf(out, size, "%.*s", (int)strcspn(at, "&"), at);
 }
 
-/* The link of a 402 is good for its tenant and time, and for no other. */
+/* The link of a 402 is valid for its tenant and time, and for no other. */
 static void test_upgrade_url(void)
 {
 	char tenant[64], expires[64], signature[128];
@@ -855,9 +855,9 @@ static void restart_with(bool enforcement, bool plane_has_usage)
 	config.usage_enforcement = enforcement;
 	fake.used = enforcement && plane_has_usage ? 0 : fake.limit + 50;
 	if (!plane_has_usage) {
-		fake.plane.get_usage = NULL;
-		fake.plane.reserve = NULL;
-		fake.plane.onboard = NULL;
+		fake.plane.usage.get = NULL;
+		fake.plane.usage.reserve = NULL;
+		fake.plane.call.onboard = NULL;
 	}
 	start_with_plane();
 }
@@ -890,17 +890,17 @@ static void test_usage_is_opt_in(void)
 	restart_with(false, true); /* switched off */
 	compare(texts);
 	restart_with(true, true);
-	fake.plane.get_usage = NULL; /* the seed: "only if control plane has get_usage()" */
+	fake.plane.usage.get = NULL; /* only if the control plane has get_usage() */
 	fake.used = fake.limit + 50;
 	compare(texts);
-	restart_with(true, false); /* a plane that knows neither usage nor onboarding */
+	restart_with(true, false); /* a plane without usage and onboarding */
 	compare(texts);
 	for (size_t i = 0; i < ACP_COUNT(calls); i++)
 		free(texts[i]);
 	stop();
 }
 
-/* --- request hash, redaction, what comes from outside --------------------------------------------------- */
+/* --- request hash, redaction, input from outside -------------------------------------------------------- */
 
 static void expect_hash(const char *body, const char *hash)
 {
@@ -923,7 +923,7 @@ static void test_request_hash(void)
 	stop();
 }
 
-/* Calls that differ only in what is redacted have one hash, so that the hash tells nothing of it. */
+/* Calls that differ only in redacted parts have the same hash, so the hash reveals nothing about those parts. */
 static void test_request_hash_of_secrets(void)
 {
 	char first[ACP_SHA256_HEX];
@@ -936,7 +936,7 @@ static void test_request_hash_of_secrets(void)
 	stop();
 }
 
-/* No call, however it ends, leaves these words in its row. */
+/* None of these words is in the call's row, however the call ends. */
 static void expect_no_secret(const char *body)
 {
 	static const char *const secrets[] = {"hunter2", "sk_live_51H", "whsec_abc", "abc.def", "0123456789ABCDEFGHIJ"};
@@ -970,7 +970,7 @@ static void test_redaction(void)
 	stop();
 }
 
-/* A key that a cut-off message ends in the middle of is still no text for the row (12 characters are public). */
+/* A key must stay out of the row even when the message is cut in its middle (12 characters are public). */
 static void test_redaction_before_cutting(void)
 {
 	char body[512], padding[200], shown[300] = "";
@@ -1056,7 +1056,7 @@ static void test_envelope_pointers(void)
 	stop();
 }
 
-/* Two words of the list of members are not one member. */
+/* Two words of the list of members do not count as one member. */
 static void test_envelope_names_are_whole(void)
 {
 	start();
@@ -1144,7 +1144,7 @@ static void test_cut_between_characters(void)
 	stop();
 }
 
-/* Bytes that no parser should survive by luck. */
+/* Bytes that a parser could survive only by luck. */
 static void test_hostile_bytes(void)
 {
 	static const struct {
@@ -1181,7 +1181,7 @@ static void test_hostile_bytes(void)
 
 /* --- starting ------------------------------------------------------------------------------------------- */
 
-/* One row that differs from a good one; the kernel must not start, and say why. */
+/* One row that differs from a good one: the kernel must refuse to start, and give the reason. */
 static void expect_no_start(struct acp_action action, const char *reason)
 {
 	char why[256] = "";
@@ -1316,8 +1316,8 @@ static int64_t billable_rows(void)
 	return count;
 }
 
-/* Of 400 calls some fail, some are free, and the billable ones are more than the allowance: it is used to the last
- * call and not beyond, and every call has its row. */
+/* Of 400 calls some fail, some are free, and there are more billable ones than the allowance: exactly the allowance is
+ * used, and every call has its row. */
 static void test_many_threads(void)
 {
 	pthread_t threads[THREADS];

@@ -1,4 +1,4 @@
-/* Numbers that many processes add to: exact, never smaller than before, whoever is killed. */
+/* Numbers that many processes add to: exact, and never decreasing, even when processes are killed. */
 #include "../tmain.h"
 #include "metrics.h"
 
@@ -49,7 +49,7 @@ static void serve(struct acp_metrics *metrics, size_t endpoint, enum acp_code co
 	acp_metrics_end(metrics, &served);
 }
 
-/* The value of a series; -1: there is none. */
+/* The value of a series, or -1 if it does not exist. */
 static double value(struct acp_metrics *metrics, const char *series)
 {
 	char line[256];
@@ -103,7 +103,7 @@ static void test_what_is_counted(void)
 	end(metrics);
 }
 
-/* More actions than there are places: every call is counted somewhere, and the number of series stays. */
+/* More actions than slots: every call is still counted, and the number of series does not grow. */
 static void test_too_many_actions(void)
 {
 	char action[200];
@@ -137,7 +137,7 @@ static void child_serves(bool killed)
 	_exit(0);
 }
 
-/* Nothing is lost or counted twice, and what a killed process was doing does not stay "in flight". */
+/* No call is lost or counted twice, and the requests of a killed process do not stay "in flight". */
 static void test_many_processes(void)
 {
 	struct acp_metrics *metrics = begin();
@@ -166,7 +166,7 @@ static void test_many_processes(void)
 	end(metrics);
 }
 
-/* The last process leaves and another one comes: the numbers are still there. */
+/* When the last process leaves and another one comes, the numbers are still there. */
 static void test_numbers_outlive_processes(void)
 {
 	struct acp_metrics *first = begin();
@@ -179,7 +179,7 @@ static void test_numbers_outlive_processes(void)
 	end(second);
 }
 
-/* Who counts nothing has nothing to pass along. */
+/* With metrics off, NULL is passed along. */
 static void test_off(void)
 {
 	const struct acp_served served = {0, 200, ACP_OK, NULL, 1};

@@ -19,7 +19,7 @@ static struct acp_ratelimit *begin(void)
 	return table;
 }
 
-/* The table stays for processes to come; a test's goes. */
+/* The table outlives processes, so the test removes its own. */
 static void end(struct acp_ratelimit *table)
 {
 	char pattern[128];
@@ -36,11 +36,11 @@ static void end(struct acp_ratelimit *table)
 static struct acp_rate take(struct acp_ratelimit *table, int64_t limit, uint64_t now)
 {
 	struct acp_rate rate;
-	acp_ratelimit_take(table, "name", limit, 60, now, &rate);
+	acp_ratelimit_acquire(table, "name", limit, 60, now, &rate);
 	return rate;
 }
 
-/* Whoever waits as long as reset says gets through; nobody gets through before the window has slid. */
+/* An event succeeds after the wait that reset announces, and never before the window has slid. */
 static void test_window(void)
 {
 	struct acp_ratelimit *table = begin();
@@ -62,7 +62,8 @@ static void test_window(void)
 	end(table);
 }
 
-/* Over random times: no 60 seconds ever hold more than the limit, and places come back at most a span late. */
+/* At random times: no 60 seconds ever contain more events than the limit, and capacity returns at most one span
+ * late. */
 static void test_never_more(void)
 {
 	enum { EVENTS = 4000, LIMIT = 7 };
@@ -92,9 +93,9 @@ static void test_give_back(void)
 	uint64_t now = 77 * SECOND;
 	CU_ASSERT_TRUE(take(table, 1, now).allowed);
 	CU_ASSERT_FALSE(take(table, 1, now).allowed);
-	acp_ratelimit_give_back(table, "name", 60, now);
+	acp_ratelimit_release(table, "name", 60, now);
 	CU_ASSERT_TRUE(take(table, 1, now + 30 * SECOND).allowed);
-	acp_ratelimit_give_back(table, "never taken", 60, now);
+	acp_ratelimit_release(table, "never taken", 60, now);
 	CU_ASSERT_FALSE(take(table, 1, now + 31 * SECOND).allowed);
 	end(table);
 }
@@ -106,17 +107,17 @@ static void test_names_are_apart(void)
 	for (int i = 0; i < 500; i++) {
 		char name[32];
 		snprintf(name, sizeof name, "name %d", i);
-		acp_ratelimit_take(table, name, 1, 60, SECOND, &rate);
+		acp_ratelimit_acquire(table, name, 1, 60, SECOND, &rate);
 		CU_ASSERT_TRUE(rate.allowed);
-		acp_ratelimit_take(table, name, 1, 60, SECOND, &rate);
+		acp_ratelimit_acquire(table, name, 1, 60, SECOND, &rate);
 		CU_ASSERT_FALSE(rate.allowed);
-		acp_ratelimit_take(table, name, 1, 3600, SECOND, &rate);
+		acp_ratelimit_acquire(table, name, 1, 3600, SECOND, &rate);
 		CU_ASSERT_TRUE(rate.allowed); /* another window is another limit */
 	}
 	end(table);
 }
 
-/* Takes a hundred places in a process of its own; the status is how many it got. */
+/* Makes a hundred events in a separate process; its exit status is the number of allowed ones. */
 static pid_t take_hundred(const char *name)
 {
 	pid_t pid = fork();
@@ -126,7 +127,7 @@ static pid_t take_hundred(const char *name)
 	struct acp_ratelimit *table = acp_ratelimit_open(zone, why, sizeof why);
 	for (int i = 0; table && i < 100; i++) {
 		struct acp_rate rate;
-		acp_ratelimit_take(table, name, 150, 60, 9 * SECOND, &rate);
+		acp_ratelimit_acquire(table, name, 150, 60, 9 * SECOND, &rate);
 		got += rate.allowed;
 	}
 	_exit(got);

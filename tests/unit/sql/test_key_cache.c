@@ -1,4 +1,4 @@
-/* What a process believes of keys, whatever order the database's answers come in. */
+/* The cache of keys in a process, with the database's answers arriving in any order. */
 #include "key_cache.h"
 
 #include "../tmain.h"
@@ -32,22 +32,22 @@ static void end(struct acp_key_cache *cache)
 	CU_ASSERT_EQUAL(unlink(path), 0);
 }
 
-/* A question; each later than the one before. */
-static struct acp_news ask(struct acp_key_cache *cache)
+/* A query; each call is later than the one before. */
+static struct acp_change_feed ask(struct acp_key_cache *cache)
 {
 	bool ask_clock;
-	struct acp_news news = {0};
+	struct acp_change_feed feed = {0};
 	usleep(1000);
-	acp_key_cache_ask(cache, &news, &ask_clock);
-	return news;
+	acp_key_cache_ask(cache, &feed, &ask_clock);
+	return feed;
 }
 
-/* Its answer: the number of the last change, and who changed after the number it was asked from. */
-static void answer(struct acp_key_cache *cache, struct acp_news news, int64_t version, const char *changed)
+/* Its answer: the number of the last change, and who has changed since the number in the query. */
+static void answer(struct acp_key_cache *cache, struct acp_change_feed feed, int64_t version, const char *changed)
 {
-	news.version = version;
-	news.changed = changed;
-	acp_key_cache_hear(cache, &news);
+	feed.version = version;
+	feed.changed = changed;
+	acp_key_cache_apply(cache, &feed);
 }
 
 static bool known(struct acp_key_cache *cache, int64_t stale_ms)
@@ -60,21 +60,21 @@ static void test_order_of_answers(void)
 {
 	struct acp_key_cache *cache = begin(60000);
 	answer(cache, ask(cache), 6, "");
-	struct acp_news early = ask(cache);
-	struct acp_news late = ask(cache);
-	/* The early question was answered after change 7, which ended the key, the late one before. */
+	struct acp_change_feed early = ask(cache);
+	struct acp_change_feed late = ask(cache);
+	/* The early query was answered after change 7, which revoked the key; the late one before it. */
 	answer(cache, early, 7, "{" TENANT "}");
-	struct acp_news next = ask(cache);
+	struct acp_change_feed next = ask(cache);
 	answer(cache, late, 6, "");
 	acp_key_cache_put(cache, key, &owner, 0, 6);
 	CU_ASSERT_TRUE(known(cache, 0));
-	/* Asked from 7 on, it does not tell of 7 again. */
+	/* Queried from 7 on, so the answer does not report 7 again. */
 	answer(cache, next, 7, "");
 	CU_ASSERT_FALSE(known(cache, 0));
 	end(cache);
 }
 
-static void test_news(void)
+static void test_feed(void)
 {
 	struct acp_key_cache *cache = begin(60000);
 	CU_ASSERT_FALSE(known(cache, 60000));
@@ -85,7 +85,7 @@ static void test_news(void)
 	CU_ASSERT_TRUE(known(cache, 0));
 	answer(cache, ask(cache), 8, "{" TENANT "}");
 	CU_ASSERT_FALSE(known(cache, 0));
-	/* What was read before the change comes too late. */
+	/* Data read before the change arrives too late. */
 	acp_key_cache_put(cache, key, &owner, 0, 7);
 	CU_ASSERT_FALSE(known(cache, 0));
 	end(cache);
@@ -100,7 +100,7 @@ static void test_lease(void)
 	usleep(25000);
 	CU_ASSERT_FALSE(known(cache, 0));
 	CU_ASSERT_TRUE(known(cache, 60000));
-	/* However old an answer may be: what a process of this host changed since, it does not know. */
+	/* An answer may be old, so it never covers a change by a process of this host. */
 	acp_shared_counter_add(changes);
 	CU_ASSERT_FALSE(known(cache, 60000));
 	end(cache);
@@ -108,4 +108,4 @@ static void test_lease(void)
 
 const char *const acp_suite_name = "key_cache";
 CU_TestInfo acp_tests[] = {
-	{"news", test_news}, {"order_of_answers", test_order_of_answers}, {"lease", test_lease}, CU_TEST_INFO_NULL};
+	{"feed", test_feed}, {"order_of_answers", test_order_of_answers}, {"lease", test_lease}, CU_TEST_INFO_NULL};

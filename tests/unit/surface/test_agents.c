@@ -1,4 +1,4 @@
-/* The documents for agents, of installations that differ: mounted below a path, without onboarding, without usage. */
+/* The documents for agents, for different installations: mounted below a path, without onboarding, without usage. */
 #include "../tmain.h"
 #include "agents.h"
 
@@ -32,7 +32,7 @@ static void begin(void)
 	replace(&config.public_url, "https://api.example");
 	replace(&config.url_prefix, "/acp");
 	replace(&config.products, "leadscoring other");
-	plane = (struct acp_control_plane){.onboard = no_onboarding, .get_usage = no_usage};
+	plane = (struct acp_control_plane){.call.onboard = no_onboarding, .usage.get = no_usage};
 	CU_ASSERT_FATAL(acp_kernel_init(&kernel, &config, &plane, acp_builtin_packs, why, sizeof why));
 	acp_buf_init(&text, 1 << 20);
 }
@@ -74,19 +74,19 @@ static void test_addresses(void)
 	end();
 }
 
-/* What an installation does not have is not offered. */
+/* Disabled parts are not mentioned. */
 static void test_parts_that_are_off(void)
 {
 	begin();
 	HAS("100 billable calls a UTC month are free");
-	plane.get_usage = NULL;
+	plane.usage.get = NULL;
 	LACKS("/api/usage");
 	LACKS("are free");
 	config.onboarding = false;
 	LACKS("/api/onboard");
 	HAS("Ask the operator for one.");
 	config.onboarding = true;
-	plane.onboard = NULL;
+	plane.call.onboard = NULL;
 	LACKS("/api/onboard");
 	end();
 }

@@ -1,10 +1,10 @@
-/* An agent registers itself: every rule of the application, the reply, replays, and that no key is left in a row. */
+/* Onboarding: every rule for the request, the reply, replays, and that no key is left in a row. */
 #include "../tmain.h"
 
 #include "clock.h"
 #include "../fake_plane.h"
 #include "onboard.h"
-#include "usage.h"
+#include "upgrade_link.h"
 
 #define REQUEST_ID "5f0c1a52-0000-4000-8000-000000000001"
 
@@ -68,7 +68,7 @@ static void apply(const char *body)
 	EXPECT((reply.retry_after > 0) == (reply.http == 503), body);
 }
 
-/* The one row of what just happened. */
+/* Checks the one row of the last request. */
 static void check_row(const char *code)
 {
 	EXPECT(fake.event_count == 1, code);
@@ -102,7 +102,7 @@ static void refused(const char *body, const char *code, const char *field)
 #define LETTERS_50 "aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeee"
 #define LABEL_63 "aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeeeffffffffffggg"
 
-/* --- what an application must be ------------------------------------------------------------------------ */
+/* --- rules for the request ------------------------------------------------------------------------------ */
 
 struct rule {
 	const char *body;
@@ -242,7 +242,7 @@ static void test_bodies(void)
 	refused("{\"agent_id\":\"a\",\"agent_id\":\"b\",\"email\":\"a@b.example\"}", "VALIDATION_ERROR", "/agent_id");
 	memset(large, ' ', sizeof large - 1);
 	memcpy(large, GOOD, strlen(GOOD));
-	refused(large, "PAYLOAD_TOO_LARGE", NULL); /* far below max_body_bytes, but everybody may send this one */
+	refused(large, "PAYLOAD_TOO_LARGE", NULL); /* far below max_body_bytes, but everybody may call this endpoint */
 	large[config.onboard_max_body_bytes + 1] = '\0';
 	refused(large, "PAYLOAD_TOO_LARGE", NULL);
 	large[config.onboard_max_body_bytes] = '\0';
@@ -306,7 +306,7 @@ static void test_offered(void)
 	config.onboarding = false;
 	EXPECT(!acp_onboard_offered(&kernel, "leadscoring"), "switched off");
 	config.onboarding = true;
-	fake.plane.onboard = NULL;
+	fake.plane.call.onboard = NULL;
 	EXPECT(!acp_onboard_offered(&kernel, "leadscoring"), "a plane without it");
 	stop();
 }
@@ -363,7 +363,7 @@ static void test_reply(void)
 	stop();
 }
 
-/* The example that the reply gives is a call that works, with the key of the reply. */
+/* The example in the reply works with the key in the reply. */
 static void test_example_request(void)
 {
 	start();
@@ -407,7 +407,7 @@ static void test_configured_links(void)
 
 /* --- once ----------------------------------------------------------------------------------------------- */
 
-/* The reply without its request id, which each request has for itself. */
+/* The reply without its request id, which differs for each request. */
 static char *stable_reply(void)
 {
 	json_object_object_del(reply.body, "request_id");
@@ -448,7 +448,7 @@ static void test_mismatch_and_taken(void)
 	stop();
 }
 
-/* What the hub stores must not be enough to make the key: the Idempotency-Key is kept as a MAC only. */
+/* The hub's data must not suffice to derive the key: the Idempotency-Key is stored only as a MAC. */
 static void test_stored_idempotency_key(void)
 {
 	start();
@@ -464,7 +464,7 @@ static void test_stored_idempotency_key(void)
 	stop();
 }
 
-/* Two onboardings with nothing but the pepper in common, and the same one without an Idempotency-Key: other keys. */
+/* Onboardings that share only the pepper, and the same one without an Idempotency-Key, give different keys. */
 static void test_keys_differ(void)
 {
 	char first[ACP_KEY_MAX];
@@ -481,7 +481,7 @@ static void test_keys_differ(void)
 	stop();
 }
 
-/* --- what is left behind -------------------------------------------------------------------------------- */
+/* --- traces in the rows --------------------------------------------------------------------------------- */
 
 static void test_no_key_in_the_row(void)
 {
@@ -523,8 +523,8 @@ static void test_hub_away(void)
 	stop();
 }
 
-/* Nobody knows whether the tenant was made: who sent no key is given one, under which the same request leads to the
- * tenant that was made after all. */
+/* The outcome is unknown: a client that sent no key gets one, with which the same request returns the tenant in case it
+ * was created after all. */
 static void test_outcome_unknown(void)
 {
 	char key[64];
@@ -551,7 +551,7 @@ static void test_outcome_unknown(void)
 	stop();
 }
 
-/* A refusal that cannot be recorded is not answered as such; a success has its row by then. */
+/* A refusal that cannot be audited becomes an error; a success already has its row. */
 static void test_record_fails(void)
 {
 	static const enum acp_code codes[] = {ACP_UNAVAILABLE, ACP_INTERNAL_ERROR};

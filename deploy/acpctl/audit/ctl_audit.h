@@ -1,0 +1,95 @@
+/* ctl_audit.h - the shared parts of acpctl audit: findings, files, exports. */
+#ifndef ACP_ACPCTL_AUDIT_H
+#define ACP_ACPCTL_AUDIT_H
+
+#include "acpctl.h"
+#include "proof.h"
+
+/* A buffer's text, also before its first append. */
+static inline const char *audit_text(const struct acp_buf *buf)
+{
+	return buf->len ? buf->ptr : "";
+}
+
+/* Findings --------------------------------------------------------------------------------------------------------- */
+
+struct audit_report {
+	struct ctl *ctl;
+	const char *file;         /* the file that is being checked; NULL: the database */
+	int64_t count;            /* of findings */
+	struct json_object *list; /* of findings, with --json or --csv; NULL: they are printed at once */
+};
+
+/* Reports a finding; an acp_report_finding whose argument is the report. */
+void audit_finding(void *report, const struct acp_finding *finding);
+
+/* Reports a finding that is not about a row of a chain. */
+void audit_problem(struct audit_report *report, const char *kind, const char *format, ...) ACP_PRINTF(3, 4);
+
+/* Files ------------------------------------------------------------------------------------------------------------ */
+
+/* A file that is written or read line by line, directly or through gzip. */
+struct audit_file {
+	const char *path;
+	FILE *stream;
+	int fd;   /* of the file itself */
+	long pid; /* of gzip; 0: none */
+};
+
+/* Creates or truncates a file (mode 0640) to write. False after saying what failed. path is the caller's, kept. */
+bool audit_file_create(struct audit_file *file, const char *path, bool gzip);
+
+/* Opens a file to read, through gzip if its name ends in .gz. False after saying what failed. */
+bool audit_file_open(struct audit_file *file, const char *path);
+
+/* Closes the file and waits for gzip; sync: until it is on disk. False after saying what failed. */
+bool audit_file_close(struct audit_file *file, bool sync);
+
+/* SHA-256 and length of a file's bytes. False after saying what failed. */
+bool audit_file_hash(const char *path, char hex[ACP_SHA256_HEX], int64_t *bytes);
+
+/* The rows of an export, and their sums. */
+struct audit_selection {
+	const char *from, *to, *tenant; /* NULL: without that bound */
+};
+struct audit_sums {
+	int64_t rows, seals;
+	char runs_sha256[ACP_SHA256_HEX]; /* of the lines "chain first last hash" of its ranges without a gap */
+};
+
+/* Appends the last line of an export; signature NULL: it is not signed. */
+void audit_trailer_line(const struct audit_sums *sums, const char *ends, const char *sha256, const char *signature,
+			struct acp_buf *out);
+
+/* Writes an export, in the open snapshot. False after saying what failed. */
+bool audit_export(struct ctl *ctl, const struct audit_selection *selection, FILE *out, struct audit_sums *sums);
+
+/* The seals of the database, to compare those of a file with them: hash of seal i at [i - 1]. */
+struct audit_seals {
+	int64_t count;
+	char (*hash)[ACP_SHA256_HEX];
+};
+
+/* The result of the check of a file. */
+struct audit_file_facts {
+	struct acp_chain_counts chains;
+	int64_t seals;
+	bool tenant_only;
+	bool signature_checked;
+};
+
+/* Checks an exported file, with the seals of the database or NULL. False after saying why it cannot be read. */
+bool audit_verify_file(struct audit_report *report, const char *path, const struct audit_seals *seals,
+		       struct audit_file_facts *facts);
+
+/* The record of an archive, and its signature. */
+struct audit_archive {
+	const char *month, *part, *at, *rows, *file, *bytes, *sha256, *runs_sha256, *totals_sha256;
+};
+void audit_archive_sign(const struct ctl *ctl, const struct audit_archive *archive, char hex[ACP_SHA256_HEX]);
+
+/* SHA-256 of the lines of a stream (run stream, total stream) of an archive. False after saying what failed. */
+bool audit_lines_hash(struct ctl *ctl, const char *statement, const char *month, const char *part,
+		      char hex[ACP_SHA256_HEX]);
+
+#endif

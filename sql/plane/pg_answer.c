@@ -1,0 +1,121 @@
+/* Answers of the database: codes, refusals, columns, JSON. */
+#include "pg_parts.h"
+
+#include "json.h"
+#include "log.h"
+
+/* Errors ------------------------------------------------------------------------------------------------------- */
+
+/* acp.fail() in SQL: code in the hint, member in the detail. */
+static bool is_refusal(const struct acp_db_error *error)
+{
+	return strcmp(error->sqlstate, "ACP01") == 0;
+}
+
+/* A server that is there and cannot do it just now: a full disk, no memory, a deadlock. The statement did nothing, and
+ * the same call may succeed in a moment. */
+static bool passes(const char *sqlstate)
+{
+	return strncmp(sqlstate, "53", 2) == 0 || strncmp(sqlstate, "40", 2) == 0 || strcmp(sqlstate, "58030") == 0;
+}
+
+/* What the caller is told; what happened goes to the log. */
+enum acp_code acp_pg_code(enum acp_db_status status, const struct acp_db_error *error, const char *what)
+{
+	if (status == ACP_DB_OK)
+		return ACP_OK;
+	if (is_refusal(error)) {
+		enum acp_code code = acp_code_of(error->hint);
+		return acp_code_outcome(code) == ACP_SUCCESS ? ACP_INTERNAL_ERROR : code; /* a refusal is no success */
+	}
+	acp_log(ACP_LOG_ERROR, "database: %s: %s%s%s", what, error->message, *error->sqlstate ? " SQLSTATE " : "",
+		error->sqlstate);
+	if (status == ACP_DB_UNKNOWN)
+		return ACP_OUTCOME_UNKNOWN;
+	return status == ACP_DB_AWAY || passes(error->sqlstate) ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
+}
+
+void acp_pg_column(char *out, size_t size, const PGresult *rows, int column)
+{
+	snprintf(out, size, "%s", PQgetvalue(rows, 0, column));
+}
+
+/* Out of memory: a text that is no JSON, so that the database refuses the whole statement. */
+const char *acp_pg_text(struct json_object *event)
+{
+	size_t len;
+	const char *text = acp_json_text(event, JSON_C_TO_STRING_PLAIN, &len);
+	return text ? text : "";
+}
+
+enum acp_tier acp_pg_tier(const char *text)
+{
+	return strcmp(text, "paid") == 0 ? ACP_TIER_PAID : ACP_TIER_FREE;
+}
+
+/* A column with a number; none: the given one. */
+int64_t acp_pg_number(const PGresult *rows, int column, int64_t none)
+{
+	return PQgetisnull(rows, 0, column) ? none : strtoll(PQgetvalue(rows, 0, column), NULL, 10);
+}
+
+/* JSON --------------------------------------------------------------------------------------------------------- */
+
+/* A jsonb; NULL gives NULL. */
+enum acp_code acp_pg_parse(const char *text, struct json_object **out)
+{
+	*out = NULL;
+	if (!text)
+		return ACP_OK;
+	struct acp_json_error bad;
+	enum acp_json_verdict verdict = acp_json_parse_own(text, strlen(text), out, &bad);
+	if (verdict != ACP_JSON_OK)
+		acp_log(ACP_LOG_ERROR, "database: a result cannot be read: %s",
+			verdict == ACP_JSON_NO_MEMORY ? "out of memory" : bad.message);
+	return verdict == ACP_JSON_OK ? ACP_OK : ACP_INTERNAL_ERROR;
+}
+
+/* A column of type jsonb of one row. */
+static enum acp_code parse_column(const PGresult *rows, int column, struct json_object **out)
+{
+	bool none = PQntuples(rows) != 1 || PQgetisnull(rows, 0, column);
+	return acp_pg_parse(none ? NULL : PQgetvalue(rows, 0, column), out);
+}
+
+/* What a statement gave whose one column is jsonb (or null). Releases rows. */
+enum acp_code acp_pg_take_json(enum acp_db_status status, PGresult *rows, struct json_object **out,
+			       const struct acp_db_error *error, const char *what)
+{
+	enum acp_code code = acp_pg_code(status, error, what);
+	if (code == ACP_OK)
+		code = parse_column(rows, 0, out);
+	PQclear(rows);
+	return code;
+}
+
+/* Runs such a statement, which changes nothing. */
+enum acp_code acp_pg_read_json(struct acp_pg_plane *pg, const char *sql, int count, const char *const *values,
+			       struct json_object **out, struct acp_db_error *error, const char *what)
+{
+	PGresult *rows = NULL;
+	enum acp_db_status status = acp_db_read(pg->pool, sql, count, values, 0, &rows, error);
+	return acp_pg_take_json(status, rows, out, error, what);
+}
+
+/* Runs such a statement and commits it. timeout_ms 0: as for every statement. */
+enum acp_code acp_pg_write_json(struct acp_pg_plane *pg, const char *sql, int count, const char *const *values,
+				int timeout_ms, struct json_object **out, struct acp_db_error *error, const char *what)
+{
+	PGresult *rows = NULL;
+	enum acp_db_status status = acp_db_write(pg->pool, sql, count, values, timeout_ms, &rows, error);
+	return acp_pg_take_json(status, rows, out, error, what);
+}
+
+/* What a function that refused says to the caller. */
+void acp_pg_refusal(enum acp_code code, const struct acp_db_error *error, struct acp_refusal *refusal)
+{
+	if (code == ACP_OK || !is_refusal(error))
+		return;
+	snprintf(refusal->message, sizeof refusal->message, "%s", error->message);
+	snprintf(refusal->field, sizeof refusal->field, "%s", error->detail);
+}

@@ -1,0 +1,77 @@
+/* Usage, the free allowance, prices and ceilings. */
+#include "pg_parts.h"
+
+bool acp_pg_enforces(const struct acp_config *config)
+{
+	return config->usage_enforcement && !*config->hub_url;
+}
+
+static enum acp_code get_usage(void *self, const char *tenant_id, const char *period, struct json_object **usage)
+{
+	static const struct acp_db_statement statement = {
+		.name = "acp_usage_1",
+		.sql = "SELECT acp.usage($1, ($2 || '-01')::date, $3)",
+		.count = 3,
+	};
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	PGresult *rows = NULL;
+	const char *values[] = {tenant_id, period, pg->free_limit};
+	enum acp_db_status status = acp_db_read_again(pg->pool, &statement, values, &rows, &error);
+	return acp_pg_take_json(status, rows, usage, &error, "usage");
+}
+
+static enum acp_code get_price(void *self, const char *unit, const char *action, int64_t quantity,
+			       struct json_object **price)
+{
+	struct acp_db_error error;
+	char number[24];
+	snprintf(number, sizeof number, "%lld", (long long)quantity);
+	const char *values[] = {unit, action, number};
+	return acp_pg_read_json(self, "SELECT acp.pricing($1, $2, $3)", 3, values, price, &error, "price");
+}
+
+static enum acp_code reserve(void *self, const char *tenant_id, const char *event_id, const char *ts,
+			     struct acp_reservation *out)
+{
+	static const char sql[] = "SELECT allowed, tier, calls_used, calls_limit"
+				  " FROM acp.usage_reserve($1, $2, $3, $4, make_interval(secs => $5))";
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	PGresult *rows = NULL;
+	const char *values[] = {tenant_id, event_id, ts, pg->free_limit, pg->reservation_ttl};
+	enum acp_code code = acp_pg_code(acp_db_attempt(pg->pool, ACP_DB_TO_WRITE, sql, 5, values,
+							(int)pg->config->usage_timeout, &rows, &error),
+					 &error, "usage check");
+	if (code != ACP_OK)
+		return code;
+	out->allowed = *PQgetvalue(rows, 0, 0) == 't';
+	out->tier = acp_pg_tier(PQgetvalue(rows, 0, 1));
+	out->limited = !PQgetisnull(rows, 0, 3);
+	out->calls_used = strtoll(PQgetvalue(rows, 0, 2), NULL, 10);
+	out->calls_limit = strtoll(PQgetvalue(rows, 0, 3), NULL, 10);
+	PQclear(rows);
+	return ACP_OK;
+}
+
+static enum acp_code live_count(void *self, const char *tenant_id, const char *resource, int64_t *count)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	PGresult *rows = NULL;
+	const char *values[] = {tenant_id, resource};
+	enum acp_code code = acp_pg_code(
+		acp_db_read(pg->pool, "SELECT acp.live_count($1, $2)", 2, values, 0, &rows, &error), &error, "ceiling");
+	if (code == ACP_OK)
+		*count = strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
+	PQclear(rows);
+	return code;
+}
+
+const struct acp_plane_usage acp_pg_usage = {
+	.at_settle = true,
+	.get = get_usage,
+	.reserve = reserve,
+	.get_price = get_price,
+	.live_count = live_count,
+};
