@@ -13,9 +13,8 @@ TRAFFIC = os.path.join(HERE, "..", "..", "deploy", "lib", "traffic")
 sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
 sys.dont_write_bytecode = True
 
-from harness import Failure, check
-from run import free_port
-from stack import OwnStack
+from checks import Failure, check
+from stack import OwnStack, free_port
 
 NOW = "2026-11-30T16:40:00Z"
 LARGEST = 200 * 1024  # bytes that the README may cost its readers
