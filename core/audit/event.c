@@ -2,6 +2,14 @@
 
 #include "json.h"
 
+#include <stddef.h>
+
+const struct acp_field acp_fields[ACP_FIELDS] = {
+#define ACP_EVENT(TYPE, name, personal) {#name, ACP_FIELD_##TYPE, personal, offsetof(struct acp_event, name)},
+#include "event.def"
+#undef ACP_EVENT
+};
+
 static bool add_text(struct json_object *object, const char *name, const char *text)
 {
 	return !text || acp_json_put_literal(object, name, json_object_new_string(text));
@@ -12,27 +20,26 @@ static bool add_json(struct json_object *object, const char *name, struct json_o
 	return !value || acp_json_put_literal(object, name, json_object_get(value));
 }
 
+static bool add_field(struct json_object *object, const struct acp_event *event, const struct acp_field *field)
+{
+	const void *member = (const char *)event + field->offset;
+	switch (field->type) {
+	case ACP_FIELD_JSON: return add_json(object, field->name, acp_event_object(event, field));
+	case ACP_FIELD_REAL: return acp_json_put_literal(object, field->name, acp_json_double(*(const double *)member));
+	case ACP_FIELD_INTEGER:
+		return acp_json_put_literal(object, field->name, json_object_new_int64(*(const int64_t *)member));
+	case ACP_FIELD_FLAG:
+		return acp_json_put_literal(object, field->name, json_object_new_boolean(*(const bool *)member));
+	default: return add_text(object, field->name, acp_event_text(event, field));
+	}
+}
+
 struct json_object *acp_event_json(const struct acp_event *event)
 {
 	struct json_object *object = json_object_new_object();
 	bool ok = object != NULL;
-#define ACP_EVENT_UUID(name) ok = ok && add_text(object, #name, event->name);
-#define ACP_EVENT_TIME(name) ok = ok && add_text(object, #name, event->name);
-#define ACP_EVENT_TEXT(name) ok = ok && add_text(object, #name, event->name);
-#define ACP_EVENT_ADDRESS(name) ok = ok && add_text(object, #name, event->name);
-#define ACP_EVENT_JSON(name) ok = ok && add_json(object, #name, event->name);
-#define ACP_EVENT_REAL(name) ok = ok && acp_json_put(object, #name, acp_json_double(event->name));
-#define ACP_EVENT_INTEGER(name) ok = ok && acp_json_put(object, #name, json_object_new_int64(event->name));
-#define ACP_EVENT_FLAG(name) ok = ok && acp_json_put(object, #name, json_object_new_boolean(event->name));
-#include "event.def"
-#undef ACP_EVENT_UUID
-#undef ACP_EVENT_TIME
-#undef ACP_EVENT_TEXT
-#undef ACP_EVENT_ADDRESS
-#undef ACP_EVENT_JSON
-#undef ACP_EVENT_REAL
-#undef ACP_EVENT_INTEGER
-#undef ACP_EVENT_FLAG
+	for (size_t i = 0; ok && i < ACP_FIELDS; i++)
+		ok = add_field(object, event, &acp_fields[i]);
 	ok = ok && add_text(object, "unless_onboarded", event->unless_onboarded);
 	if (ok && (!event->forward || acp_json_put(object, "forward", json_object_new_boolean(true))))
 		return object;

@@ -10,24 +10,20 @@
 #define ACP_TS_LEN 40              /* a timestamp in the hub's own text form, microseconds and zone included */
 enum { ACP_EVENT_TEXT_MAX = 255 }; /* longest text of a member that the caller chose, in bytes */
 
+/* How the types of event.def are held. */
+#define ACP_MEMBER_UUID const char *
+#define ACP_MEMBER_TIME const char *
+#define ACP_MEMBER_TEXT const char *
+#define ACP_MEMBER_ADDRESS const char *
+#define ACP_MEMBER_JSON struct json_object *
+#define ACP_MEMBER_REAL double
+#define ACP_MEMBER_INTEGER int64_t
+#define ACP_MEMBER_FLAG bool
+
 struct acp_event {
-#define ACP_EVENT_UUID(name) const char *name;
-#define ACP_EVENT_TIME(name) const char *name;
-#define ACP_EVENT_TEXT(name) const char *name;
-#define ACP_EVENT_ADDRESS(name) const char *name;
-#define ACP_EVENT_JSON(name) struct json_object *name;
-#define ACP_EVENT_REAL(name) double name;
-#define ACP_EVENT_INTEGER(name) int64_t name;
-#define ACP_EVENT_FLAG(name) bool name;
+#define ACP_EVENT(TYPE, name, personal) ACP_MEMBER_##TYPE name;
 #include "event.def"
-#undef ACP_EVENT_UUID
-#undef ACP_EVENT_TIME
-#undef ACP_EVENT_TEXT
-#undef ACP_EVENT_ADDRESS
-#undef ACP_EVENT_JSON
-#undef ACP_EVENT_REAL
-#undef ACP_EVENT_INTEGER
-#undef ACP_EVENT_FLAG
+#undef ACP_EVENT
 	bool forward;                 /* the row also goes to the remote hub */
 	const char *unless_onboarded; /* NULL, or the key id of an onboarding of unknown outcome: the row is of its
 					 refusal, and only written if it was not made; it is not made any more then */
@@ -43,6 +39,41 @@ struct acp_event {
 		char idempotency_key[ACP_EVENT_TEXT_MAX + 1];
 	} own;
 };
+
+/* The fields as a table: what the statement's parameters, the journal's record, the chain's text and the readable form
+ * of a row are made from. */
+enum acp_field_type {
+	ACP_FIELD_UUID,
+	ACP_FIELD_TIME,
+	ACP_FIELD_TEXT,
+	ACP_FIELD_ADDRESS,
+	ACP_FIELD_JSON,
+	ACP_FIELD_REAL,
+	ACP_FIELD_INTEGER,
+	ACP_FIELD_FLAG,
+};
+
+struct acp_field {
+	const char *name;
+	enum acp_field_type type;
+	bool personal;
+	size_t offset; /* of the member in struct acp_event */
+};
+
+enum { ACP_FIELDS = 25 }; /* lines of event.def */
+extern const struct acp_field acp_fields[ACP_FIELDS];
+
+/* The value of a field: of UUID, TIME, TEXT and ADDRESS; borrowed; NULL: null. */
+static inline const char *acp_event_text(const struct acp_event *event, const struct acp_field *field)
+{
+	return *(const char *const *)(const void *)((const char *)event + field->offset);
+}
+
+/* The same of JSON. */
+static inline struct json_object *acp_event_object(const struct acp_event *event, const struct acp_field *field)
+{
+	return *(struct json_object *const *)(const void *)((const char *)event + field->offset);
+}
 
 /* The event as a JSON object, members that are null left out, as the hub, the journal and SQL take it. Owned by the
  * caller; NULL: out of memory. */

@@ -1,6 +1,9 @@
 #include "proof.h"
 
+#include "chain_text.h"
+
 #include <ctype.h>
+#include <time.h>
 
 /* Seals ---------------------------------------------------------------------------------------------------------- */
 
@@ -127,27 +130,92 @@ static const char *field(const char *text, const char *end, char **out, const ch
 	return quoted || text >= end ? NULL : text;
 }
 
+static bool parse_literal(struct acp_row *row, const char *text, const char *end, char *out)
+{
+	for (int i = 0; i < ACP_FIELDS; i++) {
+		text = field(text + 1, end, &out, &row->field[i]);
+		if (!text || *text != (i + 1 < ACP_FIELDS ? ',' : ')'))
+			return false;
+	}
+	return text + 1 == end;
+}
+
+/* Microseconds since 1970 as PostgreSQL writes the moment; at most 32 bytes. */
+static bool write_time(char **out, const char *text, size_t len)
+{
+	char *end = NULL;
+	struct tm tm;
+	char digits[24];
+	if (len >= sizeof digits)
+		return false;
+	memcpy(digits, text, len);
+	digits[len] = '\0';
+	long long us = strtoll(digits, &end, 10);
+	time_t seconds = (time_t)(us / 1000000);
+	if (*end || us < 0 || !gmtime_r(&seconds, &tm) || tm.tm_year > 8099)
+		return false;
+	*out += strftime(*out, 24, "%Y-%m-%d %H:%M:%S", &tm);
+	if (us % 1000000) {
+		*out += snprintf(*out, 8, ".%06d", (int)(us % 1000000));
+		while ((*out)[-1] == '0')
+			(*out)--;
+	}
+	*(*out)++ = '\0';
+	return true;
+}
+
+/* "name 5:value" and a newline, or "name -" and a newline; NULL: broken. */
+static const char *line(const struct acp_field *f, const char *text, const char *end, char **out, const char **value)
+{
+	size_t name = strlen(f->name);
+	size_t len = 0;
+	if ((size_t)(end - text) < name + 3 || memcmp(text, f->name, name) != 0 || text[name] != ' ')
+		return NULL;
+	text += name + 1;
+	*value = NULL;
+	if (*text == '-')
+		return text[1] == '\n' ? text + 2 : NULL;
+	if (*text < '0' || *text > '9' || (*text == '0' && text[1] != ':'))
+		return NULL;
+	for (; text < end && *text >= '0' && *text <= '9' && len < (size_t)1 << 40; text++)
+		len = len * 10 + (size_t)(*text - '0');
+	if ((size_t)(end - text) < 2 || *text != ':' || (size_t)(end - text) - 2 < len || text[1 + len] != '\n')
+		return NULL;
+	*value = *out;
+	if (f->type == ACP_FIELD_TIME)
+		return write_time(out, text + 1, len) ? text + len + 2 : NULL;
+	memcpy(*out, text + 1, len);
+	(*out)[len] = '\0';
+	*out += len + 1;
+	return text + len + 2;
+}
+
+static bool parse_lines(struct acp_row *row, const char *text, const char *end, char *out)
+{
+	for (int i = 0; text && i < ACP_FIELDS; i++)
+		text = line(&acp_fields[i], text, end, &out, &row->field[i]);
+	return text == end;
+}
+
 bool acp_row_parse(struct acp_row *row, const char *text, size_t len)
 {
-	const char *end = text + len;
-	if (row->size < len + ACP_ROW_FIELDS + 1) {
+	enum { MORE = ACP_FIELDS + 64 }; /* NULs, and the moment */
+	static const size_t header = sizeof ACP_CHAIN_HEADER - 1;
+	if (row->size < len + MORE) {
 		row->size = 2 * len + 1024;
 		free(row->storage);
 		row->storage = malloc(row->size);
 	}
-	char *out = row->storage;
-	if (!out) {
+	if (!row->storage) {
 		row->size = 0;
 		return false;
 	}
-	if (len < 2 || *text != '(' || memchr(text, '\0', len))
+	if (len < 2 || memchr(text, '\0', len))
 		return false;
-	for (int i = 0; i < ACP_ROW_FIELDS; i++) {
-		text = field(text + 1, end, &out, &row->field[i]);
-		if (!text || *text != (i + 1 < ACP_ROW_FIELDS ? ',' : ')'))
-			return false;
-	}
-	return text + 1 == end;
+	if (*text == '(')
+		return parse_literal(row, text, text + len, row->storage);
+	return len > header && memcmp(text, ACP_CHAIN_HEADER, header) == 0 &&
+	       parse_lines(row, text + header, text + len, row->storage);
 }
 
 void acp_row_release(struct acp_row *row)
@@ -156,40 +224,23 @@ void acp_row_release(struct acp_row *row)
 	*row = (struct acp_row){0};
 }
 
-enum form { TEXT, NUMBER, SWITCH, JSON, INSTANT, TENANT };
-
-static const struct {
-	const char *name;
-	enum form form;
-} columns[ACP_ROW_FIELDS] = {
-	{"\"event_id\":", TEXT},     {"\"request_id\":", TEXT},
-	{"\"ts\":", INSTANT},        {"\"tenant_id\":", TENANT},
-	{"\"integration\":", TEXT},  {"\"pack\":", TEXT},
-	{"\"action\":", TEXT},       {"\"actor_type\":", TEXT},
-	{"\"actor_id\":", TEXT},     {"\"api_key_id\":", TEXT},
-	{"\"request_hash\":", TEXT}, {"\"status\":", TEXT},
-	{"\"error_code\":", TEXT},   {"\"error_message_redacted\":", TEXT},
-	{"\"result_meta\":", JSON},  {"\"latency_ms\":", NUMBER},
-	{"\"ip_address\":", TEXT},   {"\"idempotency_key\":", TEXT},
-	{"\"dry_run\":", SWITCH},    {"\"policy_decision_id\":", TEXT},
-	{"\"trace_id\":", TEXT},     {"\"billable\":", SWITCH},
-	{"\"billing_unit\":", TEXT}, {"\"billing_quantity\":", NUMBER},
-	{"\"tier\":", TEXT},
-};
+static const char nobody[] = "00000000-0000-0000-0000-000000000000";
 
 static bool is_number(const char *text)
 {
 	return *text && !text[strspn(text, "0123456789.-+e")];
 }
 
-static void add_value(struct acp_buf *out, enum form form, const char *value)
+static void add_value(struct acp_buf *out, int i, const char *value)
 {
-	const char *space = value && form == INSTANT ? strchr(value, ' ') : NULL;
-	if (!value || (form == TENANT && strcmp(value, "00000000-0000-0000-0000-000000000000") == 0))
+	enum acp_field_type type = acp_fields[i].type;
+	bool number = type == ACP_FIELD_REAL || type == ACP_FIELD_INTEGER;
+	const char *space = value && type == ACP_FIELD_TIME ? strchr(value, ' ') : NULL;
+	if (!value || (i == ACP_ROW_TENANT && strcmp(value, nobody) == 0))
 		acp_buf_puts(out, "null");
-	else if (form == SWITCH)
+	else if (type == ACP_FIELD_FLAG)
 		acp_buf_puts(out, strcmp(value, "t") == 0 ? "true" : "false");
-	else if (form == JSON || (form == NUMBER && is_number(value)))
+	else if (type == ACP_FIELD_JSON || (number && is_number(value)))
 		acp_buf_puts(out, value);
 	else if (space)
 		acp_buf_printf(out, "\"%.*sT%sZ\"", (int)(space - value), value, space + 1);
@@ -197,13 +248,32 @@ static void add_value(struct acp_buf *out, enum form form, const char *value)
 		acp_buf_json_string(out, value, strlen(value));
 }
 
-void acp_row_line(const struct acp_row *row, const struct acp_chain_link *link, struct acp_buf *out)
+/* The salt, and the names of the values that are gone. */
+static void add_kept(struct acp_buf *out, const struct acp_chain_row *kept)
+{
+	bool any = false;
+	acp_buf_printf(out, ",\"form\":%d", ACP_CHAIN_FORM);
+	if (kept->salt)
+		acp_buf_printf(out, ",\"salt\":\"%s\"", kept->salt);
+	for (int i = 0; i < ACP_FIELDS; i++) {
+		if (!kept->erased[i])
+			continue;
+		acp_buf_printf(out, "%s\"%s\"", any ? "," : ",\"erased\":[", acp_fields[i].name);
+		any = true;
+	}
+	if (any)
+		acp_buf_putc(out, ']');
+}
+
+void acp_row_line(const struct acp_row *row, const struct acp_chain_link *link, const struct acp_chain_row *kept,
+		  struct acp_buf *out)
 {
 	char hex[ACP_SHA256_HEX];
-	for (int i = 0; i < ACP_ROW_FIELDS; i++) {
-		acp_buf_putc(out, i ? ',' : '{');
-		acp_buf_puts(out, columns[i].name);
-		add_value(out, columns[i].form, row->field[i]);
+	for (int i = 0; i < ACP_FIELDS; i++) {
+		acp_buf_puts(out, i ? ",\"" : "{\"");
+		acp_buf_puts(out, acp_fields[i].name);
+		acp_buf_puts(out, "\":");
+		add_value(out, i, row->field[i]);
 	}
 	acp_hex(link->hash, sizeof link->hash, hex);
 	acp_buf_printf(out, ",\"chain_id\":%lld,\"chain_seq\":%lld,\"chain_hash\":\"%s\"", (long long)link->chain,
@@ -212,6 +282,8 @@ void acp_row_line(const struct acp_row *row, const struct acp_chain_link *link, 
 		acp_hex(link->before, sizeof link->before, hex);
 		acp_buf_printf(out, ",\"before\":\"%s\"", hex);
 	}
+	if (kept)
+		add_kept(out, kept);
 	acp_buf_puts(out, ",\"text\":");
 	acp_buf_json_string(out, link->text, link->len);
 	acp_buf_puts(out, "}\n");

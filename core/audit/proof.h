@@ -1,13 +1,15 @@
 /* proof.h - what proves the audit log: seals, the readable form of a row, and the check of its chains.
  *
- * A row's text is PostgreSQL's literal of its columns (acp.audit_texts()); its chain_hash is the SHA-256 of the
- * chain_hash before it and of that text. A seal signs where all chains ended. Nothing here knows where rows come from:
- * the database and exported files are checked by the same code. */
+ * A row's chain_hash is the SHA-256 of the chain_hash before it and of the row's text. A text has one of two forms: 1,
+ * PostgreSQL's literal of the row's columns, up to schema version 9; 2, that of chain_text.h. A seal signs where all
+ * chains ended. Nothing here knows where rows come from: the database and exported files are checked by the same
+ * code. */
 #ifndef ACP_PROOF_H
 #define ACP_PROOF_H
 
 #include "attr.h"
 #include "buf.h"
+#include "event.h"
 #include "subkey.h"
 
 /* A seal as it is stored; hashes in hex. heads: a line for each chain, "chain seq hash", in their order. */
@@ -40,16 +42,15 @@ bool acp_seal_ok(struct acp_seal_check *check, const struct acp_seal *seal, char
 
 /* Rows ----------------------------------------------------------------------------------------------------------- */
 
-#define ACP_ROW_FIELDS 25
-
-/* The columns of a row's text, in their order; NULL is null. */
+/* The columns of a row, in their order, as PostgreSQL writes them; NULL is null. Of a text of form 2: the commitments
+ * where a personal value was, and the latency's bytes. */
 struct acp_row {
-	const char *field[ACP_ROW_FIELDS];
+	const char *field[ACP_FIELDS];
 	char *storage;
 	size_t size;
 };
 
-/* Takes a text apart; false: it is not the literal of a row. The fields are good until the next call; release with
+/* Takes a text of either form apart; false: it is none. The fields are good until the next call; release with
  * acp_row_release. Begin with all zero. */
 bool acp_row_parse(struct acp_row *row, const char *text, size_t len) ACP_MUSTCHECK;
 void acp_row_release(struct acp_row *row);
@@ -63,11 +64,17 @@ struct acp_chain_link {
 	uint8_t before[ACP_SHA256_LEN];
 	const char *text;
 	size_t len;
+	bool broken; /* no text of this row was ever stored; text only names it */
 };
 
-/* Appends the row as one line of an export: its columns as members, its place, and the text itself. The same row gives
- * the same bytes, so that an altered line is not the line of its text. */
-void acp_row_line(const struct acp_row *row, const struct acp_chain_link *link, struct acp_buf *out);
+/* A stored row with its salt and the commitments of erased values (chain_text.h). */
+struct acp_chain_row;
+
+/* Appends the row as one line of an export: its columns as members, its place, and the text itself. kept: for a text of
+ * form 2; its salt, and which values are erased; NULL: form 1. The same row gives the same bytes, so that an altered
+ * line is not the line of its text. */
+void acp_row_line(const struct acp_row *row, const struct acp_chain_link *link, const struct acp_chain_row *kept,
+		  struct acp_buf *out);
 
 /* Chains --------------------------------------------------------------------------------------------------------- */
 

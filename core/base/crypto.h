@@ -7,6 +7,7 @@
 #define ACP_SHA256_LEN 32
 #define ACP_SHA256_HEX 65 /* 64 hex digits and the closing NUL */
 #define ACP_UUID_LEN 37   /* 36 characters and the closing NUL */
+#define ACP_NIL_UUID "00000000-0000-0000-0000-000000000000"
 
 void acp_sha256(const void *data, size_t len, uint8_t out[ACP_SHA256_LEN]);
 void acp_hmac_sha256(const void *key, size_t key_len, const void *data, size_t len, uint8_t out[ACP_SHA256_LEN]);

@@ -19,8 +19,6 @@
 
 #include <json-c/json.h>
 
-#define ACP_NIL_UUID "00000000-0000-0000-0000-000000000000"
-
 enum acp_tier { ACP_TIER_FREE, ACP_TIER_PAID };
 
 /* The authenticated caller. */
@@ -56,7 +54,7 @@ struct acp_tx; /* a transaction of the hub; used by one thread */
 /* The end of a call. */
 struct acp_settlement {
 	struct acp_event *event; /* its audit row; settle and record may complete it */
-	bool reserved;           /* a call of the allowance is reserved under the event's id */
+	bool reserved;           /* a call is reserved in the allowance, under the event's id */
 	const char *claim;       /* the idempotency key that the call has claimed; NULL: none */
 	const char *fingerprint; /* NULL, or: a success first makes the claim, for a request with this fingerprint */
 	const uint8_t *sealed;   /* a success stores this as the claim's result */

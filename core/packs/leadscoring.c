@@ -129,7 +129,7 @@ static const struct acp_action actions[] = {
 		.name = "domain.leadscoring.scores.compute",
 		.scope = "manage.domain",
 		.description =
-			"Scores up to 100 leads with the given weights or with those of a model; counted by the lead.",
+			"Scores up to 100 leads with the given weights or with those of a model; billed per lead.",
 		.params_schema = acp_schema_packs_domain_leadscoring_scores_compute,
 		.run = compute_scores,
 		.supports_dry_run = true,

@@ -32,7 +32,7 @@ bool acp_upgrade_offered(const struct acp_kernel *kernel, const char **why_not)
 {
 	*why_not = *kernel->config->hub_url
 			   ? "payments are not made here but at the hub of this installation; ask its operator"
-			   : "this installation takes no payments yet (Stripe is not configured); ask its operator";
+			   : "this installation accepts no payments yet (Stripe is not configured); ask its operator";
 	return acp_outbox_offered(kernel);
 }
 

@@ -22,7 +22,7 @@ struct acp_call {
 	struct acp_principal principal;
 	const struct acp_entry *entry;
 	struct acp_reservation reservation;
-	bool reserved;                    /* a call of the allowance is reserved; the end must settle or release it */
+	bool reserved;                    /* a call is reserved in the allowance; its end settles or releases it */
 	bool usage_check_failed;          /* fail-open: the call proceeded without the check */
 	struct acp_rate rate;             /* state after counting; window 0: not limited */
 	uint64_t rate_taken_us;           /* time of counting */

@@ -57,7 +57,7 @@ enum acp_code acp_usage_refuse(struct acp_call *call, int64_t calls_used)
 			     (long long)limit);
 }
 
-/* Reserves a call of the allowance, or refuses. When the check itself fails, the call proceeds (fail-open). */
+/* Reserves a call in the allowance, or refuses it. When the check itself fails, the call proceeds (fail-open). */
 static enum acp_code hold_place(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;

@@ -35,7 +35,7 @@ static void put_head(const struct acp_kernel *kernel, struct acp_buf *out)
 	put_text(
 		kernel->config, out,
 		".\n\nAll addresses begin with %. Bodies are JSON with Content-Type: application/json. Every reply has "
-		"request_id; name it when you ask the operator about a call.\n");
+		"request_id; quote it when you ask the operator about a call.\n");
 }
 
 static void put_onboarding(const struct acp_kernel *kernel, struct acp_buf *out)
@@ -50,7 +50,7 @@ static void put_onboarding(const struct acp_kernel *kernel, struct acp_buf *out)
 	acp_buf_add(out, config->products, strcspn(config->products, " "));
 	acp_buf_printf(out,
 		       "\n    Idempotency-Key: <a random text; repeat it to get a lost reply again>\n\n"
-		       "    {\"agent_id\": \"<a name of your own>\", \"email\": \"<of your human>\"}\n\n"
+		       "    {\"agent_id\": \"<a name you choose>\", \"email\": \"<your human's>\"}\n\n"
 		       "The reply (201) has api_key, which is shown only then: store it. Products: %s.\n",
 		       config->products);
 }
@@ -67,8 +67,8 @@ static void put_calling(const struct acp_kernel *kernel, struct acp_buf *out)
 		"- \"dry_run\": true shows what a call would change and cost, if the action supports it; it is "
 		"free.\n"
 		"- \"idempotency_key\": \"<random>\" makes a call safe to repeat: it has one effect within 24 hours, "
-		"and the "
-		"stored reply (code IDEMPOTENT_REPLAY) costs nothing.\n"
+		"and the stored "
+		"reply (code IDEMPOTENT_REPLAY) costs nothing.\n"
 		"- A success is {\"ok\": true, \"data\": ...}; near the end of the free calls it has a warning with an "
 		"upgrade_url for your human.\n");
 	if (kernel->plane->usage.get)
@@ -93,17 +93,15 @@ static void put_errors(struct acp_buf *out)
 
 static void put_actions(const struct acp_kernel *kernel, struct acp_buf *out)
 {
-	acp_buf_puts(
-		out,
-		"\n## Actions\n\n"
-		"A billable call costs its quantity times the price of its unit; where the unit has no price of its "
-		"own, it costs one call, whatever its quantity. A dry run tells.\n\n");
+	acp_buf_puts(out,
+		     "\n## Actions\n\n"
+		     "A billable call costs its quantity times the price of its unit; if the unit has no price, it "
+		     "costs one call, whatever its quantity. A dry run shows the cost.\n\n");
 	for (size_t i = 0; i < kernel->entry_count; i++) {
 		const struct acp_action *action = kernel->entries[i].action;
 		acp_buf_printf(out, "- %s (scope %s", action->name, action->scope);
 		if (action->billable)
-			acp_buf_printf(out, ", billable, counted by the %s",
-				       action->billing_unit ? action->billing_unit : "call");
+			acp_buf_printf(out, ", billable per %s", action->billing_unit ? action->billing_unit : "call");
 		acp_buf_printf(out, "%s): %s\n", action->supports_dry_run ? ", dry_run" : "", action->description);
 	}
 }

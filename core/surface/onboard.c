@@ -248,7 +248,7 @@ static struct json_object *setup_steps(void)
 	static const char *const steps[] = {
 		"Store api_key now: it is shown only once and cannot be read again.",
 		"Send it as X-API-Key with every call to the url of example_request; meta.actions lists the actions.",
-		"Read GET /api/usage to see what is left of the free calls; reading it costs nothing.",
+		"Read GET /api/usage to see how many free calls are left; reading it is free.",
 	};
 	struct json_object *list = json_object_new_array();
 	for (size_t i = 0; list && i < ACP_COUNT(steps); i++) {
@@ -285,7 +285,7 @@ static struct json_object *upgrade_info(const struct onboarding *o)
 	const char *how =
 		acp_outbox_offered(o->kernel)
 			? "For more, a human opens upgrade_url in a browser and adds a payment method."
-			: "This installation takes no payments yet (Stripe is not configured); its operator can "
+			: "This installation accepts no payments yet (Stripe is not configured); its operator can "
 			  "make the tenant a paid one.";
 	struct json_object *out = json_object_new_object();
 	acp_upgrade_url(config, o->tenant.tenant_id, o->tenant.created_at + config->upgrade_link_ttl * 86400, url);

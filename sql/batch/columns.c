@@ -1,15 +1,18 @@
 #include "columns.h"
 
+#include "chain_text.h"
 #include "json.h"
 
 #include <arpa/inet.h>
-#include <stddef.h>
+
+enum { LINK_COLUMNS = 6 };
 
 /* OIDs of PostgreSQL's built-in types; they never change. */
 enum {
 	BOOL_OID = 16,
 	BYTEA_OID = 17,
 	INT8_OID = 20,
+	INT2_OID = 21,
 	INT4_OID = 23,
 	TEXT_OID = 25,
 	FLOAT4_OID = 700,
@@ -19,29 +22,11 @@ enum {
 	JSONB_OID = 3802,
 };
 
-struct column {
-	uint32_t type;
-	size_t offset; /* of the member in struct acp_event */
-};
-
-static const struct column columns[ACP_COLUMNS] = {
-#define ACP_EVENT_UUID(name) {UUID_OID, offsetof(struct acp_event, name)},
-#define ACP_EVENT_TIME(name) {TIMESTAMPTZ_OID, offsetof(struct acp_event, name)},
-#define ACP_EVENT_TEXT(name) {TEXT_OID, offsetof(struct acp_event, name)},
-#define ACP_EVENT_ADDRESS(name) {INET_OID, offsetof(struct acp_event, name)},
-#define ACP_EVENT_JSON(name) {JSONB_OID, offsetof(struct acp_event, name)},
-#define ACP_EVENT_REAL(name) {FLOAT4_OID, offsetof(struct acp_event, name)},
-#define ACP_EVENT_INTEGER(name) {INT8_OID, offsetof(struct acp_event, name)},
-#define ACP_EVENT_FLAG(name) {BOOL_OID, offsetof(struct acp_event, name)},
-#include "event.def"
-#undef ACP_EVENT_UUID
-#undef ACP_EVENT_TIME
-#undef ACP_EVENT_TEXT
-#undef ACP_EVENT_ADDRESS
-#undef ACP_EVENT_JSON
-#undef ACP_EVENT_REAL
-#undef ACP_EVENT_INTEGER
-#undef ACP_EVENT_FLAG
+/* The OID of each type of field. */
+static const uint32_t oids[] = {
+	[ACP_FIELD_UUID] = UUID_OID,    [ACP_FIELD_TIME] = TIMESTAMPTZ_OID, [ACP_FIELD_TEXT] = TEXT_OID,
+	[ACP_FIELD_ADDRESS] = INET_OID, [ACP_FIELD_JSON] = JSONB_OID,       [ACP_FIELD_REAL] = FLOAT4_OID,
+	[ACP_FIELD_INTEGER] = INT8_OID, [ACP_FIELD_FLAG] = BOOL_OID,
 };
 
 static void put32(struct acp_buf *out, uint32_t value)
@@ -85,40 +70,15 @@ static bool put_uuid(struct acp_buf *out, const char *text)
 	return n == 32 && !*text;
 }
 
-/* Days since 2000-01-01 in the Gregorian calendar: years begin in March, so that the leap day is the last one. */
-static int64_t days_since_2000(int64_t year, int64_t month, int64_t day)
-{
-	year -= month <= 2;
-	int64_t day_of_year = (153 * (month + (month > 2 ? -3 : 9)) + 2) / 5 + day - 1;
-	return year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 730425;
-}
-
-/* The digits of text from a place on; -1: they are not all digits. */
-static int64_t digits(const char *text, size_t from, size_t count)
-{
-	int64_t value = 0;
-	for (size_t i = from; i < from + count; i++) {
-		if (text[i] < '0' || text[i] > '9')
-			return -1;
-		value = value * 10 + (text[i] - '0');
-	}
-	return value;
-}
-
-/* "2026-11-22 09:30:00.123456+00", as principals carry it. */
+/* PostgreSQL counts from 2000 on. */
 static bool put_timestamptz(struct acp_buf *out, const char *text)
 {
-	static const size_t parts[][2] = {{0, 4}, {5, 2}, {8, 2}, {11, 2}, {14, 2}, {17, 2}, {20, 6}};
-	int64_t values[ACP_COUNT(parts)];
-	if (strlen(text) != 29 || strcmp(text + 26, "+00") != 0)
+	static const int64_t until_2000 = INT64_C(946684800000000);
+	int64_t us;
+	if (strlen(text) != 29 || !acp_time_us(text, &us))
 		return false;
-	for (size_t i = 0; i < ACP_COUNT(parts); i++)
-		if ((values[i] = digits(text, parts[i][0], parts[i][1])) < 0)
-			return false;
-	int64_t seconds = days_since_2000(values[0], values[1], values[2]) * 86400 + values[3] * 3600 + values[4] * 60 +
-			  values[5];
 	put32(out, 8);
-	put64(out, (uint64_t)(seconds * 1000000 + values[6]));
+	put64(out, (uint64_t)(us - until_2000));
 	return true;
 }
 
@@ -167,46 +127,43 @@ static void put_text(struct acp_buf *out, const char *text)
 	acp_buf_add(out, text, len);
 }
 
-/* A value that may be null: member is a pointer. */
-static bool put_nullable(struct acp_buf *out, uint32_t type, const void *value)
+static bool put_text_value(struct acp_buf *out, enum acp_field_type type, const char *value)
 {
-	switch (value ? type : 0) {
-	case 0: put32(out, UINT32_MAX); return true; /* length -1: null */
-	case UUID_OID: return put_uuid(out, value);
-	case TIMESTAMPTZ_OID: return put_timestamptz(out, value);
-	case INET_OID: return put_inet(out, value);
-	case TEXT_OID: put_text(out, value); return true;
-	default: return false;
+	switch (type) {
+	case ACP_FIELD_UUID: return put_uuid(out, value);
+	case ACP_FIELD_TIME: return put_timestamptz(out, value);
+	case ACP_FIELD_ADDRESS: return put_inet(out, value);
+	default: put_text(out, value); return true;
 	}
 }
 
-static bool put_value(struct acp_buf *out, uint32_t type, const void *member)
+static void put_null(struct acp_buf *out)
 {
-	switch (type) {
-	case JSONB_OID:
-		if (*(struct json_object *const *)member)
-			put_jsonb(out, *(struct json_object *const *)member);
-		else
-			put32(out, UINT32_MAX);
-		return true;
-	case FLOAT4_OID: put_float4(out, *(const double *)member); return true;
-	case INT8_OID:
+	put32(out, UINT32_MAX); /* length -1 */
+}
+
+static bool put_field(struct acp_buf *out, const struct acp_event *event, const struct acp_field *field)
+{
+	const void *member = (const char *)event + field->offset;
+	switch (field->type) {
+	case ACP_FIELD_REAL: put_float4(out, *(const double *)member); return true;
+	case ACP_FIELD_INTEGER:
 		put32(out, 8);
 		put64(out, (uint64_t) * (const int64_t *)member);
 		return true;
-	case BOOL_OID:
+	case ACP_FIELD_FLAG:
 		put32(out, 1);
 		acp_buf_putc(out, *(const bool *)member ? 1 : 0);
 		return true;
-	default: return put_nullable(out, type, *(const char *const *)member);
+	default: break;
 	}
-}
-
-bool acp_columns_address(const char *text, char *out, size_t size)
-{
-	uint8_t address[16];
-	int family = strchr(text, ':') ? AF_INET6 : AF_INET;
-	return inet_pton(family, text, address) == 1 && inet_ntop(family, address, out, (socklen_t)size);
+	if (!acp_event_text(event, field))
+		put_null(out);
+	else if (field->type == ACP_FIELD_JSON)
+		put_jsonb(out, acp_event_object(event, field));
+	else
+		return put_text_value(out, field->type, acp_event_text(event, field));
+	return true;
 }
 
 /* One dimension, nulls possible, numbered from 1. */
@@ -225,9 +182,9 @@ bool acp_columns_write(struct acp_buf *out, const struct acp_event *const *event
 	bool ok = true;
 	for (size_t i = 0; ok && i < ACP_COLUMNS; i++) {
 		offsets[i] = out->len;
-		put_array_head(out, columns[i].type, count);
+		put_array_head(out, oids[acp_fields[i].type], count);
 		for (size_t n = 0; ok && n < count; n++)
-			ok = put_value(out, columns[i].type, (const char *)events[n] + columns[i].offset);
+			ok = put_field(out, events[n], &acp_fields[i]);
 		lengths[i] = (int)(out->len - offsets[i]);
 	}
 	return ok && acp_buf_ok(out);
@@ -238,7 +195,8 @@ void acp_columns_rows_begin(struct acp_buf *out, uint32_t row_type, size_t count
 	put_array_head(out, row_type, count);
 }
 
-static void put_link(struct acp_buf *out, const struct acp_link *link)
+/* chain_id, chain_seq, chain_hash, chain_form, salt, erased. */
+static void put_link(struct acp_buf *out, const struct acp_link *link, const uint8_t *salt)
 {
 	put32(out, INT4_OID);
 	put32(out, 4);
@@ -249,19 +207,30 @@ static void put_link(struct acp_buf *out, const struct acp_link *link)
 	put32(out, BYTEA_OID);
 	put32(out, sizeof link->head);
 	acp_buf_add(out, link->head, sizeof link->head);
+	put32(out, INT2_OID);
+	put32(out, 2);
+	acp_buf_putc(out, 0);
+	acp_buf_putc(out, ACP_CHAIN_FORM);
+	put32(out, BYTEA_OID);
+	put32(out, salt ? ACP_SALT_LEN : UINT32_MAX);
+	if (salt)
+		acp_buf_add(out, salt, ACP_SALT_LEN);
+	put32(out, JSONB_OID);
+	put_null(out);
 }
 
-bool acp_columns_row(struct acp_buf *out, const struct acp_event *event, const struct acp_link *link)
+bool acp_columns_row(struct acp_buf *out, const struct acp_event *event, const struct acp_link *link,
+		     const uint8_t *salt)
 {
 	bool ok = true;
 	size_t start = out->len;
 	put32(out, 0); /* its length, when it is known */
-	put32(out, ACP_COLUMNS + 3);
+	put32(out, ACP_COLUMNS + LINK_COLUMNS);
 	for (size_t i = 0; ok && i < ACP_COLUMNS; i++) {
-		put32(out, columns[i].type);
-		ok = put_value(out, columns[i].type, (const char *)event + columns[i].offset);
+		put32(out, oids[acp_fields[i].type]);
+		ok = put_field(out, event, &acp_fields[i]);
 	}
-	put_link(out, link);
+	put_link(out, link, salt);
 	if (!ok || !acp_buf_ok(out))
 		return false;
 	const uint32_t wire = htonl((uint32_t)(out->len - start - 4));

@@ -1,4 +1,4 @@
-/* links.h - rows of audit_logs as links of a hash chain, made here instead of in SQL: their text, their hash and their
+/* links.h - rows of audit_logs as links of a hash chain, made here instead of in SQL: their salt, their hash and their
  * binary form. What acp.audit_append_rows() makes of a row is the model; tests compare the two. Private to sql/. */
 #ifndef ACP_LINKS_H
 #define ACP_LINKS_H
@@ -16,13 +16,9 @@ struct acp_link {
 	uint8_t head[ACP_SHA256_LEN];
 };
 
-/* Appends the text that a row's hash is made from: acp.audit_texts() in SQL. The event has a ts. False: this event's
- * text is PostgreSQL's to make (a fractional number in result_meta, a latency beyond reason), or a value has not the
- * form of its column. */
-bool acp_links_text(struct acp_buf *out, const struct acp_event *event) ACP_MUSTCHECK;
-
 /* Appends the rows as one array of acp.audit_logs in binary, linked to *end in their order; *end becomes the last of
- * them. row_type: OID of acp.audit_logs. False: as above, and *end is of no use. */
+ * them. row_type: OID of acp.audit_logs. False: the text of one of them is PostgreSQL's to make (acp_chain_text), and
+ * *end is of no use. */
 bool acp_links_write(struct acp_buf *out, const struct acp_event *const *events, size_t count, uint32_t row_type,
 		     struct acp_link *end) ACP_MUSTCHECK;
 

@@ -3,6 +3,28 @@
 -- Functions that take arrays of rows force generic plans: PostgreSQL would plan them anew for each array, because it sees
 -- how long each is, and the plan is always the same one (measured: a fifth of a batch).
 
+CREATE OR REPLACE FUNCTION acp.audit_commitment(p_salt bytea, p_name text, p_value text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN encode(sha256(p_salt || convert_to(p_name || ' ' || octet_length(p_value) || ':' || p_value || E'\n', 'UTF8')), 'hex');
+END
+$$;
+COMMENT ON FUNCTION acp.audit_commitment(bytea, text, text) IS
+	'What stands for a personal value in the text of a row: SHA-256, in hex, of the row''s salt and of the line that would stand there otherwise. Null where the value is, or the salt.';
+
+CREATE OR REPLACE FUNCTION acp.audit_address(p_address inet) RETURNS text
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN encode(substr(inet_send(p_address), 5), 'hex')
+		|| CASE WHEN masklen(p_address) < CASE family(p_address) WHEN 4 THEN 32 ELSE 128 END THEN '/' || masklen(p_address) ELSE '' END;
+END
+$$;
+COMMENT ON FUNCTION acp.audit_address(inet) IS 'An address in the text of a row: its bytes in hex, with /n behind them where it is a network''s.';
+
 CREATE OR REPLACE FUNCTION acp.audit_texts(p_rows acp.audit_logs[]) RETURNS text[]
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -11,16 +33,53 @@ SET datestyle = 'ISO'
 SET extra_float_digits = 1
 AS $$
 BEGIN
+	-- acp.audit_commitment() and acp.audit_address() stand here once more: to call them costs as much as all the rest.
 	RETURN ARRAY(
-		SELECT ROW(r.event_id, r.request_id, r.ts AT TIME ZONE 'UTC', r.tenant_id, r.integration, r.pack, r.action, r.actor_type,
-			r.actor_id, r.api_key_id, r.request_hash, r.status, r.error_code, r.error_message_redacted, r.result_meta, r.latency_ms,
-			r.ip_address, r.idempotency_key, r.dry_run, r.policy_decision_id, r.trace_id, r.billable, r.billing_unit,
-			r.billing_quantity, r.tier)::text
-		FROM unnest(p_rows) WITH ORDINALITY r ORDER BY r.ordinality);
+		SELECT CASE WHEN r.chain_form = 2 THEN
+				E'acp audit row 2\nevent_id ' || coalesce('36:' || r.event_id, '-')
+				|| E'\nrequest_id ' || coalesce('36:' || r.request_id, '-')
+				|| E'\nts ' || length(t.us) || ':' || t.us
+				|| E'\ntenant_id ' || coalesce('36:' || r.tenant_id, '-')
+				|| E'\nintegration ' || coalesce(octet_length(r.integration) || ':' || r.integration, '-')
+				|| E'\npack ' || coalesce(octet_length(r.pack) || ':' || r.pack, '-')
+				|| E'\naction ' || coalesce(octet_length(r.action) || ':' || r.action, '-')
+				|| E'\nactor_type ' || coalesce(octet_length(r.actor_type) || ':' || r.actor_type, '-')
+				|| E'\nactor_id ' || CASE WHEN r.actor_id IS NULL THEN coalesce('64:' || (r.erased->>'actor_id'), '-')
+					ELSE '64:' || encode(sha256(r.salt || convert_to('actor_id ' || octet_length(r.actor_id) || ':' || r.actor_id || E'\n', 'UTF8')), 'hex') END
+				|| E'\napi_key_id ' || coalesce('36:' || r.api_key_id, '-')
+				|| E'\nrequest_hash ' || coalesce(octet_length(r.request_hash) || ':' || r.request_hash, '-')
+				|| E'\nstatus ' || coalesce(octet_length(r.status) || ':' || r.status, '-')
+				|| E'\nerror_code ' || coalesce(octet_length(r.error_code) || ':' || r.error_code, '-')
+				|| E'\nerror_message_redacted ' || CASE WHEN r.error_message_redacted IS NULL THEN coalesce('64:' || (r.erased->>'error_message_redacted'), '-')
+					ELSE '64:' || encode(sha256(r.salt || convert_to('error_message_redacted ' || octet_length(r.error_message_redacted) || ':' || r.error_message_redacted || E'\n', 'UTF8')), 'hex') END
+				|| E'\nresult_meta ' || coalesce(octet_length(r.result_meta::text) || ':' || r.result_meta::text, '-')
+				|| E'\nlatency_ms ' || '8:' || encode(float4send(r.latency_ms), 'hex')
+				|| E'\nip_address ' || CASE WHEN r.ip_address IS NULL THEN coalesce('64:' || (r.erased->>'ip_address'), '-')
+					ELSE '64:' || encode(sha256(r.salt || convert_to('ip_address ' || octet_length(t.ip) || ':' || t.ip || E'\n', 'UTF8')), 'hex') END
+				|| E'\nidempotency_key ' || CASE WHEN r.idempotency_key IS NULL THEN coalesce('64:' || (r.erased->>'idempotency_key'), '-')
+					ELSE '64:' || encode(sha256(r.salt || convert_to('idempotency_key ' || octet_length(r.idempotency_key) || ':' || r.idempotency_key || E'\n', 'UTF8')), 'hex') END
+				|| E'\ndry_run ' || length(r.dry_run::text) || ':' || r.dry_run
+				|| E'\npolicy_decision_id ' || coalesce('36:' || r.policy_decision_id, '-')
+				|| E'\ntrace_id ' || coalesce(octet_length(r.trace_id) || ':' || r.trace_id, '-')
+				|| E'\nbillable ' || length(r.billable::text) || ':' || r.billable
+				|| E'\nbilling_unit ' || coalesce(octet_length(r.billing_unit) || ':' || r.billing_unit, '-')
+				|| E'\nbilling_quantity ' || length(r.billing_quantity::text) || ':' || r.billing_quantity
+				|| E'\ntier ' || coalesce(octet_length(r.tier) || ':' || r.tier, '-')
+				|| E'\n'
+			WHEN r.chain_form IS NULL THEN
+				ROW(r.event_id, r.request_id, r.ts AT TIME ZONE 'UTC', r.tenant_id, r.integration, r.pack, r.action, r.actor_type,
+				r.actor_id, r.api_key_id, r.request_hash, r.status, r.error_code, r.error_message_redacted, r.result_meta, r.latency_ms,
+				r.ip_address, r.idempotency_key, r.dry_run, r.policy_decision_id, r.trace_id, r.billable, r.billing_unit,
+				r.billing_quantity, r.tier)::text
+			END
+		FROM unnest(p_rows) WITH ORDINALITY r, LATERAL (SELECT (extract(epoch FROM r.ts) * 1000000)::bigint::text,
+			encode(substr(inet_send(r.ip_address), 5), 'hex') || CASE WHEN masklen(r.ip_address) < CASE family(r.ip_address) WHEN 4 THEN 32 ELSE 128 END
+				THEN '/' || masklen(r.ip_address) ELSE '' END) t(us, ip)
+		ORDER BY r.ordinality);
 END
 $$;
 COMMENT ON FUNCTION acp.audit_texts(acp.audit_logs[]) IS
-	'The text of each row that its chain_hash is made from: PostgreSQL''s row literal of all columns but the chain''s, the time in UTC.';
+	'The text of each row that its chain_hash is made from, in the form that its chain_form names (docs/internals.md, "The chain''s text"). Null: no such text was ever stored, for example of a personal value whose salt is gone.';
 
 CREATE OR REPLACE FUNCTION acp.audit_chain_take() RETURNS acp.audit_chains
 LANGUAGE plpgsql
@@ -75,7 +134,9 @@ BEGIN
 	WHERE r.actor_type IN ('api_key', 'user', 'system', 'anonymous') AND r.status IN ('success', 'error', 'denied')
 	  AND (r.request_hash IS NULL OR length(r.request_hash) = 64) AND (r.tier IS NULL OR r.tier IN ('free', 'paid'))
 	  AND (r.billing_unit IS NULL OR r.billing_unit IN ('call', 'token', 'row', 'sec')) AND r.billing_quantity >= 0
-	  AND (NOT r.billable OR (r.status = 'success' AND NOT r.dry_run AND r.tier IS NOT NULL));
+	  AND (NOT r.billable OR (r.status = 'success' AND NOT r.dry_run AND r.tier IS NOT NULL))
+	  AND r.chain_form = 2 AND r.erased IS NULL AND coalesce(length(r.salt), 0) = CASE WHEN num_nonnulls(r.actor_id, r.error_message_redacted,
+		r.ip_address, r.idempotency_key) > 0 THEN 16 ELSE 0 END;
 	GET DIAGNOSTICS stored = ROW_COUNT;
 	IF stored <> cardinality(p_rows) THEN
 		RAISE EXCEPTION 'an audit row breaks a rule of its columns' USING ERRCODE = 'check_violation';
@@ -99,6 +160,7 @@ DECLARE
 	month  timestamptz;
 	line   text;
 	link   acp.audit_chains;
+	fresh  acp.audit_logs[];
 	hashes bytea[] := '{}';
 BEGIN
 	-- Partitions are made months ahead; this is for a shifted clock and for a database that slept.
@@ -113,7 +175,15 @@ BEGIN
 		END IF;
 	END LOOP;
 	link := acp.audit_chain_take();
-	FOREACH line IN ARRAY acp.audit_texts(p_rows) LOOP
+	fresh := ARRAY(
+		SELECT ROW(r.event_id, r.request_id, r.ts, r.tenant_id, r.integration, r.pack, r.action, r.actor_type, r.actor_id,
+			r.api_key_id, r.request_hash, r.status, r.error_code, r.error_message_redacted, r.result_meta, r.latency_ms,
+			r.ip_address, r.idempotency_key, r.dry_run, r.policy_decision_id, r.trace_id, r.billable, r.billing_unit,
+			r.billing_quantity, r.tier, link.chain_id, link.seq + r.ordinality, NULL, 2,
+			CASE WHEN num_nonnulls(r.actor_id, r.error_message_redacted, r.ip_address, r.idempotency_key) > 0 THEN uuid_send(gen_random_uuid()) END,
+			NULL)::acp.audit_logs
+		FROM unnest(p_rows) WITH ORDINALITY r ORDER BY r.ordinality);
+	FOREACH line IN ARRAY acp.audit_texts(fresh) LOOP
 		link.head := sha256(link.head || convert_to(line, 'UTF8'));
 		hashes := hashes || link.head;
 	END LOOP;
@@ -122,12 +192,12 @@ BEGIN
 		SELECT ROW(r.event_id, r.request_id, r.ts, r.tenant_id, r.integration, r.pack, r.action, r.actor_type, r.actor_id,
 			r.api_key_id, r.request_hash, r.status, r.error_code, r.error_message_redacted, r.result_meta, r.latency_ms,
 			r.ip_address, r.idempotency_key, r.dry_run, r.policy_decision_id, r.trace_id, r.billable, r.billing_unit,
-			r.billing_quantity, r.tier, link.chain_id, link.seq + r.ordinality, hashes[r.ordinality])::acp.audit_logs
-		FROM unnest(p_rows) WITH ORDINALITY r ORDER BY r.ordinality));
+			r.billing_quantity, r.tier, r.chain_id, r.chain_seq, hashes[r.ordinality], r.chain_form, r.salt, r.erased)::acp.audit_logs
+		FROM unnest(fresh) WITH ORDINALITY r ORDER BY r.ordinality));
 END
 $$;
 COMMENT ON FUNCTION acp.audit_append_rows(acp.audit_logs[]) IS
-	'The way into audit_logs, for roles that may not write there: makes the partition of rows where it is missing, chains them in their order, checks and counts them. None may be stored already.';
+	'The way into audit_logs, for roles that may not write there: makes the partition of rows where it is missing, gives them salts, chains them in their order, checks and counts them. None may be stored already.';
 
 CREATE OR REPLACE FUNCTION acp.audit_append_links(p_rows acp.audit_logs[], p_seq bigint, p_head bytea) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
@@ -239,5 +309,5 @@ SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN ARRAY(SELECT p_rows[i] FROM generate_subscripts(p_rows, 1) i WHERE p_which[i] ORDER BY i); END $$;
 COMMENT ON FUNCTION acp.rows_where(acp.audit_logs[], boolean[]) IS 'The rows whose flag is true.';
 
-GRANT EXECUTE ON FUNCTION acp.audit_texts(acp.audit_logs[]), acp.audit_chain_take(), acp.audit_chain_own(uuid), acp.audit_append_links(acp.audit_logs[], bigint, bytea), acp.audit_append_rows(acp.audit_logs[]),
+GRANT EXECUTE ON FUNCTION acp.audit_commitment(bytea, text, text), acp.audit_address(inet), acp.audit_texts(acp.audit_logs[]), acp.audit_chain_take(), acp.audit_chain_own(uuid), acp.audit_append_links(acp.audit_logs[], bigint, bytea), acp.audit_append_rows(acp.audit_logs[]),
 	acp.audit_confirm(), acp.audit_pending(uuid), acp.audit_found(uuid, timestamptz, uuid), acp.audit_stored(acp.audit_logs[]), acp.audit_append(jsonb), acp.rows_where(acp.audit_logs[], boolean[]) TO acp_app;

@@ -403,7 +403,7 @@ BEGIN
 		PERFORM set_config('lock_timeout', '250ms', true);
 	END IF;
 	rows := ARRAY(
-		SELECT ROW(r.*, 0, 0, NULL)::acp.audit_logs
+		SELECT ROW(r.*, 0, 0, NULL, 2, NULL, NULL)::acp.audit_logs
 		FROM unnest(p_event, p_request, p_ts, p_tenant, p_integration, p_pack, p_action, p_actor_type, p_actor, p_api_key, p_hash,
 			p_status, p_code, p_message, p_meta, p_latency, p_ip, p_idempotency, p_dry, p_decision, p_trace, p_billable, p_unit,
 			p_quantity, p_tier) r);

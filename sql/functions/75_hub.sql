@@ -8,7 +8,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	RETURN to_jsonb(e) - '{actor_type,actor_id,api_key_id,chain_id,chain_seq,chain_hash}'::text[] || jsonb_build_object(
+	RETURN to_jsonb(e) - '{actor_type,actor_id,api_key_id,chain_id,chain_seq,chain_hash,chain_form,salt,erased}'::text[] || jsonb_build_object(
 		'tenant_id', nullif(e.tenant_id, '00000000-0000-0000-0000-000000000000'),
 		'ts', to_char(e.ts AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
 		'actor', jsonb_build_object('type', e.actor_type, 'id', e.actor_id, 'api_key_id', e.api_key_id));
@@ -203,7 +203,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	actor CONSTANT jsonb := coalesce(nullif(p_event->'actor', 'null'), '{}');
-	e     acp.audit_logs := jsonb_populate_record(NULL::acp.audit_logs, jsonb_strip_nulls(p_event - 'ts' - 'result_meta'));
+	e     acp.audit_logs := jsonb_populate_record(NULL::acp.audit_logs, jsonb_strip_nulls(p_event - '{ts,result_meta,chain_form,salt,erased}'::text[]));
 BEGIN
 	e.ts := CASE jsonb_typeof(p_event->'ts') WHEN 'number' THEN to_timestamp((p_event->>'ts')::numeric / 1000)
 		ELSE (p_event->>'ts')::timestamptz END;

@@ -6,8 +6,8 @@
 #include "plane.h"
 #include "shared_counter.h"
 
-/* The newest migration that this program knows. */
-#define ACP_SCHEMA_VERSION 9
+/* The newest migration this program knows. */
+#define ACP_SCHEMA_VERSION 10
 
 struct acp_pg_plane;
 

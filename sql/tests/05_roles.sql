@@ -129,9 +129,11 @@ SELECT set_eq($$
 SELECT set_eq($$
 	SELECT oid::regprocedure::text FROM pg_proc
 	WHERE pronamespace = 'acp'::regnamespace AND NOT has_function_privilege('acp_app', oid, 'EXECUTE')$$,
-	ARRAY['acp.audit_archive_begin(date)', 'acp.audit_archive_end(date,bigint,integer)', 'acp.audit_insert(acp.audit_logs[])',
+	ARRAY['acp.audit_archive_begin(date)', 'acp.audit_archive_end(date,bigint,integer)',
+		'acp.audit_erase(text,uuid,timestamp with time zone,text,boolean)', 'acp.audit_erase_archives(uuid,timestamp with time zone)',
+		'acp.audit_erase_outbox(uuid,timestamp with time zone)', 'acp.audit_erase_tables()', 'acp.audit_insert(acp.audit_logs[])',
 		'acp.console_calls()', 'acp.console_drift(date)', 'acp.console_money()', 'acp.console_month(date,integer)', 'acp.console_state()'],
-	'acp_app may run every function of acp, but not take a month out of the log, store rows without a link, or read reports without a session');
+	'acp_app may run every function of acp, but not take a month or a value out of the log, store rows without a link, or read reports without a session');
 
 SELECT set_eq($$
 	SELECT oid::regprocedure::text FROM pg_proc

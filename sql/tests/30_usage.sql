@@ -10,7 +10,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(166);
+SELECT plan(170);
 
 -- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -382,8 +382,8 @@ SELECT is_empty($$SELECT tenant_id, period, reserved FROM acp.usage_quota EXCEPT
 -- Rows linked by the program: their sequence number and hash are computed outside the database.
 CREATE TEMP TABLE mine AS SELECT * FROM acp.audit_chain_own(pg_temp.e(1));
 CREATE FUNCTION pg_temp.link(n integer, seq bigint, more jsonb DEFAULT '{}') RETURNS acp.audit_logs LANGUAGE sql AS $$
-	SELECT jsonb_populate_record(NULL::acp.audit_logs, pg_temp.event(2, n, more || jsonb_build_object('chain_id', (SELECT chain_id FROM mine),
-		'chain_seq', seq, 'chain_hash', sha256(n::text::bytea), 'tier', 'paid')))
+	SELECT jsonb_populate_record(NULL::acp.audit_logs, pg_temp.event(2, n, jsonb_build_object('chain_id', (SELECT chain_id FROM mine),
+		'chain_seq', seq, 'chain_hash', sha256(n::text::bytea), 'chain_form', 2, 'tier', 'paid') || more))
 $$;
 CREATE FUNCTION pg_temp.append(seq bigint, head bytea, VARIADIC links acp.audit_logs[]) RETURNS text LANGUAGE sql AS $$
 	SELECT (pg_temp.refusal(format('SELECT acp.audit_append_links(%L, %s, %L)', links, seq, head)))[1]
@@ -397,6 +397,10 @@ SELECT is(pg_temp.append(0, (SELECT head FROM mine), pg_temp.link(903, 1)), 'ACP
 SELECT is(pg_temp.append(2, sha256('901'), pg_temp.link(903, 3)), 'ACP03', 'nor with this hash');
 SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 4)), 'ACP03', 'a place may not be left out');
 SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"status": "denied"}')), '23514', 'rows keep the rules');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"chain_form": null}')), '23514', 'none is written in the old form');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"ip_address": "192.0.2.7"}')), '23514', 'a personal value has a salt');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"salt": "\\x00112233445566778899aabbccddeeff"}')), '23514', 'a salt has a personal value');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"erased": {}}')), '23514', 'no row begins erased');
 UPDATE acp.audit_chains SET owned_until = now() - interval '1 s' WHERE owner = pg_temp.e(1);
 SELECT results_eq('SELECT chain_id, seq, head FROM acp.audit_chain_own(pg_temp.e(3))', $$SELECT chain_id, 2::bigint, sha256('902') FROM mine$$,
 	'another owner takes over a silent chain and continues at its end');

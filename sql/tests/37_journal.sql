@@ -57,9 +57,9 @@ SELECT is(pg_temp.replay('[]'), '0 0 0', 'an empty batch changes nothing');
 SELECT is(pg_temp.replay(pg_temp.events(1, 101, 102)), '2 0 0', 'two events are stored');
 SELECT is(pg_temp.record(1), '2+0 0 2 2 2 2', 'they are counted in the month in which they happened');
 SELECT is((SELECT period FROM acp.usage_quota WHERE tenant_id = pg_temp.t(1)), '2027-02-01', 'which is February by UTC');
-SELECT is(to_jsonb((pg_temp.row(101))) - '{chain_id,chain_seq,chain_hash,ts}'::text[],
+SELECT is(to_jsonb((pg_temp.row(101))) - '{chain_id,chain_seq,chain_hash,chain_form,ts}'::text[],
 	(SELECT jsonb_object_agg(key, NULL) FROM jsonb_object_keys(to_jsonb(pg_temp.row(101))) key)
-		- '{chain_id,chain_seq,chain_hash,ts}'::text[] || pg_temp.event(1, 101) - 'ts',
+		- '{chain_id,chain_seq,chain_hash,chain_form,ts}'::text[] || pg_temp.event(1, 101) - 'ts',
 	'each member is in its column, and nothing in the others');
 SELECT is((pg_temp.row(101)).ts, '2027-02-28 23:59:59.123456+00'::timestamptz, 'the time is exact to the microsecond');
 SELECT is(pg_temp.replay(pg_temp.events(1, 101, 102)), '0 2 0', 'a repeated batch is recognised');

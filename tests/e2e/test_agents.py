@@ -30,7 +30,7 @@ def test_llms_names_everything(bench):
     for name, action in actions.items():
         line = listed[name]
         check(line.endswith(action["description"]) and action["scope"] in line, line)
-        equal(", billable, counted by the " in line, action["billable"], "billed: " + line)
+        equal(", billable per " in line, action["billable"], "billed: " + line)
     errors = dict(re.findall(r"^- ([A-Z_]+) \((\d+)(?:, repeat)?\): \S", text, re.M))
     equal({code: int(status) for code, status in errors.items()}, CODES, "codes")
     check(len(text) < 12000, "%d characters are not short" % len(text))
@@ -41,7 +41,7 @@ def test_a_stranger_finds_the_way(bench):
     text = text_of(bench)
     url, body = re.search(r"POST (\S+/api/onboard/\S+)\n.*?\n\n    (\{.*\})\n", text).groups()
     check(url.startswith(bench.stack.url), "onboarding at %s" % url)
-    body = body.replace("<a name of your own>", bench.agent_id()).replace("<of your human>", "human@example.com")
+    body = body.replace("<a name you choose>", bench.agent_id()).replace("<your human's>", "human@example.com")
     reply = bench.onboard_reply(body, {"Idempotency-Key": str(uuid.uuid4())}, url[len(bench.stack.url):])
     key = succeeded(reply, 201).json["api_key"]
     url, body = re.search(r"POST (\S+/api/manage)\n.*?\n\n    (\{.*\})\n", text, re.S).groups()

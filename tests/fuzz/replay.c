@@ -13,10 +13,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Shared with the parent process, which reports it also when the target crashes. */
+/* Shared with the parent process, which reports it even when the target crashes. */
 struct progress {
 	int passed;
-	char path[1024]; /* of the current input; of one in an archive: ARCHIVE:NAME */
+	char path[1024]; /* of the current input; ARCHIVE:NAME for one in an archive */
 };
 static struct progress *progress;
 
@@ -26,7 +26,7 @@ _Noreturn static void unreadable(const char *path, const char *why)
 	_exit(1);
 }
 
-/* Runs the target over a copy of exactly the input's size, so that reading past the end shows. */
+/* Runs the target on a copy of exactly the input's size, so that a read past the end is detected. */
 static void run_input(const struct fuzz_named *target, const char *bytes, size_t size)
 {
 	uint8_t *copy = malloc(size ? size : 1);
@@ -38,7 +38,7 @@ static void run_input(const struct fuzz_named *target, const char *bytes, size_t
 	progress->passed++;
 }
 
-/* Of a file, and of an archive unpacked. */
+/* The size limit of a file, and of an unpacked archive. */
 enum { MOST = 64 << 20 };
 
 /* Appends the rest of the stream to out. */
@@ -86,7 +86,7 @@ static void run_entries(const struct fuzz_named *target, const char *path, const
 	}
 }
 
-/* gzip checks length and checksum of the archive. It gets the path by the environment, which needs no quoting. */
+/* gzip checks the archive's length and checksum. It gets the path through the environment, which needs no quoting. */
 static void run_archive(const struct fuzz_named *target, const char *path)
 {
 	struct acp_buf tar;
@@ -136,7 +136,7 @@ static void run_path(const struct fuzz_named *target, const char *path)
 		run_file(target, path);
 }
 
-/* paths: up to a NULL. A corpus without files is a failure: it must not look like one that passed. */
+/* paths: terminated by NULL. A corpus without files is a failure: it must not look like one that passed. */
 static bool run_target(const struct fuzz_named *target, char **paths)
 {
 	int status = 0;

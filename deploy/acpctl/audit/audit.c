@@ -12,6 +12,37 @@
 
 extern char **environ;
 
+/* Rows ------------------------------------------------------------------------------------------------------------- */
+
+static bool text_of_form_2(struct audit_row *row, const char *literal, const char *salt, const char *erased)
+{
+	if (!acp_row_parse(&row->columns, literal, strlen(literal)) || !acp_chain_row_erased(&row->kept, erased))
+		return false;
+	memcpy(row->kept.value, row->columns.field, sizeof row->kept.value);
+	row->kept.salt = salt;
+	if (!row->text.max)
+		acp_buf_init(&row->text, (size_t)64 << 20);
+	acp_buf_clear(&row->text);
+	return acp_chain_row_text(&row->text, &row->kept);
+}
+
+void audit_row_text(struct audit_row *row, const char *literal, const char *form, const char *salt, const char *erased,
+		    struct acp_chain_link *link)
+{
+	bool old = !form && !salt && !erased;
+	row->form2 = !old && form && strcmp(form, "2") == 0 && text_of_form_2(row, literal, salt, erased);
+	link->text = row->form2 ? row->text.ptr : literal;
+	link->len = row->form2 ? row->text.len : strlen(literal);
+	link->broken = !old && !row->form2;
+}
+
+void audit_row_release(struct audit_row *row)
+{
+	acp_row_release(&row->columns);
+	if (row->text.max)
+		acp_buf_release(&row->text);
+}
+
 /* Findings --------------------------------------------------------------------------------------------------------- */
 
 static void add_text(struct json_object *object, const char *name, const char *text)

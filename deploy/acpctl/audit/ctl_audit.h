@@ -3,6 +3,7 @@
 #define ACP_ACPCTL_AUDIT_H
 
 #include "acpctl.h"
+#include "chain_text.h"
 #include "proof.h"
 
 /* A buffer's text, also before its first append. */
@@ -25,6 +26,22 @@ void audit_finding(void *report, const struct acp_finding *finding);
 
 /* Reports a finding that is not about a row of a chain. */
 void audit_problem(struct audit_report *report, const char *kind, const char *format, ...) ACP_PRINTF(3, 4);
+
+/* Rows of the database --------------------------------------------------------------------------------------------- */
+
+/* A row of a stream, and its text. Begin with all zero; release with audit_row_release. */
+struct audit_row {
+	struct acp_row columns;
+	struct acp_chain_row kept;
+	struct acp_buf text;
+	bool form2;
+};
+
+/* Makes the text of a row from its columns (a literal), its form (NULL: 1), its salt and its erased values (NULL:
+ * none), and points link to it: valid until the next call. The text of a broken row is its literal. */
+void audit_row_text(struct audit_row *row, const char *literal, const char *form, const char *salt, const char *erased,
+		    struct acp_chain_link *link);
+void audit_row_release(struct audit_row *row);
 
 /* Files ------------------------------------------------------------------------------------------------------------ */
 

@@ -10,7 +10,7 @@ struct writer {
 	struct ctl *ctl;
 	FILE *out;
 	struct acp_buf line;
-	struct acp_row row;
+	struct audit_row row;
 	struct acp_hasher *bytes; /* of all lines but the trailer */
 	struct acp_hasher *runs;
 	struct acp_buf ends;   /* where each chain ended in this file, as lines of a seal's heads */
@@ -50,7 +50,7 @@ static bool put_header(struct writer *w, const struct audit_selection *selection
 	}
 	const char *heads = json_object_get_string(ctl_value(rows, "heads"));
 	acp_buf_puts(&w->line, "{");
-	member(&w->line, "audit_export", "1");
+	member(&w->line, "audit_export", "2");
 	member(&w->line, "at", json_object_get_string(ctl_value(rows, "now")));
 	member(&w->line, "from", json_object_get_string(ctl_value(span, "first")));
 	member(&w->line, "to", json_object_get_string(ctl_value(span, "past")));
@@ -103,17 +103,21 @@ static void end_run(struct writer *w, bool chain_too)
 			       (long long)w->last.seq, hex);
 }
 
+/* Columns of "export stream": chain, place, hash, literal, hash before, form, salt, erased. */
+static bool text_ok(struct writer *w, const char *const *columns, struct acp_chain_link *link)
+{
+	audit_row_text(&w->row, columns[3], columns[5], columns[6], columns[7], link);
+	return !link->broken && (w->row.form2 || acp_row_parse(&w->row.columns, link->text, link->len));
+}
+
 static bool put_row(void *arg, const char *const *columns)
 {
 	struct writer *w = arg;
 	ctl_busy_end(&w->busy);
 	struct acp_chain_link link = {.chain = columns[0] ? strtoll(columns[0], NULL, 10) : 0,
-				      .seq = columns[1] ? strtoll(columns[1], NULL, 10) : 0,
-				      .text = columns[3],
-				      .len = strlen(columns[3])};
+				      .seq = columns[1] ? strtoll(columns[1], NULL, 10) : 0};
 	link.has_before = columns[4] && acp_unhex(columns[4], link.before, sizeof link.before);
-	if (!columns[2] || !acp_unhex(columns[2], link.hash, sizeof link.hash) ||
-	    !acp_row_parse(&w->row, link.text, link.len))
+	if (!columns[2] || !acp_unhex(columns[2], link.hash, sizeof link.hash) || !text_ok(w, columns, &link))
 		return ctl_refuse(
 			"chain %lld, row %lld cannot be exported: it has no chain_hash, or not the columns of an audit "
 			"row; acpctl audit verify says more",
@@ -126,7 +130,7 @@ static bool put_row(void *arg, const char *const *columns)
 	memcpy(w->last.hash, link.hash, sizeof link.hash);
 	w->sums->rows++;
 	ctl_progress_step(&w->progress);
-	acp_row_line(&w->row, &link, &w->line);
+	acp_row_line(&w->row.columns, &link, w->row.form2 ? &w->row.kept : NULL, &w->line);
 	return put_line(w);
 }
 
@@ -189,7 +193,7 @@ bool audit_export(struct ctl *ctl, const struct audit_selection *selection, FILE
 	acp_hasher_free(w.runs);
 	acp_buf_release(&w.line);
 	acp_buf_release(&w.ends);
-	acp_row_release(&w.row);
+	audit_row_release(&w.row);
 	return ok;
 }
 

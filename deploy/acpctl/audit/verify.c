@@ -12,6 +12,8 @@ struct verification {
 	struct acp_chain_check *chains;
 	struct ctl_progress progress;
 	struct ctl_busy busy; /* until the first row comes: PostgreSQL sorts them */
+	struct audit_row row;
+	int64_t erased; /* rows whose personal values were erased */
 	struct json_object *summary;
 };
 
@@ -58,17 +60,17 @@ static int64_t number_of(const char *text)
 static bool check_row(struct verification *v, const char *const *columns)
 {
 	struct acp_chain_link link = {.chain = number_of(columns[1]), .seq = number_of(columns[2])};
-	link.text = columns[5] ? columns[5] : "";
-	link.len = strlen(link.text);
 	/* An invalid chain_hash counts as a wrong one. */
 	if (!columns[3] || !acp_unhex(columns[3], link.hash, sizeof link.hash))
 		memset(link.hash, 0, sizeof link.hash);
+	audit_row_text(&v->row, columns[5] ? columns[5] : "", columns[6], columns[7], columns[8], &link);
+	v->erased += columns[8] != NULL;
 	acp_chain_row(v->chains, &link);
 	ctl_progress_step(&v->progress);
 	return true;
 }
 
-/* A row of "audit stream": kind, chain, place, hash, more, text. */
+/* A row of "audit stream": kind, chain, place, hash, more, literal, form, salt, erased. */
 static bool check_item(void *arg, const char *const *columns)
 {
 	struct verification *v = arg;
@@ -201,6 +203,7 @@ static void add_counts(struct verification *v)
 	struct acp_chain_counts counts = acp_chain_counts(v->chains);
 	acp_json_add(v->summary, "rows", json_object_new_int64(counts.rows));
 	acp_json_add(v->summary, "archived_rows", json_object_new_int64(counts.archived));
+	acp_json_add(v->summary, "erased_rows", json_object_new_int64(v->erased));
 	acp_json_add(v->summary, "chains", json_object_new_int64(counts.chains));
 	acp_json_add(v->summary, "seals", json_object_new_int64(v->seal_check.last));
 	acp_json_add(v->summary, "signatures_checked",
@@ -214,6 +217,9 @@ static void print_counts(struct verification *v)
 	printf("database: %s rows in %s chains, %s more in %s archives, %s seals\n", text_in(v->summary, "rows"),
 	       text_in(v->summary, "chains"), text_in(v->summary, "archived_rows"), text_in(v->summary, "archives"),
 	       text_in(v->summary, "seals"));
+	if (v->erased)
+		printf("the personal values of %lld row%s were erased\n", (long long)v->erased,
+		       v->erased == 1 ? "" : "s");
 	if (v->from || v->to)
 		puts("only this time was checked: not the rows before and after it, nor the ends of the chains");
 	if (!seal)
@@ -342,6 +348,7 @@ int ctl_audit_verify(struct ctl *ctl)
 	acp_json_add(v.summary, "files", list);
 	int status = ok ? conclude(&v) : ACPCTL_FAILED;
 	acp_chain_check_free(v.chains);
+	audit_row_release(&v.row);
 	free(v.seals.hash);
 	json_object_put(v.report.list);
 	json_object_put(v.summary);

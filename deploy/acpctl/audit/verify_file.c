@@ -1,7 +1,8 @@
 /* verify_file.c - checks an exported file line by line. It needs memory for the longest line and for the seals.
  *
  * export.c writes a header, the seals, the rows in the order of their chains, and a trailer. A line must equal, byte
- * for byte, the line that export.c writes for its text: so every change shows, in the readable members or the text. */
+ * for byte, the line that export.c writes for its text. The text of form 2 does not hold the personal values, so the
+ * members of such a line must also give its text. Every change shows, in the readable members or in the text. */
 #include "ctl_audit.h"
 
 #include "clock.h"
@@ -38,7 +39,9 @@ struct reader {
 	struct acp_chain_link waiting; /* the row that was read last */
 	struct acp_buf waiting_text;
 	bool waits;
-	struct acp_row row;
+	struct acp_row row, shown;
+	struct acp_chain_row kept;
+	char moment[40];      /* room for the one of shown */
 	struct acp_buf again; /* the line as it should be */
 	struct acp_buf ends;
 	struct acp_hasher *bytes;
@@ -203,14 +206,59 @@ static void note_end(struct reader *r, const struct acp_chain_link *link)
 	memcpy(r->last.hash, link->hash, sizeof link->hash);
 }
 
-/* The line must follow from the row's place and text alone. */
+/* A member as PostgreSQL writes the column; NULL: null. result_meta is taken from the text, whose
+ * bytes it keeps. */
+static const char *shown_value(struct reader *r, struct json_object *line, int i)
+{
+	struct json_object *value = acp_json_member(line, acp_fields[i].name);
+	if (acp_fields[i].type == ACP_FIELD_JSON)
+		return r->row.field[i];
+	if (!value)
+		return i == ACP_ROW_TENANT ? ACP_NIL_UUID : NULL;
+	if (acp_fields[i].type == ACP_FIELD_FLAG)
+		return json_object_get_boolean(value) ? "t" : "f";
+	if (acp_fields[i].type != ACP_FIELD_TIME)
+		return json_object_is_type(value, json_type_string)
+			       ? json_object_get_string(value)
+			       : json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN);
+	acp_copy(r->moment, sizeof r->moment, json_object_get_string(value));
+	char *t = strchr(r->moment, 'T');
+	size_t len = strlen(r->moment);
+	if (t)
+		*t = ' ';
+	if (len && r->moment[len - 1] == 'Z')
+		r->moment[len - 1] = '\0';
+	return r->moment;
+}
+
+/* The members of a line of form 2, with its salt, make its text; a personal value that is null and has a commitment was
+ * erased. They are in shown and kept afterwards. */
+static bool members_give_text(struct reader *r, struct json_object *line, const struct acp_chain_link *link)
+{
+	r->kept.salt = acp_json_string(line, "salt");
+	for (int i = 0; i < ACP_FIELDS; i++) {
+		const char *value = shown_value(r, line, i);
+		r->shown.field[i] = r->kept.value[i] = value;
+		r->kept.erased[i] = acp_fields[i].personal && !value && r->row.field[i];
+		if (r->kept.erased[i])
+			acp_copy(r->kept.commitment[i], ACP_SHA256_HEX, r->row.field[i]);
+	}
+	acp_buf_clear(&r->again);
+	return acp_chain_row_text(&r->again, &r->kept) && r->again.len == link->len &&
+	       memcmp(r->again.ptr, link->text, link->len) == 0;
+}
+
+/* The line must follow from the row's place, text and, in form 2, its members. */
 static void compare_line(struct reader *r, struct json_object *line, const struct acp_chain_link *link,
 			 const char *bytes, size_t len)
 {
-	acp_buf_clear(&r->again);
+	struct json_object *form = acp_json_member(line, "form");
 	bool readable = acp_row_parse(&r->row, link->text, link->len);
+	if (readable && form)
+		readable = json_object_get_int(form) == ACP_CHAIN_FORM && members_give_text(r, line, link);
+	acp_buf_clear(&r->again);
 	if (readable)
-		acp_row_line(&r->row, link, &r->again);
+		acp_row_line(form ? &r->shown : &r->row, link, form ? &r->kept : NULL, &r->again);
 	if (readable && r->again.len == len && memcmp(r->again.ptr, bytes, len) == 0)
 		return;
 	audit_finding(r->report,

@@ -1,7 +1,7 @@
-/* Exported audit files (deploy/acpctl/audit/verify_file.c, core/proof*.c). The input: how, and then
- * - with bit 0 of how: lines of a file, behind a good header: they must not bring the check down;
- * - else a change (what, where, which byte), and texts, a NUL between: each text becomes a row of a file that is
- *   written as   acpctl audit export writes it. It passes the check; after the change, it never does. */
+/* Exported audit files (deploy/acpctl/audit/verify_file.c, core/audit/proof*.c). The input: a byte of options, then
+ * - with bit 0 of the options: lines of a file, after a valid header: they must not crash the check;
+ * - otherwise a change (what, where, which byte), and texts, separated by NULs: each text becomes a row of a file as
+ *   acpctl audit export writes it. The file passes the check; after the change, it never does. */
 #include "../fuzz.h"
 
 #include "ctl_audit.h"
@@ -44,25 +44,54 @@ static void literal(struct acp_buf *out, const char *text)
 	acp_buf_puts(out, "\",\"{\"\"n\"\": 1.50}\",0.25,127.0.0.1,\"\",f,,,t,row,40,free)");
 }
 
+/* Every third row is of form 1, every third one of form 2, every third one erased. */
+enum { FORM_1, FORM_2, ERASED, KINDS };
+
+/* The text of a row of form 2, which stays the same when its values are erased. */
+static void form_2(struct acp_row *row, struct acp_chain_row *kept, bool erase, struct acp_buf *text)
+{
+	struct acp_row parsed = {0};
+	memcpy(kept->value, row->field, sizeof kept->value);
+	kept->salt = "000102030405060708090a0b0c0d0e0f";
+	FUZZ_CHECK(acp_chain_row_text(text, kept), "%s", row->field[13]);
+	FUZZ_CHECK(acp_row_parse(&parsed, text->ptr, text->len), "%.*s", (int)text->len, text->ptr);
+	for (int i = 0; erase && i < ACP_FIELDS; i++) {
+		if (!acp_fields[i].personal || !row->field[i])
+			continue;
+		kept->erased[i] = true;
+		acp_copy(kept->commitment[i], ACP_SHA256_HEX, parsed.field[i]);
+		row->field[i] = kept->value[i] = NULL;
+		kept->salt = NULL;
+	}
+	acp_row_release(&parsed);
+}
+
 static void add_row(struct file *file, int chain, const char *text, struct acp_buf *rows)
 {
 	struct acp_row row = {0};
-	struct acp_buf line;
+	struct acp_chain_row kept = {0};
+	struct acp_buf line, lines;
 	struct acp_head *end = &file->ends[chain];
 	struct acp_hasher *hasher = acp_hasher_new();
+	int kind = (int)(file->rows % KINDS);
 	acp_buf_init(&line, 1 << 20);
+	acp_buf_init(&lines, 1 << 20);
 	literal(&line, text);
-	struct acp_chain_link link = {.chain = chain + 1, .seq = ++end->seq, .text = line.ptr, .len = line.len};
+	FUZZ_CHECK(acp_row_parse(&row, line.ptr, line.len), "%s", line.ptr);
+	FUZZ_CHECK(row.field[13] && strcmp(row.field[13], text) == 0, "%s, not %s", row.field[13], text);
+	if (kind != FORM_1)
+		form_2(&row, &kept, kind == ERASED, &lines);
+	const struct acp_buf *hashed = kind == FORM_1 ? &line : &lines;
+	struct acp_chain_link link = {.chain = chain + 1, .seq = ++end->seq, .text = hashed->ptr, .len = hashed->len};
 	acp_hasher_add(hasher, end->hash, ACP_SHA256_LEN);
-	acp_hasher_add(hasher, line.ptr, line.len);
+	acp_hasher_add(hasher, link.text, link.len);
 	acp_hasher_end(hasher, end->hash);
 	acp_hasher_free(hasher);
 	memcpy(link.hash, end->hash, ACP_SHA256_LEN);
-	FUZZ_CHECK(acp_row_parse(&row, link.text, link.len), "%s", line.ptr);
-	FUZZ_CHECK(row.field[13] && strcmp(row.field[13], text) == 0, "%s, not %s", row.field[13], text);
-	acp_row_line(&row, &link, rows);
+	acp_row_line(&row, &link, kind == FORM_1 ? NULL : &kept, rows);
 	acp_row_release(&row);
 	acp_buf_release(&line);
+	acp_buf_release(&lines);
 	file->rows++;
 }
 

@@ -50,7 +50,7 @@ static void test_line(void)
 	struct acp_chain_link link = {.chain = 3, .seq = 17, .text = text_a, .len = sizeof text_a - 1};
 	acp_buf_init(&line, 65536);
 	CU_ASSERT_TRUE_FATAL(acp_row_parse(&row, text_a, sizeof text_a - 1));
-	acp_row_line(&row, &link, &line);
+	acp_row_line(&row, &link, NULL, &line);
 	CU_ASSERT_PTR_NOT_NULL(strstr(line.ptr, "\"ts\":\"2026-11-22T12:00:00.5Z\","));
 	CU_ASSERT_PTR_NOT_NULL(strstr(line.ptr, "\"api_key_id\":null,"));
 	CU_ASSERT_PTR_NOT_NULL(strstr(line.ptr, "\"result_meta\":{\"n\": 1.50},\"latency_ms\":0.25,"));
