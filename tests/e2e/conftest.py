@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,14 +122,19 @@ def arrangement(item):
 # The stack ------------------------------------------------------------------------------------------------------------
 
 def own_stack(options, worker):
-    options.port = free_port()
-    options.dir = os.path.join(options.dir, worker)
-    stack = OwnStack(options)
+    place = os.path.join(options.dir, worker)
+    stack = OwnStack(SimpleNamespace(server=options.server, prefix=options.prefix, dir=place, port=free_port(),
+                                     workers=options.workers, pooler=options.pooler))
     if os.path.isdir(stack.dir):
         stack.purge()  # what an earlier run left
-    shutil.rmtree(options.dir, ignore_errors=True)
-    os.makedirs(options.dir)
+    shutil.rmtree(place, ignore_errors=True)
+    os.makedirs(place)
     return stack
+
+
+def outside_stack(options):
+    return OutsideStack(SimpleNamespace(url=options.url, database_url=options.database_url, prefix=options.prefix,
+                                        config=options.acp_config))
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +142,7 @@ def worker_bench(request):
     """The Bench of this process; its stack ends with the session."""
     options = request.config.option
     worker = getattr(request.config, "workerinput", {}).get("workerid", "one")
-    stack = OutsideStack(options) if options.url else own_stack(options, worker)
+    stack = outside_stack(options) if options.url else own_stack(options, worker)
     try:
         stack.up()
         bench = Bench(stack)

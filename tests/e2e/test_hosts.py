@@ -8,6 +8,8 @@ import tempfile
 import threading
 import time
 
+import pytest
+
 from client import CREATE, SCORE, SCORE_PARAMS
 from fcgi import Responder, can_stand_apart
 from checks import Load, Skip, check, equal, parallel, spread, until
@@ -89,6 +91,7 @@ def test_one_idempotency_key(bench):
     equal(bench.tenant_rows(tenant, "billable"), 10, "billable rows")
 
 
+@pytest.mark.slow
 def test_revoked_on_the_other_host(bench):
     """Contract 1: a key revoked through one host is refused on the other from 100 ms after the answer on, also where
     that one is busy and knows its callers without asking."""

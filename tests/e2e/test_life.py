@@ -9,6 +9,8 @@ import signal
 import threading
 import time
 
+import pytest
+
 from client import MANAGE, refused, succeeded
 from fcgi import Responder
 from checks import Failure, Load, check, equal, only_on, parallel, until
@@ -285,6 +287,7 @@ def test_killed_worker_is_replaced(bench):
 
 # The database away ----------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_idle_connections_lost(bench):
     """Issue: after PostgreSQL was restarted while nobody called, the very first calls succeed, also those that need it,
     and also where a thread of our own had found it away the moment before."""
