@@ -1,0 +1,72 @@
+/* writer_parts.h - a writer from inside, and the functions that writer.c and statements.c share. Private to these files;
+ * writer.h is for everybody else. */
+#ifndef ACP_WRITER_PARTS_H
+#define ACP_WRITER_PARTS_H
+
+#include "links.h"
+#include "queue.h"
+#include "writer.h"
+
+#include <stdatomic.h>
+
+enum {
+	BATCH_MAX = 256,
+	CHAINS = 32,          /* as many as there may be writers, twice: see WRITER_THREADS */
+	TROUBLE_THREADS = 64, /* at most; each is made when it is needed */
+};
+
+/* A chain of this process's own: rows are linked to its end here, which is cheaper than in SQL. */
+struct chain {
+	bool busy;  /* a statement under way adds to it */
+	bool known; /* end is where it ends, as far as we know; the database has the last word */
+	char owner[ACP_UUID_LEN];
+	uint32_t row_type; /* OID of acp.audit_logs there */
+	struct acp_link end;
+};
+
+struct acp_writer {
+	struct acp_db_pool *pool;
+	struct acp_key_cache *cache;
+	struct acp_writer_options options;
+	pthread_mutex_t lock;  /* of calls, troubled, stop, busy chains and threads */
+	struct queue calls;    /* to be stored */
+	struct queue troubled; /* whose storing was refused or lost: what is left to do may take long */
+	bool stop;
+	struct chain chains[CHAINS];
+	int near_limit;       /* see NEAR_LIMIT_BATCHES */
+	atomic_size_t recent; /* calls of the statement that was sent last */
+	atomic_ulong took_us; /* the one that ended last */
+	pthread_t threads[CHAINS + TROUBLE_THREADS];
+	int started;
+	bool threaded;
+};
+
+struct batch {
+	size_t count;
+	struct chain *chain; /* NULL: SQL finds one */
+	struct waiter *waiters[BATCH_MAX];
+	const struct acp_event *events[BATCH_MAX];
+	bool held[BATCH_MAX];
+	struct acp_writer *writer;
+	bool shared;  /* of a thread of the writer's own; its calls may be told, and then there are none left */
+	bool running; /* its statement: it keeps the next one from running */
+};
+
+/* Threads (writer.c) ----------------------------------------------------------------------------------------------- */
+
+/* Progress of the statement of a batch: callbacks of struct acp_db_early. */
+void acp_batch_executed(void *batch);
+bool acp_batch_late(void *batch);
+
+/* Statements (statements.c) ---------------------------------------------------------------------------------------- */
+
+/* Stores the batch and notes the outcome in each waiter. */
+void acp_batch_run(struct acp_writer *writer, struct batch *batch);
+
+/* Stores one call by itself, which may be stored already. */
+void acp_waiter_run(struct acp_writer *writer, struct waiter *waiter);
+
+/* Notes an outcome in each waiter of the batch. error: where status is not ACP_DB_OK. */
+void acp_batch_note(struct batch *batch, enum acp_db_status status, const struct acp_db_error *error);
+
+#endif
