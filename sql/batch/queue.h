@@ -8,15 +8,15 @@
 #include <pthread.h>
 #include <semaphore.h>
 
-/* A call that waits: on its thread's stack, or on the heap where somebody is told later. */
+/* A waiting call: on the stack of its thread, or on the heap if a callback is run later. */
 struct waiter {
 	const struct acp_event *event;
 	bool held;
 	struct waiter *next;
 	sem_t wake;
-	acp_writer_stored *stored; /* NULL: its thread waits for wake */
+	acp_writer_stored *stored; /* callback; NULL: its thread waits for wake */
 	void *arg;
-	bool alone; /* the server refused the batch: each of its calls now comes alone */
+	bool alone; /* the server refused the batch: each of its calls is now stored by itself */
 	int64_t used;
 	bool refused;
 	enum acp_db_status status;
@@ -26,10 +26,10 @@ struct waiter {
 struct queue {
 	struct waiter *first, **last;
 	pthread_cond_t filled;
-	pthread_cond_t enough; /* length has reached wanted */
+	pthread_cond_t enough; /* signals that length has reached wanted */
 	int length, wanted;
-	int room; /* how many more threads may take from it now */
-	int idle; /* threads that wait for it to be filled, or for room */
+	int room; /* number of threads that may still take from it now */
+	int idle; /* number of threads that wait for a call or for room */
 };
 
 /* All of a writer's queues share one lock. The caller of put, take and wait holds it. */

@@ -3,9 +3,11 @@
 
 enum {
 	PARAMS = ACP_COLUMNS + 6,
-	NEAR_LIMIT_BATCHES =
-		16, /* so many with free calls are not tried linked, after one with a tenant near its limit */
+	/* After a batch with a tenant near its limit, so many batches with free calls are not sent linked. */
+	NEAR_LIMIT_BATCHES = 16,
 };
+
+/* Rows that SQL links -------------------------------------------------------------------------------------------- */
 
 static const struct acp_db_statement statement = {
 	.name = "acp_settle_1",
@@ -15,7 +17,7 @@ static const struct acp_db_statement statement = {
 	.count = PARAMS,
 };
 
-/* What the answer says of each call: "{-1,57,NULL}". */
+/* Reads the result of each call: "{-1,57,NULL}". */
 static void read_used(const char *list, struct batch *batch)
 {
 	for (size_t i = 0; i < batch->count; i++) {
@@ -51,7 +53,7 @@ static enum acp_db_status send_batch(struct acp_writer *writer, struct acp_db_co
 	size_t held_at = wire.len;
 	acp_columns_booleans(&wire, batch->held, batch->count);
 	if (!ok || !acp_buf_ok(&wire)) {
-		*error = (struct acp_db_error){.message = "an event has not the form of audit_logs"};
+		*error = (struct acp_db_error){.message = "an event does not fit the columns of audit_logs"};
 		acp_buf_release(&wire);
 		return ACP_DB_REFUSED;
 	}
@@ -82,7 +84,7 @@ static enum acp_db_status send_batch(struct acp_writer *writer, struct acp_db_co
 	return ACP_DB_OK;
 }
 
-/* One statement whose rows are linked here ----------------------------------------------------------------------- */
+/* Rows that are linked here -------------------------------------------------------------------------------------- */
 
 static const struct acp_db_statement own_chain = {
 	.name = "acp_chain_1",
@@ -97,19 +99,19 @@ static const struct acp_db_statement links = {
 	.count = 8,
 };
 
-/* Its end is locked as long as the commit lasts that was lost: another chain is sooner at hand. */
+/* Changes to another chain: the end of this one stays locked until the lost commit ends. */
 static void leave_chain(struct chain *chain)
 {
 	acp_uuid(chain->owner);
 	chain->known = false;
 }
 
-static void has_found(void *arg)
+static void end_found(void *arg)
 {
 	(void)arg; /* the batch's own statement is still to come */
 }
 
-/* Asks where our chain ends, and makes it ours, which is a commit, too. */
+/* Finds the end of the chain and makes this process its owner, which needs a commit, too. */
 static enum acp_db_status find_end(struct acp_db_conn *conn, struct batch *batch, struct acp_db_error *error)
 {
 	PGresult *rows = NULL;
@@ -117,12 +119,12 @@ static enum acp_db_status find_end(struct acp_db_conn *conn, struct batch *batch
 	const char *const values[] = {chain->owner};
 	const int zero[1] = {0};
 	const struct acp_db_binary text = {zero, zero};
-	const struct acp_db_early early = {has_found, acp_batch_late, batch};
+	const struct acp_db_early early = {end_found, acp_batch_late, batch};
 	enum acp_db_status status = acp_db_exec_early(conn, &own_chain, values, &text, &early, &rows, error);
 	if (status == ACP_DB_UNKNOWN)
 		leave_chain(chain);
 	if (status != ACP_DB_OK)
-		return status == ACP_DB_UNKNOWN ? ACP_DB_AWAY : status; /* nothing of the batch was sent by that */
+		return status == ACP_DB_UNKNOWN ? ACP_DB_AWAY : status; /* no row of the batch was sent */
 	chain->end.chain_id = (int32_t)strtol(PQgetvalue(rows, 0, 0), NULL, 10);
 	chain->end.seq = strtoll(PQgetvalue(rows, 0, 1), NULL, 10);
 	chain->row_type = (uint32_t)strtoul(PQgetvalue(rows, 0, 3), NULL, 10);
@@ -136,7 +138,7 @@ static bool uses_allowance(const struct acp_event *event)
 	return event->billable && event->tier && strcmp(event->tier, "free") == 0;
 }
 
-/* Whether the batch may be tried with links made here: nothing in it may depend on what the database finds. */
+/* True if the rows may be linked here: none of them may depend on data of the database. */
 static bool may_link(struct acp_writer *writer, const struct batch *batch, bool *free_calls)
 {
 	bool ok = batch->chain != NULL;
@@ -189,7 +191,7 @@ static enum acp_db_status send_rows(struct acp_writer *writer, struct acp_db_con
 	return ACP_DB_OK;
 }
 
-/* ACP_DB_REFUSED: nothing was stored; it may be that the rows could not be linked here. */
+/* ACP_DB_REFUSED: nothing was stored, perhaps because the rows could not be linked here. */
 static enum acp_db_status try_links(struct acp_writer *writer, struct acp_db_conn *conn, struct batch *batch,
 				    bool free_calls, struct acp_db_error *error)
 {
@@ -216,7 +218,7 @@ static enum acp_db_status try_links(struct acp_writer *writer, struct acp_db_con
 	return status;
 }
 
-/* The end of the chain may have moved without us: after a failover, or a long silence. */
+/* Another process may have moved the end of the chain: after a failover, or a long silence. */
 static enum acp_db_status send_links(struct acp_writer *writer, struct acp_db_conn *conn, struct batch *batch,
 				     bool free_calls, struct acp_db_error *error)
 {
@@ -255,8 +257,8 @@ void acp_batch_note(struct batch *batch, enum acp_db_status status, const struct
 	}
 }
 
-/* What a broken connection did not do, or may not have done, is sent once more, so that what is stored already stays
- * as it is. Only success tells then what became of the first statement. */
+/* After a broken connection the batch is sent once more; rows that are stored already stay as they are. Then only
+ * success shows the outcome of the first statement. */
 static enum acp_db_status store(struct acp_writer *writer, struct batch *batch, bool again, struct acp_db_error *error)
 {
 	enum acp_db_status first = try_batch(writer, batch, again, error);
@@ -266,16 +268,15 @@ static enum acp_db_status store(struct acp_writer *writer, struct batch *batch, 
 	return first == ACP_DB_UNKNOWN && second != ACP_DB_OK ? ACP_DB_UNKNOWN : second;
 }
 
-/* 55P03: somebody held a lock for longer than a statement waits that others stand in line behind. 23505: a statement
- * whose answer was lost has stored the row after all. */
+/* 55P03: another transaction held a lock for longer than a shared statement waits for it. 23505: a statement whose
+ * answer was lost has stored the row after all. */
 static bool wants_another_try(const struct acp_db_error *error)
 {
 	return strcmp(error->sqlstate, "55P03") == 0 || strcmp(error->sqlstate, "23505") == 0;
 }
 
-/* Stores the batch and says to each waiter how it ended. Where the server refuses the whole, each call stores its own
- * row: one that cannot be stored, or that waits for somebody's lock, must not cost the others their rows, nor hold up
- * those that come meanwhile. */
+/* If the server refuses the batch, each call stores its own row: a row that cannot be stored, or that waits for a lock,
+ * must not cost the others their rows, nor hold up later calls. */
 void acp_batch_run(struct acp_writer *writer, struct batch *batch)
 {
 	struct acp_db_error error = {0};

@@ -8,11 +8,11 @@
 #include <limits.h>
 
 enum {
-	WRITER_THREADS = 2, /* for each statement that may run; while one waits for the disk the other runs */
+	WRITER_THREADS = 2, /* for each statement that may run: one waits for the disk while the other runs */
 	STACK = 512 * 1024,
-	ENOUGH = 16,      /* calls with which a statement never waits for more */
-	GATHER_US = 2000, /* the longest that it waits */
-	SLOW_MS = 100,    /* a call that waits so long counts as blocked */
+	ENOUGH = 16,      /* a statement with so many calls never waits for more */
+	GATHER_US = 2000, /* longest wait of a statement for more calls */
+	SLOW_MS = 100,    /* after this wait a call counts as blocked */
 };
 
 bool acp_writer_busy(const struct acp_writer *writer)
@@ -34,6 +34,7 @@ static bool start_thread(struct acp_writer *writer, void *(*run)(void *writer))
 	return ok;
 }
 
+/* Runs the callback of a call and releases the call. */
 static void tell(struct waiter *waiter)
 {
 	const struct acp_writer_result result = {waiter->status, waiter->used, waiter->refused, &waiter->error};
@@ -42,12 +43,12 @@ static void tell(struct waiter *waiter)
 	free(waiter);
 }
 
-static void *end_troubled(void *arg)
+static void *finish_retries(void *arg)
 {
 	struct acp_writer *writer = arg;
 	pthread_mutex_lock(&writer->lock);
-	while (acp_queue_wait(&writer->troubled, &writer->lock, &writer->stop)) {
-		struct waiter *waiter = acp_queue_take(&writer->troubled);
+	while (acp_queue_wait(&writer->retries, &writer->lock, &writer->stop)) {
+		struct waiter *waiter = acp_queue_take(&writer->retries);
 		pthread_mutex_unlock(&writer->lock);
 		if (waiter->alone)
 			acp_waiter_run(writer, waiter);
@@ -58,17 +59,19 @@ static void *end_troubled(void *arg)
 	return NULL;
 }
 
-/* One that waits for a lock must not hold up the others: each has a thread, as far as there are any. */
-static void put_aside(struct acp_writer *writer, struct waiter *waiter)
+/* Moves a call to the retry queue. A retry may wait for a lock and must not hold up the others, so each gets a thread of
+ * its own if one can be started. */
+static void retry_later(struct acp_writer *writer, struct waiter *waiter)
 {
 	pthread_mutex_lock(&writer->lock);
-	acp_queue_put(&writer->troubled, waiter);
-	if (writer->troubled.length > writer->troubled.idle)
-		start_thread(writer, end_troubled);
+	acp_queue_put(&writer->retries, waiter);
+	if (writer->retries.length > writer->retries.idle)
+		start_thread(writer, finish_retries);
 	pthread_mutex_unlock(&writer->lock);
 }
 
-/* Who waits is woken alone; who is to be told is told here if all is well, so that its answer costs no other thread. */
+/* Wakes each waiting thread by itself. Runs callbacks here if all is well, so that the answer needs no other thread; the
+ * other calls go to the retry queue. */
 static void end_batch(struct acp_writer *writer, struct batch *batch)
 {
 	for (size_t i = 0; i < batch->count; i++) {
@@ -78,13 +81,13 @@ static void end_batch(struct acp_writer *writer, struct batch *batch)
 		else if (waiter->status == ACP_DB_OK && !waiter->refused)
 			tell(waiter);
 		else
-			put_aside(writer, waiter);
+			retry_later(writer, waiter);
 	}
 }
 
 static void *write_batches(void *arg);
 
-/* The batch's statement has run, or is not to be: the next one may. */
+/* The statement of the batch has run, or will not run: the next statement may start. */
 void acp_batch_executed(void *arg)
 {
 	struct batch *batch = arg;
@@ -107,8 +110,8 @@ static void start_another(struct acp_writer *writer)
 	pthread_mutex_unlock(&writer->lock);
 }
 
-/* The answer to the batch's statement is late. Calls whose rows can be kept elsewhere are told so. This thread waits
- * on, because the chain is in use until the answer comes, and another thread takes its place. */
+/* The answer to the statement of the batch is late. If rows can be kept elsewhere, its calls are told now. This thread
+ * goes on waiting, because the chain is in use until the answer comes; another thread takes its place. */
 bool acp_batch_late(void *arg)
 {
 	struct batch *batch = arg;
@@ -127,7 +130,7 @@ bool acp_batch_late(void *arg)
 	return true;
 }
 
-/* Takes calls off the queue, and a chain for them. The lock is held. */
+/* Takes calls from the queue, and a free chain for them. The caller holds the lock. */
 static void fill(struct acp_writer *writer, struct batch *batch)
 {
 	struct waiter *waiter;
@@ -148,9 +151,10 @@ static void fill(struct acp_writer *writer, struct batch *batch)
 		batch->chain->busy = true;
 }
 
-/* A statement costs the processors as much as several rows in it. Where calls come faster than statements end, each
- * waits until it has as many as the one before, for as long as that one took: a call does not wait much longer than it
- * would have anyway, and a busy host does more of them. The lock is held. False: another thread took what there was. */
+/* A statement costs as much processor time as several of its rows. If calls arrive faster than statements end, waits
+ * for as many calls as the last statement had, for at most as long as that one took: a call hardly waits longer than it
+ * would have anyway, and a busy host stores more calls. The caller holds the lock. False: another thread took the
+ * calls. */
 static bool gather(struct acp_writer *writer)
 {
 	struct queue *calls = &writer->calls;
@@ -202,14 +206,14 @@ static void *write_batches(void *arg)
 
 /* The writer --------------------------------------------------------------------------------------------------- */
 
-/* Writers, and one thread for trouble: where no other can be made, it ends all of it. */
+/* Starts the writers and one thread for the retry queue. That one does all retries if no other can be started. */
 static bool start_threads(struct acp_writer *writer)
 {
 	bool ok = true;
 	writer->calls.room = writer->options.writers;
 	for (int i = 0; ok && i < WRITER_THREADS * writer->options.writers && i < CHAINS; i++)
 		ok = start_thread(writer, write_batches);
-	return ok && start_thread(writer, end_troubled);
+	return ok && start_thread(writer, finish_retries);
 }
 
 struct acp_writer *acp_writer_new(struct acp_db_pool *pool, struct acp_key_cache *cache,
@@ -223,7 +227,7 @@ struct acp_writer *acp_writer_new(struct acp_db_pool *pool, struct acp_key_cache
 	writer->options = *options;
 	pthread_mutex_init(&writer->lock, NULL);
 	acp_queue_init(&writer->calls);
-	acp_queue_init(&writer->troubled);
+	acp_queue_init(&writer->retries);
 	for (size_t i = 0; i < CHAINS; i++)
 		acp_uuid(writer->chains[i].owner);
 	writer->threaded = options->own_chains;
@@ -242,14 +246,14 @@ void acp_writer_free(struct acp_writer *writer)
 	writer->stop = true;
 	pthread_cond_broadcast(&writer->calls.filled);
 	pthread_cond_broadcast(&writer->calls.enough);
-	pthread_cond_broadcast(&writer->troubled.filled);
+	pthread_cond_broadcast(&writer->retries.filled);
 	pthread_mutex_unlock(&writer->lock);
-	acp_db_pool_stop(writer->pool); /* a commit may be late whose calls were told long ago */
-	/* No call is under way, so no thread is made any more. */
+	acp_db_pool_stop(writer->pool); /* a late commit may still be waited for, long after its calls were told */
+	/* No call is in progress, so no more threads are started. */
 	for (int i = 0; i < writer->started; i++)
 		pthread_join(writer->threads[i], NULL);
 	acp_queue_destroy(&writer->calls);
-	acp_queue_destroy(&writer->troubled);
+	acp_queue_destroy(&writer->retries);
 	pthread_mutex_destroy(&writer->lock);
 	free(writer);
 }
@@ -261,7 +265,7 @@ static void enqueue(struct acp_writer *writer, struct waiter *waiter)
 	pthread_mutex_unlock(&writer->lock);
 }
 
-/* A process with one call at a time stores it itself. */
+/* In a process with one call at a time, the thread of the call stores it. */
 static void store_here(struct acp_writer *writer, struct waiter *waiter)
 {
 	struct batch batch = {

@@ -1,5 +1,5 @@
-/* writer_parts.h - a writer from inside, and the functions that writer.c and statements.c share. Private to these files;
- * writer.h is for everybody else. */
+/* writer_parts.h - the inside of a writer, and the functions that writer.c and statements.c share. Private to these
+ * files; writer.h is for all others. */
 #ifndef ACP_WRITER_PARTS_H
 #define ACP_WRITER_PARTS_H
 
@@ -11,16 +11,16 @@
 
 enum {
 	BATCH_MAX = 256,
-	CHAINS = 32,          /* as many as there may be writers, twice: see WRITER_THREADS */
-	TROUBLE_THREADS = 64, /* at most; each is made when it is needed */
+	CHAINS = 32,        /* twice the maximum number of writers: see WRITER_THREADS */
+	RETRY_THREADS = 64, /* at most; each is started when it is needed */
 };
 
-/* A chain of this process's own: rows are linked to its end here, which is cheaper than in SQL. */
+/* A chain that this process owns: rows are linked to its end here, which is cheaper than in SQL. */
 struct chain {
-	bool busy;  /* a statement under way adds to it */
-	bool known; /* end is where it ends, as far as we know; the database has the last word */
+	bool busy;  /* a statement in progress adds to it */
+	bool known; /* end is its end as far as this process knows; the database decides */
 	char owner[ACP_UUID_LEN];
-	uint32_t row_type; /* OID of acp.audit_logs there */
+	uint32_t row_type; /* OID of acp.audit_logs in the database */
 	struct acp_link end;
 };
 
@@ -28,19 +28,20 @@ struct acp_writer {
 	struct acp_db_pool *pool;
 	struct acp_key_cache *cache;
 	struct acp_writer_options options;
-	pthread_mutex_t lock;  /* of calls, troubled, stop, busy chains and threads */
-	struct queue calls;    /* to be stored */
-	struct queue troubled; /* whose storing was refused or lost: what is left to do may take long */
+	pthread_mutex_t lock; /* protects calls, retries, stop, busy chains and threads */
+	struct queue calls;   /* to be stored */
+	struct queue retries; /* refused or lost: the rest of their work may take long */
 	bool stop;
 	struct chain chains[CHAINS];
 	int near_limit;       /* see NEAR_LIMIT_BATCHES */
-	atomic_size_t recent; /* calls of the statement that was sent last */
-	atomic_ulong took_us; /* the one that ended last */
-	pthread_t threads[CHAINS + TROUBLE_THREADS];
+	atomic_size_t recent; /* number of calls in the statement sent last */
+	atomic_ulong took_us; /* duration of the statement that ended last */
+	pthread_t threads[CHAINS + RETRY_THREADS];
 	int started;
 	bool threaded;
 };
 
+/* The calls of one statement. */
 struct batch {
 	size_t count;
 	struct chain *chain; /* NULL: SQL finds one */
@@ -48,8 +49,8 @@ struct batch {
 	const struct acp_event *events[BATCH_MAX];
 	bool held[BATCH_MAX];
 	struct acp_writer *writer;
-	bool shared;  /* of a thread of the writer's own; its calls may be told, and then there are none left */
-	bool running; /* its statement: it keeps the next one from running */
+	bool shared;  /* belongs to a thread of the writer, which may tell its calls early; count is then 0 */
+	bool running; /* its statement runs, and keeps the next one from running */
 };
 
 /* Threads (writer.c) ----------------------------------------------------------------------------------------------- */
