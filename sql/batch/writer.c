@@ -59,8 +59,8 @@ static void *finish_retries(void *arg)
 	return NULL;
 }
 
-/* Moves a call to the retry queue. A retry may wait for a lock and must not hold up the others, so each gets a thread of
- * its own if one can be started. */
+/* Moves a call to the retry queue. A retry may wait for a lock and must not hold up the others, so each gets its own
+ * thread if one can be started. */
 static void retry_later(struct acp_writer *writer, struct waiter *waiter)
 {
 	pthread_mutex_lock(&writer->lock);
@@ -70,8 +70,8 @@ static void retry_later(struct acp_writer *writer, struct waiter *waiter)
 	pthread_mutex_unlock(&writer->lock);
 }
 
-/* Wakes each waiting thread by itself. Runs callbacks here if all is well, so that the answer needs no other thread; the
- * other calls go to the retry queue. */
+/* Wakes each waiting thread by itself. Runs callbacks here if all is well, so that the answer needs no other thread.
+ * Other calls go to the retry queue. */
 static void end_batch(struct acp_writer *writer, struct batch *batch)
 {
 	for (size_t i = 0; i < batch->count; i++) {

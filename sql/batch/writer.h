@@ -2,9 +2,9 @@
  *
  * The writer has threads that send the statements. A statement takes the whole queue: calls that arrive while it runs
  * share the next one. The next one is sent once the first has run, while its commit still waits for the disk. If
- * statements hold several calls, each waits for more of them, for as long as the last one took, but 2 ms at most. A call
- * that comes alone is sent at once. A call waits for its row, or gets a callback, which needs no thread. Private to
- * sql/. */
+ * statements hold several calls, each waits for more of them, for as long as the last one took, but 2 ms at most. A
+ * call that comes alone is sent at once. A call waits for its row, or gets a callback, which needs no thread.
+ * Private to sql/. */
 #ifndef ACP_WRITER_H
 #define ACP_WRITER_H
 
