@@ -206,7 +206,7 @@ static void note_end(struct reader *r, const struct acp_chain_link *link)
 	memcpy(r->last.hash, link->hash, sizeof link->hash);
 }
 
-/* A member as PostgreSQL writes the column; NULL: null. result_meta comes from the text, because its bytes must be kept. */
+/* A member as PostgreSQL writes the column; NULL: null. result_meta comes from the text, to keep its bytes. */
 static const char *shown_value(struct reader *r, struct json_object *line, int i)
 {
 	struct json_object *value = acp_json_member(line, acp_fields[i].name);
