@@ -7,7 +7,7 @@
 
 /* Values --------------------------------------------------------------------------------------------------------- */
 
-/* A value in the text's form: in room of its own where it is short, in a buffer where it is JSON. */
+/* A value as the text holds it: in its own array if it is short, in a buffer if it is JSON. */
 struct value {
 	const char *text;
 	size_t len;
@@ -37,7 +37,7 @@ static bool take_uuid(struct value *out, const char *text)
 	return is_room(out);
 }
 
-/* Days since 1970-01-01 in the Gregorian calendar: years begin in March, so that the leap day is the last one. */
+/* Days since 1970-01-01 in the Gregorian calendar. Years start in March, so that the leap day is the last one. */
 static int64_t days_since_1970(int64_t year, int64_t month, int64_t day)
 {
 	year -= month <= 2;
@@ -45,7 +45,7 @@ static int64_t days_since_1970(int64_t year, int64_t month, int64_t day)
 	return year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719468;
 }
 
-/* Reads exactly count digits; *at moves behind them and behind what must follow ('\0': nothing). */
+/* Reads exactly count digits and the character that must follow ('\0': none); moves *at behind them. */
 static bool digits(const char **at, size_t count, char behind, int64_t *out)
 {
 	*out = 0;
@@ -89,7 +89,7 @@ static bool take_time(struct value *out, const char *text)
 	return acp_time_us(text, &us) && take_integer(out, us);
 }
 
-/* The bytes of the address in hex, and "/n" where it is that of a network. */
+/* Writes the bytes of the address in hex, with "/n" for a network. */
 static bool take_address(struct value *out, const char *text)
 {
 	char alone[64];
@@ -111,7 +111,7 @@ static bool take_address(struct value *out, const char *text)
 	return is_room(out);
 }
 
-/* The four bytes of the IEEE 754 single, the sign first, in hex. */
+/* Writes the four bytes of the IEEE 754 single in hex, the sign first. */
 static bool take_real(struct value *out, float single)
 {
 	uint32_t bits;
@@ -150,7 +150,7 @@ static void add_json_string(struct acp_buf *out, const char *text, size_t len)
 
 static bool add_json(struct acp_buf *out, struct json_object *value);
 
-/* Members stand in the order of the lengths of their names, then of their bytes. */
+/* Members are sorted by the length of their names, then by their bytes. */
 static int by_length(const void *a, const void *b)
 {
 	const char *left = *(const char *const *)a;
@@ -199,7 +199,7 @@ static bool add_json_array(struct acp_buf *out, struct json_object *value)
 	return ok;
 }
 
-/* Fractions stand with all digits that were written: they are left to PostgreSQL, which has them. */
+/* A fraction keeps all digits that were written. Only PostgreSQL has them, so fractions are left to it. */
 static bool add_json(struct acp_buf *out, struct json_object *value)
 {
 	switch (json_object_get_type(value)) {
@@ -244,7 +244,7 @@ static void put_commitment(struct acp_buf *out, const struct acp_field *field, c
 	put_plain(out, field, &value);
 }
 
-/* The salt and the line are written where the commitment is to stand. */
+/* The salt and the line are first written at the place of the commitment. */
 static void put_committed(struct acp_buf *out, const struct acp_field *field, const struct value *value,
 			  const uint8_t *salt)
 {
@@ -261,7 +261,7 @@ static void put_committed(struct acp_buf *out, const struct acp_field *field, co
 	put_commitment(out, field, hex);
 }
 
-/* salt NULL: the row has none, and so no personal value. */
+/* salt NULL: the row has no salt, and so no personal value. */
 static bool put_value(struct acp_buf *out, const struct acp_field *field, const struct value *value,
 		      const uint8_t *salt)
 {
@@ -385,7 +385,7 @@ bool acp_chain_row_erased(struct acp_chain_row *row, const char *json)
 	return ok;
 }
 
-/* A salt is there for as long as a personal value is, and no longer. */
+/* A row has a salt as long as it has a personal value, and no longer. */
 static bool is_consistent(const struct acp_chain_row *row)
 {
 	bool values = false;

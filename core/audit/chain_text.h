@@ -1,9 +1,9 @@
-/* chain_text.h - the text of an audit row that its chain_hash is made from, in form 2 (docs/internals.md, "The chain's
- * text"): a line for each field of event.def, its length before its value. acp.audit_texts() makes the same text in
- * SQL. Form 1 is PostgreSQL's literal of the row; rows of it were written up to schema version 9.
+/* chain_text.h - makes the text of an audit row for its chain_hash, in form 2 (docs/internals.md, "The chain's text"): a
+ * line for each field of event.def, with the length before the value. acp.audit_texts() makes the same text in SQL.
+ * Form 1 is PostgreSQL's literal of the row; it was used up to schema version 9.
  *
- * A personal field is in the text as a commitment: the SHA-256 of the row's salt and of the line that would stand there
- * otherwise. The text stays the same when value and salt are erased and the row keeps the commitment instead. */
+ * The text holds a personal field as a commitment: the SHA-256 of the row's salt and of the line with the value. The text
+ * stays the same when value and salt are erased and the row keeps the commitment instead. */
 #ifndef ACP_CHAIN_TEXT_H
 #define ACP_CHAIN_TEXT_H
 
@@ -12,34 +12,34 @@
 #include "event.h"
 
 enum { ACP_CHAIN_FORM = 2, ACP_SALT_LEN = 16 };
-#define ACP_CHAIN_HEADER "acp audit row 2\n" /* the text begins so; one of form 1 begins with a parenthesis */
+#define ACP_CHAIN_HEADER "acp audit row 2\n" /* start of the text; form 1 starts with a parenthesis */
 
-/* Microseconds since 1970 of "2026-11-22 09:30:00.123456", which is UTC; the fraction may be shorter or missing, "+00"
- * may stand behind it. False: the text has not this form. */
+/* Converts "2026-11-22 09:30:00.123456" (UTC) to microseconds since 1970. The fraction may be shorter or missing, and
+ * "+00" may follow. False: the text does not have this form. */
 bool acp_time_us(const char *text, int64_t *us) ACP_MUSTCHECK ACP_NONNULL;
 
-/* Whether a personal field has a value. Then, and only then, the row has a salt. */
+/* True if a personal field has a value. Only then the row has a salt. */
 bool acp_event_personal(const struct acp_event *event) ACP_NONNULL;
 
-/* Appends the text of an event, which has a ts. salt: ACP_SALT_LEN random bytes, made for this row; NULL where the row
- * has none. False: the text is PostgreSQL's to make (a number in result_meta is no integer), or a value has not the
- * form of its column; out then holds a part of it. */
+/* Appends the text of an event that has a ts. salt: ACP_SALT_LEN random bytes, made for this row; NULL: the row has none.
+ * False: only PostgreSQL can make the text (a number in result_meta is not an integer), or a value does not fit its
+ * column; out then holds a part of the text. */
 bool acp_chain_text(struct acp_buf *out, const struct acp_event *event, const uint8_t *salt) ACP_MUSTCHECK;
 
-/* A row as it is stored. */
+/* A stored row. */
 struct acp_chain_row {
-	const char *value[ACP_FIELDS]; /* as PostgreSQL writes it, moments in UTC; NULL: null */
+	const char *value[ACP_FIELDS]; /* as PostgreSQL writes it, times in UTC; NULL: null */
 	const char *salt;              /* in hex; NULL: none */
-	bool erased[ACP_FIELDS];       /* the value is gone, and this is its commitment: */
+	bool erased[ACP_FIELDS];       /* the value is erased; commitment has its commitment */
 	char commitment[ACP_FIELDS][ACP_SHA256_HEX];
 };
 
 /* Reads the column erased, {"ip_address": "<64 hex digits>", …}; NULL: nothing is erased. False: it is not such an
- * object, or memory is lacking. */
+ * object, or out of memory. */
 bool acp_chain_row_erased(struct acp_chain_row *row, const char *json) ACP_MUSTCHECK;
 
-/* Appends the text of a stored row. False: no text of form 2 was ever stored so: a value without its salt, a salt that
- * nothing needs, a value where one was erased, a value that has not the form of its column. */
+/* Appends the text of a stored row. False: the row cannot be one of form 2: it has a value without a salt, a salt without
+ * a value, a value that is marked as erased, or a value that does not fit its column. */
 bool acp_chain_row_text(struct acp_buf *out, const struct acp_chain_row *row) ACP_MUSTCHECK;
 
 #endif

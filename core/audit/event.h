@@ -1,4 +1,4 @@
-/* event.h - an audit event: AuditEvent v1 and billing (contract section 3, "Audit row"), what becomes one row of
+/* event.h - an audit event: AuditEvent v1 and billing (contract section 3, "Audit row"). It becomes one row of
  * audit_logs. It never holds a payload, a header or a secret. */
 #ifndef ACP_EVENT_H
 #define ACP_EVENT_H
@@ -7,10 +7,10 @@
 
 #include <json-c/json.h>
 
-#define ACP_TS_LEN 40              /* a timestamp in the hub's own text form, microseconds and zone included */
-enum { ACP_EVENT_TEXT_MAX = 255 }; /* longest text of a member that the caller chose, in bytes */
+#define ACP_TS_LEN 40              /* size of a timestamp in the hub's text form, with microseconds and zone */
+enum { ACP_EVENT_TEXT_MAX = 255 }; /* longest text of a member that the caller chooses, in bytes */
 
-/* How the types of event.def are held. */
+/* The C types of the types of event.def. */
 #define ACP_MEMBER_UUID const char *
 #define ACP_MEMBER_TIME const char *
 #define ACP_MEMBER_TEXT const char *
@@ -25,10 +25,11 @@ struct acp_event {
 #include "event.def"
 #undef ACP_EVENT
 	bool forward;                 /* the row also goes to the remote hub */
-	const char *unless_onboarded; /* NULL, or the key id of an onboarding of unknown outcome: the row is of its
-					 refusal, and only written if it was not made; it is not made any more then */
+	const char *unless_onboarded; /* NULL, or the key id of an onboarding of unknown outcome: the row records its
+					 refusal. It is only written if the onboarding was not made, which then can
+					 no longer be made. */
 
-	/* What members point to that was made for this event; the others are borrowed. */
+	/* Storage for members that were made for this event; the other members are borrowed. */
 	struct {
 		char event_id[37];
 		char ts[ACP_TS_LEN];
@@ -40,8 +41,8 @@ struct acp_event {
 	} own;
 };
 
-/* The fields as a table: what the statement's parameters, the journal's record, the chain's text and the readable form
- * of a row are made from. */
+/* The table of fields. The parameters of the statement, the record of the journal, the text of the chain and the
+ * readable form of a row are made from it. */
 enum acp_field_type {
 	ACP_FIELD_UUID,
 	ACP_FIELD_TIME,
@@ -57,29 +58,29 @@ struct acp_field {
 	const char *name;
 	enum acp_field_type type;
 	bool personal;
-	size_t offset; /* of the member in struct acp_event */
+	size_t offset; /* offset of the member in struct acp_event */
 };
 
-enum { ACP_FIELDS = 25 }; /* lines of event.def */
+enum { ACP_FIELDS = 25 }; /* number of lines of event.def */
 extern const struct acp_field acp_fields[ACP_FIELDS];
 
-/* The value of a field: of UUID, TIME, TEXT and ADDRESS; borrowed; NULL: null. */
+/* The value of a field of type UUID, TIME, TEXT or ADDRESS, borrowed; NULL: null. */
 static inline const char *acp_event_text(const struct acp_event *event, const struct acp_field *field)
 {
 	return *(const char *const *)(const void *)((const char *)event + field->offset);
 }
 
-/* The same of JSON. */
+/* The same for JSON. */
 static inline struct json_object *acp_event_object(const struct acp_event *event, const struct acp_field *field)
 {
 	return *(struct json_object *const *)(const void *)((const char *)event + field->offset);
 }
 
-/* The event as a JSON object, members that are null left out, as the hub, the journal and SQL take it. Owned by the
- * caller; NULL: out of memory. */
+/* The event as a JSON object without null members, for the hub, the journal and SQL. Owned by the caller. NULL: out of
+ * memory. */
 struct json_object *acp_event_json(const struct acp_event *event);
 
-/* Notes in an event that its call was not counted against the allowance when it ended (fail-open). */
+/* Marks an event: its call was not counted against the allowance when it ended (fail-open). */
 bool acp_event_failed_open(struct acp_event *event) ACP_MUSTCHECK;
 
 void acp_event_release(struct acp_event *event);

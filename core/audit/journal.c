@@ -17,30 +17,30 @@
 #include <unistd.h>
 
 enum {
-	APPEND_MAX = 64 << 20, /* bytes of one append */
-	MEASURE_US = 100000,   /* how long the sizes of the other files are believed */
+	APPEND_MAX = 64 << 20, /* maximum bytes of one append */
+	MEASURE_US = 100000,   /* the sizes of the other files are measured again after this time */
 	COMPLAIN_US = 1000000,
-	TRIES = 4 /* names to try for a new file */
+	TRIES = 4 /* number of names to try for a new file */
 };
 
-/* A file that this process writes. Gone when nobody uses it; its lock goes with the descriptor. */
+/* A file that this process writes. Freed when it has no user; closing the descriptor unlocks it. */
 struct file {
 	int fd;
-	int users; /* appends that wait for it, and the journal as long as it is the current one */
+	int users; /* number of appends that wait for it, and one for the journal while it is the current file */
 	int64_t written;
-	int64_t synced; /* up to here it is on the disk */
-	bool syncing;   /* somebody is in fdatasync */
-	bool failed;    /* nothing after synced ever gets there */
+	int64_t synced; /* number of bytes that are on the disk */
+	bool syncing;   /* a thread is in fdatasync */
+	bool failed;    /* no byte after synced will reach the disk */
 	char name[80];
 };
 
 struct acp_journal {
 	char *dir;
 	int64_t max_bytes;
-	pthread_mutex_t lock; /* guards all below */
-	pthread_cond_t ended; /* a sync ended */
-	struct file *file;    /* that appends go to; NULL: the next one makes it */
-	int64_t others;       /* bytes of the other files, as of measured_us; 0: not measured */
+	pthread_mutex_t lock; /* protects the members below */
+	pthread_cond_t ended; /* signals the end of a sync */
+	struct file *file;    /* the current file; NULL: the next append makes one */
+	int64_t others;       /* bytes of the other files at measured_us; 0: not measured */
 	uint64_t measured_us;
 	uint64_t complained_us;
 	atomic_bool pending;
@@ -48,7 +48,7 @@ struct acp_journal {
 
 static void complain(struct acp_journal *journal, const char *format, ...) ACP_PRINTF(2, 3);
 
-/* While the disk is full every call fails: one line a second says it. */
+/* Logs at most one line a second: while the disk is full, every call fails. */
 static void complain(struct acp_journal *journal, const char *format, ...)
 {
 	va_list args;
@@ -65,7 +65,7 @@ static void complain(struct acp_journal *journal, const char *format, ...)
 
 /* The folder ---------------------------------------------------------------------------------------------------- */
 
-/* Makes a folder's entry in the one above it survive a crash. */
+/* Syncs the parent folder, so that the entry of a new folder survives a crash. */
 static bool sync_parent(const char *path)
 {
 	char parent[4096];
@@ -79,7 +79,7 @@ static bool sync_parent(const char *path)
 	return ok;
 }
 
-/* mkdir -p; what stands in the journal is nobody else's business, the folders above it are like any others. */
+/* mkdir -p. The journal folder is private; folders above it get the usual mode. */
 static bool make_dirs(const char *dir)
 {
 	char path[4096];
@@ -115,7 +115,7 @@ static int open_dir(const char *dir, char *why, size_t why_size)
 		return fd;
 	if (make_dirs(dir))
 		return acp_journal_dir(dir, why, why_size);
-	snprintf(why, why_size, "journal_dir = %s: it cannot be made: %s", dir, strerror(errno));
+	snprintf(why, why_size, "journal_dir = %s: cannot be created: %s", dir, strerror(errno));
 	return -1;
 }
 
@@ -126,7 +126,7 @@ struct acp_journal *acp_journal_open(const char *dir, int64_t max_bytes, char *w
 		return NULL;
 	bool writable = faccessat(fd, ".", W_OK | X_OK, AT_EACCESS) == 0;
 	if (!writable)
-		snprintf(why, why_size, "journal_dir = %s: this user may not write there: %s", dir, strerror(errno));
+		snprintf(why, why_size, "journal_dir = %s: this user cannot write there: %s", dir, strerror(errno));
 	close(fd);
 	struct acp_journal *journal = writable ? calloc(1, sizeof *journal) : NULL;
 	if (!journal || !(journal->dir = strdup(dir))) {
@@ -141,7 +141,7 @@ struct acp_journal *acp_journal_open(const char *dir, int64_t max_bytes, char *w
 	return journal;
 }
 
-/* Bytes of the live files but this process's own. */
+/* Bytes of the live files of other processes. */
 static int64_t measure_others(const struct acp_journal *journal)
 {
 	char why[256];
@@ -188,8 +188,8 @@ static void let_go(struct file *file)
 	free(file);
 }
 
-/* Begins a file and locks it. A replay may find it before that, take it for one that was left empty and remove it: then
- * another name is tried. */
+/* Creates a file and locks it. A replay may find it before it is locked, take it for an empty leftover and remove it:
+ * then another name is tried. */
 static int begin_file(int dir, char name[80])
 {
 	struct stat status;
@@ -229,7 +229,7 @@ static struct file *new_file(struct acp_journal *journal)
 	for (int i = 0; i < TRIES && file->fd < 0; i++)
 		file->fd = begin_file(dir, file->name);
 	if (file->fd < 0) {
-		complain(journal, "%s: no file could be made there: %s", journal->dir, strerror(errno));
+		complain(journal, "%s: cannot create a file there: %s", journal->dir, strerror(errno));
 		free(file);
 		file = NULL;
 	}
@@ -237,7 +237,7 @@ static struct file *new_file(struct acp_journal *journal)
 	return file;
 }
 
-/* No more appends to the current file. */
+/* Ends the appends to the current file. */
 static void end_file(struct acp_journal *journal)
 {
 	struct file *file = journal->file;
@@ -260,7 +260,7 @@ static struct file *current_file(struct acp_journal *journal)
 	return journal->file;
 }
 
-/* One write for all of it, or as if there had been none. */
+/* Writes all of it, or restores the file as it was. */
 static bool write_lines(struct acp_journal *journal, struct file *file, const struct acp_buf *lines)
 {
 	ssize_t put;
@@ -272,14 +272,14 @@ static bool write_lines(struct acp_journal *journal, struct file *file, const st
 		return true;
 	}
 	complain(journal, "%s/%s: %s", journal->dir, file->name, put < 0 ? strerror(errno) : "the disk is full");
-	/* A part that stays is a line that is cut; it must remain the last one. */
+	/* If a part of it stays, that is an incomplete line. It must remain the last one. */
 	if (ftruncate(file->fd, (off_t)file->written) != 0)
 		end_file(journal);
 	return false;
 }
 
-/* One sync for all that is written by now; the lock is open meanwhile. What a failed one leaves on the disk is not
- * known: nothing more is written there. */
+/* Syncs all bytes written so far; releases the lock meanwhile. After a failed sync the content of the disk is unknown, so
+ * this file is not written any more. */
 static void sync_file(struct acp_journal *journal, struct file *file)
 {
 	int64_t written = file->written;
@@ -358,7 +358,7 @@ enum acp_code acp_journal_replay(struct acp_journal *journal, acp_journal_commit
 				 struct acp_journal_counts *counts)
 {
 	pthread_mutex_lock(&journal->lock);
-	/* With appends that still wait for its sync it stays locked, and is left for the next replay. */
+	/* While appends wait for its sync, the file stays locked. The next replay takes it. */
 	atomic_store(&journal->pending, journal->file && journal->file->users > 1);
 	end_file(journal);
 	pthread_mutex_unlock(&journal->lock);

@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 enum {
-	SUM_LEN = 8,           /* bytes of the checksum */
-	READ_BYTES = 64 * 1024 /* at a time */
+	SUM_LEN = 8,           /* bytes of a checksum */
+	READ_BYTES = 64 * 1024 /* bytes of one read */
 };
 
 int acp_journal_dir(const char *dir, char *why, size_t why_size)
@@ -23,7 +23,7 @@ int acp_journal_dir(const char *dir, char *why, size_t why_size)
 	}
 	if (fstat(fd, &status) == 0 && !(status.st_mode & (S_IWGRP | S_IWOTH)))
 		return fd;
-	snprintf(why, why_size, "journal_dir = %s: others may write there; run: chmod go-w '%s'", dir, dir);
+	snprintf(why, why_size, "journal_dir = %s: other users can write there; run: chmod go-w '%s'", dir, dir);
 	close(fd);
 	errno = EPERM;
 	return -1;
@@ -36,7 +36,7 @@ bool acp_journal_named(const char *name, const char *suffix)
 	return len > suffix_len && strcmp(name + len - suffix_len, suffix) == 0;
 }
 
-/* The head of a line: length and checksum of its JSON. */
+/* Writes the head of a line: length and checksum of its JSON. */
 static void make_head(const char *json, size_t len, char head[ACP_JOURNAL_HEAD + 1])
 {
 	uint8_t sum[ACP_SHA256_LEN];
@@ -74,7 +74,7 @@ void acp_journal_reader_release(struct acp_journal_reader *reader)
 	acp_buf_release(&reader->held);
 }
 
-/* Reads more behind what is held; what was given out makes room. */
+/* Reads more bytes; drops the bytes that were returned, to make room. */
 static bool read_more(struct acp_journal_reader *reader)
 {
 	char bytes[READ_BYTES];
@@ -95,7 +95,7 @@ static bool read_more(struct acp_journal_reader *reader)
 	return acp_buf_ok(held);
 }
 
-/* What the head says about the length; -1: it is none. */
+/* The length in the head of a line; -1: it is not a head. */
 static int64_t length_of(const char *line, size_t len)
 {
 	char digits[9] = "";
@@ -118,13 +118,13 @@ static bool is_whole(const char *line, size_t len)
 	return memcmp(head, line, ACP_JOURNAL_HEAD) == 0;
 }
 
-/* What is held and not yet given out; there may be no memory for it yet. */
+/* The bytes that are not yet returned. The buffer may not be allocated yet. */
 static const char *held_text(const struct acp_journal_reader *reader)
 {
 	return reader->held.ptr ? reader->held.ptr + reader->at : "";
 }
 
-/* What stands at the end of a file without an end of line. As long as it should be, it was not cut but changed. */
+/* Classifies a last line without an end of line. If it is long enough, it was not cut off but changed. */
 static enum acp_journal_line last_line(struct acp_journal_reader *reader)
 {
 	const char *line = held_text(reader);
@@ -140,7 +140,7 @@ static enum acp_journal_line last_line(struct acp_journal_reader *reader)
 
 enum acp_journal_line acp_journal_next(struct acp_journal_reader *reader, const char **event, size_t *len)
 {
-	size_t searched = 0; /* of what is held from `at` on */
+	size_t searched = 0; /* number of bytes from `at` on without an end of line */
 	for (;;) {
 		size_t held = reader->held.len - reader->at;
 		const char *line = held_text(reader);

@@ -17,15 +17,15 @@ struct replay {
 	acp_journal_commit *commit;
 	void *arg;
 	struct acp_journal_counts *counts;
-	/* Of the file at hand: */
+	/* The current file: */
 	const char *name;
-	struct acp_buf batch; /* events not yet committed, a comma after each */
+	struct acp_buf batch; /* events not yet committed, each followed by a comma */
 	size_t ends[ACP_JOURNAL_BATCH];
 	size_t count;
 	int64_t damaged, refused;
 };
 
-/* The names in a folder that end so, sorted; the time they begin with is their order. */
+/* The names in a folder that end with suffix, sorted; they start with their time, so the oldest comes first. */
 static int list_names(int dir, int (*wanted)(const struct dirent *), struct dirent ***names)
 {
 	return scandirat(dir, ".", names, wanted, alphasort);
@@ -44,7 +44,7 @@ static int is_any(const struct dirent *entry)
 static int open_file(int dir, const char *name)
 {
 	struct stat status;
-	/* O_NONBLOCK: a pipe by such a name must not hold us up. */
+	/* O_NONBLOCK: opening a named pipe must not block. */
 	int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	if (fd < 0 || (fstat(fd, &status) == 0 && S_ISREG(status.st_mode)))
 		return fd;
@@ -53,7 +53,7 @@ static int open_file(int dir, const char *name)
 	return -1;
 }
 
-/* Somebody else may have replayed it between our opening and our locking it. */
+/* Another process may have replayed it after it was opened here and before it was locked. */
 static bool is_still(int dir, const char *name, int fd)
 {
 	struct stat here, there;
@@ -63,7 +63,7 @@ static bool is_still(int dir, const char *name, int fd)
 
 /* Batches ------------------------------------------------------------------------------------------------------- */
 
-/* Commits the events [first, first + count) of the batch. Those that can never be stored are found by halving. */
+/* Commits the events [first, first + count) of the batch. Finds those that can never be stored by halving. */
 static enum acp_code commit_range(struct replay *replay, size_t first, size_t count)
 {
 	size_t from = first ? replay->ends[first - 1] : 0;
@@ -121,7 +121,8 @@ static enum acp_code replay_lines(struct replay *replay, struct acp_journal_read
 		case ACP_LINE_DAMAGED: replay->damaged++; break;
 		case ACP_LINE_CUT:
 			replay->counts->torn++;
-			acp_log(ACP_LOG_WARNING, "journal: %s: the last line was cut; its call had not been answered",
+			acp_log(ACP_LOG_WARNING,
+				"journal: %s: the last line is incomplete; its call had not been answered",
 				replay->name);
 			break;
 		case ACP_LINE_NONE: return commit_batch(replay);
@@ -142,14 +143,14 @@ static bool put_aside(struct replay *replay)
 		return false;
 	replay->counts->put_aside++;
 	acp_log(ACP_LOG_ERROR,
-		"journal: %s: %lld damaged lines, %lld events that PostgreSQL will not take; the rest is stored, the "
+		"journal: %s: %lld damaged lines, %lld events that PostgreSQL refuses; the rest is stored, the "
 		"file is kept as "
 		"%s",
 		replay->name, (long long)replay->damaged, (long long)replay->refused, name);
 	return true;
 }
 
-/* All that can be stored is. */
+/* Ends a file: all of its events that can be stored are stored. */
 static enum acp_code end_file(struct replay *replay)
 {
 	bool aside = replay->damaged || replay->refused;
@@ -181,7 +182,7 @@ static enum acp_code replay_file(struct replay *replay, const char *name)
 	enum acp_code code = ACP_OK;
 	int fd = open_file(replay->dir, name);
 	if (fd < 0 && errno == ENOENT)
-		return ACP_OK; /* another replay was faster */
+		return ACP_OK; /* another replay has it */
 	if (fd < 0) {
 		acp_log(ACP_LOG_ERROR, "journal: %s: %s", name, strerror(errno));
 		return ACP_INTERNAL_ERROR;
@@ -225,7 +226,7 @@ enum acp_code acp_journal_replay_dir(const char *dir, acp_journal_commit *commit
 	return code;
 }
 
-/* For people who look ------------------------------------------------------------------------------------------- */
+/* Reports ------------------------------------------------------------------------------------------- */
 
 static void note_oldest(struct acp_journal_file *file, const char *text, size_t len)
 {
@@ -240,7 +241,7 @@ static void note_oldest(struct acp_journal_file *file, const char *text, size_t 
 	json_object_put(event);
 }
 
-/* What a writer is just appending shows as cut: that is no fault. */
+/* A line that is just being appended looks incomplete, which is no fault. */
 static void survey_lines(struct acp_journal_file *file, int fd)
 {
 	struct acp_journal_reader reader;

@@ -70,7 +70,7 @@ static bool put_uuid(struct acp_buf *out, const char *text)
 	return n == 32 && !*text;
 }
 
-/* PostgreSQL counts from 2000 on. */
+/* PostgreSQL counts from 2000-01-01. */
 static bool put_timestamptz(struct acp_buf *out, const char *text)
 {
 	static const int64_t until_2000 = INT64_C(946684800000000);
@@ -82,7 +82,7 @@ static bool put_timestamptz(struct acp_buf *out, const char *text)
 	return true;
 }
 
-/* Families as PostgreSQL numbers them: 2 for IPv4, 3 for IPv6. */
+/* PostgreSQL numbers the families 2 (IPv4) and 3 (IPv6). */
 static bool put_inet(struct acp_buf *out, const char *text)
 {
 	uint8_t address[16];
@@ -106,7 +106,7 @@ static void put_float4(struct acp_buf *out, double value)
 	put32(out, bits);
 }
 
-/* jsonb in binary is a version, 1, and its text. */
+/* Binary jsonb is the version number 1 and the text. */
 static void put_jsonb(struct acp_buf *out, struct json_object *value)
 {
 	size_t len;
@@ -224,7 +224,7 @@ bool acp_columns_row(struct acp_buf *out, const struct acp_event *event, const s
 {
 	bool ok = true;
 	size_t start = out->len;
-	put32(out, 0); /* its length, when it is known */
+	put32(out, 0); /* replaced by the length below */
 	put32(out, ACP_COLUMNS + LINK_COLUMNS);
 	for (size_t i = 0; ok && i < ACP_COLUMNS; i++) {
 		put32(out, oids[acp_fields[i].type]);

@@ -1,5 +1,5 @@
-/* columns.h - audit events as PostgreSQL takes many at once: each column of audit_logs as an array in binary.
- * Private to sql/. */
+/* columns.h - writes many audit events for one statement: each column of audit_logs as a binary array. Private to
+ * sql/. */
 #ifndef ACP_COLUMNS_H
 #define ACP_COLUMNS_H
 
@@ -9,18 +9,18 @@
 
 enum { ACP_COLUMNS = ACP_FIELDS };
 
-/* Appends to out the arrays of all columns, in the order of event.def; offsets[i] and lengths[i] say where each
- * stands. Every event has a ts. False: out of memory, or a value has not the form of its column. */
+/* Appends the arrays of all columns to out, in the order of event.def; sets the offset and the length of each. Every
+ * event has a ts. False: out of memory, or a value does not fit its column. */
 bool acp_columns_write(struct acp_buf *out, const struct acp_event *const *events, size_t count,
 		       size_t offsets[ACP_COLUMNS], int lengths[ACP_COLUMNS]) ACP_MUSTCHECK;
 
-/* The same rows one by one, each with its place in a chain and its salt (ACP_SALT_LEN bytes; NULL: none): an array of
- * the table's own type (its OID). rows_begin, then row for each; false: a value has not the form of its column. */
+/* Appends the same rows as one array of the table's row type (row_type: its OID), each with its place in a chain and its
+ * salt (ACP_SALT_LEN bytes; NULL: none). Call rows_begin, then row for each. False: a value does not fit its column. */
 void acp_columns_rows_begin(struct acp_buf *out, uint32_t row_type, size_t count);
 bool acp_columns_row(struct acp_buf *out, const struct acp_event *event, const struct acp_link *link,
 		     const uint8_t *salt) ACP_MUSTCHECK;
 
-/* An array of booleans in the same form. */
+/* Appends a binary array of booleans. */
 void acp_columns_booleans(struct acp_buf *out, const bool *values, size_t count);
 
 #endif

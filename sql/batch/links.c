@@ -3,7 +3,7 @@
 #include "chain_text.h"
 #include "columns.h"
 
-/* text is room for the text, used again for every row. */
+/* text: a buffer that is reused for every row. */
 static bool link_row(struct acp_buf *text, const struct acp_event *event, const uint8_t *salt, struct acp_link *end)
 {
 	text->len = 0;

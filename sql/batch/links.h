@@ -1,5 +1,5 @@
-/* links.h - rows of audit_logs as links of a hash chain, made here instead of in SQL: their salt, their hash and their
- * binary form. What acp.audit_append_rows() makes of a row is the model; tests compare the two. Private to sql/. */
+/* links.h - makes rows of audit_logs links of a hash chain, here instead of in SQL: their salt, hash and binary form.
+ * acp.audit_append_rows() is the model; tests compare the results of both. Private to sql/. */
 #ifndef ACP_LINKS_H
 #define ACP_LINKS_H
 
@@ -16,9 +16,9 @@ struct acp_link {
 	uint8_t head[ACP_SHA256_LEN];
 };
 
-/* Appends the rows as one array of acp.audit_logs in binary, linked to *end in their order; *end becomes the last of
- * them. row_type: OID of acp.audit_logs. False: the text of one of them is PostgreSQL's to make (acp_chain_text), and
- * *end is of no use. */
+/* Appends the rows as one binary array of acp.audit_logs, linked to *end in their order; *end becomes the last of them.
+ * row_type: OID of acp.audit_logs. False: only PostgreSQL can make the text of one of them (acp_chain_text), or out of
+ * memory; *end is then invalid. */
 bool acp_links_write(struct acp_buf *out, const struct acp_event *const *events, size_t count, uint32_t row_type,
 		     struct acp_link *end) ACP_MUSTCHECK;
 

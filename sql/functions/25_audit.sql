@@ -1,7 +1,7 @@
--- The audit log: how rows get in. Every row, whoever writes it, passes acp.audit_insert(), with a link of its own.
+-- The audit log: functions that write rows. Every row passes acp.audit_insert(), with its link.
 --
--- Functions that take arrays of rows force generic plans: PostgreSQL would plan them anew for each array, because it sees
--- how long each is, and the plan is always the same one (measured: a fifth of a batch).
+-- Functions that take arrays of rows force generic plans: PostgreSQL would plan them again for each array, because it sees
+-- its length, and the plan is always the same (measured: a fifth of the time of a batch).
 
 CREATE OR REPLACE FUNCTION acp.audit_commitment(p_salt bytea, p_name text, p_value text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
@@ -12,7 +12,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_commitment(bytea, text, text) IS
-	'What stands for a personal value in the text of a row: SHA-256, in hex, of the row''s salt and of the line that would stand there otherwise. Null where the value is, or the salt.';
+	'Makes the commitment that stands for a personal value in the text of a row: the SHA-256, in hex, of the row''s salt and of the line with the value. Null if the value or the salt is null.';
 
 CREATE OR REPLACE FUNCTION acp.audit_address(p_address inet) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
@@ -23,7 +23,7 @@ BEGIN
 		|| CASE WHEN masklen(p_address) < CASE family(p_address) WHEN 4 THEN 32 ELSE 128 END THEN '/' || masklen(p_address) ELSE '' END;
 END
 $$;
-COMMENT ON FUNCTION acp.audit_address(inet) IS 'An address in the text of a row: its bytes in hex, with /n behind them where it is a network''s.';
+COMMENT ON FUNCTION acp.audit_address(inet) IS 'Writes an address as the text of a row has it: its bytes in hex, followed by /n for a network.';
 
 CREATE OR REPLACE FUNCTION acp.audit_texts(p_rows acp.audit_logs[]) RETURNS text[]
 LANGUAGE plpgsql STABLE
@@ -33,7 +33,7 @@ SET datestyle = 'ISO'
 SET extra_float_digits = 1
 AS $$
 BEGIN
-	-- acp.audit_commitment() and acp.audit_address() stand here once more: to call them costs as much as all the rest.
+	-- The bodies of acp.audit_commitment() and acp.audit_address() are repeated here: calling them costs as much as all the rest.
 	RETURN ARRAY(
 		SELECT CASE WHEN r.chain_form = 2 THEN
 				E'acp audit row 2\nevent_id ' || coalesce('36:' || r.event_id, '-')
@@ -79,7 +79,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_texts(acp.audit_logs[]) IS
-	'The text of each row that its chain_hash is made from, in the form that its chain_form names (docs/internals.md, "The chain''s text"). Null: no such text was ever stored, for example of a personal value whose salt is gone.';
+	'Makes the text of each row from which its chain_hash is computed, in the form given by chain_form (docs/internals.md, "The chain''s text"). Null: the row cannot have such a text, for example because it has a personal value without a salt.';
 
 CREATE OR REPLACE FUNCTION acp.audit_chain_take() RETURNS acp.audit_chains
 LANGUAGE plpgsql
@@ -95,7 +95,7 @@ BEGIN
 	RETURN taken;
 END
 $$;
-COMMENT ON FUNCTION acp.audit_chain_take() IS 'A chain of nobody''s that no other transaction holds, held until the end of this one.';
+COMMENT ON FUNCTION acp.audit_chain_take() IS 'Locks a chain that has no owner and that no other transaction has locked, until the end of this transaction.';
 
 CREATE OR REPLACE FUNCTION acp.audit_chain_own(p_owner uuid, OUT chain_id integer, OUT seq bigint, OUT head bytea, OUT row_type oid)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -119,7 +119,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_chain_own(uuid) IS
-	'The end of a chain for one process, that adds to it with acp.audit_append_links(): its own, or one whose owner has been silent for ten minutes, or a new one; and the OID of audit_logs as a type.';
+	'Gives one process a chain, to which it adds rows with acp.audit_append_links(): its own chain, or one whose owner has been silent for ten minutes, or a new one. Returns the end of the chain and the OID of the row type of audit_logs.';
 
 CREATE OR REPLACE FUNCTION acp.audit_insert(p_rows acp.audit_logs[]) RETURNS void
 LANGUAGE plpgsql
@@ -148,7 +148,7 @@ BEGIN
 	GROUP BY 1, 2, 3, 4, 5, 6;
 END
 $$;
-COMMENT ON FUNCTION acp.audit_insert(acp.audit_logs[]) IS 'Checks rows, stores and counts them. Whoever may call it has linked them.';
+COMMENT ON FUNCTION acp.audit_insert(acp.audit_logs[]) IS 'Checks, stores and counts rows. The caller has linked them.';
 
 CREATE OR REPLACE FUNCTION acp.audit_append_rows(p_rows acp.audit_logs[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
@@ -163,13 +163,13 @@ DECLARE
 	fresh  acp.audit_logs[];
 	hashes bytea[] := '{}';
 BEGIN
-	-- Partitions are made months ahead; this is for a shifted clock and for a database that slept.
+	-- Partitions are made months ahead; this is for a shifted clock and for a database that was down for months.
 	FOR month IN SELECT DISTINCT date_trunc('month', r.ts) FROM unnest(p_rows) r ORDER BY 1 LOOP
 		IF to_regclass('acp.audit_logs_' || to_char(month, 'YYYY_MM')) IS NULL THEN
 			PERFORM acp.ensure_partitions(month, 3);
 		ELSE
-			-- One that was made this moment is seen before its making has reached what this session remembers of audit_logs;
-			-- the lock of who made it is let go after that.
+			-- A partition that another session has just made is visible before this session knows it as part of audit_logs; that
+			-- session releases its lock after that.
 			PERFORM pg_advisory_lock_shared(hashtext('acp.ensure_partitions')),
 				pg_advisory_unlock_shared(hashtext('acp.ensure_partitions'));
 		END IF;
@@ -197,7 +197,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_append_rows(acp.audit_logs[]) IS
-	'The way into audit_logs, for roles that may not write there: makes the partition of rows where it is missing, gives them salts, chains them in their order, checks and counts them. None may be stored already.';
+	'Writes rows into audit_logs, for roles that have no right to write there: makes missing partitions, adds salts, chains the rows in their order, checks and counts them. None of them may be stored already.';
 
 CREATE OR REPLACE FUNCTION acp.audit_append_links(p_rows acp.audit_logs[], p_seq bigint, p_head bytea) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
@@ -217,27 +217,27 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_append_links(acp.audit_logs[], bigint, bytea) IS
-	'The other way in, for rows that the program has linked to the end of a chain that it owns (p_seq, p_head); their hashes are what acp.audit_append_rows() would have made of them, and audit verify finds it where they are not. ACP03: it ends elsewhere by now, nothing was stored.';
+	'Writes rows that the program has linked to the end of a chain that it owns (p_seq, p_head). Their hashes must be those of acp.audit_append_rows(); audit verify finds any other. ACP03: the chain has another end by now, and nothing was stored.';
 
 CREATE OR REPLACE FUNCTION acp.audit_confirm() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- A server that ends while a commit waits for its standbys leaves it committed without them. Nobody may be told of such a
-	-- row before they have it: a commit that writes to the log waits for all that was written before.
+	-- If a server stops while a commit waits for its standbys, the transaction is committed without them. Such a row must not
+	-- be reported before the standbys have it. A commit that writes to the WAL waits for everything written before.
 	PERFORM pg_logical_emit_message(true, 'acp', 'confirm');
 END
 $$;
 COMMENT ON FUNCTION acp.audit_confirm() IS
-	'Makes the commit of this transaction wait, as that of a writing one does (synchronous_commit), for all that it has seen.';
+	'Makes the commit of this transaction wait for everything that it has seen, as a writing transaction does (synchronous_commit).';
 
 CREATE OR REPLACE FUNCTION acp.audit_pending(p_event uuid) RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT pg_advisory_xact_lock(hashtextextended('acp.audit_pending ' || p_event, 0)) $$;
 COMMENT ON FUNCTION acp.audit_pending(uuid) IS
-	'Until the end of this transaction others that ask for this event wait: a commit may still be under way when its connection is gone.';
+	'Makes other transactions that ask for this event wait until the end of this one: a commit may still be in progress after its connection is gone.';
 
 CREATE OR REPLACE FUNCTION acp.audit_found(p_tenant uuid, p_ts timestamptz, p_event uuid) RETURNS boolean
 LANGUAGE plpgsql
@@ -252,7 +252,7 @@ BEGIN
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION acp.audit_found(uuid, timestamptz, uuid) IS 'For programs up to schema version 8, and a call whose commit''s answer was lost: is its row stored, as safely as the answer would have said? Later ones ask acp.settle_doubt().';
+COMMENT ON FUNCTION acp.audit_found(uuid, timestamptz, uuid) IS 'True if the row of a call is stored as safely as the lost answer of its commit would have said. For programs up to schema version 8; later ones use acp.settle_doubt().';
 
 CREATE OR REPLACE FUNCTION acp.audit_stored(p_rows acp.audit_logs[]) RETURNS boolean[]
 LANGUAGE plpgsql
@@ -261,8 +261,8 @@ AS $$
 DECLARE
 	stored boolean[];
 BEGIN
-	-- Of two that bring the same rows, the second waits here and then finds the first one's. Single rows wait for each other
-	-- only where they are the same: one of them may wait long for its tenant.
+	-- If two transactions bring the same rows, the second one waits here and then finds the rows of the first. Single rows
+	-- wait for each other only if they are the same: one of them may wait long for its tenant.
 	IF cardinality(p_rows) = 1 THEN
 		PERFORM pg_advisory_xact_lock_shared(hashtext('acp.audit_stored'));
 		PERFORM pg_advisory_xact_lock(hashtext('acp.audit_stored'), hashtext(p_rows[1].event_id::text));
@@ -280,7 +280,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_stored(acp.audit_logs[]) IS
-	'For rows that may come again: which of them are stored already, or stand earlier in the array. Until the end of the transaction no other one that asks can store them.';
+	'Tells, for rows that may come again, which of them are stored already or are earlier in the array. Until the end of this transaction no other transaction that calls this can store them.';
 
 CREATE OR REPLACE FUNCTION acp.audit_append(p_event jsonb) RETURNS timestamptz
 LANGUAGE plpgsql
@@ -301,13 +301,13 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_append(jsonb) IS
-	'Writes one audit row from an object whose members are the columns. ts missing: now. Member forward: the row also goes to the remote hub. Member unless_onboarded, a key''s id: nothing is written where that onboarding was made, and it is not made any more where it was not. Returns ts.';
+	'Writes one audit row from an object whose members are the columns. ts missing: now. Member forward: the row also goes to the remote hub. Member unless_onboarded, the id of a key: nothing is written if that onboarding was made; otherwise it can no longer be made. Returns ts.';
 
 CREATE OR REPLACE FUNCTION acp.rows_where(p_rows acp.audit_logs[], p_which boolean[]) RETURNS acp.audit_logs[]
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN ARRAY(SELECT p_rows[i] FROM generate_subscripts(p_rows, 1) i WHERE p_which[i] ORDER BY i); END $$;
-COMMENT ON FUNCTION acp.rows_where(acp.audit_logs[], boolean[]) IS 'The rows whose flag is true.';
+COMMENT ON FUNCTION acp.rows_where(acp.audit_logs[], boolean[]) IS 'Returns the rows whose flag is true.';
 
 GRANT EXECUTE ON FUNCTION acp.audit_commitment(bytea, text, text), acp.audit_address(inet), acp.audit_texts(acp.audit_logs[]), acp.audit_chain_take(), acp.audit_chain_own(uuid), acp.audit_append_links(acp.audit_logs[], bigint, bytea), acp.audit_append_rows(acp.audit_logs[]),
 	acp.audit_confirm(), acp.audit_pending(uuid), acp.audit_found(uuid, timestamptz, uuid), acp.audit_stored(acp.audit_logs[]), acp.audit_append(jsonb), acp.rows_where(acp.audit_logs[], boolean[]) TO acp_app;

@@ -1,4 +1,4 @@
--- Proof of the audit log: seals, archives, and whether counters and quotas are what the rows say.
+-- Proof of the audit log: seals, archives, and the comparison of counters and quotas with the rows.
 
 -- Seals -------------------------------------------------------------------------------------------------------------
 
@@ -6,7 +6,7 @@ CREATE OR REPLACE FUNCTION acp.audit_instant(p_ts timestamptz) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN to_char(p_ts AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'); END $$;
-COMMENT ON FUNCTION acp.audit_instant(timestamptz) IS 'A moment as what is signed shows it.';
+COMMENT ON FUNCTION acp.audit_instant(timestamptz) IS 'Writes a time as signed texts have it.';
 
 CREATE OR REPLACE FUNCTION acp.audit_seal_heads(p_seal acp.audit_seals) RETURNS text
 LANGUAGE sql STABLE
@@ -15,7 +15,7 @@ AS $$
 	SELECT coalesce(string_agg(format('%s %s %s', chain_id, seq, encode(head, 'hex')), chr(10) ORDER BY n), '')
 	FROM unnest(p_seal.chain_ids, p_seal.seqs, p_seal.heads) WITH ORDINALITY h(chain_id, seq, head, n)
 $$;
-COMMENT ON FUNCTION acp.audit_seal_heads(acp.audit_seals) IS 'The ends of the chains of a seal, one a line: chain, seq, hash in hex.';
+COMMENT ON FUNCTION acp.audit_seal_heads(acp.audit_seals) IS 'Writes the ends of the chains of a seal, one a line: chain, seq, hash in hex.';
 
 CREATE OR REPLACE FUNCTION acp.audit_seal_next(p_age interval, OUT seal_id bigint, OUT at text, OUT previous text, OUT heads text)
 LANGUAGE plpgsql
@@ -25,18 +25,18 @@ DECLARE
 	moment CONSTANT timestamptz := acp.now();
 	latest acp.audit_seals;
 BEGIN
-	-- Who seals waits for the one before (p_age null), or leaves it to that one.
+	-- If another session is sealing, waits for it (p_age null) or leaves it to that session.
 	IF p_age IS NULL THEN
 		PERFORM pg_advisory_xact_lock(hashtext('acp.audit_seals'));
 	ELSIF NOT pg_try_advisory_xact_lock(hashtext('acp.audit_seals')) THEN
 		RETURN;
 	END IF;
 	SELECT * INTO latest FROM acp.audit_seals s ORDER BY s.seal_id DESC LIMIT 1;
-	-- A clock that was set back must not stop the sealing.
+	-- A clock that was set back must not stop sealing.
 	IF p_age IS NOT NULL AND latest.at > moment - p_age AND latest.at <= moment THEN
 		RETURN;
 	END IF;
-	-- One snapshot, no locks: a chain's row shows the end of what is committed.
+	-- One snapshot, no locks: the row of a chain shows its committed end.
 	SELECT string_agg(format('%s %s %s', c.chain_id, c.seq, encode(c.head, 'hex')), chr(10) ORDER BY c.chain_id)
 	INTO heads FROM acp.audit_chains c WHERE c.seq > 0;
 	IF heads IS NOT NULL AND heads IS DISTINCT FROM acp.audit_seal_heads(latest) THEN
@@ -47,7 +47,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_seal_next(interval) IS
-	'What the next seal is made of; nobody else makes one until the end of the transaction. seal_id null: there is nothing to seal, or the last seal is younger than p_age, or (p_age not null) somebody else is at it.';
+	'Returns the content of the next seal. No other session makes a seal until the end of this transaction. seal_id null: there is nothing to seal, or the last seal is younger than p_age, or (p_age not null) another session is making one.';
 
 CREATE OR REPLACE FUNCTION acp.audit_seal_add(p_seal bigint, p_at timestamptz, p_previous bytea, p_heads text, p_hash bytea,
 	p_signature bytea) RETURNS bigint
@@ -67,7 +67,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_seal_add(bigint, timestamptz, bytea, text, bytea, bytea) IS
-	'Stores a seal that was made from acp.audit_seal_next() in the same transaction. Returns the rows sealed.';
+	'Stores a seal that was made from acp.audit_seal_next() in the same transaction. Returns the number of rows sealed.';
 
 -- Archives ----------------------------------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ AS $$
 	WHERE e.ends
 $$;
 COMMENT ON FUNCTION acp.audit_runs(timestamptz, timestamptz) IS
-	'The stretches without a gap, of each chain, that the rows of [p_from, p_to) form.';
+	'Returns the ranges without a gap, of each chain, that the rows of [p_from, p_to) form.';
 
 CREATE OR REPLACE FUNCTION acp.audit_archive_begin(p_month date, OUT part integer, OUT run_rows bigint, OUT total_rows bigint)
 LANGUAGE plpgsql
@@ -111,7 +111,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_archive_begin(date) IS
-	'Stores the stretches and totals of a month that is being archived. The caller compares the numbers of rows with those of its file.';
+	'Stores the ranges and totals of a month that is being archived. The caller compares the numbers of rows with those of its file.';
 
 CREATE OR REPLACE FUNCTION acp.audit_archive_end(p_month date, p_rows bigint, p_keep integer) RETURNS text
 LANGUAGE plpgsql
@@ -122,7 +122,7 @@ DECLARE
 	kept  CONSTANT text := 'audit_kept_' || to_char(p_month, 'YYYY_MM') || coalesce('_' || p_keep, '');
 	found_rows bigint;
 BEGIN
-	-- Calls go on meanwhile: who cannot have the locks at once lets them through and tries again.
+	-- Calls must not wait: if the locks are not free at once, the caller tries again later.
 	SET LOCAL lock_timeout = '200ms';
 	EXECUTE format('LOCK TABLE acp.%I IN SHARE MODE', child);
 	-- The table is append-only: as many rows as in the file are the rows of the file.
@@ -144,7 +144,7 @@ EXCEPTION
 END
 $$;
 COMMENT ON FUNCTION acp.audit_archive_end(date, bigint, integer) IS
-	'Takes an archived month out of the log, in the transaction that stores its archive: done; changed: it does not have p_rows rows any more; busy: other transactions use the log. p_keep: number of the archive whose table stays, detached; null: it is dropped.';
+	'Removes an archived month from the log, in the transaction that stores its archive. Returns done; changed: the month no longer has p_rows rows; or busy: other transactions use the log. p_keep: number of the archive whose table stays, detached; null: the table is dropped.';
 
 -- Counters and quotas -----------------------------------------------------------------------------------------------
 
@@ -156,7 +156,7 @@ AS $$
 	WITH bounds AS (
 		SELECT coalesce(p_period, '-infinity')::date AS first, coalesce(p_period + interval '1 month', 'infinity')::date AS past
 	), said AS MATERIALIZED (
-		-- The one pass over the log; archived months have their sums.
+		-- The only pass over the log; archived months have sums.
 		SELECT l.tenant_id, (l.ts AT TIME ZONE 'UTC')::date AS day, l.action, l.status, l.billable, l.tier,
 			coalesce(l.billing_unit, 'call') AS unit, l.pack IS NOT NULL AND l.action IS NOT NULL AND l.tier IS NOT NULL AS counted,
 			count(*) AS calls, sum(l.billing_quantity)::bigint AS quantity
@@ -185,7 +185,7 @@ AS $$
 			SELECT x.tenant_id, date_trunc('month', x.day)::date AS period, 0 AS used, x.calls AS row_used, 0 AS reserved, 0 AS places, 0 AS expired
 			FROM said x WHERE x.billable AND x.tier = 'free'
 			UNION ALL
-			-- Calls of other kernels that are settled and whose rows are on their way.
+			-- Settled calls of other kernels whose rows have not arrived yet.
 			SELECT s.tenant_id, s.period, 0, 1, 0, 0, 0 FROM acp.usage_settled s
 			UNION ALL
 			SELECT q.tenant_id, q.period, q.used, 0, q.reserved, 0, 0 FROM acp.usage_quota q
@@ -210,17 +210,17 @@ AS $$
 	UNION ALL
 	SELECT m.tenant_id, m.period, 'places held by calls that died', m.expired, 0 FROM months m WHERE m.expired > 0
 	UNION ALL
-	-- Who may have had another limit in that month is not compared with the limit of today.
+	-- Skips tenants that may have had another limit in that month than today.
 	SELECT m.tenant_id, m.period, 'free calls above the limit', m.used, coalesce(t.calls_limit, p_default_limit)
 	FROM months m JOIN acp.tenants t ON t.tenant_id = m.tenant_id
 	WHERE p_default_limit IS NOT NULL AND t.upgraded_at IS NULL AND m.used > coalesce(t.calls_limit, p_default_limit)
 	  AND (t.calls_limit IS NULL OR t.updated_at = t.onboarded_at OR t.updated_at < acp.period_start(m.period))
 	UNION ALL
 	SELECT NULL, a.month, format('rows in %s of the archive, part %s', w.what, a.part), a.rows, w.found
-	FROM archives a, LATERAL (VALUES ('the totals', a.calls), ('the stretches', a.linked)) w(what, found) WHERE w.found <> a.rows
+	FROM archives a, LATERAL (VALUES ('the totals', a.calls), ('the ranges', a.linked)) w(what, found) WHERE w.found <> a.rows
 $$;
 COMMENT ON FUNCTION acp.usage_differences(date, integer, interval) IS
-	'Where counters, quotas, reservations and archives are not what the audit rows say, in one month or (null) in all. p_default_limit: free calls of a tenant without a limit of its own; null: limits are not compared. p_grace: how long a place may stay held after its expiry. None: everything is proved.';
+	'Lists differences between the audit rows and the counters, quotas, reservations and archives, of one month or (null) of all. p_default_limit: free calls of a tenant that has no own limit; null: limits are not compared. p_grace: time for which a place may stay held after its expiry. No row: everything is proved.';
 
 GRANT EXECUTE ON FUNCTION acp.audit_instant(timestamptz), acp.audit_seal_heads(acp.audit_seals), acp.audit_seal_next(interval),
 	acp.audit_seal_add(bigint, timestamptz, bytea, text, bytea, bytea), acp.audit_runs(timestamptz, timestamptz),

@@ -1,4 +1,4 @@
--- Erasure: personal values leave the audit log, and its chains still verify. For the owner alone.
+-- Erasure: removes personal values from the audit log; its chains still verify. Only the owner may do it.
 
 CREATE OR REPLACE FUNCTION acp.audit_erase_tables() RETURNS SETOF text
 LANGUAGE sql STABLE
@@ -7,7 +7,7 @@ AS $$
 	SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = 'acp'::regnamespace AND c.relkind = 'r'
 	  AND c.relname ~ '^audit_(logs|kept)_[0-9]{4}_[0-9]{2}' ORDER BY 1
 $$;
-COMMENT ON FUNCTION acp.audit_erase_tables() IS 'The tables that audit rows lie in: partitions, and months that were archived and kept.';
+COMMENT ON FUNCTION acp.audit_erase_tables() IS 'Lists the tables with audit rows: partitions, and archived months whose table was kept.';
 
 CREATE OR REPLACE FUNCTION acp.audit_erase(p_table text, p_tenant uuid, p_before timestamptz, p_integration text, p_dry boolean,
 	OUT values_of bigint, OUT old bigint)
@@ -16,7 +16,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	IF p_table NOT IN (SELECT acp.audit_erase_tables()) THEN
-		RAISE EXCEPTION 'no table of audit rows' USING ERRCODE = 'undefined_table';
+		RAISE EXCEPTION 'this table does not hold audit rows' USING ERRCODE = 'undefined_table';
 	END IF;
 	EXECUTE format('SELECT count(*) FILTER (WHERE l.chain_form = 2 AND l.salt IS NOT NULL), count(*) FILTER (WHERE l.chain_form IS NULL
 			AND num_nonnulls(l.actor_id, l.error_message_redacted, l.ip_address, l.idempotency_key) > 0)
@@ -25,7 +25,7 @@ BEGIN
 	IF p_dry OR values_of = 0 THEN
 		RETURN;
 	END IF;
-	-- The row keeps what its text holds in the place of each value. Without the salt, that leads to no value.
+	-- The row keeps the commitments that its text holds. Without the salt, no value can be found from them.
 	EXECUTE format('UPDATE acp.%I l SET actor_id = NULL, error_message_redacted = NULL, ip_address = NULL, idempotency_key = NULL, salt = NULL,
 			erased = jsonb_strip_nulls(jsonb_build_object(
 				''actor_id'', acp.audit_commitment(l.salt, ''actor_id'', l.actor_id),
@@ -42,7 +42,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_erase(text, uuid, timestamptz, text, boolean) IS
-	'Takes the personal values out of the rows of a table, of a tenant or (null) of all, before a moment or (null) of all time; the rows keep the commitments, so that their chains still verify, and an audit row says that it was done. p_dry: only counts. values_of: rows that had values. old: rows of the old form (chain_form is null) that have values, which stay: they stand in the text that was hashed.';
+	'Removes the personal values from the rows of a table, of one tenant or (null) of all, before a time or (null) of all time. The rows keep the commitments, so that their chains still verify; an audit row records the erasure. p_dry: only counts. values_of: number of rows that had values. old: number of rows of the old form (chain_form is null) that keep their values, because the hashed text contains them.';
 
 CREATE OR REPLACE FUNCTION acp.audit_erase_outbox(p_tenant uuid, p_before timestamptz) RETURNS bigint
 LANGUAGE plpgsql
@@ -58,7 +58,7 @@ BEGIN
 	RETURN changed;
 END
 $$;
-COMMENT ON FUNCTION acp.audit_erase_outbox(uuid, timestamptz) IS 'The same for rows on their way to a remote hub: how many there are.';
+COMMENT ON FUNCTION acp.audit_erase_outbox(uuid, timestamptz) IS 'Does the same for rows that wait for a remote hub. Returns their number.';
 
 CREATE OR REPLACE FUNCTION acp.audit_erase_archives(p_tenant uuid, p_before timestamptz)
 RETURNS TABLE (file text, rows bigint)
@@ -70,4 +70,4 @@ AS $$
 	WHERE (t.tenant_id = p_tenant OR p_tenant IS NULL) AND (p_before IS NULL OR acp.period_start(a.month) < p_before)
 	GROUP BY a.month, a.part ORDER BY a.month, a.part
 $$;
-COMMENT ON FUNCTION acp.audit_erase_archives(uuid, timestamptz) IS 'Archives whose files hold rows of a tenant, or from before a moment: what is in them is not in this database''s hands.';
+COMMENT ON FUNCTION acp.audit_erase_archives(uuid, timestamptz) IS 'Lists archives whose files hold rows of a tenant, or rows from before a time. The files are outside of this database.';

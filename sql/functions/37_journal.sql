@@ -1,4 +1,4 @@
--- The local journal: audit rows that were kept on disk while this database was away.
+-- The local journal: audit rows that were kept on a disk while this database was away.
 
 CREATE OR REPLACE FUNCTION acp.journal_no_room(e acp.audit_logs) RETURNS acp.audit_logs
 LANGUAGE plpgsql IMMUTABLE
@@ -11,7 +11,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.journal_no_room(acp.audit_logs) IS
-	'The row of a call that went on without the usage check, and for which the allowance turned out to have no room: it is not billable.';
+	'Makes the row of a call not billable: it went on without the usage check, and the allowance was already used up.';
 
 CREATE OR REPLACE FUNCTION acp.journal_replay(p_events jsonb, p_default_limit integer, p_warn_percent integer DEFAULT 90) RETURNS jsonb
 LANGUAGE plpgsql
@@ -26,7 +26,7 @@ DECLARE
 	e         acp.audit_logs;
 	i         integer;
 BEGIN
-	-- The order of quota rows is everybody's who holds several at a time: by tenant, then month.
+	-- All transactions that lock several quota rows lock them in this order: by tenant, then month.
 	SELECT array_agg(r.row ORDER BY (r.row).tenant_id, (r.row).ts, r.ordinality), array_agg(r.forward ORDER BY (r.row).tenant_id, (r.row).ts, r.ordinality),
 		array_agg(r.unless ORDER BY (r.row).tenant_id, (r.row).ts, r.ordinality)
 	INTO rows, forwarded, unless
@@ -41,7 +41,7 @@ BEGIN
 		CONTINUE WHEN stored[i];
 		e := rows[i];
 		IF unless[i] IS NOT NULL AND NOT acp.onboard_give_up(unless[i]) THEN
-			stored[i] := true; -- as the success that it turned out to be
+			stored[i] := true; -- the onboarding succeeded after all
 			CONTINUE;
 		END IF;
 		IF e.billable AND e.status = 'success' AND e.tier = 'free' THEN
@@ -62,6 +62,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.journal_replay(jsonb, integer, integer) IS
-	'Stores events of the local journal, an array of objects as acp.audit_append() takes them with ts, in one transaction: once each, however often they come. Free calls are counted, their places ended; where there is no room the row is not billable (uncounted), so that nobody gets more than the allowance. p_default_limit null: the allowance is not enforced.';
+	'Stores events of the local journal in one transaction: an array of objects with ts, as acp.audit_append() takes them. Each is stored once, however often it comes. Counts free calls and ends their places; if the allowance is used up, the row is not billable (uncounted), so that no tenant gets more than the allowance. p_default_limit null: the allowance is not enforced.';
 
 GRANT EXECUTE ON FUNCTION acp.journal_no_room(acp.audit_logs), acp.journal_replay(jsonb, integer, integer) TO acp_app;

@@ -1,8 +1,8 @@
-/* archive.c - acpctl audit archive: a month of the audit log becomes a file.
+/* archive.c - acpctl audit archive: moves a month of the audit log to a file.
  *
  * First the file is written, synced, read back and checked. Then one transaction stores its hashes and totals and drops
- * the partition. Whenever the program or the machine dies, the rows are in the table, or their archive is on record and
- * its file on disk. A second run ends the same way. */
+ * the partition. If the program or the machine dies, the rows are still in the table, or the archive is recorded and its
+ * file is on the disk. A second run has the same result. */
 #include "ctl_audit.h"
 
 #include <errno.h>
@@ -15,10 +15,10 @@ struct archiving {
 	struct ctl *ctl;
 	const char *dir;
 	bool keep, gzip;
-	bool unbilled; /* also months with paid calls that no invoice has */
+	bool unbilled; /* also archive months with paid calls that are on no invoice */
 	/* The current month. */
 	const char *month, *from, *to, *part;
-	char name[64], path[4096], fresh[4096]; /* fresh: its name until it is complete */
+	char name[64], path[4096], fresh[4096]; /* fresh: the name of the file until it is complete */
 	struct audit_sums sums;
 	char sha256[ACP_SHA256_HEX];
 	int64_t bytes;
@@ -39,7 +39,7 @@ static bool write_file(struct archiving *a)
 	return audit_file_close(&file, true) && ok;
 }
 
-/* Checks the file as it is on the disk: every row must be as it was written. */
+/* Checks the file on the disk: every row must be unchanged since it was written. */
 static bool read_back(struct archiving *a)
 {
 	struct audit_report report = {.ctl = a->ctl};
@@ -50,9 +50,9 @@ static bool read_back(struct archiving *a)
 	if (!ok)
 		return false;
 	if (report.count || facts.chains.rows != a->sums.rows)
-		return ctl_refuse(
-			"%s is not archived: some of its rows were altered (see above); acpctl audit verify says more",
-			a->month);
+		return ctl_refuse("%s is not archived: some of its rows were altered (see above); run acpctl audit "
+				  "verify for details",
+				  a->month);
 	return audit_file_hash(a->fresh, a->sha256, &a->bytes);
 }
 
@@ -76,7 +76,7 @@ static bool give_name(struct archiving *a)
 
 /* The database ----------------------------------------------------------------------------------------------------- */
 
-/* Stores the ranges and totals of the month. AGAIN: the database now has other rows than the file. */
+/* Stores the ranges and totals of the month. AGAIN: the rows of the database changed since the file was written. */
 static enum outcome store_sums(struct archiving *a, char totals[ACP_SHA256_HEX])
 {
 	char runs[ACP_SHA256_HEX];
@@ -132,8 +132,8 @@ static enum outcome drop_partition(struct archiving *a)
 			return done ? DONE : AGAIN;
 		nanosleep(&pause, NULL);
 	}
-	ctl_fail("%s: acp.audit_logs was used by a long transaction for a minute (pg_stat_activity shows it); nothing "
-		 "was changed, run this again",
+	ctl_fail("%s: a long transaction used acp.audit_logs for a minute (pg_stat_activity shows it); nothing was "
+		 "changed, run this again",
 		 a->month);
 	return FAILED;
 }
@@ -150,7 +150,7 @@ static enum outcome in_transaction(struct archiving *a)
 		outcome = drop_partition(a);
 	if (outcome == DONE)
 		return ctl_run(a->ctl, "commit", NULL) ? DONE : FAILED;
-	/* If that fails too, the end of the connection rolls back. */
+	/* If this fails too, closing the connection rolls back. */
 	return ctl_run(a->ctl, "rollback", NULL) ? outcome : FAILED;
 }
 
@@ -159,7 +159,7 @@ static enum outcome in_transaction(struct archiving *a)
 static void say_done(const struct archiving *a)
 {
 	if (!a->sums.rows && !a->ctl->json && !a->ctl->csv)
-		printf("%s: no rows; its empty partition is gone\n", a->month);
+		printf("%s: no rows; its empty partition was dropped\n", a->month);
 	else if (a->ctl->csv)
 		printf("%s,%s,%lld,%s,%lld,%s\n", a->month, a->part, (long long)a->sums.rows, a->name,
 		       (long long)a->bytes, a->sha256);
@@ -210,7 +210,7 @@ static bool archive_month(struct archiving *a, struct json_object *month)
 
 /* Months ----------------------------------------------------------------------------------------------------------- */
 
-/* 1: archive the month; 0: nothing to do; -1: not possible, after saying why. */
+/* 1: archive the month; 0: nothing to do; -1: not possible, after reporting why. */
 static int wanted(const struct archiving *a, struct json_object *month, bool named)
 {
 	const char *name = acp_json_string(month, "month");
@@ -232,7 +232,7 @@ static int wanted(const struct archiving *a, struct json_object *month, bool nam
 		ctl_fail("%s: the log has no partition of this month; acpctl audit status lists them", name);
 		return -1;
 	}
-	fprintf(a->ctl->json || a->ctl->csv ? stderr : stdout, "%s is archived already\n", name);
+	fprintf(a->ctl->json || a->ctl->csv ? stderr : stdout, "%s is already archived\n", name);
 	return 0;
 }
 

@@ -101,7 +101,7 @@ void audit_problem(struct audit_report *report, const char *kind, const char *fo
 
 /* Files ------------------------------------------------------------------------------------------------------------ */
 
-/* Starts gzip between two descriptors: its process id, or -1 after saying what failed. */
+/* Starts gzip between two descriptors. Returns its process id, or -1 after reporting the error. */
 static long start_gzip(const char *option, int in, int out)
 {
 	pid_t pid;

@@ -6,7 +6,7 @@
 #include "chain_text.h"
 #include "proof.h"
 
-/* A buffer's text, also before its first append. */
+/* The text of a buffer, which may be empty. */
 static inline const char *audit_text(const struct acp_buf *buf)
 {
 	return buf->len ? buf->ptr : "";
@@ -24,12 +24,12 @@ struct audit_report {
 /* Reports a finding; an acp_report_finding whose argument is the report. */
 void audit_finding(void *report, const struct acp_finding *finding);
 
-/* Reports a finding that is not about a row of a chain. */
+/* Reports a finding that does not concern a row of a chain. */
 void audit_problem(struct audit_report *report, const char *kind, const char *format, ...) ACP_PRINTF(3, 4);
 
 /* Rows of the database --------------------------------------------------------------------------------------------- */
 
-/* A row of a stream, and its text. Begin with all zero; release with audit_row_release. */
+/* A row of a stream, and its text. Start with a zeroed row; release it with audit_row_release. */
 struct audit_row {
 	struct acp_row columns;
 	struct acp_chain_row kept;
@@ -53,35 +53,35 @@ struct audit_file {
 	long pid; /* of gzip; 0: none */
 };
 
-/* Creates or truncates a file (mode 0640) to write. False after saying what failed. path is the caller's, kept. */
+/* Creates or truncates a file (mode 0640) for writing. False after reporting the error. path is borrowed. */
 bool audit_file_create(struct audit_file *file, const char *path, bool gzip);
 
-/* Opens a file to read, through gzip if its name ends in .gz. False after saying what failed. */
+/* Opens a file for reading, through gzip if its name ends in .gz. False after reporting the error. */
 bool audit_file_open(struct audit_file *file, const char *path);
 
-/* Closes the file and waits for gzip; sync: until it is on disk. False after saying what failed. */
+/* Closes the file and waits for gzip; sync: also syncs it to disk. False after reporting the error. */
 bool audit_file_close(struct audit_file *file, bool sync);
 
-/* SHA-256 and length of a file's bytes. False after saying what failed. */
+/* Computes SHA-256 and length of a file. False after reporting the error. */
 bool audit_file_hash(const char *path, char hex[ACP_SHA256_HEX], int64_t *bytes);
 
 /* The rows of an export, and their sums. */
 struct audit_selection {
-	const char *from, *to, *tenant; /* NULL: without that bound */
+	const char *from, *to, *tenant; /* NULL: no limit */
 };
 struct audit_sums {
 	int64_t rows, seals;
-	char runs_sha256[ACP_SHA256_HEX]; /* of the lines "chain first last hash" of its ranges without a gap */
+	char runs_sha256[ACP_SHA256_HEX]; /* of the lines "chain first last hash" of its ranges */
 };
 
-/* Appends the last line of an export; signature NULL: it is not signed. */
+/* Appends the last line of an export. signature NULL: it is not signed. */
 void audit_trailer_line(const struct audit_sums *sums, const char *ends, const char *sha256, const char *signature,
 			struct acp_buf *out);
 
-/* Writes an export, in the open snapshot. False after saying what failed. */
+/* Writes an export, in the open snapshot. False after reporting the error. */
 bool audit_export(struct ctl *ctl, const struct audit_selection *selection, FILE *out, struct audit_sums *sums);
 
-/* The seals of the database, to compare those of a file with them: hash of seal i at [i - 1]. */
+/* The seals of the database, for comparison with those of a file: the hash of seal i is at [i - 1]. */
 struct audit_seals {
 	int64_t count;
 	char (*hash)[ACP_SHA256_HEX];
@@ -95,7 +95,7 @@ struct audit_file_facts {
 	bool signature_checked;
 };
 
-/* Checks an exported file, with the seals of the database or NULL. False after saying why it cannot be read. */
+/* Checks an exported file, with the seals of the database or NULL. False: it cannot be read, after reporting why. */
 bool audit_verify_file(struct audit_report *report, const char *path, const struct audit_seals *seals,
 		       struct audit_file_facts *facts);
 
@@ -105,7 +105,7 @@ struct audit_archive {
 };
 void audit_archive_sign(const struct ctl *ctl, const struct audit_archive *archive, char hex[ACP_SHA256_HEX]);
 
-/* SHA-256 of the lines of a stream (run stream, total stream) of an archive. False after saying what failed. */
+/* SHA-256 of the lines of a stream (run stream, total stream) of an archive. False after reporting the error. */
 bool audit_lines_hash(struct ctl *ctl, const char *statement, const char *month, const char *part,
 		      char hex[ACP_SHA256_HEX]);
 

@@ -1,14 +1,14 @@
-/* erase.c - acpctl audit erase: personal values leave the audit log, and its chains still verify.
+/* erase.c - acpctl audit erase: removes personal values from the audit log; its chains still verify.
  *
- * Each table is a transaction of its own, with the audit row that says what was done in it: if the program dies in
- * between, running it again does the rest. */
+ * Each table has its own transaction, which also writes the audit row about it. If the program dies in between, a second
+ * run does the rest. */
 #include "ctl_audit.h"
 
 struct erasure {
 	struct ctl *ctl;
-	const char *tenant, *before; /* NULL: without that bound */
+	const char *tenant, *before; /* NULL: no limit */
 	bool dry;
-	char moment[64]; /* before, as what is printed shows it */
+	char moment[64]; /* before, in the form that is printed */
 	int64_t erased, old, waiting, archived;
 	struct json_object *archives;
 };
@@ -18,7 +18,7 @@ static int64_t number_in(struct json_object *rows, const char *column)
 	return json_object_get_int64(ctl_value(rows, column));
 }
 
-/* One of the log's tables. False after saying what failed. */
+/* Erases in one table of the log. False after reporting the error. */
 static bool erase_table(struct erasure *e, const char *name)
 {
 	const char *values[] = {name, e->tenant, e->before, e->ctl->config.kernel_id, e->dry ? "t" : "f"};
@@ -41,7 +41,7 @@ static bool erase_tables(struct erasure *e)
 	return ok;
 }
 
-/* Rows on their way to a remote hub. */
+/* Erases in rows that wait for a remote hub. */
 static bool erase_outbox(struct erasure *e)
 {
 	const char *values[] = {e->tenant, e->before};
@@ -52,7 +52,7 @@ static bool erase_outbox(struct erasure *e)
 	return e->dry || rows;
 }
 
-/* Rows in archives: the files are not changed. */
+/* Finds archives with such rows. Their files are not changed. */
 static bool find_archives(struct erasure *e)
 {
 	const char *values[] = {e->tenant, e->before};
@@ -63,7 +63,7 @@ static bool find_archives(struct erasure *e)
 	return e->archives != NULL;
 }
 
-/* The moment is UTC, whatever the server's time zone is. */
+/* Reads the time as UTC, whatever the time zone of the server is. */
 static bool read_before(struct erasure *e)
 {
 	const char *values[] = {e->before, NULL};
@@ -79,7 +79,7 @@ static bool read_before(struct erasure *e)
 	return ctl_run(e->ctl, "commit", NULL);
 }
 
-/* An archive holds the rows as they were when it was made, so archiving and erasing exclude each other. */
+/* Locks out acpctl audit archive, which would otherwise write unerased rows to a file. */
 static bool lock(struct erasure *e)
 {
 	struct json_object *rows = ctl_query(e->ctl, "archive lock", NULL);
@@ -104,18 +104,19 @@ static void print(const struct erasure *e)
 		       (long long)e->erased, e->erased == 1 ? "" : "s");
 }
 
-/* Names the rows that keep their values; exit status 3 if there are any. */
+/* Reports rows that keep their values; exit status 3 if there are any. */
 static int conclude(const struct erasure *e)
 {
 	print(e);
 	if (e->old)
-		ctl_fail("%lld rows keep theirs: they were written before schema version 10, and the text that their "
-			 "chain_hash is made from holds the values; acpctl audit archive moves their months to files, "
-			 "which can be kept apart or deleted",
+		ctl_fail("%lld rows keep theirs: they were written before schema version 10, and their chain_hash "
+			 "depends on "
+			 "the values; acpctl audit archive moves their months to files, which you can keep apart or "
+			 "delete",
 			 (long long)e->old);
 	for (size_t i = 0; i < json_object_array_length(e->archives); i++) {
 		struct json_object *archive = json_object_array_get_idx(e->archives, i);
-		ctl_fail("the archive %s has %lld of these rows: a file is not changed; delete it, or keep it apart",
+		ctl_fail("the archive %s has %lld of these rows: files are not changed; delete it, or keep it apart",
 			 acp_json_string(archive, "file"),
 			 (long long)json_object_get_int64(acp_json_member(archive, "rows")));
 	}
@@ -130,8 +131,8 @@ int ctl_audit_erase(struct ctl *ctl)
 			    .before = ctl_option(ctl, "before"),
 			    .dry = ctl_flag(ctl, "dry-run")};
 	if (!e.tenant && !e.before)
-		return ctl_misuse("give --tenant TENANT, --before TIME, or both: which rows");
-	/* A UUID is taken as it is: rows may be of a tenant that this database does not know. */
+		return ctl_misuse("give --tenant TENANT, --before TIME, or both, to choose the rows");
+	/* A UUID is not looked up: this database may have rows of a tenant that it does not know. */
 	if (e.tenant && !acp_is_uuid(e.tenant)) {
 		if (!ctl_tenant_id(ctl, e.tenant, tenant))
 			return ACPCTL_FAILED;

@@ -13,12 +13,12 @@ struct writer {
 	struct audit_row row;
 	struct acp_hasher *bytes; /* of all lines but the trailer */
 	struct acp_hasher *runs;
-	struct acp_buf ends;   /* where each chain ended in this file, as lines of a seal's heads */
+	struct acp_buf ends;   /* the ends of the chains in this file, as lines like the heads of a seal */
 	struct acp_head first; /* of the range that is being written */
 	struct acp_head last;  /* chain 0: nothing yet */
 	struct audit_sums *sums;
 	struct ctl_progress progress;
-	struct ctl_busy busy; /* until the first row comes: PostgreSQL sorts them */
+	struct ctl_busy busy; /* shown until the first row comes, while PostgreSQL sorts */
 };
 
 static bool put_line(struct writer *w)
@@ -26,7 +26,7 @@ static bool put_line(struct writer *w)
 	acp_hasher_add(w->bytes, w->line.ptr, w->line.len);
 	bool ok = acp_buf_ok(&w->line) && fwrite(w->line.ptr, 1, w->line.len, w->out) == w->line.len;
 	acp_buf_clear(&w->line);
-	return ok || ctl_refuse("the export could not be written: is the disk full?");
+	return ok || ctl_refuse("cannot write the export: is the disk full?");
 }
 
 static void member(struct acp_buf *line, const char *name, const char *text)
@@ -38,7 +38,7 @@ static void member(struct acp_buf *line, const char *name, const char *text)
 		acp_buf_puts(line, "null");
 }
 
-/* Writes the first line: the selection; with the heads of the chains if everything is exported. */
+/* Writes the first line: the selection, and the heads of the chains if everything is exported. */
 static bool put_header(struct writer *w, const struct audit_selection *selection, bool whole)
 {
 	struct json_object *rows = ctl_query(w->ctl, "audit size", NULL);
@@ -118,10 +118,10 @@ static bool put_row(void *arg, const char *const *columns)
 				      .seq = columns[1] ? strtoll(columns[1], NULL, 10) : 0};
 	link.has_before = columns[4] && acp_unhex(columns[4], link.before, sizeof link.before);
 	if (!columns[2] || !acp_unhex(columns[2], link.hash, sizeof link.hash) || !text_ok(w, columns, &link))
-		return ctl_refuse(
-			"chain %lld, row %lld cannot be exported: it has no chain_hash, or not the columns of an audit "
-			"row; acpctl audit verify says more",
-			(long long)link.chain, (long long)link.seq);
+		return ctl_refuse("chain %lld, row %lld cannot be exported: it has no chain_hash, or does not have the "
+				  "columns of "
+				  "an audit row; run acpctl audit verify for details",
+				  (long long)link.chain, (long long)link.seq);
 	if (link.chain != w->last.chain || link.seq != w->last.seq + 1) {
 		end_run(w, link.chain != w->last.chain);
 		w->first = (struct acp_head){.chain = link.chain, .seq = link.seq};
@@ -197,7 +197,7 @@ bool audit_export(struct ctl *ctl, const struct audit_selection *selection, FILE
 	return ok;
 }
 
-/* Exports to a file, which is then complete or not there; without a path to standard output. */
+/* Exports to a file, which is then complete or does not exist; without a path, to standard output. */
 static bool export_to(struct ctl *ctl, const struct audit_selection *selection, const char *path, bool gzip,
 		      struct audit_sums *sums)
 {
@@ -213,7 +213,7 @@ static bool export_to(struct ctl *ctl, const struct audit_selection *selection, 
 	if (ok && rename(part, path) == 0)
 		return true;
 	unlink(part);
-	return ok && ctl_refuse("%s: the complete file cannot be renamed to this name", path);
+	return ok && ctl_refuse("%s: cannot rename the complete file to this name", path);
 }
 
 int ctl_audit_export(struct ctl *ctl)
@@ -237,7 +237,8 @@ int ctl_audit_export(struct ctl *ctl)
 	fprintf(stderr, "exported %lld row%s and %lld seal%s%s%s\n", (long long)sums.rows, sums.rows == 1 ? "" : "s",
 		(long long)sums.seals, sums.seals == 1 ? "" : "s", path ? " to " : "", path ? path : "");
 	if (selection.tenant)
-		fputs("These are one tenant's rows: each can be checked, but not whether one is missing\n", stderr);
+		fputs("These are the rows of one tenant: verify can check each row, but cannot find missing ones\n",
+		      stderr);
 	if (!*ctl->config.key_pepper)
 		fputs("key_pepper is not set: the file is not signed\n", stderr);
 	return ACPCTL_OK;

@@ -7,11 +7,11 @@ struct verification {
 	struct audit_report report;
 	const char *from, *to, *archives;
 	struct audit_seals seals;
-	bool keep_seals; /* files are compared with them */
+	bool keep_seals; /* needed to compare files with them */
 	struct acp_seal_check seal_check;
 	struct acp_chain_check *chains;
 	struct ctl_progress progress;
-	struct ctl_busy busy; /* until the first row comes: PostgreSQL sorts them */
+	struct ctl_busy busy; /* shown until the first row comes, while PostgreSQL sorts */
 	struct audit_row row;
 	int64_t erased; /* rows whose personal values were erased */
 	struct json_object *summary;
@@ -221,10 +221,9 @@ static void print_counts(struct verification *v)
 		printf("the personal values of %lld row%s were erased\n", (long long)v->erased,
 		       v->erased == 1 ? "" : "s");
 	if (v->from || v->to)
-		puts("only this time was checked: not the rows before and after it, nor the ends of the chains");
+		puts("only this time was checked, without the rows before and after it and the ends of the chains");
 	if (!seal)
-		puts("no seal yet: the chains alone do not stop a superuser from rewriting them; acpctl audit seal "
-		     "makes one");
+		puts("no seal yet: without one, a superuser can rewrite the chains; run acpctl audit seal");
 	else
 		age_text(json_object_get_int64(acp_json_member(seal, "age")), ago);
 	if (seal)
@@ -286,7 +285,8 @@ static void print_file(const struct verification *v, const char *path, const str
 	       : *v->report.ctl->config.key_pepper ? "without a signature"
 						   : "signatures were not checked: key_pepper is not set");
 	if (facts->tenant_only)
-		printf("%s: one tenant's rows: each was checked, but not whether one was missing when the file was "
+		printf("%s: these are the rows of one tenant: each was checked, but not whether one was missing when "
+		       "the file was "
 		       "made\n",
 		       path);
 }

@@ -10,21 +10,21 @@
 
 #include <errno.h>
 
-/* A known place of a chain. At the same place, marks are used in the order of their kinds. */
+/* A known place of a chain. Marks at the same place are used in the order of their kinds. */
 enum mark_kind { ARCHIVED, SEALED, END };
 struct mark {
 	enum mark_kind kind;
-	int64_t seq; /* its place; of an archived range, the first one */
+	int64_t seq; /* its place; for an archived range, the first place */
 	struct acp_head head;
-	int64_t seal; /* SEALED: the seal */
+	int64_t seal; /* for SEALED: the number of the seal */
 };
 
-/* Of a line's JSON: result_meta may be nested deeply. */
+/* Depth of the JSON of a line: result_meta may be deeply nested. */
 enum { MAX_DEPTH = 4096 };
 
 struct reader {
 	struct audit_report *report;
-	const struct audit_seals *known; /* the database's; NULL: not known */
+	const struct audit_seals *known; /* of the database; NULL: not known */
 	struct audit_file_facts *facts;
 	const char *path, *pepper;
 	int64_t line_number;
@@ -34,15 +34,15 @@ struct reader {
 	struct mark *marks;
 	size_t mark_count, mark_room, mark_at;
 	bool partly, sorted, trailer;
-	int64_t chain; /* of the last row */
+	int64_t chain; /* chain of the last row */
 	struct acp_head last;
-	struct acp_chain_link waiting; /* the row that was read last */
+	struct acp_chain_link waiting; /* the last row read */
 	struct acp_buf waiting_text;
 	bool waits;
 	struct acp_row row, shown;
 	struct acp_chain_row kept;
-	char moment[40];      /* room for the one of shown */
-	struct acp_buf again; /* the line as it should be */
+	char moment[40];      /* storage for the time in shown */
+	struct acp_buf again; /* the expected line */
 	struct acp_buf ends;
 	struct acp_hasher *bytes;
 	struct json_tokener *tokener;
@@ -206,8 +206,7 @@ static void note_end(struct reader *r, const struct acp_chain_link *link)
 	memcpy(r->last.hash, link->hash, sizeof link->hash);
 }
 
-/* A member as PostgreSQL writes the column; NULL: null. result_meta is taken from the text, whose
- * bytes it keeps. */
+/* A member as PostgreSQL writes the column; NULL: null. result_meta comes from the text, to keep its bytes. */
 static const char *shown_value(struct reader *r, struct json_object *line, int i)
 {
 	struct json_object *value = acp_json_member(line, acp_fields[i].name);
@@ -231,8 +230,8 @@ static const char *shown_value(struct reader *r, struct json_object *line, int i
 	return r->moment;
 }
 
-/* The members of a line of form 2, with its salt, make its text; a personal value that is null and has a commitment was
- * erased. They are in shown and kept afterwards. */
+/* Makes the text of a line of form 2 from its members and its salt. A personal value that is null and has a commitment
+ * was erased. Fills shown and kept. */
 static bool members_give_text(struct reader *r, struct json_object *line, const struct acp_chain_link *link)
 {
 	r->kept.salt = acp_json_string(line, "salt");
@@ -248,7 +247,7 @@ static bool members_give_text(struct reader *r, struct json_object *line, const 
 	       memcmp(r->again.ptr, link->text, link->len) == 0;
 }
 
-/* The line must follow from the row's place, text and, in form 2, its members. */
+/* Checks that the line follows from the place and the text of the row and, in form 2, from its members. */
 static void compare_line(struct reader *r, struct json_object *line, const struct acp_chain_link *link,
 			 const char *bytes, size_t len)
 {
@@ -332,7 +331,7 @@ static bool row_line(struct reader *r, struct json_object *line, const char *byt
 	return true;
 }
 
-/* The fault of the trailer, or NULL. A fault that was reported before shows here again and is not repeated. */
+/* The fault of the trailer, or NULL. Faults that were already reported are not reported again. */
 static const char *trailer_fault(struct reader *r, struct json_object *line, const char *bytes, size_t len)
 {
 	uint8_t digest[ACP_SHA256_LEN];
@@ -388,7 +387,7 @@ static bool has(struct json_object *line, const char *name)
 	return json_object_object_get_ex(line, name, NULL);
 }
 
-/* False: the check cannot go on, after saying why. */
+/* False: the check cannot go on, after reporting why. */
 static bool one_line(struct reader *r, const char *bytes, size_t len)
 {
 	r->line_number++;
