@@ -86,9 +86,10 @@ static void add_own(struct reading *r, size_t place, char *letters)
  * ('+'). After the command such words come in their order ('-'), whatever POSIXLY_CORRECT says. */
 static void prepare(struct reading *r, struct ctl *ctl, const char *name, const struct ctl_option *own)
 {
+	static const struct ctl_option none[1];
 	size_t count = 0;
-	*r = (struct reading){.ctl = ctl, .name = name, .own = own, .letters = {own ? '-' : '+', ':'}};
-	for (; own && own[count].name; count++)
+	*r = (struct reading){.ctl = ctl, .name = name, .own = own ? own : none, .letters = {own ? '-' : '+', ':'}};
+	for (; r->own[count].name; count++)
 		add_own(r, count, r->letters);
 	for (size_t i = 0; i < ACP_COUNT(global_options); i++)
 		r->options[count++] = global_options[i];
@@ -98,7 +99,7 @@ static void prepare(struct reading *r, struct ctl *ctl, const char *name, const 
 static size_t place_of_letter(const struct ctl_option *own, int letter)
 {
 	size_t place = 0;
-	while (own[place].letter != letter)
+	while (own[place].name && own[place].letter != letter)
 		place++;
 	return place;
 }
