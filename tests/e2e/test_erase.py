@@ -307,8 +307,3 @@ def test_who_may_erase(bench):
             equal(run.returncode, status, "exit status of %s: %s" % (arguments, run.stderr))
             check(said in run.stderr, "%s: %s" % (arguments, run.stderr))
         equal(with_values(database), count, "rows with values")
-
-
-def test_base_is_gone(bench):
-    """The database that the others were copied from is dropped."""
-    test_proof.test_base_is_gone(bench)
