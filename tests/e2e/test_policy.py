@@ -220,7 +220,7 @@ def test_policy_that_cannot_be_evaluated(bench):
             succeeded(bench.call(tenant.key, "meta.version"))  # decided by one that comes before
             doctor = bench.stack.program("acpctl", "doctor").stdout if window is UNEVALUABLE[0] else ""
         if doctor:
-            check(re.search("WRONG .*%s .office.*calls that it is about are refused" % bad, doctor), doctor)
+            check(re.search("WRONG .*%s .office.*calls that it applies to are refused" % bad, doctor), doctor)
             check(bad not in bench.stack.program("acpctl", "doctor").stdout, "doctor still names it")
         with open(bench.stack.log, encoding="utf-8") as log:
             check("policy %s (office) cannot be evaluated" % bad in log.read(), "the log does not name it")
