@@ -1,7 +1,7 @@
 /* erase.c - acpctl audit erase: removes personal values from the audit log; its chains still verify.
  *
- * Each table has its own transaction, which also writes the audit row about it. If the program dies in between, a second
- * run does the rest. */
+ * Each table has its own transaction, which also writes the audit row about it. If the program dies in between, a
+ * second run does the rest. */
 #include "ctl_audit.h"
 
 struct erasure {
