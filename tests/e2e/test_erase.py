@@ -13,7 +13,7 @@ from checks import check, equal
 from fcgi import Responder
 from scratch import migrate, migrated, scratch_database
 from test_proof import (FOUND, GOOD, USAGE, append, ctl, done, exported, filled, findings, lines_of,
-                        month_back, offline, old_rows, onboarded, places, proved, rows_in, score, seal, verified,
+                        month_back, offline, onboarded, places, proved, rows_in, score, seal, verified,
                         with_old_months)
 
 KEPT = 3
@@ -300,7 +300,7 @@ def test_who_may_erase(bench):
                              "select acp.audit_erase_outbox(null, now())", "update acp.%s set salt = null" % table]),
               ["42501"] * 4, "SQLSTATEs")
         for arguments, status, said in [([], USAGE, "give --tenant TENANT, --before TIME, or both"),
-                                        (["--tenant", "no-such"], FOUND, "there is no tenant"),
+                                        (["--tenant", "no-such"], FOUND, "no tenant has this"),
                                         (["--before", "yesterdayish"], FOUND, "yesterdayish"),
                                         (["--before"], USAGE, "needs a value"), (["x"], USAGE, "unexpected argument")]:
             run = ctl(bench, database, "audit", "erase", *arguments)
