@@ -278,8 +278,8 @@ static bool write_lines(struct acp_journal *journal, struct file *file, const st
 	return false;
 }
 
-/* Syncs all bytes written so far; releases the lock meanwhile. After a failed sync the content of the disk is unknown, so
- * this file is not written any more. */
+/* Syncs all bytes written so far; releases the lock meanwhile. After a failed sync the content of the disk is unknown,
+ * so this file is not written any more. */
 static void sync_file(struct acp_journal *journal, struct file *file)
 {
 	int64_t written = file->written;

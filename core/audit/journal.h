@@ -6,8 +6,9 @@
  *     <8 hex digits: bytes of JSON> <16 hex digits: first 8 bytes of their SHA-256> <JSON>\n
  *
  * An incomplete line at the end of a file was never acknowledged. Anywhere else it is damaged: the file is then renamed
- * to *.bad once the rest of it is stored. This file knows neither PostgreSQL nor FastCGI: the caller of a replay says how
- * a batch of events is committed. A replay can be repeated safely, because an event is stored once, by its event_id. */
+ * to *.bad once the rest of it is stored. This file knows neither PostgreSQL nor FastCGI: the caller of a replay says
+ * how a batch of events is committed. A replay can be repeated safely, because an event is stored once, by its
+ * event_id. */
 #ifndef ACP_JOURNAL_H
 #define ACP_JOURNAL_H
 
@@ -52,9 +53,9 @@ struct acp_journal_counts {
 };
 
 /* Replays the file of this process (the next append starts another one) and the files that no living process holds. A
- * file is removed when all of its events are committed. Returns ACP_OK, or the reason why it stopped: the code of commit,
- * or ACP_INTERNAL_ERROR if the folder cannot be read. Fills counts in either case. Other replays, here or in other
- * processes, and appends may run at the same time. */
+ * file is removed when all of its events are committed. Returns ACP_OK, or the reason why it stopped: the code of
+ * commit, or ACP_INTERNAL_ERROR if the folder cannot be read. Fills counts in either case. Other replays, here or in
+ * other processes, and appends may run at the same time. */
 enum acp_code acp_journal_replay(struct acp_journal *journal, acp_journal_commit *commit, void *arg,
 				 struct acp_journal_counts *counts);
 

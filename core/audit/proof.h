@@ -1,8 +1,8 @@
 /* proof.h - proof of the audit log: seals, the readable form of a row, and the check of the chains.
  *
- * The chain_hash of a row is the SHA-256 of the previous chain_hash and the text of the row. A text has one of two forms:
- * form 1 is PostgreSQL's literal of the row's columns, up to schema version 9; form 2 is that of chain_text.h. A seal
- * signs the ends of all chains. This code does not know where rows come from: it checks the database and exported
+ * The chain_hash of a row is the SHA-256 of the previous chain_hash and the text of the row. A text has one of two
+ * forms: form 1 is PostgreSQL's literal of the row's columns, up to schema version 9; form 2 is that of chain_text.h. A
+ * seal signs the ends of all chains. This code does not know where rows come from: it checks the database and exported
  * files alike. */
 #ifndef ACP_PROOF_H
 #define ACP_PROOF_H
@@ -51,8 +51,8 @@ struct acp_row {
 	size_t size;
 };
 
-/* Parses a text of either form. False: it is neither. The fields are valid until the next call. Start with a zeroed row;
- * release it with acp_row_release. */
+/* Parses a text of either form. False: it is neither. The fields are valid until the next call. Start with a zeroed
+ * row; release it with acp_row_release. */
 bool acp_row_parse(struct acp_row *row, const char *text, size_t len) ACP_MUSTCHECK;
 void acp_row_release(struct acp_row *row);
 enum { ACP_ROW_EVENT = 0, ACP_ROW_TS = 2, ACP_ROW_TENANT = 3 };
@@ -71,9 +71,9 @@ struct acp_chain_link {
 /* A stored row with its salt and the commitments of erased values (chain_text.h). */
 struct acp_chain_row;
 
-/* Appends the row as one line of an export: its columns as members, its place, and the text itself. kept: for form 2, the
- * salt and the erased values; NULL: form 1. The same row gives the same bytes, so an altered line differs from the line
- * of its text. */
+/* Appends the row as one line of an export: its columns as members, its place, and the text itself. kept: for form 2,
+ * the salt and the erased values; NULL: form 1. The same row gives the same bytes, so an altered line differs from the
+ * line of its text. */
 void acp_row_line(const struct acp_row *row, const struct acp_chain_link *link, const struct acp_chain_row *kept,
 		  struct acp_buf *out);
 

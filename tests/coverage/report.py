@@ -77,7 +77,7 @@ def ranges(numbers):
     return " ".join("%d" % first if first == last else "%d-%d" % (first, last) for first, last in runs)
 
 
-def judge(file, everything, reachable):
+def add_file(file, everything, reachable):
     """Adds one file to both sums and prints its line."""
     own = Figures()
     with open(os.path.join(ROOT, file["file"]), encoding="utf-8") as source:
@@ -98,7 +98,7 @@ def main():
     everything, reachable = Figures(), Figures()
     files = [file for file in counters(os.path.abspath(options.build)) if file["file"].endswith(".c")]
     for file in sorted(files, key=lambda one: one["file"]):
-        judge(file, everything, reachable)
+        add_file(file, everything, reachable)
     print("%-26s %s" % ("everything", everything))
     print("%-26s %s" % ("without out-of-memory paths", reachable))
     failed = 0

@@ -101,7 +101,7 @@ def spread(threads, items, work):
     return results
 
 
-PATIENCE = 90  # seconds; client.py gives up on a call after 70, which its test then judges
+PATIENCE = 90  # seconds; client.py gives up on a call after 70, which its test then handles
 
 
 class Load:

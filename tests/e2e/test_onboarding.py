@@ -138,7 +138,7 @@ def test_organization_name_length(bench):
 
 
 def test_large_bodies(bench):
-    """Contract 2: valid JSON up to 16 KiB (onboard_max_body_bytes) is judged by its members: 400; more is 413; each
+    """Contract 2: valid JSON up to 16 KiB (onboard_max_body_bytes) is checked by its members: 400; more is 413; each
     leaves one audit row."""
     small = refused(bench.onboard_reply(application(bench, organization_name="x" * 15000)), 400, "VALIDATION_ERROR",
                     "/organization_name")

@@ -355,7 +355,7 @@ def proposals(bench, tenant):
                          id=tenant.id)
 
 
-def judge(bench, proposal, status):
+def decide_proposal(bench, proposal, status):
     return bench.db.value("select acp.proposal_decide(:'id', :'status')", id=proposal, status=status)
 
 
@@ -382,7 +382,7 @@ def test_proposal(bench):
           "proposals")
     succeeded(create(bench, tenant.key))
     equal(publish(bench, data["proposal_id"]), False, "published without approval")
-    equal([judge(bench, data["proposal_id"], "approved") for _ in range(2)], [True, False], "approved")
+    equal([decide_proposal(bench, data["proposal_id"], "approved") for _ in range(2)], [True, False], "approved")
     succeeded(create(bench, tenant.key))
     try:
         equal([publish(bench, data["proposal_id"]) for _ in range(2)], [True, False], "published")
@@ -397,7 +397,8 @@ def test_rejected_proposal(bench):
     """Issue: a rejected proposal cannot be published, nor approved later."""
     tenant = bench.onboard()
     proposal = succeeded(bench.call(tenant.key, PROPOSE, {"policy": POLICY})).data["proposal_id"]
-    equal((judge(bench, proposal, "rejected"), judge(bench, proposal, "approved"), publish(bench, proposal)),
+    equal((decide_proposal(bench, proposal, "rejected"), decide_proposal(bench, proposal, "approved"),
+           publish(bench, proposal)),
           (True, False, False), "rejected, approved, published")
     succeeded(create(bench, tenant.key))
 

@@ -55,7 +55,7 @@ def test_no_call_fails(bench):
         servers = bench.db.value("select count(*) from pg_stat_activity where usename = 'acp_app'")
         load.stop()
         oracle = Oracle(bench, load, since, durability.FREE_LIMIT, durability.RESERVATION_TTL)
-        violations = oracle.judge()
+        violations = oracle.check()
         check(not violations, "\n".join(violations))
         failed = [answer for answer in load.answers() if answer.status is None or answer.status >= 500]
         check(not failed, "%d calls failed, for example %s" % (len(failed), failed and failed[0]))

@@ -132,7 +132,7 @@ def run(stack, settings, seed, seconds, clients, gaps=(1, 5), journal_seconds=60
     stack.up(conf=settings.name)
     verdict.notes.append(wait_for_journal(stack, journal_seconds))
     oracle = Oracle(bench, load, since, FREE_LIMIT, RESERVATION_TTL)
-    verdict.violations = oracle.judge()
+    verdict.violations = oracle.check()
     verdict.notes += oracle.notes
     verdict.keys = {account.key for account in load.accounts()[:5]}
     check(verdict.successes > 0, "not one call succeeded\n%s" % verdict)

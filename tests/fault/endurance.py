@@ -134,8 +134,8 @@ def under_faults(stack, world, load, shopper, regime, seconds):
     return took
 
 
-def judge(verdict, stack, bench, load, shopper, regime, world):
-    """Judges: the oracle checks every call, the accounts check the money."""
+def check_all(verdict, stack, bench, load, shopper, regime, world):
+    """The oracle checks every call, the accounts check the money."""
     settle_clock(regime, world)
     verdict.notes.append(wait_for_journal(stack, 120))
     # A month whose billing was killed shows a difference until its billing is complete.
@@ -146,7 +146,7 @@ def judge(verdict, stack, bench, load, shopper, regime, world):
     books.settle()
     oracle = Oracle(bench, load, "2000-01-01", FREE_LIMIT, RESERVATION_TTL, regime.broke_schema, world.jumps)
     try:
-        oracle.judge()
+        oracle.check()
         books.customers()
         regime.end_month(1)
         books.bill(world.months)
@@ -177,7 +177,7 @@ def run(stack, seed, seconds, clients, gaps, pace, thinks, only=None, limit=None
         try:
             took = under_faults(stack, world, load, shopper, regime, seconds)
             verdict = LongVerdict(seed, load, regime, took)
-            judge(verdict, stack, bench, load, shopper, regime, world)
+            check_all(verdict, stack, bench, load, shopper, regime, world)
         except Failure as error:
             verdict = verdict or LongVerdict(seed, load, regime, seconds)
             verdict.violations += regime.violations + [str(error)]

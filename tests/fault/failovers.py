@@ -75,7 +75,7 @@ def run(stack, seed, failovers, clients, gaps=(2, 5), pauses=(0, 2), silence=(2,
             verdict.violations.append(str(error))
         oracle = Oracle(bench, load, since, FREE_LIMIT, RESERVATION_TTL)
         try:
-            oracle.judge()
+            oracle.check()
         except Failure as error:  # a call of the oracle itself was refused
             oracle.violations.append(str(error))
         verdict.violations += oracle.violations

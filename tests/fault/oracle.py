@@ -97,7 +97,7 @@ class Oracle:
             self.violations.append("%s: and %d more" % (name, len(wrong) - SHOWN))
         self.notes.append("%s %s" % ("FAIL" if wrong else "ok", name))
 
-    def judge(self):
+    def check(self):
         self._read()
         self._rows_of_answers()
         self._rows_of_nobody()

@@ -134,8 +134,8 @@ class Torture:
                 return rows
             time.sleep(0.05)
 
-    def judge(self, story, kind, nth, reply):
-        """A class of answer; what is wrong is said."""
+    def classify(self, story, kind, nth, reply):
+        """Returns the class of the answer; reports faults."""
         wanted = 1 if 200 <= reply.status < 300 and story != "usage" else 0
         rows = self.rows_of(reply.headers["X-Request-Id"], wanted)
         if 200 <= reply.status < 300:
@@ -151,7 +151,7 @@ class Torture:
         return str(reply.status)
 
     def prepare(self, story):
-        """What must be there before the request whose calls fail."""
+        """Makes the data for the request whose calls fail."""
 
     def attempt(self, story, kind, nth, ask, counts):
         """True while a call was made to fail."""
@@ -171,7 +171,7 @@ class Torture:
             # The one kind of call that may take the answer along: what carries it.
             self.fault(story, kind, nth, "no answer: %s" % reply)
         else:
-            outcome = self.judge(story, kind, nth, reply)
+            outcome = self.classify(story, kind, nth, reply)
             counts[outcome] = counts.get(outcome, 0) + bool(failed)
         return failed
 
@@ -217,7 +217,7 @@ class Torture:
     kinds = tuple(KINDS)
 
     def finish(self):
-        """What is judged after all stories."""
+        """Checks after all stories."""
 
 
 class MoneyTorture(Torture):
@@ -249,7 +249,7 @@ class MoneyTorture(Torture):
             self.event = self.fresh("evt_torture").replace("-", "_")
 
     def deliver(self):
-        """A signed event without consequences: what counts is that it is taken once."""
+        """A signed event without consequences: it must be accepted once."""
         body = json.dumps({"id": self.event, "object": "event", "type": "payment_method.detached",
                            "created": int(time.time()), "livemode": False, "data": {
                                "object": {"id": "pm_x", "object": "payment_method", "customer": None},
@@ -259,22 +259,22 @@ class MoneyTorture(Torture):
         return self.responder.ask("POST", "/api/webhooks/stripe", body, {
             "Content-Type": "application/json", "Stripe-Signature": "t=%d,v1=%s" % (at, mac)})
 
-    def judge(self, story, kind, nth, reply):
+    def classify(self, story, kind, nth, reply):
         if story == "over the limit" and reply.status == 402:
             if not reply.json.get("upgrade_url"):
                 self.fault(story, kind, nth, "402 without a link: %r" % reply.body[:300])
             return "402"
         if story == "last free call":
-            self.judge_limit(kind, nth, reply)
+            self.check_limit(kind, nth, reply)
         if story not in ("checkout", "webhook"):
-            return super().judge(story, kind, nth, reply)
+            return super().classify(story, kind, nth, reply)
         if reply.status not in (200, 500, 502, 503) or (reply.status != 200 and not reply.json.get("request_id")):
             self.fault(story, kind, nth, "no proper refusal: %d %r" % (reply.status, reply.body[:300]))
         if story == "webhook":
-            self.judge_event(kind, nth, reply)
+            self.check_event(kind, nth, reply)
         return "2xx" if reply.status == 200 else str(reply.status)
 
-    def judge_limit(self, kind, nth, first):
+    def check_limit(self, kind, nth, first):
         """With one free call a tenant has at most one that succeeded, however often it tries."""
         again = lambda: self.call(self.new, SCORE, SCORE_PARAMS)  # noqa: E731
         later = [self.patiently(again), self.patiently(again)]
@@ -282,8 +282,8 @@ class MoneyTorture(Torture):
         if done > 1 or (first.status == 200 and [reply.status for reply in later] != [402, 402]):
             self.fault("last free call", kind, nth, "%s of three calls" % [r.status for r in (first, *later)])
 
-    def judge_event(self, kind, nth, reply):
-        """An event that was answered with 200 is on record; told again, as Stripe does, any is, and once."""
+    def check_event(self, kind, nth, reply):
+        """An event that was answered with 200 is recorded. Sent again, as Stripe does, any event is recorded once."""
         def on_record():
             return int(self.db.value("select count(*) from acp.stripe_events where event_id = :'id'", id=self.event))
         if reply.status == 200 and on_record() != 1:

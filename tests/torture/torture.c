@@ -150,7 +150,7 @@ static bool show_this_one(long count)
 	return only_nth || count <= SHOWN;
 }
 
-static void judge(const struct story *story, const struct outcome *baseline, const struct outcome *outcome)
+static void classify_outcome(const struct story *story, const struct outcome *baseline, const struct outcome *outcome)
 {
 	const char *fault = outcome->fault.len ? outcome->fault.ptr : NULL;
 	if (!fault && same(&baseline->seen, &outcome->seen)) {
@@ -235,7 +235,7 @@ static void rounds(const struct story *story, enum failing_kind kind, bool lasti
 		bool end = !outcome.failed;
 		bool spoilt = !end && has_spoilt_memory();
 		if (!end)
-			judge(story, baseline, &outcome);
+			classify_outcome(story, baseline, &outcome);
 		if (!end && outcome.live)
 			look_for_leak(story, kind, lasting);
 		release_outcome(&outcome);

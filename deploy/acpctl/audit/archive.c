@@ -1,8 +1,8 @@
 /* archive.c - acpctl audit archive: moves a month of the audit log to a file.
  *
  * First the file is written, synced, read back and checked. Then one transaction stores its hashes and totals and drops
- * the partition. If the program or the machine dies, the rows are still in the table, or the archive is recorded and its
- * file is on the disk. A second run has the same result. */
+ * the partition. If the program or the machine dies, the rows are still in the table, or the archive is recorded and
+ * its file is on the disk. A second run has the same result. */
 #include "ctl_audit.h"
 
 #include <errno.h>

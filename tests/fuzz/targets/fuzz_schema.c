@@ -8,7 +8,7 @@
 
 enum opinion { NO, YES, UNSURE }; /* UNSURE: depends on a pattern, a format or the multiple of a fraction */
 
-static enum opinion judge(struct json_object *schema, struct json_object *value);
+static enum opinion check(struct json_object *schema, struct json_object *value);
 
 static enum opinion both(enum opinion a, enum opinion b)
 {
@@ -55,7 +55,7 @@ static bool is_type(struct json_object *value, const char *name)
 	return strcmp(names[type], name) == 0;
 }
 
-static enum opinion judge_type(struct json_object *types, struct json_object *value)
+static enum opinion check_type(struct json_object *types, struct json_object *value)
 {
 	if (!json_object_is_type(types, json_type_array))
 		return yes_if(is_type(value, json_object_get_string(types)));
@@ -65,14 +65,14 @@ static enum opinion judge_type(struct json_object *types, struct json_object *va
 	return NO;
 }
 
-static enum opinion judge_multiple(double value, double of)
+static enum opinion check_multiple(double value, double of)
 {
 	if (floor(value) != value || floor(of) != of)
 		return UNSURE;
 	return yes_if(fmod(value, of) == 0);
 }
 
-static enum opinion judge_number(const char *word, double limit, double value)
+static enum opinion check_number(const char *word, double limit, double value)
 {
 	if (strcmp(word, "minimum") == 0)
 		return yes_if(value >= limit);
@@ -82,11 +82,11 @@ static enum opinion judge_number(const char *word, double limit, double value)
 		return yes_if(value > limit);
 	if (strcmp(word, "exclusiveMaximum") == 0)
 		return yes_if(value < limit);
-	return strcmp(word, "multipleOf") == 0 ? judge_multiple(value, limit) : YES;
+	return strcmp(word, "multipleOf") == 0 ? check_multiple(value, limit) : YES;
 }
 
 /* The keywords min… and max… for one kind of thing; count: how many the value has. */
-static enum opinion judge_count(const char *word, const char *kind, struct json_object *limit, size_t count)
+static enum opinion check_count(const char *word, const char *kind, struct json_object *limit, size_t count)
 {
 	if (strcmp(word + 3, kind) != 0)
 		return YES;
@@ -102,13 +102,13 @@ static size_t characters(const char *text)
 	return count;
 }
 
-static enum opinion judge_array(const char *word, struct json_object *limit, struct json_object *array)
+static enum opinion check_array(const char *word, struct json_object *limit, struct json_object *array)
 {
 	enum opinion opinion = YES;
 	size_t count = json_object_array_length(array);
 	if (strcmp(word, "items") == 0)
 		for (size_t i = 0; i < count; i++)
-			opinion = both(opinion, judge(limit, json_object_array_get_idx(array, i)));
+			opinion = both(opinion, check(limit, json_object_array_get_idx(array, i)));
 	if (strcmp(word, "uniqueItems") == 0 && json_object_get_boolean(limit))
 		for (size_t i = 0; i < count; i++)
 			for (size_t k = 0; k < i; k++)
@@ -117,7 +117,7 @@ static enum opinion judge_array(const char *word, struct json_object *limit, str
 	return opinion;
 }
 
-static enum opinion judge_object(struct json_object *schema, const char *word, struct json_object *limit,
+static enum opinion check_object(struct json_object *schema, const char *word, struct json_object *limit,
 				 struct json_object *object)
 {
 	enum opinion opinion = YES;
@@ -133,19 +133,19 @@ static enum opinion judge_object(struct json_object *schema, const char *word, s
 		struct json_object *known = NULL;
 		bool named = json_object_object_get_ex(properties, name, &known);
 		if (named && strcmp(word, "properties") == 0)
-			opinion = both(opinion, judge(known, member));
+			opinion = both(opinion, check(known, member));
 		else if (!named && strcmp(word, "additionalProperties") == 0)
-			opinion = both(opinion, judge(limit, member));
+			opinion = both(opinion, check(limit, member));
 	}
 	return opinion;
 }
 
-static enum opinion judge_word(struct json_object *schema, const char *word, struct json_object *limit,
+static enum opinion check_word(struct json_object *schema, const char *word, struct json_object *limit,
 			       struct json_object *value)
 {
 	bool string = json_object_is_type(value, json_type_string);
 	if (strcmp(word, "type") == 0)
-		return judge_type(limit, value);
+		return check_type(limit, value);
 	if (strcmp(word, "enum") == 0)
 		return yes_if(in_list(limit, value));
 	if (strcmp(word, "const") == 0)
@@ -153,20 +153,20 @@ static enum opinion judge_word(struct json_object *schema, const char *word, str
 	if (strcmp(word, "pattern") == 0 || strcmp(word, "format") == 0)
 		return string ? UNSURE : YES;
 	if (is_number(value))
-		return judge_number(word, json_object_get_double(limit), json_object_get_double(value));
+		return check_number(word, json_object_get_double(limit), json_object_get_double(value));
 	if (string)
-		return judge_count(word, "Length", limit, characters(json_object_get_string(value)));
+		return check_count(word, "Length", limit, characters(json_object_get_string(value)));
 	if (json_object_is_type(value, json_type_array))
-		return both(judge_count(word, "Items", limit, json_object_array_length(value)),
-			    judge_array(word, limit, value));
+		return both(check_count(word, "Items", limit, json_object_array_length(value)),
+			    check_array(word, limit, value));
 	if (json_object_is_type(value, json_type_object))
-		return both(judge_count(word, "Properties", limit, (size_t)json_object_object_length(value)),
-			    judge_object(schema, word, limit, value));
+		return both(check_count(word, "Properties", limit, (size_t)json_object_object_length(value)),
+			    check_object(schema, word, limit, value));
 	return YES;
 }
 
 /* schema is known to compile. */
-static enum opinion judge(struct json_object *schema, struct json_object *value)
+static enum opinion check(struct json_object *schema, struct json_object *value)
 {
 	enum opinion opinion = YES;
 	if (json_object_is_type(schema, json_type_boolean))
@@ -174,7 +174,7 @@ static enum opinion judge(struct json_object *schema, struct json_object *value)
 	json_object_object_foreach(schema, word, limit)
 	{
 		if (strlen(word) > 3)
-			opinion = both(opinion, judge_word(schema, word, limit, value));
+			opinion = both(opinion, check_word(schema, word, limit, value));
 	}
 	return opinion;
 }
@@ -240,7 +240,7 @@ void fuzz_schema(const uint8_t *data, size_t size)
 		FUZZ_CHECK(valid || (*error.message &&
 				     (!*error.pointer || *error.pointer == '/' || *error.pointer == '.')),
 			   "at %s: %s", error.pointer, error.message);
-		enum opinion opinion = judge(tree, value);
+		enum opinion opinion = check(tree, value);
 		FUZZ_CHECK(opinion == UNSURE || valid == (opinion == YES), "valid %d: %s: %s", valid, error.pointer,
 			   error.message);
 		FUZZ_CHECK(check_canonical(tree, value, valid), "valid %d, and otherwise in canonical form", valid);
