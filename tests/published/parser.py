@@ -15,8 +15,8 @@ import urllib.parse
 
 # Valid by RFC 8259, but refused (core/json/json.h gives the reasons).
 STRICTER = {
-    "y_object_duplicated_key.json": "two members with the same name",
-    "y_object_duplicated_key_and_value.json": "two members with the same name",
+    "y_object_duplicated_key.json": "two members of the same name",
+    "y_object_duplicated_key_and_value.json": "two members of the same name",
     "y_object_escaped_null_in_key.json": "U+0000",
     "y_string_null_escape.json": "U+0000",
 }
