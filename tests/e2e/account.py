@@ -1,4 +1,4 @@
-"""The account of a stack: what must hold for everything that was done with it, whatever that was.
+"""The account of a stack: checks that must hold after all tests, whatever they did.
 
 conftest.py draws it up for each worker's stack after the last test; test_account.py shows each check some traffic.
 """
@@ -13,7 +13,7 @@ from written import keys_written_down, logs_of, read
 
 
 def no_drift(bench):
-    """Contract 3, 4: acp_report.usage_drift is empty: the counters are what the audit rows say."""
+    """Contract 3, 4: acp_report.usage_drift is empty: the counters agree with the audit rows."""
     equal(bench.db.rows("select * from acp_report.usage_drift limit 20"), [], "drift")
 
 
@@ -65,7 +65,7 @@ def request_ids_are_unique(bench):
 
 
 def no_key_was_written_down(bench):
-    """Contract 1: of all keys that this run was given, none is in the database or in a log."""
+    """Contract 1: no key that this run was given is in the database or in a log."""
     equal(keys_written_down(bench, bench.db.dump()), [], "places and keys")
 
 
@@ -130,7 +130,7 @@ CHECKS = [
 
 
 def draw_up(bench):
-    """Every check; fails with all that do not hold."""
+    """Runs every check; fails with the list of those that do not hold."""
     wrong = []
     for each in CHECKS:
         try:

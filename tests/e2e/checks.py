@@ -1,4 +1,4 @@
-"""What tests say of what they found: a condition that must hold, a wait until it does, work done at the same time.
+"""Checks of tests: a condition that must hold, a wait for a condition, concurrent work.
 
 Used by the tests here, and by tests/fault, tests/bench, tests/console, tests/torture and tests/abuse, which run without
 pytest.
@@ -10,7 +10,7 @@ import time
 
 
 class Skip(Exception):
-    """Raised by a test that cannot run here; says why."""
+    """Raised by a test that cannot run here, with the reason."""
 
 
 class Failure(AssertionError):
@@ -38,7 +38,7 @@ def clipped(text, limit=1500):
 
 
 def until(seconds, what, probe, pause=0.02):
-    """Asks probe() again and again until it returns something true; returns that."""
+    """Repeats probe() until it returns a true value, and returns that value."""
     deadline = time.monotonic() + seconds
     while True:
         found = probe()
@@ -50,8 +50,8 @@ def until(seconds, what, probe, pause=0.02):
 
 
 def slowness():
-    """How many times as long as alone this process takes for its work at the moment, since others want the processors
-    too; 1 on a quiet machine. For bounds of what takes no time itself."""
+    """The factor by which this process is slower now than on a quiet machine (1), because others use the processors.
+    For time limits of work that takes no time itself."""
     start, used = time.monotonic(), time.process_time()
     while time.process_time() - used < 0.05:
         pass
@@ -140,7 +140,7 @@ class Load:
 
 
 def only_on(servers, why):
-    """Decorator: the test makes sense with these web servers only."""
+    """Decorator: the test runs with these web servers only."""
     def decorate(function):
         @functools.wraps(function)
         def guarded(bench):

@@ -1,4 +1,4 @@
-"""What tests work with: requests as raw as needed, fresh tenants, audit rows."""
+"""The Bench, which every test gets: raw requests, fresh tenants, audit rows."""
 
 import contextlib
 import http.client
@@ -40,8 +40,7 @@ CREDENTIALS = re.compile(r"ock_[0-9A-Za-z]{24,}|whsec_[0-9A-Za-z+/=_-]{16,}|\b[r
 
 
 class Watch:
-    """Looks all the time at the arguments of the program's processes: what stands there every user of the machine can
-    read."""
+    """Reads the arguments of the program's processes all the time: every user of the machine can see them."""
 
     def __init__(self, sbin):
         self._sbin = sbin  # of these programs only, where it is known
@@ -100,7 +99,7 @@ class Reply:
         return self.headers.get(name)
 
     def is_ours(self):
-        """Made by the program, not by the web server in front of it."""
+        """True if the program made the reply, not the web server in front of it."""
         return self.header("X-Request-Id") is not None
 
     def __str__(self):
@@ -124,12 +123,12 @@ def succeeded(reply, status=200):
 
 
 def shortened(text, limit=800):
-    """What was sent or answered, as messages show it: not with a whole key."""
+    """A request or an answer, as messages show it: without whole keys."""
     return re.sub(r"\b(ock_[0-9A-Za-z]{8})[0-9A-Za-z]{20,}", r"\1…", clipped(text, limit))
 
 
 class Http:
-    """One request a connection: nothing is sent twice behind the test's back."""
+    """One request for each connection, so that nothing is silently sent twice."""
 
     def __init__(self, url):
         parts = urllib.parse.urlsplit(url)
@@ -154,7 +153,7 @@ class Http:
             connection.close()
 
     def raw(self, data, half_close=False):
-        """Sends bytes as they are. Returns the Reply, or None when the server closed without one."""
+        """Sends the bytes unchanged. Returns the Reply, or None if the server closed without one."""
         with socket.create_connection((self.host, self.port), timeout=70) as connection:
             try:
                 connection.sendall(data)
@@ -178,7 +177,7 @@ def header_list(headers):
 
 
 class Tenant:
-    """An onboarded agent. What is not a member here is in .reply."""
+    """An onboarded agent. Other members of the reply are in .reply."""
 
     def __init__(self, agent_id, reply):
         self.agent_id = agent_id
@@ -212,7 +211,7 @@ class Bench:
         return "last exchange of the test's own thread: %s" % (getattr(self._last, "reply", None) or "none")
 
     def check_invariants(self):
-        """What holds for every reply, whichever test it belonged to."""
+        """Checks that hold for every reply, of whatever test."""
         if self._wrong:
             raise Failure(self._wrong[0])
 
@@ -244,7 +243,7 @@ class Bench:
         return None
 
     def arrange(self, settings=None, mount="/"):
-        """The stack with these settings of its own (name: value) and no others, mounted there."""
+        """Brings the stack up with these settings (name: value) and no others, mounted at this path."""
         self.stack.arrange("".join("%s = %s\n" % pair for pair in (settings or {}).items()), mount)
         self.http = Http(self.stack.url)
 
@@ -296,7 +295,7 @@ class Bench:
         return Tenant(agent_id, succeeded(reply, 201))
 
     def paid_tenant(self):
-        """A fresh tenant that nothing limits."""
+        """A fresh tenant without limits."""
         tenant = self.onboard()
         self.stack.ctl("tenant", "update", tenant.id, "--tier", "paid", "--payment-method", "active")
         self.db.execute("update acp.api_keys set rate_limit = 1000000 where tenant_id = :'id'", id=tenant.id)
@@ -312,7 +311,7 @@ class Bench:
     # Audit ----------------------------------------------------------------------------------------------------------
 
     def audit_rows(self, request_ids):
-        """request_id -> its audit rows, of the table itself."""
+        """Maps each request_id to its audit rows in the table itself."""
         wanted = sorted(set(request_ids))
         found = {request_id: [] for request_id in wanted}
         for start in range(0, len(wanted), 1000):
@@ -344,7 +343,7 @@ class Bench:
         return [found[reply.request_id][0] for reply in replies]
 
     def audit_count(self, tenant=None):
-        """How many rows unknown callers have, and this tenant."""
+        """The number of rows of unknown callers and of this tenant."""
         return self.db.value("select count(*) from acp.audit_logs where tenant_id in (:'nil', :'id')", nil=NIL,
                              id=tenant.id if tenant else NIL)
 

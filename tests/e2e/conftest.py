@@ -115,7 +115,7 @@ def group_of(item):
 
 
 def arrangement(item):
-    """What the test's stack must be: arguments of Bench.arrange."""
+    """The stack that the test needs: arguments of Bench.arrange."""
     return getattr(item.function, "stack", None) or getattr(item.module, "STACK", None) or {}
 
 
@@ -171,7 +171,7 @@ def bench(request, worker_bench):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """Runs the test, and what holds for every reply."""
+    """Runs the test, and the checks of every reply."""
     bench = pyfuncitem.funcargs["bench"]
     try:
         pyfuncitem.obj(bench)

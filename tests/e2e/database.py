@@ -1,4 +1,4 @@
-"""PostgreSQL through psql: rows of a statement, a session that holds locks, the SQLSTATE of what is refused."""
+"""PostgreSQL through psql: rows of a statement, a session that holds locks, the SQLSTATE of a refused statement."""
 
 import glob
 import json
@@ -10,7 +10,7 @@ from checks import Failure, check
 
 
 def find_psql():
-    """The program itself: what Debian puts on PATH is a script that looks for it, for longer than it then runs."""
+    """The path of the program itself. On Debian, psql on PATH is a script whose search takes longer than the program."""
     found = glob.glob("/usr/lib/postgresql/*/bin/psql")
     return max(found, key=lambda path: int(path.split("/")[4])) if found else "psql"
 
@@ -87,7 +87,7 @@ class Database:
         self.text(sql, **values)
 
     def sqlstates(self, statements):
-        """The SQLSTATE of each statement, "00000" where it was not refused; every one is tried, in one session."""
+        """The SQLSTATE of each statement, "00000" if it succeeded. All are run, in one session."""
         script = "\n".join("%s;\n\\echo -- state :SQLSTATE" % statement for statement in statements)
         done = self._psql("\\set ON_ERROR_STOP 0\n\\o /dev/null\n%s\n" % script)
         found = re.findall(r"^-- state (\w{5})$", done.stdout.decode(errors="replace"), re.M)
@@ -102,15 +102,15 @@ class Database:
         return Session(self.url)
 
     def tables(self):
-        """Every table that holds rows itself, as schema-qualified names."""
+        """All tables that hold rows themselves, as schema-qualified names."""
         rows = self.rows("select format('%I.%I', n.nspname, c.relname) as name from pg_class c join pg_namespace n "
                          "on n.oid = c.relnamespace where c.relkind = 'r' and n.nspname !~ '^(pg_|information_schema)' "
                          "order by 1")
         return [row["name"] for row in rows]
 
     def fingerprints(self, without=()):
-        """table -> (number of rows, hash of all their content), of all but some tables. What a process moves from one
-        to another of the tables of usage, once a second, counts as one: the sums."""
+        """Maps each table, except some, to (number of rows, hash of their content). The usage tables, between which a
+        process moves rows once a second, count as one table: their sums."""
         if "acp.audit_logs" in without:
             without = (*without, "acp.audit_chains")  # each row moves the end of a chain
         relations = {name: name for name in self.tables() if name not in ROLLED}
@@ -126,7 +126,7 @@ class Database:
 
 
 class Session:
-    """A psql that stays connected, so that what it locks stays locked; a context manager that rolls back."""
+    """A psql that stays connected and keeps its locks; a context manager that rolls back."""
 
     def __init__(self, url):
         self._psql = subprocess.Popen([PSQL, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", url],

@@ -22,7 +22,7 @@ def record(kind, content=b""):
 
 
 def stream(kind, content):
-    """As many records as it takes, without the empty one that ends a stream."""
+    """The records of a stream, without the empty one that ends it."""
     return b"".join(record(kind, content[at:at + 65535]) for at in range(0, len(content), 65535))
 
 
@@ -127,7 +127,7 @@ class Responder:
         self.write_config()
 
     def stand_under(self, command):
-        """Starts with this in front of its own command."""
+        """Starts it with these words before its command."""
         self._before = command
 
     def write_config(self, **settings):
@@ -161,7 +161,7 @@ class Responder:
         self.dir.cleanup()
 
     def _keep_log(self):
-        """What it logged is looked through at the end of the run, with the other logs (account.py)."""
+        """Keeps its log, which is checked at the end of the run with the other logs (account.py)."""
         if getattr(self._stack, "own", False):
             self._stack.responders_ended += 1
             with open(os.path.join(self._stack.logs, "responders-of-tests.log"), "a", encoding="utf-8") as file:

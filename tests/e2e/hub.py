@@ -9,7 +9,7 @@ BASE = "/functions/v1/"
 
 
 def kernel_key(bench):
-    """That of the stack. deploy/lib/stack gives each one."""
+    """The kernel key of the stack, which deploy/lib/stack makes."""
     given = os.environ.get("ACP_KERNEL_KEY") or bench.stack.config and configured(bench.stack)
     if not given:
         raise Skip("needs the kernel key (ACP_KERNEL_KEY)")

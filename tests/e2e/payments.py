@@ -124,7 +124,7 @@ class Payments:
                             id=tenant["tenant_uuid"])
 
     def becomes(self, tenant, seconds=15, **wanted):
-        """Waits until the tenant's row is so."""
+        """Waits until the row of the tenant has these values."""
         row = {}
 
         def probe():
@@ -137,16 +137,16 @@ class Payments:
         return row
 
     def settled(self, tenant, seconds=15):
-        """Waits until nothing is owed for the tenant."""
+        """Waits until the tenant has no open obligation."""
         until(seconds, "nothing is owed", lambda: not self.owed(tenant, "done_at is null and not dead"), 0.05)
 
     def customers(self, tenant):
-        """Those that Stripe holds for the tenant."""
+        """The customers of the tenant at Stripe."""
         name = tenant["tenant_uuid"]
         return [c for c in self.stripe.all("/v1/customers") if c["metadata"].get("tenant_uuid") == name]
 
     def upgrade(self, tenant):
-        """The whole way: the agent asks, the human presses the button, Stripe tells."""
+        """The whole upgrade: the agent asks, the human presses the button, Stripe reports it."""
         self.stripe.complete(self.checkout(tenant)["checkout_url"])
         self.becomes(tenant, effective_tier="paid")
         return self.settled(tenant)

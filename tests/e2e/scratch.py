@@ -1,4 +1,4 @@
-"""Databases of a test's own."""
+"""Databases for a single test."""
 
 import contextlib
 import uuid

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Puts into a document what the end-to-end tests found at each web server and mount.
+"""Writes the results of the end-to-end tests, for each web server and mount, into a document.
 
   servers.py RESULTS…           rewrites the table from what pytest --results wrote, one file a web server
   servers.py --check RESULTS…   says whether that is what the document shows; exit status 1: it is not

@@ -1,4 +1,4 @@
-"""The stack under test: deploy/lib/stack for one of our own, or addresses of one that runs already."""
+"""The stack under test: started with deploy/lib/stack, or one that already runs at given addresses."""
 
 import contextlib
 import os
@@ -88,7 +88,7 @@ SERVERS = EXTERNAL + ("lighttpd-spawn", "apache-fcgid")
 
 
 class OutsideStack(Programs):
-    """Runs already; is not ours to restart."""
+    """A stack that already runs and must not be restarted."""
 
     own = False
     responders_ended = 0
@@ -105,7 +105,7 @@ class OutsideStack(Programs):
         self.sbin = os.path.join(options.prefix, "sbin") if options.prefix else None
 
     def up(self):
-        """Which web server it is says its Server header."""
+        """The name of the web server, from its Server header."""
         with urllib.request.urlopen(self.url + "/healthz", timeout=10) as answer:
             name = answer.headers.get("Server", "").lower()
         known = {"lighttpd": "lighttpd", "nginx": "nginx", "caddy": "caddy", "apache": "apache-fcgid"}
@@ -120,7 +120,7 @@ class OutsideStack(Programs):
 
 
 class OwnStack(Programs):
-    """conf and mount: the settings of its own that it was last brought up with, as text, and where it is mounted."""
+    """conf and mount: the text of its settings when it was last brought up, and the path where it is mounted."""
 
     own = True
     conf = mount = None
@@ -142,7 +142,7 @@ class OwnStack(Programs):
             self._up += ["--examples"]
 
     def _run(self, command, *options):
-        """deploy/lib/stack, whose messages are shown only when it fails."""
+        """Runs deploy/lib/stack; shows its messages only if it fails."""
         done = run([STACK, command, "--dir", self.dir, *options], env=clean_environment(), timeout=180)
         if done.returncode != 0:
             raise Failure("deploy/lib/stack %s: exit %d\n%s%s" % (command, done.returncode, done.stdout, done.stderr))
@@ -161,13 +161,13 @@ class OwnStack(Programs):
         self.logs = os.path.dirname(self.log)
 
     def up(self, conf=None, mount="/"):
-        """Starts what is down, and again what has other settings. conf: a file with settings of its own."""
+        """Starts processes that are down, and restarts those with other settings. conf: a file with settings."""
         self.conf = self.mount = None  # until it is up
         self._run(*self._up, "--mount", mount, *(["--conf", conf] if conf else []), *(["--pooler"] if self.pooler else []))
         self.conf, self.mount = contents(conf) if conf else "", mount
 
     def arrange(self, conf="", mount="/"):
-        """The same with settings as text; nothing happens where it has these already."""
+        """The same with settings as text; does nothing if it already has them."""
         if (self.conf, self.mount) == (conf, mount):
             return
         with tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="acp-e2e-") as file:
@@ -176,14 +176,14 @@ class OwnStack(Programs):
             self.up(file.name if conf else None, mount)
 
     def disturbed(self):
-        """Something may be down: the next arrange() looks after it."""
+        """Marks the stack: something may be down, and the next arrange() repairs it."""
         self.conf = self.mount = None
 
     def down(self):
         self._run("down")
 
     def purge(self):
-        """Removes what is left of a stack that is down."""
+        """Removes the files of a stack that is down."""
         self._run("down", "--purge")
 
     def restart_responder(self):
@@ -232,7 +232,7 @@ def command_line(pid):
 
 
 def stat_fields(pid):
-    """State, parent, … as in proc(5) from field 3 on; None when there is no such process."""
+    """State, parent, … as in proc(5) from field 3 on; None: no such process."""
     try:
         with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()

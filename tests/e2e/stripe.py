@@ -1,4 +1,4 @@
-"""The stand-in for Stripe (tests/stripe) as tests use it: started on a free port, given orders, asked what it holds."""
+"""The stand-in for Stripe (tests/stripe): starts it on a free port, gives it orders, reads its objects."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ SECRET = "whsec_" + "e2eStandInSecret0123456789"
 
 
 class StandIn:
-    """A stand-in of a test's own; a context manager that ends it."""
+    """A stand-in for one test; a context manager that ends it."""
 
     def __init__(self, key=KEY, webhook_url="", webhook_secret=SECRET, state=None, port=0):
         self.key, self.secret = key, webhook_secret
@@ -46,7 +46,7 @@ class StandIn:
         self._command[self._command.index("--port") + 1] = self.url.rpartition(":")[2]
 
     def stop(self):
-        """What it holds is gone, unless it has a state file."""
+        """Stops it. Its objects are lost, unless it has a state file."""
         self._process.terminate()
         try:
             self._process.wait(10)
@@ -56,7 +56,7 @@ class StandIn:
         self._process.stdout.close()
 
     def settings(self):
-        """Of acp.conf."""
+        """Settings for acp.conf."""
         return {"stripe_url": self.url, "stripe_key": self.key, "stripe_webhook_secret": self.secret}
 
     # Requests -------------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ class StandIn:
     # Orders ---------------------------------------------------------------------------------------------------------
 
     def control(self, **orders):
-        """Gives orders (stand_in.py says which); returns the report."""
+        """Gives orders (see stand_in.py); returns the report."""
         request = urllib.request.Request(self.url + "/_control", json.dumps(orders).encode(), method="POST")
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
@@ -122,5 +122,5 @@ class StandIn:
         return self.control()
 
     def requests(self, method=None, path=None):
-        """What was asked so far, of one method and path."""
+        """The requests so far, of one method and path."""
         return [r for r in self.report()["requests"] if method in (None, r["method"]) and path in (None, r["path"])]

@@ -36,7 +36,7 @@ def allow_files(count):
 
 
 def room_at(bench):
-    """How many connections the web server takes: what its configuration says, which follows from the host's limit."""
+    """The number of connections of the web server, from its configuration, which follows from the limit of the host."""
     server = bench.stack.server.partition("-")[0]
     patterns = {"lighttpd": r"^server\.max-connections = (\d+)", "nginx": r"^\s*worker_connections (\d+)"}
     if server in patterns:
@@ -327,7 +327,7 @@ def inside(port):
 
 
 def delivered(bench, tenant, responder, url):
-    """What became of a test delivery to the address: the refusal of the webhook (status, code), or its delivery."""
+    """The result of a test delivery to the address: the refusal of the webhook (status, code), or the delivery."""
     post_ = lambda action, params: responder.call(tenant.key, json.dumps(
         {"action": "webhooks." + action, "params": params}).encode())
     made = post_("create", {"url": url, "events": ["webhook.test"]})

@@ -1,5 +1,5 @@
-"""The chain's text in both forms, databases and files of before, and erasure: what personal values the log held is gone,
-and its proof holds."""
+"""The chain's text in both forms, databases and files of earlier versions, and erasure: the personal values are gone, and
+the proof of the log holds."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ VALUES = "num_nonnulls(%s)" % ", ".join(PERSONAL)
 
 
 def erase(bench, database, *arguments, status=GOOD):
-    """What acpctl audit erase says that it did."""
+    """Runs acpctl audit erase and returns its report."""
     run = ctl(bench, database, "--json", "audit", "erase", *arguments)
     equal(run.returncode, status, "acpctl audit erase: %s%s" % (run.stdout, run.stderr))
     return json.loads(run.stdout)
@@ -42,7 +42,7 @@ def holds(bench, database):
 # The text -------------------------------------------------------------------------------------------------------------
 
 def test_vectors(bench):
-    """docs/internals.md: SQL makes the text of every test vector, and so does a program that has only read the page."""
+    """docs/internals.md: SQL makes the text of every test vector, as does a program written from the page alone."""
     with open(os.path.join(CHAIN, "vectors.json"), encoding="utf-8") as file:
         vectors = json.load(file)
     for vector in vectors:
@@ -54,18 +54,18 @@ def test_vectors(bench):
     check(len(vectors) >= 7, "%d vectors" % len(vectors))
     with open(os.path.join(os.path.dirname(CHAIN), "..", "docs", "internals.md"), encoding="utf-8") as file:
         page = file.read()
-    check("```text\n%s```\n" % vectors[0]["text"] in page, "the page shows another text than the first vector")
-    check("```text\n%s\n```\n" % vectors[0]["hash"] in page, "the page shows another hash than the first vector")
+    check("```text\n%s```\n" % vectors[0]["text"] in page, "the page and the first vector have different texts")
+    check("```text\n%s\n```\n" % vectors[0]["hash"] in page, "the page and the first vector have different hashes")
     run = subprocess.run(["python3", os.path.join(CHAIN, "reproduce.py")], stdout=subprocess.PIPE, text=True,
                          check=False)
     equal((run.returncode, run.stdout.split(",")[0]), (0, "suite chain: %d passed" % len(vectors)), "reproduce.py")
 
 
-# What was written before ----------------------------------------------------------------------------------------------
+# Earlier versions -----------------------------------------------------------------------------------------------------
 
 @contextlib.contextmanager
 def old_database(bench):
-    """A database of schema version 9 with forty rows, for the owner to migrate."""
+    """A database of schema version 9 with forty rows, not yet migrated."""
     sql = bench.stack.setting("sql_dir")
     with scratch_database(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         os.mkdir(os.path.join(folder, "migrations"))
@@ -85,8 +85,8 @@ def old_database(bench):
 
 
 def test_old_database_goes_on(bench):
-    """Rows of schema version 9 verify after the migration, sealed and exported; their chains go on in the new form; what
-    is altered, in rows of either form, is found."""
+    """Rows of schema version 9 verify after the migration, sealed and exported. Their chains continue in the new form.
+    Alterations are found in rows of either form."""
     with old_database(bench) as database:
         migrated(bench, database)
         equal(database.value("select count(*) from acp.audit_logs where chain_form is null and salt is null"), 40,
@@ -102,7 +102,7 @@ def test_old_database_goes_on(bench):
         seal(bench, database)
         forms = database.rows("select distinct chain_id, chain_form from acp.audit_logs order by 1, 2")
         check({"chain_id": 1, "chain_form": 2} in forms and {"chain_id": 1, "chain_form": None} in forms,
-              "chain 1 did not go on: %s" % forms)
+              "chain 1 did not continue: %s" % forms)
         holds(bench, database)
         with exported(bench, database) as path:
             equal(findings(bench, offline(bench), path), [], "findings of the export")
@@ -114,7 +114,7 @@ def test_old_database_goes_on(bench):
 
 
 def check_tampered(bench, database, place, change):
-    """Exactly that row is named while it is changed so."""
+    """Verification names exactly the changed row."""
     where = "chain_id = %d and chain_seq = %d" % place
     database.execute("create table keep as select * from acp.audit_logs where %s; update acp.audit_logs set %s where %s"
                      % (where, change, where))
@@ -124,7 +124,7 @@ def check_tampered(bench, database, place, change):
 
 
 def test_old_rows_keep_their_values(bench):
-    """acpctl(8): rows of before cannot be erased without breaking their chain: they are counted, and it exits with 3."""
+    """acpctl(8): rows of earlier versions cannot be erased without breaking their chain. They are counted; status 3."""
     with old_database(bench) as database:
         migrated(bench, database)
         append(database, "22222222-2222-4222-8222-222222222222", 5)
@@ -138,7 +138,7 @@ def test_old_rows_keep_their_values(bench):
 
 
 def test_old_exports_verify(bench):
-    """A file that acpctl audit export of schema version 9 wrote verifies; one digit of it altered is found."""
+    """An export of schema version 9 verifies; one altered digit is found."""
     pepper = {"ACP_KEY_PEPPER": "0123456789abcdef" * 4}
     path = os.path.join(CHAIN, "export_1.jsonl")
     run = ctl(bench, offline(bench), "audit", "verify", path, **pepper)
@@ -158,8 +158,8 @@ OTHER = "33333333-3333-4333-8333-333333333333"
 
 
 def test_tenant_is_erased(bench):
-    """docs/security.md: a tenant's addresses, keys' names, messages and idempotency keys are gone, from the table and from
-    exports; the chains, seals, counters and reports hold; another tenant's rows are as they were; it is on record."""
+    """docs/security.md: the addresses, key names, messages and idempotency keys of a tenant are gone from the table and
+    from exports. Chains, seals, counters and reports hold, rows of others are unchanged, and an audit row records it."""
     with filled(bench) as database:
         append(database, OTHER, 4)
         mine = "tenant_id = '%s'" % database.tenant
@@ -192,7 +192,7 @@ def test_tenant_is_erased(bench):
 
 
 def test_rows_before_a_moment_are_erased(bench):
-    """acpctl(8): --before takes the values of all tenants, of unknown callers too, up to a moment, which is UTC."""
+    """acpctl(8): --before erases the values of all tenants, and of unknown callers, up to a time in UTC."""
     with with_old_months(bench) as (database, folder):
         first = database.value("select to_char(acp.period(acp.now()) - interval '2 months', 'YYYY-MM-DD') as d")
         database.execute("alter database %s set timezone = 'Pacific/Kiritimati'" % database.value(
@@ -208,7 +208,7 @@ def test_rows_before_a_moment_are_erased(bench):
 
 
 def test_tampering_after_erasure_is_found(bench):
-    """A superuser who alters an erased row, its commitment, or puts a value where one was erased: the row is named."""
+    """Verification names an erased row if a superuser alters it or its commitment, or puts a value back."""
     with filled(bench) as database:
         erase(bench, database, "--tenant", database.tenant)
         row = database.row("select chain_id, chain_seq, erased from acp.audit_logs where erased ? 'idempotency_key' and "
@@ -224,13 +224,13 @@ def test_tampering_after_erasure_is_found(bench):
                        "erased = erased || jsonb_build_object('status', repeat('0', 64))",
                        "salt = '\\x00112233445566778899aabbccddeeff'", "chain_form = null", "chain_form = 3"):
             check_tampered(bench, database, place, change)
-        equal(findings(bench, database), [], "findings after all is as it was")
+        equal(findings(bench, database), [], "findings after all changes were undone")
         with exported(bench, database) as path:
             check_altered_lines(bench, path)
 
 
 def check_altered_lines(bench, path):
-    """An erased row of an export, with a value put back, its commitment altered, or a name less."""
+    """Alters an erased row of an export: a value put back, a changed commitment, a name removed."""
     lines = lines_of(path)
     number = next(n for n in rows_in(lines) if '"erased":["actor_id","error_message_redacted"' in lines[n])
     row = json.loads(lines[number])
@@ -245,7 +245,7 @@ def check_altered_lines(bench, path):
 
 
 def test_archives_are_named(bench):
-    """acpctl(8): values in archives are in files, which stay as they are: it says which, and exits with 3; a month that
+    """acpctl(8): archives are files, which are not changed. The command names them and exits with status 3. A month that
     was archived and kept loses its values like any other."""
     with with_old_months(bench) as (database, folder):
         three, two = month_back(database, 3), month_back(database, 2)
@@ -264,7 +264,7 @@ def test_archives_are_named(bench):
 
 
 def test_archive_of_erased_rows(bench):
-    """Erased rows leave the table for a file that verifies and has no value."""
+    """An archive of erased rows verifies and has no values."""
     with with_old_months(bench) as (database, folder):
         erase(bench, database, "--before", "2100-01-01")
         test_proof.archive(bench, database, folder, month_back(database, 3))
@@ -276,7 +276,7 @@ def test_archive_of_erased_rows(bench):
 
 
 def test_rows_on_their_way_are_erased(bench):
-    """acpctl(8): rows that wait for a remote hub lose their values, too."""
+    """acpctl(8): values are also erased in rows that wait for a remote hub."""
     with filled(bench) as database:
         database.execute("insert into acp.audit_outbox (tenant_id, ts, event_id, event) select tenant_id, ts, event_id, "
                          "acp.audit_event_json(l) from acp.audit_logs l where tenant_id = '%s'" % database.tenant)
@@ -284,11 +284,12 @@ def test_rows_on_their_way_are_erased(bench):
         equal(erase(bench, database, "--tenant", OTHER)["waiting"], 0, "of another tenant")
         equal(erase(bench, database, "--tenant", database.tenant)["waiting"], rows, "rows")
         text = database.value("select string_agg(event::text, '') as t from acp.audit_outbox")
-        check("192.0.2.7" not in text and "ock_abcdefgh" not in text and "k-1" not in text, "a value is left")
+        check("192.0.2.7" not in text and "ock_abcdefgh" not in text and "k-1" not in text, "a value was not erased")
 
 
 def test_who_may_erase(bench):
-    """Contract 3: the program's role cannot erase, by the command or by SQL; wrong arguments change nothing."""
+    """Contract 3: the role of the program cannot erase, neither by the command nor by SQL. Wrong arguments change
+    nothing."""
     with filled(bench) as database:
         count = with_values(database)
         app = database.as_role("acp_app")

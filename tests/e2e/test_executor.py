@@ -654,7 +654,7 @@ def test_remote_key(bench):
 
 
 def check_config(bench, **settings):
-    """What acp.fcgi says of settings; (exit status, its words)."""
+    """Starts acp.fcgi with settings; returns (exit status, messages)."""
     responder = Responder(bench.stack, **settings)
     try:
         done = bench.stack.program("acp.fcgi", "--check-config", config=responder.config)

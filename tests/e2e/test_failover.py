@@ -16,7 +16,7 @@ import failovers
 
 
 def own_stack(bench):
-    """What fails over is not the database of the other tests."""
+    """Failover of a database other than that of the other tests."""
     place = os.path.join(os.path.dirname(bench.stack.dir), "failover")
     shutil.rmtree(place, ignore_errors=True)
     return OwnStack(SimpleNamespace(server=bench.stack.server, port=free_port(), dir=place, prefix=bench.stack.prefix,

@@ -88,7 +88,7 @@ class Victim:
 
 
 def answer(reply, sent):
-    """What a reply says, without what differs from call to call, and without the id that was sent."""
+    """A reply without the parts that differ from call to call, and without the id that was sent."""
     members = {name: value for name, value in reply.json.items() if name not in ("request_id", "constraints_applied")}
     return reply.status, json.dumps(members, sort_keys=True).replace(sent, "ID")
 

@@ -80,7 +80,7 @@ def events(bench, tenant, count, **more):
 
 
 def rows(bench, tenant):
-    """How many rows the tenant has, and how many different event ids."""
+    """The number of rows of the tenant, and of different event ids."""
     return tuple(bench.db.row("select count(*) as rows, count(distinct event_id) as ids from acp.audit_logs "
                               "where tenant_id = :'id' and action = 'test.journal'", id=tenant.id).values())
 

@@ -257,7 +257,7 @@ def onboard(responder, body, headers=()):
 
 
 def ends_of(bench, reply):
-    """What the audit log says of the call that was answered so."""
+    """The statuses in the audit log of the call with this reply."""
     return [row["status"] for row in bench.db.rows(
         "select status from acp.audit_logs where request_id = :'id'", id=reply.request_id)]
 
@@ -305,7 +305,7 @@ def new_params(action):
 
 
 def effects_of(bench, params):
-    """How many models or keys of this name there are."""
+    """The number of models or keys with this name."""
     return bench.db.value("select (select count(*) from acp.leadscoring_models where name = :'name') + "
                           "(select count(*) from acp.api_keys where name = :'name')", name=params["name"])
 

@@ -47,7 +47,7 @@ def is_counter(series):
 
 
 def increase(before, after):
-    """What counters grew by; none may have become smaller."""
+    """The growth of the counters; none may have become smaller."""
     for series, value in before.items():
         if is_counter(series):
             check(after.get(series, -1) >= value, "%s went from %s to %s" % (series, value, after.get(series)))

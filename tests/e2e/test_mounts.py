@@ -1,4 +1,4 @@
-"""What a web server can get wrong, mount by mount: at /, at /api, and below another path. Each test of this area is one
+"""Faults that a web server can cause, mount by mount: at /, at /api, and below another path. Each test here is one
 cell of the table in README.md, which tests/e2e/servers.py makes from the lines that they print.
 """
 
@@ -47,7 +47,7 @@ def answer_on(connection, request):
 
 
 def effects(bench, tenant):
-    """What a tenant's calls have left: audit rows."""
+    """The audit rows of the calls of a tenant."""
     return bench.tenant_rows(tenant, "action = '%s'" % CREATE)
 
 

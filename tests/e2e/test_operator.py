@@ -1,4 +1,4 @@
-"""What an operator does: acpctl, acp.fcgi's options and settings, migrations."""
+"""The work of an operator: acpctl, options and settings of acp.fcgi, migrations."""
 
 import contextlib
 import csv
@@ -277,7 +277,7 @@ def test_output_of_names(bench):
 
 
 def on_terminal(bench, columns, *arguments, stderr=False):
-    """What acpctl writes to a terminal so wide, on standard output or error."""
+    """The output of acpctl on a terminal of this width, from standard output or error."""
     bench.stack.need_programs()
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
@@ -357,7 +357,7 @@ COMPLETION = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."
 
 
 def completed(bench, *words):
-    """What bash offers for the last of these words."""
+    """The completions that bash offers for the last of these words."""
     script = '. "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _acpctl; printf "%s\\n" "${COMPREPLY[@]}"'
     program = os.path.join(bench.stack.sbin, "acpctl")
     done = subprocess.run(["bash", "-c", script, "bash", COMPLETION, program, *words], stdin=subprocess.DEVNULL,

@@ -35,7 +35,7 @@ def pooled(bench, settings=None):
 
 
 def pool_size(bench):
-    """How many connections to PostgreSQL the PgBouncer of the stack may open."""
+    """The maximum number of connections of the stack's PgBouncer to PostgreSQL."""
     path = os.path.join(bench.stack.env["ACP_STATE"], "etc", "pgbouncer.ini")
     with open(path, encoding="utf-8") as file:
         return int(re.search(r"^default_pool_size = (\d+)$", file.read(), re.M).group(1))

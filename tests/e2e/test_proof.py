@@ -1,4 +1,4 @@
-"""What proves the audit log: chains, seals, exports, archives; counters and quotas that are what the rows say.
+"""Proof of the audit log: chains, seals, exports, archives; counters and quotas that agree with the rows.
 
 Every attack is done as superuser, on a copy of a database with real calls."""
 
@@ -128,7 +128,7 @@ def row_at(database, chain, seq):
 
 
 def drop_checks(database):
-    """What a superuser does who wants to write anything."""
+    """Drops the checks, as a superuser would who wants to write anything."""
     database.execute("select format('alter table acp.audit_logs drop constraint %I', conname) from pg_constraint "
                      "where conrelid = 'acp.audit_logs'::regclass and contype = 'c' \\gexec")
 
@@ -194,7 +194,7 @@ def test_empty_log(bench):
 
 
 def test_wrong_arguments(bench):
-    """What cannot be done is said, with the exit statuses of acpctl(8)."""
+    """acpctl reports impossible requests, with the exit statuses of acpctl(8)."""
     with filled(bench) as database:
         for arguments, status, said in [
                 (["audit", "verify", "--colour"], USAGE, "--colour: no such option"),
@@ -609,7 +609,7 @@ def test_lines_removed_from_exports(bench):
 
 
 def test_parts_of_the_log(bench):
-    """Export and verification of a span of time; one tenant's rows, of which it is said what they cannot show."""
+    """Export and verification of a span of time, and of the rows of one tenant, which cannot show missing rows."""
     with filled(bench) as database:
         middle = database.value("select acp.audit_instant(ts) as at from acp.audit_logs where chain_id = 1 and "
                                 "chain_seq = 6")

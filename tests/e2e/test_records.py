@@ -47,7 +47,7 @@ class Peer:
         return sorted(children(self.responder.process.pid))
 
     def say(self, data, half_close=True):
-        """What came back: the status of a reply, or None."""
+        """The status of the reply, or None."""
         out = b""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(30)

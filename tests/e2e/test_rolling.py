@@ -52,7 +52,7 @@ class Calls:
         self.longest = max(took for _, took in load.results)
 
     def check_answers(self):
-        """Where a web server gives up on calls: a success is on record once, and no call was done twice."""
+        """If a web server gives up on calls: a success is recorded once, and no call was done twice."""
         good = check_rows_of_successes(self.bench, self.replies)
         failed = [reply for reply in self.replies if reply.status != 200]
         for reply in failed:
@@ -146,7 +146,7 @@ def test_calls_in_flight_outlive_a_reload(bench):
 # The program ----------------------------------------------------------------------------------------------------------
 
 class Activated:
-    """What systemd does with a socket unit: it holds the socket, and starts the program with it as descriptor 3."""
+    """Acts as systemd with a socket unit: holds the socket, and starts the program with it as descriptor 3."""
 
     def __init__(self, bench):
         self._stack = bench.stack
@@ -299,7 +299,7 @@ def test_idle_processes_end(bench):
 # systemd --------------------------------------------------------------------------------------------------------------
 
 def unless_refused(call):
-    """What it returns, or None while nobody listens yet."""
+    """Returns the result of call(), or None while no process listens."""
     try:
         return call()
     except (FileNotFoundError, ConnectionRefusedError):

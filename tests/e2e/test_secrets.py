@@ -17,7 +17,7 @@ LARGEST = 256 << 20  # the shadow of a sanitizer is no place for a key
 
 
 def memory_of(pid):
-    """What the process may write: (name of the mapping, its bytes)."""
+    """The writable memory of a process: (name of the mapping, its bytes)."""
     with open("/proc/%d/maps" % pid, encoding="ascii", errors="replace") as maps, \
             open("/proc/%d/mem" % pid, "rb", buffering=0) as memory:
         for line in maps:
@@ -33,7 +33,7 @@ def memory_of(pid):
 
 
 def places(responder, text):
-    """Where the text stands in any process of the responder: (process, mapping) once for each time."""
+    """The occurrences of the text in processes of the responder, as (process, mapping)."""
     found = []
     for pid in [responder.process.pid] + children(responder.process.pid):
         for name, data in memory_of(pid):

@@ -120,7 +120,7 @@ def test_duplicates_at_once(bench):
 
 
 class Story:
-    """What Stripe holds and tells about one tenant: checkouts, lookups of their methods, methods that go."""
+    """The objects and events of Stripe for one tenant: checkouts, payment methods, and methods that are removed."""
 
     def __init__(self, pay, tenant, chance):
         self.pay, self.tenant = pay, tenant

@@ -1,4 +1,4 @@
-"""What was written down where: files as text, and keys that should be in none of them."""
+"""Searches files for keys, which must not be in any of them."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ def read(path):
 
 
 def forms_of(key):
-    """How a key could be written down; its first 12 characters are public."""
+    """The forms in which a key could be written; its first 12 characters are public."""
     raw = key.encode()
     secret = key[12:]
     return [secret, raw.hex(), secret.encode().hex(), base64.b64encode(raw).decode(),
@@ -23,7 +23,7 @@ def forms_of(key):
 
 
 def said(forms, path):
-    """Which lines of the file forms stand anywhere in the other file. Thousands in megabytes: grep does it in a second."""
+    """The lines of the file forms that occur in the other file. grep finds thousands in megabytes within a second."""
     grep = subprocess.run(["grep", "-a", "-o", "-F", "-f", forms, "--", path], stdout=subprocess.PIPE,
                           env={"LC_ALL": "C", "PATH": os.environ["PATH"]})
     check(grep.returncode in (0, 1), "grep in %s: exit status %d" % (path, grep.returncode))
