@@ -53,6 +53,13 @@ static struct json_object *member(struct json_object *object, const char *first,
 	return acp_json_member(acp_json_member(object, first), second);
 }
 
+/* Marks the draft as failed if the value is NULL. Returns the value. */
+static struct json_object *needed(struct draft *draft, struct json_object *value)
+{
+	draft->ok = value && draft->ok;
+	return value;
+}
+
 static struct json_object *reference(const char *place, const char *name)
 {
 	char text[320];
@@ -361,8 +368,7 @@ static void put_endpoint(void *arg, const char *name, const char *schema_text, c
 {
 	struct draft *draft = arg;
 	char path[64], id[64], read_id[72], success[8];
-	struct json_object *schema = acp_json_own(schema_text);
-	draft->ok = schema && draft->ok;
+	struct json_object *schema = needed(draft, acp_json_own(schema_text));
 	snprintf(path, sizeof path, "/functions/v1/%s", name);
 	snprintf(id, sizeof id, "hub.%s", name);
 	for (char *c = id; *c; c++)
@@ -372,9 +378,7 @@ static void put_endpoint(void *arg, const char *name, const char *schema_text, c
 	struct operation op = {path,    "post",  id,      "kernels",
 			       summary, success, "Reply", "400 401 402 403 404 405 409 413 415 422 500 503",
 			       NULL};
-	struct json_object *body = hub_body(draft, name, schema);
-	draft->ok = body && draft->ok;
-	put_operation(draft, &op, body);
+	put_operation(draft, &op, needed(draft, hub_body(draft, name, schema)));
 	if (query) {
 		op.method = "get";
 		op.id = read_id;
@@ -401,7 +405,7 @@ static const struct operation execute_operation = {
 static void put_execute(struct draft *draft)
 {
 	put(draft, draft->schemas, "Execution", acp_json_own(acp_schema_openapi_execution));
-	put_operation(draft, &execute_operation, acp_json_own(acp_schema_executor_execute));
+	put_operation(draft, &execute_operation, needed(draft, acp_json_own(acp_schema_executor_execute)));
 }
 
 /* The document ------------------------------------------------------------------------------------------------- */
@@ -416,9 +420,9 @@ static bool offered(const struct acp_kernel *kernel, const char *path)
 static void put_paths(struct draft *draft)
 {
 	const struct acp_kernel *kernel = draft->kernel;
-	put_operation(draft, &manage_operation, reference(SCHEMAS, "Call"));
+	put_operation(draft, &manage_operation, needed(draft, reference(SCHEMAS, "Call")));
 	if (kernel->config->onboarding && kernel->plane->call.onboard)
-		put_operation(draft, &onboard_operation, reference(SCHEMAS, "OnboardRequest"));
+		put_operation(draft, &onboard_operation, needed(draft, reference(SCHEMAS, "OnboardRequest")));
 	for (size_t i = 0; i < ACP_COUNT(public_operations); i++)
 		if (offered(kernel, public_operations[i].path))
 			put_operation(draft, &public_operations[i], NULL);
@@ -444,7 +448,8 @@ static struct json_object *components(struct draft *draft)
 {
 	struct json_object *all = acp_json_own(acp_schema_openapi_components);
 	put_shapes(draft, acp_json_member(all, "schemas"));
-	json_object_object_del(all, "schemas"); /* they come last, with those of the actions */
+	if (all)
+		json_object_object_del(all, "schemas"); /* they come last, with those of the actions */
 	put_codes(draft, acp_json_member(draft->schemas, "Error"));
 	put_calls(draft);
 	if (draft->kernel->hub)
