@@ -369,6 +369,10 @@ BEGIN
 		IF e.billable AND e.tier = 'free' THEN
 			used[e.ordinality] := acp.usage_count(e.tenant_id, CASE WHEN p_held[e.ordinality] THEN e.event_id END, e.ts, p_default_limit, p_warn_percent);
 			skipped[e.ordinality] := used[e.ordinality] IS NULL;
+			IF skipped[e.ordinality] AND p_again AND (acp.audit_stored(p_rows[e.ordinality:e.ordinality]))[1] THEN
+				-- The earlier attempt took the last place and was committed while this one waited for the quota.
+				used[e.ordinality] := -1;
+			END IF;
 		ELSE
 			PERFORM acp.usage_release(e.tenant_id, e.event_id, e.ts);
 		END IF;

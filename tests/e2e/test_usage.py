@@ -2,8 +2,10 @@
 
 import contextlib
 import datetime
+import threading
 import time
 import urllib.parse
+import uuid
 
 from client import CREATE, NIL, SCORE, SCORE_PARAMS, refused, succeeded
 from checks import check, equal, parallel, spread, until
@@ -313,6 +315,36 @@ def test_64_clients_that_write(bench):
     equal({row["model_id"] for row in stored}, made, "models")
     equal(quota_rows(bench, tenant), [{"used": 30, "reserved": 0}], "quota")
     bench.audit_each(replies, tenant_id=tenant.id)
+
+
+def test_repeated_statement_of_the_last_place(bench):
+    """A connection is lost while the statement that stores the last free call runs: its repetition, which waits for the
+    same quota, finds the row that the first one commits meanwhile, and is not refused."""
+    tenant = bench.onboard()
+    bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", "1")
+    event = ("jsonb_populate_record(null::acp.audit_logs, jsonb_build_object('event_id', '%s', 'request_id', '%s', 'ts', "
+             "acp.now(), 'tenant_id', '%s', 'integration', 'acp-fcgi', 'action', '%s', 'actor_type', 'api_key', 'status', 'success', "
+             "'latency_ms', 1, 'dry_run', false, 'billable', true, 'billing_unit', 'call', 'billing_quantity', 1, 'tier', 'free', "
+             "'chain_form', 2))" % (uuid.uuid4(), uuid.uuid4(), tenant.id, SCORE))
+    bench.db.execute("create table e2e_event as select %s as event" % event)
+    settle = ("select array_to_string(acp.settle_rows(array(select event from e2e_event), array[false], 100, 90, "
+              "%s), ',', 'refused');")
+    try:
+        with bench.db.session() as first, bench.db.session() as second:
+            first.execute("begin;")
+            equal(first.execute(settle % "false"), ["1"], "the first attempt")
+            answer = []
+            waiting = threading.Thread(target=lambda: answer.extend(second.execute(settle % "true")))
+            waiting.start()
+            until(5, "the repetition waits", lambda: bench.db.value(
+                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%settle_rows%'"))
+            first.execute("commit;")
+            waiting.join()
+        equal(answer, ["-1"], "the repetition")
+    finally:
+        bench.db.execute("drop table e2e_event")
+    equal(bench.db.value("select count(*) from acp.audit_logs where tenant_id = :'id' and billable", id=tenant.id), 1, "rows")
+    equal(quota_rows(bench, tenant), [{"used": 1, "reserved": 0}], "quota")
 
 
 def mixed_call(bench, tenant, number):
