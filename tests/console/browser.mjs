@@ -650,7 +650,7 @@ await step("the operator link opens the view once", async () => {
 	await close(page);
 	const again = await open({}, `#operator=${task.operator}`);
 	await again.waitForSelector("#problem:visible");
-	check((await text(again, "#problem")).includes("used already"), await text(again, "#problem"));
+	check((await text(again, "#problem")).includes("has been used or has expired"), await text(again, "#problem"));
 	await enter(again, task.tenants.paid); // who has no session may have a key
 	equal(await text(again, "#leave"), "Forget the key", "the button that leaves");
 	await close(again);

@@ -322,10 +322,11 @@ def test_repeated_statement_of_the_last_place(bench):
     same quota, finds the row that the first one commits meanwhile, and is not refused."""
     tenant = bench.onboard()
     bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", "1")
-    event = ("jsonb_populate_record(null::acp.audit_logs, jsonb_build_object('event_id', '%s', 'request_id', '%s', 'ts', "
-             "acp.now(), 'tenant_id', '%s', 'integration', 'acp-fcgi', 'action', '%s', 'actor_type', 'api_key', 'status', 'success', "
-             "'latency_ms', 1, 'dry_run', false, 'billable', true, 'billing_unit', 'call', 'billing_quantity', 1, 'tier', 'free', "
-             "'chain_form', 2))" % (uuid.uuid4(), uuid.uuid4(), tenant.id, SCORE))
+    event = ("jsonb_populate_record(null::acp.audit_logs, jsonb_build_object('event_id', '%s', 'request_id', '%s', "
+             "'ts', acp.now(), 'tenant_id', '%s', 'integration', 'acp-fcgi', 'action', '%s', 'actor_type', 'api_key', "
+             "'status', 'success', 'latency_ms', 1, 'dry_run', false, 'billable', true, 'billing_unit', 'call', "
+             "'billing_quantity', 1, 'tier', 'free', 'chain_form', 2))"
+             % (uuid.uuid4(), uuid.uuid4(), tenant.id, SCORE))
     bench.db.execute("create table e2e_event as select %s as event" % event)
     settle = ("select array_to_string(acp.settle_rows(array(select event from e2e_event), array[false], 100, 90, "
               "%s), ',', 'refused');")
