@@ -234,6 +234,8 @@ static void put_plain(struct acp_buf *out, const struct acp_field *field, const 
 
 static void put_null(struct acp_buf *out, const struct acp_field *field)
 {
+	if (field - acp_fields >= ACP_FIELDS_OF_10)
+		return;
 	put_name(out, field);
 	acp_buf_add(out, "-\n", 2);
 }

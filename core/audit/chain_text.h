@@ -1,5 +1,6 @@
 /* chain_text.h - makes the text of an audit row for its chain_hash, in form 2 (docs/internals.md, "The chain's text"):
  * a line for each field of event.def, with the length before the value. acp.audit_texts() makes the same text in SQL.
+ * A field that was added after schema version 10 has a line only if it is not null.
  * Form 1 is PostgreSQL's literal of the row; it was used up to schema version 9.
  *
  * The text holds a personal field as a commitment: the SHA-256 of the row's salt and of the line with the value. The

@@ -1,5 +1,5 @@
 /* event.h - an audit event: AuditEvent v1 and billing (contract section 3, "Audit row"). It becomes one row of
- * audit_logs. It never holds a payload, a header or a secret. */
+ * audit_logs. It never holds a payload, a secret, or a header other than the id in traceparent. */
 #ifndef ACP_EVENT_H
 #define ACP_EVENT_H
 
@@ -61,7 +61,15 @@ struct acp_field {
 	size_t offset; /* offset of the member in struct acp_event */
 };
 
-enum { ACP_FIELDS = 25 }; /* number of lines of event.def */
+enum {
+#define ACP_EVENT(TYPE, name, personal) ACP_AT_##name,
+#include "event.def"
+#undef ACP_EVENT
+	ACP_FIELDS, /* number of fields */
+	/* The fields of schema version 10. Every row of form 2 has a line for each of them. A later field has a line
+	 * only if it has a value, so that existing rows keep their text. Rows of form 1 have no other fields. */
+	ACP_FIELDS_OF_10 = 25,
+};
 extern const struct acp_field acp_fields[ACP_FIELDS];
 
 /* The value of a field of type UUID, TIME, TEXT or ADDRESS, borrowed; NULL: null. */

@@ -130,14 +130,15 @@ static const char *field(const char *text, const char *end, char **out, const ch
 	return quoted || text >= end ? NULL : text;
 }
 
+/* A literal of form 1 has the fields of schema version 10; a stored row, as acpctl reads it, has all. */
 static bool parse_literal(struct acp_row *row, const char *text, const char *end, char *out)
 {
-	for (int i = 0; i < ACP_FIELDS; i++) {
-		text = field(text + 1, end, &out, &row->field[i]);
-		if (!text || *text != (i + 1 < ACP_FIELDS ? ',' : ')'))
-			return false;
-	}
-	return text + 1 == end;
+	int count = 0;
+	memset(row->field, 0, sizeof row->field);
+	do {
+		text = field(text + 1, end, &out, &row->field[count++]);
+	} while (text && *text == ',' && count < ACP_FIELDS);
+	return text && *text == ')' && text + 1 == end && (count == ACP_FIELDS_OF_10 || count == ACP_FIELDS);
 }
 
 /* Microseconds since 1970 as PostgreSQL writes the moment; at most 32 bytes. */
@@ -164,12 +165,18 @@ static bool write_time(char **out, const char *text, size_t len)
 	return true;
 }
 
+static bool has_line(const struct acp_field *f, const char *text, const char *end)
+{
+	size_t name = strlen(f->name);
+	return (size_t)(end - text) >= name + 3 && memcmp(text, f->name, name) == 0 && text[name] == ' ';
+}
+
 /* "name 5:value" and a newline, or "name -" and a newline; NULL: broken. */
 static const char *line(const struct acp_field *f, const char *text, const char *end, char **out, const char **value)
 {
 	size_t name = strlen(f->name);
 	size_t len = 0;
-	if ((size_t)(end - text) < name + 3 || memcmp(text, f->name, name) != 0 || text[name] != ' ')
+	if (!has_line(f, text, end))
 		return NULL;
 	text += name + 1;
 	*value = NULL;
@@ -192,8 +199,10 @@ static const char *line(const struct acp_field *f, const char *text, const char 
 
 static bool parse_lines(struct acp_row *row, const char *text, const char *end, char *out)
 {
+	memset(row->field, 0, sizeof row->field);
 	for (int i = 0; text && i < ACP_FIELDS; i++)
-		text = line(&acp_fields[i], text, end, &out, &row->field[i]);
+		if (i < ACP_FIELDS_OF_10 || has_line(&acp_fields[i], text, end))
+			text = line(&acp_fields[i], text, end, &out, &row->field[i]);
 	return text == end;
 }
 
@@ -236,7 +245,7 @@ static void add_value(struct acp_buf *out, int i, const char *value)
 	enum acp_field_type type = acp_fields[i].type;
 	bool number = type == ACP_FIELD_REAL || type == ACP_FIELD_INTEGER;
 	const char *space = value && type == ACP_FIELD_TIME ? strchr(value, ' ') : NULL;
-	if (!value || (i == ACP_ROW_TENANT && strcmp(value, nobody) == 0))
+	if (!value || (i == ACP_AT_tenant_id && strcmp(value, nobody) == 0))
 		acp_buf_puts(out, "null");
 	else if (type == ACP_FIELD_FLAG)
 		acp_buf_puts(out, strcmp(value, "t") == 0 ? "true" : "false");
@@ -270,6 +279,8 @@ void acp_row_line(const struct acp_row *row, const struct acp_chain_link *link, 
 {
 	char hex[ACP_SHA256_HEX];
 	for (int i = 0; i < ACP_FIELDS; i++) {
+		if (i >= ACP_FIELDS_OF_10 && !row->field[i])
+			continue; /* lines written before the field was added have no member for it */
 		acp_buf_puts(out, i ? ",\"" : "{\"");
 		acp_buf_puts(out, acp_fields[i].name);
 		acp_buf_puts(out, "\":");

@@ -55,7 +55,6 @@ struct acp_row {
  * row; release it with acp_row_release. */
 bool acp_row_parse(struct acp_row *row, const char *text, size_t len) ACP_MUSTCHECK;
 void acp_row_release(struct acp_row *row);
-enum { ACP_ROW_EVENT = 0, ACP_ROW_TS = 2, ACP_ROW_TENANT = 3 };
 
 /* One row of a chain. */
 struct acp_chain_link {

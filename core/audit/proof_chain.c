@@ -87,9 +87,9 @@ static void copy(char *out, size_t size, const char *text)
 static void name_row(struct acp_chain_check *check, const struct acp_chain_link *link, struct name *out)
 {
 	bool readable = acp_row_parse(&check->row, link->text, link->len);
-	copy(out->event_id, sizeof out->event_id, readable ? check->row.field[ACP_ROW_EVENT] : "");
-	copy(out->tenant_id, sizeof out->tenant_id, readable ? check->row.field[ACP_ROW_TENANT] : "");
-	copy(out->ts, sizeof out->ts, readable ? check->row.field[ACP_ROW_TS] : "");
+	copy(out->event_id, sizeof out->event_id, readable ? check->row.field[ACP_AT_event_id] : "");
+	copy(out->tenant_id, sizeof out->tenant_id, readable ? check->row.field[ACP_AT_tenant_id] : "");
+	copy(out->ts, sizeof out->ts, readable ? check->row.field[ACP_AT_ts] : "");
 }
 
 /* Lets a finding about this row wait. */

@@ -3,10 +3,11 @@
 static const struct {
 	const char *name;
 	int http;
+	enum acp_outcome outcome;
 	bool retryable;
 	const char *sentence;
 } rows[ACP_CODE_COUNT] = {
-#define ACP_STATUS(name, http, retryable, sentence) {#name, http, retryable, sentence},
+#define ACP_STATUS(name, http, outcome, retryable, sentence) {#name, http, ACP_##outcome, retryable, sentence},
 #include "status.def"
 #undef ACP_STATUS
 };
@@ -46,14 +47,7 @@ enum acp_code acp_code_of(const char *name)
 
 enum acp_outcome acp_code_outcome(enum acp_code code)
 {
-	switch (rows[code].http) {
-	case 200: return ACP_SUCCESS;
-	case 401:
-	case 402:
-	case 403:
-	case 429: return ACP_DENIED;
-	default: return ACP_ERROR;
-	}
+	return rows[code].outcome;
 }
 
 const char *acp_outcome_name(enum acp_outcome outcome)

@@ -5,7 +5,7 @@
 #include "attr.h"
 
 enum acp_code {
-#define ACP_STATUS(name, http, retryable, sentence) ACP_##name,
+#define ACP_STATUS(name, http, outcome, retryable, sentence) ACP_##name,
 #include "status.def"
 #undef ACP_STATUS
 	ACP_CODE_COUNT
@@ -23,8 +23,6 @@ const char *acp_code_sentence(enum acp_code code); /* default text of the member
 /* The code of that name, or ACP_INTERNAL_ERROR if it does not exist. */
 enum acp_code acp_code_of(const char *name);
 
-/* success for OK and replays; denied when a rule refused a well-formed request (401, 402, 403, 429); otherwise
- * error. */
 enum acp_outcome acp_code_outcome(enum acp_code code);
 const char *acp_outcome_name(enum acp_outcome outcome);
 

@@ -219,18 +219,27 @@ static void put_link(struct acp_buf *out, const struct acp_link *link, const uin
 	put_null(out);
 }
 
-bool acp_columns_row(struct acp_buf *out, const struct acp_event *event, const struct acp_link *link,
-		     const uint8_t *salt)
+/* Appends the fields from first up to, but without, past. */
+static bool put_fields(struct acp_buf *out, const struct acp_event *event, size_t first, size_t past)
 {
 	bool ok = true;
-	size_t start = out->len;
-	put32(out, 0); /* replaced by the length below */
-	put32(out, ACP_COLUMNS + LINK_COLUMNS);
-	for (size_t i = 0; ok && i < ACP_COLUMNS; i++) {
+	for (size_t i = first; ok && i < past; i++) {
 		put32(out, oids[acp_fields[i].type]);
 		ok = put_field(out, event, &acp_fields[i]);
 	}
+	return ok;
+}
+
+/* The columns are in the order in which migrations added them: later fields follow the link. */
+bool acp_columns_row(struct acp_buf *out, const struct acp_event *event, const struct acp_link *link,
+		     const uint8_t *salt)
+{
+	size_t start = out->len;
+	put32(out, 0); /* replaced by the length below */
+	put32(out, ACP_COLUMNS + LINK_COLUMNS);
+	bool ok = put_fields(out, event, 0, ACP_FIELDS_OF_10);
 	put_link(out, link, salt);
+	ok = ok && put_fields(out, event, ACP_FIELDS_OF_10, ACP_FIELDS);
 	if (!ok || !acp_buf_ok(out))
 		return false;
 	const uint32_t wire = htonl((uint32_t)(out->len - start - 4));

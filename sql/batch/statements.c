@@ -9,6 +9,7 @@ enum {
 
 /* Rows that SQL links -------------------------------------------------------------------------------------------- */
 
+_Static_assert(PARAMS == 31, "the statement has a parameter for each column; another signature has another name");
 static const struct acp_db_statement statement = {
 	.name = "acp_settle_1",
 	.sql = "SELECT used, version, coalesce(changed::text, ''), (extract(epoch FROM at) * 1000000)::bigint"

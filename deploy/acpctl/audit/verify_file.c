@@ -213,7 +213,7 @@ static const char *shown_value(struct reader *r, struct json_object *line, int i
 	if (acp_fields[i].type == ACP_FIELD_JSON)
 		return r->row.field[i];
 	if (!value)
-		return i == ACP_ROW_TENANT ? ACP_NIL_UUID : NULL;
+		return i == ACP_AT_tenant_id ? ACP_NIL_UUID : NULL;
 	if (acp_fields[i].type == ACP_FIELD_FLAG)
 		return json_object_get_boolean(value) ? "t" : "f";
 	if (acp_fields[i].type != ACP_FIELD_TIME)
@@ -294,9 +294,9 @@ static void stray(struct reader *r)
 			      .seq = r->waiting.seq,
 			      .kind = "misplaced",
 			      .message = "stands between rows of other places: it was moved, or its place was altered",
-			      .event_id = readable ? r->row.field[ACP_ROW_EVENT] : "",
-			      .tenant_id = readable ? r->row.field[ACP_ROW_TENANT] : "",
-			      .ts = readable ? r->row.field[ACP_ROW_TS] : ""});
+			      .event_id = readable ? r->row.field[ACP_AT_event_id] : "",
+			      .tenant_id = readable ? r->row.field[ACP_AT_tenant_id] : "",
+			      .ts = readable ? r->row.field[ACP_AT_ts] : ""});
 }
 
 /* Each row waits for the next one: a single row at a wrong place must not affect the rows after it. */
