@@ -1,4 +1,4 @@
-/* endpoints.h - the endpoints. To add one, add its file and a row in paths.c. */
+/* endpoints.h - the endpoints. CONTRIBUTING.md, "Where things go", says how to add one. */
 #ifndef ACP_ENDPOINTS_H
 #define ACP_ENDPOINTS_H
 

@@ -3,6 +3,7 @@
 #include "execute.h"
 #include "executor_local.h"
 #include "hub.h"
+#include "log.h"
 #include "schemas.h"
 #include "stripe_events.h"
 #include "version.h"
@@ -206,6 +207,8 @@ static void put_operation(struct draft *draft, const struct operation *op, struc
 	bool of_hub = strncmp(op->id, "hub.", 4) == 0; /* they have the same key, and take a body */
 	struct json_object *written = acp_json_member(draft->operations, of_hub ? "hub" : op->id);
 	struct json_object *parameters = acp_json_member(written, "parameters");
+	if (draft->operations && !written)
+		acp_log(ACP_LOG_ERROR, "openapi: core/schemas/openapi/operations.json has no operation %s", op->id);
 	if (!item) {
 		item = json_object_new_object();
 		put(draft, draft->paths, op->path, item);

@@ -162,7 +162,7 @@ fill() {
 		script+="s|@$name@|${!name}|g;"
 	done
 	out=$(sed -e "$script" "$1")
-	if [[ $out =~ @([A-Z_]+)@ ]]; then
+	if [[ $out =~ @([A-Z][A-Z0-9_]*)@ ]]; then
 		fail "$1: @${BASH_REMATCH[1]}@ has no value"
 	fi
 	printf '%s\n' "$out"
