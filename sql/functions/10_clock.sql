@@ -63,7 +63,8 @@ END
 $$;
 COMMENT ON FUNCTION acp.rfc3339(timestamptz) IS 'Formats a moment for replies: RFC 3339 in UTC, with milliseconds only when they are not zero.';
 
--- SQLSTATEs of this schema: ACP01 a refusal of acp.fail(), for the caller; ACP02 a tenant is near its limit; ACP03 a chain ends elsewhere.
+-- SQLSTATEs of this schema: ACP01: a refusal by acp.fail(), shown to the caller; ACP02: a tenant is near its limit;
+-- ACP03: the rows do not continue the chain.
 CREATE OR REPLACE FUNCTION acp.fail(p_code text, p_message text, p_field text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -122,7 +123,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.ensure_partitions(timestamptz, integer) IS
-	'Creates the missing audit partitions for the month of p_from and for p_months months after it. An archived month gets a partition only if it is the first. Returns the number of partitions created.';
+	'Creates the missing audit partitions for the month of p_from and for p_months months after it. An archived month gets a partition only if it is the month of p_from. Returns the number of partitions created.';
 
 GRANT EXECUTE ON FUNCTION acp.now(), acp.period(timestamptz), acp.day(timestamptz), acp.period_start(date), acp.period_end(date),
 	acp.rfc3339(timestamptz), acp.fail(text, text, text), acp.report(jsonb, bigint), acp.ensure_partitions(timestamptz, integer) TO acp_app;

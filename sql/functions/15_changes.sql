@@ -60,7 +60,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.change_feed(bigint, boolean) IS
-	'What a cache must know: the number of the last change, the tenants of those after p_since (the nil UUID: all; null: none), and, with p_clock, the clock.';
+	'Returns what a cache must know: the number of the last change, the tenants of all changes after p_since (the nil UUID: all tenants; null: none) and, with p_clock, the clock.';
 
 CREATE OR REPLACE FUNCTION acp.news(p_since bigint, p_clock boolean, OUT version bigint, OUT changed uuid[], OUT at timestamptz)
 LANGUAGE sql

@@ -151,7 +151,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.onboard_give_up(uuid) IS
-	'Gives up an onboarding that got no answer from the database and was reported as failed: acp.onboard() refuses it if it still arrives. False: it was already done and has its audit row.';
+	'Gives up an onboarding that got no answer from the database and was reported as failed. acp.onboard() refuses it if it arrives later. False: it was already recorded and has its audit row.';
 
 CREATE OR REPLACE FUNCTION acp.onboard(p jsonb, p_key_hash bytea, p_event jsonb,
 	OUT verdict text, OUT tenant_id uuid, OUT api_key_id uuid, OUT salt text, OUT created_at timestamptz)
@@ -194,7 +194,8 @@ BEGIN
 	api_key_id := p->>'api_key_id';
 	salt := p->>'salt';
 	IF NOT acp.tenant_create(tenant_id, p->>'product', p->>'agent_id', p->>'email', p->>'organization_name') THEN
-		-- Did this same call create it, and is it repeated because its answer was lost? (The tenant_id of a hub may be older.)
+		-- This call may have created it before and be repeated because its answer was lost. (A tenant_id from a
+		-- hub may be older.)
 		SELECT t.onboarded_at INTO made_at FROM acp.api_keys k JOIN acp.tenants t ON t.tenant_id = k.tenant_id
 		WHERE k.tenant_id = (p->>'tenant_id')::uuid AND k.api_key_id = (p->>'api_key_id')::uuid AND t.agent_id = p->>'agent_id';
 		IF FOUND THEN

@@ -1,7 +1,7 @@
--- The audit log: functions that write rows. Every row passes acp.audit_insert(), with its link.
+-- The audit log: functions that write rows. acp.audit_insert() stores every row, already linked to its chain.
 --
--- Functions that take arrays of rows force generic plans: PostgreSQL would plan them again for each array, because it sees
--- its length, and the plan is always the same (measured: a fifth of the time of a batch).
+-- Functions that take arrays of rows force generic plans. Otherwise PostgreSQL would plan them again for each array,
+-- because it considers its length, and the plan would always be the same (measured: a fifth of the time of a batch).
 
 CREATE OR REPLACE FUNCTION acp.audit_commitment(p_salt bytea, p_name text, p_value text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
@@ -12,7 +12,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_commitment(bytea, text, text) IS
-	'Makes the commitment that stands for a personal value in the text of a row: the SHA-256, in hex, of the row''s salt and of the line with the value. Null if the value or the salt is null.';
+	'Returns the commitment that replaces a personal value in the text of a row: the SHA-256, in hex, of the row''s salt followed by the line with the value. Null if the value or the salt is null.';
 
 CREATE OR REPLACE FUNCTION acp.audit_address(p_address inet) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
@@ -23,7 +23,7 @@ BEGIN
 		|| CASE WHEN masklen(p_address) < CASE family(p_address) WHEN 4 THEN 32 ELSE 128 END THEN '/' || masklen(p_address) ELSE '' END;
 END
 $$;
-COMMENT ON FUNCTION acp.audit_address(inet) IS 'Writes an address as the text of a row has it: its bytes in hex, followed by /n for a network.';
+COMMENT ON FUNCTION acp.audit_address(inet) IS 'Formats an address for the text of a row: its bytes in hex, followed by /n for a network.';
 
 CREATE OR REPLACE FUNCTION acp.audit_texts(p_rows acp.audit_logs[]) RETURNS text[]
 LANGUAGE plpgsql STABLE
@@ -79,7 +79,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_texts(acp.audit_logs[]) IS
-	'Makes the text of each row from which its chain_hash is computed, in the form given by chain_form (docs/internals.md, "The chain''s text"). Null: the row cannot have such a text, for example because it has a personal value without a salt.';
+	'Returns for each row the text from which its chain_hash is computed, in the form given by chain_form (docs/internals.md, "The chain''s text"). Null: the row cannot have such a text, for example because it has a personal value without a salt.';
 
 CREATE OR REPLACE FUNCTION acp.audit_chain_take() RETURNS acp.audit_chains
 LANGUAGE plpgsql
@@ -119,7 +119,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_chain_own(uuid) IS
-	'Gives one process a chain, to which it adds rows with acp.audit_append_links(): its own chain, or one whose owner has been silent for ten minutes, or a new one. Returns the end of the chain and the OID of the row type of audit_logs.';
+	'Assigns a chain to one process, which adds rows to it with acp.audit_append_links(): the chain it already owns, else one whose owner has been silent for ten minutes, else a new one. Returns the end of the chain and the OID of the row type of audit_logs.';
 
 CREATE OR REPLACE FUNCTION acp.audit_insert(p_rows acp.audit_logs[]) RETURNS void
 LANGUAGE plpgsql
@@ -139,7 +139,7 @@ BEGIN
 		r.ip_address, r.idempotency_key) > 0 THEN 16 ELSE 0 END;
 	GET DIAGNOSTICS stored = ROW_COUNT;
 	IF stored <> cardinality(p_rows) THEN
-		RAISE EXCEPTION 'an audit row breaks a rule of its columns' USING ERRCODE = 'check_violation';
+		RAISE EXCEPTION 'an audit row violates a rule of its columns' USING ERRCODE = 'check_violation';
 	END IF;
 	INSERT INTO acp.usage_pending (day, action, status, billable, tier, billing_unit, tenants, quantities, chain_id, chain_seq)
 	SELECT (r.ts AT TIME ZONE 'UTC')::date, r.action, r.status, r.billable, r.tier, coalesce(r.billing_unit, 'call'),
@@ -163,13 +163,13 @@ DECLARE
 	fresh  acp.audit_logs[];
 	hashes bytea[] := '{}';
 BEGIN
-	-- Partitions are made months ahead; this is for a shifted clock and for a database that was down for months.
+	-- Partitions are created months ahead. This handles a shifted clock and a database that was down for months.
 	FOR month IN SELECT DISTINCT date_trunc('month', r.ts) FROM unnest(p_rows) r ORDER BY 1 LOOP
 		IF to_regclass('acp.audit_logs_' || to_char(month, 'YYYY_MM')) IS NULL THEN
 			PERFORM acp.ensure_partitions(month, 3);
 		ELSE
-			-- A partition that another session has just made is visible before this session knows it as part of audit_logs; that
-			-- session releases its lock after that.
+			-- A partition that another session has just created is visible before this session knows it as
+			-- part of audit_logs. The other session releases its lock after that, so wait for the lock.
 			PERFORM pg_advisory_lock_shared(hashtext('acp.ensure_partitions')),
 				pg_advisory_unlock_shared(hashtext('acp.ensure_partitions'));
 		END IF;
@@ -197,7 +197,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_append_rows(acp.audit_logs[]) IS
-	'Writes rows into audit_logs, for roles that have no right to write there: makes missing partitions, adds salts, chains the rows in their order, checks and counts them. None of them may be stored already.';
+	'Writes rows into audit_logs for roles that have no right to write to it: creates missing partitions, adds salts, links the rows in their order, checks and counts them. No row may be stored already.';
 
 CREATE OR REPLACE FUNCTION acp.audit_append_links(p_rows acp.audit_logs[], p_seq bigint, p_head bytea) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
@@ -211,13 +211,13 @@ BEGIN
 	UPDATE acp.audit_chains c SET seq = last.chain_seq, head = last.chain_hash, owned_until = now() + interval '10 minutes'
 	WHERE c.chain_id = last.chain_id AND c.seq = p_seq AND c.head = p_head AND last.chain_seq = p_seq + count AND c.owner IS NOT NULL;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION 'the chain does not end there' USING ERRCODE = 'ACP03';
+		RAISE EXCEPTION 'the rows do not continue the chain' USING ERRCODE = 'ACP03';
 	END IF;
 	PERFORM acp.audit_insert(p_rows);
 END
 $$;
 COMMENT ON FUNCTION acp.audit_append_links(acp.audit_logs[], bigint, bytea) IS
-	'Writes rows that the program has linked to the end of a chain that it owns (p_seq, p_head). Their hashes must be those of acp.audit_append_rows(); audit verify finds any other. ACP03: the chain has another end by now, and nothing was stored.';
+	'Writes rows that the program has linked to the end of a chain that it owns (p_seq, p_head). Their hashes must be those that acp.audit_append_rows() would compute; acpctl audit verify reports any other. ACP03: the chain ends elsewhere by now; nothing was stored.';
 
 CREATE OR REPLACE FUNCTION acp.audit_confirm() RETURNS void
 LANGUAGE plpgsql
@@ -237,7 +237,7 @@ LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT pg_advisory_xact_lock(hashtextextended('acp.audit_pending ' || p_event, 0)) $$;
 COMMENT ON FUNCTION acp.audit_pending(uuid) IS
-	'Makes other transactions that ask for this event wait until the end of this one: a commit may still be in progress after its connection is gone.';
+	'Makes other transactions that look up this event wait until this one ends, because a commit may still be in progress after its connection is gone.';
 
 CREATE OR REPLACE FUNCTION acp.audit_found(p_tenant uuid, p_ts timestamptz, p_event uuid) RETURNS boolean
 LANGUAGE plpgsql
@@ -252,7 +252,7 @@ BEGIN
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION acp.audit_found(uuid, timestamptz, uuid) IS 'True if the row of a call is stored as safely as the lost answer of its commit would have said. For programs up to schema version 8; later ones use acp.settle_doubt().';
+COMMENT ON FUNCTION acp.audit_found(uuid, timestamptz, uuid) IS 'True if the row of a call is stored as durably as after an acknowledged commit. For programs up to schema version 8; later ones use acp.settle_doubt().';
 
 CREATE OR REPLACE FUNCTION acp.audit_stored(p_rows acp.audit_logs[]) RETURNS boolean[]
 LANGUAGE plpgsql
@@ -262,7 +262,7 @@ DECLARE
 	stored boolean[];
 BEGIN
 	-- If two transactions bring the same rows, the second one waits here and then finds the rows of the first. Single rows
-	-- wait for each other only if they are the same: one of them may wait long for its tenant.
+	-- wait for each other only if they are the same, because one of them may wait a long time for its tenant.
 	IF cardinality(p_rows) = 1 THEN
 		PERFORM pg_advisory_xact_lock_shared(hashtext('acp.audit_stored'));
 		PERFORM pg_advisory_xact_lock(hashtext('acp.audit_stored'), hashtext(p_rows[1].event_id::text));
@@ -280,7 +280,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_stored(acp.audit_logs[]) IS
-	'Tells, for rows that may come again, which of them are stored already or are earlier in the array. Until the end of this transaction no other transaction that calls this can store them.';
+	'Returns for each row, which may be a repeat, whether it is already stored or occurs earlier in the array. Until the end of this transaction, no other transaction that calls this function can store these rows.';
 
 CREATE OR REPLACE FUNCTION acp.audit_append(p_event jsonb) RETURNS timestamptz
 LANGUAGE plpgsql
@@ -301,7 +301,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_append(jsonb) IS
-	'Writes one audit row from an object whose members are the columns. ts missing: now. Member forward: the row also goes to the remote hub. Member unless_onboarded, the id of a key: nothing is written if that onboarding was made; otherwise it can no longer be made. Returns ts.';
+	'Writes one audit row from an object whose members are the columns. ts missing: now. Member forward: the row also goes to the remote hub. Member unless_onboarded (the id of a key): nothing is written if that onboarding was recorded; otherwise it can no longer succeed. Returns ts.';
 
 CREATE OR REPLACE FUNCTION acp.rows_where(p_rows acp.audit_logs[], p_which boolean[]) RETURNS acp.audit_logs[]
 LANGUAGE plpgsql IMMUTABLE

@@ -6,7 +6,7 @@ CREATE OR REPLACE FUNCTION acp.audit_instant(p_ts timestamptz) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN to_char(p_ts AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'); END $$;
-COMMENT ON FUNCTION acp.audit_instant(timestamptz) IS 'Writes a time as signed texts have it.';
+COMMENT ON FUNCTION acp.audit_instant(timestamptz) IS 'Formats a time for signed texts.';
 
 CREATE OR REPLACE FUNCTION acp.audit_seal_heads(p_seal acp.audit_seals) RETURNS text
 LANGUAGE sql STABLE
@@ -15,7 +15,7 @@ AS $$
 	SELECT coalesce(string_agg(format('%s %s %s', chain_id, seq, encode(head, 'hex')), chr(10) ORDER BY n), '')
 	FROM unnest(p_seal.chain_ids, p_seal.seqs, p_seal.heads) WITH ORDINALITY h(chain_id, seq, head, n)
 $$;
-COMMENT ON FUNCTION acp.audit_seal_heads(acp.audit_seals) IS 'Writes the ends of the chains of a seal, one a line: chain, seq, hash in hex.';
+COMMENT ON FUNCTION acp.audit_seal_heads(acp.audit_seals) IS 'Formats the chain ends of a seal, one per line: chain, seq, hash in hex.';
 
 CREATE OR REPLACE FUNCTION acp.audit_seal_next(p_age interval, OUT seal_id bigint, OUT at text, OUT previous text, OUT heads text)
 LANGUAGE plpgsql
@@ -25,7 +25,7 @@ DECLARE
 	moment CONSTANT timestamptz := acp.now();
 	latest acp.audit_seals;
 BEGIN
-	-- If another session is sealing, waits for it (p_age null) or leaves it to that session.
+	-- If another session is sealing, wait for it (p_age null) or leave the seal to it.
 	IF p_age IS NULL THEN
 		PERFORM pg_advisory_xact_lock(hashtext('acp.audit_seals'));
 	ELSIF NOT pg_try_advisory_xact_lock(hashtext('acp.audit_seals')) THEN
@@ -47,7 +47,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_seal_next(interval) IS
-	'Returns the content of the next seal. No other session makes a seal until the end of this transaction. seal_id null: there is nothing to seal, or the last seal is younger than p_age, or (p_age not null) another session is making one.';
+	'Returns the content of the next seal. No other session can make a seal until the end of this transaction. seal_id null: there is nothing to seal, or the last seal is younger than p_age, or (p_age not null) another session is making one.';
 
 CREATE OR REPLACE FUNCTION acp.audit_seal_add(p_seal bigint, p_at timestamptz, p_previous bytea, p_heads text, p_hash bytea,
 	p_signature bytea) RETURNS bigint
@@ -87,7 +87,7 @@ AS $$
 	WHERE e.ends
 $$;
 COMMENT ON FUNCTION acp.audit_runs(timestamptz, timestamptz) IS
-	'Returns the ranges without a gap, of each chain, that the rows of [p_from, p_to) form.';
+	'Returns the ranges without gaps that the rows of [p_from, p_to) form in each chain.';
 
 CREATE OR REPLACE FUNCTION acp.audit_archive_begin(p_month date, OUT part integer, OUT run_rows bigint, OUT total_rows bigint)
 LANGUAGE plpgsql
@@ -111,7 +111,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.audit_archive_begin(date) IS
-	'Stores the ranges and totals of a month that is being archived. The caller compares the numbers of rows with those of its file.';
+	'Stores the ranges and totals of a month that is being archived. The caller compares the numbers of rows with its file.';
 
 CREATE OR REPLACE FUNCTION acp.audit_archive_end(p_month date, p_rows bigint, p_keep integer) RETURNS text
 LANGUAGE plpgsql
@@ -125,7 +125,7 @@ BEGIN
 	-- Calls must not wait: if the locks are not free at once, the caller tries again later.
 	SET LOCAL lock_timeout = '200ms';
 	EXECUTE format('LOCK TABLE acp.%I IN SHARE MODE', child);
-	-- The table is append-only: as many rows as in the file are the rows of the file.
+	-- The table is append-only, so if it has as many rows as the file, they are the rows of the file.
 	EXECUTE format('SELECT count(*) FROM acp.%I', child) INTO found_rows;
 	IF found_rows <> p_rows THEN
 		RETURN 'changed';
@@ -144,7 +144,7 @@ EXCEPTION
 END
 $$;
 COMMENT ON FUNCTION acp.audit_archive_end(date, bigint, integer) IS
-	'Removes an archived month from the log, in the transaction that stores its archive. Returns done; changed: the month no longer has p_rows rows; or busy: other transactions use the log. p_keep: number of the archive whose table stays, detached; null: the table is dropped.';
+	'Removes an archived month from the log, in the transaction that stores its archive. Returns done; changed: the month no longer has p_rows rows; or busy: other transactions are using the log. p_keep: number of the archive whose detached table is kept; null: the table is dropped.';
 
 -- Counters and quotas -----------------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ AS $$
 	FROM archives a, LATERAL (VALUES ('the totals', a.calls), ('the ranges', a.linked)) w(what, found) WHERE w.found <> a.rows
 $$;
 COMMENT ON FUNCTION acp.usage_differences(date, integer, interval) IS
-	'Lists differences between the audit rows and the counters, quotas, reservations and archives, of one month or (null) of all. p_default_limit: free calls of a tenant that has no own limit; null: limits are not compared. p_grace: time for which a place may stay held after its expiry. No row: everything is proved.';
+	'Lists differences between the audit rows and the counters, quotas, reservations and archives, of one month or (null) of all. p_default_limit: free calls of a tenant without its own limit; null: limits are not compared. p_grace: time for which a reservation may remain after its expiry. No rows: everything matches.';
 
 GRANT EXECUTE ON FUNCTION acp.audit_instant(timestamptz), acp.audit_seal_heads(acp.audit_seals), acp.audit_seal_next(interval),
 	acp.audit_seal_add(bigint, timestamptz, bytea, text, bytea, bytea), acp.audit_runs(timestamptz, timestamptz),

@@ -25,7 +25,7 @@ BEGIN
 	IF p_dry OR values_of = 0 THEN
 		RETURN;
 	END IF;
-	-- The row keeps the commitments that its text holds. Without the salt, no value can be found from them.
+	-- The row keeps the commitments that its text contains. Without the salt, no value can be recovered from them.
 	EXECUTE format('UPDATE acp.%I l SET actor_id = NULL, error_message_redacted = NULL, ip_address = NULL, idempotency_key = NULL, salt = NULL,
 			erased = jsonb_strip_nulls(jsonb_build_object(
 				''actor_id'', acp.audit_commitment(l.salt, ''actor_id'', l.actor_id),
@@ -58,7 +58,7 @@ BEGIN
 	RETURN changed;
 END
 $$;
-COMMENT ON FUNCTION acp.audit_erase_outbox(uuid, timestamptz) IS 'Does the same for rows that wait for a remote hub. Returns their number.';
+COMMENT ON FUNCTION acp.audit_erase_outbox(uuid, timestamptz) IS 'Removes personal values, as acp.audit_erase() does, from rows that wait for a remote hub. Returns the number of rows.';
 
 CREATE OR REPLACE FUNCTION acp.audit_erase_archives(p_tenant uuid, p_before timestamptz)
 RETURNS TABLE (file text, rows bigint)
@@ -70,4 +70,4 @@ AS $$
 	WHERE (t.tenant_id = p_tenant OR p_tenant IS NULL) AND (p_before IS NULL OR acp.period_start(a.month) < p_before)
 	GROUP BY a.month, a.part ORDER BY a.month, a.part
 $$;
-COMMENT ON FUNCTION acp.audit_erase_archives(uuid, timestamptz) IS 'Lists archives whose files hold rows of a tenant, or rows from before a time. The files are outside of this database.';
+COMMENT ON FUNCTION acp.audit_erase_archives(uuid, timestamptz) IS 'Lists archives whose files hold rows of a tenant, or rows from before a time. The files are outside this database.';

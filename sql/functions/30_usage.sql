@@ -9,7 +9,7 @@ RETURNS TABLE (day date, action text, status text, billable boolean, tier text, 
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off -- PostgreSQL estimates acp.usage_pending when it is small
+SET enable_seqscan = off -- PostgreSQL plans while acp.usage_pending is small
 AS $$
 BEGIN
 	RETURN QUERY
@@ -25,7 +25,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.usage_of(uuid, date, boolean) IS
-	'acp.usage_counters of one tenant and month, without reading pending rows of other tenants. p_billable: billable calls only.';
+	'Returns acp.usage_counters of one tenant and month, without reading pending rows of other tenants. p_billable: billable calls only.';
 
 CREATE OR REPLACE FUNCTION acp.usage_roll_up() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
@@ -164,8 +164,8 @@ BEGIN
 		DELETE FROM acp.usage_reservations WHERE tenant_id = p_tenant AND period = this_period AND reservation_id = p_reservation;
 		GET DIAGNOSTICS held = ROW_COUNT;
 	END IF;
-	-- The allowance stays exact without a reservation (the call asks only now, its reservation expired, or the usage
-	-- check failed open): such a call counts only if the allowance has room.
+	-- A call may have no reservation (it checks only now, its reservation expired, or the usage check failed open).
+	-- It counts only if the allowance has room, so the allowance stays exact.
 	FOR attempt IN 1 .. 2 LOOP
 		UPDATE acp.usage_quota SET used = used + 1, reserved = reserved - held
 		WHERE tenant_id = p_tenant AND period = this_period
@@ -184,7 +184,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.usage_count(uuid, uuid, timestamptz, integer, integer) IS
-	'Counts one billable success of a tenant treated as free and ends its reservation, if one has this id (null: none was requested). p_default_limit null: the allowance is not enforced. p_warn_percent: percentage of the allowance from which usage is near the limit. Returns the calls used, including this one; null: no room, nothing was counted.';
+	'Counts one billable success of a tenant treated as free and ends its reservation, if there is one with this id (null: none was requested). p_default_limit null: the allowance is not enforced. p_warn_percent: percentage of the allowance from which usage is near the limit. Returns the calls used, including this one; null: no room, nothing was counted.';
 
 CREATE OR REPLACE FUNCTION acp.usage_expire(p_tenant uuid, p_period date) RETURNS boolean
 LANGUAGE plpgsql
@@ -221,7 +221,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.usage_consume(uuid, uuid, timestamptz, integer, integer) IS
-	'acp.usage_count() for one call. Looks for a reservation even if the router does not know of one, because the answer to it may have been lost. Refuses the call if there is no room.';
+	'acp.usage_count() for one call. Looks for a reservation even if the router does not know of one, because the reply that granted it may have been lost. Refuses the call if there is no room.';
 
 DROP FUNCTION IF EXISTS acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer); -- signature up to schema version 8
 CREATE OR REPLACE FUNCTION acp.settle(p_event jsonb, p_reservation uuid, p_default_limit integer, p_claim text DEFAULT NULL,
@@ -386,7 +386,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.settle_rows(acp.audit_logs[], boolean[], integer, integer, boolean) IS
-	'acp.settle() for several calls that hold at most a reservation (p_held). Returns for each call the free calls used, including this one; -1: it used none; null: refused because the allowance is used up, and no row was written. p_again: an earlier attempt had an unknown outcome; calls already stored are left unchanged.';
+	'Does the same as acp.settle(), for several calls that hold at most a reservation (p_held). Returns for each call the free calls used, including this one; -1: it used none; null: refused because the allowance is used up, and no row was written. p_again: an earlier attempt had an unknown outcome; calls already stored are left unchanged.';
 
 CREATE OR REPLACE FUNCTION acp.settle_batch(p_event uuid[], p_request uuid[], p_ts timestamptz[], p_tenant uuid[], p_integration text[],
 	p_pack text[], p_action text[], p_actor_type text[], p_actor text[], p_api_key uuid[], p_hash text[], p_status text[], p_code text[],
@@ -422,7 +422,7 @@ $$;
 COMMENT ON FUNCTION acp.settle_batch(uuid[], uuid[], timestamptz[], uuid[], text[], text[], text[], text[], text[], uuid[], text[], text[],
 	text[], text[], jsonb[], real[], inet[], text[], boolean[], uuid[], text[], boolean[], text[], bigint[], text[], boolean[], integer,
 	integer, boolean, bigint, boolean) IS
-	'acp.settle_rows() with each column as an array, as the program sends them in binary; also returns acp.change_feed().';
+	'Does the same as acp.settle_rows(), with one array per column, as the program sends them in binary. Also returns acp.change_feed().';
 
 CREATE OR REPLACE FUNCTION acp.settle_links(p_rows acp.audit_logs[], p_seq bigint, p_head bytea, p_free boolean,
 	p_default_limit integer, p_warn_percent integer, p_since bigint, p_clock boolean,
@@ -455,7 +455,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.settle_links(acp.audit_logs[], bigint, bytea, boolean, integer, integer, bigint, boolean) IS
-	'acp.settle_batch() for calls that hold nothing, are tried for the first time and are already linked (acp.audit_append_links). p_free: some of the calls are free; otherwise used is null. Error ACP02: a free call must be counted by itself; nothing was stored.';
+	'Does the same as acp.settle_batch(), for calls that hold nothing, are tried for the first time and are already linked (acp.audit_append_links). p_free: some of the calls are free; otherwise used is null. Error ACP02: a free call must be counted by itself; nothing was stored.';
 
 CREATE OR REPLACE FUNCTION acp.price(p_unit text, p_action text, p_ts timestamptz) RETURNS acp.prices
 LANGUAGE plpgsql STABLE

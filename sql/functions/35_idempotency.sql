@@ -50,7 +50,7 @@ BEGIN
 	UPDATE acp.idempotency SET state = 'done', sealed = p_sealed, lease_until = NULL
 	WHERE tenant_id = p_tenant AND action = p_action AND key = p_key AND owner = p_owner AND state = 'running';
 	IF NOT FOUND THEN
-		PERFORM acp.fail('IDEMPOTENCY_CONFLICT', 'the call ran longer than its claim, and another call with this key took over; nothing was done, send it again for the result of that one');
+		PERFORM acp.fail('IDEMPOTENCY_CONFLICT', 'the call ran longer than its claim, and another call with this key took over; nothing was done; send the call again to get the result of the other one');
 	END IF;
 END
 $$;
@@ -68,7 +68,7 @@ BEGIN
 	VALUES (p_tenant, p_action, p_key, p_fingerprint, 'done', p_owner, p_sealed, this_moment, this_moment + interval '24 hours')
 	ON CONFLICT DO NOTHING;
 	IF NOT FOUND THEN
-		PERFORM acp.fail('IDEMPOTENCY_CONFLICT', 'this call was repeated under its key before it ended; nothing was done, the repeated call counts');
+		PERFORM acp.fail('IDEMPOTENCY_CONFLICT', 'this call was repeated under its key before it ended; nothing was done; the repeated call counts');
 	END IF;
 END
 $$;

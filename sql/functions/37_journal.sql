@@ -1,4 +1,4 @@
--- The local journal: audit rows that were kept on a disk while this database was away.
+-- The local journal: audit rows kept on disk while this database was unavailable.
 
 CREATE OR REPLACE FUNCTION acp.journal_no_room(e acp.audit_logs) RETURNS acp.audit_logs
 LANGUAGE plpgsql IMMUTABLE
@@ -11,7 +11,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.journal_no_room(acp.audit_logs) IS
-	'Makes the row of a call not billable: it went on without the usage check, and the allowance was already used up.';
+	'Marks the row of a call as not billable: the call ran without the usage check, and the allowance was already used up.';
 
 CREATE OR REPLACE FUNCTION acp.journal_replay(p_events jsonb, p_default_limit integer, p_warn_percent integer DEFAULT 90) RETURNS jsonb
 LANGUAGE plpgsql
@@ -62,6 +62,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.journal_replay(jsonb, integer, integer) IS
-	'Stores events of the local journal in one transaction: an array of objects with ts, as acp.audit_append() takes them. Each is stored once, however often it comes. Counts free calls and ends their places; if the allowance is used up, the row is not billable (uncounted), so that no tenant gets more than the allowance. p_default_limit null: the allowance is not enforced.';
+	'Stores events of the local journal in one transaction. p_events: an array of objects with ts, as for acp.audit_append(). Each event is stored once, however often it is replayed. Counts free calls and ends their reservations. If the allowance is used up, the row is stored as not billable (uncounted), so that no tenant gets more than its allowance. p_default_limit null: the allowance is not enforced.';
 
 GRANT EXECUTE ON FUNCTION acp.journal_no_room(acp.audit_logs), acp.journal_replay(jsonb, integer, integer) TO acp_app;

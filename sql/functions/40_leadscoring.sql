@@ -39,7 +39,7 @@ AS $$
 	SELECT jsonb_build_object('model_id', m.model_id, 'name', m.name, 'model_type', m.model_type, 'description', m.description,
 		'weights', m.weights, 'created_at', acp.rfc3339(m.created_at))
 $$;
-COMMENT ON FUNCTION acp.leadscoring_model_json(acp.leadscoring_models) IS 'A model as replies show it.';
+COMMENT ON FUNCTION acp.leadscoring_model_json(acp.leadscoring_models) IS 'JSON of a model for replies.';
 
 CREATE OR REPLACE FUNCTION acp.leadscoring_models_list(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -89,7 +89,7 @@ DECLARE
 	total   CONSTANT integer := jsonb_array_length(asked);
 BEGIN
 	IF (SELECT count(DISTINCT q->>'key') FROM jsonb_array_elements(asked) q) < total THEN
-		PERFORM acp.fail('VALIDATION_ERROR', 'two questions have the same key; give each key once', '/params/questions');
+		PERFORM acp.fail('VALIDATION_ERROR', 'two questions have the same key; list each key once', '/params/questions');
 	END IF;
 	SELECT coalesce(array_agg(w.key), '{}') INTO known FROM acp.leadscoring_questions w
 	WHERE w.tenant_id = p_tenant AND w.key IN (SELECT q->>'key' FROM jsonb_array_elements(asked) q);

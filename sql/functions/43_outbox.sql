@@ -41,7 +41,7 @@ BEGIN
 	RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_customer(uuid) IS 'Queues the creation of the Stripe customer of a tenant without one; revives an obligation that was given up. Returns its name; null: nothing to do.';
+COMMENT ON FUNCTION acp.outbox_customer(uuid) IS 'Queues the creation of the Stripe customer of a tenant without one; revives an obligation that was given up. Returns the name of the obligation; null: nothing to do.';
 
 CREATE OR REPLACE FUNCTION acp.outbox_blocked(o acp.outbox) RETURNS boolean
 LANGUAGE plpgsql STABLE
@@ -99,7 +99,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.outbox_take(integer, interval, uuid, text) IS
-	'Claims due obligations (or the named one, due or not), each for one attempt that must be reported within p_lease. No other caller gets them during the lease. After it the attempt counts as crashed and the obligation is due again.';
+	'Claims due obligations (or the named one, due or not), each for one attempt that must be reported within p_lease. No other caller gets them during the lease. When the lease ends, the attempt counts as crashed and the obligation is due again.';
 
 CREATE OR REPLACE FUNCTION acp.outbox_effect(o acp.outbox, p_data jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -160,7 +160,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.outbox_done(uuid, text, integer, jsonb) IS
-	'Records the outcome of an attempt and applies its effect: ok, data?, error_code?, error?, retry_after? (seconds; missing: give up). False: the attempt had outlived its lease and is ignored.';
+	'Records the outcome of an attempt and applies its effect. p_outcome: ok, data?, error_code?, error?, retry_after? (seconds; missing: give up). False: the attempt outlived its lease and is ignored.';
 
 -- Entry points for the program ---------------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.obligations_take(jsonb) IS
-	'acp.outbox_take for one obligation: lease (seconds), tenant_id? and obligation? (to name it). Also expires checkout sessions.';
+	'Calls acp.outbox_take() for one obligation. p: lease (seconds), tenant_id? and obligation? (to name it). Also expires checkout sessions.';
 
 CREATE OR REPLACE FUNCTION acp.obligation_done(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -187,7 +187,7 @@ BEGIN
 	RETURN jsonb_build_object('counted', acp.outbox_done((p->>'tenant_id')::uuid, p->>'obligation', (p->>'attempts')::integer, p));
 END
 $$;
-COMMENT ON FUNCTION acp.obligation_done(jsonb) IS 'acp.outbox_done: tenant_id, obligation, attempts, and the members of the outcome.';
+COMMENT ON FUNCTION acp.obligation_done(jsonb) IS 'Calls acp.outbox_done(). p: tenant_id, obligation, attempts, and the members of the outcome.';
 
 CREATE OR REPLACE FUNCTION acp.outbox_list(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -204,7 +204,7 @@ BEGIN
 			ORDER BY o.outbox_id DESC LIMIT (p->>'limit')::integer) l);
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_list(jsonb) IS 'The newest obligations, oldest first: which (owed, dead or all) and limit.';
+COMMENT ON FUNCTION acp.outbox_list(jsonb) IS 'Lists the newest obligations, oldest first. p: which (owed, dead or all) and limit.';
 
 -- The operator -------------------------------------------------------------------------------------------------------
 
@@ -241,7 +241,7 @@ BEGIN
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_drop(bigint) IS 'Drops an obligation. False: no obligation with this number is owed and not running.';
+COMMENT ON FUNCTION acp.outbox_drop(bigint) IS 'Drops an obligation. False: it does not exist, is done, or is running.';
 
 GRANT EXECUTE ON FUNCTION acp.outbox_put(uuid, text, text, jsonb), acp.outbox_customer(uuid), acp.outbox_blocked(acp.outbox),
 	acp.outbox_json(acp.outbox), acp.outbox_take(integer, interval, uuid, text), acp.outbox_effect(acp.outbox, jsonb),

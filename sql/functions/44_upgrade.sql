@@ -2,11 +2,11 @@
 --
 -- Events may be repeated and arrive in any order. The state of a tenant is therefore computed from all known facts, not
 -- from the last event (acp.upgrade_settle). Three rules decide between events:
---   1. Of two completed checkouts the newer one counts: by created (Stripe gives seconds), then by our attempt number,
---      then by event id.
+--   1. Of two completed checkouts the newer one counts: by created (in seconds), then by our attempt number, then by
+--      event id.
 --   2. A detached payment method never comes back. A paid invoice stays paid.
---   3. While the payment method of a checkout is unknown, a detachment for the same customer that is not older is taken
---      to be of that method. On equal seconds the tenant counts as not paid.
+--   3. While the payment method of a checkout is unknown, a detachment for the same customer that is not older is
+--      assumed to concern that method. On equal seconds the tenant counts as not paid.
 -- Lock order: the row of the event, the row of the tenant, then checkouts, marks and obligations.
 
 CREATE OR REPLACE FUNCTION acp.checkouts_expire(p_tenant uuid) RETURNS void
@@ -159,7 +159,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.upgrade_settle(uuid) IS
-	'Computes payment_method_status of a tenant from all Stripe events, stores and returns it. The caller holds the row of the tenant.';
+	'Computes payment_method_status of a tenant from all Stripe events, stores and returns it. The caller holds the lock of the tenant''s row.';
 
 CREATE OR REPLACE FUNCTION acp.upgrade_method(p_tenant uuid, p_setup_intent text, p_data jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -178,7 +178,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.upgrade_method(uuid, text, jsonb) IS
-	'Handles the lookup of a setup intent by the executor: if it is of the checkout that counts, invoices are paid with its payment method.';
+	'Handles the lookup of a setup intent by the executor: if it belongs to the checkout that counts, invoices are paid with its payment method.';
 
 -- Stripe's events -------------------------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.stripe_mark(uuid, text, jsonb, text, boolean) IS
-	'Stores an event as the newest of its subject. False: a newer one is stored. p_rank: store it in any case.';
+	'Stores an event as the newest of its subject. False: a newer one is already stored. p_rank: store it in any case.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_tenant(p jsonb) RETURNS uuid
 LANGUAGE plpgsql
@@ -268,7 +268,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.stripe_checkout_completed(uuid, jsonb) IS
-	'Handles a completed checkout: the tenant becomes paid, and the executor is asked for the payment method.';
+	'Handles a completed checkout: the tenant becomes paid, and the lookup of its payment method is queued for the executor.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_checkout_expired(p_tenant uuid, p jsonb) RETURNS text
 LANGUAGE plpgsql
@@ -369,7 +369,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.stripe_event(jsonb) IS
-	'Processes an event with a valid signature: event_id, type, created (seconds), livemode, object_id?, client_reference_id?, tenant_uuid? (of its metadata), customer?, setup_intent?, mode?, status?, event (audit row). Repeats have no further effect.';
+	'Processes an event with a valid signature: event_id, type, created (seconds), livemode, object_id?, client_reference_id?, tenant_uuid? (from its metadata), customer?, setup_intent?, mode?, status?, event (audit row). Repeats have no further effect.';
 
 GRANT EXECUTE ON FUNCTION acp.checkouts_expire(uuid), acp.checkouts_expire_due(), acp.upgrade_begin(jsonb), acp.upgrade_opened(jsonb),
 	acp.upgrade_failed(jsonb), acp.upgrade_settle(uuid), acp.upgrade_method(uuid, text, jsonb), acp.uuid_or_null(text),

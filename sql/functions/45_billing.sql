@@ -91,7 +91,7 @@ BEGIN
 		WHEN p_currency IN ('BIF', 'CLP', 'DJF', 'GNF', 'JPY', 'KMF', 'KRW', 'MGA', 'PYG', 'RWF', 'VND', 'VUV', 'XAF', 'XOF', 'XPF') THEN 1
 		WHEN p_currency IN ('BHD', 'JOD', 'KWD', 'OMR', 'TND') THEN 1000
 		ELSE 100 END;
-	-- Stripe takes whole crowns and shillings in hundredths, and hundredths of a dinar in thousandths.
+	-- Stripe takes whole crowns and shillings as hundredths, and hundredths of a dinar as thousandths.
 	step := CASE WHEN per_major = 1000 THEN 10 WHEN p_currency IN ('ISK', 'UGX') THEN 100 ELSE 1 END;
 END
 $$;
@@ -192,7 +192,7 @@ DECLARE
 	closed_end CONSTANT timestamptz := coalesce(acp.period_end(closed), '-infinity');
 	month_start CONSTANT timestamptz := acp.period_start(c.period);
 	month_end  CONSTANT timestamptz := acp.period_end(c.period);
-	-- No price starts or stops applying between two of these.
+	-- Between two of these moments no price starts or stops applying.
 	bounds     CONSTANT timestamptz[] := '{-infinity}'::timestamptz[] || ARRAY(SELECT DISTINCT p.valid_from FROM acp.prices p ORDER BY 1);
 BEGIN
 	RETURN QUERY
@@ -768,7 +768,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.invoice_usage(uuid, date) IS
-	'Member usage of an invoice: the calls made as a paid tenant, charged, and failed or refused.';
+	'Member usage of an invoice: how many of the calls made as a paid tenant were charged, and how many failed or were refused.';
 
 CREATE OR REPLACE FUNCTION acp.invoice_json(p_tenant uuid, p_period date, p_minimum numeric) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -811,7 +811,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.invoice_json(uuid, date, numeric) IS
-	'The invoice of a tenant and UTC month (null: this month) as the API shows it. status: open for a preview of a month that is not billed, none if there is and can be no invoice.';
+	'The invoice of a tenant and UTC month (null: this month) as the API shows it. status: open for a preview of a month that is not billed, none if there is no invoice and there cannot be one.';
 
 CREATE OR REPLACE FUNCTION acp.billing_unbilled(p_period date) RETURNS bigint
 LANGUAGE plpgsql STABLE
@@ -839,8 +839,8 @@ AS $$
 	), charged AS MATERIALIZED (
 		SELECT l.* FROM acp.invoice_lines l WHERE l.kind = 'usage' AND (p_period IS NULL OR l.source_period = p_period)
 	), ranges AS MATERIALIZED (
-		-- One pass over the log: each row with the month that bills it (null: not billed). Between two changes of
-		-- prices all rows of an action and unit belong to one line.
+		-- One pass over the log finds for each row the month that bills it (null: not billed). Between two
+		-- price changes all rows of an action and unit belong to one line.
 		SELECT l.tenant_id, date_trunc('month', l.ts AT TIME ZONE 'UTC')::date AS source_period, l.action, coalesce(l.billing_unit, 'call') AS billing_unit,
 			k.period, width_bucket(l.ts, (SELECT '{-infinity}'::timestamptz[] || array_agg(DISTINCT p.valid_from ORDER BY p.valid_from) FROM acp.prices p)),
 			count(*) AS calls, sum(l.billing_quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts,

@@ -1,4 +1,4 @@
--- Periodic maintenance. Any process runs it; two concurrent runs do no harm.
+-- Periodic maintenance. Any process may run it; concurrent runs are harmless.
 
 CREATE OR REPLACE FUNCTION acp.maintain() RETURNS void
 LANGUAGE plpgsql
@@ -24,7 +24,7 @@ BEGIN
 		SELECT tenant_id, action, key FROM acp.idempotency WHERE expires_at <= acp.now() ORDER BY expires_at
 		LIMIT 1000 FOR UPDATE SKIP LOCKED) old
 	WHERE i.tenant_id = old.tenant_id AND i.action = old.action AND i.key = old.key;
-	-- A cache that asks from a deleted number is told that everything may have changed.
+	-- If a cache asks for changes since a deleted number, the answer is that everything may have changed.
 	DELETE FROM acp.changes WHERE at <= now() - interval '1 day';
 	DELETE FROM acp.webhook_deliveries d USING (
 		SELECT tenant_id, delivery_id FROM acp.webhook_deliveries

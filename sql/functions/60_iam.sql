@@ -22,7 +22,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- The router has checked already. Here concurrent calls are separated: the second waits for the first to commit.
+	-- The router has already checked the ceiling. Here the second of two concurrent calls waits for the first.
 	PERFORM FROM acp.tenants WHERE tenant_id = p_tenant FOR NO KEY UPDATE;
 	IF acp.live_count(p_tenant, p_resource) >= (p_ctx->>'ceiling')::bigint THEN
 		PERFORM acp.fail('CEILING_EXCEEDED', format('at most %s %s may exist; delete or revoke one first', p_ctx->>'ceiling', p_resource));

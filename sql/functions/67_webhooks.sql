@@ -164,7 +164,7 @@ BEGIN
 	IF counted AND (p->>'gone')::boolean THEN
 		PERFORM acp.webhook_disable(tenant, webhook, 'the receiver answered 410 Gone');
 	ELSIF counted AND (p->>'silent')::boolean THEN
-		-- A slow receiver must not delay the deliveries of others with all that is due to it.
+		-- Many due deliveries to a slow receiver must not delay the deliveries to others.
 		UPDATE acp.webhook_deliveries SET next_attempt_at = breather
 		WHERE tenant_id = tenant AND webhook_id = webhook AND status = 'pending' AND next_attempt_at < breather
 		  AND delivery_id <> (p->>'delivery_id')::uuid;

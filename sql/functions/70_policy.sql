@@ -98,7 +98,7 @@ DECLARE
 	approval record;
 	result   jsonb;
 BEGIN
-	-- Deny the calls of a policy that cannot be evaluated, whatever its decision.
+	-- Deny calls that match a policy that cannot be evaluated, whatever its decision.
 	IF acp.window_open(p.time_window, acp.now()) IS NULL THEN
 		RETURN jsonb_build_object('decision_id', p_query->'event_id', 'decision', 'deny', 'policy_id', p.policy_id,
 			'reason', 'a policy for this call cannot be evaluated; its operator has to correct or disable it',
@@ -264,7 +264,7 @@ BEGIN
 		(p_policy->>'amount_over')::numeric, p_policy->>'decision', p_policy->>'reason', acp.policy_version() + 1, acp.now());
 END
 $$;
-COMMENT ON FUNCTION acp.policy_add(uuid, uuid, jsonb) IS 'Adds a policy in force, or refuses an invalid one. p_tenant null: for all tenants.';
+COMMENT ON FUNCTION acp.policy_add(uuid, uuid, jsonb) IS 'Adds an enabled policy, or refuses an invalid one. p_tenant null: for all tenants.';
 
 CREATE OR REPLACE FUNCTION acp.policy_enable(p_policy_id uuid, p_enabled boolean) RETURNS boolean
 LANGUAGE plpgsql
@@ -276,7 +276,7 @@ BEGIN
 	RETURN FOUND;
 END
 $$;
-COMMENT ON FUNCTION acp.policy_enable(uuid, boolean) IS 'Switches a policy on or off. False: no such policy.';
+COMMENT ON FUNCTION acp.policy_enable(uuid, boolean) IS 'Enables or disables a policy. False: no such policy.';
 
 CREATE OR REPLACE FUNCTION acp.approval_decide(p_approval uuid, p_status text) RETURNS boolean
 LANGUAGE sql

@@ -1,4 +1,4 @@
--- The hub for other kernels: functions behind the endpoints below /functions/v1/, (p, p_ctx) -> members of the reply.
+-- The hub for other kernels: functions behind the endpoints under /functions/v1/, (p, p_ctx) -> members of the reply.
 --
 -- p: the body, or the query as an object, checked by core/hub/hub.c. p_ctx: id (a new UUID), free_limit, reservation_ttl
 -- and, for calls that change something, event: their audit row, written with the change.
@@ -60,7 +60,7 @@ BEGIN
 		SELECT * INTO earlier FROM acp.idempotency i WHERE i.tenant_id = nil AND i.action = op AND i.key = idem_key;
 		IF earlier.expires_at > acp.now() THEN
 			IF earlier.fingerprint <> p_ctx->>'fingerprint' THEN
-				PERFORM acp.fail('IDEMPOTENCY_MISMATCH', 'this idempotency key was used with another request; give each request a key of its own');
+				PERFORM acp.fail('IDEMPOTENCY_MISMATCH', 'this idempotency key was used with another request; use a separate key for each request');
 			END IF;
 			PERFORM acp.hub_changed(p_ctx, jsonb_build_object('tenant_id', earlier.reply->'tenant_uuid', 'replay', true));
 			RETURN earlier.reply;
@@ -270,7 +270,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.hub_count(acp.audit_logs[], integer) IS
-	'Counts audit rows that are about to be stored in the quotas of their tenants, and ends their reservations. Returns the events that were not counted: calls that ran without a usage check and found no room in the allowance.';
+	'Counts audit rows that are about to be stored against the quotas of their tenants, and ends their reservations. Returns the events that were not counted: calls that ran without a usage check and found no room in the allowance.';
 
 CREATE OR REPLACE FUNCTION acp.hub_audit_ingest(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -326,7 +326,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.hub_audit_query(jsonb, jsonb) IS
-	'audit-query: returns audit rows, newest first, that match tenant_id, action_prefix, status, from (inclusive) and to (exclusive); next_cursor leads to the page after this one.';
+	'audit-query: returns audit rows, newest first, that match tenant_id, action_prefix, status, from (inclusive) and to (exclusive); next_cursor selects the next page.';
 
 CREATE OR REPLACE FUNCTION acp.hub_authorize(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -422,7 +422,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.forward_take(integer) IS
-	'Takes audit events that wait for the remote hub, oldest first; the caller commits when the hub has them, and rolls back when it has not.';
+	'Takes audit events that wait for the remote hub, oldest first. The caller commits if the hub has accepted them, and rolls back otherwise.';
 
 CREATE OR REPLACE FUNCTION acp.forward_refused(p_event jsonb, p_reason text) RETURNS void
 LANGUAGE plpgsql
@@ -434,9 +434,9 @@ BEGIN
 		(p_event->>'event_id')::uuid, p_event, p_reason);
 END
 $$;
-COMMENT ON FUNCTION acp.forward_refused(jsonb, text) IS 'Keeps an event that the remote hub has rejected for good, so that an operator can look at it.';
+COMMENT ON FUNCTION acp.forward_refused(jsonb, text) IS 'Keeps an event that the remote hub has rejected permanently, so that an operator can look at it.';
 
--- Their old names, for programs that still run while the schema is upgraded.
+-- Old names of these functions, for programs that still run while the schema is upgraded.
 CREATE OR REPLACE FUNCTION acp.outbox_take(p_most integer) RETURNS jsonb
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp

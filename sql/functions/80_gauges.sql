@@ -1,4 +1,4 @@
--- Database gauges for GET /metrics: small numbers that an index answers, whatever the size of the tables.
+-- Database gauges for GET /metrics. Their queries use an index, so the cost does not depend on the size of the tables.
 
 CREATE OR REPLACE FUNCTION acp.gauges() RETURNS jsonb
 LANGUAGE plpgsql
