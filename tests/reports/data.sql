@@ -20,7 +20,7 @@ FROM agent WHERE t.tenant_id = pg_temp.t(n);
 INSERT INTO acp.prices (unit, action_pattern, unit_amount, currency, valid_from) VALUES
 	('row', 'domain.leadscoring.scores.compute', 0.0004, 'USD', '2026-03-01 00:00+00');
 
--- Each row makes that many calls, one a minute from its moment on; latency grows by a tenth of a millisecond per call.
+-- Each row creates the given number of calls, one per minute from its time on. Latency grows by 0.1 ms per call.
 CREATE TEMP TABLE calls (tenant integer, at timestamptz, calls integer, pack text, action text, status text, code text, tier text, unit text,
 	quantity integer, latency real, ip inet);
 INSERT INTO calls VALUES

@@ -30,14 +30,14 @@ DECLARE
 	found jsonb;
 BEGIN
 	IF btrim(p_params->>'query') = '' THEN
-		-- A refusal: code of the reply, sentence for the caller, member at fault.
+		-- Refuse the call: code of the reply, message for the caller, faulty member.
 		PERFORM acp.fail('VALIDATION_ERROR', 'query must hold more than spaces', '/params/query');
 	END IF;
 	SELECT coalesce(jsonb_agg(to_jsonb(c) ORDER BY c.contact_id), '[]') INTO found FROM (
 		SELECT contact_id, name, company, email FROM demo.contacts x
 		WHERE strpos(lower(x.name || ' ' || x.company), lower(btrim(p_params->>'query'))) > 0
 		ORDER BY x.contact_id LIMIT coalesce((p_params->>'limit')::integer, 20)) c;
-	-- The result_meta of the audit row, and the quantity that is billed.
+	-- Set result_meta of the audit row, and the quantity that is billed.
 	PERFORM acp.report(jsonb_build_object('resource_type', 'contact', 'count', jsonb_array_length(found)),
 		jsonb_array_length(found));
 	RETURN jsonb_build_object('contacts', found);
