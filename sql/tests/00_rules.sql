@@ -25,8 +25,8 @@ CREATE TEMP VIEW functions AS
 	WHERE n.nspname IN ('acp', 'acp_report');
 
 SELECT cmp_ok((SELECT count(*) FROM relations WHERE NOT relispartition), '>=', 18::bigint,
-	'the rules see the tables and views');
-SELECT cmp_ok((SELECT count(*) FROM functions), '>=', 34::bigint, 'the rules see the functions');
+	'the rules cover the tables and views');
+SELECT cmp_ok((SELECT count(*) FROM functions), '>=', 34::bigint, 'the rules cover the functions');
 
 -- The rules ----------------------------------------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ CREATE TEMP VIEW function_with_bare_call AS
 		WHERE NOT EXISTS (SELECT FROM pg_proc b WHERE b.proname = p.proname AND b.pronamespace = 'pg_catalog'::regnamespace)) called
 	WHERE f.body ~ ('(^|[^.[:alnum:]_])' || called.proname || '\s*\(');
 
--- A body that changes its role, or accesses files of the server.
+-- A body that changes its role or accesses files of the server.
 CREATE TEMP VIEW function_beyond_its_place AS
 	SELECT name FROM functions
 	WHERE prosrc ~* '\mset\s+(local\s+|session\s+)?(role|session\s+authorization)\M(?!\s*=)'
@@ -146,7 +146,7 @@ INSERT INTO rules VALUES
 	('column_without_comment', 'every column of a table has a comment'),
 	('function_without_comment', 'every function has a comment'),
 	('function_without_search_path', 'every function pins search_path = pg_catalog, pg_temp'),
-	('function_for_public', 'PUBLIC may call no function'),
+	('function_for_public', 'PUBLIC may not call any function'),
 	('relation_for_public', 'PUBLIC has no rights on tables and views'),
 	('not_owned_by_owner', 'acp_owner owns all objects'),
 	('function_with_owners_rights', 'only listed functions are SECURITY DEFINER'),
@@ -178,11 +178,11 @@ SELECT is_empty($$
 	'neither acp_app nor acp_report can become the owner');
 SELECT is_empty($$
 	SELECT s || ' ' || r FROM unnest(ARRAY['acp', 'acp_report']) s, unnest(ARRAY['acp_app', 'acp_report']) r
-	WHERE has_schema_privilege(r, s, 'CREATE')$$, 'neither can create objects in our schemas');
+	WHERE has_schema_privilege(r, s, 'CREATE')$$, 'neither acp_app nor acp_report can create objects in our schemas');
 SELECT is_empty($$
 	SELECT oid::regoperator::text FROM pg_operator WHERE oprnamespace IN ('acp'::regnamespace, 'acp_report'::regnamespace)
 	UNION ALL SELECT format('%s as %s', castsource::regtype, casttarget::regtype) FROM pg_cast WHERE oid >= 16384
-	UNION ALL SELECT evtname::text FROM pg_event_trigger$$, 'we define no operators, casts and event triggers');
+	UNION ALL SELECT evtname::text FROM pg_event_trigger$$, 'we define no operators, casts or event triggers');
 
 -- The audit log ------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
--- 05_roles.sql - rights. acp_app: as much as the program needs; acp_report: the views; all others: nothing.
+-- 05_roles.sql - rights. acp_app: what the program needs; acp_report: the views; all other roles: nothing.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL timezone = 'UTC';
@@ -124,7 +124,7 @@ SELECT set_eq($$
 	FROM pg_namespace, unnest(ARRAY['acp_app', 'acp_report']) role WHERE nspname IN ('acp', 'acp_report')$$,
 	$$VALUES ('acp', 'acp_app', true, false), ('acp', 'acp_report', false, false),
 		('acp_report', 'acp_app', false, false), ('acp_report', 'acp_report', true, false)$$,
-	'acp_app works in acp, acp_report in acp_report, neither creates anything');
+	'acp_app uses schema acp, acp_report uses schema acp_report, and neither can create objects');
 
 SELECT set_eq($$
 	SELECT oid::regprocedure::text FROM pg_proc
@@ -133,7 +133,7 @@ SELECT set_eq($$
 		'acp.audit_erase(text,uuid,timestamp with time zone,text,boolean)', 'acp.audit_erase_archives(uuid,timestamp with time zone)',
 		'acp.audit_erase_outbox(uuid,timestamp with time zone)', 'acp.audit_erase_tables()', 'acp.audit_insert(acp.audit_logs[])',
 		'acp.console_calls()', 'acp.console_drift(date)', 'acp.console_money()', 'acp.console_month(date,integer)', 'acp.console_state()'],
-	'acp_app may run every function of acp, but not take a month or a value out of the log, store rows without a link, or read reports without a session');
+	'acp_app may run all functions of acp except those that remove a month or a value from the log, store unlinked rows, or read reports without a session');
 
 SELECT set_eq($$
 	SELECT oid::regprocedure::text FROM pg_proc
@@ -158,7 +158,7 @@ SELECT bag_has($$
 	$$VALUES ('search_path=acp_report, pg_catalog')$$,
 	'select … from audit_logs works for acp_report without a schema name');
 
--- The same by attempts -----------------------------------------------------------------------------------------------
+-- The same, by trying ------------------------------------------------------------------------------------------------
 
 CREATE TEMP TABLE tries (role text, statement text, expected text);
 INSERT INTO tries VALUES
@@ -193,7 +193,7 @@ SELECT is_empty($$
 	WHERE d.refobjid = 'acp.key_lookup'::regclass OR (d.refobjid = 'acp.idempotency'::regclass)
 	   OR (d.refobjid = 'acp.api_keys'::regclass AND a.attname = 'key_hash')
 	   OR (d.refobjid = 'acp.tenants'::regclass AND a.attname = 'billing_email')$$,
-	'no view is made from a key hash, a stored reply or an e-mail address');
+	'no view uses a key hash, a stored reply or an e-mail address');
 
 SELECT * FROM finish();
 ROLLBACK;

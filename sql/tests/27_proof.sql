@@ -50,11 +50,11 @@ SELECT pg_temp.rows(5, 1) \gset ignored_
 
 CREATE TEMP TABLE next AS SELECT * FROM acp.audit_seal_next(NULL);
 SELECT is((SELECT seal_id FROM next), 1::bigint, 'the first seal has number 1');
-SELECT is((SELECT at FROM next), '2071-03-10T12:00:00.000000Z', 'its time is from the clock of the program');
-SELECT is((SELECT previous FROM next), repeat('00', 32), 'before it there is no seal');
+SELECT is((SELECT at FROM next), '2071-03-10T12:00:00.000000Z', 'the time of the seal is from the clock of the program');
+SELECT is((SELECT previous FROM next), repeat('00', 32), 'the first seal has no previous seal');
 SELECT is((SELECT heads FROM next),
 	(SELECT string_agg(chain_id || ' ' || seq || ' ' || encode(head, 'hex'), chr(10) ORDER BY chain_id) FROM acp.audit_chains WHERE seq > 0),
-	'the seal has the end of each chain');
+	'the seal contains the end of each chain');
 SELECT is(acp.audit_seal_add(seal_id, at::timestamptz, decode(previous, 'hex'), heads, sha256('one'), sha256('signature')),
 	(SELECT sum(seq)::bigint FROM acp.audit_chains), 'a stored seal counts the rows of all chains') FROM next;
 SELECT is(acp.audit_seal_heads(s), n.heads, 'a stored seal returns its lines') FROM acp.audit_seals s, next n;
@@ -103,11 +103,11 @@ SELECT set_eq($$SELECT tenant_id, day, action, status, billable, tier, billing_u
 	(pg_temp.t(2), '2071-03-20', '', 'denied', false, '', 'call', false, 1, 1)$$, 'totals are grouped by everything that billing uses');
 INSERT INTO acp.audit_archives SELECT march, 1, acp.now(), 14, 'f', 1, sha256(''), sha256(''), sha256(''), sha256('') FROM months;
 SELECT is(acp.audit_archive_end(march, 13, NULL), 'changed', 'the month stays if the file has another number of rows') FROM months;
-SELECT is((SELECT count(*) FROM acp.audit_logs WHERE ts >= '2071-03-01+00' AND ts < '2071-04-01+00'), 14::bigint, 'all its rows are still there');
+SELECT is((SELECT count(*) FROM acp.audit_logs WHERE ts >= '2071-03-01+00' AND ts < '2071-04-01+00'), 14::bigint, 'all rows of the month are still there');
 SELECT is(acp.audit_archive_end(march, 14, NULL), 'done', 'the month is removed if the number matches') FROM months;
-SELECT is(to_regclass('acp.audit_logs_2071_03'), NULL, 'its table is removed, too');
-SELECT is_empty($$SELECT * FROM acp.usage_differences('2071-03-01', NULL, interval '1 hour')$$, 'its counters match its totals');
-SELECT is_empty($$SELECT * FROM acp_report.usage_drift WHERE day >= '2071-01-01'$$, 'the report agrees');
+SELECT is(to_regclass('acp.audit_logs_2071_03'), NULL, 'the table of the month is removed, too');
+SELECT is_empty($$SELECT * FROM acp.usage_differences('2071-03-01', NULL, interval '1 hour')$$, 'the counters of the month match its totals');
+SELECT is_empty($$SELECT * FROM acp_report.usage_drift WHERE day >= '2071-01-01'$$, 'the report shows no differences');
 
 SELECT is(acp.ensure_partitions('2071-02-01 00:00:00+00', 3), 1, 'creating months ahead skips an archived month');
 SELECT is(to_regclass('acp.audit_logs_2071_03'), NULL, 'the archived month has no table');
@@ -142,7 +142,7 @@ SELECT is_empty('SELECT pg_temp.differences(100)', 'settled calls show no differ
 RESET ROLE;
 SAVEPOINT s;
 UPDATE acp.usage_quota SET used = used + 1 WHERE tenant_id = pg_temp.t(3);
-SELECT results_eq('SELECT pg_temp.differences()', ARRAY['3 free calls used in usage_quota: 4, 3'], 'a too large quota is found');
+SELECT results_eq('SELECT pg_temp.differences()', ARRAY['3 free calls used in usage_quota: 4, 3'], 'a quota that is too large is found');
 ROLLBACK TO s;
 UPDATE acp.usage_quota SET reserved = reserved + 1 WHERE tenant_id = pg_temp.t(3);
 SELECT results_eq('SELECT pg_temp.differences()', ARRAY['3 places reserved in usage_quota: 1, 0'], 'a reserved count without a reservation is found');
@@ -156,17 +156,17 @@ INSERT INTO acp.usage_reservations VALUES (pg_temp.t(3), '2071-05-01', pg_temp.t
 UPDATE acp.usage_quota SET reserved = reserved + 2 WHERE tenant_id = pg_temp.t(3);
 SELECT results_eq('SELECT pg_temp.differences()', ARRAY['3 places held by calls that died: 1, 0'], 'a reservation held too long after its expiry is found');
 SELECT acp.maintain() \gset ignored_
-SELECT is_empty('SELECT pg_temp.differences()', 'maintenance releases it');
+SELECT is_empty('SELECT pg_temp.differences()', 'maintenance releases expired reservations');
 ROLLBACK TO s;
 SELECT results_eq('SELECT pg_temp.differences(2)', ARRAY['3 free calls above the limit: 3, 2'], 'more free calls than the limit are found');
 UPDATE acp.tenants SET upgraded_at = now() WHERE tenant_id = pg_temp.t(3);
-SELECT is_empty('SELECT pg_temp.differences(2)', 'that check skips an upgraded tenant');
+SELECT is_empty('SELECT pg_temp.differences(2)', 'the check of the limit skips an upgraded tenant');
 ROLLBACK TO s;
 SELECT acp.usage_roll_up() \gset ignored_
 UPDATE acp.usage_counted SET calls = calls + 1, quantity = quantity + 7 WHERE tenant_id = pg_temp.t(3);
 SELECT results_eq('SELECT pg_temp.differences()', ARRAY[
 	'3 calls of 2071-05-10, proof.one, success, billable, tier free, unit call: 4, 3',
-	'3 quantity of 2071-05-10, proof.one, success, billable, tier free, unit call: 10, 3'], 'too large counters are found');
+	'3 quantity of 2071-05-10, proof.one, success, billable, tier free, unit call: 10, 3'], 'counters that are too large are found');
 ROLLBACK TO s;
 SELECT acp.usage_roll_up() \gset ignored_
 DELETE FROM acp.usage_counted WHERE tenant_id = pg_temp.t(3);

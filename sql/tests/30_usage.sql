@@ -121,16 +121,16 @@ $$;
 SELECT is(pg_temp.reserve(18, 180), 'yes 1/3', 'a call has a reservation');
 SELECT is(pg_temp.settle(18, 180), 1::bigint, 'the call was committed without an acknowledgement');
 SELECT ok(pg_temp.doubt(18, 180), 'settle_doubt finds the committed call');
-SELECT is(pg_temp.record(18), '1+0 0 1 1 1 1', 'that changes nothing');
+SELECT is(pg_temp.record(18), '1+0 0 1 1 1 1', 'settle_doubt changes nothing for a committed call');
 SELECT is(pg_temp.reserve(18, 181), 'yes 2/3', 'another call has a reservation');
 SELECT is((acp.idempotency_claim(pg_temp.t(18), 'test.one', 'doubt', repeat('a', 64), pg_temp.e(181), interval '1 minute')).verdict, 'run',
 	'the call also claims its key');
-SELECT ok(NOT pg_temp.doubt(18, 181, claim => 'doubt'), 'settle_doubt finds that it was not committed');
-SELECT is(pg_temp.record(18), '1+0 0 2 1 2 1', 'its refusal becomes its row, and the reservation is released');
+SELECT ok(NOT pg_temp.doubt(18, 181, claim => 'doubt'), 'settle_doubt finds that the other call was not committed');
+SELECT is(pg_temp.record(18), '1+0 0 2 1 2 1', 'the refusal becomes the row of that call, and the reservation is released');
 SELECT is_empty($$SELECT FROM acp.idempotency WHERE key = 'doubt'$$, 'the claim is released, too');
 SELECT throws_ok('SELECT pg_temp.settle(18, 181)', '23505', NULL, 'a later commit of that call fails');
 SELECT ok(NOT pg_temp.doubt(18, 181), 'a second settle_doubt gives the same result');
-SELECT is(pg_temp.record(18), '1+0 0 2 1 2 1', 'the second one changes nothing');
+SELECT is(pg_temp.record(18), '1+0 0 2 1 2 1', 'the second settle_doubt changes nothing');
 SELECT is((SELECT error_code FROM acp.audit_logs WHERE event_id = pg_temp.e(181)), 'UNAVAILABLE', 'the row has the code UNAVAILABLE');
 SELECT isnt_empty($$SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objid::bigint =
 	hashtextextended('acp.audit_pending ' || pg_temp.e(181), 0) & 4294967295$$, 'settle_doubt waits for a commit in progress');
@@ -144,7 +144,7 @@ RESET ROLE;
 SELECT pg_temp.clock_at('2027-03-01 00:00:00+00') \gset ignored_
 SET LOCAL ROLE acp_app;
 SELECT is(pg_temp.reserve(1, 112), 'yes 1/3', 'in March the allowance is full again');
-SELECT is(pg_temp.settle(1, 112), 1::bigint, 'counting starts at one');
+SELECT is(pg_temp.settle(1, 112), 1::bigint, 'counting starts at one in March');
 SELECT is(acp.settle(:'february_event', pg_temp.e(111), 3), 1::bigint, 'a call that started in February ends in March');
 SELECT results_eq($$SELECT period, used, reserved FROM acp.usage_quota WHERE tenant_id = pg_temp.t(3)$$,
 	$$VALUES ('2027-02-01'::date, 1, 0)$$, 'the call uses the month in which it started');
@@ -192,7 +192,7 @@ SELECT is(pg_temp.record(5), '3+0 0 3 3 3 3', 'a refused call leaves nothing');
 SELECT is(pg_temp.settle(5, 304, false, max_calls => NULL), 4::bigint,
 	'without enforcement a call counts beyond the limit');
 SELECT is(pg_temp.reserve(5, 305), 'no 4/3', 'nothing is left when the limit is enforced again');
-SELECT is(pg_temp.reserve(16, 306), 'yes 1/3', 'a call gets a reservation, but the answer is lost');
+SELECT is(pg_temp.reserve(16, 306), 'yes 1/3', 'a call gets a reservation, but the reply is lost');
 SELECT is(pg_temp.settle(16, 307, false) + pg_temp.settle(16, 308, false), 3::bigint,
 	'two other calls use the rest');
 SELECT lives_ok('SELECT pg_temp.settle(16, 306, false)', 'the call still owns its reservation');
@@ -203,7 +203,7 @@ SELECT is(acp.usage(pg_temp.t(5), NULL, 3)->>'calls_remaining', '0', 'calls_rema
 
 SELECT ok(acp.tenant_update(pg_temp.t(6), 'paid', 'active', NULL, NULL), 'a tenant becomes paid');
 SELECT is(pg_temp.reserve(6, 401), 'yes -/-', 'a paid tenant needs no reservation');
-SELECT is((acp.usage_reserve(pg_temp.t(6), pg_temp.e(401), acp.now(), 3, '10 s')).tier, 'paid', 'the answer says that the tenant is paid');
+SELECT is((acp.usage_reserve(pg_temp.t(6), pg_temp.e(401), acp.now(), 3, '10 s')).tier, 'paid', 'the reply says that the tenant is paid');
 SELECT is(pg_temp.settle(6, 401, false, '{"tier": "paid"}'), NULL, 'a paid call uses no free call');
 SELECT is(pg_temp.settle(6, 402, false, '{"tier": "paid"}'), NULL, 'the next paid call uses none either');
 SELECT is(pg_temp.record(6), '0 2 2 2 2', 'there is no quota row, but two counted audit rows');
@@ -212,8 +212,8 @@ SELECT is(acp.paid_calls(pg_temp.t(6), '2027-02-01'), 0::bigint, 'paid_calls cou
 SELECT ok(acp.tenant_update(pg_temp.t(6), NULL, 'none', NULL, NULL), 'the payment method is detached');
 SELECT is(pg_temp.reserve(6, 403), 'yes 3/3', 'paid calls count toward the free limit now');
 SELECT is(pg_temp.reserve(6, 404), 'no 3/3', 'only one call was left');
-SELECT is(pg_temp.settle(6, 403), 3::bigint, 'that call is the third');
-SELECT is(acp.usage(pg_temp.t(6), NULL, 3)->>'calls_used', '3', 'usage agrees');
+SELECT is(pg_temp.settle(6, 403), 3::bigint, 'the last free call is the third');
+SELECT is(acp.usage(pg_temp.t(6), NULL, 3)->>'calls_used', '3', 'usage also shows three calls');
 SELECT is(pg_temp.settle(7, 405, false), 1::bigint, 'another tenant uses a free call');
 SELECT ok(acp.tenant_update(pg_temp.t(7), 'paid', 'setup_pending', NULL, NULL), 'the tenant starts an upgrade');
 SELECT is(pg_temp.reserve(7, 406), 'yes 2/3', 'paid without a payment method is limited');
@@ -393,41 +393,41 @@ SELECT results_eq('SELECT seq, head, row_type FROM mine', $$VALUES (0::bigint, d
 SELECT is((acp.audit_chain_own(pg_temp.e(1))).chain_id, (SELECT chain_id FROM mine), 'the owner of a chain gets it again');
 SELECT isnt((acp.audit_chain_own(pg_temp.e(2))).chain_id, (SELECT chain_id FROM mine), 'another owner gets another chain');
 SELECT is(pg_temp.append(0, (SELECT head FROM mine), pg_temp.link(901, 1), pg_temp.link(902, 2)), NULL, 'two rows are appended');
-SELECT is(pg_temp.append(0, (SELECT head FROM mine), pg_temp.link(903, 1)), 'ACP03', 'it does not end there any more');
-SELECT is(pg_temp.append(2, sha256('901'), pg_temp.link(903, 3)), 'ACP03', 'nor with this hash');
-SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 4)), 'ACP03', 'a place may not be left out');
-SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"status": "denied"}')), '23514', 'rows keep the rules');
-SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"chain_form": null}')), '23514', 'none is written in the old form');
-SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"ip_address": "192.0.2.7"}')), '23514', 'a personal value has a salt');
-SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"salt": "\\x00112233445566778899aabbccddeeff"}')), '23514', 'a salt has a personal value');
-SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"erased": {}}')), '23514', 'no row begins erased');
+SELECT is(pg_temp.append(0, (SELECT head FROM mine), pg_temp.link(903, 1)), 'ACP03', 'a link to an earlier end of the chain is refused');
+SELECT is(pg_temp.append(2, sha256('901'), pg_temp.link(903, 3)), 'ACP03', 'a link to another hash is refused');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 4)), 'ACP03', 'a gap in the sequence numbers is refused');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"status": "denied"}')), '23514', 'a row that violates a rule is refused');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"chain_form": null}')), '23514', 'a row of the old form is refused');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"ip_address": "192.0.2.7"}')), '23514', 'a personal value without a salt is refused');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"salt": "\\x00112233445566778899aabbccddeeff"}')), '23514', 'a salt without a personal value is refused');
+SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(903, 3, '{"erased": {}}')), '23514', 'a row that is already erased is refused');
 UPDATE acp.audit_chains SET owned_until = now() - interval '1 s' WHERE owner = pg_temp.e(1);
 SELECT results_eq('SELECT chain_id, seq, head FROM acp.audit_chain_own(pg_temp.e(3))', $$SELECT chain_id, 2::bigint, sha256('902') FROM mine$$,
 	'another owner takes over a silent chain and continues at its end');
 
 CREATE TEMP TABLE before AS SELECT tenant_id, day, action, status, billable, tier, billing_unit, sum(calls) AS calls, sum(quantity) AS quantity
 	FROM acp.usage_counters GROUP BY 1, 2, 3, 4, 5, 6, 7;
--- What tenants see of every month, with their rights.
-CREATE TEMP VIEW told AS SELECT x.tenant_id, u.day, u.action, u.status, u.billable, u.tier, u.billing_unit, sum(u.calls) AS calls, sum(u.quantity) AS quantity
+-- What each tenant sees of every month.
+CREATE TEMP VIEW tenant_usage AS SELECT x.tenant_id, u.day, u.action, u.status, u.billable, u.tier, u.billing_unit, sum(u.calls) AS calls, sum(u.quantity) AS quantity
 	FROM (SELECT DISTINCT tenant_id, date_trunc('month', day)::date AS month FROM before) x, acp.usage_of(x.tenant_id, x.month) u
 	GROUP BY 1, 2, 3, 4, 5, 6, 7;
--- Rows without a sequence number, as from functions of the previous schema.
+-- Rows without a sequence number, as written by functions of the previous schema.
 UPDATE acp.usage_pending SET chain_id = DEFAULT, chain_seq = DEFAULT WHERE ctid IN (SELECT ctid FROM acp.usage_pending LIMIT 2);
 SELECT isnt_empty('SELECT FROM acp.usage_pending WHERE chain_id > 0', 'some rows are pending');
-SELECT set_eq('TABLE told', 'TABLE before', 'tenants see pending rows');
+SELECT set_eq('TABLE tenant_usage', 'TABLE before', 'tenants see pending rows');
 SELECT acp.usage_roll_up() \gset ignored_
 SELECT set_eq('SELECT tenant_id, day, action, status, billable, tier, billing_unit, calls, quantity FROM acp.usage_counters', 'TABLE before',
-	'adding up does not change the counters');
-SELECT set_eq('TABLE told', 'TABLE before', 'adding up does not change what tenants see');
-SELECT is_empty('TABLE acp.usage_pending', 'nothing is pending after adding up');
+	'the roll-up does not change the counters');
+SELECT set_eq('TABLE tenant_usage', 'TABLE before', 'the roll-up does not change what tenants see');
+SELECT is_empty('TABLE acp.usage_pending', 'nothing is pending after the roll-up');
 SELECT is(pg_temp.append(2, sha256('902'), pg_temp.link(904, 3), pg_temp.link(905, 4)), NULL, 'the chain continues');
 CREATE TEMP VIEW now_ AS SELECT tenant_id, day, action, status, billable, tier, billing_unit, sum(calls) AS calls, sum(quantity) AS quantity
 	FROM acp.usage_counters GROUP BY 1, 2, 3, 4, 5, 6, 7;
-SELECT isnt_empty('TABLE now_ EXCEPT TABLE before', 'new rows count');
-SELECT set_eq('TABLE told', 'TABLE now_', 'tenants see the new rows');
+SELECT isnt_empty('TABLE now_ EXCEPT TABLE before', 'new rows are counted');
+SELECT set_eq('TABLE tenant_usage', 'TABLE now_', 'tenants see the new rows');
 SELECT acp.usage_roll_up() \gset ignored_
-SELECT set_eq('TABLE told', 'TABLE now_', 'tenants see them after adding up, too');
-SELECT is_empty('TABLE acp.usage_pending', 'nothing is pending again');
+SELECT set_eq('TABLE tenant_usage', 'TABLE now_', 'tenants see the new rows after the roll-up, too');
+SELECT is_empty('TABLE acp.usage_pending', 'nothing is pending after the second roll-up');
 UPDATE acp.usage_counted SET calls = calls + 2 WHERE tenant_id = pg_temp.t(14) AND billing_unit = 'row'
 	AND action = 'test.two';
 DELETE FROM acp.usage_counted WHERE tenant_id = pg_temp.t(5);

@@ -66,11 +66,11 @@ CREATE FUNCTION pg_temp.opened(n integer, attempt integer, session text, seconds
 		'url', 'https://checkout.example/' || session, 'event', pg_temp.row_of(gen_random_uuid()),
 		'expires_at', extract(epoch FROM acp.now())::bigint + seconds))
 $$;
--- Replaces billing_paid() of the billing part, to record its arguments.
-CREATE TEMP TABLE told (invoice text, paid boolean);
-GRANT ALL ON told TO acp_app;
+-- Replaces acp.billing_paid() to record its arguments.
+CREATE TEMP TABLE reported (invoice text, paid boolean);
+GRANT ALL ON reported TO acp_app;
 CREATE OR REPLACE FUNCTION acp.billing_paid(p_stripe_invoice text, p_paid boolean, p_at timestamptz) RETURNS boolean
-LANGUAGE sql AS $$ INSERT INTO pg_temp.told VALUES (p_stripe_invoice, p_paid); SELECT true $$;
+LANGUAGE sql AS $$ INSERT INTO pg_temp.reported VALUES (p_stripe_invoice, p_paid); SELECT true $$;
 GRANT EXECUTE ON FUNCTION acp.billing_paid(text, boolean, timestamptz) TO acp_app;
 SELECT pg_temp.later(0);
 
@@ -79,23 +79,23 @@ UPDATE acp.tenants SET stripe_customer_id = 'cus_' || right(agent_id, 1) WHERE a
 
 -- Sessions -----------------------------------------------------------------------------------------------------------
 
-SELECT is(pg_temp.begin_(9), jsonb_build_object('verdict', 'customer', 'obligation', 'customer-' || pg_temp.t(9)), 'the customer comes first');
+SELECT is(pg_temp.begin_(9), jsonb_build_object('verdict', 'customer', 'obligation', 'customer-' || pg_temp.t(9)), 'the customer is created first');
 SELECT is(pg_temp.begin_(1) - 'obliged_at', jsonb_build_object('verdict', 'create', 'attempt', 1, 'customer', 'cus_1',
-	'idempotency_key', 'checkout-' || pg_temp.t(1) || '-1'), 'the session comes next');
-SELECT is(pg_temp.begin_(1)->>'attempt', '1', 'before the outcome is known the same session is asked for again');
-SELECT is(pg_temp.state(1), 'free none - free', 'asking changes nothing');
+	'idempotency_key', 'checkout-' || pg_temp.t(1) || '-1'), 'the session is created next');
+SELECT is(pg_temp.begin_(1)->>'attempt', '1', 'until the outcome is known, the same session is requested again');
+SELECT is(pg_temp.state(1), 'free none - free', 'a request changes nothing');
 SELECT is(pg_temp.opened(1, 1, 'cs_1', 3600)->>'checkout_url', 'https://checkout.example/cs_1', 'the session is open');
 SELECT is(pg_temp.state(1), 'free setup_pending - free', 'none -> setup_pending');
 SELECT is(pg_temp.begin_(1) - 'expires_at', '{"verdict": "open", "checkout_url": "https://checkout.example/cs_1"}', 'the next click gets the same session');
 SELECT is(pg_temp.opened(1, 1, 'cs_1', 3600)->>'checkout_url', 'https://checkout.example/cs_1', 'two simultaneous clicks share one session');
 SELECT pg_temp.later(3500);
-SELECT is(pg_temp.begin_(1)->>'attempt', '2', 'shortly before its end a new session is created');
+SELECT is(pg_temp.begin_(1)->>'attempt', '2', 'shortly before a session ends a new one is created');
 SELECT pg_temp.opened(1, 2, 'cs_2', 3600);
 SELECT pg_temp.later(3600);
 SELECT is(acp.checkouts_expire_due(), 1, 'sessions expire by time');
-SELECT is(pg_temp.state(1), 'free setup_pending - free', 'the state stays while another session is open');
+SELECT is(pg_temp.state(1), 'free setup_pending - free', 'setup_pending stays while another session is open');
 SELECT is(pg_temp.take(pg_temp.event('evt_x1', 'checkout.session.expired', 1, 7000, 'cs_2')), 'applied', 'sessions expire by their event');
-SELECT is(pg_temp.state(1), 'free none - free', 'the last expiry makes setup_pending none');
+SELECT is(pg_temp.state(1), 'free none - free', 'the last expiry changes setup_pending to none');
 SELECT is(pg_temp.take(pg_temp.event('evt_x2', 'checkout.session.expired', 1, 7000, 'cs_2')), 'unchanged', 'an expiry counts once');
 SELECT is(pg_temp.begin_(1)->>'attempt', '3', 'a new upgrade can begin');
 SELECT acp.upgrade_failed(jsonb_build_object('tenant_id', pg_temp.t(1), 'attempt', 3, 'unknown', true, 'event', pg_temp.row_of(gen_random_uuid())));
@@ -111,16 +111,16 @@ SELECT is(pg_temp.take(pg_temp.completed('evt_1', 1, 7200, 'cs_4', 'seti_1')), '
 SELECT is(pg_temp.state(1), 'paid active - paid', 'the tenant is paid at once');
 SELECT isnt((SELECT upgraded_at FROM acp.tenants WHERE tenant_id = pg_temp.t(1)), NULL, 'upgraded_at is set');
 SELECT is(pg_temp.take(pg_temp.completed('evt_1', 1, 7200, 'cs_4', 'seti_1')), 'duplicate', 'a repeated event is a duplicate');
-SELECT is((SELECT effect FROM acp.stripe_events WHERE event_id = 'evt_1'), 'applied', 'the duplicate has no effect');
+SELECT is((SELECT effect FROM acp.stripe_events WHERE event_id = 'evt_1'), 'applied', 'the effect of the first delivery is kept');
 SELECT is((SELECT string_agg(result_meta->>'effect', ' ' ORDER BY chain_id, chain_seq) FROM acp.audit_logs
-	WHERE tenant_id = pg_temp.t(1) AND result_meta->>'resource_id' = 'evt_1'), 'applied duplicate', 'each delivery leaves its row');
+	WHERE tenant_id = pg_temp.t(1) AND result_meta->>'resource_id' = 'evt_1'), 'applied duplicate', 'each delivery leaves its own audit row');
 SELECT pg_temp.look_up(1);
 SELECT is(pg_temp.state(1), 'paid active pm_1 paid', 'the executor reports the payment method');
 SELECT is((SELECT params FROM acp.outbox WHERE obligation = 'default-' || pg_temp.t(1) || '-pm_1'), '{"default_payment_method": "pm_1"}',
-	'it becomes the default of the customer');
+	'the payment method becomes the default of the customer');
 SELECT is(pg_temp.begin_(1), '{"verdict": "paid"}', 'there is nothing left to upgrade');
 SELECT is(pg_temp.take(pg_temp.event('evt_d0', 'payment_method.detached', 1, 7300, 'pm_other')), 'unchanged', 'detaching another method has no effect');
-SELECT is(pg_temp.state(1), 'paid active pm_1 paid', 'the state stays');
+SELECT is(pg_temp.state(1), 'paid active pm_1 paid', 'the state is unchanged');
 SELECT is(pg_temp.take(pg_temp.event('evt_d1', 'payment_method.detached', 0, 7300, 'pm_1')), 'applied', 'the method in use is detached');
 SELECT is(pg_temp.state(1), 'paid none pm_1 free', 'the tenant is treated as free');
 SELECT is(pg_temp.begin_(1)->>'verdict', 'create', 'the tenant can upgrade again');
@@ -130,14 +130,14 @@ SELECT is(pg_temp.take(pg_temp.completed('evt_0', 1, 7200, 'cs_5', 'seti_5')), '
 SELECT pg_temp.look_up(1);
 SELECT is(pg_temp.state(1), 'paid active pm_5 paid', 'the tenant is paid by the new method');
 SELECT is(pg_temp.take(pg_temp.completed('evt_2', 1, 7200, 'cs_4', 'seti_1')), 'older', 'an earlier attempt in the same second does not count');
-SELECT is(pg_temp.state(1), 'paid active pm_5 paid', 'the method stays');
+SELECT is(pg_temp.state(1), 'paid active pm_5 paid', 'the payment method is unchanged');
 SELECT is((SELECT count(*) FROM acp.changes WHERE tenant_id = pg_temp.t(1)), 0::bigint, 'changes are numbered at commit');
 RESET ROLE;
 SET CONSTRAINTS ALL IMMEDIATE;
-SELECT cmp_ok((SELECT count(*) FROM acp.changes WHERE tenant_id = pg_temp.t(1)), '>=', 4::bigint, 'the change feed has the change');
+SELECT cmp_ok((SELECT count(*) FROM acp.changes WHERE tenant_id = pg_temp.t(1)), '>=', 4::bigint, 'the change feed has the changes');
 SET LOCAL ROLE acp_app;
 
--- Events that name no tenant, or two ---------------------------------------------------------------------------------
+-- Events that name no tenant or two ----------------------------------------------------------------------------------
 
 SELECT is(pg_temp.take(pg_temp.completed('evt_m1', 2, 0, 'cs_m1', 'seti_m', jsonb_build_object('tenant_uuid', pg_temp.t(3)))), 'mismatch',
 	'a checkout that names two tenants is not applied');
@@ -146,7 +146,7 @@ SELECT is(pg_temp.take(pg_temp.completed('evt_m3', 77, 0, 'cs_m3', 'seti_m')), '
 SELECT is(pg_temp.take(pg_temp.completed('evt_m4', 2, 0, 'cs_m4', 'seti_m', '{"mode": "payment"}')), 'ignored', 'a checkout in another mode is not applied');
 SELECT is(pg_temp.take(pg_temp.event('evt_m5', 'customer.created', 2, 0, 'cus_2')), 'ignored', 'irrelevant event types are stored');
 SELECT is(pg_temp.state(2) || pg_temp.state(3), 'free none - freefree none - free', 'none of them upgrades a tenant');
-SELECT is((SELECT count(*) FROM acp.stripe_events WHERE event_id LIKE 'evt\_m_'), 5::bigint, 'all of them are on record');
+SELECT is((SELECT count(*) FROM acp.stripe_events WHERE event_id LIKE 'evt\_m_'), 5::bigint, 'all of them are stored');
 
 -- Invoices -----------------------------------------------------------------------------------------------------------
 
@@ -154,13 +154,13 @@ SELECT is(pg_temp.take(pg_temp.event('evt_i1', 'invoice.payment_failed', 2, 10, 
 SELECT is(pg_temp.take(pg_temp.event('evt_i2', 'invoice.payment_failed', 2, 5, 'in_1')), 'older', 'an older failure has no effect');
 SELECT is(pg_temp.take(pg_temp.event('evt_i3', 'invoice.paid', 2, 10, 'in_1')), 'applied', 'the invoice is paid in the same second');
 SELECT is(pg_temp.take(pg_temp.event('evt_i4', 'invoice.payment_failed', 2, 99, 'in_1')), 'older', 'a paid invoice stays paid');
-SELECT results_eq('SELECT paid FROM told', ARRAY[false, true], 'billing is told of each change once');
+SELECT results_eq('SELECT paid FROM reported', ARRAY[false, true], 'billing gets each change once');
 
 -- All orders ---------------------------------------------------------------------------------------------------------
 
 -- Two checkouts, the first card detached after the second began, an expired session, a repeated event: in all orders, with
 -- methods looked up after each event or at the end, forwards or backwards.
-CREATE TEMP TABLE story (n integer, who integer, event jsonb);
+CREATE TEMP TABLE story (n integer, tenant integer, event jsonb);
 INSERT INTO story VALUES
 	(1, 4, pg_temp.completed('evt_o1', 4, 10, 'cs_o1', 'seti_o1')),
 	(2, 4, pg_temp.completed('evt_o2', 4, 20, 'cs_o2', 'seti_o2')),
@@ -172,21 +172,21 @@ INSERT INTO story VALUES
 	(3, 5, pg_temp.event('evt_p3', 'checkout.session.expired', 5, 12, 'cs_p1')),
 	(4, 5, pg_temp.event('evt_p4', 'payment_method.detached', 5, 9, 'pm_p0')),
 	(5, 5, pg_temp.event('evt_p2', 'payment_method.detached', 5, 10, 'pm_p1'));
-CREATE FUNCTION pg_temp.play(whose integer, steps integer[], variant integer) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION pg_temp.play(p_tenant integer, steps integer[], variant integer) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-	result text;
-	step   integer;
-	told   jsonb;
+	result   text;
+	step     integer;
+	happened jsonb;
 BEGIN
 	FOREACH step IN ARRAY steps LOOP
-		SELECT event INTO told FROM pg_temp.story WHERE n = step AND who = whose;
-		PERFORM acp.stripe_event(told);
+		SELECT event INTO happened FROM pg_temp.story WHERE n = step AND tenant = p_tenant;
+		PERFORM acp.stripe_event(happened);
 		IF variant = 0 THEN
-			PERFORM pg_temp.look_up(whose);
+			PERFORM pg_temp.look_up(p_tenant);
 		END IF;
 	END LOOP;
-	PERFORM pg_temp.look_up(whose, variant = 2);
-	result := pg_temp.state(whose);
+	PERFORM pg_temp.look_up(p_tenant, variant = 2);
+	result := pg_temp.state(p_tenant);
 	RAISE SQLSTATE 'UNDO0' USING MESSAGE = result;
 EXCEPTION WHEN SQLSTATE 'UNDO0' THEN
 	RETURN SQLERRM;

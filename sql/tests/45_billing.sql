@@ -55,7 +55,7 @@ CREATE FUNCTION pg_temp.bill(t integer, p date) RETURNS text LANGUAGE sql AS $$
 	SELECT format('%s %s %s %s>%s', status, trim_scale(total), amount, trim_scale(carried_in), trim_scale(carried_out))
 	FROM acp.billing_periods WHERE tenant_id = pg_temp.t(t) AND period = p
 $$;
--- Its lines: "kind source action calls quantity*unit_amount=amount (minor)".
+-- The lines of an invoice: "kind source action calls quantity*unit_amount=amount (minor)".
 CREATE FUNCTION pg_temp.lines(t integer, p date) RETURNS text LANGUAGE sql AS $$
 	SELECT string_agg(concat_ws(' ', kind, to_char(source_period, 'YYYY-MM'), action, nullif(calls, 0),
 		quantity || '*' || trim_scale(unit_amount), '= ' || trim_scale(amount), '(' || amount_minor || ')'), '; ' ORDER BY line)
@@ -91,9 +91,9 @@ SELECT pg_temp.calls(1, 1200, '2026-01-10'), pg_temp.calls(1, 50, '2026-01-11', 
 	pg_temp.calls(2, 1, '2026-01-10'), pg_temp.calls(3, 90, '2026-01-10', '{"tier": "free"}'),
 	pg_temp.calls(4, 500, '2026-01-10'), pg_temp.calls(5, 499, '2026-01-10') \gset ignored_
 SELECT is(acp.invoice_json(pg_temp.t(1), NULL, 0.5) #>> '{charges,total_charge}', '1.2', 'the open month shows its current charge');
-SELECT is(acp.invoice_json(pg_temp.t(1), NULL, 0.5)->>'status', 'open', 'its status is open');
+SELECT is(acp.invoice_json(pg_temp.t(1), NULL, 0.5)->>'status', 'open', 'the status of an open month is open');
 SELECT is(acp.invoice_json(pg_temp.t(1), NULL, 0.5)->'usage', '{"total_calls": 1250, "successful_calls": 1200, "failed_calls": 50}',
-	'calls made while free and dry runs are not in it');
+	'the usage excludes calls made while free and dry runs');
 SELECT is(pg_temp.refusal('SELECT pg_temp.run(''2026-01-01'')'),
 	'VALIDATION_ERROR: 2026-01 has not ended; only a dry run is possible', 'an open month cannot be billed');
 SELECT is(jsonb_array_length(pg_temp.dry('2026-01-01')->'invoices'), 4, 'a dry run of an open month works');
@@ -108,7 +108,7 @@ SELECT is((SELECT (result - 'dry_run')::text FROM said WHERE what = 'dry'), (SEL
 SELECT is(pg_temp.bill(1, '2026-01-01'), 'pending 1.2 120 0>0', '1200 calls at 0.001 are 1.20');
 SELECT is(pg_temp.lines(1, '2026-01-01'), 'usage 2026-01 test.one 1200 1200*0.001 = 1.2 (120)', 'the calls are in one line');
 SELECT is(pg_temp.bill(2, '2026-01-01'), 'carried 0.001 0 0>0.001', 'a single call is carried over');
-SELECT is(pg_temp.bill(3, '2026-01-01'), NULL, 'free calls give no invoice');
+SELECT is(pg_temp.bill(3, '2026-01-01'), NULL, 'free calls create no invoice');
 SELECT is(pg_temp.bill(4, '2026-01-01'), 'pending 0.5 50 0>0', 'an amount equal to the minimum is charged');
 SELECT is(pg_temp.bill(5, '2026-01-01'), 'carried 0.499 0 0>0.499', 'an amount below the minimum is not charged');
 SELECT is((SELECT encode(sha256(convert_to(i->>'invoice', 'UTF8')), 'hex') FROM said, jsonb_array_elements(result->'invoices') i
@@ -128,17 +128,17 @@ SELECT results_eq($$SELECT obligation, action, params - 'hash' FROM acp.outbox W
 	'tenant_uuid', pg_temp.t(1), 'period', '2026-01', 'currency', 'usd', 'amount', 120,
 	'lines', '[{"amount": 120, "description": "test.one, 2026-01: 1200 calls at 0.001 USD"}]'::jsonb))$$, 'a charged invoice is in the outbox');
 SELECT is((SELECT count(*) FROM acp.outbox WHERE action LIKE '%invoices%'), 2::bigint, 'an amount carried over is not in the outbox');
-SELECT is(pg_temp.run('2026-01-01')::text, (SELECT result::text FROM said WHERE what = 'run'), 'a repeated run gives the same answer');
+SELECT is(pg_temp.run('2026-01-01')::text, (SELECT result::text FROM said WHERE what = 'run'), 'a repeated run returns the same result');
 SELECT is(acp.billing_run('another', '2026-01-01', false, 9)::text, (SELECT result::text FROM said WHERE what = 'run'),
-	'another run of the month with another minimum bills no one again');
-SELECT is((SELECT count(*) FROM acp.outbox WHERE action LIKE '%invoices%'), 2::bigint, 'it queues no more obligations');
+	'another run of the month with another minimum bills no tenant again');
+SELECT is((SELECT count(*) FROM acp.outbox WHERE action LIKE '%invoices%'), 2::bigint, 'that run queues no more obligations');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_run('another', '2025-12-01', false, 0.5)$$),
 	'IDEMPOTENCY_MISMATCH: this key belongs to the run of 2026-01', 'a key belongs to one month');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_run('before', '2025-12-01', false, 0.5)$$),
 	'VALIDATION_ERROR: a month after 2025-12 is already billed; the rest of 2025-12 is billed with the next month', 'months are billed in order');
 SELECT is(acp.invoice_json(pg_temp.t(1), '2026-01-01', 0.5)->>'status', 'pending', 'the tenant sees the status');
-SELECT is(acp.invoice_json(pg_temp.t(3), '2026-01-01', 0.5) #>> '{charges,total_charge}', '0', 'a tenant with nothing to pay sees that');
-SELECT is(acp.invoice_json(pg_temp.t(3), '2026-01-01', 0.5)->>'status', 'none', 'a tenant without an invoice sees none');
+SELECT is(acp.invoice_json(pg_temp.t(3), '2026-01-01', 0.5) #>> '{charges,total_charge}', '0', 'a tenant with nothing to pay sees a charge of 0');
+SELECT is(acp.invoice_json(pg_temp.t(3), '2026-01-01', 0.5)->>'status', 'none', 'a tenant without an invoice sees the status none');
 SELECT results_eq($$SELECT i->>'status', i #>> '{charges,total_charge}', i #>> '{charges,currency}', i->>'period', i #>> '{charges,per_call}'
 	FROM acp.invoice_json(pg_temp.t(1), '1999-01-01', 0.5) i$$,
 	$$VALUES ('none', '0', 'USD', '1999-01', '0.001')$$, 'a month before the tenant and before any price has no invoice');
@@ -146,7 +146,7 @@ SELECT results_eq($$SELECT i->>'status', i #>> '{charges,total_charge}', i #>> '
 -- Late rows, order of months, carry-over -----------------------------------------------------------------------------
 
 SELECT pg_temp.calls(1, 2, '2026-01-31 23:59:59.999999'), pg_temp.calls(2, 600, '2026-02-10'), pg_temp.calls(6, 700, '2026-01-31 23:59:59') \gset ignored_
-SELECT is(acp.billing_unbilled('2026-01-01'), 701::bigint, 'of two late rows, one belongs to the next month');
+SELECT is(acp.billing_unbilled('2026-01-01'), 701::bigint, 'of two late rows at the end of January, one belongs to February');
 SELECT is(acp.billing_run('again', '2026-01-01', false, 0.5)->'invoices', (SELECT result->'invoices' FROM said WHERE what = 'run'),
 	'the month of the late rows is closed');
 RESET ROLE;
@@ -156,10 +156,10 @@ SELECT is(pg_temp.refusal($$SELECT acp.billing_run('another', NULL, false, 0.5)$
 SET LOCAL ROLE acp_app;
 SELECT is(pg_temp.refusal('SELECT pg_temp.run(''2026-03-01'')'),
 	'VALIDATION_ERROR: bill 2026-02 first: it has unbilled paid calls', 'a month cannot be skipped');
-SELECT is(acp.invoice_json(pg_temp.t(1), '2026-02-01', 0.5) #>> '{charges,carried_out}', '0.002', 'an ended month that is not billed is shown');
+SELECT is(acp.invoice_json(pg_temp.t(1), '2026-02-01', 0.5) #>> '{charges,carried_out}', '0.002', 'a month that has ended but is not billed is shown');
 SELECT isnt(pg_temp.run('2026-02-01'), NULL, 'February is billed');
 SELECT is(pg_temp.lines(1, '2026-02-01'),
-	'usage 2026-02 test.one 1 1*0.001 = 0.001 (0); usage 2026-01 test.one 1 1*0.001 = 0.001 (0)', 'late rows are lines that name their month');
+	'usage 2026-02 test.one 1 1*0.001 = 0.001 (0); usage 2026-01 test.one 1 1*0.001 = 0.001 (0)', 'late rows are in separate lines that name their month');
 SELECT is(pg_temp.bill(6, '2026-02-01'), 'pending 0.7 70 0>0', 'late rows also bill a tenant that had no invoice');
 SELECT is(pg_temp.lines(2, '2026-02-01'), 'usage 2026-02 test.one 600 600*0.001 = 0.6 (60); carry 2026-01 = 0.001 (0)',
 	'a carried-over amount is a line');
@@ -179,7 +179,7 @@ SELECT acp.billing_credit(pg_temp.t(7), 0.75, NULL, 'an outage "in March"'), acp
 SELECT is(pg_temp.refusal($$SELECT acp.billing_credit(pg_temp.t(7), -1, NULL, 'x')$$), 'VALIDATION_ERROR: the amount must be more than 0',
 	'a credit must be positive');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_credit(pg_temp.t(7), 0.00000001, NULL, 'x')$$),
-	'VALIDATION_ERROR: 0.00000001 is not a multiple of the smallest unit of USD (1/100)', 'a credit must be payable');
+	'VALIDATION_ERROR: 0.00000001 is not a multiple of the smallest unit of USD (1/100)', 'a credit must be a multiple of the smallest unit');
 SELECT is(pg_temp.refusal($$SELECT acp.price_add('call', 'bad pattern', 1, 'USD', '2027-01-01')$$),
 	'VALIDATION_ERROR: the pattern must be the name of an action, or a prefix followed by *', 'a price that matches nothing is refused');
 CREATE TEMP TABLE march AS SELECT pg_temp.dry('2026-03-01') AS result;
@@ -291,12 +291,12 @@ RESET ROLE;
 UPDATE acp.outbox SET dead = true, attempts = 9 WHERE obligation = pg_temp.name(7, '2026-03');
 SET LOCAL ROLE acp_app;
 SELECT is(acp.billing_retry(pg_temp.t(7), '2026-03-01'), pg_temp.name(7, '2026-03'), 'the obligation is revived');
-SELECT results_eq($$SELECT dead, attempts FROM acp.outbox WHERE obligation = pg_temp.name(7, '2026-03')$$, 'VALUES (false, 0)', 'it keeps its name');
+SELECT results_eq($$SELECT dead, attempts FROM acp.outbox WHERE obligation = pg_temp.name(7, '2026-03')$$, 'VALUES (false, 0)', 'the revived obligation keeps its name and has all attempts');
 SELECT ok(acp.outbox_drop(outbox_id), 'the obligation is dropped') FROM acp.outbox WHERE obligation = pg_temp.name(7, '2026-03');
 SELECT matches(pg_temp.now_is(7, '2026-03-01'), '^failed', 'a dropped obligation makes the invoice fail');
 SELECT is(acp.billing_retry(pg_temp.t(7), '2026-03-01'), pg_temp.name(7, '2026-03'), 'a retry revives the dropped obligation');
 SELECT results_eq($$SELECT done_at IS NULL AND NOT dead AND due_at <= acp.now(), result FROM acp.outbox WHERE obligation = pg_temp.name(7, '2026-03')$$,
-	'VALUES (true, NULL::jsonb)', 'it looks as if it had never been dropped');
+	'VALUES (true, NULL::jsonb)', 'the revived obligation shows no sign of the drop');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_credit(pg_temp.t(7), 1, 'JPY', 'x')$$),
 	'VALIDATION_ERROR: this installation bills in USD', 'a credit has the currency of the invoices');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_retry(pg_temp.t(3), '2026-03-01')$$),
@@ -320,7 +320,7 @@ CREATE FUNCTION pg_temp.random_calls(n integer, first timestamptz, span interval
 	FROM generate_series(1, n), LATERAL (SELECT CASE WHEN random() < 0.9 THEN 'success' ELSE 'error' END AS status) s
 $$;
 CREATE TEMP TABLE fresh AS SELECT NULL::uuid AS event_id, NULL::date AS period WHERE false;
--- The preview of an open month, from its rows or from the counters.
+-- The lines of an open month, from its rows or from the counters.
 CREATE FUNCTION pg_temp.open_lines(p date, counted boolean) RETURNS jsonb LANGUAGE sql AS $$
 	SELECT jsonb_agg(to_jsonb(l) - '{first_ts,last_ts,first_chain,first_seq,last_chain,last_seq}'::text[] ORDER BY l.tenant_id, l.line)
 	FROM acp.billing_compute(ARRAY(SELECT pg_temp.t(n) FROM generate_series(20, 29) n), acp.billing_terms(p, 0.5), false, counted) m, unnest(m.lines) l
@@ -409,7 +409,7 @@ SELECT is(acp.billing_unbilled('2026-01-01'), 2::bigint, 'two late rows of Janua
 SELECT * FROM acp.audit_archive_begin('2026-02-01') \gset archive_
 INSERT INTO acp.audit_archives SELECT '2026-02-01', :archive_part, now(), :archive_run_rows, 'x', 1, h, h, h, h FROM sha256('') h;
 SELECT is(acp.audit_archive_end('2026-02-01', :archive_run_rows, NULL), 'done', 'February 2026 is archived');
-SELECT is_empty('SELECT * FROM acp.billing_differences(NULL)', 'its invoices are proved by the totals of the archive');
+SELECT is_empty('SELECT * FROM acp.billing_differences(NULL)', 'the totals of the archive match the invoices of February 2026');
 UPDATE acp.audit_archive_totals SET calls = calls + 1 WHERE tenant_id = pg_temp.t(2) AND month = '2026-02-01';
 SELECT results_eq('SELECT what, billed, rows FROM acp.billing_differences(''2026-02-01'')',
 	$$VALUES ('calls of test.one, unit call, on invoices', '600', '601')$$, 'changed totals are found');
@@ -438,20 +438,20 @@ BEGIN
 	RETURN concat((made.b).amount, ' =', (SELECT string_agg(' ' || x.amount_minor, '' ORDER BY x.line) FROM unnest(made.p_lines) x));
 END
 $$;
-SELECT is(pg_temp.yen(0.4, 0.4, 0.4), '1 = 1 0 0', 'yen have no hundredths; of equal fractions the first gets the unit');
+SELECT is(pg_temp.yen(0.4, 0.4, 0.4), '1 = 1 0 0', 'yen have no hundredths; of equal fractions the first one gets the remaining unit');
 SELECT is(pg_temp.yen(1.5), '2 = 2', 'half a yen is rounded up');
 SELECT is(pg_temp.yen(10.7, -3.2, 0.9), '8 = 10 -3 1', 'with a credit, 8.4 becomes 8');
 SELECT is(pg_temp.yen(0.3), '0 = 0', 'an amount below the smallest unit is carried over');
 
--- acp_report can read all of it, and nothing else.
+-- acp_report can read all of this.
 RESET ROLE;
 CREATE TEMP TABLE billed AS SELECT tenant_id, period, acp.money_major(amount, currency) AS amount FROM acp.billing_periods;
 GRANT SELECT ON billed TO acp_report;
 SET LOCAL ROLE acp_report;
 SELECT isnt_empty('TABLE billed', 'acp_report reads invoices');
-SELECT set_eq('SELECT tenant_id, period, amount FROM acp_report.invoices', 'TABLE billed', 'acp_report reads them');
-SELECT isnt_empty('SELECT l::text FROM acp_report.invoice_lines l', 'acp_report reads their lines');
-SELECT isnt_empty('SELECT c::text FROM acp_report.billed_calls c', 'acp_report reads the calls in them');
+SELECT set_eq('SELECT tenant_id, period, amount FROM acp_report.invoices', 'TABLE billed', 'acp_report reads all invoices with their amounts');
+SELECT isnt_empty('SELECT l::text FROM acp_report.invoice_lines l', 'acp_report reads invoice lines');
+SELECT isnt_empty('SELECT c::text FROM acp_report.billed_calls c', 'acp_report reads billed calls');
 RESET ROLE;
 
 SELECT * FROM finish();

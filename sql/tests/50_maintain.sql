@@ -36,57 +36,57 @@ SET LOCAL ROLE acp_app;
 SELECT lives_ok('SELECT acp.maintain()', 'the role of the program runs maintenance');
 RESET ROLE;
 SELECT set_eq($$SELECT month FROM months WHERE month LIKE '2052%'$$, ARRAY['2052_05', '2052_06', '2052_07', '2052_08'],
-	'it creates audit partitions three months ahead');
+	'maintenance creates audit partitions three months ahead');
 SELECT is((SELECT sum(keys) FROM remembered), 9::numeric, 'no key has expired yet');
 
 SELECT pg_temp.clock_at('2052-05-15 12:00:00+00') \gset ignored_
 SET LOCAL ROLE acp_app;
-SELECT lives_ok('SELECT acp.maintain()', 'it runs a day later');
+SELECT lives_ok('SELECT acp.maintain()', 'maintenance runs a day later');
 SELECT results_eq('TABLE remembered', $$VALUES ('maintain.live', 3::bigint)$$,
-	'expired keys are deleted, from their last instant on');
-SELECT lives_ok('SELECT acp.maintain()', 'it runs again');
+	'keys are deleted from the instant of their expiry');
+SELECT lives_ok('SELECT acp.maintain()', 'maintenance runs again');
 SELECT results_eq('TABLE remembered', $$VALUES ('maintain.live', 3::bigint)$$, 'the second run changes nothing');
 RESET ROLE;
 
 SELECT pg_temp.clock_at('2052-11-30 23:59:59.999999+00') \gset ignored_
-SELECT lives_ok('SELECT acp.maintain()', 'it runs half a year later, at the end of a month');
+SELECT lives_ok('SELECT acp.maintain()', 'maintenance runs half a year later, at the end of a month');
 SELECT set_eq($$SELECT month FROM months WHERE month > '2052'$$,
 	ARRAY['2052_05', '2052_06', '2052_07', '2052_08', '2052_11', '2052_12', '2053_01', '2053_02'],
-	'it creates the months from there on, over the end of the year');
+	'maintenance creates the months from there on, across the end of the year');
 SELECT is((SELECT count(*) FROM remembered), 0::bigint, 'the last keys are deleted');
 
 INSERT INTO acp.idempotency (tenant_id, action, key, fingerprint, state, created_at, expires_at)
 SELECT '55555555-0000-4000-8000-000000000001', 'maintain.many', n::text, repeat('f', 64), 'done', now(),
 	'2052-01-01 00:00:00+00'::timestamptz + n * interval '1 s'
 FROM generate_series(1, 1500) n;
-SELECT lives_ok('SELECT acp.maintain()', 'it runs with many expired keys');
+SELECT lives_ok('SELECT acp.maintain()', 'maintenance runs with many expired keys');
 SELECT results_eq($$SELECT count(*), min(key::integer) FROM acp.idempotency WHERE action = 'maintain.many'$$,
 	'VALUES (500::bigint, 1001)',
-	'it deletes a thousand at a time, oldest first');
+	'maintenance deletes a thousand keys at a time, oldest first');
 SELECT acp.maintain() \gset ignored_
-SELECT is((SELECT count(*) FROM remembered), 0::bigint, 'it deletes the rest the next time');
+SELECT is((SELECT count(*) FROM remembered), 0::bigint, 'maintenance deletes the other keys the next time');
 
--- Changes --------------------------------------------------------------------------------------------------------------
+-- Changes -------------------------------------------------------------------------------------------------------------
 
 INSERT INTO acp.changes (version, tenant_id, at)
 SELECT version + n, '50505050-0000-4000-8000-000000000001'::uuid, now() - age FROM acp.change_clock,
 	(VALUES (10, interval '25 hours'), (20, interval '23 hours'), (30, interval '22 hours')) v(n, age);
 UPDATE acp.change_clock SET version = version + 30;
-CREATE TEMP VIEW told AS SELECT n.version FROM acp.change_feed(0, false) n;
-SELECT is((SELECT changed FROM told c, acp.change_feed(c.version - 20, false)), ARRAY['50505050-0000-4000-8000-000000000001'::uuid, '50505050-0000-4000-8000-000000000001'::uuid],
-	'who asks from before two changes hears of both');
-SELECT is((SELECT changed FROM told c, acp.change_feed(c.version, false)), NULL, 'who knows the last one hears of none');
-SELECT is((SELECT changed FROM told c, acp.change_feed(c.version - 5, false)),
-	ARRAY['00000000-0000-0000-0000-000000000000'::uuid], 'who knows a number that was lost in a failover is told that everything may have changed');
-SELECT is((SELECT changed FROM told c, acp.change_feed(c.version + 5, false)),
-	ARRAY['00000000-0000-0000-0000-000000000000'::uuid], 'also one that is higher than the last');
-SELECT lives_ok('SELECT acp.maintain()', 'maintain');
+CREATE TEMP VIEW latest AS SELECT n.version FROM acp.change_feed(0, false) n;
+SELECT is((SELECT changed FROM latest c, acp.change_feed(c.version - 20, false)), ARRAY['50505050-0000-4000-8000-000000000001'::uuid, '50505050-0000-4000-8000-000000000001'::uuid],
+	'the feed returns both changes after a number');
+SELECT is((SELECT changed FROM latest c, acp.change_feed(c.version, false)), NULL, 'the feed returns no changes after the last number');
+SELECT is((SELECT changed FROM latest c, acp.change_feed(c.version - 5, false)),
+	ARRAY['00000000-0000-0000-0000-000000000000'::uuid], 'a number that was lost in a failover: everything may have changed');
+SELECT is((SELECT changed FROM latest c, acp.change_feed(c.version + 5, false)),
+	ARRAY['00000000-0000-0000-0000-000000000000'::uuid], 'a number above the last one: everything may have changed');
+SELECT lives_ok('SELECT acp.maintain()', 'maintenance runs');
 SELECT is((SELECT count(*) FROM acp.changes, acp.change_clock c WHERE changes.version > c.version - 30), 2::bigint,
-	'a change of more than a day ago is forgotten, younger ones are not');
-SELECT is((SELECT changed FROM told c, acp.change_feed(c.version - 20, false)),
-	ARRAY['00000000-0000-0000-0000-000000000000'::uuid], 'who asks from before it is told that everything may have changed');
+	'a change more than a day old is deleted, newer ones are kept');
+SELECT is((SELECT changed FROM latest c, acp.change_feed(c.version - 20, false)),
+	ARRAY['00000000-0000-0000-0000-000000000000'::uuid], 'a number before the deleted change: everything may have changed');
 SELECT is((SELECT changed FROM acp.change_clock c, acp.change_feed(c.version, false)),
-	ARRAY['00000000-0000-0000-0000-000000000000'::uuid], 'who asks from the same number, but as another server told it, too');
+	ARRAY['00000000-0000-0000-0000-000000000000'::uuid], 'the last number of another server: everything may have changed');
 SELECT cmp_ok((SELECT version FROM acp.change_clock), '<', extract(epoch FROM clock_timestamp())::bigint * 1000000 + 60000000,
 	'numbers follow the clock');
 

@@ -90,7 +90,7 @@ CREATE FUNCTION pg_temp.named(n integer, more jsonb DEFAULT '{}') RETURNS jsonb 
 	SELECT jsonb_build_object('api_key_id', pg_temp.k(n)) || more
 $$;
 
--- The decision on a query of tenant t with key k.
+-- The query of tenant t about an action, as event e.
 CREATE FUNCTION pg_temp.q(t integer, action text, e integer, more jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
 	SELECT jsonb_build_object('tenant_id', pg_temp.t(t), 'api_key_id', pg_temp.k(1), 'actor_type', 'api_key', 'action',
 		action, 'request_hash', repeat('a', 64), 'event_id', pg_temp.e(e), 'dry_run', false) || more
@@ -113,7 +113,7 @@ SELECT count(acp.tenant_create(pg_temp.t(n), 'leadscoring', 'router:' || n, 'a@e
 -- Idempotency --------------------------------------------------------------------------------------------------------
 
 SELECT is(pg_temp.claim(1, 'key', 'one', 1), 'run', 'the first call runs');
-SELECT is(pg_temp.claim(1, 'key', 'one', 2), 'conflict', 'a second call conflicts with it');
+SELECT is(pg_temp.claim(1, 'key', 'one', 2), 'conflict', 'a second call conflicts with the first');
 SELECT is(pg_temp.claim(1, 'key', 'two', 3), 'mismatch', 'another request with the key is a mismatch');
 SELECT is(pg_temp.claim(1, 'key', 'one', 4, 'a.c'), 'run', 'another action may use the key');
 SELECT is(pg_temp.claim(2, 'key', 'one', 5), 'run', 'another tenant may use the key');
@@ -122,9 +122,9 @@ SELECT is(pg_temp.finish(1, 'key', 1, '\xbeef'), NULL, 'the call with the claim 
 SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'the result is replayed');
 SELECT is(pg_temp.claim(1, 'key', 'two', 7), 'mismatch', 'the result is not replayed to another request');
 SELECT is(pg_temp.finish(1, 'key', 1, '\xdead'), ARRAY['IDEMPOTENCY_CONFLICT', ''], 'a result is stored once');
-SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'the result stays');
-SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(1), 'a.b', 'key', pg_temp.e(1))$$, 'a finished call gives its claim up');
-SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'that changes nothing');
+SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'the first result stays');
+SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(1), 'a.b', 'key', pg_temp.e(1))$$, 'a finished call gives up its claim');
+SELECT is(pg_temp.claim(1, 'key', 'one', 6), 'replay beef', 'giving up after the result changes nothing');
 
 SELECT is(pg_temp.store(1, 'auto', 'one', 21, '\xbeef'), NULL, 'a result is stored under an unclaimed key');
 SELECT is(pg_temp.claim(1, 'auto', 'one', 22), 'replay beef', 'the result is replayed to a repeat');
@@ -134,9 +134,9 @@ SELECT is(pg_temp.store(1, 'auto 2', 'one', 24, '\xdead'), ARRAY['IDEMPOTENCY_CO
 SELECT is(pg_temp.finish(1, 'auto 2', 23, '\xbeef'), NULL, 'the repeat stores its result');
 
 SELECT is(pg_temp.claim(3, 'key', 'one', 1), 'run', 'a call of tenant 3 runs');
-SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(3), 'a.b', 'key', pg_temp.e(2))$$, 'another call gives the claim up');
-SELECT is(pg_temp.claims(3), 1::bigint, 'that changes nothing');
-SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(3), 'a.b', 'key', pg_temp.e(1))$$, 'the call itself gives its claim up');
+SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(3), 'a.b', 'key', pg_temp.e(2))$$, 'another call tries to give up the claim');
+SELECT is(pg_temp.claims(3), 1::bigint, 'the claim of the running call stays');
+SELECT lives_ok($$SELECT acp.idempotency_give_up(pg_temp.t(3), 'a.b', 'key', pg_temp.e(1))$$, 'the running call gives up its claim');
 SELECT is(pg_temp.claims(3), 0::bigint, 'no claim is left');
 SELECT is(pg_temp.claim(3, 'key', 'two', 3), 'run', 'any request may use the key');
 
@@ -148,10 +148,10 @@ RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-15 12:02:00+00') \gset ignored_
 SET LOCAL ROLE acp_app;
 SELECT is(pg_temp.claim(3, 'key', 'other', 5), 'run', 'the claim of a crashed call can be taken over');
-SELECT is(pg_temp.claim(3, 'key', 'other', 6), 'conflict', 'only one call takes it over');
-SELECT is(pg_temp.finish(3, 'key', 3, '\x03'), ARRAY['IDEMPOTENCY_CONFLICT', ''], 'the late call stores nothing');
+SELECT is(pg_temp.claim(3, 'key', 'other', 6), 'conflict', 'only one call takes over the claim');
+SELECT is(pg_temp.finish(3, 'key', 3, '\x03'), ARRAY['IDEMPOTENCY_CONFLICT', ''], 'the call that lost its claim stores nothing');
 SELECT is(pg_temp.finish(3, 'key', 5, '\x05'), NULL, 'the call that took over stores its result');
-SELECT is(pg_temp.claim(3, 'key', 'other', 7), 'replay 05', 'that result is replayed');
+SELECT is(pg_temp.claim(3, 'key', 'other', 7), 'replay 05', 'the result of the call that took over is replayed');
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-16 11:59:59+00') \gset ignored_
 SET LOCAL ROLE acp_app;
@@ -159,7 +159,7 @@ SELECT is(pg_temp.claim(1, 'key', 'one', 8), 'replay beef', 'a result is kept fo
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-16 12:00:00+00') \gset ignored_
 SET LOCAL ROLE acp_app;
-SELECT is(pg_temp.claim(1, 'key', 'new', 9), 'run', 'then the key is free');
+SELECT is(pg_temp.claim(1, 'key', 'new', 9), 'run', 'after 24 hours the key is free');
 SELECT ok((SELECT sealed IS NULL AND state = 'running' FROM acp.idempotency
 	WHERE tenant_id = pg_temp.t(1) AND action = 'a.b' AND key = 'key'), 'the old result is gone');
 RESET ROLE;
@@ -201,7 +201,7 @@ SELECT is(pg_temp.refused(2, h, pg_temp.fresh(9, pg_temp.named(1))), ARRAY['NOT_
 	'another tenant''s key: ' || h)
 FROM unnest(ARRAY['iam_keys_update', 'iam_keys_rotate', 'iam_keys_scopes', 'iam_keys_revoke']) h;
 SELECT is(pg_temp.refused(2, h, pg_temp.fresh(9, pg_temp.named(1)), '{"dry_run": true}'),
-	ARRAY['NOT_FOUND', '/params/api_key_id'], 'nor in a dry run: ' || h)
+	ARRAY['NOT_FOUND', '/params/api_key_id'], 'another tenant''s key, dry run: ' || h)
 FROM unnest(ARRAY['iam_keys_update', 'iam_keys_rotate', 'iam_keys_revoke']) h;
 SELECT is(pg_temp.run(2, 'iam_keys_list', '{}'), '[]', 'the list of another tenant is empty');
 SELECT is(pg_temp.run(2, 'iam_keys_list', jsonb_build_object('after', pg_temp.k(1))), '[]', 'the key of another tenant is no valid cursor');
@@ -223,7 +223,7 @@ SELECT is((SELECT ARRAY[name, scopes::text] FROM acp.api_keys WHERE tenant_id = 
 	ARRAY['new', '{manage.iam}'], 'the new key has the name and scopes of the old one');
 SELECT is(acp.live_count(pg_temp.t(1), 'keys'), 2::bigint, 'both keys are live');
 SELECT is(pg_temp.run(1, 'iam_keys_revoke', pg_temp.named(3))->>'revoked_at', '2027-05-15T12:00:00Z',
-	'revoking twice changes nothing');
+	'revoking a revoked key changes nothing');
 SELECT is(pg_temp.run(1, 'iam_keys_revoke', pg_temp.named(1), '{"dry_run": true}')->'warnings',
 	'["this is the key that makes this call"]', 'the dry run warns about revoking the calling key');
 SELECT ok(NOT EXISTS (SELECT FROM jsonb_array_elements(pg_temp.run(1, 'iam_keys_list', '{}')) x WHERE x ? 'key_hash'),
@@ -235,11 +235,11 @@ SELECT is(acp.pattern_fits(pattern, 'iam.keys.create'), fits, 'pattern ' || patt
 FROM (VALUES ('iam.keys.create', true), ('iam.*', true), ('*', true), ('*.create', true), ('iam.*.create', true),
 	('iam', false), ('iam.keys', false), ('keys.create', false), ('iamxkeys.create', false), ('', false),
 	('iam.keys.create.*', false)) v (pattern, fits);
-SELECT ok(pg_temp.at(NULL, '2027-05-15 12:00+00'), 'no window is always open');
+SELECT ok(pg_temp.at(NULL, '2027-05-15 12:00+00'), 'a missing window is always open');
 SELECT is(pg_temp.at('{"from": "09:00", "to": "17:00"}', m::timestamptz), open, 'office hours at ' || m)
 FROM (VALUES ('2027-05-15 08:59:59+00', false), ('2027-05-15 09:00+00', true), ('2027-05-15 16:59:59+00', true),
 	('2027-05-15 17:00+00', false)) v (m, open);
-SELECT is(pg_temp.at('{"from": "22:00", "to": "06:00"}', m::timestamptz), open, 'over midnight at ' || m)
+SELECT is(pg_temp.at('{"from": "22:00", "to": "06:00"}', m::timestamptz), open, 'a window across midnight at ' || m)
 FROM (VALUES ('2027-05-15 21:59+00', false), ('2027-05-15 23:00+00', true), ('2027-05-15 05:59+00', true),
 	('2027-05-15 06:00+00', false)) v (m, open);
 SELECT ok(pg_temp.at('{"days": [6]}', '2027-05-15 12:00+00') AND NOT pg_temp.at('{"days": [1, 7]}', '2027-05-15 12:00+00'),
@@ -257,7 +257,7 @@ SELECT is(pg_temp.decision(4, 'a.b'), 'deny', 'the next policy decides');
 SELECT ok(NOT acp.policy_enable(pg_temp.p(99), false), 'an unknown policy cannot be disabled');
 SELECT pg_temp.policy(3, 5, '{"decision": "deny", "amount_over": 100}') \gset ignored_
 SELECT is(pg_temp.decision(5, 'a.b', '{"amount": 100}') || pg_temp.decision(5, 'a.b', '{"amount": 100.001}')
-	|| pg_temp.decision(5, 'a.b'), 'allowdenyallow', 'a policy for amounts');
+	|| pg_temp.decision(5, 'a.b'), 'allowdenyallow', 'a policy for amounts denies only larger amounts');
 
 -- An invalid policy is refused, from every source.
 SELECT is(pg_temp.refusal(format('SELECT pg_temp.policy(20, 8, %L)', policy)), ARRAY['VALIDATION_ERROR', '/params/policy/' || place],
@@ -274,27 +274,27 @@ FROM (VALUES ('{"decision": "deny", "actoin": "a.b"}', 'actoin'), ('{}', 'decisi
 SELECT is(pg_temp.decision(8, 'a.b'), 'allow', 'no invalid policy is stored');
 
 -- An invalid policy in the table denies the calls that it matches, whatever its decision, and is named.
-SELECT is(pg_temp.at(w::jsonb, '2027-05-15 12:00+00'), NULL, 'not to be told: ' || w)
+SELECT is(pg_temp.at(w::jsonb, '2027-05-15 12:00+00'), NULL, 'cannot be evaluated: ' || w)
 FROM (VALUES ('{"from": "9am"}'), ('{"to": "25:00"}'), ('{"timezone": "Europe/Berln"}'), ('{"days": "monday"}'), ('{"days": [8]}'),
 	('5')) v (w);
 INSERT INTO acp.policies (policy_id, tenant_id, name, priority, enabled, action_pattern, time_window, decision, version, created_at)
 VALUES (pg_temp.p(21), pg_temp.t(9), 'office', 50, true, 'a.*', '{"from": "9am"}', 'allow', 1000, now());
 SELECT is(pg_temp.decision(9, 'a.b') || pg_temp.decision(9, 'b.c'), 'denyallow', 'a policy that cannot be evaluated denies');
-SELECT is(acp.authorize(pg_temp.q(9, 'a.b', 1))->>'fault', 'policy ' || pg_temp.p(21) || ' (office)', 'the fault names it');
+SELECT is(acp.authorize(pg_temp.q(9, 'a.b', 1))->>'fault', 'policy ' || pg_temp.p(21) || ' (office)', 'the fault names the policy');
 SELECT pg_temp.policy(22, 9, '{"decision": "allow", "action": "a.b", "priority": 10}') \gset ignored_
-SELECT is(pg_temp.decision(9, 'a.b') || pg_temp.decision(9, 'a.c'), 'allowdeny', 'it decides in priority order');
+SELECT is(pg_temp.decision(9, 'a.b') || pg_temp.decision(9, 'a.c'), 'allowdeny', 'such a policy keeps its place in the priority order');
 SELECT is((SELECT array_agg(name || ' ' || place || ' ' || refuses) FROM acp.policy_faults()), ARRAY['office /time_window/from true'],
-	'it is listed');
+	'an enabled policy that cannot be evaluated is listed');
 SELECT acp.policy_enable(pg_temp.p(21), false) \gset ignored_
-SELECT is(pg_temp.decision(9, 'a.c') || (SELECT count(*) FROM acp.policy_faults()), 'allow0', 'a disabled one is not listed');
+SELECT is(pg_temp.decision(9, 'a.c') || (SELECT count(*) FROM acp.policy_faults()), 'allow0', 'a disabled policy is not listed');
 
 -- Approvals ----------------------------------------------------------------------------------------------------------
 
 SELECT pg_temp.policy(4, 6, '{"decision": "require_approval"}') \gset ignored_
 SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 1, '{"dry_run": true}')) ? 'approval_id', false, 'a dry run needs no approval');
-SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 1))->>'approval_id', pg_temp.e(1)::text, 'a call needs one');
+SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 1))->>'approval_id', pg_temp.e(1)::text, 'a call needs an approval');
 SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 2))->>'approval_id', pg_temp.e(1)::text, 'the same call gets the same approval');
-SELECT is(acp.authorize(pg_temp.q(6, 'a.b', n, more))->>'approval_id', pg_temp.e(n)::text, 'another call for another: ' || more::text)
+SELECT is(acp.authorize(pg_temp.q(6, 'a.b', n, more))->>'approval_id', pg_temp.e(n)::text, 'another call gets another approval: ' || more::text)
 FROM (VALUES (3, jsonb_build_object('request_hash', repeat('b', 64))), (4, jsonb_build_object('api_key_id', pg_temp.k(9))),
 	(5, '{"action": "a.c"}'::jsonb)) v (n, more);
 SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(6), pg_temp.e(1), pg_temp.e(7))$$),
@@ -325,7 +325,7 @@ SELECT ok(acp.proposal_decide(pg_temp.e(900), 'approved'), 'the proposal is appr
 SELECT is(pg_temp.decision(7, 'a.b'), 'allow', 'an approved proposal has no effect yet');
 SELECT ok(acp.policy_publish(pg_temp.e(900), pg_temp.p(7)) AND NOT acp.policy_publish(pg_temp.e(900), pg_temp.p(8)),
 	'a proposal is published once');
-SELECT is(pg_temp.decision(7, 'a.b') || pg_temp.decision(8, 'a.b'), 'denyallow', 'the policy decides calls of its tenant');
+SELECT is(pg_temp.decision(7, 'a.b') || pg_temp.decision(8, 'a.b'), 'denyallow', 'the policy decides only calls of its tenant');
 
 SELECT * FROM finish();
 ROLLBACK;

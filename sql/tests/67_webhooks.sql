@@ -84,7 +84,7 @@ CREATE FUNCTION pg_temp.outcome(taken jsonb, more jsonb) RETURNS boolean LANGUAG
 	SELECT acp.delivery_done(jsonb_build_object('tenant_id', taken->'tenant_id', 'webhook_id', taken->'webhook_id',
 		'delivery_id', taken->'delivery_id', 'attempt', taken->'attempt', 'delivered', false) || more)
 $$;
--- status attempts last_status next_attempt_at (seconds from now) of the one delivery of tenant t
+-- "status attempts last_status next_attempt_at" (in seconds from now) of the only delivery of tenant t.
 CREATE FUNCTION pg_temp.state(t integer) RETURNS text LANGUAGE sql AS $$
 	SELECT concat_ws(' ', status, attempts, coalesce(last_status::text, '-'),
 		coalesce(round(extract(epoch FROM next_attempt_at - acp.now()))::text, '-'))
@@ -102,7 +102,7 @@ SELECT is(acp.live_count(pg_temp.t(1), 'webhooks'), 0::bigint, 'a tenant starts 
 SELECT is(pg_temp.make(1, 1, '["key.*"]') - 'webhook_id', '{"url": "https://example.com/1", "events": ["key.*"],
 	"description": null, "status": "active", "disabled_reason": null, "created_at": "2027-05-15T12:00:00Z",
 	"updated_at": "2027-05-15T12:00:00Z"}', 'a webhook is created and shown without its secret');
-SELECT is(acp.live_count(pg_temp.t(1), 'webhooks'), 1::bigint, 'it counts toward the ceiling');
+SELECT is(acp.live_count(pg_temp.t(1), 'webhooks'), 1::bigint, 'the webhook counts toward the ceiling');
 SELECT is(pg_temp.refusal($$SELECT pg_temp.make(1, 9, '["key.*", "nothing.*"]')$$),
 	ARRAY['VALIDATION_ERROR', '/params/events/1'], 'a pattern that matches no event is refused');
 SELECT is(pg_temp.refusal($$SELECT pg_temp.make(1, 9, '["key.create"]')$$), ARRAY['VALIDATION_ERROR', '/params/events/0'],
@@ -110,7 +110,7 @@ SELECT is(pg_temp.refusal($$SELECT pg_temp.make(1, 9, '["key.create"]')$$), ARRA
 SELECT ok(pg_temp.make(1, 2, '["usage.warning", "key.revoked"]') IS NOT NULL, 'a second webhook is created');
 SELECT ok(pg_temp.make(1, 3, '["*"]') IS NOT NULL, 'a third webhook is created');
 SELECT is(pg_temp.refusal($$SELECT pg_temp.make(1, 4, '["*"]')$$), ARRAY['CEILING_EXCEEDED', ''], 'the ceiling refuses a fourth');
-SELECT is(jsonb_array_length(pg_temp.run(1, 'webhooks_list', '{}')), 3, 'they are listed');
+SELECT is(jsonb_array_length(pg_temp.run(1, 'webhooks_list', '{}')), 3, 'the three webhooks are listed');
 SELECT is(pg_temp.run(1, 'webhooks_list', '{"limit": 1}')->0->>'webhook_id', pg_temp.w(1)::text, 'the first page');
 SELECT is(pg_temp.run(1, 'webhooks_list', jsonb_build_object('limit', 1, 'after', pg_temp.w(1)))->0->>'webhook_id',
 	pg_temp.w(2)::text, 'the next page');
@@ -127,7 +127,7 @@ SELECT is(pg_temp.dry(1, 'iam_keys_create', pg_temp.key_params(1))->'side_effect
 	jsonb_build_object('type', 'webhook_delivery', 'event', 'key.created', 'webhook_id', pg_temp.w(1), 'url', 'https://example.com/1'),
 	jsonb_build_object('type', 'webhook_delivery', 'event', 'key.created', 'webhook_id', pg_temp.w(3), 'url', 'https://example.com/3')),
 	'a dry run lists the deliveries that creating a key would queue');
-SELECT is(pg_temp.queue(1), '', 'the dry run queues none');
+SELECT is(pg_temp.queue(1), '', 'the dry run queues no delivery');
 SELECT ok(pg_temp.run(1, 'iam_keys_create', pg_temp.key_params(1), '{"ceiling": 25}') IS NOT NULL, 'a key is created');
 SELECT is(pg_temp.queue(1), 'key.created>1 key.created>3', 'subscribed webhooks get deliveries');
 SELECT is(payload - 'data', '{"type": "key.created", "timestamp": "2027-05-15T12:00:00Z"}', 'the payload has type and time')
@@ -151,10 +151,10 @@ SELECT is(jsonb_array_length(pg_temp.dry(1, 'iam_keys_revoke', jsonb_build_objec
 SELECT ok(pg_temp.run(1, 'iam_keys_revoke', jsonb_build_object('api_key_id', pg_temp.k(1))) IS NOT NULL, 'a key is revoked');
 SELECT is(pg_temp.queue(1), 'key.revoked>1 key.revoked>2 key.revoked>3', 'three deliveries are queued');
 SELECT ok(pg_temp.run(1, 'iam_keys_revoke', jsonb_build_object('api_key_id', pg_temp.k(1))) IS NOT NULL, 'the key is revoked again');
-SELECT is((SELECT count(*) FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(1)), 3::bigint, 'that is no event');
+SELECT is((SELECT count(*) FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(1)), 3::bigint, 'a second revocation queues no delivery');
 SELECT is(pg_temp.dry(1, 'iam_keys_revoke', jsonb_build_object('api_key_id', pg_temp.k(1)))->'side_effects', '[]',
-	'the dry run agrees');
-SELECT ok(pg_temp.run(2, 'iam_keys_create', pg_temp.key_params(3), '{"ceiling": 25}') IS NOT NULL, 'a key of another tenant is revoked');
+	'the dry run of a second revocation lists none');
+SELECT ok(pg_temp.run(2, 'iam_keys_create', pg_temp.key_params(3), '{"ceiling": 25}') IS NOT NULL, 'another tenant creates a key');
 SELECT is((SELECT count(*) FROM acp.webhook_deliveries WHERE event = 'key.created'), 0::bigint, 'no delivery is queued');
 SELECT pg_temp.forget(1) \gset ignored_
 
@@ -169,11 +169,11 @@ BEGIN
 END
 $$;
 SELECT pg_temp.consume(3, 8, 10, 90) \gset ignored_
-SELECT is(pg_temp.queue(3), '', '8 of 10: nothing');
+SELECT is(pg_temp.queue(3), '', '8 of 10: no event');
 SELECT pg_temp.consume(3, 1, 10, 90) \gset ignored_
 SELECT is(pg_temp.queue(3), 'usage.warning>31', '9 of 10: the warning');
 SELECT is(payload->'data', '{"calls_used": 9, "calls_limit": 10, "calls_remaining": 1, "period": "2027-05",
-	"resets_at": "2027-06-01T00:00:00Z"}', 'the event has its numbers')
+	"resets_at": "2027-06-01T00:00:00Z"}', 'the event has the numbers of the call')
 FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(3);
 SELECT pg_temp.consume(3, 1, 10, 90) \gset ignored_
 SELECT is(pg_temp.queue(3), 'usage.limit_reached>31 usage.warning>31', '10 of 10: the limit is reached');
@@ -200,22 +200,22 @@ SELECT is(pg_temp.run(6, 'webhooks_test', jsonb_build_object('webhook_id', pg_te
 	'the test queues a delivery');
 CREATE TEMP TABLE taken AS SELECT pg_temp.take() AS one;
 SELECT is(one - ARRAY['delivery_id', 'payload', 'tenant_id', 'webhook_id'], '{"attempt": 1, "ts": 1810382400,
-	"url": "https://example.com/61", "sealed": "aa61", "sealed_before": null}', 'the worker gets all that it needs') FROM taken;
+	"url": "https://example.com/61", "sealed": "aa61", "sealed_before": null}', 'the worker gets everything that it needs') FROM taken;
 SELECT is((one->>'payload')::jsonb->>'type', 'webhook.test', 'the worker gets the text to send') FROM taken;
 SELECT is(pg_temp.take(), NULL, 'no one else gets the delivery');
-SELECT is(pg_temp.state(6), 'pending 1 - 60', 'the lease protects it');
+SELECT is(pg_temp.state(6), 'pending 1 - 60', 'the lease protects the delivery');
 SELECT ok(pg_temp.outcome(one, '{"status": 500, "error": "x", "retry_after": 5.25}'), 'the attempt fails') FROM taken;
 SELECT is(pg_temp.state(6), 'pending 1 500 5', 'the next attempt is due later');
-SELECT is(pg_temp.take(), NULL, 'it is not taken before');
+SELECT is(pg_temp.take(), NULL, 'the delivery is not taken before');
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-15 12:00:06+00') \gset ignored_
 SET LOCAL ROLE acp_app;
 CREATE TEMP TABLE again AS SELECT pg_temp.take() AS one;
-SELECT is(again.one->'attempt', '2', 'then it is taken again') FROM again;
-SELECT is(again.one->>'delivery_id', taken.one->>'delivery_id', 'it has the same id') FROM taken, again;
-SELECT is(again.one->>'payload', taken.one->>'payload', 'it has the same bytes') FROM taken, again;
+SELECT is(again.one->'attempt', '2', 'the delivery is taken again when it is due') FROM again;
+SELECT is(again.one->>'delivery_id', taken.one->>'delivery_id', 'the second attempt has the same delivery id') FROM taken, again;
+SELECT is(again.one->>'payload', taken.one->>'payload', 'the second attempt sends the same bytes') FROM taken, again;
 SELECT ok(NOT pg_temp.outcome(one, '{"status": 500, "error": "late", "retry_after": 300}'),
-	'the first attempt is ignored now') FROM taken;
+	'a late failure of the first attempt is ignored') FROM taken;
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-15 12:01:07+00') \gset ignored_
 SET LOCAL ROLE acp_app;
@@ -227,7 +227,7 @@ SELECT ok(NOT pg_temp.outcome(one, '{"status": 500, "error": "x", "retry_after":
 SELECT is((pg_temp.run(6, 'webhooks_deliveries', '{"status": "delivered"}')->0) - ARRAY['delivery_id', 'payload', 'webhook_id'],
 	'{"event": "webhook.test", "status": "delivered", "attempts": 3, "last_status": 204, "last_error": null,
 	"next_attempt_at": null, "created_at": "2027-05-15T12:00:00Z", "delivered_at": "2027-05-15T12:01:07Z"}', 'the delivery is listed');
-SELECT is(pg_temp.run(7, 'webhooks_deliveries', '{}'), '[]', 'another tenant does not see it');
+SELECT is(pg_temp.run(7, 'webhooks_deliveries', '{}'), '[]', 'another tenant does not see the delivery');
 SELECT pg_temp.forget(6) \gset ignored_
 
 SELECT pg_temp.run(6, 'webhooks_test', jsonb_build_object('webhook_id', pg_temp.w(61))) \gset ignored_
@@ -249,14 +249,14 @@ UPDATE taken SET one = pg_temp.take();
 SELECT ok(pg_temp.outcome(one, '{"status": 410, "error": "gone", "gone": true}'), '410 Gone') FROM taken;
 SELECT is((SELECT status || ': ' || disabled_reason FROM acp.webhooks WHERE webhook_id = pg_temp.w(61)),
 	'disabled: the receiver answered 410 Gone', '410 disables the webhook');
-SELECT is(pg_temp.queue(6), '', 'its pending deliveries fail');
+SELECT is(pg_temp.queue(6), '', 'the pending deliveries of the webhook fail');
 SELECT is(pg_temp.refusal($$SELECT pg_temp.run(6, 'webhooks_test', jsonb_build_object('webhook_id', pg_temp.w(61)))$$),
 	ARRAY['VALIDATION_ERROR', '/params/webhook_id'], 'a disabled webhook cannot be tested');
 
 -- Update and deletion ------------------------------------------------------------------------------------------------
 
 SELECT is(pg_temp.run(6, 'webhooks_update', jsonb_build_object('webhook_id', pg_temp.w(61), 'status', 'active'))->'disabled_reason',
-	'null', 'its owner enables it again');
+	'null', 'the owner enables the webhook again');
 SELECT pg_temp.run(6, 'webhooks_test', jsonb_build_object('webhook_id', pg_temp.w(61))) \gset ignored_
 SELECT is(pg_temp.dry(6, 'webhooks_update', jsonb_build_object('webhook_id', pg_temp.w(61), 'url', 'https://example.com/61',
 	'events', '["*"]'::jsonb, 'status', 'disabled', 'rotate_secret', true, 'new_sealed', 'bb'))->'updates', jsonb_build_array(
@@ -268,16 +268,16 @@ SELECT is(pg_temp.refusal(format('SELECT pg_temp.run(6, %L, %L)', 'webhooks_upda
 	ARRAY['VALIDATION_ERROR', '/params'], 'an empty update is refused');
 SELECT pg_temp.run(6, 'webhooks_update', jsonb_build_object('webhook_id', pg_temp.w(61), 'rotate_secret', true, 'new_sealed', 'bb')) \gset ignored_
 SELECT is((pg_temp.take() - ARRAY['delivery_id', 'payload', 'tenant_id', 'webhook_id', 'ts', 'url', 'attempt']),
-	'{"sealed": "bb", "sealed_before": "aa61"}', 'after a rotation the old secret signs, too');
+	'{"sealed": "bb", "sealed_before": "aa61"}', 'after a rotation deliveries are signed with the old secret, too');
 SELECT pg_temp.run(6, 'webhooks_test', jsonb_build_object('webhook_id', pg_temp.w(61))) \gset ignored_
 RESET ROLE;
 SELECT pg_temp.clock_at('2027-05-16 12:02:31+00') \gset ignored_
 SET LOCAL ROLE acp_app;
-SELECT is(pg_temp.take()->'sealed_before', 'null', 'the old secret signs for one day');
+SELECT is(pg_temp.take()->'sealed_before', 'null', 'the old secret is used for one day');
 SELECT is(pg_temp.dry(6, 'webhooks_delete', jsonb_build_object('webhook_id', pg_temp.w(61)))->'deletes'->1->'count',
 	to_jsonb((SELECT count(*) FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(6))), 'a dry run of deleting counts the deliveries');
 SELECT is(pg_temp.run(6, 'webhooks_delete', jsonb_build_object('webhook_id', pg_temp.w(61)))->'deleted', 'true', 'a webhook is deleted');
-SELECT is((SELECT count(*) FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(6)), 0::bigint, 'its deliveries are deleted');
+SELECT is((SELECT count(*) FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(6)), 0::bigint, 'the deliveries of the webhook are deleted');
 
 -- Retention ----------------------------------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ CREATE TEMP TABLE made AS SELECT n, acp.hub_tenants_create('{"agent_id": "tap:2"
 	FROM generate_series(3, 4) n;
 SELECT is((SELECT count(DISTINCT reply) FROM made), 1::bigint, 'a repeat with the idempotency key gets the first reply');
 SELECT is(pg_temp.refusal($$SELECT acp.hub_tenants_create('{}', pg_temp.ctx(5, '{"idempotency_key": "k", "fingerprint": "1"}'))$$),
-	'IDEMPOTENCY_MISMATCH ', 'the key with another body is refused');
+	'IDEMPOTENCY_MISMATCH ', 'the idempotency key with another body is refused');
 SELECT is((SELECT array_agg(result_meta ORDER BY event_id) FROM acp.audit_logs WHERE event_id IN (pg_temp.e(1), pg_temp.e(4))),
 	ARRAY[jsonb_build_object('tenant_id', pg_temp.e(1)), jsonb_build_object('tenant_id', pg_temp.e(3), 'replay', true)],
 	'each call has a row that names the tenant');
@@ -74,7 +74,7 @@ SELECT is(acp.hub_tenants_update(jsonb_build_object('tenant_id', pg_temp.t(4), '
 	jsonb_build_object('tenant_id', pg_temp.t(4), 'tier', 'paid', 'payment_method_status', 'active', 'status', 'active',
 		'stripe_customer_id', 'cus_1'), 'tenants/update sets the given members');
 SELECT is(acp.hub_tenants_update(jsonb_build_object('tenant_id', pg_temp.t(4), 'status', 'active'), pg_temp.ctx(7))->>'stripe_customer_id',
-	'cus_1', 'tenants/update leaves the others alone');
+	'cus_1', 'tenants/update leaves other members unchanged');
 SELECT is(pg_temp.refusal(format('SELECT acp.hub_%s(%L, pg_temp.ctx(8))', f, pg_temp.place(9, 9, '{"outcome": "success"}'))),
 	'NOT_FOUND /tenant_id', f || ' of an unknown tenant')
 FROM unnest(ARRAY['tenants_update', 'usage', 'usage_reserve', 'usage_settle', 'authorize', 'policy_propose', 'revoke']) f;
@@ -122,19 +122,19 @@ CREATE TEMP TABLE pages AS
 	SELECT p FROM page;
 SELECT is((SELECT array_agg(e->>'event_id') FROM pages, jsonb_array_elements(p->'events') e),
 	(SELECT array_agg(event_id::text ORDER BY ts DESC, event_id DESC) FROM acp.audit_logs WHERE tenant_id = pg_temp.t(2)),
-	'pages list every row once, in order, also rows of the same moment');
+	'pages list every row once and in order, including rows of the same moment');
 
--- The way to a remote hub ----------------------------------------------------------------------------------------------
+-- The way to a remote hub ---------------------------------------------------------------------------------------------
 
 SELECT count(acp.audit_append(pg_temp.ctx(41)->'event' || jsonb_build_object('forward', f, 'event_id', pg_temp.e(40 + f::integer))))
 FROM unnest(ARRAY[true, false]) f \gset ignored_
 CREATE TEMP TABLE taken AS SELECT acp.forward_take(100) AS events;
 SELECT is((SELECT jsonb_path_query_array(events, '$[*].event_id') FROM taken), jsonb_build_array(pg_temp.e(41)),
-	'rows with forward wait for the hub, others do not');
+	'only rows with forward wait for the hub');
 SELECT acp.forward_refused(events->0, 'no') FROM taken \gset ignored_
-SELECT is(acp.forward_take(100), '[]', 'what the hub refused is not sent again');
+SELECT is(acp.forward_take(100), '[]', 'an event that the hub has refused is not sent again');
 SELECT acp.audit_append(pg_temp.ctx(43)->'event' || jsonb_build_object('forward', true, 'event_id', pg_temp.e(43))) \gset ignored_
-SELECT is(acp.outbox_take(100)->0->>'event_id', pg_temp.e(43)::text, 'a program that knows the old name takes rows, too');
+SELECT is(acp.outbox_take(100)->0->>'event_id', pg_temp.e(43)::text, 'the old name of the function also takes rows');
 
 SELECT * FROM finish();
 ROLLBACK;

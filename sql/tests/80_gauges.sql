@@ -25,11 +25,11 @@ DELETE FROM acp.usage_reservations;
 SET LOCAL ROLE acp_app;
 SELECT is_empty($$SELECT g FROM jsonb_array_elements(acp.gauges()) g WHERE g->>'name' !~ '^acp_[a-z_]+$'
 	OR coalesce(g->>'help', '') = '' OR jsonb_array_length(g->'samples') = 0$$, 'each gauge has a name, a help text and a sample');
-SELECT is(pg_temp.gauge('acp_schema_version'), (SELECT max(version)::numeric FROM acp.schema_migrations), 'schema version');
+SELECT is(pg_temp.gauge('acp_schema_version'), (SELECT max(version)::numeric FROM acp.schema_migrations), 'the schema version is shown');
 SELECT results_eq($$SELECT pg_temp.gauge(n) FROM unnest(ARRAY['acp_outbox_rows', 'acp_outbox_refused_rows', 'acp_outbox_oldest_seconds',
 	'acp_webhook_deliveries_pending', 'acp_webhook_delivery_overdue_seconds', 'acp_usage_reservations']) n$$,
 	$$SELECT 0::numeric FROM generate_series(1, 6)$$, 'empty backlogs are zero, not missing');
-SELECT cmp_ok(pg_temp.gauge('acp_db_connections', 'state="active"'), '>=', 0::numeric, 'sessions');
+SELECT cmp_ok(pg_temp.gauge('acp_db_connections', 'state="active"'), '>=', 0::numeric, 'database sessions are counted');
 RESET ROLE;
 
 INSERT INTO acp.audit_outbox (tenant_id, ts, event_id, event, refused) VALUES
@@ -42,7 +42,7 @@ SELECT is(pg_temp.gauge('acp_outbox_rows'), 2::numeric, 'pending rows are counte
 SELECT is(pg_temp.gauge('acp_outbox_refused_rows'), 1::numeric, 'rejected rows are counted');
 SELECT is(pg_temp.gauge('acp_outbox_oldest_seconds'), 90::numeric, 'the oldest pending row counts; a rejected one does not');
 SELECT is(pg_temp.gauge('acp_usage_reservations'), 1::numeric, 'reservations are counted');
-SELECT ok(NOT EXISTS (SELECT FROM acp.audit_seals) OR pg_temp.gauge('acp_audit_seal_age_seconds') >= 0, 'age of the last seal');
+SELECT ok(NOT EXISTS (SELECT FROM acp.audit_seals) OR pg_temp.gauge('acp_audit_seal_age_seconds') >= 0, 'the age of the last seal is shown');
 SELECT ok(acp.gauges()::text NOT LIKE '%88888888%', 'no label names a tenant');
 
 SELECT * FROM finish();

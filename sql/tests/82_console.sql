@@ -24,8 +24,8 @@ $$;
 
 -- The role of the program can call the functions, but not read the tables behind them.
 SET LOCAL ROLE acp_app;
-SELECT throws_ok('SELECT * FROM acp.console_access', '42501', NULL, 'acp_app cannot read who may look');
-SELECT throws_ok('SELECT acp.console_money()', '42501', NULL, 'acp_app cannot read the parts without a session');
+SELECT throws_ok('SELECT * FROM acp.console_access', '42501', NULL, 'acp_app cannot read links and sessions');
+SELECT throws_ok('SELECT acp.console_money()', '42501', NULL, 'acp_app cannot read parts of the data without a session');
 SELECT throws_ok('SELECT * FROM acp_report.revenue_by_month', '42501', NULL, 'acp_app cannot read the reports');
 
 SELECT lives_ok($$SELECT acp.console_link(decode(pg_temp.h('a'), 'hex'), 10)$$, 'a link is created');
@@ -35,14 +35,14 @@ SELECT is(round(extract(epoch FROM (pg_temp.open('a', 's')->>'expires_at')::time
 	'a link opens a session of one hour');
 SELECT throws_like($$SELECT pg_temp.open('a', 's2')$$, '%has been used or has expired%', 'a link works once');
 SELECT throws_like($$SELECT pg_temp.open('s', 's2')$$, '%has been used or has expired%', 'a session is not a link');
-SELECT is(pg_temp.data('s')->>'period', to_char(acp.now(), 'YYYY-MM'), 'the session can read');
-SELECT throws_like($$SELECT pg_temp.data('s2')$$, '%session has ended%', 'an unknown session cannot read');
+SELECT is(pg_temp.data('s')->>'period', to_char(acp.now(), 'YYYY-MM'), 'a session can read the data');
+SELECT throws_like($$SELECT pg_temp.data('s2')$$, '%session has ended%', 'an unknown session cannot read the data');
 
 -- Expiry.
 RESET ROLE;
 UPDATE acp.console_access SET expires_at = acp.now();
 SET LOCAL ROLE acp_app;
-SELECT throws_like($$SELECT pg_temp.data('s')$$, '%session has ended%', 'an expired session cannot read');
+SELECT throws_like($$SELECT pg_temp.data('s')$$, '%session has ended%', 'an expired session cannot read the data');
 SELECT ok(acp.console_link(decode(pg_temp.h('c'), 'hex'), 100000) <= acp.now() + interval '1 hour', 'a link is valid for at most an hour');
 RESET ROLE;
 SELECT is((SELECT count(*) FROM acp.console_access), 1::bigint, 'expired rows are deleted');
@@ -60,11 +60,11 @@ SELECT count(acp.audit_append(jsonb_build_object('event_id', pg_temp.t(10 + n), 
 	'latency_ms', n, 'billable', false, 'tier', 'free'))) FROM generate_series(0, 5) n \gset ignored_
 SET LOCAL ROLE acp_app;
 SELECT is((SELECT jsonb_agg(f->>'code') FROM jsonb_array_elements(acp.meta_activity(pg_temp.t(1), '{}', '{}')->'failures') f),
-	'["NOT_FOUND", "SCOPE_DENIED", "NOT_FOUND"]', 'failures are of the tenant only, newest first');
+	'["NOT_FOUND", "SCOPE_DENIED", "NOT_FOUND"]', 'only failures of the tenant are shown, newest first');
 SELECT is(jsonb_array_length(acp.meta_activity(pg_temp.t(1), '{"limit": 1}', '{}')->'failures'), 1, 'the limit applies');
-SELECT is(acp.meta_activity(pg_temp.t(1), '{}', '{}')->'looked_at'->>'calls', '5', 'counts cover all calls');
+SELECT is(acp.meta_activity(pg_temp.t(1), '{}', '{}')->'looked_at'->>'calls', '5', 'all calls of the tenant are read');
 SELECT is(acp.meta_activity(pg_temp.t(1), '{}', '{}')->'keys'->0->>'api_key_id', pg_temp.t(7)::text, 'the last use of the key is shown');
-SELECT is(acp.meta_activity(pg_temp.t(1), '{"period": "2001-01"}', '{}')->'by_day', '[]', 'a month without calls');
+SELECT is(acp.meta_activity(pg_temp.t(1), '{"period": "2001-01"}', '{}')->'by_day', '[]', 'a month without calls is empty');
 RESET ROLE;
 SELECT is((SELECT sum((d->>'calls')::integer) FROM jsonb_array_elements(acp.console_calls()->'denials') d
 	WHERE d->>'action' = 'p.do' AND d->>'code' = 'SCOPE_DENIED'), 2::bigint, 'denials cover all tenants');
