@@ -1,6 +1,6 @@
--- schema_9.sql - forty audit rows as schema version 9 wrote them, in two chains, one of them owned by a process. A row's
--- hash was computed from PostgreSQL's literal of its columns. For a database with the migrations up to 0009 and its
--- partitions.
+-- schema_9.sql - forty audit rows as schema version 9 wrote them, in two chains, one of them owned by a process. The
+-- hash of a row was computed from PostgreSQL's literal of its columns. For a database with the migrations up to 0009 and
+-- its partitions.
 SET datestyle = 'ISO';
 SET extra_float_digits = 1;
 SET timezone = 'UTC';
