@@ -1,4 +1,4 @@
-/* One connection: made, closed, statements on it, and its commits. */
+/* One connection: opening and closing it, statements, and commits. */
 #include "db_parts.h"
 
 #include "buf.h"
@@ -28,7 +28,7 @@ void acp_db_set_error(struct acp_db_error *error, const char *message)
 	first_line(error->message, message);
 }
 
-static void error_of(struct acp_db_error *error, const PGresult *result)
+static void read_error(struct acp_db_error *error, const PGresult *result)
 {
 	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
 	const char *rule = PQresultErrorField(result, PG_DIAG_CONSTRAINT_NAME);
@@ -44,15 +44,15 @@ static void error_of(struct acp_db_error *error, const PGresult *result)
 
 static const char CANCELLED[] = "57014";
 
-/* SQLSTATEs that mean the session or the server is gone. 25006: the server became a standby. */
+/* 25006: the server became a standby. */
 bool acp_db_means_lost(const char *sqlstate)
 {
 	return !*sqlstate || strncmp(sqlstate, "08", 2) == 0 || strncmp(sqlstate, "57P", 3) == 0 ||
 	       strcmp(sqlstate, "25006") == 0;
 }
 
-/* A commit that ends with a warning: its wait for a standby was cancelled. */
-static void take_notice(void *arg, const PGresult *result)
+/* Detects a commit that ends with a warning: its wait for a standby was cancelled. */
+static void on_notice(void *arg, const PGresult *result)
 {
 	struct acp_db_conn *conn = arg;
 	const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
@@ -81,7 +81,7 @@ struct acp_db_conn *acp_db_connect(const char *url, const struct acp_db_limits *
 	conn->commit_timeout_ms = limits->commit_timeout_ms;
 	conn->pg = PQconnectdbParams(names, values, 1);
 	if (PQstatus(conn->pg) == CONNECTION_OK) {
-		PQsetNoticeReceiver(conn->pg, take_notice, conn);
+		PQsetNoticeReceiver(conn->pg, on_notice, conn);
 		PQsetnonblocking(conn->pg, 1);
 		return conn;
 	}
@@ -97,7 +97,6 @@ void acp_db_close(struct acp_db_conn *conn)
 	free(conn);
 }
 
-/* Waits until the socket has the wanted event or the deadline (monotonic, microseconds) passes. */
 bool acp_db_wait_socket(const struct acp_db_conn *conn, short events, uint64_t deadline)
 {
 	struct pollfd socket = {PQsocket(conn->pg), events, 0};
@@ -126,7 +125,6 @@ bool acp_db_flush(struct acp_db_conn *conn, uint64_t deadline)
 	return left == 0;
 }
 
-/* Reads results up to the end of the statement; keeps the first error, else the last result. */
 bool acp_db_collect(struct acp_db_conn *conn, uint64_t deadline, PGresult **last)
 {
 	for (;;) {
@@ -155,8 +153,7 @@ static void *send_cancel(void *arg)
 	return NULL;
 }
 
-/* Asks the server to stop a statement that no caller waits for. With too many requests in progress it sends none: the
- * server stops when it finds the connection closed. */
+/* With too many requests in progress none is sent: the server stops when it finds the connection closed. */
 void acp_db_cancel(struct acp_db_conn *conn)
 {
 	pthread_t thread;
@@ -176,18 +173,17 @@ void acp_db_cancel(struct acp_db_conn *conn)
 	PQfreeCancel(cancel);
 }
 
-/* Marks a connection from which no answer will be read. */
+/* Marks a connection as lost: no answer will be read from it. */
 static void abandon(struct acp_db_conn *conn, bool timed_out, struct acp_db_error *error)
 {
 	acp_db_set_error(error,
 			 timed_out ? "no answer from PostgreSQL within the time limit" : PQerrorMessage(conn->pg));
 	error->timed_out = timed_out;
 	if (conn->pool && acp_db_away(conn->pool))
-		acp_db_note_away(conn->pool); /* this caller was the one to try, and it got no answer */
+		acp_db_note_away(conn->pool); /* this caller was testing the server, and got no answer */
 	conn->lost = true;
 }
 
-/* Abandons a connection before its commit request: closing it rolls the transaction back. */
 enum acp_db_status acp_db_give_up(struct acp_db_conn *conn, bool timed_out, struct acp_db_error *error)
 {
 	abandon(conn, timed_out, error);
@@ -196,7 +192,7 @@ enum acp_db_status acp_db_give_up(struct acp_db_conn *conn, bool timed_out, stru
 	return ACP_DB_AWAY;
 }
 
-/* Classifies the last result of a statement. The result goes to the caller or is released. */
+/* Turns the last result of a statement into a status. Passes the result to the caller or releases it. */
 static enum acp_db_status classify(struct acp_db_conn *conn, PGresult *last, PGresult **result,
 				   struct acp_db_error *error)
 {
@@ -209,15 +205,14 @@ static enum acp_db_status classify(struct acp_db_conn *conn, PGresult *last, PGr
 			PQclear(last);
 		return ACP_DB_OK;
 	}
-	error_of(error, last);
+	read_error(error, last);
 	PQclear(last);
-	error->timed_out = strcmp(error->sqlstate, CANCELLED) == 0; /* it was cancelled because it took too long */
+	error->timed_out = strcmp(error->sqlstate, CANCELLED) == 0; /* cancelled because it took too long */
 	bool lost = error->timed_out || acp_db_means_lost(error->sqlstate) || PQstatus(conn->pg) != CONNECTION_OK;
 	conn->lost = conn->lost || lost;
 	return lost ? ACP_DB_AWAY : ACP_DB_REFUSED;
 }
 
-/* Waits for the end of a statement (sent false: sending failed) and takes its last result. */
 enum acp_db_status acp_db_finish(struct acp_db_conn *conn, bool sent, uint64_t deadline, PGresult **result,
 				 struct acp_db_error *error)
 {
@@ -245,7 +240,7 @@ enum acp_db_status acp_db_exec(struct acp_db_conn *conn, const char *sql, int co
 
 /* Commits -------------------------------------------------------------------------------------------------------- */
 
-/* Waits for the answer to a commit requested at that moment. A background thread does not wait for a late answer. */
+/* A background thread does not wait for a late answer. */
 bool acp_db_await_commit(struct acp_db_conn *conn, acp_db_collector *collect, uint64_t asked,
 			 const struct acp_db_early *early, PGresult **last)
 {
@@ -276,7 +271,7 @@ enum acp_db_status acp_db_in_doubt(struct acp_db_conn *conn, uint64_t asked, str
 	return ACP_DB_UNKNOWN;
 }
 
-/* Classifies the answer to a commit. If the server closed the connection instead, it may have committed before. */
+/* If the server closed the connection instead of answering, it may have committed before. */
 enum acp_db_status acp_db_classify_commit(struct acp_db_conn *conn, bool wrote, PGresult *last, PGresult **result,
 					  struct acp_db_error *error)
 {
@@ -359,7 +354,7 @@ enum acp_db_status acp_db_script(struct acp_db_conn *conn, const char *sql, stru
 	ExecStatusType status = PQresultStatus(result);
 	enum acp_db_status outcome = ACP_DB_OK;
 	if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK && status != PGRES_EMPTY_QUERY) {
-		error_of(error, result);
+		read_error(error, result);
 		outcome = acp_db_means_lost(error->sqlstate) ? ACP_DB_AWAY : ACP_DB_REFUSED;
 	}
 	PQclear(result);

@@ -1,17 +1,18 @@
 /* db.h - connections to PostgreSQL: a bounded pool, a client-side deadline for every statement, reconnecting. Private
- * to sql/. No other header shows libpq.
+ * to sql/. No other header exposes libpq.
  *
- * Server-side time-outs do not fire on a stopped or unreachable server. Each statement is therefore sent without
- * blocking and awaited with poll(). Past its deadline the connection is cancelled and closed. Statements are
- * parameterised, one function call each, and prepared where possible (not behind PgBouncer in transaction mode).
+ * Server-side time-outs do not fire on a stopped or unreachable server. Therefore each statement is sent without
+ * blocking and awaited with poll(). When its deadline passes, the statement is cancelled and the connection is closed.
+ * Statements are parameterised, one function call each, and prepared where possible (not behind PgBouncer in
+ * transaction mode).
  *
  * After a failed connect the pool is away: for a moment every caller fails at once, and one caller at a time tries
  * again, so a dead server delays no other caller. Background threads (thread.h) may always try, and their failures do
  * not mark the pool as away.
  *
- * A writing statement requests its commit in a separate message after it has run. Before that message nothing is done;
- * only after it can an outcome be unknown. A commit is awaited and never cancelled, because PostgreSQL commits a
- * transaction whose wait for a standby is cancelled. A slow commit delays its own caller only: its connection leaves
+ * A writing statement runs first, and its commit is requested in a separate message. Before that message nothing is
+ * done; only after it can an outcome be unknown. A commit is awaited and never cancelled, because PostgreSQL commits a
+ * transaction whose wait for a standby is cancelled. A slow commit delays only its own caller: its connection leaves
  * the count of the pool, and another thread takes the place of its thread. While no commit is answered, one caller at a
  * time may begin a new one. */
 #ifndef ACP_DB_H
@@ -21,7 +22,7 @@
 
 #include <libpq-fe.h>
 
-/* Outcome of a statement. Only with ACP_DB_UNKNOWN is it open whether the statement took effect. */
+/* Outcome of a statement. Only ACP_DB_UNKNOWN leaves open whether the statement took effect. */
 enum acp_db_status {
 	ACP_DB_OK,
 	ACP_DB_AWAY,    /* not done: no connection, or it broke or timed out before the commit request */
@@ -42,7 +43,7 @@ struct acp_db_pool;
 struct acp_db_conn;
 
 struct acp_db_limits {
-	int connections;       /* maximum, without those whose commit is late */
+	int connections;       /* maximum, not counting those with a late commit */
 	int connect_timeout_s; /* for each host of the connection string */
 	int timeout_ms;        /* of a statement, and of the wait for a connection */
 	int commit_timeout_ms; /* of a commit, from its request */
@@ -51,31 +52,31 @@ struct acp_db_limits {
 /* Creates a pool of connections to url. Connects on demand, and never fails because the database is away. NULL: out of
  * memory. Each process needs its own pool: create it after fork(). */
 struct acp_db_pool *acp_db_pool_new(const char *url, const struct acp_db_limits *limits);
-void acp_db_pool_free(struct acp_db_pool *pool); /* all connections must have been given back */
+void acp_db_pool_free(struct acp_db_pool *pool); /* all connections must have been released */
 
-/* Makes all waits for an answer end within half a second. For the end of a process, when its calls have ended. */
+/* Makes all waits for an answer end within half a second. For the exit of a process, after its calls have ended. */
 void acp_db_pool_stop(struct acp_db_pool *pool);
 
-/* Purpose of a connection. At most limits.connections are taken for writing at a time, including late commits, so that
- * late commits leave connections for the others. The writer (writer.h) has a limit of its own. */
+/* Purpose of a connection. At most limits.connections are acquired for writing at a time, including late commits, so
+ * that late commits leave connections for the others. The writer (writer.h) has its own limit. */
 enum acp_db_purpose { ACP_DB_TO_READ, ACP_DB_TO_WRITE, ACP_DB_TO_STORE, ACP_DB_PURPOSES };
 
-/* Takes a live idle connection, or connects; waits at most the time-out of the pool. NULL with a reason in error: also
- * if the purpose is not reading, a commit got no answer within the statement time-out, and another caller is testing
- * the server. */
+/* Takes a live idle connection, or connects. Waits at most the time-out of the pool. NULL with a reason in error. This
+ * includes the case that the purpose is not reading, a commit got no answer within the statement time-out, and another
+ * caller is testing the server. */
 struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_error *error);
 
 /* True if the server did not answer the last attempt. */
 bool acp_db_away(struct acp_db_pool *pool);
 
-/* Marks the server as away: a statement that waits for nothing got no answer in time. */
+/* Marks the server as away. For a statement that waits for nothing and still got no answer in time. */
 void acp_db_unresponsive(struct acp_db_pool *pool);
 
-/* Gives a connection back. A lost connection, or one in a transaction, is closed. */
+/* Returns a connection to the pool. Closes it if it is lost or in a transaction. */
 void acp_db_release(struct acp_db_pool *pool, struct acp_db_conn *conn);
 
 /* Runs one statement that changes nothing or is part of a transaction, with text parameters (NULL = null). *result is
- * set on ACP_DB_OK only; release it with PQclear. It may be NULL for statements whose rows do not matter.
+ * set only on ACP_DB_OK; release it with PQclear. result may be NULL for statements whose rows do not matter.
  * timeout_ms 0: the time-out of the pool. */
 enum acp_db_status acp_db_exec(struct acp_db_conn *conn, const char *sql, int count, const char *const *values,
 			       int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
@@ -89,8 +90,8 @@ struct acp_db_statement {
 	const Oid *types; /* NULL: the server infers them */
 };
 
-/* Commits the transaction of the connection. Waits for the answer up to limits.commit_timeout_ms while the connection
- * lives. */
+/* Commits the transaction of the connection. While the connection lives, waits for the answer up to
+ * limits.commit_timeout_ms. */
 enum acp_db_status acp_db_commit(struct acp_db_conn *conn, struct acp_db_error *error) ACP_MUSTCHECK;
 
 bool acp_db_in_transaction(const struct acp_db_conn *conn);
@@ -99,11 +100,11 @@ bool acp_db_in_transaction(const struct acp_db_conn *conn);
  * before its function returns. */
 struct acp_db_early {
 	void (*executed)(void *arg); /* the statement has run; its commit may still wait for the disk */
-	bool (*late)(void *arg);     /* no answer within the statement time-out. False: stop waiting */
+	bool (*late)(void *arg);     /* no answer within the statement time-out. Return false to stop waiting */
 	void *arg;
 };
 
-/* acp_db_exec for a repeated statement. binary: marks binary parameters and their lengths; NULL: all are text. */
+/* acp_db_exec for a repeated statement. binary marks binary parameters and gives their lengths; NULL: all are text. */
 struct acp_db_binary {
 	const int *lengths;
 	const int *formats;
@@ -119,7 +120,7 @@ enum acp_db_status acp_db_exec_early(struct acp_db_conn *conn, const struct acp_
 				     const struct acp_db_early *early, PGresult **result,
 				     struct acp_db_error *error) ACP_MUSTCHECK;
 
-/* Runs one statement in its own transaction on this connection, and commits it. timeout_ms: of the statement. */
+/* Runs one statement in its own transaction on this connection, and commits it. timeout_ms applies to the statement. */
 enum acp_db_status acp_db_transact(struct acp_db_conn *conn, const char *sql, int count, const char *const *values,
 				   int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
 
@@ -132,7 +133,7 @@ enum acp_db_status acp_db_attempt(struct acp_db_pool *pool, enum acp_db_purpose 
 				  const char *const *values, int timeout_ms, PGresult **result,
 				  struct acp_db_error *error) ACP_MUSTCHECK;
 
-/* Runs one statement that changes nothing. A connection that breaks under it is replaced once. */
+/* Runs one statement that changes nothing. A connection that breaks meanwhile is replaced once. */
 enum acp_db_status acp_db_read(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
 			       int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
 

@@ -1,5 +1,5 @@
-/* db_parts.h - a connection and a pool from inside, and the functions that connection.c, prepared.c and pool.c share.
- * Private to these files; db.h is for everybody else. */
+/* db_parts.h - the internals of connections and pools, and the functions that connection.c, prepared.c and pool.c
+ * share. Private to these files; all others use db.h. */
 #ifndef ACP_DB_PARTS_H
 #define ACP_DB_PARTS_H
 
@@ -22,7 +22,7 @@ struct acp_db_conn {
 	bool warned;                        /* the server sent a warning after the commit request */
 	unsigned spell;                     /* value of pool->spells when it was made */
 	unsigned server;                    /* value of pool->server for its server */
-	const char *prepared[PREPARED_MAX]; /* names of prepared statements; NULL after the last */
+	const char *prepared[PREPARED_MAX]; /* names of prepared statements; unused entries are NULL */
 	struct acp_db_conn *next;           /* next in the idle list of the pool */
 };
 
@@ -32,75 +32,84 @@ struct acp_db_pool {
 	pthread_mutex_t lock;
 	pthread_cond_t released[ACP_DB_PURPOSES];
 	struct acp_db_conn *idle; /* last in, first out: the others may age and be replaced */
-	int count;                /* connections that exist or are being made, without those with a late commit */
+	int count;                /* connections that exist or are being opened, without those with a late commit */
 	int writing;              /* connections taken for writing, including late ones */
-	char host[256];           /* the server of the newest connection, of several in database_url */
+	char host[256];           /* server of the newest connection, if database_url names several */
 	unsigned server;          /* counts changes of host */
 	atomic_bool stopping;     /* stop waiting for answers */
 	atomic_bool unprepared;   /* prepared statements do not work through this pooler */
-	/* Monotonic times until which connecting, or committing, is not tried; 0: the server answers. One caller moves
-	 * the time forward and tries. */
+	/* Monotonic times until which connecting, or committing, is not tried; 0: the server answers. When one passes,
+	 * one caller moves it forward and tries. */
 	atomic_uint_fast64_t away_until, late_until;
-	atomic_uint spells;              /* number of late commits; writers use no connection made earlier */
+	atomic_uint spells;              /* number of late commits; writers avoid connections opened before the last */
 	atomic_uint_fast64_t late_since; /* time of the first late commit since commits were last answered */
 	atomic_uint_fast64_t stored_at;  /* time of the last answered commit that certainly wrote data */
 };
 
 /* One connection (connection.c) ------------------------------------------------------------------------------------ */
 
-/* An error of our own: the first line of message. */
+/* Sets an error that does not come from the server: the first line of message. */
 void acp_db_set_error(struct acp_db_error *error, const char *message);
 
-/* Does the SQLSTATE say that the session, or the server, is not there any more? */
+/* True if the SQLSTATE means that the session or the server is gone. */
 bool acp_db_means_lost(const char *sqlstate);
 
-/* When a statement that is sent now is given up (monotonic, microseconds). timeout_ms 0: the connection's. */
+/* Returns the deadline of a statement that is sent now (monotonic, microseconds). timeout_ms 0: the time-out of the
+ * connection. */
 uint64_t acp_db_deadline(const struct acp_db_conn *conn, int timeout_ms);
 
-/* Sends the rest of what libpq holds; waits for one of the events POLLIN, POLLOUT. False: the deadline passed, or the
- * connection broke. */
+/* Sends what libpq still buffers. wait_socket waits for one of the events POLLIN, POLLOUT. False: the deadline
+ * (monotonic, microseconds) passed, or the connection broke. */
 bool acp_db_flush(struct acp_db_conn *conn, uint64_t deadline);
 bool acp_db_wait_socket(const struct acp_db_conn *conn, short events, uint64_t deadline);
 
-/* Reads results up to the end of the statement; keeps the first error, else the last result, in *last (owned by the
- * caller, also where it returns false). False: the deadline passed, or the connection broke. */
+/* Reads results up to the end of the statement. *last is the first error, otherwise the last result; the caller owns
+ * it, even on failure. False: the deadline passed, or the connection broke. */
 typedef bool acp_db_collector(struct acp_db_conn *conn, uint64_t deadline, PGresult **last);
 acp_db_collector acp_db_collect;
 
-/* Waits for the end of a statement (sent false: sending failed) and takes its last result. */
+/* Waits for the end of a statement and takes its last result. sent: whether it could be sent. */
 enum acp_db_status acp_db_finish(struct acp_db_conn *conn, bool sent, uint64_t deadline, PGresult **result,
 				 struct acp_db_error *error);
 
-/* Asks the server to stop the statement; waits for nothing. */
+/* Asks the server to stop a statement that no caller waits for. Does not wait itself. */
 void acp_db_cancel(struct acp_db_conn *conn);
 
-/* Ends what this connection has not committed: it is lost, and its end rolls it back. */
+/* Abandons a connection before its commit request: closing it rolls the transaction back. */
 enum acp_db_status acp_db_give_up(struct acp_db_conn *conn, bool timed_out, struct acp_db_error *error);
 
-/* Commits. early may be NULL. wrote: something was written for sure. */
+/* Commits. early may be NULL. wrote: the transaction certainly wrote data. */
 enum acp_db_status acp_db_commit_early(struct acp_db_conn *conn, bool wrote, const struct acp_db_early *early,
 				       struct acp_db_error *error);
 
-/* Waits for the answer to a commit that was asked for at that moment, with collect. False: none came in time. */
+/* Waits for the answer to a commit that was requested at the time asked; collect reads it. False: no answer came in
+ * time. */
 bool acp_db_await_commit(struct acp_db_conn *conn, acp_db_collector *collect, uint64_t asked,
 			 const struct acp_db_early *early, PGresult **last);
 
-/* The status of a commit without an answer, and of one with the answer last, which becomes *result or is released. */
+/* Returns the status of a commit: in_doubt for one without an answer, classify_commit for one with the answer last,
+ * which is passed to the caller in *result or released. */
 enum acp_db_status acp_db_in_doubt(struct acp_db_conn *conn, uint64_t asked, struct acp_db_error *error);
 enum acp_db_status acp_db_classify_commit(struct acp_db_conn *conn, bool wrote, PGresult *last, PGresult **result,
 					  struct acp_db_error *error);
 
-/* The pool (pool.c). pool NULL, or a connection outside any: nothing happens --------------------------------------- */
+/* The pool (pool.c). Without a pool, or with a connection outside any, these do nothing ---------------------------- */
 
-/* The server did not answer; it did. */
+/* Notes that the server did not answer, or that it did. */
 void acp_db_note_away(struct acp_db_pool *pool);
 void acp_db_note_answer(struct acp_db_pool *pool);
 
-/* A commit asked for at that moment is late; one was answered. */
+/* Notes that a commit requested at the time asked is late. If other commits have been answered since, only this
+ * connection is bad. Otherwise new commits pause. The pause grows, because each commit may stay in the server for as
+ * long as the disk or standby is slow. The next try uses a new connection.
+ *
+ * note_commit notes that a commit was answered. If the transaction may have written nothing, the answer says little
+ * about the disk. */
 void acp_db_note_late(struct acp_db_pool *pool, uint64_t asked);
 void acp_db_note_commit(struct acp_db_conn *conn, bool wrote);
 
-/* Takes a connection whose commit is late out of the pool's count: it holds up its own caller only. */
+/* Removes a connection with a late commit from the pool's count: it delays only its own caller, and the pool may open
+ * another connection for the others. */
 void acp_db_leave_pool(struct acp_db_conn *conn);
 
 #endif

@@ -1,4 +1,4 @@
-/* The pool: which connection a caller gets, and whether the server is there. */
+/* The pool: lends connections to callers, and tracks whether the server is reachable. */
 #include "db_parts.h"
 
 #include "clock.h"
@@ -46,7 +46,7 @@ void acp_db_pool_free(struct acp_db_pool *pool)
 	free(pool);
 }
 
-/* Signals that a connection is free, or that a counted one is gone and another may be made. */
+/* Signals that a connection is free, or that a counted one is gone and another may be opened. */
 static void free_place(struct acp_db_pool *pool, bool counted, bool writes)
 {
 	pthread_mutex_lock(&pool->lock);
@@ -57,8 +57,9 @@ static void free_place(struct acp_db_pool *pool, bool counted, bool writes)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-/* Detects a connection that the server closed while it was idle. Reads up to the end of file, because the message that
- * the server sends first looks like any notice. Nothing was sent on it since, so another connection can replace it. */
+/* Detects a connection that the server closed while it was idle. Reads to the end of file, because the message that the
+ * server sends first looks like any notice. Nothing was sent on the connection since then, so another one can replace
+ * it. */
 static bool died_idle(struct acp_db_conn *conn)
 {
 	struct pollfd socket = {PQsocket(conn->pg), POLLIN, 0};
@@ -68,7 +69,7 @@ static bool died_idle(struct acp_db_conn *conn)
 }
 
 /* Takes a live idle connection, or returns NULL. The caller holds the lock. A writer does not take a connection on
- * which a commit may be late; it makes a new one. A reader may use it. */
+ * which a commit may be late, but opens a new one. A reader may use it. */
 static struct acp_db_conn *pop_idle(struct acp_db_pool *pool, enum acp_db_purpose purpose)
 {
 	bool doubted = false;
@@ -85,14 +86,14 @@ static struct acp_db_conn *pop_idle(struct acp_db_pool *pool, enum acp_db_purpos
 	return NULL;
 }
 
-/* True: the server was away a moment ago, and another caller tries to connect. */
+/* True if the server was away a moment ago and another caller is trying to connect. */
 static bool still_away(struct acp_db_pool *pool)
 {
 	uint64_t until = atomic_load(&pool->away_until);
 	if (!until || !acp_thread_has_caller())
 		return false;
 	uint64_t now = acp_monotonic_us();
-	/* The trying caller may need the time of a connection and a statement. */
+	/* The caller that tries may need the time of a connection and of a statement. */
 	uint64_t longest_ms = (uint64_t)pool->limits.connect_timeout_s * 1000u + (uint64_t)pool->limits.timeout_ms;
 	return now < until || !atomic_compare_exchange_strong(&pool->away_until, &until, now + longest_ms * 1000u);
 }
@@ -109,9 +110,6 @@ void acp_db_note_answer(struct acp_db_pool *pool)
 		atomic_store(&pool->away_until, 0);
 }
 
-/* A commit requested at that moment is late. If other commits are answered meanwhile, only this connection is bad.
- * Otherwise pause new commits. The pause grows, because each commit may stay in the server for as long as the disk or
- * standby is slow. The next try uses a new connection. */
 void acp_db_note_late(struct acp_db_pool *pool, uint64_t asked)
 {
 	uint64_t now = acp_monotonic_us();
@@ -126,7 +124,6 @@ void acp_db_note_late(struct acp_db_pool *pool, uint64_t asked)
 	atomic_fetch_add(&pool->spells, 1);
 }
 
-/* A commit was answered. If the transaction may have written nothing, the answer says little about the disk. */
 void acp_db_note_commit(struct acp_db_conn *conn, bool wrote)
 {
 	if (!conn->pool || !wrote)
@@ -136,7 +133,8 @@ void acp_db_note_commit(struct acp_db_conn *conn, bool wrote)
 		atomic_store(&conn->pool->late_until, 0);
 }
 
-/* True, with a reason in error: a commit was late, and another caller tests the server. *tries: this caller does. */
+/* Returns true, with a reason in error, if a commit was late and another caller is testing the server. *tries is set to
+ * true if this caller tests it. */
 static bool commits_late(struct acp_db_pool *pool, bool *tries, struct acp_db_error *error)
 {
 	uint64_t until = atomic_load(&pool->late_until);
@@ -188,7 +186,7 @@ static int writers_of(const struct acp_db_pool *pool)
 	return pool->limits.connections > 1 ? pool->limits.connections - 1 : 1;
 }
 
-/* True if a connection is idle or may be made for this purpose. The caller holds the lock. */
+/* True if a connection is idle or may be opened for this purpose. The caller holds the lock. */
 static bool has_place(const struct acp_db_pool *pool, enum acp_db_purpose purpose)
 {
 	return (pool->idle || pool->count < pool->limits.connections) &&
@@ -219,7 +217,7 @@ static bool wait_for_place(struct acp_db_pool *pool, enum acp_db_purpose purpose
 	return found;
 }
 
-/* Takes an idle connection (*conn) or the right to make one (*conn NULL). False: the pool is full. */
+/* Takes an idle connection (*conn), or permission to open one (*conn is NULL). False: the pool is full. */
 static bool acquire_place(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_conn **conn)
 {
 	pthread_mutex_lock(&pool->lock);
@@ -242,14 +240,14 @@ struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose
 	}
 	if (purpose != ACP_DB_TO_READ && commits_late(pool, &tries, error)) {
 		if (acp_db_away(pool))
-			acp_db_note_away(pool); /* this caller was the one to try, and it may not */
+			acp_db_note_away(pool); /* this caller was testing the server, but may not write */
 		return NULL;
 	}
 	if (!acquire_place(pool, purpose, &conn)) {
 		acp_db_set_error(error, "every connection of the pool is busy (db_connections)");
 		error->timed_out = true;
 		if (acp_db_away(pool))
-			acp_db_note_away(pool); /* this caller was the one to try, and it could not */
+			acp_db_note_away(pool); /* this caller was testing the server, but got no connection */
 		return NULL;
 	}
 	if (!conn && (conn = acp_db_connect(pool->url, &pool->limits, error)))
@@ -291,7 +289,6 @@ void acp_db_release(struct acp_db_pool *pool, struct acp_db_conn *conn)
 	free_place(pool, counted, writes);
 }
 
-/* A late commit delays only its own caller: the pool may make another connection for the others. */
 void acp_db_leave_pool(struct acp_db_conn *conn)
 {
 	if (!conn->pool || conn->uncounted)

@@ -1,11 +1,11 @@
-/* Repeated statements, also those that commit by themselves. */
+/* Repeated statements, including those that commit themselves. */
 #include "db_parts.h"
 
 #include "clock.h"
 
 #include <poll.h>
 
-/* Returns the slot of a statement in the list of the connection, or a free one; NULL: the list is full. */
+/* Returns the slot of a statement in the list of the connection, or a free slot. NULL: the list is full. */
 static const char **find_prepared(struct acp_db_conn *conn, const char *name)
 {
 	for (size_t i = 0; i < PREPARED_MAX; i++)
@@ -14,9 +14,9 @@ static const char **find_prepared(struct acp_db_conn *conn, const char *name)
 	return NULL;
 }
 
-/* 26000, 42P05: another server answers than the one that prepared the statement, so a pooler is in between.
- * 0A000: a function that it calls was replaced since. */
-static bool prepared_in_vain(const char *sqlstate)
+/* 26000, 42P05: the server that answers is not the one that prepared the statement, so a pooler is in between. 0A000: a
+ * function that the statement calls has been replaced since. */
+static bool prepared_unusable(const char *sqlstate)
 {
 	return strcmp(sqlstate, "26000") == 0 || strcmp(sqlstate, "42P05") == 0 || strcmp(sqlstate, "0A000") == 0;
 }
@@ -28,22 +28,22 @@ enum acp_db_status acp_db_exec_again(struct acp_db_conn *conn, const struct acp_
 	uint64_t deadline = acp_db_deadline(conn, timeout_ms);
 	const int *lengths = binary ? binary->lengths : NULL;
 	const int *formats = binary ? binary->formats : NULL;
-	const char **place = find_prepared(conn, statement->name);
+	const char **slot = find_prepared(conn, statement->name);
 	enum acp_db_status status = ACP_DB_OK;
-	if (place && conn->pool && !atomic_load(&conn->pool->unprepared)) {
-		if (!*place)
+	if (slot && conn->pool && !atomic_load(&conn->pool->unprepared)) {
+		if (!*slot)
 			status = acp_db_finish(conn,
 					       PQsendPrepare(conn->pg, statement->name, statement->sql,
 							     statement->count, statement->types),
 					       deadline, NULL, error);
 		if (status == ACP_DB_OK) {
-			*place = statement->name;
+			*slot = statement->name;
 			status = acp_db_finish(conn,
 					       PQsendQueryPrepared(conn->pg, statement->name, statement->count, values,
 								   lengths, formats, 0),
 					       deadline, result, error);
 		}
-		if (status != ACP_DB_REFUSED || !prepared_in_vain(error->sqlstate))
+		if (status != ACP_DB_REFUSED || !prepared_unusable(error->sqlstate))
 			return status;
 		atomic_store(&conn->pool->unprepared, true);
 	}
@@ -58,16 +58,16 @@ enum acp_db_status acp_db_exec_again(struct acp_db_conn *conn, const struct acp_
 static enum acp_db_status prepare(struct acp_db_conn *conn, const struct acp_db_statement *statement, bool *prepared,
 				  struct acp_db_error *error)
 {
-	const char **place = find_prepared(conn, statement->name);
-	*prepared = place && conn->pool && !atomic_load(&conn->pool->unprepared);
-	if (!*prepared || *place)
+	const char **slot = find_prepared(conn, statement->name);
+	*prepared = slot && conn->pool && !atomic_load(&conn->pool->unprepared);
+	if (!*prepared || *slot)
 		return ACP_DB_OK;
 	enum acp_db_status status = acp_db_finish(
 		conn, PQsendPrepare(conn->pg, statement->name, statement->sql, statement->count, statement->types),
 		acp_db_deadline(conn, 0), NULL, error);
 	if (status == ACP_DB_OK)
-		*place = statement->name;
-	if (status != ACP_DB_REFUSED || !prepared_in_vain(error->sqlstate))
+		*slot = statement->name;
+	if (status != ACP_DB_REFUSED || !prepared_unusable(error->sqlstate))
 		return status;
 	*prepared = false;
 	atomic_store(&conn->pool->unprepared, true);
@@ -98,7 +98,7 @@ static bool collect_both(struct acp_db_conn *conn, uint64_t deadline, PGresult *
 	return ended;
 }
 
-/* Cancels a statement that has not run in time, and reads its error. Waits for a late commit. */
+/* Cancels a statement that has not finished in time, and reads its error. Waits for a late commit. */
 static bool collect_early(struct acp_db_conn *conn, uint64_t asked, const struct acp_db_early *early, PGresult **last)
 {
 	uint64_t deadline = asked + (uint64_t)conn->timeout_ms * 1000u;
@@ -115,7 +115,7 @@ static bool collect_early(struct acp_db_conn *conn, uint64_t asked, const struct
 	       PQexitPipelineMode(conn->pg);
 }
 
-/* True if the server reported that the statement failed. libpq makes such a result for a broken connection, too. */
+/* True if the server reported that the statement failed. libpq also makes such a result for a broken connection. */
 static bool has_failed(const PGresult *last)
 {
 	const char *sqlstate = PQresultErrorField(last, PG_DIAG_SQLSTATE);
@@ -142,13 +142,13 @@ enum acp_db_status acp_db_exec_early(struct acp_db_conn *conn, const struct acp_
 		return failed ? ACP_DB_AWAY : status;
 	}
 	status = acp_db_classify_commit(conn, true, last, result, error);
-	if (status != ACP_DB_REFUSED || !prepared || !prepared_in_vain(error->sqlstate))
+	if (status != ACP_DB_REFUSED || !prepared || !prepared_unusable(error->sqlstate))
 		return status;
 	atomic_store(&conn->pool->unprepared, true);
 	return acp_db_exec_early(conn, statement, values, binary, early, result, error);
 }
 
-#else /* libpq 13, of Debian 11 */
+#else /* libpq 13 (Debian 11) */
 
 enum acp_db_status acp_db_exec_early(struct acp_db_conn *conn, const struct acp_db_statement *statement,
 				     const char *const *values, const struct acp_db_binary *binary,
@@ -157,7 +157,7 @@ enum acp_db_status acp_db_exec_early(struct acp_db_conn *conn, const struct acp_
 	PGresult *rows = NULL;
 	enum acp_db_status status = ACP_DB_REFUSED;
 	struct acp_db_error ignored;
-	/* If the statement cannot be prepared, the transaction has failed, so it is repeated without preparing. */
+	/* If the statement cannot be prepared, the transaction has failed. It is then repeated without preparing. */
 	for (int attempt = 0; attempt < 2 && status == ACP_DB_REFUSED; attempt++) {
 		bool unprepared = atomic_load(&conn->pool->unprepared);
 		status = acp_db_exec(conn, "BEGIN ISOLATION LEVEL READ COMMITTED", 0, NULL, 0, NULL, error);
