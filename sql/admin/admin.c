@@ -1,4 +1,4 @@
-/* admin.c - access to the database for acpctl: named statements in, rows as JSON out. */
+/* admin.c - database access for acpctl: runs named statements and returns rows as JSON. */
 #include "migrate.h"
 
 #include "db.h"
@@ -130,7 +130,8 @@ static void explain(enum acp_db_status status, const struct acp_db_error *error,
 		    size_t why_size)
 {
 	if (status == ACP_DB_UNKNOWN) {
-		snprintf(why, why_size, "%s; whether it was done is not known: look before you send the command again",
+		snprintf(why, why_size,
+			 "%s; it is not known whether this was done: check before you run the command again",
 			 error->message);
 		return;
 	}
@@ -182,7 +183,7 @@ struct json_object *acp_admin_query(struct acp_admin *admin, const char *name, c
 
 enum { MAX_STREAM_COLUMNS = 16 };
 
-/* Passes the rows of one batch on; false: each() wants no more. */
+/* Passes the rows of one batch to each(). False: each() stopped. */
 static bool each_row(const PGresult *rows, acp_admin_row *each, void *arg)
 {
 	const char *columns[MAX_STREAM_COLUMNS] = {0};

@@ -181,8 +181,8 @@ static bool migrate_file(struct run *run, const char *path, const char *name, vo
 		return complain(run, "%s: the name must be NNNN_words.sql", path);
 	if (version > ACP_SCHEMA_VERSION)
 		return complain(run,
-				"%s: this program knows migrations up to %d; setting sql_dir names the files of "
-				"another version",
+				"%s: this program knows migrations up to %d; sql_dir has the files of another "
+				"version",
 				path, ACP_SCHEMA_VERSION);
 	struct acp_buf text;
 	acp_buf_init(&text, (size_t)8 << 20);
@@ -210,7 +210,7 @@ static bool append_file(struct run *run, const char *path, const char *name, voi
 	return read_sql(run, path, arg);
 }
 
-/* Runs functions and views in one transaction, if their bytes differ from the last run. */
+/* Runs functions and views again in one transaction, if their bytes differ from the last run. */
 static bool rerun_functions(struct run *run)
 {
 	char stored[ACP_SHA256_HEX + 1], checksum[ACP_SHA256_HEX];
@@ -236,10 +236,10 @@ static bool rerun_functions(struct run *run)
 	return ok && commit(run, "functions");
 }
 
-/* With this setting a login as acp_report can read `from audit_logs` without a schema name. JIT is off for the roles:
- * audit_logs has a partition for each month, so PostgreSQL would compile the queries of reports and of the proof for a
- * second or more, to run them for milliseconds. Both need rights over the roles; without them everything works, slower
- * and with schema names. */
+/* With the search_path a login as acp_report can read `from audit_logs` without a schema name. JIT is off for the
+ * roles: audit_logs has a partition for each month, so PostgreSQL would compile the queries of reports and of the proof
+ * for a second or more, to run them for milliseconds. Both need rights over the roles. Without these rights everything
+ * works, but slower and with schema names. */
 static bool set_up_roles(struct run *run)
 {
 	static const char sql[] =

@@ -1,4 +1,4 @@
-/* migrate.h - migrates a database to the schema of this program; reads and changes for operators (acpctl). */
+/* migrate.h - migrates a database to the schema of this program; runs queries and changes for operators (acpctl). */
 #ifndef ACP_MIGRATE_H
 #define ACP_MIGRATE_H
 
@@ -17,7 +17,7 @@ struct acp_admin;
 struct acp_admin *acp_admin_open(const struct acp_config *config, char *why, size_t why_size) ACP_MUSTCHECK;
 void acp_admin_close(struct acp_admin *admin);
 
-/* Removes the time limit of one minute from later statements. */
+/* Lifts the time limit of one minute for later statements. */
 void acp_admin_patient(struct acp_admin *admin);
 
 /* Runs a named statement (admin.def) with text parameters (NULL = null). Returns its rows as an array of objects, owned
@@ -25,13 +25,13 @@ void acp_admin_patient(struct acp_admin *admin);
 struct json_object *acp_admin_query(struct acp_admin *admin, const char *name, const char *const *values, char *why,
 				    size_t why_size) ACP_MUSTCHECK;
 
-/* Column names of the last of these statements: an array of strings owned by the connection. NULL: none has run. */
+/* Returns the column names of the last of these statements: an array of strings owned by admin. NULL: none has run. */
 struct json_object *acp_admin_columns(const struct acp_admin *admin);
 
-/* The same for many rows: calls each with the columns of every row as text (NULL = null) as they arrive, with at most a
- * few thousand rows in memory. each returns false to stop, and then reports the reason itself. Only inside a
- * transaction (statement "snapshot"), one statement at a time, without a time limit. False with a sentence in why; why
- * is empty if each stopped it. */
+/* Like acp_admin_query, for many rows: calls each with the columns of every row as text (NULL = null) as they arrive,
+ * with at most a few thousand rows in memory. each returns false to stop, and then reports the reason itself. Only
+ * inside a transaction (statement "snapshot"), one statement at a time, without a time limit. False with a sentence in
+ * why; why is empty if each stopped it. */
 typedef bool acp_admin_row(void *arg, const char *const *columns);
 bool acp_admin_stream(struct acp_admin *admin, const char *name, const char *const *values, acp_admin_row *each,
 		      void *arg, char *why, size_t why_size) ACP_MUSTCHECK;

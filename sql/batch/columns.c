@@ -166,7 +166,7 @@ static bool put_field(struct acp_buf *out, const struct acp_event *event, const 
 	return true;
 }
 
-/* One dimension, nulls possible, numbered from 1. */
+/* One dimension, nulls allowed, indexes from 1. */
 static void put_array_head(struct acp_buf *out, uint32_t type, size_t count)
 {
 	put32(out, 1);

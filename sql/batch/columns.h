@@ -14,7 +14,7 @@ enum { ACP_COLUMNS = ACP_FIELDS };
 bool acp_columns_write(struct acp_buf *out, const struct acp_event *const *events, size_t count,
 		       size_t offsets[ACP_COLUMNS], int lengths[ACP_COLUMNS]) ACP_MUSTCHECK;
 
-/* Appends the same rows as one array of the table's row type (row_type: its OID), each with its place in a chain and
+/* Appends the same rows as one array of the table's row type (row_type: its OID), each with its position in a chain and
  * its salt (ACP_SALT_LEN bytes; NULL: none). Call rows_begin, then row for each. False: a value does not fit its
  * column. */
 void acp_columns_rows_begin(struct acp_buf *out, uint32_t row_type, size_t count);

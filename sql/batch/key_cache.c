@@ -56,7 +56,7 @@ void acp_key_cache_ask(struct acp_key_cache *cache, struct acp_change_feed *feed
 }
 
 /* True if the tenant of the entry is in the list. The nil UUID stands for all tenants. */
-static bool concerned(const struct entry *entry, const char *changed)
+static bool is_affected(const struct entry *entry, const char *changed)
 {
 	return entry->used &&
 	       (strstr(changed, ACP_NIL_UUID) != NULL || strstr(changed, entry->principal.tenant_id) != NULL);
@@ -66,7 +66,7 @@ static void forget(struct acp_key_cache *cache, const char *changed)
 {
 	for (size_t i = 0; i < SETS; i++)
 		for (size_t way = 0; way < WAYS; way++)
-			if (concerned(&cache->entries[i][way], changed))
+			if (is_affected(&cache->entries[i][way], changed))
 				cache->entries[i][way].used = false;
 }
 
@@ -126,8 +126,8 @@ void acp_key_cache_put(struct acp_key_cache *cache, const uint8_t key_hash[ACP_S
 		       const struct acp_principal *principal, int64_t expires_us, int64_t version)
 {
 	pthread_mutex_lock(&cache->lock);
-	/* Data read before the newest known change may be what that change replaced. Versions of another server cannot
-	 * be compared. */
+	/* Data read before the newest known change may be out of date. Versions of another server cannot be
+	 * compared. */
 	if (cache->lease_us && version == cache->version) {
 		struct entry *set = set_of(cache, key_hash);
 		struct entry *entry = find(set, key_hash);
@@ -166,8 +166,8 @@ bool acp_key_cache_get(struct acp_key_cache *cache, const uint8_t key_hash[ACP_S
 	bool found = false;
 	pthread_mutex_lock(&cache->lock);
 	uint64_t age = now - cache->asked_us;
-	/* Changes by another process of this host are not known here, however recent the answer: this process may have
-	 * lost the database while that process still reaches it. */
+	/* Even a recent answer may miss a change by another process of this host: this process may have lost the
+	 * database while that process still reaches it. */
 	bool good = changes == cache->seen && (age < cache->lease_us || age < (uint64_t)stale_ms * 1000u);
 	struct entry *entry = good ? find(set_of(cache, key_hash), key_hash) : NULL;
 	int64_t at = clock_now(cache, now);

@@ -1,10 +1,11 @@
 /* key_cache.h - API keys known to one process, so that most calls need not query PostgreSQL for the caller.
  *
  * Every answer of the database names the tenants that changed since the last one (acp.change_feed), so the cache is
- * right as of the query of the newest answer. A cached key is used only while that query is younger than the lease: a
+ * correct as of the query of the newest answer. A cached key is used only while that query is younger than the lease: a
  * change applies to every call that starts a lease after its commit, whatever else happens (contract section 1 allows
- * 100 ms). Under load the answers to the audit writer renew the lease continuously; an idle process queries. Changes by
- * another process of this host apply at once: that process raises a counter that all of them read. Private to sql/. */
+ * 100 ms). Under load, the answers to the audit writer renew the lease continuously; an idle process queries the
+ * database. Changes by another process of this host apply at once: that process raises a counter that all of them read.
+ * Private to sql/. */
 #ifndef ACP_KEY_CACHE_H
 #define ACP_KEY_CACHE_H
 
@@ -19,7 +20,7 @@ struct acp_change_feed {
 	uint64_t asked_us;   /* monotonic time before the query */
 	uint64_t seen;       /* value of the change counter before the query */
 	int64_t version;     /* number of the last change */
-	const char *changed; /* text form of a uuid[]: tenants that changed since the version asked from; "" none */
+	const char *changed; /* text form of a uuid[]: tenants that changed since that version; "": none */
 	int64_t at_us;       /* database clock, microseconds since 1970; 0: not requested */
 };
 
@@ -28,25 +29,25 @@ struct acp_change_feed {
 struct acp_key_cache *acp_key_cache_new(int64_t lease_ms, const struct acp_shared_counter *changes);
 void acp_key_cache_free(struct acp_key_cache *cache);
 
-/* Call before a query: fills since (the start of the change feed), asked_us and seen; *ask_clock: also query the
+/* Call before a query. Fills since (the start of the change feed), asked_us and seen. *ask_clock: also query the
  * clock. */
 void acp_key_cache_ask(struct acp_key_cache *cache, struct acp_change_feed *feed, bool *ask_clock);
 
 /* Applies the change feed: drops changed entries and renews the lease. */
 void acp_key_cache_apply(struct acp_key_cache *cache, const struct acp_change_feed *feed);
 
-/* Stores the answer about a key. expires_us: end of the key, microseconds since 1970; 0: never. */
+/* Stores the principal of a key. expires_us: end of the key, microseconds since 1970; 0: never. */
 void acp_key_cache_put(struct acp_key_cache *cache, const uint8_t key_hash[ACP_SHA256_LEN],
 		       const struct acp_principal *principal, int64_t expires_us, int64_t version);
 
-/* Finds the caller of a key, with the time of the call by the database clock. False: not known, or the newest answer is
- * older than the lease (or than stale_ms, if larger, for when the database is away) or older than a change by a
+/* Finds the principal of a key, with the time of the call by the database clock. False: not known, or the newest answer
+ * is older than the lease (or than stale_ms, if larger, for when the database is away) or older than a change by a
  * program of this host. */
 bool acp_key_cache_get(struct acp_key_cache *cache, const uint8_t key_hash[ACP_SHA256_LEN], int64_t stale_ms,
 		       struct acp_principal *out);
 
-/* The database clock now, as text for a timestamptz, from the newest answer; before the first, the clock of this
- * host. */
+/* Writes the current time as text for a timestamptz: by the database clock, according to the newest answer; before the
+ * first answer, by the clock of this host. */
 void acp_key_cache_clock(struct acp_key_cache *cache, char ts[ACP_TS_LEN]);
 
 #endif

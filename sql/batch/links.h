@@ -1,5 +1,5 @@
-/* links.h - makes rows of audit_logs links of a hash chain, here instead of in SQL: their salt, hash and binary form.
- * acp.audit_append_rows() is the model; tests compare the results of both. Private to sql/. */
+/* links.h - links rows of audit_logs to a hash chain, here instead of in SQL: computes their salt, hash and binary
+ * form. acp.audit_append_rows() is the model; tests compare the results of both. Private to sql/. */
 #ifndef ACP_LINKS_H
 #define ACP_LINKS_H
 
@@ -17,8 +17,8 @@ struct acp_link {
 };
 
 /* Appends the rows as one binary array of acp.audit_logs, linked to *end in their order; *end becomes the last of them.
- * row_type: OID of acp.audit_logs. False: only PostgreSQL can make the text of one of them (acp_chain_text), or out of
- * memory; *end is then invalid. */
+ * row_type: OID of acp.audit_logs. False: only PostgreSQL can produce the text of one of them (acp_chain_text), or out
+ * of memory; *end is then invalid. */
 bool acp_links_write(struct acp_buf *out, const struct acp_event *const *events, size_t count, uint32_t row_type,
 		     struct acp_link *end) ACP_MUSTCHECK;
 

@@ -8,7 +8,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 
-/* A waiting call: on the stack of its thread, or on the heap if a callback is run later. */
+/* A waiting call: on the stack of its thread, or on the heap if it has a callback. */
 struct waiter {
 	const struct acp_event *event;
 	bool held;
@@ -16,7 +16,7 @@ struct waiter {
 	sem_t wake;
 	acp_writer_stored *stored; /* callback; NULL: its thread waits for wake */
 	void *arg;
-	bool alone; /* the server refused the batch: each of its calls is now stored by itself */
+	bool alone; /* the server refused the batch: each of its calls is now stored separately */
 	int64_t used;
 	bool refused;
 	enum acp_db_status status;
@@ -37,7 +37,7 @@ void acp_queue_init(struct queue *queue);
 void acp_queue_destroy(struct queue *queue);
 void acp_queue_put(struct queue *queue, struct waiter *waiter);
 
-/* NULL: the queue is empty. */
+/* Removes and returns the first call. NULL: the queue is empty. */
 struct waiter *acp_queue_take(struct queue *queue);
 
 /* Waits until the queue is filled and has room for this thread. False: *stop is set and the queue is empty. */

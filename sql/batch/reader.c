@@ -13,16 +13,16 @@
 #include <string.h>
 
 enum {
-	TOGETHER = 8,     /* maximum number of calls in one statement */
+	MAX_CALLS = 8,    /* maximum number of calls in one statement */
 	GATHER_US = 1000, /* longest wait of a statement for more calls */
-	UNDER_WAY = 2,
+	MAX_IN_PROGRESS = 2,
 	VALUES = 3, /* values of one call */
 	SLOW_US = 50000,
 	SLOW_APART_US = 1000000,
 	REFUSED_APART_US = 100000,
 };
 
-/* Where the results of a statement are kept; its calls share the rows. */
+/* The results of a statement, shared by its calls. */
 struct acp_read_rows {
 	PGresult *rows;
 	atomic_int users;
@@ -50,7 +50,7 @@ struct function {
 	char one_sql[512], many_sql[1024];
 	struct acp_db_statement one, many;
 	pthread_mutex_t lock; /* protects the members below */
-	int under_way;
+	int in_progress;
 	uint64_t apart_until_us;
 	size_t recent;    /* number of calls in the last finished statement */
 	uint64_t took_us; /* duration of that statement */
@@ -88,7 +88,7 @@ bool acp_function_name(const char *function, char out[ACP_FUNCTION_SIZE])
 	return true;
 }
 
-/* Behind a pooler, names of other processes share a namespace with ours. The name is derived from the statement. */
+/* Behind a pooler, the names of all processes share one namespace. Therefore the name is derived from the statement. */
 static struct acp_db_statement statement(char name[32], const char *sql, int count)
 {
 	uint8_t hash[ACP_SHA256_LEN];
@@ -123,7 +123,7 @@ static bool write_statements(struct function *function)
 		       " set_config('acp.result_meta', '', true), set_config('acp.quantity', '', true)"
 		       " FROM r CROSS JOIN (VALUES",
 		       name);
-	for (int i = 0; i < TOGETHER; i++)
+	for (int i = 0; i < MAX_CALLS; i++)
 		acp_buf_printf(&sql, "%s (%d, $%d::uuid, $%d::jsonb, $%d::jsonb)", i ? "," : "", i, VALUES * i + 1,
 			       VALUES * i + 2, VALUES * i + 3);
 	acp_buf_printf(&sql, ") v(n, t, p, c) WHERE v.t IS NOT NULL");
@@ -131,7 +131,7 @@ static bool write_statements(struct function *function)
 	if (ok)
 		snprintf(function->many_sql, sizeof function->many_sql, "%s", sql.ptr);
 	acp_buf_release(&sql);
-	function->many = statement(function->many_name, function->many_sql, VALUES * TOGETHER);
+	function->many = statement(function->many_name, function->many_sql, VALUES * MAX_CALLS);
 	return ok;
 }
 
@@ -235,8 +235,8 @@ static struct waiting **take_waiting(struct function *function, int count, struc
 	return last;
 }
 
-/* Marks a call as done. From here on its thread owns it. */
-static void tell(struct function *function, struct waiting *call, enum state state)
+/* Sets the final state of a call. From here on its thread owns it. */
+static void set_state(struct function *function, struct waiting *call, enum state state)
 {
 	pthread_mutex_lock(&function->lock);
 	call->state = state;
@@ -245,7 +245,7 @@ static void tell(struct function *function, struct waiting *call, enum state sta
 }
 
 /* Ends a statement: the first waiting call sends the next one. If the server did not answer this statement, it will not
- * answer the waiting calls either (lost: the list that they join). */
+ * answer the waiting calls either: they are added to the list lost. */
 static void hand_over(struct function *function, size_t count, uint64_t took_us, uint64_t apart_until_us,
 		      struct waiting **lost)
 {
@@ -262,29 +262,29 @@ static void hand_over(struct function *function, size_t count, uint64_t took_us,
 		next->state = LEADS;
 		pthread_cond_signal(&next->changed);
 	} else {
-		function->under_way--;
+		function->in_progress--;
 	}
 	pthread_mutex_unlock(&function->lock);
 }
 
 /* Returns the row index of each call; -1: no row. */
-static void find_rows(const struct acp_read_rows *rows, int at[TOGETHER])
+static void find_rows(const struct acp_read_rows *rows, int at[MAX_CALLS])
 {
-	for (int i = 0; i < TOGETHER; i++)
+	for (int i = 0; i < MAX_CALLS; i++)
 		at[i] = -1;
 	for (int row = 0; rows && row < PQntuples(rows->rows); row++) {
 		long n = PQnfields(rows->rows) > 3 ? strtol(PQgetvalue(rows->rows, row, 3), NULL, 10) : row;
-		if (n >= 0 && n < TOGETHER)
+		if (n >= 0 && n < MAX_CALLS)
 			at[n] = row;
 	}
 }
 
-/* Gives each call of a statement its outcome. A refusal of several calls does not name the refused one, so each of them
- * is then sent by itself. */
-static void tell_all(struct function *function, struct waiting *calls, bool several, enum acp_db_status status,
-		     struct acp_read_rows *rows, const struct acp_db_error *error)
+/* Ends each call of a statement. If the server refuses several calls at once, it does not say which one, so each of
+ * them is then sent separately. */
+static void end_calls(struct function *function, struct waiting *calls, bool several, enum acp_db_status status,
+		      struct acp_read_rows *rows, const struct acp_db_error *error)
 {
-	int at[TOGETHER];
+	int at[MAX_CALLS];
 	find_rows(rows, at);
 	for (int i = 0; calls; i++) {
 		struct waiting *call = calls;
@@ -294,12 +294,12 @@ static void tell_all(struct function *function, struct waiting *calls, bool seve
 		if (status == ACP_DB_OK && at[i] >= 0)
 			take_row(call->read, rows, at[i]);
 		bool again = status == ACP_DB_OK ? at[i] < 0 : status == ACP_DB_REFUSED;
-		tell(function, call, several && again ? APART : DONE);
+		set_state(function, call, several && again ? APART : DONE);
 	}
 }
 
-/* Time until which calls should not share a statement: the last one was slow enough that separate statements would have
- * been faster, or one call made it fail. 0: they may share. */
+/* Returns the time until which calls should not share a statement: the last one was so slow that separate statements
+ * would have been faster, or one call made it fail. 0: they may share. */
 static uint64_t apart_until(uint64_t took_us, enum acp_db_status status, bool several)
 {
 	if (took_us > SLOW_US)
@@ -321,16 +321,16 @@ static void gather(struct function *function)
 }
 
 /* Sends a statement for this call and the waiting ones. */
-static void lead(struct acp_reader *reader, struct function *function, struct waiting *self)
+static void send_shared(struct acp_reader *reader, struct function *function, struct waiting *self)
 {
-	const char *values[VALUES * TOGETHER] = {NULL};
+	const char *values[VALUES * MAX_CALLS] = {NULL};
 	struct acp_db_error error = {0};
 	struct acp_read_rows *rows = NULL;
 	size_t count = 0;
 	self->next = NULL;
 	pthread_mutex_lock(&function->lock);
 	gather(function);
-	struct waiting **last = take_waiting(function, TOGETHER - 1, &self->next);
+	struct waiting **last = take_waiting(function, MAX_CALLS - 1, &self->next);
 	pthread_mutex_unlock(&function->lock);
 	for (struct waiting *call = self; call; call = call->next, count++)
 		memcpy(values + VALUES * count, call->values, sizeof call->values);
@@ -338,18 +338,18 @@ static void lead(struct acp_reader *reader, struct function *function, struct wa
 	enum acp_db_status status = run(reader, count > 1 ? &function->many : &function->one, values, &rows, &error);
 	uint64_t took = acp_monotonic_us() - began;
 	hand_over(function, count, took, apart_until(took, status, count > 1), status == ACP_DB_AWAY ? last : NULL);
-	tell_all(function, self, count > 1, status, rows, &error);
+	end_calls(function, self, count > 1, status, rows, &error);
 	release_rows(rows);
 }
 
-/* Waits for its turn, or until another thread has sent this call. */
-static void await(struct acp_reader *reader, struct function *function, struct waiting *self)
+/* Waits until this call may be sent, or another thread has sent it. */
+static void wait_turn(struct acp_reader *reader, struct function *function, struct waiting *self)
 {
 	pthread_mutex_lock(&function->lock);
 	if (!function->shares || function->apart_until_us > acp_monotonic_us()) {
 		self->state = APART;
-	} else if (function->under_way < UNDER_WAY) {
-		function->under_way++;
+	} else if (function->in_progress < MAX_IN_PROGRESS) {
+		function->in_progress++;
 		self->state = LEADS;
 	} else {
 		*function->last = self;
@@ -361,7 +361,7 @@ static void await(struct acp_reader *reader, struct function *function, struct w
 		pthread_cond_wait(&self->changed, &function->lock);
 	pthread_mutex_unlock(&function->lock);
 	if (self->state == LEADS)
-		lead(reader, function, self);
+		send_shared(reader, function, self);
 }
 
 static enum acp_db_status read_apart(struct acp_reader *reader, const struct function *function,
@@ -390,7 +390,7 @@ enum acp_db_status acp_reader_call(struct acp_reader *reader, const char *name, 
 		return ACP_DB_REFUSED;
 	}
 	pthread_cond_init(&self.changed, NULL);
-	await(reader, function, &self);
+	wait_turn(reader, function, &self);
 	pthread_cond_destroy(&self.changed);
 	if (self.state == APART)
 		return read_apart(reader, function, self.values, read, error);

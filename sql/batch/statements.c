@@ -3,7 +3,7 @@
 
 enum {
 	PARAMS = ACP_COLUMNS + 6,
-	/* After a batch with a tenant near its limit, so many batches with free calls are not sent linked. */
+	/* After a batch with a tenant near its limit, this many batches with free calls are not linked here. */
 	NEAR_LIMIT_BATCHES = 16,
 };
 
@@ -100,7 +100,7 @@ static const struct acp_db_statement links = {
 	.count = 8,
 };
 
-/* Changes to another chain: the end of this one stays locked until the lost commit ends. */
+/* Switches to another chain: the end of this one stays locked until the lost commit ends. */
 static void leave_chain(struct chain *chain)
 {
 	acp_uuid(chain->owner);
@@ -109,10 +109,10 @@ static void leave_chain(struct chain *chain)
 
 static void end_found(void *arg)
 {
-	(void)arg; /* the batch's own statement is still to come */
+	(void)arg; /* the statement of the batch itself follows */
 }
 
-/* Finds the end of the chain and makes this process its owner, which needs a commit, too. */
+/* Finds the end of the chain and makes this process its owner, which also needs a commit. */
 static enum acp_db_status find_end(struct acp_db_conn *conn, struct batch *batch, struct acp_db_error *error)
 {
 	PGresult *rows = NULL;
@@ -219,7 +219,7 @@ static enum acp_db_status try_links(struct acp_writer *writer, struct acp_db_con
 	return status;
 }
 
-/* Another process may have moved the end of the chain: after a failover, or a long silence. */
+/* Tries again if another process has moved the end of the chain, for example after a failover or a long silence. */
 static enum acp_db_status send_links(struct acp_writer *writer, struct acp_db_conn *conn, struct batch *batch,
 				     bool free_calls, struct acp_db_error *error)
 {
@@ -258,8 +258,8 @@ void acp_batch_note(struct batch *batch, enum acp_db_status status, const struct
 	}
 }
 
-/* After a broken connection the batch is sent once more; rows that are stored already stay as they are. Then only
- * success shows the outcome of the first statement. */
+/* After a broken connection the batch is sent once more; rows that are already stored stay as they are. If the outcome
+ * of the first statement is unknown, only success of the second one resolves it. */
 static enum acp_db_status store(struct acp_writer *writer, struct batch *batch, bool again, struct acp_db_error *error)
 {
 	enum acp_db_status first = try_batch(writer, batch, again, error);
@@ -271,18 +271,18 @@ static enum acp_db_status store(struct acp_writer *writer, struct batch *batch, 
 
 /* 55P03: another transaction held a lock for longer than a shared statement waits for it. 23505: a statement whose
  * answer was lost has stored the row after all. */
-static bool wants_another_try(const struct acp_db_error *error)
+static bool should_retry(const struct acp_db_error *error)
 {
 	return strcmp(error->sqlstate, "55P03") == 0 || strcmp(error->sqlstate, "23505") == 0;
 }
 
 /* If the server refuses the batch, each call stores its own row: a row that cannot be stored, or that waits for a lock,
- * must not cost the others their rows, nor hold up later calls. */
+ * must neither cost the others their rows nor delay later calls. */
 void acp_batch_run(struct acp_writer *writer, struct batch *batch)
 {
 	struct acp_db_error error = {0};
 	enum acp_db_status status = store(writer, batch, false, &error);
-	bool alone = status == ACP_DB_REFUSED && (batch->count > 1 || wants_another_try(&error));
+	bool alone = status == ACP_DB_REFUSED && (batch->count > 1 || should_retry(&error));
 	for (size_t i = 0; i < batch->count; i++)
 		batch->waiters[i]->alone = alone;
 	acp_batch_note(batch, status, &error);

@@ -10,7 +10,7 @@
 enum {
 	WRITER_THREADS = 2, /* for each statement that may run: one waits for the disk while the other runs */
 	STACK = 512 * 1024,
-	ENOUGH = 16,      /* a statement with so many calls never waits for more */
+	ENOUGH = 16,      /* a statement with this many calls never waits for more */
 	GATHER_US = 2000, /* longest wait of a statement for more calls */
 	SLOW_MS = 100,    /* after this wait a call counts as blocked */
 };
@@ -35,7 +35,7 @@ static bool start_thread(struct acp_writer *writer, void *(*run)(void *writer))
 }
 
 /* Runs the callback of a call and releases the call. */
-static void tell(struct waiter *waiter)
+static void run_callback(struct waiter *waiter)
 {
 	const struct acp_writer_result result = {waiter->status, waiter->used, waiter->refused, &waiter->error};
 	waiter->stored(waiter->arg, &result);
@@ -52,14 +52,14 @@ static void *finish_retries(void *arg)
 		pthread_mutex_unlock(&writer->lock);
 		if (waiter->alone)
 			acp_waiter_run(writer, waiter);
-		tell(waiter);
+		run_callback(waiter);
 		pthread_mutex_lock(&writer->lock);
 	}
 	pthread_mutex_unlock(&writer->lock);
 	return NULL;
 }
 
-/* Moves a call to the retry queue. A retry may wait for a lock and must not hold up the others, so each gets its own
+/* Moves a call to the retry queue. A retry may wait for a lock and must not delay the others, so each gets its own
  * thread if one can be started. */
 static void retry_later(struct acp_writer *writer, struct waiter *waiter)
 {
@@ -70,7 +70,7 @@ static void retry_later(struct acp_writer *writer, struct waiter *waiter)
 	pthread_mutex_unlock(&writer->lock);
 }
 
-/* Wakes each waiting thread by itself. Runs callbacks here if all is well, so that the answer needs no other thread.
+/* Wakes the waiting thread of each call. Runs callbacks here if all is well, so that the answer needs no other thread.
  * Other calls go to the retry queue. */
 static void end_batch(struct acp_writer *writer, struct batch *batch)
 {
@@ -79,7 +79,7 @@ static void end_batch(struct acp_writer *writer, struct batch *batch)
 		if (!waiter->stored)
 			sem_post(&waiter->wake);
 		else if (waiter->status == ACP_DB_OK && !waiter->refused)
-			tell(waiter);
+			run_callback(waiter);
 		else
 			retry_later(writer, waiter);
 	}
@@ -87,7 +87,7 @@ static void end_batch(struct acp_writer *writer, struct batch *batch)
 
 static void *write_batches(void *arg);
 
-/* The statement of the batch has run, or will not run: the next statement may start. */
+/* The statement of the batch has run, or will not run. The next statement may start. */
 void acp_batch_executed(void *arg)
 {
 	struct batch *batch = arg;
@@ -110,8 +110,8 @@ static void start_another(struct acp_writer *writer)
 	pthread_mutex_unlock(&writer->lock);
 }
 
-/* The answer to the statement of the batch is late. If rows can be kept elsewhere, its calls are told now. This thread
- * goes on waiting, because the chain is in use until the answer comes; another thread takes its place. */
+/* The answer to the statement of the batch is late. If rows can be kept elsewhere, the calls of the batch end now. This
+ * thread keeps waiting, because the chain is in use until the answer comes. Another thread takes its place. */
 bool acp_batch_late(void *arg)
 {
 	struct batch *batch = arg;
@@ -130,7 +130,7 @@ bool acp_batch_late(void *arg)
 	return true;
 }
 
-/* Takes calls from the queue, and a free chain for them. The caller holds the lock. */
+/* Fills a batch with calls from the queue, and reserves a free chain for them. The caller holds the lock. */
 static void fill(struct acp_writer *writer, struct batch *batch)
 {
 	struct waiter *waiter;
@@ -153,8 +153,7 @@ static void fill(struct acp_writer *writer, struct batch *batch)
 
 /* A statement costs as much processor time as several of its rows. If calls arrive faster than statements end, waits
  * for as many calls as the last statement had, for at most as long as that one took: a call hardly waits longer than it
- * would have anyway, and a busy host stores more calls. The caller holds the lock. False: another thread took the
- * calls. */
+ * would anyway, and a busy host stores more calls. The caller holds the lock. False: another thread took the calls. */
 static bool gather(struct acp_writer *writer)
 {
 	struct queue *calls = &writer->calls;
@@ -206,7 +205,7 @@ static void *write_batches(void *arg)
 
 /* The writer --------------------------------------------------------------------------------------------------- */
 
-/* Starts the writers and one thread for the retry queue. That one does all retries if no other can be started. */
+/* Starts the writers and one thread for the retry queue. That thread does all retries if no other can be started. */
 static bool start_threads(struct acp_writer *writer)
 {
 	bool ok = true;
@@ -248,7 +247,7 @@ void acp_writer_free(struct acp_writer *writer)
 	pthread_cond_broadcast(&writer->calls.enough);
 	pthread_cond_broadcast(&writer->retries.filled);
 	pthread_mutex_unlock(&writer->lock);
-	acp_db_pool_stop(writer->pool); /* a late commit may still be waited for, long after its calls were told */
+	acp_db_pool_stop(writer->pool); /* a thread may still wait for a late commit, long after the end of its calls */
 	/* No call is in progress, so no more threads are started. */
 	for (int i = 0; i < writer->started; i++)
 		pthread_join(writer->threads[i], NULL);

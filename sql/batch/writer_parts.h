@@ -1,5 +1,5 @@
-/* writer_parts.h - the inside of a writer, and the functions that writer.c and statements.c share. Private to these
- * files; writer.h is for all others. */
+/* writer_parts.h - the internals of a writer, and the functions that writer.c and statements.c share. Private to these
+ * files; all others use writer.h. */
 #ifndef ACP_WRITER_PARTS_H
 #define ACP_WRITER_PARTS_H
 
@@ -12,7 +12,7 @@
 enum {
 	BATCH_MAX = 256,
 	CHAINS = 32,        /* twice the maximum number of writers: see WRITER_THREADS */
-	RETRY_THREADS = 64, /* at most; each is started when it is needed */
+	RETRY_THREADS = 64, /* at most; each is started on demand */
 };
 
 /* A chain that this process owns: rows are linked to its end here, which is cheaper than in SQL. */
@@ -29,8 +29,8 @@ struct acp_writer {
 	struct acp_key_cache *cache;
 	struct acp_writer_options options;
 	pthread_mutex_t lock; /* protects calls, retries, stop, busy chains and threads */
-	struct queue calls;   /* to be stored */
-	struct queue retries; /* refused or lost: the rest of their work may take long */
+	struct queue calls;   /* calls to be stored */
+	struct queue retries; /* refused or lost calls: the rest of their work may take long */
 	bool stop;
 	struct chain chains[CHAINS];
 	int near_limit;       /* see NEAR_LIMIT_BATCHES */
@@ -49,8 +49,8 @@ struct batch {
 	const struct acp_event *events[BATCH_MAX];
 	bool held[BATCH_MAX];
 	struct acp_writer *writer;
-	bool shared;  /* belongs to a thread of the writer, which may tell its calls early; count is then 0 */
-	bool running; /* its statement runs, and keeps the next one from running */
+	bool shared;  /* belongs to a thread of the writer, which may end its calls early; count is then 0 */
+	bool running; /* its statement is running and counts against calls.room */
 };
 
 /* Threads (writer.c) ----------------------------------------------------------------------------------------------- */
@@ -64,10 +64,10 @@ bool acp_batch_late(void *batch);
 /* Stores the batch and notes the outcome in each waiter. */
 void acp_batch_run(struct acp_writer *writer, struct batch *batch);
 
-/* Stores one call by itself, which may be stored already. */
+/* Stores a single call, which may already be stored. */
 void acp_waiter_run(struct acp_writer *writer, struct waiter *waiter);
 
-/* Notes an outcome in each waiter of the batch. error: where status is not ACP_DB_OK. */
+/* Notes an outcome in each waiter of the batch. error: only used if status is not ACP_DB_OK. */
 void acp_batch_note(struct batch *batch, enum acp_db_status status, const struct acp_db_error *error);
 
 #endif

@@ -1,4 +1,4 @@
-/* Answers of the database: codes, refusals, columns, JSON. */
+/* Reads answers of the database: codes, refusals, columns, JSON. */
 #include "pg_parts.h"
 
 #include "json.h"
@@ -6,33 +6,32 @@
 
 /* Errors ------------------------------------------------------------------------------------------------------- */
 
-/* acp.fail() in SQL: code in the hint, member in the detail. */
+/* acp.fail() in SQL puts the code into the hint and the member into the detail. */
 static bool is_refusal(const struct acp_db_error *error)
 {
 	return strcmp(error->sqlstate, "ACP01") == 0;
 }
 
-/* A server that is there and cannot do it just now: a full disk, no memory, a deadlock. The statement did nothing, and
- * the same call may succeed in a moment. */
-static bool passes(const char *sqlstate)
+/* A running server failed temporarily: a full disk, no memory, a deadlock. The statement did nothing, and the same call
+ * may soon succeed. */
+static bool is_temporary(const char *sqlstate)
 {
 	return strncmp(sqlstate, "53", 2) == 0 || strncmp(sqlstate, "40", 2) == 0 || strcmp(sqlstate, "58030") == 0;
 }
 
-/* What the caller is told; what happened goes to the log. */
 enum acp_code acp_pg_code(enum acp_db_status status, const struct acp_db_error *error, const char *what)
 {
 	if (status == ACP_DB_OK)
 		return ACP_OK;
 	if (is_refusal(error)) {
 		enum acp_code code = acp_code_of(error->hint);
-		return acp_code_outcome(code) == ACP_SUCCESS ? ACP_INTERNAL_ERROR : code; /* a refusal is no success */
+		return acp_code_outcome(code) == ACP_SUCCESS ? ACP_INTERNAL_ERROR : code; /* a refusal is an error */
 	}
 	acp_log(ACP_LOG_ERROR, "database: %s: %s%s%s", what, error->message, *error->sqlstate ? " SQLSTATE " : "",
 		error->sqlstate);
 	if (status == ACP_DB_UNKNOWN)
 		return ACP_OUTCOME_UNKNOWN;
-	return status == ACP_DB_AWAY || passes(error->sqlstate) ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
+	return status == ACP_DB_AWAY || is_temporary(error->sqlstate) ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
 }
 
 void acp_pg_column(char *out, size_t size, const PGresult *rows, int column)
@@ -40,7 +39,6 @@ void acp_pg_column(char *out, size_t size, const PGresult *rows, int column)
 	snprintf(out, size, "%s", PQgetvalue(rows, 0, column));
 }
 
-/* Out of memory: a text that is no JSON, so that the database refuses the whole statement. */
 const char *acp_pg_text(struct json_object *event)
 {
 	size_t len;
@@ -53,7 +51,6 @@ enum acp_tier acp_pg_tier(const char *text)
 	return strcmp(text, "paid") == 0 ? ACP_TIER_PAID : ACP_TIER_FREE;
 }
 
-/* A column with a number; none: the given one. */
 int64_t acp_pg_number(const PGresult *rows, int column, int64_t none)
 {
 	return PQgetisnull(rows, 0, column) ? none : strtoll(PQgetvalue(rows, 0, column), NULL, 10);
@@ -61,7 +58,6 @@ int64_t acp_pg_number(const PGresult *rows, int column, int64_t none)
 
 /* JSON --------------------------------------------------------------------------------------------------------- */
 
-/* A jsonb; NULL gives NULL. */
 enum acp_code acp_pg_parse(const char *text, struct json_object **out)
 {
 	*out = NULL;
@@ -75,14 +71,13 @@ enum acp_code acp_pg_parse(const char *text, struct json_object **out)
 	return verdict == ACP_JSON_OK ? ACP_OK : ACP_INTERNAL_ERROR;
 }
 
-/* A column of type jsonb of one row. */
+/* Parses a jsonb column of a single row. *out is NULL if there is no row, or the column is null. */
 static enum acp_code parse_column(const PGresult *rows, int column, struct json_object **out)
 {
 	bool none = PQntuples(rows) != 1 || PQgetisnull(rows, 0, column);
 	return acp_pg_parse(none ? NULL : PQgetvalue(rows, 0, column), out);
 }
 
-/* What a statement gave whose one column is jsonb (or null). Releases rows. */
 enum acp_code acp_pg_take_json(enum acp_db_status status, PGresult *rows, struct json_object **out,
 			       const struct acp_db_error *error, const char *what)
 {
@@ -93,7 +88,6 @@ enum acp_code acp_pg_take_json(enum acp_db_status status, PGresult *rows, struct
 	return code;
 }
 
-/* Runs such a statement, which changes nothing. */
 enum acp_code acp_pg_read_json(struct acp_pg_plane *pg, const char *sql, int count, const char *const *values,
 			       struct json_object **out, struct acp_db_error *error, const char *what)
 {
@@ -102,7 +96,6 @@ enum acp_code acp_pg_read_json(struct acp_pg_plane *pg, const char *sql, int cou
 	return acp_pg_take_json(status, rows, out, error, what);
 }
 
-/* Runs such a statement and commits it. timeout_ms 0: as for every statement. */
 enum acp_code acp_pg_write_json(struct acp_pg_plane *pg, const char *sql, int count, const char *const *values,
 				int timeout_ms, struct json_object **out, struct acp_db_error *error, const char *what)
 {
@@ -111,7 +104,6 @@ enum acp_code acp_pg_write_json(struct acp_pg_plane *pg, const char *sql, int co
 	return acp_pg_take_json(status, rows, out, error, what);
 }
 
-/* What a function that refused says to the caller. */
 void acp_pg_refusal(enum acp_code code, const struct acp_db_error *error, struct acp_refusal *refusal)
 {
 	if (code == ACP_OK || !is_refusal(error))

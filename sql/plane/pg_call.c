@@ -1,10 +1,10 @@
-/* Callers and their calls: authentication, policies, the transaction, idempotency. */
+/* Callers and their calls: authentication, policies, transactions, idempotency. */
 #include "pg_parts.h"
 
 #include "json.h"
 #include "log.h"
 
-/* Who calls ---------------------------------------------------------------------------------------------------- */
+/* Authentication ----------------------------------------------------------------------------------------------- */
 
 enum { KEY_COLUMNS = 10, VERSION_COLUMN = KEY_COLUMNS, CHANGED_COLUMN, CLOCK_COLUMN };
 
@@ -20,7 +20,8 @@ static void read_principal(const PGresult *rows, struct acp_principal *out)
 	out->calls_limit = acp_pg_number(rows, 8, -1);
 }
 
-static enum acp_code ask_who(struct acp_pg_plane *pg, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out)
+static enum acp_code query_principal(struct acp_pg_plane *pg, const uint8_t key_hash[ACP_SHA256_LEN],
+				     struct acp_principal *out)
 {
 	static const struct acp_db_statement statement = {
 		.name = "acp_authenticate_1",
@@ -37,12 +38,12 @@ static enum acp_code ask_who(struct acp_pg_plane *pg, const uint8_t key_hash[ACP
 	char since[24];
 	acp_db_bytea(key_hash, ACP_SHA256_LEN, hash);
 	struct acp_change_feed feed = {0};
-	bool ask_clock; /* this statement tells the clock anyway */
+	bool ask_clock; /* not used: this statement always returns the clock */
 	acp_key_cache_ask(pg->keys, &feed, &ask_clock);
 	snprintf(since, sizeof since, "%lld", (long long)feed.since);
 	const char *values[] = {hash, since};
 	enum acp_db_status status = acp_db_read_again(pg->pool, &statement, values, &rows, &error);
-	/* It takes no time and waits for nobody's lock, as an action's reads may. */
+	/* This statement is fast and waits for no lock, unlike the reads of an action. */
 	if (status == ACP_DB_AWAY && error.timed_out)
 		acp_db_unresponsive(pg->pool);
 	enum acp_code code = acp_pg_code(status, &error, "authenticate");
@@ -63,14 +64,15 @@ static enum acp_code ask_who(struct acp_pg_plane *pg, const uint8_t key_hash[ACP
 	return code;
 }
 
-/* Asking costs nothing while there is little to do, and then every change is seen at once. While the database is away a
- * caller that was known a moment ago still is, if what the call leaves behind has a place to wait in. */
+/* A query costs nothing while there is little to do, and sees every change at once. Under load, uses the cache. While
+ * the database is away, a caller that was known a moment ago is still accepted, if the journal can keep the rows of its
+ * calls. */
 static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out)
 {
 	struct acp_pg_plane *pg = self;
 	if (acp_writer_busy(pg->writer) && acp_key_cache_get(pg->keys, key_hash, 0, out))
 		return ACP_OK;
-	enum acp_code code = ask_who(pg, key_hash, out);
+	enum acp_code code = query_principal(pg, key_hash, out);
 	if (code == ACP_UNAVAILABLE && pg->journal &&
 	    acp_key_cache_get(pg->keys, key_hash, pg->config->key_cache_stale * 1000, out))
 		return ACP_OK;
@@ -83,8 +85,8 @@ static enum acp_code authorize(void *self, struct json_object *query, struct jso
 	struct acp_db_error error;
 	PGresult *rows = NULL;
 	const char *values[] = {acp_pg_text(query)};
-	/* It writes where it asks for an approval. Policies hold also while no commit is answered: so this one is as a
-	 * read, and is not refused then. */
+	/* This statement writes if it requests an approval. It still counts as a read, so that it is not refused while
+	 * no commit is answered: policies apply then, too. */
 	enum acp_db_status status = acp_db_attempt(pg->pool, ACP_DB_TO_READ, "SELECT acp.authorize($1)", 1, values,
 						   (int)pg->config->db_timeout, &rows, &error);
 	return acp_pg_take_json(status, rows, decision, &error, "policy");
@@ -145,7 +147,7 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 	const char *values[] = {tenant_id, acp_pg_text(params), acp_pg_text(ctx)};
 	enum acp_db_status status = acp_db_exec(tx->conn, sql, 3, values, 0, &rows, &error);
 	enum acp_code code = acp_pg_take_json(status, rows, data, &error, function);
-	/* Elsewhere that state tells of a standby, and that trying again helps. */
+	/* Outside a read-only transaction, this SQLSTATE means a standby, where a retry helps. */
 	if (code == ACP_UNAVAILABLE && tx->read_only && strcmp(error.sqlstate, "25006") == 0)
 		code = ACP_INTERNAL_ERROR;
 	acp_pg_refusal(code, &error, refusal);

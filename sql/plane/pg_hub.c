@@ -1,4 +1,4 @@
-/* Other kernels: this one as their hub, and the audit rows on their way to its own hub. */
+/* Other kernels: this kernel as their hub, and the queue of audit rows for its own hub. */
 #include "pg_parts.h"
 
 #include "json.h"
@@ -10,10 +10,10 @@ struct hub_statement {
 	const char *sql;
 	bool reads;
 	bool changes_access;
-	int timeout_ms; /* 0: as for every statement */
+	int timeout_ms; /* 0: the default */
 };
 
-/* A month of all tenants takes longer than a call may. */
+/* Billing a month of all tenants takes longer than a call may. */
 enum { TEN_MINUTES_MS = 600000 };
 
 static const struct hub_statement hub_statements[ACP_HUB_REQUESTS] = {
@@ -32,7 +32,7 @@ static const struct hub_statement hub_statements[ACP_HUB_REQUESTS] = {
 	[ACP_HUB_BILLING_INVOICE] = {"billing_invoice", "SELECT acp.hub_billing_invoice($1, $2)", true, false, 0},
 };
 
-/* What acp.hub_… takes besides the body: the settings, and the time of the audit row. */
+/* Adds the arguments of acp.hub_… besides the body: settings, and the time of the audit row. */
 static bool complete_context(struct acp_pg_plane *pg, struct json_object *ctx)
 {
 	char ts[ACP_TS_LEN];

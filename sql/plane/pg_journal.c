@@ -3,9 +3,9 @@
 #include "db.h"
 #include "log.h"
 
-enum { BATCH_MS = 30000 }; /* five hundred events take some 0.1 s, and no client waits */
+enum { BATCH_MS = 30000 }; /* five hundred events take about 0.1 s, and no client waits */
 
-/* A missing partition also gives check_violation, but names no constraint. The partition may be detached for a moment;
+/* A missing partition also causes check_violation, but names no constraint. The partition may be detached for a moment;
  * the events are good. */
 static bool lacks_partition(const struct acp_db_error *error)
 {
@@ -25,7 +25,7 @@ static bool is_data_error(const struct acp_db_error *error)
 static enum acp_code failed(enum acp_db_status status, const struct acp_db_error *error, size_t count)
 {
 	bool data = status == ACP_DB_REFUSED && is_data_error(error);
-	/* For a batch this is not final: it is halved and tried again. */
+	/* For a batch this is not final: it is halved and retried. */
 	if (!data || count == 1)
 		acp_log(ACP_LOG_ERROR, "database: journal replay: %s%s%s", error->message,
 			*error->sqlstate ? " SQLSTATE " : "", error->sqlstate);
@@ -49,7 +49,8 @@ enum acp_code acp_pg_journal_commit(void *arg, const char *events, size_t count)
 	bool enforced = config->usage_enforcement && !*config->hub_url;
 	const char *values[] = {events, enforced ? limit : NULL, warn};
 	enum acp_db_status status = acp_db_write(journal->pool, sql, 3, values, BATCH_MS, &rows, &error);
-	/* A statement that the router stopped waiting for has just stored one of the rows. The next try sees it. */
+	/* A statement that the router no longer waited for has just stored one of the rows. The next try sees that
+	 * row. */
 	if (status == ACP_DB_REFUSED && strcmp(error.sqlstate, "23505") == 0)
 		status = acp_db_write(journal->pool, sql, 3, values, BATCH_MS, &rows, &error);
 	if (status != ACP_DB_OK)

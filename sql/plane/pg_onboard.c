@@ -1,4 +1,4 @@
-/* Onboarding: a tenant with its first key. */
+/* Onboarding: creates a tenant with its first key. */
 #include "pg_parts.h"
 
 #include "clock.h"
@@ -49,11 +49,11 @@ static enum acp_code read_onboarded(const PGresult *rows, struct acp_onboarded *
 	return ACP_OK;
 }
 
-/* Where it is not known whether the tenant was made, the same statement is sent again: it knows its own tenant and
- * does not make it twice, and it waits for a commit that is under way. That others find the server away meanwhile
- * ends nothing here: nobody else has the tenant's key. */
-static enum acp_db_status make_tenant(struct acp_pg_plane *pg, const char *sql, const char *const *values,
-				      PGresult **rows, struct acp_db_error *error)
+/* If it is unknown whether the tenant was created, sends the same statement again: it recognises its own tenant, does
+ * not create it twice, and waits for a commit that is in progress. Keeps trying even if the server is away for other
+ * callers: nobody else has the tenant's key. */
+static enum acp_db_status create_tenant(struct acp_pg_plane *pg, const char *sql, const char *const *values,
+					PGresult **rows, struct acp_db_error *error)
 {
 	const struct timespec pause = {.tv_nsec = 100 * 1000000L};
 	uint64_t deadline = acp_monotonic_us() + (uint64_t)pg->config->db_commit_timeout * 1000u;
@@ -83,7 +83,7 @@ enum acp_code acp_pg_onboard(void *self, const struct acp_onboarding *in, struct
 		return ACP_INTERNAL_ERROR;
 	acp_db_bytea(in->key_hash, ACP_SHA256_LEN, hash);
 	const char *values[] = {acp_pg_text(p), hash, acp_pg_text(in->event)};
-	enum acp_db_status status = make_tenant(pg, sql, values, &rows, &error);
+	enum acp_db_status status = create_tenant(pg, sql, values, &rows, &error);
 	enum acp_code code = acp_pg_code(status, &error, "onboard");
 	json_object_put(p);
 	if (code == ACP_OK)

@@ -1,5 +1,5 @@
 /* pg_parts.h - the parts of the control plane over PostgreSQL, and the functions that they share. Private to
- * sql/plane/: pg_plane.c puts the tables of the parts together. */
+ * sql/plane/. pg_plane.c combines the tables of the parts. */
 #ifndef ACP_PG_PARTS_H
 #define ACP_PG_PARTS_H
 
@@ -17,7 +17,7 @@ struct acp_pg_plane {
 	struct acp_writer *writer;
 	struct acp_journal *journal; /* NULL: off */
 	struct acp_shared_counter *changes;
-	char free_limit[24]; /* settings as the statements take them */
+	char free_limit[24]; /* settings, as parameters of statements */
 	char reservation_ttl[24];
 	char idempotency_lease[24];
 	char warn_at_percent[24];
@@ -38,47 +38,48 @@ extern const struct acp_plane_webhooks acp_pg_webhooks;
 extern const struct acp_plane_console acp_pg_console;
 extern const struct acp_plane_hub acp_pg_hub; /* pg_hub.c */
 
-/* Members of acp_pg_call in files of their own: pg_settle.c and pg_onboard.c (plane.h describes them). */
+/* Members of acp_pg_call in separate files: pg_settle.c and pg_onboard.c (plane.h describes them). */
 enum acp_code acp_pg_settle(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *used);
 bool acp_pg_settle_later(void *self, const struct acp_settlement *end, acp_settled *settled, void *arg);
 enum acp_code acp_pg_record(void *self, const struct acp_settlement *end);
 enum acp_code acp_pg_resolve(void *self, const struct acp_settlement *end);
 enum acp_code acp_pg_onboard(void *self, const struct acp_onboarding *in, struct acp_onboarded *out);
 
-/* Is the free allowance enforced here? With a remote hub it is kept there. */
+/* True if the free allowance is enforced here. With a remote hub, the hub enforces it. */
 bool acp_pg_enforces(const struct acp_config *config);
 
-/* A transaction. begin: ACP_OK with *out, which one of the other two ends; end closes a connection that still stands in
- * a transaction. */
+/* A transaction. begin sets *out on ACP_OK; rollback or end_tx ends it. end_tx closes a connection that is still in a
+ * transaction. */
 enum acp_code acp_pg_begin(void *self, bool read_only, struct acp_tx **out);
 void acp_pg_rollback(struct acp_tx *tx);
 void acp_pg_end_tx(struct acp_tx *tx);
 
 /* Answers of the database (pg_answer.c) ---------------------------------------------------------------------------- */
 
-/* The code for the caller; the error goes to the log under the name what, unless it is a refusal of acp.fail(). */
+/* Returns the code for the caller. Logs the error under the name what, unless it is a refusal of acp.fail(). */
 enum acp_code acp_pg_code(enum acp_db_status status, const struct acp_db_error *error, const char *what);
 
-/* Fills refusal with the sentence and the member of a refusal of acp.fail(); leaves it alone otherwise. */
+/* Fills refusal with the sentence and the member if the error is a refusal of acp.fail(); otherwise leaves it
+ * unchanged. */
 void acp_pg_refusal(enum acp_code code, const struct acp_db_error *error, struct acp_refusal *refusal);
 
-/* A column of the first row: its text, cut to size; its number, or none where it is null. */
+/* Reads a column of the first row: as text, cut to size; as a number, or none if it is null; as a tier. */
 void acp_pg_column(char *out, size_t size, const PGresult *rows, int column);
 int64_t acp_pg_number(const PGresult *rows, int column, int64_t none);
 enum acp_tier acp_pg_tier(const char *text);
 
-/* The JSON of value as a parameter; value owns it. Out of memory: a text that is no JSON, so that the database refuses
- * the whole statement. */
+/* Returns the JSON text of value as a parameter; value owns it. Out of memory: returns a text that is not JSON, so that
+ * the database refuses the whole statement. */
 const char *acp_pg_text(struct json_object *value);
 
-/* Parses a jsonb; NULL gives *out NULL. *out is owned by the caller. */
+/* Parses a jsonb text. text NULL: *out is NULL. The caller owns *out. */
 enum acp_code acp_pg_parse(const char *text, struct json_object **out);
 
-/* Takes the answer of a statement whose one column is jsonb (or null); releases rows. *out is owned by the caller. */
+/* Parses the answer of a statement whose only column is jsonb (or null), and releases rows. The caller owns *out. */
 enum acp_code acp_pg_take_json(enum acp_db_status status, PGresult *rows, struct json_object **out,
 			       const struct acp_db_error *error, const char *what);
 
-/* Runs such a statement: one that changes nothing; one that is committed. timeout_ms 0: as for every statement. */
+/* Run such a statement: read_json one that changes nothing, write_json one to commit. timeout_ms 0: the default. */
 enum acp_code acp_pg_read_json(struct acp_pg_plane *pg, const char *sql, int count, const char *const *values,
 			       struct json_object **out, struct acp_db_error *error, const char *what);
 enum acp_code acp_pg_write_json(struct acp_pg_plane *pg, const char *sql, int count, const char *const *values,

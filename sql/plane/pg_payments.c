@@ -3,9 +3,9 @@
 
 /* Payments ------------------------------------------------------------------------------------------------------ */
 
-/* A function of the schema acp that takes JSON and returns JSON. timeout_ms as for acp_pg_write_json(). */
-static enum acp_code ask(struct acp_pg_plane *pg, const char *sql, int timeout_ms, const char *name,
-			 struct json_object *what, struct json_object **reply, struct acp_refusal *refusal)
+/* Calls a function of the schema acp that takes and returns JSON. timeout_ms: as for acp_pg_write_json(). */
+static enum acp_code call_json(struct acp_pg_plane *pg, const char *sql, int timeout_ms, const char *name,
+			       struct json_object *what, struct json_object **reply, struct acp_refusal *refusal)
 {
 	struct acp_db_error error;
 	const char *values[] = {acp_pg_text(what)};
@@ -14,11 +14,12 @@ static enum acp_code ask(struct acp_pg_plane *pg, const char *sql, int timeout_m
 	return code;
 }
 
-/* The same for one that may change a tenant's tier: asking once more than needed does no harm. */
-static enum acp_code ask_of_tier(struct acp_pg_plane *pg, const char *sql, const char *name, struct json_object *what,
-				 struct json_object **reply, struct acp_refusal *refusal)
+/* The same for a function that may change a tenant's tier. Reports a change even if there was none: an extra query is
+ * harmless. */
+static enum acp_code call_tier(struct acp_pg_plane *pg, const char *sql, const char *name, struct json_object *what,
+			       struct json_object **reply, struct acp_refusal *refusal)
 {
-	enum acp_code code = ask(pg, sql, 0, name, what, reply, refusal);
+	enum acp_code code = call_json(pg, sql, 0, name, what, reply, refusal);
 	acp_shared_counter_add(pg->changes);
 	return code;
 }
@@ -26,37 +27,37 @@ static enum acp_code ask_of_tier(struct acp_pg_plane *pg, const char *sql, const
 static enum acp_code upgrade_begin(void *self, struct json_object *what, struct json_object **reply,
 				   struct acp_refusal *refusal)
 {
-	return ask_of_tier(self, "SELECT acp.upgrade_begin($1)", "upgrade_begin", what, reply, refusal);
+	return call_tier(self, "SELECT acp.upgrade_begin($1)", "upgrade_begin", what, reply, refusal);
 }
 
 static enum acp_code upgrade_opened(void *self, struct json_object *what, struct json_object **reply,
 				    struct acp_refusal *refusal)
 {
-	return ask_of_tier(self, "SELECT acp.upgrade_opened($1)", "upgrade_opened", what, reply, refusal);
+	return call_tier(self, "SELECT acp.upgrade_opened($1)", "upgrade_opened", what, reply, refusal);
 }
 
 static enum acp_code upgrade_failed(void *self, struct json_object *what, struct json_object **reply,
 				    struct acp_refusal *refusal)
 {
-	return ask_of_tier(self, "SELECT acp.upgrade_failed($1)", "upgrade_failed", what, reply, refusal);
+	return call_tier(self, "SELECT acp.upgrade_failed($1)", "upgrade_failed", what, reply, refusal);
 }
 
 static enum acp_code obligations_take(void *self, struct json_object *what, struct json_object **reply,
 				      struct acp_refusal *refusal)
 {
-	return ask(self, "SELECT acp.obligations_take($1)", 0, "obligations_take", what, reply, refusal);
+	return call_json(self, "SELECT acp.obligations_take($1)", 0, "obligations_take", what, reply, refusal);
 }
 
 static enum acp_code obligation_done(void *self, struct json_object *what, struct json_object **reply,
 				     struct acp_refusal *refusal)
 {
-	return ask_of_tier(self, "SELECT acp.obligation_done($1)", "obligation_done", what, reply, refusal);
+	return call_tier(self, "SELECT acp.obligation_done($1)", "obligation_done", what, reply, refusal);
 }
 
 static enum acp_code stripe_event(void *self, struct json_object *what, struct json_object **reply,
 				  struct acp_refusal *refusal)
 {
-	return ask_of_tier(self, "SELECT acp.stripe_event($1)", "stripe_event", what, reply, refusal);
+	return call_tier(self, "SELECT acp.stripe_event($1)", "stripe_event", what, reply, refusal);
 }
 
 static enum acp_code get_invoice(void *self, const char *tenant_id, const char *period, struct json_object **invoice)
@@ -68,19 +69,19 @@ static enum acp_code get_invoice(void *self, const char *tenant_id, const char *
 				"invoice");
 }
 
-/* The operator's view of the console. A month of all tenants takes longer than a call may. */
+/* The operator's view of the console. Reading a month of all tenants takes longer than a call may. */
 enum { HALF_MINUTE_MS = 30000 };
 
 static enum acp_code console_open(void *self, struct json_object *what, struct json_object **reply,
 				  struct acp_refusal *refusal)
 {
-	return ask(self, "SELECT acp.console_open($1)", HALF_MINUTE_MS, "console_open", what, reply, refusal);
+	return call_json(self, "SELECT acp.console_open($1)", HALF_MINUTE_MS, "console_open", what, reply, refusal);
 }
 
 static enum acp_code console_data(void *self, struct json_object *what, struct json_object **reply,
 				  struct acp_refusal *refusal)
 {
-	return ask(self, "SELECT acp.console_data($1)", HALF_MINUTE_MS, "console_data", what, reply, refusal);
+	return call_json(self, "SELECT acp.console_data($1)", HALF_MINUTE_MS, "console_data", what, reply, refusal);
 }
 
 /* Webhooks ----------------------------------------------------------------------------------------------------- */

@@ -1,4 +1,4 @@
-/* The control plane over PostgreSQL: its parts put together, and its upkeep. */
+/* The control plane over PostgreSQL: combines its parts, and does their upkeep. */
 #include "log.h"
 #include "pg_journal.h"
 #include "pg_parts.h"
@@ -53,7 +53,7 @@ static void open_journal(struct acp_pg_plane *pg)
 		return;
 	pg->journal = acp_journal_open(pg->config->journal_dir, pg->config->journal_max_bytes, why, sizeof why);
 	if (!pg->journal)
-		acp_log(ACP_LOG_WARNING, "%s; while PostgreSQL is away every call is refused", why);
+		acp_log(ACP_LOG_WARNING, "%s; calls are refused while PostgreSQL is away", why);
 }
 
 static void roll_up(struct acp_pg_plane *pg)
@@ -63,8 +63,8 @@ static void roll_up(struct acp_pg_plane *pg)
 		acp_log(ACP_LOG_WARNING, "database: usage_roll_up: %s", error.message);
 }
 
-/* Replays what this process, or one that died, left in the journal (with nothing there: a look into a folder), and adds
- * up what calls have counted. */
+/* Rolls up the usage counters, and replays the rows that this process, or one that died, left in the journal. With an
+ * empty journal, this only looks into a folder. */
 static void catch_up(void *self)
 {
 	struct acp_pg_plane *pg = self;
@@ -76,9 +76,8 @@ static void catch_up(void *self)
 	acp_journal_replay(pg->journal, acp_pg_journal_commit, &into, &counts);
 	if (counts.events)
 		acp_log(ACP_LOG_INFO,
-			"journal: %lld audit rows are in PostgreSQL now (%lld were there before, %lld not billable for "
-			"want "
-			"of room in the allowance)",
+			"journal: %lld audit rows are now in PostgreSQL (%lld were already there, %lld are "
+			"not billable because the allowance was used up)",
 			(long long)counts.events, (long long)into.duplicates, (long long)into.uncounted);
 }
 

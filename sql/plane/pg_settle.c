@@ -1,4 +1,4 @@
-/* The end of a call: settled, recorded, or found out later. */
+/* Ends calls: settles and records them, and resolves unknown outcomes. */
 #include "pg_parts.h"
 
 #include "clock.h"
@@ -7,7 +7,7 @@
 
 #include <time.h>
 
-/* acp.settle() on a connection, or (conn NULL) on any. *used is -1 where no free call was used. */
+/* Calls acp.settle() on a connection, or on any one (conn NULL). *used is -1 if no free call was used. */
 static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, const struct acp_settlement *end,
 				    int timeout_ms, int64_t *used, struct acp_db_error *error)
 {
@@ -36,14 +36,15 @@ static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn 
 	return status;
 }
 
-/* What nothing else has to be done with but storing it: such rows may wait in the journal. */
-static bool stands_alone(const struct acp_settlement *end)
+/* True if the row only has to be stored. Such rows may wait in the journal. */
+static bool only_stores_row(const struct acp_settlement *end)
 {
 	return !end->claim && !end->approval;
 }
 
-/* The row waits on this host's disk until the database is back. A free call that it could not count says so. */
-static bool keep(struct acp_pg_plane *pg, struct acp_event *event)
+/* Keeps the row on this host's disk until the database is back. The row of a free call notes that the call was not
+ * counted. */
+static bool keep_in_journal(struct acp_pg_plane *pg, struct acp_event *event)
 {
 	bool free_call = event->billable && event->tier && strcmp(event->tier, "free") == 0;
 	if (!pg->journal || (free_call && !acp_event_failed_open(event)))
@@ -54,16 +55,16 @@ static bool keep(struct acp_pg_plane *pg, struct acp_event *event)
 	return kept;
 }
 
-/* What became of a call that was stored, or was not. Where that is not known, the row in the journal makes it
- * certain. */
+/* Returns the code for the outcome of a write. If the row was not stored, or this is unknown, it goes to the journal,
+ * which makes the outcome certain. */
 static enum acp_code end_store(struct acp_pg_plane *pg, struct acp_event *event, const struct acp_writer_result *result)
 {
-	if ((result->status == ACP_DB_AWAY || result->status == ACP_DB_UNKNOWN) && keep(pg, event))
+	if ((result->status == ACP_DB_AWAY || result->status == ACP_DB_UNKNOWN) && keep_in_journal(pg, event))
 		return ACP_OK;
 	return result->refused ? ACP_UPGRADE_REQUIRED : acp_pg_code(result->status, result->error, "audit");
 }
 
-static void give_time(struct acp_pg_plane *pg, struct acp_event *event)
+static void set_time(struct acp_pg_plane *pg, struct acp_event *event)
 {
 	if (event->ts)
 		return;
@@ -76,7 +77,7 @@ static enum acp_code store(struct acp_pg_plane *pg, const struct acp_settlement 
 	struct acp_db_error error;
 	struct acp_event *event = end->event;
 	struct acp_writer_result result = {.used = -1, .error = &error};
-	give_time(pg, event);
+	set_time(pg, event);
 	if (event->forward || event->unless_onboarded)
 		result.status = settle_on(pg, NULL, end, 0, &result.used, &error);
 	else
@@ -102,13 +103,13 @@ static void stored(void *arg, const struct acp_writer_result *result)
 bool acp_pg_settle_later(void *self, const struct acp_settlement *end, acp_settled *settled, void *arg)
 {
 	struct acp_pg_plane *pg = self;
-	if (!stands_alone(end) || end->event->forward)
+	if (!only_stores_row(end) || end->event->forward)
 		return false;
 	struct later *later = malloc(sizeof *later);
 	if (!later)
 		return false;
 	*later = (struct later){pg, end->event, settled, arg};
-	give_time(pg, end->event);
+	set_time(pg, end->event);
 	if (acp_writer_store_later(pg->writer, end->event, end->reserved, stored, later))
 		return true;
 	free(later);
@@ -120,7 +121,7 @@ enum acp_code acp_pg_settle(void *self, struct acp_tx *tx, const struct acp_sett
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	*used = -1;
-	if (!tx && stands_alone(end))
+	if (!tx && only_stores_row(end))
 		return store(pg, end, used);
 	enum acp_db_status status = settle_on(pg, tx ? tx->conn : NULL, end, 0, used, &error);
 	if (tx && status == ACP_DB_OK)
@@ -129,7 +130,7 @@ enum acp_code acp_pg_settle(void *self, struct acp_tx *tx, const struct acp_sett
 		acp_pg_rollback(tx);
 	else if (tx)
 		acp_pg_end_tx(tx);
-	/* Also when the outcome is unknown: asking once more than needed does no harm. */
+	/* Do this even if the outcome is unknown: an extra query is harmless. */
 	if (end->changes_access)
 		acp_shared_counter_add(pg->changes);
 	return acp_pg_code(status, &error, "settle");
@@ -140,20 +141,20 @@ enum acp_code acp_pg_record(void *self, const struct acp_settlement *end)
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	int64_t used;
-	if (stands_alone(end))
+	if (only_stores_row(end))
 		return store(pg, end, &used);
-	/* A call that found the database away has waited long enough. */
+	/* A call that failed because the database is away has waited long enough. */
 	const char *code = end->event->error_code;
 	int timeout_ms = code && strcmp(code, acp_code_name(ACP_UNAVAILABLE)) == 0 ? 1000 : 0;
-	/* What it claimed is free again when its lease ends, where only the row is kept. */
+	/* If only the row is kept, the claim becomes free when its lease ends. */
 	struct acp_writer_result result = {.used = -1, .error = &error};
 	result.status = settle_on(pg, NULL, end, timeout_ms, &used, &error);
 	return end_store(pg, end->event, &result);
 }
 
-/* acp.settle_doubt(), until it answers or the time of a statement has passed. *done: the call was committed. */
-static enum acp_db_status ask_outcome(struct acp_pg_plane *pg, const struct acp_settlement *end, bool *done,
-				      struct acp_db_error *error)
+/* Calls acp.settle_doubt() until it answers or the statement time-out has passed. *done: the call was committed. */
+static enum acp_db_status query_outcome(struct acp_pg_plane *pg, const struct acp_settlement *end, bool *done,
+					struct acp_db_error *error)
 {
 	static const char sql[] = "SELECT acp.settle_doubt($1, $2, $3)";
 	const struct timespec pause = {.tv_nsec = 100 * 1000000L};
@@ -173,21 +174,21 @@ static enum acp_db_status ask_outcome(struct acp_pg_plane *pg, const struct acp_
 	return status;
 }
 
-/* The call's own statement may still be on its way: where it arrives it meets the row of the refusal and fails;
- * where it came first, it is found. A server that crashed is asked as soon as it is back. */
+/* The call's own statement may still be on its way. If it arrives later, it finds the row of the refusal and fails. If
+ * it arrived first, its row is found. A server that crashed is queried as soon as it is back. */
 enum acp_code acp_pg_resolve(void *self, const struct acp_settlement *end)
 {
 	bool done;
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
-	enum acp_db_status status = ask_outcome(pg, end, &done, &error);
+	enum acp_db_status status = query_outcome(pg, end, &done, &error);
 	if (status == ACP_DB_OK)
 		return done ? ACP_OK : ACP_UNAVAILABLE;
 	acp_log(ACP_LOG_ERROR, "database: the outcome of event %s is not known: %s", end->event->event_id,
 		error.message);
 	end->event->error_code = acp_code_name(ACP_OUTCOME_UNKNOWN);
 	end->event->error_message_redacted = acp_code_sentence(ACP_OUTCOME_UNKNOWN);
-	if (!keep(pg, end->event))
+	if (!keep_in_journal(pg, end->event))
 		acp_log(ACP_LOG_ERROR, "database: event %s: its row could not be kept", end->event->event_id);
 	return ACP_OUTCOME_UNKNOWN;
 }

@@ -1,4 +1,4 @@
-/* seal.h - makes the next seal of the audit log (proof.h): read what to seal, sign it here, store it. */
+/* seal.h - makes the next seal of the audit log (proof.h): reads what to seal, signs it here, and stores it. */
 #ifndef ACP_SEAL_H
 #define ACP_SEAL_H
 

@@ -459,7 +459,7 @@ def test_a_command_whose_commit_is_not_answered(bench):
             network.order("cut")
             call.join(30)
         equal(done[0].returncode, 1, "exit status")
-        check("whether it was done is not known" in done[0].stderr, done[0].stderr)
+        check("it is not known whether this was done" in done[0].stderr, done[0].stderr)
 
 
 def test_late_commits_hold_up_nobody(bench):
