@@ -4,7 +4,7 @@
 
 #include <arpa/inet.h>
 
-/* Parses an address into 16 bytes; IPv4 in its mapped form, so that one comparison serves both. */
+/* Parses an address into 16 bytes; IPv4 in its mapped form, so that one comparison works for both. */
 static bool parse_address(const char *text, uint8_t out[16])
 {
 	static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
@@ -44,7 +44,7 @@ static bool within(const uint8_t address[16], const uint8_t network[16], long bi
 	       (bits % 8 == 0 || (address[bytes] & mask) == (network[bytes] & mask));
 }
 
-/* The next word of a list; NULL at its end. */
+/* Returns the next word of a list, or NULL at its end. */
 static const char *next_word(const char **at, char word[64])
 {
 	*at += strspn(*at, " ");

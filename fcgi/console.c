@@ -14,7 +14,7 @@ static const char page_headers[] =
 	"Cross-Origin-Resource-Policy: same-origin\r\nX-Frame-Options: DENY\r\n";
 static const char part_headers[] = "Cross-Origin-Resource-Policy: same-origin\r\n";
 
-/* The page's URLs of its parts include their version, so a part never changes. */
+/* The page refers to its parts by URLs that include their version, so a part never changes. */
 static const char for_ever[] = "public, max-age=31536000, immutable";
 
 static const struct {

@@ -31,7 +31,7 @@ struct acp_delivery_worker {
 	struct job webhooks, outbox;
 };
 
-/* Waits so many milliseconds, or until told to stop. False: stop. */
+/* Waits ms milliseconds, or until the worker is told to stop. False: stop. */
 static bool pause_ms(struct acp_delivery_worker *worker, int64_t ms)
 {
 	struct timespec until = acp_monotonic_after((uint64_t)ms * 1000);

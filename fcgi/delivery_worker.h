@@ -10,9 +10,9 @@
 
 struct acp_delivery_worker;
 
-/* Starts a thread for each queue that this installation has, and logs a thread that could not be started. All
+/* Starts a thread for each queue that this installation has, and logs each thread that could not be started. All
  * parameters are borrowed until acp_delivery_worker_join() returns true. executor NULL: the outbox is not processed.
- * Returns NULL when out of memory. */
+ * Returns NULL if out of memory. */
 struct acp_delivery_worker *acp_delivery_worker_start(const struct acp_config *config,
 						      const struct acp_control_plane *plane,
 						      const struct acp_executor *executor);
@@ -20,7 +20,7 @@ struct acp_delivery_worker *acp_delivery_worker_start(const struct acp_config *c
 /* Tells the threads to stop; does not wait. worker may be NULL. */
 void acp_delivery_worker_stop(struct acp_delivery_worker *worker);
 
-/* Waits until running work has ended, and releases worker (NULL is allowed). False: the work had not ended at the limit
+/* Waits until running work has ended, and releases worker (NULL is allowed). False: the work had not ended by the limit
  * (CLOCK_REALTIME). It then still uses the memory, so the process must exit without releasing the kernel. */
 bool acp_delivery_worker_join(struct acp_delivery_worker *worker, const struct timespec *limit) ACP_MUSTCHECK;
 

@@ -21,17 +21,17 @@ acp_endpoint acp_endpoint_alive;    /* health.c  - /healthz */
 acp_endpoint acp_endpoint_ready;    /* health.c  - /readyz */
 acp_endpoint acp_endpoint_metrics;  /* metrics.c - /metrics */
 
-/* The size limit in bytes for the body of this request: other kernels send many audit events at once, strangers do
+/* The size limit in bytes for the body of this request: other kernels may send many audit events at once, strangers may
  * not. */
 size_t acp_paths_body_max(const struct acp_kernel *kernel, const struct acp_http *http);
 
 /* The endpoints' names in metrics, terminated by NULL; the last one is for unknown paths. */
 const char *const *acp_paths_names(void);
 
-/* Finds the endpoint of http->path and lets it answer, or answers 404. */
+/* Calls the endpoint of http->path, or answers 404. */
 void acp_paths_answer(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response);
 
-/* YYYY-MM with a valid month, and a year that PostgreSQL accepts and people understand. (usage.c) */
+/* True for YYYY-MM with a valid month, and a year that PostgreSQL accepts and people understand. (usage.c) */
 bool acp_period_ok(const char *period);
 
 #endif

@@ -23,7 +23,7 @@ struct acp_exchange {
 	void *arg;
 };
 
-/* The part of a refused body that is still read, so that the web server can deliver the answer. */
+/* The maximum number of bytes read of a refused body, so that the web server can deliver the answer. */
 enum { DRAIN_MAX = 64 << 20 };
 
 bool acp_exchange_init(void)
@@ -33,7 +33,7 @@ bool acp_exchange_init(void)
 	return FCGX_Init() == 0;
 }
 
-enum { ERROR_MAX = 1024 }; /* size in bytes reserved for the reply that reports that memory ran out */
+enum { ERROR_MAX = 1024 }; /* bytes reserved for the reply that reports that memory ran out */
 
 struct acp_exchange *acp_exchange_new(const struct acp_config *config)
 {
@@ -68,8 +68,8 @@ void acp_exchange_free(struct acp_exchange *exchange)
  * socket. */
 enum { SMALL_REPLY = 2048, LARGE_REPLY = 32768 };
 
-/* libfcgi has no timeouts, so set them on the socket: a silent web server then costs a thread io_timeout seconds.
- * which: SO_RCVTIMEO or SO_SNDTIMEO. */
+/* libfcgi has no timeouts, so set them on the socket: a silent web server then blocks a thread for io_timeout seconds
+ * at most. which: SO_RCVTIMEO or SO_SNDTIMEO. */
 static void limit_waiting(const struct acp_exchange *exchange, int connection, int which)
 {
 	const struct timeval limit = {.tv_sec = exchange->config->io_timeout};
@@ -90,13 +90,13 @@ static bool begin(struct acp_exchange *exchange, int connection)
 	return true;
 }
 
-/* Does the announced length match? Only digits are allowed, because strtoull() accepts -1. */
+/* True if the announced length matches. Only digits are allowed, because strtoull() accepts -1. */
 static bool is_length(const char *announced, size_t total)
 {
 	return strspn(announced, "0123456789") == strlen(announced) && strtoull(announced, NULL, 10) == total;
 }
 
-/* Reads the body to its end, even when it is too large to keep. */
+/* Reads the body to its end, even if it is too large to keep. */
 static void read_body(struct acp_exchange *exchange, struct acp_request *request, size_t max)
 {
 	char block[8192];
@@ -108,7 +108,7 @@ static void read_body(struct acp_exchange *exchange, struct acp_request *request
 		total += (size_t)got;
 		acp_buf_add(&exchange->body, block, (size_t)got);
 	}
-	/* Less than announced, or a read error: the body is incomplete. */
+	/* Shorter than announced, or a read error: the body is incomplete. */
 	const char *announced = FCGX_GetParam("CONTENT_LENGTH", exchange->fcgi.envp);
 	bool whole = !announced || !*announced || is_length(announced, total);
 	request->body_too_large = total > exchange->body.max;
@@ -116,7 +116,7 @@ static void read_body(struct acp_exchange *exchange, struct acp_request *request
 	request->body_broken = FCGX_GetError(exchange->fcgi.in) != 0 || (!whole && !request->body_too_large);
 	request->body = exchange->body.ptr ? exchange->body.ptr : "";
 	request->body_len = exchange->body.len;
-	/* With nothing left unread, closing at once loses nothing, so there is no need to linger. */
+	/* If nothing is left unread, closing at once loses nothing, so there is no need to linger. */
 	if (!request->body_broken && total < DRAIN_MAX)
 		exchange->fcgi.detached = 1;
 }
@@ -146,7 +146,7 @@ static void put_rate(struct acp_buf *head, const struct acp_rate *rate)
 	put_number_header(head, ";t=", rate->reset);
 }
 
-/* Status and headers. The values come from our own tables and from numbers, never from the request. */
+/* Writes status and headers. The values come from our own tables and from numbers, never from the request. */
 static void write_head(const struct acp_response *response, const struct acp_http *http, struct acp_buf *head)
 {
 	acp_buf_puts(head, "Status: ");
@@ -190,7 +190,7 @@ static void write_response(struct acp_exchange *exchange, const struct acp_http 
 		FCGX_PutStr(response->body.ptr, (int)response->body.len, exchange->fcgi.out);
 }
 
-/* Microseconds as milliseconds with three decimals. */
+/* Formats microseconds as milliseconds with three decimals. */
 static const char *show_ms(uint64_t us, char out[32])
 {
 	char *at = acp_digits(out + 31, 1000 + us % 1000);
@@ -259,8 +259,8 @@ static void reset_response(struct acp_response *response)
 	*response = (struct acp_response){.body = body};
 }
 
-/* libfcgi frees a stream's buffer without wiping it, and a key may be in it. The first two members of a stream's data
- * are its position and size, in every libfcgi release so far. If libfcgi's own pointers lie outside, nothing is
+/* libfcgi frees a stream's buffer without wiping it, and the buffer may hold a key. The first two members of a stream's
+ * data are its position and size, in every libfcgi release so far. If libfcgi's own pointers lie outside, nothing is
  * touched. */
 static void wipe_stream(const FCGX_Stream *stream)
 {
@@ -286,7 +286,7 @@ static void wipe(struct acp_exchange *exchange)
 		acp_wipe(body->ptr, body->len);
 }
 
-/* Writes the response, closes the connection, and calls left: the exchange is free again. */
+/* Writes the response, closes the connection, and calls left: the exchange can then be reused. */
 static void *finish_here(void *arg)
 {
 	struct acp_exchange *exchange = arg;

@@ -13,7 +13,7 @@ struct acp_exchange;
 struct acp_exchange *acp_exchange_new(const struct acp_config *config) ACP_MUSTCHECK; /* NULL: out of memory */
 void acp_exchange_free(struct acp_exchange *exchange);
 
-/* Serves one connection and closes it. left is called with arg, once, when the exchange can be reused: either by this
+/* Serves one connection and closes it. left is called once with arg, when the exchange can be reused: either by this
  * thread before acp_exchange_serve returns, or by the thread that stored the call. kernel must live until then. */
 void acp_exchange_serve(struct acp_exchange *exchange, const struct acp_kernel *kernel, int connection,
 			void (*left)(void *arg), void *arg);

@@ -20,7 +20,7 @@ static void answer_ok(const struct acp_http *http, struct json_object *body, str
 	acp_http_reply(http, &reply, response);
 }
 
-/* For acpctl doctor: how the web server passed this request on. Reveals only what the caller sent. */
+/* For acpctl doctor: shows how the web server passed this request on. Reveals only what the caller sent. */
 static struct json_object *received(const struct acp_http *http)
 {
 	struct json_object *got = json_object_new_object();
@@ -55,8 +55,7 @@ void acp_endpoint_ready(const struct acp_kernel *kernel, const struct acp_http *
 	}
 	/* The reason may name hosts and paths, so it is only for the operator. */
 	acp_log(ACP_LOG_WARNING, "request %s: not ready: %s", http->request_id, why);
-	acp_http_error(
-		http, ACP_UNAVAILABLE,
-		"not ready: the database is not reachable or its schema does not fit; the log of acp.fcgi says more",
-		response);
+	acp_http_error(http, ACP_UNAVAILABLE,
+		       "not ready: the database is not reachable or its schema does not fit; see the log of acp.fcgi",
+		       response);
 }

@@ -56,7 +56,7 @@ static const char *nonempty(const char *value)
 	return value && *value ? value : NULL;
 }
 
-/* X-API-Key, or Authorization: Bearer. Both are allowed only when they agree. */
+/* Returns X-API-Key, or Authorization: Bearer. Both are allowed only if they agree. */
 static const char *find_credential(const struct variable *found)
 {
 	const char *key = nonempty(found[KEY].value);
@@ -70,7 +70,7 @@ static const char *find_credential(const struct variable *found)
 	return !key || strcmp(key, bearer) == 0 ? nonempty(bearer) : NULL;
 }
 
-/* Authorization: Bearer without X-API-Key, which is how other kernels authenticate. */
+/* Returns Authorization: Bearer if there is no X-API-Key: this is how other kernels authenticate. */
 static const char *find_bearer(const struct variable *found)
 {
 	const char *value = found[AUTHORIZATION].value;
@@ -97,7 +97,7 @@ static int hex_digit(char c)
 	return at ? (int)(at - digits) : -1;
 }
 
-/* Decodes %XX into out; false for a broken escape, a control character, or a byte outside ASCII. plus: '+' is ' '. */
+/* Decodes %XX into out. False: a broken escape, a control character, or a byte outside ASCII. plus: '+' means ' '. */
 static bool decode(const char *text, size_t len, bool plus, char *out, size_t size)
 {
 	size_t used = 0;
@@ -136,7 +136,7 @@ static bool plain_segments(const char *path)
 	}
 }
 
-/* The path of REQUEST_URI, the one variable that all web servers set alike. A path that two parsers could read
+/* Reads the path of REQUEST_URI, the one variable that all web servers set alike. A path that two parsers could read
  * differently is refused (""): one with dot segments, empty segments, encoded slashes, or control or non-ASCII
  * bytes. */
 static void read_path(struct acp_http *http, const char *uri, const char *url_prefix)
@@ -145,7 +145,7 @@ static void read_path(struct acp_http *http, const char *uri, const char *url_pr
 	http->query = "";
 	if (!uri)
 		return;
-	/* Apache keeps a request line's absolute form. */
+	/* Apache keeps the absolute form of a request line. */
 	size_t scheme = strncasecmp(uri, "http://", 7) == 0 ? 7 : strncasecmp(uri, "https://", 8) == 0 ? 8 : 0;
 	if (scheme)
 		uri += scheme + strcspn(uri + scheme, "/?#");
@@ -215,7 +215,7 @@ void acp_http_read(struct acp_http *http, char **variables, const struct acp_con
 	};
 }
 
-/* RFC 9457: the members of the error reply, and the standard ones derived from them. */
+/* RFC 9457: keeps the members of the error reply, and adds the standard ones derived from them. */
 static bool add_problem_members(struct json_object *body, const struct acp_reply *reply)
 {
 	char type[96];
@@ -226,7 +226,7 @@ static bool add_problem_members(struct json_object *body, const struct acp_reply
 	       acp_json_add_string(body, "detail", acp_json_string(body, "error"));
 }
 
-/* The body as text. False: out of memory. */
+/* Writes the body as text. False: out of memory. */
 static bool write_body(const struct acp_http *http, struct acp_reply *reply, struct acp_buf *out)
 {
 	bool problem = reply->http >= 400 && http->wants_problem;
@@ -239,8 +239,8 @@ static bool write_body(const struct acp_http *http, struct acp_reply *reply, str
 	return acp_buf_ok(out);
 }
 
-/* Uses memory that every exchange reserves from the start. The request may have been executed before memory ran out:
- * the router writes its replies before it commits, but other endpoints cannot. */
+/* Uses memory that every exchange reserves at its start. The request may have been executed before memory ran out: the
+ * router writes its replies before it commits, but other endpoints cannot. */
 static void write_no_memory(const struct acp_http *http, struct acp_buf *out)
 {
 	acp_buf_clear(out);

@@ -1,4 +1,4 @@
-/* http.h - one HTTP exchange as the endpoints see it: a request made from CGI variables, and the response to write.
+/* http.h - one HTTP exchange as endpoints see it: a request made from CGI variables, and the response to write.
  * Independent of FastCGI. */
 #ifndef ACP_HTTP_H
 #define ACP_HTTP_H
@@ -12,7 +12,7 @@ enum { ACP_PATH_MAX = 2048 };
 struct acp_exchange;
 struct acp_response;
 
-/* For an endpoint that answers after it has returned: it sets *taken, later fills response, and then calls finish. */
+/* For an endpoint that answers after it has returned. It sets *taken; later it fills response and calls finish. */
 struct acp_later {
 	bool *taken; /* read when the endpoint returns; invalid after that */
 	struct acp_response *response;
@@ -25,10 +25,10 @@ struct acp_http {
 	struct acp_request request; /* the input of core; strings live as long as the exchange */
 	char request_id[ACP_UUID_LEN];
 	char method[24];
-	char path[ACP_PATH_MAX + 1]; /* of REQUEST_URI: without query and url_prefix, decoded; "" when it is refused */
-	char address[ACP_ADDRESS_MAX]; /* of the client; "" when unknown */
-	const char *query;             /* raw query string, "" when there is none */
-	const char *bearer;            /* of Authorization: Bearer, when that is the only credential; otherwise NULL */
+	char path[ACP_PATH_MAX + 1];   /* of REQUEST_URI: without query and url_prefix, decoded; "" if refused */
+	char address[ACP_ADDRESS_MAX]; /* of the client; "" if unknown */
+	const char *query;             /* raw query string, "" if there is none */
+	const char *bearer;            /* of Authorization: Bearer, if that is the only credential; otherwise NULL */
 	const char *stripe_signature;  /* the header Stripe-Signature; NULL: none, or several */
 	bool wants_problem;            /* Accept: application/problem+json */
 	bool forwarded;                /* a proxy header names the client, trusted or not */
@@ -80,10 +80,10 @@ bool acp_http_require_get(const struct acp_http *http, struct acp_response *resp
 /* Copies the decoded value of a query parameter. False: it is missing, repeated, malformed or too long. */
 bool acp_http_query(const struct acp_http *http, const char *name, char *out, size_t size);
 
-/* Does the query have a parameter of this name? */
+/* True if the query has a parameter of this name. */
 bool acp_http_query_has(const struct acp_http *http, const char *name);
 
-/* Reason phrase of a status code. */
+/* Returns the reason phrase of a status code. */
 const char *acp_http_reason(int status);
 
 #endif

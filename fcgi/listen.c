@@ -16,7 +16,7 @@ static bool is_listening(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) == 0 && listening;
 }
 
-/* sd_listen_fds(3): for this process only if LISTEN_PID is its pid. */
+/* sd_listen_fds(3): the descriptors are for this process only if LISTEN_PID is its pid. */
 static bool systemd_passed_one(void)
 {
 	const char *pid = getenv("LISTEN_PID");
@@ -24,7 +24,7 @@ static bool systemd_passed_one(void)
 	return pid && count && strtol(pid, NULL, 10) == (long)getpid() && strtol(count, NULL, 10) >= 1;
 }
 
-/* A path may be left over from a dead process; if a connection succeeds, it belongs to a live one. */
+/* A path may be left over from a dead process. If a connection succeeds, the path belongs to a live one. */
 static bool path_is_free(const struct sockaddr_un *address, char *why, size_t why_size)
 {
 	struct stat status;
@@ -46,8 +46,8 @@ static bool path_is_free(const struct sockaddr_un *address, char *why, size_t wh
 	return true;
 }
 
-/* Creates the socket under a temporary name and renames it once it listens, so that whoever sees the path can connect,
- * and only with the configured permissions. */
+/* Creates the socket under a temporary name and renames it once it listens. A client that sees the path can therefore
+ * connect, and only with the configured permissions. */
 static int bind_path(const struct acp_config *config, char *why, size_t why_size)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};

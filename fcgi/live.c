@@ -6,7 +6,7 @@
 
 struct acp_kernel_ref {
 	struct acp_kernel kernel;
-	struct acp_actions *own; /* freed with it; NULL: the actions belong to the caller */
+	struct acp_actions *own; /* freed with this reference; NULL: the actions belong to the caller */
 	unsigned holders;        /* requests, plus one while it is the current kernel */
 };
 

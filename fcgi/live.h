@@ -16,19 +16,19 @@ struct acp_live_parts {
 	const struct acp_executor *executor;
 };
 
-/* Makes the first kernel, with these actions (the caller keeps ownership). NULL with a sentence in why. */
+/* Creates the first kernel, with these actions (the caller keeps ownership). NULL with a sentence in why. */
 struct acp_live *acp_live_new(const struct acp_config *config, const struct acp_control_plane *plane,
 			      const struct acp_live_parts *parts, const struct acp_actions *actions, char *why,
 			      size_t why_size) ACP_MUSTCHECK;
 void acp_live_free(struct acp_live *live); /* no request may hold a kernel */
 
-/* The current kernel, for one request; release *ref when the request has ended. Never fails. */
+/* Returns the current kernel for one request; release *ref when the request has ended. Never fails. */
 const struct acp_kernel *acp_live_acquire(struct acp_live *live, struct acp_kernel_ref **ref);
 
-/* Ends the request's use. The last release frees a kernel that is no longer current. */
+/* Ends the use by a request. The last release frees a kernel that is no longer current. */
 void acp_live_release(struct acp_live *live, struct acp_kernel_ref *ref);
 
-/* Reads actions_dir again. False with the reason in why: the old kernel then stays current. */
+/* Reloads actions_dir. False with the reason in why: the old kernel then stays current. */
 bool acp_live_reload(struct acp_live *live, char *why, size_t why_size) ACP_MUSTCHECK;
 
 #endif

@@ -1,4 +1,5 @@
-/* main.c - acp.fcgi: options, configuration, listening socket, then one process or a supervisor of several. */
+/* main.c - acp.fcgi: reads options and configuration, opens the listening socket, then runs one process or a supervisor
+ * of several. */
 #include "crypto.h"
 #include "listen.h"
 #include "log.h"
@@ -18,8 +19,8 @@ static const char usage_text[] =
 	"usage: acp.fcgi [--config FILE] [--print-config | --check-config | --version | --help]\n"
 	"\n"
 	"The FastCGI responder. It listens on the Unix socket of the setting `listen`, or on the socket that a web\n"
-	"server or systemd hands over. Settings: acp.conf(5). SIGTERM stops it when requests in flight are done,\n"
-	"SIGHUP makes it read its configuration again.\n";
+	"server or systemd hands over. Settings: acp.conf(5). SIGTERM stops it after running requests have\n"
+	"ended. SIGHUP reloads the configuration.\n";
 
 struct options {
 	const char *file;
@@ -46,7 +47,7 @@ static int read_options(int argc, char **argv, struct options *options)
 	}
 	if (optind == argc)
 		return -1;
-	fprintf(stderr, "acp.fcgi: %s: no such argument\n%s", argv[optind], usage_text);
+	fprintf(stderr, "acp.fcgi: %s: unexpected argument\n%s", argv[optind], usage_text);
 	return EXIT_USAGE_ERROR;
 }
 
@@ -61,10 +62,11 @@ static void prepare_process(void)
 	sigaddset(&signals, SIGHUP);
 	sigprocmask(SIG_BLOCK, &signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGXFSZ, SIG_IGN); /* exceeding a file size limit then shows as a failed write */
+	signal(SIGXFSZ, SIG_IGN); /* exceeding a file size limit then appears as a failed write */
 }
 
-/* A process manager that passes file descriptor 0 counts processes itself and sends each one request at a time. */
+/* A process manager that passes file descriptor 0 decides on the number of processes itself, and sends each one request
+ * at a time. */
 static void fit_to_manager(struct acp_config *config)
 {
 	if (!acp_config_given(config, "processes"))

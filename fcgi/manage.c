@@ -10,7 +10,7 @@ static void answered(void *arg, struct acp_reply *reply)
 
 void acp_endpoint_manage(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
 {
-	(void)response; /* the answer reaches it later, through http */
+	(void)response; /* the answer is written later, through http */
 	*http->later.taken = true;
 	acp_manage_later(http->later.call, kernel, &http->request, answered, (void *)http);
 }

@@ -41,7 +41,7 @@ static void write_gauge(struct json_object *gauge, struct acp_buf *out)
 	}
 }
 
-/* When the database is down its gauges are missing, and acp_db_up says why. */
+/* If the database is down, its gauges are missing and acp_db_up is 0. */
 static void write_database(const struct acp_control_plane *plane, struct acp_buf *out)
 {
 	struct json_object *gauges = NULL;
@@ -55,7 +55,7 @@ static void write_database(const struct acp_control_plane *plane, struct acp_buf
 
 /* The endpoint ------------------------------------------------------------------------------------------------ */
 
-/* local: only requests from this host itself. Behind a proxy on this host every request may come from 127.0.0.1, so a
+/* local: only requests from this host. Behind a proxy on this host every request may come from 127.0.0.1, so a
  * forwarded request never counts as local. */
 static bool may_read(const struct acp_config *config, const struct acp_http *http)
 {

@@ -1,5 +1,5 @@
-/* GET /api/openapi.json - the description of this installation (openapi.c), made when the process starts. The format is
- * defined elsewhere, so request_id is only in the X-Request-Id header. */
+/* GET /api/openapi.json - the description of this installation (openapi.c), created when the process starts. The format
+ * is defined elsewhere, so request_id is only in the X-Request-Id header. */
 #include "endpoints.h"
 
 void acp_endpoint_openapi(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)

@@ -1,6 +1,6 @@
 /* POST /console/operator/session and GET /console/operator/data - the operator's view of the console. The link that
- * acpctl console prints can be exchanged once for a session of an hour. Link and session are random tokens, sent as
- * bearer. The database stores only their hashes (sql/functions/82_console.sql). */
+ * acpctl console prints can be exchanged once for a session of one hour. Link and session are random tokens, sent as
+ * Bearer tokens. The database stores only their hashes (sql/functions/82_console.sql). */
 #include "endpoints.h"
 
 #include "envelope.h"
@@ -8,7 +8,7 @@
 
 enum { TOKEN_LEN = 32, TOKEN_HEX = 2 * TOKEN_LEN };
 
-/* Hashes a token, in hex. False: it is not a token. */
+/* Hashes a token to hex. False: it is not a token. */
 static bool hash_token(const char *token, char hex[ACP_SHA256_HEX])
 {
 	uint8_t hash[ACP_SHA256_LEN];
@@ -34,16 +34,16 @@ static void answer(const struct acp_http *http, enum acp_code code, const char *
 	acp_http_reply(http, &reply, response);
 }
 
-/* Calls the control plane; releases what. */
-static enum acp_code ask(const struct acp_kernel *kernel, acp_plane_question *question, struct json_object *what,
-			 struct json_object **reply, struct acp_refusal *refusal)
+/* Calls the control plane, and releases what. */
+static enum acp_code call_plane(const struct acp_kernel *kernel, acp_plane_question *question, struct json_object *what,
+				struct json_object **reply, struct acp_refusal *refusal)
 {
 	enum acp_code code = what ? question(kernel->plane->self, what, reply, refusal) : ACP_INTERNAL_ERROR;
 	json_object_put(what);
 	return code;
 }
 
-static const char no_link[] = "send the link's token as bearer; acpctl console prints a link";
+static const char no_link[] = "send the token of the link as Authorization: Bearer; acpctl console prints a link";
 
 static void open_session(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
 {
@@ -67,7 +67,7 @@ static void open_session(const struct acp_kernel *kernel, const struct acp_http 
 		acp_json_add_string(what, "link", link);
 		acp_json_add_string(what, "session", session);
 	}
-	enum acp_code code = ask(kernel, kernel->plane->console.open, what, &reply, &refusal);
+	enum acp_code code = call_plane(kernel, kernel->plane->console.open, what, &reply, &refusal);
 	if (code == ACP_OK && !acp_json_add_secret(reply, "session", token))
 		code = ACP_INTERNAL_ERROR;
 	answer(http, code, refusal.message, "", reply, response);
@@ -112,7 +112,7 @@ static void show_data(const struct acp_kernel *kernel, const struct acp_http *ht
 		acp_json_add_string(what, "period", asked ? period : NULL);
 		acp_json_add(what, "free_limit", json_object_new_int64(kernel->config->free_calls_limit));
 	}
-	enum acp_code code = ask(kernel, kernel->plane->console.data, what, &reply, &refusal);
+	enum acp_code code = call_plane(kernel, kernel->plane->console.data, what, &reply, &refusal);
 	if (code == ACP_OK)
 		add_journal(kernel, reply);
 	answer(http, code, refusal.message, "", reply, response);

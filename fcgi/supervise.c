@@ -23,7 +23,7 @@ struct supervisor {
 	int listen_fd;
 	sigset_t signals;
 	pid_t current[MAX_PROCESSES];     /* this generation; 0 = not running */
-	uint64_t started[MAX_PROCESSES];  /* acp_monotonic_us() of its start */
+	uint64_t started[MAX_PROCESSES];  /* start time, by acp_monotonic_us() */
 	pid_t leaving[4 * MAX_PROCESSES]; /* earlier generations that are still finishing requests */
 };
 
@@ -75,7 +75,7 @@ static void start_one(struct supervisor *s, int index)
 	pid_t parent = getpid();
 	pid_t pid = fork();
 	if (pid == 0) {
-		/* Stop the worker when its supervisor dies, or it would run forever. */
+		/* Stop the worker when its supervisor dies, otherwise it would run forever. */
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
 		if (getppid() != parent)
 			_exit(0);
@@ -116,16 +116,16 @@ static void retire(struct supervisor *s)
 	}
 }
 
-/* Replaces a worker that died. If it died within a second of its start, waits a second, so that a startup fault does
+/* Replaces a worker that died. If it died within a second of its start, waits a second, so that a fault at startup does
  * not cause a storm of forks. */
 static void replace(struct supervisor *s, int index, int status)
 {
 	if (WIFSIGNALED(status))
-		acp_log(ACP_LOG_ERROR, "worker %d died of signal %d; another one takes its place",
-			(int)s->current[index], WTERMSIG(status));
+		acp_log(ACP_LOG_ERROR, "worker %d was killed by signal %d; starting another", (int)s->current[index],
+			WTERMSIG(status));
 	else
-		acp_log(ACP_LOG_ERROR, "worker %d ended with status %d; another one takes its place",
-			(int)s->current[index], WEXITSTATUS(status));
+		acp_log(ACP_LOG_ERROR, "worker %d exited with status %d; starting another", (int)s->current[index],
+			WEXITSTATUS(status));
 	s->current[index] = 0;
 	if (acp_monotonic_us() - s->started[index] > 1000000)
 		start_one(s, index);
@@ -160,7 +160,7 @@ static bool any(const pid_t *pids, size_t count)
 	return false;
 }
 
-/* The new configuration must pass the same checks as the first one before anything changes. */
+/* Before anything changes, the new configuration must pass the same checks as the first one. */
 static void reload(struct supervisor *s)
 {
 	char why[512];
@@ -187,7 +187,7 @@ static void reload(struct supervisor *s)
 		acp_log(ACP_LOG_ERROR, "log_file = %s: %s", s->config->log_file, strerror(errno));
 	retire(s);
 	start_all(s);
-	acp_log(ACP_LOG_INFO, "configuration read again, %d processes started", process_count(s->config));
+	acp_log(ACP_LOG_INFO, "configuration reloaded, %d processes started", process_count(s->config));
 }
 
 /* Lets every process finish its requests; kills those that take too long. */

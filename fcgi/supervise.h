@@ -1,11 +1,11 @@
 /* supervise.h - keeps the configured number of worker processes running. Some inputs make libfcgi abort the process;
- * such an abort must cost no more than that process's requests. */
+ * such an abort must affect only the requests of that process. */
 #ifndef ACP_SUPERVISE_H
 #define ACP_SUPERVISE_H
 
 #include "actions_dir.h"
 
-/* Runs the processes until SIGTERM, SIGINT or SIGUSR1. On SIGHUP, reads the configuration again (file as given on the
+/* Runs the processes until SIGTERM, SIGINT or SIGUSR1. On SIGHUP, reloads the configuration (file as given on the
  * command line) and replaces all processes with a new generation, without closing the socket. If the configuration has
  * an error, reports it and keeps the old one. unlink_socket: remove the socket's path at the end. *config and *actions
  * are replaced on reload. Returns the exit status. */

@@ -19,7 +19,7 @@ static bool good_link(const struct acp_kernel *kernel, const struct acp_http *ht
 	       acp_upgrade_url_ok(kernel->config, tenant, expires, signature, (int64_t)time(NULL));
 }
 
-/* A page with a heading and a sentence. Both are constant texts or our own: nothing comes from the request. */
+/* Writes a page with a heading and a sentence. Both are our own texts; nothing comes from the request. */
 static void page(struct acp_response *response, const char *title, const char *sentence)
 {
 	static const char head[] =
@@ -60,7 +60,8 @@ static void answer_return(const struct acp_http *http, bool done, struct acp_res
 		return;
 	if (done)
 		page(response, "Thank you",
-		     "The payment method was received. The agent can go on within seconds; you can close this page.");
+		     "The payment method was received. The agent can continue within seconds; you can close this "
+		     "page.");
 	else
 		page(response, "Not finished",
 		     "No payment method was added, and nothing is charged. The link you came from works until it "

@@ -1,6 +1,6 @@
 /* GET /api/usage?period=YYYY-MM and GET /api/billing/invoice?period=YYYY-MM - a tenant reads its usage and its invoice
  * (contract 2.1). These requests are never billed, counted or refused by the quota. They are not calls of the router:
- * they leave a log line but no audit row. */
+ * they leave a log line, but no audit row. */
 #include "auth.h"
 #include "endpoints.h"
 #include "envelope.h"

@@ -1,10 +1,10 @@
-/* worker.c - threads that each take a connection, serve it, and take the next.
+/* worker.c - threads that each accept a connection, serve it, and accept the next.
  *
- * Each thread waits in its own epoll set for the listening socket (EPOLLEXCLUSIVE: the kernel wakes one thread) and for
- * an eventfd that signals the stop. While connections are queued, it takes several in a row without asking epoll. When
- * a thread waits long for a commit, a spare thread replaces it meanwhile, so that others are served. Signals are
- * blocked in all threads; the main thread receives them with sigtimedwait(), so that no system call of a request is
- * ever interrupted. */
+ * Each thread has its own epoll set, and waits in it for the listening socket (EPOLLEXCLUSIVE: the kernel wakes one
+ * thread) and for an eventfd that signals the stop. While connections are queued, a thread accepts several in a row
+ * without calling epoll. While a thread waits long for a commit, a spare thread replaces it, so that other requests are
+ * served. Signals are blocked in all threads; the main thread receives them with sigtimedwait(), so that no system call
+ * of a request is ever interrupted. */
 #include "worker.h"
 
 #include "delivery_worker.h"
@@ -33,13 +33,13 @@
 #define EPOLLEXCLUSIVE 0
 #endif
 
-enum { MAINTAIN_EVERY = 600 }; /* seconds; shorter when the audit log is sealed more often */
+enum { MAINTAIN_EVERY = 600 }; /* seconds; shorter if the audit log is sealed more often */
 
 struct worker {
 	const struct acp_config *config;
 	struct acp_live *live;
 	int listen_fd;
-	int stop_fd;          /* readable once the process stops */
+	int stop_fd;          /* readable once the process must stop */
 	pthread_mutex_t lock; /* protects the members below */
 	pthread_cond_t left;
 	struct slot *free;
@@ -50,7 +50,7 @@ struct worker {
 	struct acp_thread_owner owner;
 };
 
-/* A request holds a slot from arrival to end, which is longer than it has a thread if another thread stores its
+/* A request holds a slot from arrival to end. It has a thread for a shorter time if another thread stores its
  * result. */
 struct slot {
 	struct worker *worker;
@@ -106,7 +106,7 @@ static void release_slot(void *arg)
 	pthread_mutex_unlock(&worker->lock);
 }
 
-/* Makes the first slots, so that some always exist. */
+/* Creates the first slots, so that some always exist. */
 static bool make_slots(struct worker *worker, int count)
 {
 	struct slot *slot = NULL;
@@ -127,7 +127,7 @@ static void free_slots(struct worker *worker)
 	}
 }
 
-/* Waits until no request is running and no spare thread is left. False: the time limit came first. */
+/* Waits until no request is running and no spare thread is left. False: the time limit was reached first. */
 static bool wait_for_slots(struct worker *worker, const struct timespec *limit)
 {
 	bool in_time = true;
@@ -145,7 +145,7 @@ static bool watch(int epoll, int fd, uint32_t events)
 	return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
-/* Waits at most ms milliseconds (-1: forever) for a connection or the stop. False: stop. */
+/* Waits at most ms milliseconds (-1: forever) for a connection or the stop signal. False: stop. */
 static bool wait_for_work(int epoll, const struct worker *worker, int ms)
 {
 	struct epoll_event events[2];
@@ -174,11 +174,10 @@ static bool serve_one(struct worker *worker)
 	return false;
 }
 
-/* Serves queued connections, but at most most of them: a steady stream must not keep a thread from noticing the
- * stop. */
-static void serve_queued(struct worker *worker, int most)
+/* Serves at most limit queued connections: a steady stream must not keep a thread from noticing the stop signal. */
+static void serve_queued(struct worker *worker, int limit)
 {
-	for (int i = 0; i < most && serve_one(worker); i++)
+	for (int i = 0; i < limit && serve_one(worker); i++)
 		;
 }
 
@@ -211,8 +210,8 @@ static void *serve(void *arg)
 	return NULL;
 }
 
-/* Should this spare thread continue? It should while other threads are blocked. If not, it is no longer counted. */
-static bool is_wanted(struct worker *worker, bool good)
+/* True if this spare thread should continue, because other threads are blocked. Otherwise it is no longer counted. */
+static bool should_continue(struct worker *worker, bool good)
 {
 	pthread_mutex_lock(&worker->lock);
 	bool wanted = good && worker->spares <= worker->blocked;
@@ -223,13 +222,13 @@ static bool is_wanted(struct worker *worker, bool good)
 	return wanted;
 }
 
-static void *serve_meanwhile(void *arg)
+static void *serve_as_spare(void *arg)
 {
 	struct worker *worker = arg;
 	int epoll = open_epoll(worker);
 	bool good = epoll >= 0;
 	acp_thread_own(&worker->owner);
-	while (is_wanted(worker, good))
+	while (should_continue(worker, good))
 		if ((good = wait_for_work(epoll, worker, SPARE_MS)))
 			serve_one(worker);
 	if (epoll >= 0)
@@ -245,7 +244,7 @@ static bool start_spare(struct worker *worker)
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	bool started = pthread_create(&thread, &attr, serve_meanwhile, worker) == 0;
+	bool started = pthread_create(&thread, &attr, serve_as_spare, worker) == 0;
 	pthread_attr_destroy(&attr);
 	return started;
 }
@@ -276,10 +275,10 @@ static void reload(const struct acp_config *config, struct acp_live *live)
 	if (!acp_live_reload(live, why, sizeof why))
 		acp_log(ACP_LOG_ERROR, "reload refused, the old actions stay: %s", why);
 	else if (*config->actions_dir)
-		acp_log(ACP_LOG_INFO, "actions read again");
+		acp_log(ACP_LOG_INFO, "actions reloaded");
 }
 
-/* Receives signals, and does the upkeep between them, until told to stop. */
+/* Receives signals, and does the upkeep in between, until a signal to stop arrives. */
 static void wait_for_stop(const struct worker *worker, const struct acp_control_plane *plane, const sigset_t *signals)
 {
 	const struct timespec second = {.tv_sec = 1};
@@ -321,7 +320,7 @@ static int start_threads(struct worker *worker, pthread_t *threads, int count)
 }
 
 /* Lets running requests finish, for at most shutdown_timeout seconds. Requests that are cut off still use their memory,
- * so nothing can be released and the process exits here. */
+ * so nothing can be released, and the process exits here. */
 static void stop_all(struct worker *worker, struct acp_delivery_worker *deliveries, pthread_t *threads, int count)
 {
 	const uint64_t one = 1;
@@ -379,8 +378,8 @@ static int serve_until_stopped(const struct acp_config *config, const struct acp
 	return 0;
 }
 
-/* The name of the shared memory of this installation's processes. It is derived from the pepper, so that two
- * installations of one user on one host do not share it, and does not reveal the pepper. */
+/* Derives the name of the shared memory of this installation's processes from the pepper, so that two installations of
+ * one user on one host do not share it. The name does not reveal the pepper. */
 static void zone_name(const struct acp_config *config, char zone[17])
 {
 	uint8_t mac[ACP_SHA256_LEN];

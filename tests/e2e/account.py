@@ -111,7 +111,7 @@ def no_sanitizer_report(bench):
         for mark in ("AddressSanitizer", "LeakSanitizer", "runtime error:", "stack smashing", "double free",
                      "Assertion"):
             check(mark not in text, "%s: %s" % (name, [line for line in text.splitlines() if mark in line][:5]))
-    signals = set(re.findall(r"died of signal (\d+)", read(bench.stack.log))) - {"9"}
+    signals = set(re.findall(r"killed by signal (\d+)", read(bench.stack.log))) - {"9"}
     equal(signals, set(), "signals that ended a worker")
 
 

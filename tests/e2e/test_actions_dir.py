@@ -560,7 +560,7 @@ def test_calls_during_reloads(bench):
             replies = sum(parallel(4, lambda _: [call(responder, tenant.key, "e2e.http") for _ in range(50)]), [])
             done.set()
             thread.join(10)
-            check(responder.read_log().count("actions read again") > 5, "reloads")
+            check(responder.read_log().count("actions reloaded") > 5, "reloads")
     for reply in replies:
         succeeded(reply)
     bench.audit_each(replies, status="success", billable=True)

@@ -281,7 +281,7 @@ def test_killed_worker_is_replaced(bench):
     lost = [reply for reply in load.results if reply.status != 200]
     check(len(lost) <= 8, "%d calls failed; at most those that the worker had in hand may\n%s" % (len(lost), lost[:1]))
     check_rows_of_successes(bench, load.results)
-    check("died of signal 9" in read(bench.stack.log), "the log says so")
+    check("killed by signal 9" in read(bench.stack.log), "the log says so")
     works_again(bench, tenant.key)
 
 

@@ -126,7 +126,7 @@ def test_no_core_file(bench):
     with Responder(bench.stack) as responder:
         worker = until(10, "a worker", lambda: children(responder.process.pid))[0]
         os.kill(worker, signal.SIGABRT)
-        until(10, "the supervisor notes it", lambda: "died of signal %d" % signal.SIGABRT in responder.read_log())
+        until(10, "the supervisor notes it", lambda: "killed by signal %d" % signal.SIGABRT in responder.read_log())
         os.kill(responder.process.pid, signal.SIGABRT)
         deadline = time.monotonic() + 10
         pid = 0
