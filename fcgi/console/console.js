@@ -1,5 +1,5 @@
 "use strict";
-// The tenant's view. Only a variable of this page holds the key.
+// The tenant's view. The key is held only in a variable of this page.
 
 let key = null;
 let shown = {}; // the data loaded last, with its period
@@ -10,7 +10,7 @@ const manage = async (action, params, more) =>
 	(await ask("POST", "api/manage", { action, params: params || {}, ...more })).data;
 const month = () => byId("period").value;
 
-// If one part of the page cannot be loaded, the other parts still show.
+// If one part of the page cannot be loaded, the other parts are still shown.
 async function part(work) {
 	try {
 		return { ok: await work() };
@@ -21,11 +21,11 @@ async function part(work) {
 	}
 }
 
-const unless = (result, make) => (result.failed ? el("p", { class: "notice bad" }, result.failed) : make(result.ok));
+const showOrExplain = (result, make) => (result.failed ? el("p", { class: "notice bad" }, result.failed) : make(result.ok));
 
 // Usage -------------------------------------------------------------------------------------------------------------
 
-// "near" begins where the API by default begins to warn.
+// "near" starts where the API starts to warn by default.
 function stateOf(usage) {
 	if (usage.calls_limit === null)
 		return "good";
@@ -89,7 +89,7 @@ function showDays(activity) {
 
 const amountOf = (number, unit) => `${whole(number)} ${unit}${Number(number) === 1 || unit === "sec" ? "" : "s"}`;
 
-// An action whose billing unit was changed has one row for each unit.
+// An action whose billing unit has changed has one row for each unit.
 function showActions(usage, activity) {
 	const billed = new Map();
 	for (const row of usage.by_action) {
@@ -107,7 +107,7 @@ function showActions(usage, activity) {
 	], activity.by_action, "No calls in this month.");
 }
 
-function lookedAt(activity) {
+function coverageOf(activity) {
 	const { calls, since, all } = activity.looked_at;
 	return all ? `Among all ${whole(calls)} calls on record.`
 		: `Among the latest ${whole(calls)} calls, since ${moment(since)}.`;
@@ -115,7 +115,7 @@ function lookedAt(activity) {
 
 function showFailures(activity) {
 	const ofMonth = activity.failures.filter((f) => f.ts.startsWith(activity.period));
-	return el("div", {}, el("p", { class: "soft" }, `In ${activity.period}. ${lookedAt(activity)}`), table("Errors and denials", [
+	return el("div", {}, el("p", { class: "soft" }, `In ${activity.period}. ${coverageOf(activity)}`), table("Errors and denials", [
 		{ title: "when", value: (f) => moment(f.ts) },
 		{ title: "action", value: (f) => f.action, show: (f) => code(f.action || "(unreadable)") },
 		{ title: "outcome", value: (f) => (f.status === "denied" ? "refused" : "failed"), show: (f) =>
@@ -128,7 +128,7 @@ function showFailures(activity) {
 	], ofMonth, "No call failed or was refused in this month.", 10));
 }
 
-// Changes: first the dry run, then a dialog with its result, then the call ------------------------------------------
+// Changes: first a dry run, then a dialog with its result, then the call --------------------------------------------
 
 async function change({ title, action, params, text, danger, done }) {
 	const before = openDialog();
@@ -150,8 +150,8 @@ function showSecret(title, text, value) {
 	field.select();
 }
 
-// After a change that ends the key of this page, the page switches to the new key.
-async function afterKey(data, own) {
+// If a change ends the key of this page, the page switches to the new key.
+async function afterKeyChange(data, own) {
 	if (data.api_key) {
 		if (own)
 			key = data.api_key;
@@ -169,7 +169,7 @@ const keyName = (k) => `${k.name} (${k.key_prefix}…)`;
 function createKey() {
 	const name = el("input", { id: "key-name", type: "text", maxlength: 100 });
 	const expires = el("input", { id: "key-expires", type: "date" });
-	// A key can only grant scopes that it has itself.
+	// A key can grant only scopes that it has itself.
 	const scopes = shown.usage.scopes.map((scope) => el("input", { type: "checkbox", id: `scope-${scope}`, value: scope,
 		checked: scope === "manage.read" || scope === "manage.domain" }));
 	dialog({ title: "Create a key", body: [
@@ -184,13 +184,13 @@ function createKey() {
 		if (expires.value)
 			params.expires_at = `${expires.value}T23:59:59Z`;
 		await change({ title: "Create a key", action: "iam.keys.create", params, text: "Create the key",
-			done: (data) => afterKey(data, false) });
+			done: (data) => afterKeyChange(data, false) });
 	} } });
 }
 
 function rotateKey(k) {
 	return change({ title: `Rotate ${keyName(k)}`, action: "iam.keys.rotate", params: { api_key_id: k.api_key_id },
-		text: "Rotate the key", done: (data) => afterKey(data, isOwn(k)) });
+		text: "Rotate the key", done: (data) => afterKeyChange(data, isOwn(k)) });
 }
 
 function revokeKey(k) {
@@ -238,7 +238,7 @@ function showKeys(keys, activity) {
 
 // Invoices ----------------------------------------------------------------------------------------------------------
 
-// Is the month worth a row? Not if it was never used.
+// True if the month gets a row. A month without any use gets none.
 const isInvoice = (i) => i.status !== "none" && (i.status !== "open" || i.usage.total_calls > 0 || i.charges.lines.length > 0);
 
 function showInvoice(invoice) {
@@ -377,8 +377,8 @@ async function fetchAll(period, wanted) {
 	return { period, usage, activity, keys, invoices, hooks };
 }
 
-// Runs work and returns its result. Returns null when another load has begun meanwhile: the result is then for another
-// month, or for a key that was left. On failure, restores the status text and month of the page.
+// Runs work and returns its result. Returns null if another load has begun meanwhile: the result is then for another
+// month, or for a key that is no longer used. On failure, restores the status text and month of the page.
 async function newest(work, before) {
 	const mine = ++loads;
 	say("Loading…");
@@ -398,12 +398,12 @@ async function newest(work, before) {
 
 function show({ period, usage, activity, keys, invoices, hooks }) {
 	showUsage(usage, period);
-	byId("days").replaceChildren(unless(activity, showDays));
-	byId("by-action").replaceChildren(unless(activity, (a) => showActions(usage, a)));
-	byId("failures").replaceChildren(unless(activity, showFailures));
-	byId("keys").replaceChildren(unless(keys, (k) => showKeys(k, activity.ok)));
-	byId("invoice").replaceChildren(unless(invoices, showInvoices));
-	byId("webhooks").replaceChildren(unless(hooks, showWebhooks));
+	byId("days").replaceChildren(showOrExplain(activity, showDays));
+	byId("by-action").replaceChildren(showOrExplain(activity, (a) => showActions(usage, a)));
+	byId("failures").replaceChildren(showOrExplain(activity, showFailures));
+	byId("keys").replaceChildren(showOrExplain(keys, (k) => showKeys(k, activity.ok)));
+	byId("invoice").replaceChildren(showOrExplain(invoices, showInvoices));
+	byId("webhooks").replaceChildren(showOrExplain(hooks, showWebhooks));
 }
 
 async function load() {
@@ -438,7 +438,7 @@ function leave(why) {
 async function enter() {
 	key = byId("key").value.trim();
 	byId("key").value = "";
-	// Header values are ASCII, so any other text cannot be a key.
+	// Header values are ASCII, so no other text can be a key.
 	if (!/^[!-~]+$/.test(key))
 		return leave("This is not an API key.");
 	try {
@@ -453,7 +453,7 @@ async function enter() {
 	}
 }
 
-// The actions of the header's buttons; the operator's view installs its own.
+// The actions of the header's buttons. The operator's view sets its own actions.
 const ofTenant = { load: (button) => busy(button, load), leave: () => leave("The key was forgotten."),
 	leaveText: byId("leave").textContent };
 let view = ofTenant;

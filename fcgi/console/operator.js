@@ -1,6 +1,6 @@
 "use strict";
 // The operator's view. acpctl console prints a link with a token after the #. The page removes the token from the
-// address at once and exchanges it for a session, which only a variable of this page holds.
+// address at once and exchanges it for a session, which is held only in a variable of this page.
 
 let session = null;
 let shownOperator = {}; // the period shown, and the status text for it
@@ -16,7 +16,7 @@ const tiles = (pairs) => el("div", { class: "tiles" }, pairs.map(([name, value])
 	el("div", {}, el("dl", {}, el("dt", {}, name), el("dd", {}, value)))));
 const percent = (part, of) => (of ? `${((100 * part) / of).toFixed(1)} %` : "–");
 
-// From the outcome columns: the number of calls, and the share that failed.
+// Computed from the outcome columns: the number of calls, and the share that failed.
 const callsOf = (row) => row.success + row.error + row.denied;
 const rateColumn = { title: "error rate", number: true, value: (row) => percent(row.error, callsOf(row)),
 	show: (row) => percent(row.error, callsOf(row)) };
@@ -34,7 +34,7 @@ function showTenants(data) {
 		], data.tenants));
 }
 
-// One chart per currency: amounts in different currencies cannot be added.
+// One chart for each currency: amounts in different currencies cannot be added.
 function showRevenue(data) {
 	const currencies = [...new Set(data.revenue.map((r) => r.currency))];
 	const months = (currency) => monthsBack(thisMonth(), 12).reverse().map((period) =>

@@ -4,7 +4,7 @@
 
 const byId = (id) => document.getElementById(id);
 
-// The address before /console: the page can be mounted anywhere.
+// The part of the address before /console: the page can be mounted anywhere.
 const root = new URL("..", document.currentScript.src);
 
 function fill(node, attributes, children) {
@@ -28,7 +28,7 @@ const svg = (tag, attributes, ...children) =>
 
 const whole = (number) => Number(number).toLocaleString("en");
 
-// Shows as many digits as the amount has: prices can be below a cent.
+// Shows all digits of the amount: prices can be below a cent.
 function money(amount, currency) {
 	const digits = { minimumFractionDigits: 2, maximumFractionDigits: 9 };
 	return `${Number(amount).toLocaleString("en", digits)} ${currency || ""}`.trim();
@@ -83,13 +83,13 @@ function complain(text) {
 const sentence = (error) => (error instanceof Refusal ? error.message
 	: "Something on this page failed: " + error.message);
 
-// A busy button is not "disabled", because that would take the focus from it.
-const works = (button) => button.getAttribute("aria-disabled") === "true";
+// A busy button is not "disabled", because it would then lose the focus.
+const isBusy = (button) => button.getAttribute("aria-disabled") === "true";
 const setWorking = (button, working) => button.setAttribute("aria-disabled", String(working));
 
-// Runs work with the button switched off, and shows its error.
+// Runs work while the button is switched off, and shows any error.
 async function busy(button, work) {
-	if (button && works(button))
+	if (button && isBusy(button))
 		return;
 	if (button)
 		setWorking(button, true);
@@ -103,13 +103,13 @@ async function busy(button, work) {
 	}
 }
 
-// Is the focus nowhere, or in the dialog, which returns it?
-const adrift = () => document.activeElement === document.body || byId("dialog").contains(document.activeElement);
+// True if no element has the focus, or if it is in the dialog, which returns it.
+const lacksFocus = () => document.activeElement === document.body || byId("dialog").contains(document.activeElement);
 const isSeen = (node) => node !== null && node.isConnected && node.getClientRects().length > 0;
 
 // The element that gets the focus instead of a removed one: the one with the same id, or the heading of its section.
-function heirOf(held, part, unfolded) {
-	const same = byId(held.id);
+function successorOf(focused, part, unfolded) {
+	const same = byId(focused.id);
 	const fold = same && unfolded && same.closest("details");
 	if (fold)
 		fold.open = true;
@@ -123,23 +123,23 @@ function heirOf(held, part, unfolded) {
 // Call this before a part of the page is redrawn or hidden, and the returned function afterwards. It moves the focus to
 // the successor of the element that had it, and does the same for the element to which a dialog returns the focus.
 function keepFocus() {
-	const held = adrift() ? dialog.opener : document.activeElement;
-	const part = held && held.closest("section");
-	const unfolded = held && held.closest("details[open]");
+	const focused = lacksFocus() ? dialog.opener : document.activeElement;
+	const part = focused && focused.closest("section");
+	const unfolded = focused && focused.closest("details[open]");
 	return () => {
-		if (!part || isSeen(held))
+		if (!part || isSeen(focused))
 			return;
-		const heir = heirOf(held, part, unfolded);
+		const successor = successorOf(focused, part, unfolded);
 		if (dialog.opener)
-			dialog.opener = heir;
+			dialog.opener = successor;
 		if (!byId("dialog").open)
-			heir.focus({ preventScroll: true });
+			successor.focus({ preventScroll: true });
 	};
 }
 
 // CSV ---------------------------------------------------------------------------------------------------------------
 
-// RFC 4180. A cell that a spreadsheet would take for a formula gets a leading quote.
+// RFC 4180. A cell that a spreadsheet would interpret as a formula gets a leading quote.
 function cell(value) {
 	let text = value === null || value === undefined ? "" : String(value);
 	if (typeof value === "string" && /^[=+\-@\t\r]/.test(text))
@@ -168,9 +168,9 @@ const csvButton = (name, columns, rows) =>
 
 // Tables ------------------------------------------------------------------------------------------------------------
 
-// In narrow windows the style turns each row into a block; the roles keep it a table for screen readers.
+// In narrow windows the style turns each row into a block; because of the roles, screen readers still see a table.
 // columns: {title, value: row => text (also for CSV), show?: row => node, number?: true}
-// few: the number of rows shown at first; a button shows the rest.
+// few: the number of rows shown initially; a button shows the rest.
 function table(name, columns, rows, none, few = Infinity) {
 	if (rows.length === 0)
 		return el("p", { class: "soft" }, none || "Nothing yet.");
@@ -188,7 +188,7 @@ function table(name, columns, rows, none, few = Infinity) {
 	const data = columns.filter((c) => c.value);
 	const lines = rows.map(line);
 	const more = () => `Show ${lines[few].hidden ? `all ${whole(rows.length)}` : `the first ${few}`}`;
-	const turn = (event) => {
+	const toggle = (event) => {
 		lines.slice(few).forEach((tr) => { tr.hidden = !tr.hidden; });
 		event.currentTarget.textContent = more();
 	};
@@ -197,7 +197,7 @@ function table(name, columns, rows, none, few = Infinity) {
 			el("table", { role: "table" }, el("thead", { role: "rowgroup" }, head),
 				el("tbody", { role: "rowgroup" }, lines))),
 		el("div", { class: "buttons" },
-			rows.length > few && el("button", { type: "button", class: "small", id: `more-${idOf(name)}`, onclick: turn },
+			rows.length > few && el("button", { type: "button", class: "small", id: `more-${idOf(name)}`, onclick: toggle },
 				more()),
 			csvButton(name, data.map((c) => c.title), rows.map((row) => data.map((c) => c.value(row))))));
 }
@@ -220,7 +220,7 @@ function gauge(used, limit, state) {
 			limit === null ? "calls, no limit" : `of ${whole(limit)} calls`));
 }
 
-// The next 1, 2 or 5 times a power of ten, also below 1.
+// Rounds up to 1, 2 or 5 times a power of ten, also below 1.
 function ceiling(value) {
 	const power = 10 ** Math.floor(Math.log10(value));
 	return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= value);
@@ -270,10 +270,10 @@ const folded = (title, ...children) =>
 // The dialog --------------------------------------------------------------------------------------------------------
 
 // Removes the content of a dialog, for example a new key, from the page. Returns the focus to the element that opened
-// the dialog, unless someone has moved it.
+// the dialog, unless the focus has moved.
 function afterDialog() {
 	byId("dialog-body").replaceChildren();
-	if (dialog.opener && adrift())
+	if (dialog.opener && lacksFocus())
 		dialog.opener.focus({ preventScroll: true });
 	dialog.opener = null;
 }
@@ -312,7 +312,7 @@ function dialog({ title, body, go, close }) {
 byId("dialog-form").addEventListener("submit", async (event) => {
 	event.preventDefault();
 	const go = dialog.go;
-	if (!go || works(byId("dialog-go")))
+	if (!go || isBusy(byId("dialog-go")))
 		return;
 	setWorking(byId("dialog-go"), true);
 	byId("dialog-problem").hidden = true;
@@ -337,14 +337,14 @@ byId("dialog").addEventListener("cancel", (event) => {
 	event.preventDefault();
 	closeDialog();
 });
-// The browser may close the dialog by itself. Its event comes in a separate task, after keys pressed meanwhile: by then
-// another dialog may be open, which must keep its content.
+// The browser may close the dialog on its own. The event arrives in a separate task, after keys pressed meanwhile. By
+// then another dialog may be open, which must keep its content.
 byId("dialog").addEventListener("close", () => {
 	if (!byId("dialog").open)
 		afterDialog();
 });
 
-// A value of an impact in words: no ids, which mean nothing to people, and no JSON.
+// Puts a value of an impact into words, without ids, which mean nothing to people, and without JSON.
 function wordsOf(value) {
 	if (Array.isArray(value))
 		return value.map(wordsOf).join(", ");
@@ -353,7 +353,7 @@ function wordsOf(value) {
 	return /^\d{4}-\d\d-\d\dT[\d:.]+Z$/.test(value) ? moment(value) : String(value);
 }
 
-// The members of an object as "name: value", with `changes` flattened; of the type only its value.
+// The members of an object as "name: value", with `changes` flattened; for the type only its value.
 const pairsOf = (item) => Object.entries({ ...item, changes: null, ...item.changes })
 	.filter(([name, value]) => value !== null && !name.endsWith("_id") && !(name === "count" && value === 1))
 	.map(([name, value]) => (name === "type" ? wordsOf(value).replaceAll("_", " ").replace("api key", "API key")
