@@ -89,7 +89,7 @@ static bool script(struct run *run, const char *what, const char *sql)
 	return false;
 }
 
-/* First column of the first row; "" if there is no row. */
+/* Fetches the first column of the first row; "" if there is no row. */
 static bool fetch(struct run *run, const char *sql, const char *parameter, char *out, size_t size)
 {
 	struct acp_db_error error;

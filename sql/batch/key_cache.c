@@ -110,7 +110,7 @@ static struct entry *find(struct entry *set, const uint8_t key_hash[ACP_SHA256_L
 }
 
 /* Returns a free slot of the set, or the least recently used one. */
-static struct entry *place_in(struct entry *set)
+static struct entry *pick_slot(struct entry *set)
 {
 	struct entry *oldest = set;
 	for (size_t way = 0; way < WAYS; way++) {
@@ -132,7 +132,7 @@ void acp_key_cache_put(struct acp_key_cache *cache, const uint8_t key_hash[ACP_S
 		struct entry *set = set_of(cache, key_hash);
 		struct entry *entry = find(set, key_hash);
 		if (!entry)
-			entry = place_in(set);
+			entry = pick_slot(set);
 		*entry = (struct entry){.used = true,
 					.touched_us = acp_monotonic_us(),
 					.expires_us = expires_us,

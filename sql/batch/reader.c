@@ -67,7 +67,7 @@ struct acp_reader {
 
 /* Statements ----------------------------------------------------------------------------------------------------- */
 
-/* Length of the SQL identifier at the start of text; 0: none. */
+/* Returns the length of the SQL identifier at the start of text; 0: none. */
 static size_t identifier(const char *text)
 {
 	size_t len = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_");

@@ -17,7 +17,7 @@ void acp_reader_free(struct acp_reader *reader); /* no call may be in progress *
 
 /* Result of a function: texts, valid until acp_read_release. */
 struct acp_read {
-	const char *data;     /* jsonb; NULL: null */
+	const char *data;     /* jsonb; NULL: SQL null */
 	const char *meta;     /* jsonb of acp.report(); NULL: none */
 	const char *quantity; /* of acp.report(); NULL: none */
 	struct acp_read_rows *rows;

@@ -47,7 +47,7 @@ void acp_db_pool_free(struct acp_db_pool *pool)
 }
 
 /* Signals that a connection is free, or that a counted one is gone and another may be opened. */
-static void free_place(struct acp_db_pool *pool, bool counted, bool writes)
+static void release_slot(struct acp_db_pool *pool, bool counted, bool writes)
 {
 	pthread_mutex_lock(&pool->lock);
 	pool->count -= counted;
@@ -60,7 +60,7 @@ static void free_place(struct acp_db_pool *pool, bool counted, bool writes)
 /* Detects a connection that the server closed while it was idle. Reads to the end of file, because the message that the
  * server sends first looks like any notice. Nothing was sent on the connection since then, so another one can replace
  * it. */
-static bool died_idle(struct acp_db_conn *conn)
+static bool closed_while_idle(struct acp_db_conn *conn)
 {
 	struct pollfd socket = {PQsocket(conn->pg), POLLIN, 0};
 	for (int i = 0; i < 8 && !conn->lost && poll(&socket, 1, 0) > 0; i++)
@@ -78,7 +78,7 @@ static struct acp_db_conn *pop_idle(struct acp_db_pool *pool, enum acp_db_purpos
 		pool->idle = conn->next;
 		doubted = purpose != ACP_DB_TO_READ && conn->spell != atomic_load(&pool->spells);
 		/* The previous server may have vanished silently. Do not wait for it again. */
-		if (!doubted && conn->server == pool->server && !died_idle(conn))
+		if (!doubted && conn->server == pool->server && !closed_while_idle(conn))
 			return conn;
 		acp_db_close(conn);
 		pool->count--;
@@ -181,31 +181,31 @@ static void register_connection(struct acp_db_pool *pool, struct acp_db_conn *co
 }
 
 /* Keep one connection free of writers, because all of them may wait for the same row. */
-static int writers_of(const struct acp_db_pool *pool)
+static int max_writers(const struct acp_db_pool *pool)
 {
 	return pool->limits.connections > 1 ? pool->limits.connections - 1 : 1;
 }
 
 /* True if a connection is idle or may be opened for this purpose. The caller holds the lock. */
-static bool has_place(const struct acp_db_pool *pool, enum acp_db_purpose purpose)
+static bool has_slot(const struct acp_db_pool *pool, enum acp_db_purpose purpose)
 {
 	return (pool->idle || pool->count < pool->limits.connections) &&
-	       (purpose != ACP_DB_TO_WRITE || pool->writing < writers_of(pool));
+	       (purpose != ACP_DB_TO_WRITE || pool->writing < max_writers(pool));
 }
 
 /* The caller holds the lock. False: the time is up. */
 static bool wait_until(struct acp_db_pool *pool, enum acp_db_purpose purpose, const struct timespec *until)
 {
 	int waited = 0;
-	while (!has_place(pool, purpose) && waited != ETIMEDOUT)
+	while (!has_slot(pool, purpose) && waited != ETIMEDOUT)
 		waited = pthread_cond_timedwait(&pool->released[purpose], &pool->lock, until);
-	return has_place(pool, purpose);
+	return has_slot(pool, purpose);
 }
 
 /* The caller holds the lock. False: no connection in time. */
-static bool wait_for_place(struct acp_db_pool *pool, enum acp_db_purpose purpose)
+static bool wait_for_slot(struct acp_db_pool *pool, enum acp_db_purpose purpose)
 {
-	if (has_place(pool, purpose))
+	if (has_slot(pool, purpose))
 		return true;
 	const struct timespec slow = acp_monotonic_after(SLOW_MS * UINT64_C(1000));
 	const struct timespec deadline = acp_monotonic_after((uint64_t)pool->limits.timeout_ms * 1000);
@@ -218,10 +218,10 @@ static bool wait_for_place(struct acp_db_pool *pool, enum acp_db_purpose purpose
 }
 
 /* Takes an idle connection (*conn), or permission to open one (*conn is NULL). False: the pool is full. */
-static bool acquire_place(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_conn **conn)
+static bool acquire_slot(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_conn **conn)
 {
 	pthread_mutex_lock(&pool->lock);
-	bool found = wait_for_place(pool, purpose);
+	bool found = wait_for_slot(pool, purpose);
 	*conn = found ? pop_idle(pool, purpose) : NULL;
 	pool->count += found && !*conn;
 	pool->writing += found && purpose == ACP_DB_TO_WRITE;
@@ -243,7 +243,7 @@ struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose
 			acp_db_note_away(pool); /* this caller was testing the server, but may not write */
 		return NULL;
 	}
-	if (!acquire_place(pool, purpose, &conn)) {
+	if (!acquire_slot(pool, purpose, &conn)) {
 		acp_db_set_error(error, "every connection of the pool is busy (db_connections)");
 		error->timed_out = true;
 		if (acp_db_away(pool))
@@ -259,7 +259,7 @@ struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose
 		return conn;
 	}
 	acp_db_note_away(pool);
-	free_place(pool, true, purpose == ACP_DB_TO_WRITE);
+	release_slot(pool, true, purpose == ACP_DB_TO_WRITE);
 	return NULL;
 }
 
@@ -286,7 +286,7 @@ void acp_db_release(struct acp_db_pool *pool, struct acp_db_conn *conn)
 	bool counted = !kept && !conn->uncounted;
 	if (!kept)
 		acp_db_close(conn);
-	free_place(pool, counted, writes);
+	release_slot(pool, counted, writes);
 }
 
 void acp_db_leave_pool(struct acp_db_conn *conn)
@@ -294,7 +294,7 @@ void acp_db_leave_pool(struct acp_db_conn *conn)
 	if (!conn->pool || conn->uncounted)
 		return;
 	conn->uncounted = true;
-	free_place(conn->pool, true, false);
+	release_slot(conn->pool, true, false);
 }
 
 /* On any connection ---------------------------------------------------------------------------------------------- */

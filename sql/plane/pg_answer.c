@@ -6,14 +6,14 @@
 
 /* Errors ------------------------------------------------------------------------------------------------------- */
 
-/* acp.fail() in SQL puts the code into the hint and the member into the detail. */
+/* True for an error of acp.fail() in SQL, which puts the code into the hint and the member into the detail. */
 static bool is_refusal(const struct acp_db_error *error)
 {
 	return strcmp(error->sqlstate, "ACP01") == 0;
 }
 
-/* A running server failed temporarily: a full disk, no memory, a deadlock. The statement did nothing, and the same call
- * may soon succeed. */
+/* True if a running server failed temporarily: a full disk, no memory, a deadlock. The statement did nothing, and the
+ * same call may soon succeed. */
 static bool is_temporary(const char *sqlstate)
 {
 	return strncmp(sqlstate, "53", 2) == 0 || strncmp(sqlstate, "40", 2) == 0 || strcmp(sqlstate, "58030") == 0;
