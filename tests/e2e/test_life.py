@@ -144,7 +144,7 @@ def test_log_rotation(bench):
         until(5, "a line", lambda: first.request_id in responder.read_log())
         os.rename(responder.log, responder.log + ".1")
         responder.reload()
-        until(10, "a new file", lambda: "read again" in responder.read_log())
+        until(10, "a new file", lambda: "reloaded" in responder.read_log())
         replies = [succeeded(responder.call(key, VERSION)) for _ in range(10)]
         # An old worker that is just leaving still has the old file.
         both = lambda: read(responder.log) + read(responder.log + ".1")
