@@ -9,8 +9,8 @@
 enum {
 	CONNECT_MS = 3000,
 	BODY_MAX = 64 << 20,
-	ERROR_MAX = 200, /* bytes of an upstream's error text, and of its field, that a caller sees */
-	META_MAX = 4096, /* bytes of result_meta, which describes the result and must not carry it */
+	ERROR_MAX = 200, /* bytes of an upstream's error text, and of its field, shown to the caller */
+	META_MAX = 4096, /* bytes of result_meta, which describes the result and must not contain it */
 	OWN_HEADERS = 4,
 };
 
@@ -26,8 +26,9 @@ bool acp_upstream_header_taken(const char *name)
 
 /* Request ------------------------------------------------------------------------------------------------------- */
 
-/* The key by which the upstream may recognise a repeated call. A dry run must not be mistaken for the real call. */
-static const char *key_of(const struct acp_call *call)
+/* The key by which the upstream can recognise a repeated call. NULL: the call has none, or is a dry run, which must not
+ * be mistaken for the real call. */
+static const char *get_key(const struct acp_call *call)
 {
 	return call->idempotency_key && !call->dry_run ? call->idempotency_key : NULL;
 }
@@ -35,7 +36,7 @@ static const char *key_of(const struct acp_call *call)
 static bool make_body(const struct acp_call *call, struct json_object *params, struct acp_buf *out)
 {
 	size_t len = 0;
-	const char *key = key_of(call);
+	const char *key = get_key(call);
 	struct json_object *body = json_object_new_object();
 	bool ok =
 		body && acp_json_add_string(body, "action", call->entry->action->name) &&
@@ -53,9 +54,9 @@ static bool make_body(const struct acp_call *call, struct json_object *params, s
 }
 
 /* A key that a header cannot carry unchanged is sent as its hash. */
-static void key_header(const struct acp_call *call, char out[256])
+static void make_key_header(const struct acp_call *call, char out[256])
 {
-	const char *key = key_of(call);
+	const char *key = get_key(call);
 	size_t len = key ? strlen(key) : 0;
 	bool plain = true;
 	for (size_t i = 0; i < len; i++)
@@ -91,7 +92,7 @@ static enum acp_outbound_result send_call(const struct acp_call *call, const str
 	char key[256];
 	struct acp_header headers[OWN_HEADERS + ACP_UPSTREAM_HEADERS];
 	const struct acp_upstream *upstream = call->entry->action->upstream;
-	key_header(call, key);
+	make_key_header(call, key);
 	const struct acp_outbound_request request = {
 		.method = upstream->method,
 		.url = upstream->url,
@@ -111,7 +112,7 @@ static enum acp_outbound_result send_call(const struct acp_call *call, const str
 
 /* Reply ---------------------------------------------------------------------------------------------------------- */
 
-/* Tell the caller that the upstream failed, and log the details for the operator. */
+/* Tells the caller that the upstream failed, and logs the details for the operator. */
 static enum acp_code upstream_failed(struct acp_call *call, bool sent, const char *format, ...) ACP_PRINTF(3, 4);
 
 static enum acp_code upstream_failed(struct acp_call *call, bool sent, const char *format, ...)
@@ -124,7 +125,7 @@ static enum acp_code upstream_failed(struct acp_call *call, bool sent, const cha
 	acp_log(ACP_LOG_WARNING, "action %s: the upstream failed: %s; request %s", call->entry->action->name, detail,
 		call->request->request_id);
 	return acp_call_fail(call, ACP_UPSTREAM_FAILED, NULL,
-			     sent ? "the upstream of this action gave no usable reply; whether it acted is not known"
+			     sent ? "the upstream of this action gave no usable reply; it may or may not have acted"
 				  : "the upstream of this action cannot be reached; nothing was done");
 }
 
@@ -137,7 +138,7 @@ static bool read_json(const struct acp_outbound_reply *reply, struct json_object
 }
 
 /* result_meta goes into the audit row: it must be short and free of credentials. */
-static bool take_meta(const struct acp_call *call, struct json_object *meta, struct acp_result *result)
+static bool copy_meta(const struct acp_call *call, struct json_object *meta, struct acp_result *result)
 {
 	size_t len;
 	if (!json_object_is_type(meta, json_type_object) || !acp_json_text(meta, JSON_C_TO_STRING_SPACED, &len) ||
@@ -146,7 +147,7 @@ static bool take_meta(const struct acp_call *call, struct json_object *meta, str
 	return acp_redact_copy(meta, call->kernel->config->api_key_prefix, &result->meta);
 }
 
-static enum acp_code take_result(struct acp_call *call, struct json_object *document, struct acp_result *result)
+static enum acp_code read_result(struct acp_call *call, struct json_object *document, struct acp_result *result)
 {
 	struct json_object *data = NULL;
 	struct json_object *quantity = acp_json_member(document, "quantity");
@@ -157,7 +158,7 @@ static enum acp_code take_result(struct acp_call *call, struct json_object *docu
 	}
 	if (quantity && (!json_object_is_type(quantity, json_type_int) || json_object_get_int64(quantity) < 0))
 		return upstream_failed(call, true, "quantity is not a whole number of at least 0");
-	if (meta && !take_meta(call, meta, result))
+	if (meta && !copy_meta(call, meta, result))
 		return upstream_failed(call, true, "result_meta is not an object of at most %d bytes", META_MAX);
 	if (quantity)
 		result->quantity = json_object_get_int64(quantity);
@@ -167,7 +168,8 @@ static enum acp_code take_result(struct acp_call *call, struct json_object *docu
 
 /* The upstream's own error text, without credentials and cut at a character boundary. Falls back to the default
  * sentence of the code. */
-static void error_text(const struct acp_call *call, struct json_object *document, enum acp_code code, char out[256])
+static void make_error_text(const struct acp_call *call, struct json_object *document, enum acp_code code,
+			    char out[256])
 {
 	struct acp_buf clean;
 	const char *text = acp_json_string(document, "error");
@@ -184,7 +186,7 @@ static void error_text(const struct acp_call *call, struct json_object *document
 	acp_buf_release(&clean);
 }
 
-/* Passes the upstream's complaint about the caller's params on to the caller. */
+/* Passes the upstream's error about the caller's params on to the caller. */
 static enum acp_code refused_by_upstream(struct acp_call *call, const struct acp_outbound_reply *reply,
 					 enum acp_code code)
 {
@@ -192,7 +194,7 @@ static enum acp_code refused_by_upstream(struct acp_call *call, const struct acp
 	struct json_object *document = NULL;
 	if (!read_json(reply, &document))
 		document = NULL;
-	error_text(call, document, code, text);
+	make_error_text(call, document, code, text);
 	const char *field = acp_json_string(document, "field");
 	if (code != ACP_VALIDATION_ERROR)
 		field = NULL;
@@ -215,7 +217,7 @@ static enum acp_code read_reply(struct acp_call *call, const struct acp_outbound
 		return upstream_failed(call, true, "status %d", reply->status);
 	if (!read_json(reply, &document))
 		return upstream_failed(call, true, "status %d, but the body is not JSON", reply->status);
-	enum acp_code code = take_result(call, document, result);
+	enum acp_code code = read_result(call, document, result);
 	json_object_put(document);
 	return code;
 }
@@ -231,7 +233,8 @@ enum acp_code acp_run_http(struct acp_call *call, struct json_object *params, st
 		code = sent == ACP_OUTBOUND_REPLIED
 			       ? read_reply(call, &reply, result)
 			       : upstream_failed(call, sent == ACP_OUTBOUND_UNKNOWN, "%s%s", reply.error,
-						 sent == ACP_OUTBOUND_REFUSED ? " (allow_private allows it)" : "");
+						 sent == ACP_OUTBOUND_REFUSED ? " (set allow_private to allow it)"
+									      : "");
 		acp_buf_release(&reply.body);
 	}
 	acp_buf_release(&body);

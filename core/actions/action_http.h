@@ -1,4 +1,4 @@
-/* action_http.h - actions that an HTTP server of the operator performs (actions_dir.h).
+/* action_http.h - actions performed by an HTTP server of the operator (actions_dir.h).
  *
  * The request body is {action, params, dry_run, tenant_id, request_id, idempotency_key}. The server answers with JSON:
  * either an object with data and optionally quantity (billing units) and result_meta, or any other value, which is then
@@ -17,7 +17,7 @@ struct acp_upstream {
 	int timeout_ms;
 	size_t max_reply;
 	bool allow_private, allow_http;
-	struct acp_header headers[ACP_UPSTREAM_HEADERS]; /* the operator's own, in addition to ours */
+	struct acp_header headers[ACP_UPSTREAM_HEADERS]; /* set by the operator, in addition to the program's own */
 	size_t header_count;
 };
 

@@ -28,8 +28,8 @@ struct acp_actions {
 	const struct acp_pack **packs; /* terminated by NULL */
 };
 
-/* The schema of a file. C code checks the details that a schema cannot express. */
-static const char form[] =
+/* The schema of a file. Details that a schema cannot express are checked in C. */
+static const char file_schema[] =
 	"{\"type\":\"object\",\"additionalProperties\":false,"
 	"\"required\":[\"name\",\"description\",\"scope\",\"params_schema\",\"handler\"],\"properties\":{"
 	"\"name\":{\"type\":\"string\",\"maxLength\":100,\"pattern\":\"^[a-z0-9_]+([.][a-z0-9_]+)+$\"},"
@@ -48,11 +48,11 @@ static const char form[] =
 	"\"additionalProperties\":false,\"required\":[\"" required "\"],\"properties\":{"                              \
 	"\"kind\":{\"const\":\"" kind "\"}," members "}}}}"
 
-static const char sql_form[] =
+static const char sql_schema[] =
 	HANDLER("sql", "function",
 		"\"function\":{\"type\":\"string\",\"pattern\":\"^[a-z_][a-z0-9_]{0,62}[.][a-z_][a-z0-9_]{0,62}$\"}");
 
-static const char http_form[] =
+static const char http_schema[] =
 	HANDLER("http", "url",
 		"\"url\":{\"type\":\"string\",\"maxLength\":2000},\"method\":{\"enum\":[\"POST\",\"PUT\",\"PATCH\"]},"
 		"\"timeout_ms\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":30000},"
@@ -72,9 +72,9 @@ struct source {
 	size_t why_size;
 };
 
-static bool complain(const struct source *source, const char *format, ...) ACP_PRINTF(2, 3);
+static bool report(const struct source *source, const char *format, ...) ACP_PRINTF(2, 3);
 
-static bool complain(const struct source *source, const char *format, ...)
+static bool report(const struct source *source, const char *format, ...)
 {
 	va_list args;
 	va_start(args, format);
@@ -84,32 +84,32 @@ static bool complain(const struct source *source, const char *format, ...)
 }
 
 /* Reports an error in the member that pointer names. */
-static bool complain_at(const struct source *source, const char *pointer, const char *format, ...) ACP_PRINTF(3, 4);
+static bool report_at(const struct source *source, const char *pointer, const char *format, ...) ACP_PRINTF(3, 4);
 
-static bool complain_at(const struct source *source, const char *pointer, const char *format, ...)
+static bool report_at(const struct source *source, const char *pointer, const char *format, ...)
 {
 	char reason[400];
 	va_list args;
 	va_start(args, format);
 	vsnprintf(reason, sizeof reason, format, args);
 	va_end(args);
-	return complain(source, "%s:%d: %s%s%s", source->path, acp_json_line_of(source->text, pointer), pointer,
-			*pointer ? " " : "", reason);
+	return report(source, "%s:%d: %s%s%s", source->path, acp_json_line_of(source->text, pointer), pointer,
+		      *pointer ? " " : "", reason);
 }
 
 /* Checks --------------------------------------------------------------------------------------------------------- */
 
 /* Checks a document against a schema of this file, which is known to be valid. */
-static bool fits(const struct source *source, struct json_object *document, const char *schema_text)
+static bool check_schema(const struct source *source, struct json_object *document, const char *schema_text)
 {
 	struct acp_schema_error bad;
 	struct json_object *tree = acp_json_own(schema_text);
 	if (!tree)
-		return complain(source, "out of memory");
+		return report(source, "out of memory");
 	struct acp_schema *schema = acp_schema_compile(tree, &bad);
 	bool ok = schema && acp_schema_check(schema, document, &bad);
 	if (!ok)
-		complain_at(source, bad.pointer, "%s", bad.message);
+		report_at(source, bad.pointer, "%s", bad.message);
 	acp_schema_free(schema);
 	json_object_put(tree);
 	return ok;
@@ -127,10 +127,10 @@ static bool is_builtin(const char *name)
 static bool check_name(const struct source *source, const struct acp_actions *actions, const char *name)
 {
 	if (is_builtin(name))
-		return complain_at(source, "/name", "%s is the name of a built-in action, or begins with meta.", name);
+		return report_at(source, "/name", "%s is the name of a built-in action, or begins with meta.", name);
 	for (size_t i = 0; i < actions->count; i++)
 		if (actions->list[i].rows[0].name && strcmp(actions->list[i].rows[0].name, name) == 0)
-			return complain_at(source, "/name", "%s is also the action of %s", name, actions->list[i].path);
+			return report_at(source, "/name", "%s is already defined in %s", name, actions->list[i].path);
 	return true;
 }
 
@@ -142,24 +142,24 @@ static bool check_params_schema(const struct source *source, struct json_object 
 	bool ok = schema != NULL;
 	acp_schema_free(schema);
 	snprintf(pointer, sizeof pointer, "/params_schema%s", ok ? "" : bad.pointer);
-	return ok || complain_at(source, pointer, "%s", bad.message);
+	return ok || report_at(source, pointer, "%s", bad.message);
 }
 
 /* Handlers ------------------------------------------------------------------------------------------------------- */
 
-static int64_t number(struct json_object *object, const char *name, int64_t otherwise)
+static int64_t number(struct json_object *object, const char *name, int64_t fallback)
 {
 	struct json_object *value = acp_json_member(object, name);
-	return value ? json_object_get_int64(value) : otherwise;
+	return value ? json_object_get_int64(value) : fallback;
 }
 
-static bool flag(struct json_object *object, const char *name, bool otherwise)
+static bool flag(struct json_object *object, const char *name, bool fallback)
 {
 	struct json_object *value = acp_json_member(object, name);
-	return value ? json_object_get_boolean(value) : otherwise;
+	return value ? json_object_get_boolean(value) : fallback;
 }
 
-static bool take_headers(const struct source *source, struct json_object *headers, struct acp_upstream *out)
+static bool read_headers(const struct source *source, struct json_object *headers, struct acp_upstream *out)
 {
 	if (!headers)
 		return true;
@@ -167,20 +167,20 @@ static bool take_headers(const struct source *source, struct json_object *header
 	{
 		const char *text = json_object_get_string(value);
 		if (!acp_outbound_header_ok(name, text))
-			return complain_at(source, "/handler/headers",
-					   "header %zu contains a character that is not allowed in headers",
-					   out->header_count + 1);
+			return report_at(source, "/handler/headers",
+					 "header %zu contains a character that is not allowed in headers",
+					 out->header_count + 1);
 		if (acp_upstream_header_taken(name))
-			return complain_at(source, "/handler/headers", "%s is set by the program", name);
+			return report_at(source, "/handler/headers", "%s is set by the program", name);
 		for (size_t i = 0; i < out->header_count; i++)
 			if (strcasecmp(out->headers[i].name, name) == 0)
-				return complain_at(source, "/handler/headers", "%s is given twice", name);
+				return report_at(source, "/handler/headers", "%s is given twice", name);
 		out->headers[out->header_count++] = (struct acp_header){name, text};
 	}
 	return true;
 }
 
-static bool take_http(const struct source *source, struct json_object *handler, struct acp_upstream *out)
+static bool read_http(const struct source *source, struct json_object *handler, struct acp_upstream *out)
 {
 	char fault[128];
 	const struct acp_config *config = source->config;
@@ -194,34 +194,34 @@ static bool take_http(const struct source *source, struct json_object *handler, 
 		.allow_http = flag(handler, "allow_http", false),
 	};
 	if (!acp_outbound_url_ok(out->url, out->allow_http, fault, sizeof fault))
-		return complain_at(
+		return report_at(
 			source, "/handler/url", "%s%s", fault,
 			strncmp(out->url, "http://", 7) == 0 && !out->allow_http ? ", or allow_http must be true" : "");
 	/* A call must still hold its key and its reservation when the upstream answers. */
 	if (out->timeout_ms >= config->idempotency_lease * 1000 || out->timeout_ms >= config->reservation_ttl * 1000)
-		return complain_at(source, "/handler/timeout_ms",
-				   "must be less than idempotency_lease and reservation_ttl");
-	return take_headers(source, acp_json_member(handler, "headers"), out);
+		return report_at(source, "/handler/timeout_ms",
+				 "must be less than idempotency_lease and reservation_ttl");
+	return read_headers(source, acp_json_member(handler, "headers"), out);
 }
 
-static bool take_handler(const struct source *source, struct loaded *loaded)
+static bool read_handler(const struct source *source, struct loaded *loaded)
 {
 	struct json_object *handler = acp_json_member(loaded->document, "handler");
 	struct acp_action *row = &loaded->rows[0];
 	bool http = strcmp(acp_json_string(handler, "kind"), "http") == 0;
-	if (!fits(source, loaded->document, http ? http_form : sql_form))
+	if (!check_schema(source, loaded->document, http ? http_schema : sql_schema))
 		return false;
 	row->run = http ? acp_run_http : acp_run_sql;
 	if (!http)
 		row->sql_function = acp_json_string(handler, "function");
 	else
 		row->upstream = &loaded->upstream;
-	return !http || take_http(source, handler, &loaded->upstream);
+	return !http || read_http(source, handler, &loaded->upstream);
 }
 
 /* Files ---------------------------------------------------------------------------------------------------------- */
 
-static bool take_row(const struct source *source, struct loaded *loaded)
+static bool read_row(const struct source *source, struct loaded *loaded)
 {
 	struct json_object *document = loaded->document;
 	const char *name = acp_json_string(document, "name");
@@ -230,7 +230,7 @@ static bool take_row(const struct source *source, struct loaded *loaded)
 	loaded->params_schema = schema ? strdup(schema) : NULL;
 	loaded->pack_name = strndup(name, (size_t)(strrchr(name, '.') - name));
 	if (!loaded->params_schema || !loaded->pack_name)
-		return complain(source, "out of memory");
+		return report(source, "out of memory");
 	loaded->rows[0] = (struct acp_action){
 		.name = name,
 		.scope = acp_json_string(document, "scope"),
@@ -243,7 +243,7 @@ static bool take_row(const struct source *source, struct loaded *loaded)
 		.billing_unit = acp_json_string(document, "billing_unit"),
 	};
 	loaded->pack = (struct acp_pack){loaded->pack_name, loaded->rows};
-	return take_handler(source, loaded);
+	return read_handler(source, loaded);
 }
 
 static bool read_document(const struct source *source, struct json_object **document)
@@ -252,7 +252,7 @@ static bool read_document(const struct source *source, struct json_object **docu
 	const struct acp_json_limits limits = {FILE_MAX, 64, 100000};
 	if (acp_json_parse(source->text, strlen(source->text), &limits, document, &bad) == ACP_JSON_OK)
 		return true;
-	return complain(source, "%s:%d: %s", source->path, acp_json_line(source->text, bad.offset), bad.message);
+	return report(source, "%s:%d: %s", source->path, acp_json_line(source->text, bad.offset), bad.message);
 }
 
 static bool read_text(const struct source *source, struct acp_buf *text)
@@ -262,18 +262,18 @@ static bool read_text(const struct source *source, struct acp_buf *text)
 	struct stat about;
 	acp_buf_init(text, FILE_MAX);
 	if (stat(source->path, &about) == 0 && !S_ISREG(about.st_mode))
-		return complain(source, "%s:1: is not a file", source->path);
+		return report(source, "%s:1: is not a regular file", source->path);
 	FILE *file = fopen(source->path, "re");
 	if (!file)
-		return complain(source, "%s:1: %s", source->path, strerror(errno));
+		return report(source, "%s:1: %s", source->path, strerror(errno));
 	while ((got = fread(block, 1, sizeof block, file)) > 0)
 		acp_buf_add(text, block, got);
 	bool whole = !ferror(file);
 	fclose(file);
 	if (!whole || !acp_buf_ok(text))
-		return complain(source, "%s:1: cannot be read, or is larger than %d bytes", source->path, FILE_MAX);
+		return report(source, "%s:1: cannot be read, or is larger than %d bytes", source->path, FILE_MAX);
 	if (text->len == 0 || memchr(text->ptr, '\0', text->len))
-		return complain(source, "%s:1: is empty, or holds a NUL", source->path);
+		return report(source, "%s:1: is empty or contains a NUL", source->path);
 	return true;
 }
 
@@ -282,9 +282,9 @@ static bool load_file(struct acp_actions *actions, struct source *source, struct
 	struct acp_buf text;
 	bool ok = read_text(source, &text);
 	source->text = text.ptr;
-	ok = ok && read_document(source, &loaded->document) && fits(source, loaded->document, form) &&
+	ok = ok && read_document(source, &loaded->document) && check_schema(source, loaded->document, file_schema) &&
 	     check_name(source, actions, acp_json_string(loaded->document, "name")) &&
-	     check_params_schema(source, loaded->document) && take_row(source, loaded);
+	     check_params_schema(source, loaded->document) && read_row(source, loaded);
 	acp_buf_release(&text);
 	return ok;
 }
@@ -304,12 +304,12 @@ static bool load_files(struct acp_actions *actions, struct source *source, struc
 {
 	actions->list = calloc(count + 1, sizeof *actions->list);
 	if (!actions->list)
-		return complain(source, "out of memory");
+		return report(source, "out of memory");
 	for (size_t i = 0; i < count; i++) {
 		struct loaded *loaded = &actions->list[actions->count++];
 		if (asprintf(&loaded->path, "%s/%s", source->config->actions_dir, names[i]->d_name) < 0) {
 			loaded->path = NULL;
-			return complain(source, "out of memory");
+			return report(source, "out of memory");
 		}
 		source->path = loaded->path;
 		if (!load_file(actions, source, loaded))
@@ -326,7 +326,7 @@ static bool load_folder(struct acp_actions *actions, struct source *source)
 		return true;
 	int count = scandir(folder, &names, is_action_file, by_file_name);
 	if (count < 0)
-		return complain(source, "actions_dir = %s: %s", folder, strerror(errno));
+		return report(source, "actions_dir = %s: %s", folder, strerror(errno));
 	bool ok = load_files(actions, source, names, (size_t)count);
 	for (int i = 0; i < count; i++)
 		free(names[i]);
@@ -341,7 +341,7 @@ static bool list_packs(struct acp_actions *actions, const struct source *source)
 		builtin++;
 	actions->packs = calloc(builtin + actions->count + 1, sizeof *actions->packs);
 	if (!actions->packs)
-		return complain(source, "out of memory");
+		return report(source, "out of memory");
 	for (size_t i = 0; i < builtin; i++)
 		actions->packs[i] = acp_builtin_packs[i];
 	for (size_t i = 0; i < actions->count; i++)
@@ -354,7 +354,7 @@ struct acp_actions *acp_actions_load(const struct acp_config *config, char *why,
 	struct source source = {.config = config, .why = why, .why_size = why_size};
 	struct acp_actions *actions = calloc(1, sizeof *actions);
 	if (!actions)
-		complain(&source, "out of memory");
+		report(&source, "out of memory");
 	else if (load_folder(actions, &source) && list_packs(actions, &source))
 		return actions;
 	acp_actions_free(actions);

@@ -12,19 +12,19 @@
 #include <unistd.h>
 
 /* libcurl 7.80 added a hook that can stop a request after connecting and before sending. Without it a reused connection
- * would go unchecked, and libcurl would repeat a request on it. Older versions therefore open a new connection for each
- * request. */
+ * would go unchecked, and libcurl would repeat a request on it. With older versions, each request therefore opens a new
+ * connection. */
 #define CAN_KEEP (LIBCURL_VERSION_NUM >= 0x075000)
 
 struct exchange {
-	bool unset; /* setting a libcurl option failed */
+	bool option_failed; /* a libcurl option could not be set */
 	const struct acp_outbound_request *request;
 	struct acp_outbound_reply *reply;
 	struct curl_slist *headers;
 	char curl_error[CURL_ERROR_SIZE];
 	char refused[INET6_ADDRSTRLEN]; /* the last address that was not allowed; "" = none */
 	bool opened;                    /* a socket to an allowed address was opened */
-	bool begun;                     /* the connection was established and sending began */
+	bool sending;                   /* the connection was established and sending began */
 	bool repeated;                  /* libcurl was about to send a second time */
 	bool too_long;
 };
@@ -90,7 +90,7 @@ bool acp_outbound_public(int family, const void *address)
 
 /* Request ------------------------------------------------------------------------------------------------------ */
 
-static bool part_of(CURLU *parts, CURLUPart which, char out[64])
+static bool get_url_part(CURLU *parts, CURLUPart which, char out[64])
 {
 	char *text = NULL;
 	if (curl_url_get(parts, which, &text, 0) != CURLUE_OK)
@@ -100,7 +100,7 @@ static bool part_of(CURLU *parts, CURLUPart which, char out[64])
 	return true;
 }
 
-static const char *fault_of(CURLU *parts, const char *url, bool allow_http)
+static const char *find_url_fault(CURLU *parts, const char *url, bool allow_http)
 {
 	char text[64];
 	for (const char *at = url; *at; at++)
@@ -108,14 +108,14 @@ static const char *fault_of(CURLU *parts, const char *url, bool allow_http)
 			return "the URL contains a space or a control character";
 	if (curl_url_set(parts, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) != CURLUE_OK)
 		return "the URL is malformed";
-	if (!part_of(parts, CURLUPART_SCHEME, text) ||
+	if (!get_url_part(parts, CURLUPART_SCHEME, text) ||
 	    (strcmp(text, "https") != 0 && !(allow_http && strcmp(text, "http") == 0)))
 		return allow_http ? "the URL must begin with https:// or http://" : "the URL must begin with https://";
-	if (!part_of(parts, CURLUPART_HOST, text) || !*text)
+	if (!get_url_part(parts, CURLUPART_HOST, text) || !*text)
 		return "the URL has no host";
-	if (part_of(parts, CURLUPART_USER, text) || part_of(parts, CURLUPART_PASSWORD, text))
+	if (get_url_part(parts, CURLUPART_USER, text) || get_url_part(parts, CURLUPART_PASSWORD, text))
 		return "the URL must not contain a user or a password";
-	if (part_of(parts, CURLUPART_FRAGMENT, text))
+	if (get_url_part(parts, CURLUPART_FRAGMENT, text))
 		return "the URL must not have a fragment";
 	return NULL;
 }
@@ -123,7 +123,7 @@ static const char *fault_of(CURLU *parts, const char *url, bool allow_http)
 bool acp_outbound_url_ok(const char *url, bool allow_http, char *why, size_t why_size)
 {
 	CURLU *parts = curl_url();
-	const char *fault = parts ? fault_of(parts, url, allow_http) : "out of memory";
+	const char *fault = parts ? find_url_fault(parts, url, allow_http) : "out of memory";
 	curl_url_cleanup(parts);
 	if (fault)
 		snprintf(why, why_size, "%s", fault);
@@ -230,8 +230,9 @@ static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_so
 }
 
 #if CAN_KEEP
-/* Called before each sending. A reused connection may have been opened under other rules. A second sending is the
- * caller's decision, not libcurl's (which repeats a request when a reused connection dies before the reply begins). */
+/* Runs before each send. Checks the address of a reused connection, which may have been opened under other rules. Also
+ * stops libcurl from repeating a request, which it does when a reused connection dies before the reply begins: only the
+ * caller may decide to send again. */
 static int before_sending(void *arg, char *to, char *from, int to_port, int from_port)
 {
 	struct exchange *x = arg;
@@ -243,13 +244,13 @@ static int before_sending(void *arg, char *to, char *from, int to_port, int from
 	(void)from_port;
 	if (inet_pton(family, to, address) != 1 || !address_allowed(x, family, address))
 		return CURL_PREREQFUNC_ABORT;
-	x->repeated = x->begun && strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0;
-	x->begun = true;
+	x->repeated = x->sending && strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0;
+	x->sending = true;
 	return x->repeated ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
 }
 #endif
 
-static size_t take_body(char *bytes, size_t size, size_t count, void *arg)
+static size_t receive_body(char *bytes, size_t size, size_t count, void *arg)
 {
 	struct exchange *x = arg;
 	size_t len = size * count;
@@ -260,8 +261,8 @@ static size_t take_body(char *bytes, size_t size, size_t count, void *arg)
 	return 0;
 }
 
-/* Keeps a requested header. The headers of an interim reply are dropped when the next status line arrives. */
-static size_t take_header(char *line, size_t size, size_t count, void *arg)
+/* Stores the value of a requested header. A new status line drops the headers of an interim reply. */
+static size_t receive_header(char *line, size_t size, size_t count, void *arg)
 {
 	struct exchange *x = arg;
 	size_t len = size * count;
@@ -284,8 +285,8 @@ static size_t take_header(char *line, size_t size, size_t count, void *arg)
 
 /* Setting up ----------------------------------------------------------------------------------------------------- */
 
-/* The option that could not be set may be one that keeps the request safe, so the request is not sent. */
-#define SET(option, value) (x->unset = curl_easy_setopt(curl, option, value) != CURLE_OK || x->unset)
+/* If an option cannot be set, the request is not sent: the option may be one that keeps the request safe. */
+#define SET(option, value) (x->option_failed = curl_easy_setopt(curl, option, value) != CURLE_OK || x->option_failed)
 
 static void set_limits(CURL *curl, struct exchange *x)
 {
@@ -309,7 +310,7 @@ static void set_limits(CURL *curl, struct exchange *x)
 	SET(CURLOPT_NOSIGNAL, 1L);
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long)request->connect_timeout_ms);
 	SET(CURLOPT_TIMEOUT_MS, (long)request->timeout_ms);
-	/* Stops an announced long reply at once; take_body() checks the length in any case. */
+	/* Stops an announced long reply at once; receive_body() checks the length in any case. */
 	SET(CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)request->max_reply);
 }
 
@@ -328,9 +329,9 @@ static void set_body(CURL *curl, struct exchange *x)
 static void set_hooks(CURL *curl, struct exchange *x)
 {
 	SET(CURLOPT_ERRORBUFFER, x->curl_error);
-	SET(CURLOPT_WRITEFUNCTION, take_body);
+	SET(CURLOPT_WRITEFUNCTION, receive_body);
 	SET(CURLOPT_WRITEDATA, x);
-	SET(CURLOPT_HEADERFUNCTION, take_header);
+	SET(CURLOPT_HEADERFUNCTION, receive_header);
 	SET(CURLOPT_HEADERDATA, x);
 	SET(CURLOPT_OPENSOCKETFUNCTION, open_socket);
 	SET(CURLOPT_OPENSOCKETDATA, x);
@@ -340,7 +341,7 @@ static void set_hooks(CURL *curl, struct exchange *x)
 #endif
 }
 
-/* The handle that each thread keeps, with its connections. */
+/* Each thread's handle, which keeps its connections open. */
 static pthread_key_t kept_key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool usable;
@@ -351,7 +352,7 @@ static void free_kept(void *curl)
 }
 
 /* libcurl does not wipe requests before it frees them, and they hold vendors' keys. */
-static void forget(void *memory)
+static void wipe_and_free(void *memory)
 {
 	if (memory)
 		acp_wipe(memory, malloc_usable_size(memory));
@@ -365,14 +366,14 @@ static void *resize(void *memory, size_t size)
 	void *moved = malloc(size ? size : 1);
 	if (moved && memory) {
 		memcpy(moved, memory, old < size ? old : size);
-		forget(memory);
+		wipe_and_free(memory);
 	}
 	return moved;
 }
 
 static void init_once(void)
 {
-	usable = curl_global_init_mem(CURL_GLOBAL_DEFAULT, malloc, forget, resize, strdup, calloc) == CURLE_OK &&
+	usable = curl_global_init_mem(CURL_GLOBAL_DEFAULT, malloc, wipe_and_free, resize, strdup, calloc) == CURLE_OK &&
 		 pthread_key_create(&kept_key, free_kept) == 0;
 }
 
@@ -381,14 +382,14 @@ bool acp_outbound_init(void)
 	return pthread_once(&once, init_once) == 0 && usable;
 }
 
-static bool keeps(const struct acp_outbound_request *request)
+static bool keeps_connection(const struct acp_outbound_request *request)
 {
 	return CAN_KEEP && request->keep_alive;
 }
 
 static CURL *acquire_handle(const struct acp_outbound_request *request)
 {
-	if (!keeps(request))
+	if (!keeps_connection(request))
 		return curl_easy_init();
 	CURL *curl = pthread_getspecific(kept_key);
 	if (curl) {
@@ -442,17 +443,17 @@ static enum acp_outbound_result perform(CURL *curl, struct exchange *x)
 	set_limits(curl, x);
 	set_body(curl, x);
 	set_hooks(curl, x);
-	if (!keeps(x->request)) {
+	if (!keeps_connection(x->request)) {
 		SET(CURLOPT_FRESH_CONNECT, 1L);
 		SET(CURLOPT_FORBID_REUSE, 1L);
 	}
 	enum acp_outbound_result result = ACP_OUTBOUND_FAILED;
-	if (x->unset)
+	if (x->option_failed)
 		snprintf(x->reply->error, sizeof x->reply->error, "libcurl refused an option of the request");
 	else
 		result = classify(curl, curl_easy_perform(curl), x);
-	/* A kept handle still points at memory that is about to be freed. */
-	if (keeps(x->request))
+	/* Otherwise the kept handle would still point to memory that is about to be freed. */
+	if (keeps_connection(x->request))
 		curl_easy_reset(curl);
 	else
 		curl_easy_cleanup(curl);

@@ -58,13 +58,15 @@ bool acp_outbound_init(void) ACP_MUSTCHECK;
 enum acp_outbound_result acp_outbound_send(const struct acp_outbound_request *request,
 					   struct acp_outbound_reply *reply) ACP_MUSTCHECK;
 
-/* Is the URL acceptable? If not, why gets a sentence. The address that its name resolves to is not checked here. */
+/* Checks a URL. If it is not acceptable, writes a sentence to why. Does not check the address that the host name
+ * resolves to. */
 bool acp_outbound_url_ok(const char *url, bool allow_http, char *why, size_t why_size) ACP_MUSTCHECK;
 
-/* Is this a valid header: name a token of RFC 9110, value without control characters? */
+/* Is this a valid header? The name must be a token of RFC 9110; the value must not contain control characters. */
 bool acp_outbound_header_ok(const char *name, const char *value) ACP_MUSTCHECK;
 
-/* Is the address (network byte order, 4 or 16 bytes) on the public internet? Covers IPv4-mapped, NAT64 and 6to4. */
+/* Is the address (network byte order, 4 or 16 bytes) on the public internet? Covers IPv4-mapped, NAT64 and 6to4
+ * addresses. */
 bool acp_outbound_public(int family, const void *address);
 
 #endif

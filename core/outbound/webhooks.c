@@ -53,7 +53,7 @@ static bool port_ok(const char *port)
 }
 
 /* Is the host itself a private address or name? inet_aton() accepts the same forms as resolvers: 127.1, 0x7f000001. */
-static bool names_private(const char *host)
+static bool is_private_host(const char *host)
 {
 	struct in_addr v4;
 	struct in6_addr v6;
@@ -75,11 +75,11 @@ static const char *authority_fault(const struct acp_config *config, char *author
 		return "must not contain a user or a password";
 	char *host = split_host(authority, &port);
 	if (!host || !*host || host[strspn(host, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_:")])
-		return "has no usable host name (other scripts: in their xn-- form)";
+		return "has no valid host name (write an international name in its xn-- form)";
 	if (port && !port_ok(port))
 		return "has an invalid port";
-	if (!config->webhook_allow_private && names_private(host))
-		return "leads to a private address";
+	if (!config->webhook_allow_private && is_private_host(host))
+		return "points to a private address";
 	return NULL;
 }
 
@@ -98,7 +98,7 @@ static const char *url_fault(const struct acp_config *config, const char *url)
 	const char *start = url + (https ? 8 : 7);
 	size_t len = strcspn(start, "/?");
 	if (len == 0 || len >= sizeof authority)
-		return "has no usable host name (other scripts: in their xn-- form)";
+		return "has no valid host name (write an international name in its xn-- form)";
 	memcpy(authority, start, len);
 	authority[len] = '\0';
 	return authority_fault(config, authority);
@@ -113,8 +113,8 @@ bool acp_webhook_url_ok(const struct acp_config *config, const char *url, char *
 
 /* Secrets ------------------------------------------------------------------------------------------------------- */
 
-/* An id has one key, no matter in which case a caller writes its hex digits. */
-static void sealing_key(const struct acp_config *config, const char *webhook_id, uint8_t key[ACP_SHA256_LEN])
+/* Derives the key for a webhook's secret. The id is lowercased first, so the case of its hex digits does not matter. */
+static void derive_sealing_key(const struct acp_config *config, const char *webhook_id, uint8_t key[ACP_SHA256_LEN])
 {
 	char id[ACP_UUID_LEN];
 	snprintf(id, sizeof id, "%s", webhook_id);
@@ -130,7 +130,7 @@ bool acp_webhook_new_secret(const struct acp_config *config, const char *webhook
 	acp_random(secret, sizeof secret);
 	memcpy(text, "whsec_", 6);
 	acp_base64(secret, sizeof secret, text + 6);
-	sealing_key(config, webhook_id, key);
+	derive_sealing_key(config, webhook_id, key);
 	bool ok = acp_encrypt(key, secret, sizeof secret, sealed);
 	if (ok)
 		acp_hex(sealed, sizeof sealed, sealed_hex);
@@ -145,7 +145,7 @@ bool acp_webhook_open_secret(const struct acp_config *config, const char *webhoo
 	uint8_t key[ACP_SHA256_LEN], sealed[ACP_WEBHOOK_SEALED_LEN];
 	if (!acp_unhex(sealed_hex, sealed, sizeof sealed))
 		return false;
-	sealing_key(config, webhook_id, key);
+	derive_sealing_key(config, webhook_id, key);
 	bool opened = acp_decrypt(key, sealed, sizeof sealed, secret);
 	acp_wipe(key, sizeof key);
 	return opened;
@@ -171,7 +171,7 @@ double acp_webhook_retry_delay(int64_t attempt, uint32_t random)
 	return (double)retry_after[attempt - 1] * (0.9 + 0.2 * random / UINT32_MAX);
 }
 
-/* A delivery taken from the hub. The strings point into its JSON. */
+/* A delivery claimed from the hub. The strings point into its JSON. */
 struct delivery {
 	const char *tenant_id, *webhook_id, *delivery_id, *url, *payload, *sealed, *sealed_before;
 	int64_t attempt;
@@ -252,7 +252,7 @@ static struct json_object *outcome_json(const struct delivery *d, int status, co
 	uint32_t random;
 	bool delivered = status >= 200 && status <= 299;
 	acp_random(&random, sizeof random);
-	double again = status == 410 ? -1 : acp_webhook_retry_delay(d->attempt, random);
+	double retry_delay = status == 410 ? -1 : acp_webhook_retry_delay(d->attempt, random);
 	struct json_object *outcome = json_object_new_object();
 	if (outcome && acp_json_add_string(outcome, "tenant_id", d->tenant_id) &&
 	    acp_json_add_string(outcome, "webhook_id", d->webhook_id) &&
@@ -261,7 +261,7 @@ static struct json_object *outcome_json(const struct delivery *d, int status, co
 	    acp_json_add(outcome, "delivered", json_object_new_boolean(delivered)) &&
 	    (!status || acp_json_add(outcome, "status", json_object_new_int(status))) &&
 	    (delivered || acp_json_add_string(outcome, "error", error)) &&
-	    (delivered || again < 0 || acp_json_add(outcome, "retry_after", acp_json_double(again))) &&
+	    (delivered || retry_delay < 0 || acp_json_add(outcome, "retry_after", acp_json_double(retry_delay))) &&
 	    acp_json_add(outcome, "gone", json_object_new_boolean(status == 410)) &&
 	    acp_json_add(outcome, "silent", json_object_new_boolean(silent)))
 		return outcome;

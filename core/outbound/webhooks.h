@@ -13,8 +13,8 @@
 #define ACP_WEBHOOK_SEALED_LEN (ACP_WEBHOOK_SECRET_LEN + ACP_ENCRYPT_EXTRA)
 #define ACP_WEBHOOK_SEALED_HEX (2 * ACP_WEBHOOK_SEALED_LEN + 1)
 
-/* May a tenant use this URL? If not, why gets the reason. Whether its name resolves to a private address is checked
- * only when it is used. */
+/* May a tenant use this URL? If not, writes the reason to why. Whether the host name resolves to a private address is
+ * checked only when a delivery is sent. */
 bool acp_webhook_url_ok(const struct acp_config *config, const char *url, char *why, size_t why_size) ACP_MUSTCHECK;
 
 /* Makes a secret. text is for the tenant, to be shown once. sealed_hex is for storage: the secret in hex, encrypted
@@ -31,8 +31,8 @@ bool acp_webhook_open_secret(const struct acp_config *config, const char *webhoo
 void acp_webhook_sign(const uint8_t *secret, size_t secret_len, const char *id, int64_t timestamp, const char *body,
 		      char out[ACP_WEBHOOK_SIGNATURE]);
 
-/* Seconds from a failed attempt (the first is 1) to the next one; -1: it was the last. random varies the delay by up to
- * a tenth either way, so that receivers that failed together are not all retried together. */
+/* Seconds from a failed attempt (the first is 1) to the next one; -1: there is none. random varies the delay by up to a
+ * tenth either way, so that receivers that failed together are not all retried together. */
 double acp_webhook_retry_delay(int64_t attempt, uint32_t random);
 
 enum acp_webhooks_step {
@@ -41,7 +41,7 @@ enum acp_webhooks_step {
 	ACP_WEBHOOKS_TROUBLE /* the hub is unreachable or memory ran out: wait before the next call */
 };
 
-/* Takes one delivery that is due and makes one attempt, which takes 15 seconds at most or little more. */
+/* Claims one delivery that is due and makes one attempt, which takes little more than 15 seconds at most. */
 enum acp_webhooks_step acp_webhooks_deliver(const struct acp_config *config,
 					    const struct acp_control_plane *plane) ACP_MUSTCHECK;
 

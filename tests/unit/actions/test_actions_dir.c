@@ -270,7 +270,7 @@ static void test_sets(void)
 	begin();
 	add(FILE_WITH(EMPTY SQL));
 	add(FILE_WITH(EMPTY HTTP(URL)));
-	expect_broken(1, 2, "demo.a.b is also the action of", "the same name");
+	expect_broken(1, 2, "demo.a.b is already defined in", "the same name");
 	end();
 }
 
