@@ -18,7 +18,7 @@ bool acp_execute_key_ok(const struct acp_kernel *kernel, const char *bearer)
 	return bearer && *config->executor_key && acp_same_secret(config->key_pepper, bearer, config->executor_key);
 }
 
-/* Checks the members and their form, including rules that a schema cannot express. */
+/* Parses the body and checks it, including rules that a schema cannot express. */
 static enum acp_code read_body(const struct acp_kernel *kernel, const struct acp_request *request,
 			       struct json_object **body, char error[256], char field[280])
 {
@@ -44,7 +44,7 @@ static enum acp_code read_body(const struct acp_kernel *kernel, const struct acp
 	return ACP_VALIDATION_ERROR;
 }
 
-/* Executions that were refused before they began are audited, too. */
+/* Audits an execution that was refused before it began. */
 static bool record_refusal(const struct acp_kernel *kernel, const struct acp_request *request, enum acp_code code,
 			   const char *error, struct json_object *body)
 {

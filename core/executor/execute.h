@@ -4,7 +4,7 @@
 
 #include "pipeline.h"
 
-/* Is it enabled: does this program have an executor, and a key for other kernels? */
+/* Is the endpoint enabled? It needs an executor in this program and a key for other kernels. */
 bool acp_execute_offered(const struct acp_kernel *kernel);
 
 /* Is this the executor's key? Takes constant time. NULL: the request has no key. */

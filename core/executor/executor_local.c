@@ -34,7 +34,7 @@ static void run(const struct local *local, size_t index, const struct acp_execut
 {
 	char own_key[ACP_UUID_LEN];
 	int ms = what->timeout_ms > 0 ? what->timeout_ms : TIMEOUT_MS;
-	/* The caller gave no key: this one still makes retries within this execution safe. */
+	/* Used if the caller sent no key. It still makes retries within this execution safe. */
 	acp_uuid(own_key);
 	struct acp_stripe stripe = {.config = local->config,
 				    .key = what->idempotency_key ? what->idempotency_key : own_key,
@@ -144,7 +144,7 @@ void acp_executor_local_run(const struct acp_executor *executor, const struct ac
 	enum acp_code code = check_and_run(local, what, out);
 	if (record(local, request, request_hash, what, code, out))
 		return;
-	/* Never report success without an audit row. A repetition under the same key has no further effect. */
+	/* Never report success without an audit row. A retry with the same key has no further effect. */
 	acp_log(ACP_LOG_ERROR, "request %s: the audit row of an execution of %.100s could not be written",
 		request->request_id, code == ACP_NOT_FOUND ? "an unknown action" : what->action);
 	acp_executed_release(out);

@@ -1,5 +1,5 @@
 /* executor_local.h - the executor in this program: the allow-list of actions, the check of their params, and one audit
- * event for each execution, whoever requested it. Private to core/. */
+ * event for each execution, regardless of the requester. Private to core/. */
 #ifndef ACP_EXECUTOR_LOCAL_H
 #define ACP_EXECUTOR_LOCAL_H
 
@@ -15,7 +15,7 @@ void acp_executor_local_free(struct acp_executor *executor);
 bool acp_executor_is_local(const struct acp_executor *executor);
 
 /* Executes for a request from another kernel. The audit event gets the request's id, address and duration, and its
- * request_hash (NULL: a hash made here). */
+ * request_hash (NULL: the hash is computed here). */
 void acp_executor_local_run(const struct acp_executor *executor, const struct acp_request *request,
 			    const char *request_hash, const struct acp_execution *what, struct acp_executed *out);
 

@@ -7,10 +7,10 @@
 #include "plane.h"
 #include "settings.h"
 
-/* Creates the executor: with stripe_key the one in this program, which stores its audit events through plane
- * (call.record); with executor_url the client of another one. True with *executor NULL: payments are not accepted.
- * False: why has a sentence. config and plane are borrowed until the executor is closed. Call acp_outbound_init()
- * first. Release with acp_executor_close(). */
+/* Creates the executor. executor_url selects the client of a remote executor. Otherwise stripe_key selects the built-in
+ * one, which stores its audit events through plane (call.record). If neither is set, *executor is NULL: payments are
+ * not accepted. Returns false with a sentence in why on failure. config and plane are borrowed until the executor is
+ * closed. Call acp_outbound_init() first. Release with acp_executor_close(). */
 bool acp_executor_open(const struct acp_config *config, const struct acp_control_plane *plane,
 		       struct acp_executor **executor, char *why, size_t why_size) ACP_MUSTCHECK;
 

@@ -9,8 +9,8 @@
 enum {
 	CONNECT_MS = 5000,
 	TIMEOUT_MS = 10000,
-	LEAST_MS = 100,  /* the shortest timeout given to an executor */
-	MARGIN_MS = 100, /* part of our time reserved for the network */
+	LEAST_MS = 100,  /* the shortest timeout sent to an executor */
+	MARGIN_MS = 100, /* part of our time limit, reserved for the network */
 	LONGEST_MS = 60000,
 	REPLY_MAX = 8 << 20,
 };
@@ -118,13 +118,13 @@ static enum acp_outbound_result send_once(const struct job *job, struct json_obj
 
 /* Reply ---------------------------------------------------------------------------------------------------------- */
 
-/* Probably not executed, and not because of the vendor. */
-static void fail_there(struct job *job, enum acp_outbound_result result, const struct acp_outbound_reply *reply)
+/* Reports a failure of the executor itself, not of the vendor. The action was probably not executed. */
+static void fail_at_executor(struct job *job, enum acp_outbound_result result, const struct acp_outbound_reply *reply)
 {
 	int status = result == ACP_OUTBOUND_REPLIED ? reply->status : 0;
 	const char *why = "the executor (executor_url) cannot be reached; nothing was done";
 	if (result == ACP_OUTBOUND_UNKNOWN)
-		why = "the executor gave no usable reply; whether it acted is not known";
+		why = "the executor gave no usable reply; it may or may not have acted";
 	else if (status == 401)
 		why = "the executor refuses this installation's executor_key";
 	else if (status == 404)
@@ -136,8 +136,8 @@ static void fail_there(struct job *job, enum acp_outbound_result result, const s
 			  why);
 }
 
-/* Takes an answer in the contract's format. retry: other implementations of the executor may omit it. */
-static void take_answer(struct job *job, struct json_object *tree)
+/* Copies an answer that has the contract's format. Other implementations of the executor may omit retry. */
+static void copy_answer(struct job *job, struct json_object *tree)
 {
 	struct acp_executed *out = job->out;
 	const char *code = acp_json_string(tree, "error_code");
@@ -173,17 +173,17 @@ static struct json_object *read_answer(const struct acp_outbound_reply *reply)
 	return NULL;
 }
 
-/* True: final. False: another attempt may succeed. */
+/* Processes the result of one attempt. False: another attempt may succeed. */
 static bool classify(struct job *job, enum acp_outbound_result result, const struct acp_outbound_reply *reply)
 {
 	bool replied = result == ACP_OUTBOUND_REPLIED;
 	struct json_object *tree = replied ? read_answer(reply) : NULL;
 	if (tree) {
-		take_answer(job, tree);
+		copy_answer(job, tree);
 		json_object_put(tree);
 		return true;
 	}
-	fail_there(job, result, reply);
+	fail_at_executor(job, result, reply);
 	return result == ACP_OUTBOUND_REFUSED || (replied && !acp_retry_worth(reply->status, ""));
 }
 
@@ -192,10 +192,10 @@ static void run(struct job *job, struct json_object *body)
 	for (int attempt = 1;; attempt++) {
 		struct acp_outbound_reply reply;
 		enum acp_outbound_result result = send_once(job, body, &reply);
-		bool decided = classify(job, result, &reply);
+		bool final = classify(job, result, &reply);
 		acp_buf_release(&reply.body);
 		int pause = acp_retry_pause_ms(attempt, acp_retry_chance());
-		if (decided || pause + LEAST_MS >= left_ms(job))
+		if (final || pause + LEAST_MS >= left_ms(job))
 			return;
 		acp_retry_sleep(pause);
 	}

@@ -5,26 +5,26 @@
 #include <time.h>
 
 enum {
-	FORGOTTEN_SECONDS = 23 * 3600, /* Stripe forgets idempotency keys after 24 h; this leaves an hour to finish */
+	KEY_VALID_SECONDS = 23 * 3600, /* Stripe forgets idempotency keys after 24 h; this leaves an hour to finish */
 	PAGE = 100,                    /* the largest page of Stripe's lists */
 	PATH_MAX_LEN = 600,
 };
 
 /* Helpers -------------------------------------------------------------------------------------------------------- */
 
-static struct json_object *none(void)
+static struct json_object *new_object(void)
 {
 	return json_object_new_object();
 }
 
 /* Adds a text unless it is NULL. */
-static bool put(struct json_object *object, const char *name, const char *text)
+static bool add_text(struct json_object *object, const char *name, const char *text)
 {
 	return object && (!text || acp_json_add_string(object, name, text));
 }
 
-/* Adds a copy of a member of another object. If it is missing, adds null where that is wanted. */
-static bool take(struct json_object *object, const char *name, struct json_object *from, const char *member)
+/* Adds a member of another object. Adds null if it is missing. */
+static bool add_member(struct json_object *object, const char *name, struct json_object *from, const char *member)
 {
 	struct json_object *value = acp_json_member(from, member);
 	return value ? acp_json_add(object, name, json_object_get(value)) : acp_json_add_null(object, name);
@@ -35,13 +35,13 @@ static int64_t number(struct json_object *object, const char *name)
 	return json_object_get_int64(acp_json_member(object, name));
 }
 
-static bool is(struct json_object *object, const char *name, const char *text)
+static bool member_equals(struct json_object *object, const char *name, const char *text)
 {
 	const char *value = acp_json_string(object, name);
 	return value && strcmp(value, text) == 0;
 }
 
-static bool broken(struct acp_executed *out)
+static bool fail_no_memory(struct acp_executed *out)
 {
 	return acp_executed_fail(out, "INTERNAL_ERROR", true, "out of memory");
 }
@@ -52,20 +52,20 @@ static const char *id_of(struct acp_stripe *stripe, struct json_object *object)
 	const char *id = acp_json_string(object, "id");
 	if (!id || strlen(id) > 255 ||
 	    strspn(id, "_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") != strlen(id)) {
-		acp_executed_fail(stripe->out, "UPSTREAM_FAILED", true, "Stripe's reply names no object");
+		acp_executed_fail(stripe->out, "UPSTREAM_FAILED", true, "Stripe's reply has no valid object id");
 		return NULL;
 	}
 	return id;
 }
 
-/* Ends an execution with success. Takes data over. */
+/* Completes an execution successfully. Takes ownership of data. */
 static bool succeed(struct acp_executed *out, struct json_object *data, const char *type, const char *id)
 {
 	struct json_object *meta = out->meta ? out->meta : json_object_new_object();
 	out->data = data;
 	out->meta = meta;
-	if (!data || !put(meta, "resource_type", type) || !put(meta, "resource_id", id))
-		return broken(out);
+	if (!data || !add_text(meta, "resource_type", type) || !add_text(meta, "resource_id", id))
+		return fail_no_memory(out);
 	out->ok = true;
 	out->retry = false;
 	*out->error = *out->error_code = '\0';
@@ -75,27 +75,27 @@ static bool succeed(struct acp_executed *out, struct json_object *data, const ch
 /* Is the obligation so old that Stripe may have forgotten its idempotency key? */
 static bool is_old(const struct acp_execution *what)
 {
-	return what->obliged_at > 0 && (int64_t)time(NULL) - what->obliged_at > FORGOTTEN_SECONDS;
+	return what->obliged_at > 0 && (int64_t)time(NULL) - what->obliged_at > KEY_VALID_SECONDS;
 }
 
 /* Lists ---------------------------------------------------------------------------------------------------------- */
 
-/* Looks at one object of a list. Returns false to stop. */
-typedef bool visit(void *arg, struct json_object *object);
+/* Called for each object of a list. Returns false to stop. */
+typedef bool list_callback(void *arg, struct json_object *object);
 
 static struct json_object *page_params(const char *name, const char *value, const char *after)
 {
-	struct json_object *params = none();
-	if (put(params, name, value) && put(params, "starting_after", after) &&
+	struct json_object *params = new_object();
+	if (add_text(params, name, value) && add_text(params, "starting_after", after) &&
 	    acp_json_add(params, "limit", json_object_new_int(PAGE)))
 		return params;
 	json_object_put(params);
 	return NULL;
 }
 
-/* Visits every object of the list at path whose member name has that value, newest first. */
-static bool each(struct acp_stripe *stripe, const char *path, const char *name, const char *value, visit *see,
-		 void *arg)
+/* Calls callback for every object of the list at path whose member called name equals value, newest first. */
+static bool for_each(struct acp_stripe *stripe, const char *path, const char *name, const char *value,
+		     list_callback *callback, void *arg)
 {
 	char after[256] = "";
 	bool more = true;
@@ -108,7 +108,7 @@ static bool each(struct acp_stripe *stripe, const char *path, const char *name, 
 		size_t count = json_object_is_type(data, json_type_array) ? json_object_array_length(data) : 0;
 		more = count > 0 && acp_json_bool(page, "has_more");
 		for (size_t i = 0; i < count; i++)
-			if (!see(arg, json_object_array_get_idx(data, i))) {
+			if (!callback(arg, json_object_array_get_idx(data, i))) {
 				more = false;
 				break;
 			}
@@ -121,17 +121,18 @@ static bool each(struct acp_stripe *stripe, const char *path, const char *name, 
 	return true;
 }
 
-/* Searches for an object whose metadata names this tenant (and period). */
+/* A search for an object whose metadata names this tenant (and period). */
 struct search {
 	const char *tenant, *period; /* period NULL: any period */
 	struct json_object *found;   /* owned */
 };
 
-static bool is_ours(void *arg, struct json_object *object)
+static bool find_by_metadata(void *arg, struct json_object *object)
 {
 	struct search *search = arg;
 	struct json_object *metadata = acp_json_member(object, "metadata");
-	if (!is(metadata, "tenant_uuid", search->tenant) || (search->period && !is(metadata, "period", search->period)))
+	if (!member_equals(metadata, "tenant_uuid", search->tenant) ||
+	    (search->period && !member_equals(metadata, "period", search->period)))
 		return true;
 	search->found = json_object_get(object);
 	return false;
@@ -139,11 +140,11 @@ static bool is_ours(void *arg, struct json_object *object)
 
 /* Customers ------------------------------------------------------------------------------------------------------ */
 
-static bool end_customer(struct acp_stripe *stripe, struct json_object *customer)
+static bool finish_customer(struct acp_stripe *stripe, struct json_object *customer)
 {
-	struct json_object *data = none();
+	struct json_object *data = new_object();
 	const char *id = id_of(stripe, customer);
-	bool ok = id && put(data, "customer", id) && succeed(stripe->out, json_object_get(data), "customer", id);
+	bool ok = id && add_text(data, "customer", id) && succeed(stripe->out, json_object_get(data), "customer", id);
 	json_object_put(data);
 	json_object_put(customer);
 	return ok;
@@ -151,12 +152,12 @@ static bool end_customer(struct acp_stripe *stripe, struct json_object *customer
 
 static struct json_object *customer_form(struct json_object *params)
 {
-	struct json_object *form = none();
-	struct json_object *metadata = none();
-	bool ok = put(form, "email", acp_json_string(params, "email")) &&
-		  put(form, "name", acp_json_string(params, "organization_name")) &&
-		  put(metadata, "tenant_uuid", acp_json_string(params, "tenant_uuid")) &&
-		  put(metadata, "agent_id", acp_json_string(params, "agent_id")) &&
+	struct json_object *form = new_object();
+	struct json_object *metadata = new_object();
+	bool ok = add_text(form, "email", acp_json_string(params, "email")) &&
+		  add_text(form, "name", acp_json_string(params, "organization_name")) &&
+		  add_text(metadata, "tenant_uuid", acp_json_string(params, "tenant_uuid")) &&
+		  add_text(metadata, "agent_id", acp_json_string(params, "agent_id")) &&
 		  acp_json_add(form, "metadata", json_object_get(metadata));
 	json_object_put(metadata);
 	if (ok)
@@ -170,32 +171,32 @@ static bool customers_create(struct acp_stripe *stripe, const struct acp_executi
 	struct json_object *customer = NULL;
 	struct search search = {.tenant = acp_json_string(what->params, "tenant_uuid")};
 	const char *email = acp_json_string(what->params, "email");
-	if (is_old(what) && !each(stripe, "/v1/customers", "email", email, is_ours, &search))
+	if (is_old(what) && !for_each(stripe, "/v1/customers", "email", email, find_by_metadata, &search))
 		return false;
 	if (search.found)
-		return end_customer(stripe, search.found);
+		return finish_customer(stripe, search.found);
 	return acp_stripe_ask(stripe, "POST", "/v1/customers", customer_form(what->params), "", &customer) &&
-	       end_customer(stripe, customer);
+	       finish_customer(stripe, customer);
 }
 
 static bool customers_update(struct acp_stripe *stripe, const struct acp_execution *what)
 {
 	char path[PATH_MAX_LEN];
 	struct json_object *customer = NULL;
-	struct json_object *form = none();
-	struct json_object *settings = none();
+	struct json_object *form = new_object();
+	struct json_object *settings = new_object();
 	const char *method = acp_json_string(what->params, "default_payment_method");
-	bool ok = put(form, "email", acp_json_string(what->params, "email")) &&
-		  put(form, "name", acp_json_string(what->params, "name")) &&
-		  put(settings, "default_payment_method", method) &&
+	bool ok = add_text(form, "email", acp_json_string(what->params, "email")) &&
+		  add_text(form, "name", acp_json_string(what->params, "name")) &&
+		  add_text(settings, "default_payment_method", method) &&
 		  (!method || acp_json_add(form, "invoice_settings", json_object_get(settings)));
 	json_object_put(settings);
 	if (!ok) {
 		json_object_put(form);
-		return broken(stripe->out);
+		return fail_no_memory(stripe->out);
 	}
 	snprintf(path, sizeof path, "/v1/customers/%s", acp_json_string(what->params, "customer"));
-	return acp_stripe_ask(stripe, "POST", path, form, "", &customer) && end_customer(stripe, customer);
+	return acp_stripe_ask(stripe, "POST", path, form, "", &customer) && finish_customer(stripe, customer);
 }
 
 /* Checkout -------------------------------------------------------------------------------------------------------- */
@@ -205,17 +206,18 @@ static struct json_object *session_form(struct json_object *params)
 {
 	const char *tenant = acp_json_string(params, "tenant_uuid");
 	const char *currency = acp_json_string(params, "currency");
-	struct json_object *form = none();
-	struct json_object *metadata = none();
-	struct json_object *intent = none();
-	bool ok = put(metadata, "tenant_uuid", tenant) && acp_json_add(intent, "metadata", json_object_get(metadata)) &&
-		  put(form, "mode", "setup") && put(form, "customer", acp_json_string(params, "customer")) &&
-		  put(form, "client_reference_id", tenant) &&
+	struct json_object *form = new_object();
+	struct json_object *metadata = new_object();
+	struct json_object *intent = new_object();
+	bool ok = add_text(metadata, "tenant_uuid", tenant) &&
+		  acp_json_add(intent, "metadata", json_object_get(metadata)) && add_text(form, "mode", "setup") &&
+		  add_text(form, "customer", acp_json_string(params, "customer")) &&
+		  add_text(form, "client_reference_id", tenant) &&
 		  acp_json_add(form, "metadata", json_object_get(metadata)) &&
 		  acp_json_add(form, "setup_intent_data", json_object_get(intent)) &&
-		  put(form, "currency", currency ? currency : "usd") &&
-		  put(form, "success_url", acp_json_string(params, "success_url")) &&
-		  put(form, "cancel_url", acp_json_string(params, "cancel_url"));
+		  add_text(form, "currency", currency ? currency : "usd") &&
+		  add_text(form, "success_url", acp_json_string(params, "success_url")) &&
+		  add_text(form, "cancel_url", acp_json_string(params, "cancel_url"));
 	json_object_put(metadata);
 	json_object_put(intent);
 	if (ok)
@@ -229,11 +231,11 @@ static bool checkout_create(struct acp_stripe *stripe, const struct acp_executio
 	struct json_object *session = NULL;
 	if (!acp_stripe_ask(stripe, "POST", "/v1/checkout/sessions", session_form(what->params), "", &session))
 		return false;
-	struct json_object *data = none();
+	struct json_object *data = new_object();
 	const char *id = id_of(stripe, session);
-	bool ok = id && put(data, "id", id) && take(data, "url", session, "url") &&
-		  take(data, "expires_at", session, "expires_at") &&
-		  take(data, "setup_intent", session, "setup_intent") &&
+	bool ok = id && add_text(data, "id", id) && add_member(data, "url", session, "url") &&
+		  add_member(data, "expires_at", session, "expires_at") &&
+		  add_member(data, "setup_intent", session, "setup_intent") &&
 		  succeed(stripe->out, json_object_get(data), "checkout.session", id);
 	json_object_put(data);
 	json_object_put(session);
@@ -247,9 +249,9 @@ static bool setup_intents_get(struct acp_stripe *stripe, const struct acp_execut
 	snprintf(path, sizeof path, "/v1/setup_intents/%s", acp_json_string(what->params, "setup_intent"));
 	if (!acp_stripe_ask(stripe, "GET", path, NULL, "", &intent))
 		return false;
-	struct json_object *data = none();
-	bool ok = take(data, "payment_method", intent, "payment_method") &&
-		  take(data, "customer", intent, "customer") && take(data, "status", intent, "status") &&
+	struct json_object *data = new_object();
+	bool ok = add_member(data, "payment_method", intent, "payment_method") &&
+		  add_member(data, "customer", intent, "customer") && add_member(data, "status", intent, "status") &&
 		  succeed(stripe->out, json_object_get(data), "setup_intent",
 			  acp_json_string(what->params, "setup_intent"));
 	json_object_put(data);
@@ -263,13 +265,13 @@ static bool setup_intents_get(struct acp_stripe *stripe, const struct acp_execut
 struct bill {
 	struct acp_stripe *stripe;
 	struct json_object *params;
-	struct json_object *invoice; /* as last seen at Stripe; owned */
+	struct json_object *invoice; /* as last returned by Stripe; owned */
 	char id[256];
-	bool old;                /* look up the steps of earlier attempts: their keys may be forgotten */
+	bool old;                /* look up the steps of earlier attempts: Stripe may have forgotten their keys */
 	unsigned char done[256]; /* lines that the invoice already has */
 };
 
-static bool show(struct bill *bill, struct json_object *invoice)
+static bool set_invoice(struct bill *bill, struct json_object *invoice)
 {
 	const char *id = id_of(bill->stripe, invoice);
 	json_object_put(bill->invoice);
@@ -284,15 +286,15 @@ static bool refresh(struct bill *bill)
 	char path[PATH_MAX_LEN];
 	struct json_object *invoice = NULL;
 	snprintf(path, sizeof path, "/v1/invoices/%s", bill->id);
-	return acp_stripe_ask(bill->stripe, "GET", path, NULL, "", &invoice) && show(bill, invoice);
+	return acp_stripe_ask(bill->stripe, "GET", path, NULL, "", &invoice) && set_invoice(bill, invoice);
 }
 
 static struct json_object *bill_metadata(struct json_object *params)
 {
-	struct json_object *metadata = none();
-	if (put(metadata, "tenant_uuid", acp_json_string(params, "tenant_uuid")) &&
-	    put(metadata, "period", acp_json_string(params, "period")) &&
-	    put(metadata, "invoice_hash", acp_json_string(params, "hash")))
+	struct json_object *metadata = new_object();
+	if (add_text(metadata, "tenant_uuid", acp_json_string(params, "tenant_uuid")) &&
+	    add_text(metadata, "period", acp_json_string(params, "period")) &&
+	    add_text(metadata, "invoice_hash", acp_json_string(params, "hash")))
 		return metadata;
 	json_object_put(metadata);
 	return NULL;
@@ -301,21 +303,21 @@ static struct json_object *bill_metadata(struct json_object *params)
 static bool make_draft(struct bill *bill)
 {
 	struct json_object *invoice = NULL;
-	struct json_object *form = none();
-	bool ok = put(form, "customer", acp_json_string(bill->params, "customer")) &&
-		  put(form, "currency", acp_json_string(bill->params, "currency")) &&
-		  put(form, "collection_method", "charge_automatically") &&
-		  put(form, "pending_invoice_items_behavior", "exclude") &&
+	struct json_object *form = new_object();
+	bool ok = add_text(form, "customer", acp_json_string(bill->params, "customer")) &&
+		  add_text(form, "currency", acp_json_string(bill->params, "currency")) &&
+		  add_text(form, "collection_method", "charge_automatically") &&
+		  add_text(form, "pending_invoice_items_behavior", "exclude") &&
 		  acp_json_add(form, "auto_advance", json_object_new_boolean(false)) &&
 		  acp_json_add(form, "metadata", bill_metadata(bill->params));
 	if (!ok) {
 		json_object_put(form);
-		return broken(bill->stripe->out);
+		return fail_no_memory(bill->stripe->out);
 	}
-	return acp_stripe_ask(bill->stripe, "POST", "/v1/invoices", form, "", &invoice) && show(bill, invoice);
+	return acp_stripe_ask(bill->stripe, "POST", "/v1/invoices", form, "", &invoice) && set_invoice(bill, invoice);
 }
 
-static bool note_item(void *arg, struct json_object *item)
+static bool mark_line(void *arg, struct json_object *item)
 {
 	struct bill *bill = arg;
 	const char *line = acp_json_string(acp_json_member(item, "metadata"), "line");
@@ -328,13 +330,14 @@ static bool note_item(void *arg, struct json_object *item)
 static struct json_object *item_form(const struct bill *bill, struct json_object *line, size_t index)
 {
 	char text[24];
-	struct json_object *form = none();
+	struct json_object *form = new_object();
 	struct json_object *metadata = bill_metadata(bill->params);
 	snprintf(text, sizeof text, "%zu", index);
-	bool ok = put(form, "customer", acp_json_string(bill->params, "customer")) && put(form, "invoice", bill->id) &&
-		  put(form, "currency", acp_json_string(bill->params, "currency")) &&
-		  put(form, "description", acp_json_string(line, "description")) &&
-		  take(form, "amount", line, "amount") && put(metadata, "line", text) &&
+	bool ok = add_text(form, "customer", acp_json_string(bill->params, "customer")) &&
+		  add_text(form, "invoice", bill->id) &&
+		  add_text(form, "currency", acp_json_string(bill->params, "currency")) &&
+		  add_text(form, "description", acp_json_string(line, "description")) &&
+		  add_member(form, "amount", line, "amount") && add_text(metadata, "line", text) &&
 		  acp_json_add(form, "metadata", json_object_get(metadata));
 	json_object_put(metadata);
 	if (ok)
@@ -348,7 +351,7 @@ static bool add_items(struct bill *bill)
 	char step[32];
 	struct json_object *item = NULL;
 	struct json_object *lines = acp_json_member(bill->params, "lines");
-	if (bill->old && !each(bill->stripe, "/v1/invoiceitems", "invoice", bill->id, note_item, bill))
+	if (bill->old && !for_each(bill->stripe, "/v1/invoiceitems", "invoice", bill->id, mark_line, bill))
 		return false;
 	for (size_t i = 0; i < json_object_array_length(lines); i++) {
 		struct json_object *form =
@@ -357,25 +360,25 @@ static bool add_items(struct bill *bill)
 			continue;
 		snprintf(step, sizeof step, "item-%zu", i);
 		if (!form || !acp_stripe_ask(bill->stripe, "POST", "/v1/invoiceitems", form, step, &item))
-			return form ? false : broken(bill->stripe->out);
+			return form ? false : fail_no_memory(bill->stripe->out);
 		json_object_put(item);
 	}
 	return true;
 }
 
-/* Before anybody is charged, Stripe's total must equal ours. */
-static bool same_total(struct bill *bill)
+/* Checks that Stripe's total equals ours, before anybody is charged. */
+static bool check_total(struct bill *bill)
 {
 	if (number(bill->invoice, "total") == number(bill->params, "amount") &&
-	    is(bill->invoice, "currency", acp_json_string(bill->params, "currency")))
+	    member_equals(bill->invoice, "currency", acp_json_string(bill->params, "currency")))
 		return true;
 	return acp_executed_fail(bill->stripe->out, "INVOICE_MISMATCH", false,
 				 "invoice %s has a total of %lld at Stripe, not %lld; it was left unchanged", bill->id,
 				 (long long)number(bill->invoice, "total"), (long long)number(bill->params, "amount"));
 }
 
-/* Asks for the next step of an invoice. If Stripe refuses, an earlier attempt may have done the step; the refreshed
- * invoice then shows it. */
+/* Requests the next step of an invoice. If Stripe refuses, an earlier attempt may already have done the step; the
+ * refreshed invoice then shows it. */
 static bool advance(struct bill *bill, const char *verb, struct json_object *form, const char *step)
 {
 	char path[PATH_MAX_LEN];
@@ -383,7 +386,7 @@ static bool advance(struct bill *bill, const char *verb, struct json_object *for
 	struct acp_executed *out = bill->stripe->out;
 	snprintf(path, sizeof path, "/v1/invoices/%s/%s", bill->id, verb);
 	if (acp_stripe_ask(bill->stripe, "POST", path, form, step, &invoice))
-		return show(bill, invoice);
+		return set_invoice(bill, invoice);
 	if (out->status != 400 && out->status != 402)
 		return false;
 	struct acp_executed refusal = *out;
@@ -395,31 +398,32 @@ static bool advance(struct bill *bill, const char *verb, struct json_object *for
 
 static bool finalize(struct bill *bill)
 {
-	struct json_object *form = none();
+	struct json_object *form = new_object();
 	if (!acp_json_add(form, "auto_advance", json_object_new_boolean(false))) {
 		json_object_put(form);
-		return broken(bill->stripe->out);
+		return fail_no_memory(bill->stripe->out);
 	}
-	return advance(bill, "finalize", form, "finalize") && !is(bill->invoice, "status", "draft");
+	return advance(bill, "finalize", form, "finalize") && !member_equals(bill->invoice, "status", "draft");
 }
 
-/* When a card is declined or missing, the invoice stays open: a valid answer, not a failure. */
+/* If the card is declined or missing, the invoice stays open. That is a valid answer, not a failure. */
 static bool pay(struct bill *bill, const char *step)
 {
 	struct acp_executed *out = bill->stripe->out;
 	if (!advance(bill, "pay", NULL, step))
 		return false;
-	if (!is(bill->invoice, "status", "open"))
+	if (!member_equals(bill->invoice, "status", "open"))
 		return true;
 	out->meta = json_object_new_object();
-	return put(out->meta, "payment_error", *out->error_code ? out->error_code : "unknown") || broken(out);
+	return add_text(out->meta, "payment_error", *out->error_code ? out->error_code : "unknown") ||
+	       fail_no_memory(out);
 }
 
-static bool end_bill(struct bill *bill)
+static bool finish_bill(struct bill *bill)
 {
-	struct json_object *data = none();
-	bool ok = put(data, "invoice", bill->id) && take(data, "status", bill->invoice, "status") &&
-		  take(data, "amount", bill->invoice, "total") &&
+	struct json_object *data = new_object();
+	bool ok = add_text(data, "invoice", bill->id) && add_member(data, "status", bill->invoice, "status") &&
+		  add_member(data, "amount", bill->invoice, "total") &&
 		  succeed(bill->stripe->out, json_object_get(data), "invoice", bill->id);
 	json_object_put(data);
 	return ok;
@@ -431,12 +435,12 @@ static bool find_bill(struct bill *bill)
 	struct search search = {acp_json_string(bill->params, "tenant_uuid"), acp_json_string(bill->params, "period"),
 				NULL};
 	const char *customer = acp_json_string(bill->params, "customer");
-	if (!each(bill->stripe, "/v1/invoices", "customer", customer, is_ours, &search))
+	if (!for_each(bill->stripe, "/v1/invoices", "customer", customer, find_by_metadata, &search))
 		return false;
-	return !search.found || show(bill, search.found);
+	return !search.found || set_invoice(bill, search.found);
 }
 
-static bool adds_up(struct json_object *params)
+static bool lines_add_up(struct json_object *params)
 {
 	int64_t sum = 0;
 	struct json_object *lines = acp_json_member(params, "lines");
@@ -447,23 +451,23 @@ static bool adds_up(struct json_object *params)
 
 static bool run_bill(struct bill *bill)
 {
-	if (!adds_up(bill->params))
+	if (!lines_add_up(bill->params))
 		return acp_executed_fail(bill->stripe->out, "VALIDATION_ERROR", false,
 					 "the lines do not add up to the amount");
 	if (bill->old && !find_bill(bill))
 		return false;
 	if (!bill->invoice && !make_draft(bill))
 		return false;
-	/* Stripe's reply may be that of an earlier attempt: repeating the steps under their keys has no effect. */
-	if (is(bill->invoice, "status", "draft") && (!add_items(bill) || !refresh(bill)))
+	/* Stripe's reply may come from an earlier attempt. Repeating the steps with the same keys has no effect. */
+	if (member_equals(bill->invoice, "status", "draft") && (!add_items(bill) || !refresh(bill)))
 		return false;
-	if (!same_total(bill))
+	if (!check_total(bill))
 		return false;
-	if (is(bill->invoice, "status", "draft") && !finalize(bill))
+	if (member_equals(bill->invoice, "status", "draft") && !finalize(bill))
 		return false;
-	if (is(bill->invoice, "status", "open") && !pay(bill, "pay"))
+	if (member_equals(bill->invoice, "status", "open") && !pay(bill, "pay"))
 		return false;
-	return end_bill(bill);
+	return finish_bill(bill);
 }
 
 static bool invoices_create(struct acp_stripe *stripe, const struct acp_execution *what)
@@ -478,38 +482,39 @@ static bool invoices_pay(struct acp_stripe *stripe, const struct acp_execution *
 {
 	struct bill bill = {.stripe = stripe, .params = what->params};
 	snprintf(bill.id, sizeof bill.id, "%s", acp_json_string(what->params, "invoice"));
-	bool ok = pay(&bill, "") && end_bill(&bill);
+	bool ok = pay(&bill, "") && finish_bill(&bill);
 	json_object_put(bill.invoice);
 	return ok;
 }
 
-static struct json_object *shown_invoice(struct json_object *invoice)
+static struct json_object *invoice_summary(struct json_object *invoice)
 {
 	static const char *const same[] = {"status", "currency", "metadata", "created", "customer"};
-	struct json_object *shown = none();
-	bool ok = take(shown, "invoice", invoice, "id") && take(shown, "amount", invoice, "total");
+	struct json_object *summary = new_object();
+	bool ok = add_member(summary, "invoice", invoice, "id") && add_member(summary, "amount", invoice, "total");
 	for (size_t i = 0; ok && i < ACP_COUNT(same); i++)
-		ok = take(shown, same[i], invoice, same[i]);
+		ok = add_member(summary, same[i], invoice, same[i]);
 	if (ok)
-		return shown;
-	json_object_put(shown);
+		return summary;
+	json_object_put(summary);
 	return NULL;
 }
 
-static struct json_object *shown_invoices(struct json_object *page)
+static struct json_object *invoice_summaries(struct json_object *page)
 {
-	struct json_object *data = none();
+	struct json_object *data = new_object();
 	struct json_object *list = json_object_new_array();
 	struct json_object *found = acp_json_member(page, "data");
 	size_t count = json_object_is_type(found, json_type_array) ? json_object_array_length(found) : 0;
 	bool ok = data && list;
 	for (size_t i = 0; ok && i < count; i++) {
-		struct json_object *shown = shown_invoice(json_object_array_get_idx(found, i));
-		ok = shown && json_object_array_add(list, shown) == 0;
+		struct json_object *summary = invoice_summary(json_object_array_get_idx(found, i));
+		ok = summary && json_object_array_add(list, summary) == 0;
 		if (!ok)
-			json_object_put(shown);
+			json_object_put(summary);
 	}
-	ok = ok && acp_json_add(data, "invoices", json_object_get(list)) && take(data, "has_more", page, "has_more");
+	ok = ok && acp_json_add(data, "invoices", json_object_get(list)) &&
+	     add_member(data, "has_more", page, "has_more");
 	json_object_put(list);
 	if (ok)
 		return data;
@@ -520,21 +525,21 @@ static struct json_object *shown_invoices(struct json_object *page)
 static bool invoices_list(struct acp_stripe *stripe, const struct acp_execution *what)
 {
 	struct json_object *page = NULL;
-	struct json_object *form = none();
-	struct json_object *created = none();
+	struct json_object *form = new_object();
+	struct json_object *created = new_object();
 	struct json_object *limit = acp_json_member(what->params, "limit");
-	bool ok = put(form, "starting_after", acp_json_string(what->params, "starting_after")) &&
-		  take(created, "gte", what->params, "created_from") &&
+	bool ok = add_text(form, "starting_after", acp_json_string(what->params, "starting_after")) &&
+		  add_member(created, "gte", what->params, "created_from") &&
 		  acp_json_add(form, "created", json_object_get(created)) &&
 		  acp_json_add(form, "limit", limit ? json_object_get(limit) : json_object_new_int(PAGE));
 	json_object_put(created);
 	if (!ok) {
 		json_object_put(form);
-		return broken(stripe->out);
+		return fail_no_memory(stripe->out);
 	}
 	if (!acp_stripe_ask(stripe, "GET", "/v1/invoices", form, "", &page))
 		return false;
-	ok = succeed(stripe->out, shown_invoices(page), "invoice", NULL);
+	ok = succeed(stripe->out, invoice_summaries(page), "invoice", NULL);
 	json_object_put(page);
 	return ok;
 }

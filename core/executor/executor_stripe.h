@@ -13,7 +13,7 @@ struct acp_executor_action {
 	acp_stripe_action *run;
 };
 
-/* The allow-list, terminated by a row without a name: nothing else is ever executed. */
+/* The allow-list, terminated by a row without a name. Nothing else is ever executed. */
 extern const struct acp_executor_action acp_stripe_actions[];
 
 #endif

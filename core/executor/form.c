@@ -30,21 +30,21 @@ static void add_pair(struct acp_buf *out, const char *name, const char *value, s
 
 static void add_value(struct acp_buf *out, const char *name, struct json_object *value);
 
-/* Marks the buffer as failed: never send a form with a part missing. */
-static void give_up(struct acp_buf *out)
+/* Marks the buffer as failed, so that an incomplete form is never sent. */
+static void mark_failed(struct acp_buf *out)
 {
 	out->failed = true;
 }
 
-static void add_below(struct acp_buf *out, const char *name, const char *member, struct json_object *value)
+static void add_nested(struct acp_buf *out, const char *name, const char *member, struct json_object *value)
 {
-	char below[NAME_MAX];
-	int len = *name ? snprintf(below, sizeof below, "%s[%s]", name, member)
-			: snprintf(below, sizeof below, "%s", member);
-	if (len < (int)sizeof below)
-		add_value(out, below, value);
+	char nested[NAME_MAX];
+	int len = *name ? snprintf(nested, sizeof nested, "%s[%s]", name, member)
+			: snprintf(nested, sizeof nested, "%s", member);
+	if (len < (int)sizeof nested)
+		add_value(out, nested, value);
 	else
-		give_up(out);
+		mark_failed(out);
 }
 
 static void add_array(struct acp_buf *out, const char *name, struct json_object *array)
@@ -52,7 +52,7 @@ static void add_array(struct acp_buf *out, const char *name, struct json_object 
 	char index[24];
 	for (size_t i = 0; i < json_object_array_length(array); i++) {
 		snprintf(index, sizeof index, "%zu", i);
-		add_below(out, name, index, json_object_array_get_idx(array, i));
+		add_nested(out, name, index, json_object_array_get_idx(array, i));
 	}
 }
 
@@ -73,11 +73,11 @@ static void add_value(struct acp_buf *out, const char *name, struct json_object 
 		add_pair(out, name, json_object_get_string(value), (size_t)json_object_get_string_len(value));
 		break;
 	case json_type_object: {
-		json_object_object_foreach(value, member, below) add_below(out, name, member, below);
+		json_object_object_foreach(value, member, nested) add_nested(out, name, member, nested);
 		break;
 	}
 	case json_type_array: add_array(out, name, value); break;
-	case json_type_double: give_up(out); break;
+	case json_type_double: mark_failed(out); break;
 	}
 }
 

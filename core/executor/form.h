@@ -8,7 +8,7 @@
 #include <json-c/json.h>
 
 /* Appends the members of an object (NULL: none); null members are left out. Check acp_buf_ok(out) for failure. A number
- * that is not an integer also fails, because none of our forms has one. */
+ * that is not an integer also fails, because no form here has one. */
 void acp_form_encode(struct json_object *params, struct acp_buf *out);
 
 #endif

@@ -17,7 +17,7 @@ enum {
 enum { SHOULD_RETRY, REPLAYED, RETRY_AFTER };
 
 /* One request, built once and sent as often as needed. */
-struct question {
+struct api_call {
 	const char *method, *path;
 	struct acp_buf url, form;
 	char authorization[1024];
@@ -38,7 +38,8 @@ static bool is_plain(const char *text)
 	return true;
 }
 
-/* "<key>" or "<key>:<step>". If that is too long or not valid in a header, uses its hash. */
+/* Makes "<key>" or "<key>:<step>". Replaces key with its hash if that is too long, or if key is not valid in a
+ * header. */
 static void make_key(const char *key, const char *step, char out[KEY_MAX + 1])
 {
 	char hash[ACP_SHA256_HEX];
@@ -51,46 +52,46 @@ static void make_key(const char *key, const char *step, char out[KEY_MAX + 1])
 	snprintf(out, KEY_MAX + 1, "%s%s%s", key, *step ? ":" : "", step);
 }
 
-static bool make_question(const struct acp_stripe *stripe, const char *method, const char *path,
-			  struct json_object *params, const char *step, struct question *q)
+static bool make_call(const struct acp_stripe *stripe, const char *method, const char *path, struct json_object *params,
+		      const char *step, struct api_call *call)
 {
 	bool get = strcmp(method, "GET") == 0;
-	*q = (struct question){.method = method, .path = path};
-	acp_buf_init(&q->url, 8192);
-	acp_buf_init(&q->form, FORM_MAX);
-	acp_form_encode(params, &q->form);
-	acp_buf_printf(&q->url, "%s%s", stripe->config->stripe_url, path);
-	if (get && q->form.len > 0)
-		acp_buf_printf(&q->url, "?%s", q->form.ptr);
-	snprintf(q->authorization, sizeof q->authorization, "Bearer %s", stripe->config->stripe_key);
+	*call = (struct api_call){.method = method, .path = path};
+	acp_buf_init(&call->url, 8192);
+	acp_buf_init(&call->form, FORM_MAX);
+	acp_form_encode(params, &call->form);
+	acp_buf_printf(&call->url, "%s%s", stripe->config->stripe_url, path);
+	if (get && call->form.len > 0)
+		acp_buf_printf(&call->url, "?%s", call->form.ptr);
+	snprintf(call->authorization, sizeof call->authorization, "Bearer %s", stripe->config->stripe_key);
 	if (!get)
-		make_key(stripe->key, step, q->key);
-	return acp_buf_ok(&q->url) && acp_buf_ok(&q->form);
+		make_key(stripe->key, step, call->key);
+	return acp_buf_ok(&call->url) && acp_buf_ok(&call->form);
 }
 
-static void release_question(struct question *q)
+static void release_call(struct api_call *call)
 {
-	acp_buf_release(&q->url);
-	acp_buf_release(&q->form);
-	acp_wipe(q->authorization, sizeof q->authorization);
+	acp_buf_release(&call->url);
+	acp_buf_release(&call->form);
+	acp_wipe(call->authorization, sizeof call->authorization);
 }
 
-static enum acp_outbound_result send_once(const struct acp_stripe *stripe, const struct question *q,
+static enum acp_outbound_result send_once(const struct acp_stripe *stripe, const struct api_call *call,
 					  struct acp_outbound_reply *reply)
 {
 	int ms = left_ms(stripe);
-	bool post = *q->key != '\0';
-	const struct acp_header headers[] = {{"Authorization", q->authorization},
+	bool post = *call->key != '\0';
+	const struct acp_header headers[] = {{"Authorization", call->authorization},
 					     {"Stripe-Version", ACP_STRIPE_VERSION},
 					     {"Content-Type", "application/x-www-form-urlencoded"},
-					     {"Idempotency-Key", q->key}};
+					     {"Idempotency-Key", call->key}};
 	const struct acp_outbound_request request = {
-		.method = q->method,
-		.url = q->url.ptr,
+		.method = call->method,
+		.url = call->url.ptr,
 		.headers = headers,
 		.header_count = post ? 4 : 2,
-		.body = post ? q->form.ptr : NULL,
-		.body_len = post ? q->form.len : 0,
+		.body = post ? call->form.ptr : NULL,
+		.body_len = post ? call->form.len : 0,
 		.connect_timeout_ms = ms < CONNECT_MS ? ms : CONNECT_MS,
 		.timeout_ms = ms,
 		.max_reply = REPLY_MAX,
@@ -116,75 +117,77 @@ static struct json_object *read_reply(const struct acp_outbound_reply *reply)
 	return NULL;
 }
 
-/* No reply came. Logs the details for the operator. */
-static bool fail_silent(struct acp_stripe *stripe, const struct question *q, enum acp_outbound_result result,
-			const struct acp_outbound_reply *reply)
+/* Reports that no reply came, and logs the details for the operator. */
+static bool fail_without_reply(struct acp_stripe *stripe, const struct api_call *call, enum acp_outbound_result result,
+			       const struct acp_outbound_reply *reply)
 {
-	acp_log(ACP_LOG_WARNING, "stripe: %s %s: %s", q->method, q->path, reply->error);
+	acp_log(ACP_LOG_WARNING, "stripe: %s %s: %s", call->method, call->path, reply->error);
 	if (result == ACP_OUTBOUND_UNKNOWN)
 		return acp_executed_fail(stripe->out, "UPSTREAM_FAILED", true,
-					 "Stripe gave no usable reply; whether it acted is not known");
+					 "Stripe gave no usable reply; it may or may not have acted");
 	return acp_executed_fail(stripe->out, "UNAVAILABLE", result != ACP_OUTBOUND_REFUSED,
 				 "Stripe cannot be reached; nothing was done");
 }
 
-/* An error reply: keeps Stripe's own code and message, except where they mention our key. */
-static bool fail_answered(struct acp_stripe *stripe, const struct question *q, const struct acp_outbound_reply *reply)
+/* Reports an error reply with Stripe's own code and message. Replaces the message of a 401, because it mentions our
+ * key. */
+static bool fail_with_reply(struct acp_stripe *stripe, const struct api_call *call,
+			    const struct acp_outbound_reply *reply)
 {
 	struct json_object *tree = read_reply(reply);
 	struct json_object *error = acp_json_member(tree, "error");
 	const char *type = acp_json_string(error, "type");
 	const char *code = acp_json_string(error, "code");
 	const char *message = acp_json_string(error, "message");
-	bool worth = acp_retry_worth(reply->status, reply->headers[SHOULD_RETRY]);
+	bool may_succeed = acp_retry_worth(reply->status, reply->headers[SHOULD_RETRY]);
 	if (!code)
 		code = type ? type : "UPSTREAM_FAILED";
 	if (reply->status == 401)
 		acp_executed_fail(stripe->out, code, true, "Stripe refuses the key of this installation (stripe_key)");
 	else
-		acp_executed_fail(stripe->out, code, worth || reply->status >= 500, "%s",
+		acp_executed_fail(stripe->out, code, may_succeed || reply->status >= 500, "%s",
 				  message ? message : "Stripe answered with an error that cannot be read");
-	acp_log(ACP_LOG_WARNING, "stripe: %s %s: %d %s: %s", q->method, q->path, reply->status, stripe->out->error_code,
-		stripe->out->error);
+	acp_log(ACP_LOG_WARNING, "stripe: %s %s: %d %s: %s", call->method, call->path, reply->status,
+		stripe->out->error_code, stripe->out->error);
 	json_object_put(tree);
 	return false;
 }
 
-/* Classifies the result of one attempt. *again: milliseconds to wait before a retry, or -1 for none. */
-static bool classify(struct acp_stripe *stripe, const struct question *q, enum acp_outbound_result result,
-		     const struct acp_outbound_reply *reply, struct json_object **out, int *again)
+/* Classifies the result of one attempt. *retry_ms: milliseconds to wait before a retry, or -1 for none. */
+static bool classify(struct acp_stripe *stripe, const struct api_call *call, enum acp_outbound_result result,
+		     const struct acp_outbound_reply *reply, struct json_object **out, int *retry_ms)
 {
 	bool replied = result == ACP_OUTBOUND_REPLIED;
 	bool good = replied && reply->status >= 200 && reply->status < 300;
 	stripe->out->status = replied ? reply->status : 0;
-	*again = -1;
+	*retry_ms = -1;
 	if (good && (*out = read_reply(reply)))
 		return true;
 	if (good)
 		return acp_executed_fail(stripe->out, "UPSTREAM_FAILED", true, "Stripe's reply could not be read");
-	/* Stripe replays a stored error under the same key for a day, so retrying at once is useless. */
+	/* Stripe replays a stored error for a day to requests with the same key, so an immediate retry is useless. */
 	bool stored = replied && strcmp(reply->headers[REPLAYED], "true") == 0;
 	if (result != ACP_OUTBOUND_REFUSED && !stored &&
 	    acp_retry_worth(stripe->out->status, replied ? reply->headers[SHOULD_RETRY] : "")) {
 		long seconds = replied ? strtol(reply->headers[RETRY_AFTER], NULL, 10) : 0;
-		*again = seconds > 0 && seconds < 3600 ? (int)seconds * 1000 : 0;
+		*retry_ms = seconds > 0 && seconds < 3600 ? (int)seconds * 1000 : 0;
 	}
-	return replied ? fail_answered(stripe, q, reply) : fail_silent(stripe, q, result, reply);
+	return replied ? fail_with_reply(stripe, call, reply) : fail_without_reply(stripe, call, result, reply);
 }
 
-static bool ask(struct acp_stripe *stripe, const struct question *q, struct json_object **out)
+static bool send_with_retries(struct acp_stripe *stripe, const struct api_call *call, struct json_object **out)
 {
 	for (int attempt = 1;; attempt++) {
-		int again = 0;
+		int retry_ms = 0;
 		struct acp_outbound_reply reply;
-		enum acp_outbound_result result = send_once(stripe, q, &reply);
-		bool ok = classify(stripe, q, result, &reply, out, &again);
+		enum acp_outbound_result result = send_once(stripe, call, &reply);
+		bool ok = classify(stripe, call, result, &reply, out, &retry_ms);
 		acp_buf_release(&reply.body);
-		if (ok || again < 0)
+		if (ok || retry_ms < 0)
 			return ok;
 		int pause = acp_retry_pause_ms(attempt, acp_retry_chance());
-		if (pause < again)
-			pause = again;
+		if (pause < retry_ms)
+			pause = retry_ms;
 		if (pause >= left_ms(stripe))
 			return false;
 		acp_retry_sleep(pause);
@@ -194,16 +197,16 @@ static bool ask(struct acp_stripe *stripe, const struct question *q, struct json
 bool acp_stripe_ask(struct acp_stripe *stripe, const char *method, const char *path, struct json_object *params,
 		    const char *step, struct json_object **reply)
 {
-	struct question q;
-	bool ok = make_question(stripe, method, path, params, step, &q);
+	struct api_call call;
+	bool ok = make_call(stripe, method, path, params, step, &call);
 	json_object_put(params);
 	*reply = NULL;
 	if (!ok)
 		acp_executed_fail(stripe->out, "INTERNAL_ERROR", false, "the request to Stripe could not be made");
 	else if (left_ms(stripe) < 1)
-		ok = acp_executed_fail(stripe->out, "UNAVAILABLE", true, "there was no time left to ask Stripe");
+		ok = acp_executed_fail(stripe->out, "UNAVAILABLE", true, "no time was left for a request to Stripe");
 	else
-		ok = ask(stripe, &q, reply);
-	release_question(&q);
+		ok = send_with_retries(stripe, &call, reply);
+	release_call(&call);
 	return ok;
 }

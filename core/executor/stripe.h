@@ -17,8 +17,8 @@ struct acp_stripe {
 	struct acp_executed *out; /* receives the details of a failure */
 };
 
-/* Sends one request, and retries while that is useful and time is left. path begins with /v1/; params are taken over
- * and become the query of a GET or the body of a POST. step: makes the key of a POST unique, "" for the only or first
+/* Sends one request. Retries while that is useful and time is left. path begins with /v1/. Takes ownership of params,
+ * which become the query of a GET or the body of a POST. step makes the key of a POST unique; "" for the only or first
  * one. True: *reply is the object in the answer, owned by the caller. False: out has the reason. */
 bool acp_stripe_ask(struct acp_stripe *stripe, const char *method, const char *path, struct json_object *params,
 		    const char *step, struct json_object **reply) ACP_MUSTCHECK;

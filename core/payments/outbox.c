@@ -43,7 +43,7 @@ static struct json_object *outcome_json(const struct acp_execution *what, const 
 {
 	uint32_t random;
 	acp_random(&random, sizeof random);
-	double again = done->ok || !done->retry ? -1 : acp_outbox_retry_delay(attempts, random);
+	double retry_delay = done->ok || !done->retry ? -1 : acp_outbox_retry_delay(attempts, random);
 	struct json_object *outcome = json_object_new_object();
 	if (outcome && acp_json_add_string(outcome, "tenant_id", what->tenant_id) &&
 	    acp_json_add_string(outcome, "obligation", what->idempotency_key) &&
@@ -52,33 +52,34 @@ static struct json_object *outcome_json(const struct acp_execution *what, const 
 	    (!done->data || acp_json_add(outcome, "data", json_object_get(done->data))) &&
 	    (done->ok || (acp_json_add_string(outcome, "error_code", done->error_code) &&
 			  acp_json_add_string(outcome, "error", done->error))) &&
-	    (again < 0 || acp_json_add(outcome, "retry_after", acp_json_double(again))))
+	    (retry_delay < 0 || acp_json_add(outcome, "retry_after", acp_json_double(retry_delay))))
 		return outcome;
 	json_object_put(outcome);
 	return NULL;
 }
 
-static enum acp_code ask(const struct acp_kernel *kernel, acp_plane_question *question, struct json_object *what,
-			 struct json_object **reply)
+static enum acp_code ask_plane(const struct acp_kernel *kernel, acp_plane_question *function, struct json_object *what,
+			       struct json_object **reply)
 {
 	struct acp_refusal refusal = {0};
-	return what ? question(kernel->plane->self, what, reply, &refusal) : ACP_INTERNAL_ERROR;
+	return what ? function(kernel->plane->self, what, reply, &refusal) : ACP_INTERNAL_ERROR;
 }
 
-/* No work is lost: without a report the obligation is due again, under the same key, when the lease ends. */
+/* Reports the attempt. No work is lost if this fails: the obligation becomes due again, with the same key, when the
+ * lease ends. */
 static enum acp_outbox_step report(const struct acp_kernel *kernel, const struct acp_execution *what,
 				   const struct acp_executed *done, int64_t attempts)
 {
 	struct json_object *reply = NULL;
 	struct json_object *outcome = outcome_json(what, done, attempts);
-	enum acp_code code = ask(kernel, kernel->plane->payments.obligation_done, outcome, &reply);
+	enum acp_code code = ask_plane(kernel, kernel->plane->payments.obligation_done, outcome, &reply);
 	bool counted = acp_json_bool(reply, "counted");
-	bool dead = !done->ok && !acp_json_member(outcome, "retry_after");
-	acp_log(done->ok || !dead ? ACP_LOG_DEBUG : ACP_LOG_WARNING, "outbox: %s, attempt %lld: %s%s%s",
+	bool given_up = !done->ok && !acp_json_member(outcome, "retry_after");
+	acp_log(done->ok || !given_up ? ACP_LOG_DEBUG : ACP_LOG_WARNING, "outbox: %s, attempt %lld: %s%s%s",
 		what->idempotency_key, (long long)attempts, done->ok ? "done" : done->error_code, done->ok ? "" : ": ",
 		done->ok ? "" : done->error);
-	if (counted && dead)
-		acp_log(ACP_LOG_ERROR, "outbox: %s is given up; see: acpctl outbox list --state dead",
+	if (counted && given_up)
+		acp_log(ACP_LOG_ERROR, "outbox: gave up on %s; see: acpctl outbox list --state dead",
 			what->idempotency_key);
 	json_object_put(outcome);
 	json_object_put(reply);
@@ -100,12 +101,13 @@ static enum acp_outbox_step execute(const struct acp_kernel *kernel, struct json
 	return step;
 }
 
-static enum acp_outbox_step take(const struct acp_kernel *kernel, struct json_object *which, struct acp_execution *what)
+static enum acp_outbox_step claim_and_execute(const struct acp_kernel *kernel, struct json_object *which,
+					      struct acp_execution *what)
 {
 	struct json_object *reply = NULL;
-	bool asked = which && acp_json_add(which, "lease", json_object_new_int(LEASE));
-	acp_plane_question *question = kernel->plane->payments.obligations_take;
-	enum acp_code code = asked ? ask(kernel, question, which, &reply) : ACP_INTERNAL_ERROR;
+	bool ready = which && acp_json_add(which, "lease", json_object_new_int(LEASE));
+	acp_plane_question *function = kernel->plane->payments.obligations_take;
+	enum acp_code code = ready ? ask_plane(kernel, function, which, &reply) : ACP_INTERNAL_ERROR;
 	struct json_object *list = acp_json_member(reply, "obligations");
 	enum acp_outbox_step step = code == ACP_OK ? ACP_OUTBOX_IDLE : ACP_OUTBOX_TROUBLE;
 	if (json_object_is_type(list, json_type_array) && json_object_array_length(list) > 0)
@@ -118,7 +120,8 @@ static enum acp_outbox_step take(const struct acp_kernel *kernel, struct json_ob
 enum acp_outbox_step acp_outbox_work(const struct acp_kernel *kernel)
 {
 	struct acp_execution what = {.timeout_ms = TIMEOUT_MS};
-	return acp_outbox_offered(kernel) ? take(kernel, json_object_new_object(), &what) : ACP_OUTBOX_IDLE;
+	return acp_outbox_offered(kernel) ? claim_and_execute(kernel, json_object_new_object(), &what)
+					  : ACP_OUTBOX_IDLE;
 }
 
 enum acp_outbox_step acp_outbox_work_on(const struct acp_kernel *kernel, const char *tenant_id, const char *obligation,
@@ -130,7 +133,7 @@ enum acp_outbox_step acp_outbox_work_on(const struct acp_kernel *kernel, const c
 	struct json_object *which = json_object_new_object();
 	if (which && acp_json_add_string(which, "tenant_id", tenant_id) &&
 	    acp_json_add_string(which, "obligation", obligation))
-		return take(kernel, which, &what);
+		return claim_and_execute(kernel, which, &what);
 	json_object_put(which);
 	return ACP_OUTBOX_TROUBLE;
 }

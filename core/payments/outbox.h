@@ -13,8 +13,8 @@ enum { ACP_OBLIGATION_MAX = 200 };
 /* Does this kernel have an outbox, and an executor for its obligations? */
 bool acp_outbox_offered(const struct acp_kernel *kernel);
 
-/* Seconds from a failed attempt (the first is 1) to the next one, doubling up to an hour, for about two days; -1: it
- * was the last. random varies the delay by up to a tenth either way. */
+/* Seconds from a failed attempt (the first is 1) to the next one, doubling up to an hour, for about two days; -1: there
+ * is none. random varies the delay by up to a tenth either way. */
 double acp_outbox_retry_delay(int64_t attempt, uint32_t random);
 
 enum acp_outbox_step {
@@ -24,10 +24,11 @@ enum acp_outbox_step {
 	ACP_OUTBOX_TROUBLE, /* the hub is unreachable or memory ran out: wait before the next call */
 };
 
-/* Takes one obligation that is due and makes one attempt, which ends within a minute. */
+/* Claims one obligation that is due and makes one attempt, which ends within a minute. */
 enum acp_outbox_step acp_outbox_work(const struct acp_kernel *kernel) ACP_MUSTCHECK;
 
-/* The same for one obligation, due or not, within timeout_ms. request_id: of the request that waits for it. */
+/* The same for the named obligation, due or not, within timeout_ms. request_id: the request that waits for the
+ * result. */
 enum acp_outbox_step acp_outbox_work_on(const struct acp_kernel *kernel, const char *tenant_id, const char *obligation,
 					const char *request_id, int timeout_ms) ACP_MUSTCHECK;
 

@@ -31,7 +31,7 @@ bool acp_stripe_events_offered(const struct acp_kernel *kernel)
 	return *kernel->config->stripe_webhook_secret && kernel->plane->payments.stripe_event;
 }
 
-/* Checked on the raw bytes first: an unsigned body is not even parsed as JSON. */
+/* Checks the signature of the raw bytes first: an unsigned body is not even parsed as JSON. */
 static enum acp_code check_signature(struct delivery *d, const char *signature)
 {
 	const struct acp_request *request = d->request;
@@ -42,12 +42,12 @@ static enum acp_code check_signature(struct delivery *d, const char *signature)
 	if (request->body_lost)
 		return refuse(d, ACP_INTERNAL_ERROR, "", "");
 	if (request->body_broken)
-		return refuse(d, ACP_VALIDATION_ERROR, "", "the body did not arrive whole");
+		return refuse(d, ACP_VALIDATION_ERROR, "", "the body arrived incomplete");
 	const char *fault = acp_stripe_signature_fault(d->kernel->config->stripe_webhook_secret, signature,
 						       request->body, request->body_len, (int64_t)time(NULL));
 	if (!fault)
 		return ACP_OK;
-	acp_log(ACP_LOG_WARNING, "request %s: an event that is not Stripe's was refused: %s", request->request_id,
+	acp_log(ACP_LOG_WARNING, "request %s: refused an event that is not from Stripe: %s", request->request_id,
 		fault);
 	return refuse(d, ACP_VALIDATION_ERROR, "", fault);
 }
@@ -82,12 +82,12 @@ static enum acp_code read_event(struct delivery *d)
 }
 
 /* Copies a string member of usable length. For a member expanded into an object, copies the object's id. */
-static bool copy_text(struct json_object *out, const char *as, struct json_object *from, const char *name)
+static bool copy_text(struct json_object *out, const char *as_name, struct json_object *from, const char *name)
 {
 	struct json_object *member = acp_json_member(from, name);
 	const char *text = json_object_is_type(member, json_type_object) ? acp_json_string(member, "id")
 									 : acp_json_string(from, name);
-	return !text_ok(text) || acp_json_member(out, as) || acp_json_add_string(out, as, text);
+	return !text_ok(text) || acp_json_member(out, as_name) || acp_json_add_string(out, as_name, text);
 }
 
 /* The audit row of an accepted delivery; the hub adds the tenant. */
@@ -105,7 +105,7 @@ static struct json_object *audit_event(const struct delivery *d)
 }
 
 /* Keeps only the parts of the event that its effect needs: names, addresses and cards stay out of the database. */
-static struct json_object *essence(const struct delivery *d)
+static struct json_object *extract_event(const struct delivery *d)
 {
 	struct json_object *event = d->event;
 	struct json_object *data = acp_json_member(event, "data");
@@ -132,14 +132,14 @@ static enum acp_code store(struct delivery *d, struct json_object **result)
 {
 	struct acp_refusal refusal = {0};
 	const struct acp_control_plane *plane = d->kernel->plane;
-	struct json_object *what = essence(d);
+	struct json_object *what = extract_event(d);
 	enum acp_code code =
 		what ? plane->payments.stripe_event(plane->self, what, result, &refusal) : ACP_INTERNAL_ERROR;
 	json_object_put(what);
 	return code == ACP_OK ? code : refuse(d, code, "", "");
 }
 
-static struct json_object *receipt(const struct delivery *d, struct json_object *result)
+static struct json_object *success_body(const struct delivery *d, struct json_object *result)
 {
 	struct json_object *body = json_object_new_object();
 	if (body && acp_json_add(body, "ok", json_object_new_boolean(true)) &&
@@ -159,8 +159,8 @@ void acp_stripe_events_take(const struct acp_kernel *kernel, const struct acp_re
 	if (check_signature(&d, signature) == ACP_OK && read_event(&d) == ACP_OK)
 		store(&d, &result);
 	*reply = (struct acp_reply){.code = d.code, .http = acp_code_http(d.code), .action = "stripe.webhook"};
-	reply->body =
-		d.code == ACP_OK ? receipt(&d, result) : acp_error_body(d.code, request->request_id, d.error, d.field);
+	reply->body = d.code == ACP_OK ? success_body(&d, result)
+				       : acp_error_body(d.code, request->request_id, d.error, d.field);
 	reply->allow = d.code == ACP_METHOD_NOT_ALLOWED ? "POST" : NULL;
 	reply->retry_after = acp_code_retry_after(d.code);
 	const char *tenant = acp_json_string(result, "tenant_id");

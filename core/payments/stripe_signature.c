@@ -8,7 +8,7 @@
 
 enum { HEADER_MAX = 4096, DIGITS_MAX = 11 };
 
-static const char malformed[] = "the header Stripe-Signature must be of the form t=SECONDS,v1=HEX";
+static const char malformed[] = "the header Stripe-Signature must have the form t=SECONDS,v1=HEX";
 
 /* The parts of the header; v1 may occur several times. */
 struct parts {
@@ -20,7 +20,7 @@ struct parts {
 /* Called for each v1 of the header. */
 typedef void on_signature(void *arg, const char *hex, size_t len);
 
-static bool take_time(struct parts *parts, const char *value, size_t len)
+static bool read_time(struct parts *parts, const char *value, size_t len)
 {
 	if (parts->t || len < 1 || len > DIGITS_MAX || strspn(value, "0123456789") != len)
 		return false;
@@ -43,7 +43,7 @@ static bool each_part(const char *header, struct parts *parts, on_signature *vis
 		const char *value = at + name + 1;
 		size_t value_len = len - name - 1;
 		if (name == 1 && *at == 't') {
-			if (!take_time(parts, value, value_len))
+			if (!read_time(parts, value, value_len))
 				return false;
 		} else if (name == 2 && strncmp(at, "v1", 2) == 0) {
 			parts->signatures++;
@@ -82,22 +82,22 @@ const char *acp_stripe_signature_fault(const char *secrets, const char *header, 
 				       int64_t now)
 {
 	struct parts parts = {0};
-	bool right = false;
+	bool valid = false;
 	if (!header)
 		return "the header Stripe-Signature is missing";
 	if (!each_part(header, &parts, NULL, NULL))
 		return malformed;
 	for (const char *at = secrets; *(at += strspn(at, " "));) {
 		size_t len = strcspn(at, " ");
-		struct parts again = {0};
+		struct parts ignored = {0};
 		struct comparison with = {.equal = false};
 		sign(at, len, &parts, body, body_len, with.expected);
-		if (each_part(header, &again, compare, &with) && with.equal)
-			right = true;
+		if (each_part(header, &ignored, compare, &with) && with.equal)
+			valid = true;
 		at += len;
 	}
-	if (!right)
-		return "no signature in the header Stripe-Signature is that of this body";
+	if (!valid)
+		return "no signature in the header Stripe-Signature matches this body";
 	int64_t age = now - strtoll(parts.t, NULL, 10);
 	if (age > ACP_STRIPE_TOLERANCE || age < -ACP_STRIPE_TOLERANCE)
 		return "the signature is more than 300 s old, or ahead of this host's clock";

@@ -1,5 +1,5 @@
-/* upgrade.h - upgrades a tenant to a paid one. A human adds a payment method in a checkout session at Stripe (contract
- * 2.1, /api/upgrade/checkout). Stripe's event (stripe_events.h) then makes the tenant a paid one. */
+/* upgrade.h - moves a tenant to the paid tier. A human adds a payment method in a checkout session at Stripe (contract
+ * 2.1, /api/upgrade/checkout). Stripe's event (stripe_events.h) then changes the tier. */
 #ifndef ACP_UPGRADE_H
 #define ACP_UPGRADE_H
 
@@ -15,7 +15,7 @@ struct acp_checkout {
 /* Does this installation accept payments? If not, *why_not gives the reason, for people. */
 bool acp_upgrade_offered(const struct acp_kernel *kernel, const char **why_not);
 
-/* Gets the checkout URL for the tenant's human: of the open session, or of a new one. who: the caller, authenticated by
+/* Returns the checkout URL for the tenant's human, of the open session or a new one. who: the caller, authenticated by
  * its key; NULL: a human with a signed link. Takes a few seconds at most. Errors: ACP_ALREADY_PAID; ACP_NOT_FOUND: no
  * active tenant has this id; ACP_UPSTREAM_FAILED: Repo C or Stripe failed; ACP_RATE_LIMITED; ACP_UNAVAILABLE. */
 enum acp_code acp_upgrade(const struct acp_kernel *kernel, const struct acp_request *request,
