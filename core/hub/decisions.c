@@ -5,10 +5,10 @@
 
 #include <pthread.h>
 
-struct place {
+struct slot {
 	uint8_t key[ACP_SHA256_LEN];
 	int64_t version;
-	uint64_t good_until;
+	uint64_t valid_until;
 	struct json_object *decision; /* NULL: empty */
 };
 
@@ -16,17 +16,17 @@ struct acp_decisions {
 	pthread_mutex_t lock;
 	int64_t version;
 	size_t count;
-	struct place *places;
+	struct slot *slots;
 };
 
-struct acp_decisions *acp_decisions_new(size_t places)
+struct acp_decisions *acp_decisions_new(size_t slots)
 {
 	struct acp_decisions *table = calloc(1, sizeof *table);
 	if (!table)
 		return NULL;
-	table->count = places;
-	table->places = calloc(places, sizeof *table->places);
-	if (!table->places) {
+	table->count = slots;
+	table->slots = calloc(slots, sizeof *table->slots);
+	if (!table->slots) {
 		free(table);
 		return NULL;
 	}
@@ -39,9 +39,9 @@ void acp_decisions_free(struct acp_decisions *table)
 	if (!table)
 		return;
 	for (size_t i = 0; i < table->count; i++)
-		json_object_put(table->places[i].decision);
+		json_object_put(table->slots[i].decision);
 	pthread_mutex_destroy(&table->lock);
-	free(table->places);
+	free(table->slots);
 	free(table);
 }
 
@@ -65,14 +65,14 @@ static bool make_key(struct json_object *query, uint8_t key[ACP_SHA256_LEN])
 	return ok;
 }
 
-static struct place *place_of(struct acp_decisions *table, const uint8_t key[ACP_SHA256_LEN])
+static struct slot *slot_of(struct acp_decisions *table, const uint8_t key[ACP_SHA256_LEN])
 {
 	size_t number = 0;
 	memcpy(&number, key, sizeof number);
-	return &table->places[number % table->count];
+	return &table->slots[number % table->count];
 }
 
-/* Copies are not shared between threads: json-c counts references without locks. */
+/* Threads must not share a value, because json-c counts references without locks. */
 static struct json_object *copy_of(struct json_object *value)
 {
 	struct json_object *copy = NULL;
@@ -90,16 +90,16 @@ void acp_decisions_version(struct acp_decisions *table, int64_t version)
 void acp_decisions_put(struct acp_decisions *table, struct json_object *query, struct json_object *decision,
 		       int64_t version, int64_t ttl_ms, uint64_t now)
 {
-	struct place fresh = {.version = version, .good_until = now + (uint64_t)ttl_ms * 1000};
+	struct slot fresh = {.version = version, .valid_until = now + (uint64_t)ttl_ms * 1000};
 	acp_decisions_version(table, version);
 	if (ttl_ms <= 0 || !make_key(query, fresh.key) || !(fresh.decision = copy_of(decision)))
 		return;
 	pthread_mutex_lock(&table->lock);
-	struct place *place = place_of(table, fresh.key);
+	struct slot *slot = slot_of(table, fresh.key);
 	struct json_object *old = fresh.decision;
 	if (version == table->version) {
-		old = place->decision;
-		*place = fresh;
+		old = slot->decision;
+		*slot = fresh;
 	}
 	pthread_mutex_unlock(&table->lock);
 	json_object_put(old);
@@ -112,10 +112,10 @@ struct json_object *acp_decisions_get(struct acp_decisions *table, struct json_o
 	if (!make_key(query, key))
 		return NULL;
 	pthread_mutex_lock(&table->lock);
-	struct place *place = place_of(table, key);
-	if (place->decision && memcmp(place->key, key, sizeof key) == 0 && place->version == table->version &&
-	    now < place->good_until)
-		copy = copy_of(place->decision);
+	struct slot *slot = slot_of(table, key);
+	if (slot->decision && memcmp(slot->key, key, sizeof key) == 0 && slot->version == table->version &&
+	    now < slot->valid_until)
+		copy = copy_of(slot->decision);
 	pthread_mutex_unlock(&table->lock);
 	return copy;
 }

@@ -11,8 +11,9 @@
 
 struct acp_decisions;
 
-/* A table with room for so many decisions. When two need the same slot, the later one wins. NULL: out of memory. */
-struct acp_decisions *acp_decisions_new(size_t places) ACP_MUSTCHECK;
+/* Creates a table of slots, each with room for one decision. If two decisions need the same slot, the later one
+ * replaces the earlier. NULL: out of memory. */
+struct acp_decisions *acp_decisions_new(size_t slots) ACP_MUSTCHECK;
 void acp_decisions_free(struct acp_decisions *table);
 
 /* Sets the current version of the hub's policies. Versions only grow; an older one is ignored. */

@@ -18,7 +18,7 @@ typedef enum acp_code hub_check(struct hub_call *call);
 struct row {
 	const char *name;
 	enum acp_hub_request request;
-	const char *action; /* for the log, and for the audit row when it changes something */
+	const char *action; /* for the log, and for the audit row of a change */
 	const char *summary;
 	const char *schema; /* of the body */
 	const char *query;  /* parameters of GET; NULL: POST only */
@@ -41,7 +41,7 @@ struct hub_call {
 	enum acp_code code;
 	char error[256];
 	char field[280];
-	char event_id[ACP_UUID_LEN]; /* id and time of its audit row, also for a success that arrives late */
+	char event_id[ACP_UUID_LEN]; /* id and time of the audit row, also for a success that arrives late */
 	char ts[ACP_TS_LEN];
 };
 
@@ -62,23 +62,24 @@ static enum acp_code refuse(struct hub_call *call, enum acp_code code, const cha
 
 /* Checks ------------------------------------------------------------------------------------------------------- */
 
-/* Times that PostgreSQL can store and that may have an audit partition. The schema has checked the format. */
-static bool moment_ok(struct json_object *moment)
+/* Is this a time that PostgreSQL can store and that may have an audit partition? The schema has already checked the
+ * format. */
+static bool time_ok(struct json_object *value)
 {
-	if (!json_object_is_type(moment, json_type_string))
+	if (!json_object_is_type(value, json_type_string))
 		return true;
-	long year = strtol(json_object_get_string(moment), NULL, 10);
+	long year = strtol(json_object_get_string(value), NULL, 10);
 	return year >= 2000 && year < 2200;
 }
 
-static enum acp_code check_moments(struct hub_call *call)
+static enum acp_code check_times(struct hub_call *call)
 {
 	static const char *const names[] = {"ts", "from", "to"};
 	char field[16];
 	for (size_t i = 0; i < ACP_COUNT(names); i++) {
 		snprintf(field, sizeof field, "/%s", names[i]);
-		if (!moment_ok(acp_json_member(call->body, names[i])))
-			return refuse(call, ACP_VALIDATION_ERROR, field, "%s must lie between 2000 and 2199", names[i]);
+		if (!time_ok(acp_json_member(call->body, names[i])))
+			return refuse(call, ACP_VALIDATION_ERROR, field, "%s must be between 2000 and 2199", names[i]);
 	}
 	return ACP_OK;
 }
@@ -110,7 +111,7 @@ static enum acp_code check_billing(struct hub_call *call)
 	if (key && *key && strlen(key) <= 255)
 		return ACP_OK;
 	return refuse(call, ACP_VALIDATION_ERROR, "/idempotency_key",
-		      "send a header Idempotency-Key of 1 to 255 characters: the same key again is the same run");
+		      "send a header Idempotency-Key of 1 to 255 characters: a repeated key returns the same run");
 }
 
 static enum acp_code check_revocation(struct hub_call *call)
@@ -120,20 +121,20 @@ static enum acp_code check_revocation(struct hub_call *call)
 	return refuse(call, ACP_VALIDATION_ERROR, "", "give either api_key_id or tenant_id");
 }
 
-/* The policy in the body is checked with the schema of the action that proposes policies. */
+/* Checks the policy in the body with the schema of governance.propose_policy. */
 static enum acp_code check_proposal(struct hub_call *call)
 {
 	struct acp_schema_error bad;
 	const struct acp_entry *entry = acp_kernel_find(call->kernel, "governance.propose_policy");
 	struct json_object *params = json_object_new_object();
-	bool there = acp_json_add(params, "policy", json_object_get(acp_json_member(call->body, "policy")));
-	bool ok = there && entry && acp_schema_check(entry->schema, params, &bad);
+	bool added = acp_json_add(params, "policy", json_object_get(acp_json_member(call->body, "policy")));
+	bool ok = added && entry && acp_schema_check(entry->schema, params, &bad);
 	json_object_put(params);
 	if (ok)
 		return ACP_OK;
 	if (!entry)
-		return refuse(call, ACP_NOT_FOUND, "", "this installation takes no policies");
-	if (!there || bad.no_memory)
+		return refuse(call, ACP_NOT_FOUND, "", "this installation accepts no policies");
+	if (!added || bad.no_memory)
 		return ACP_INTERNAL_ERROR;
 	return refuse(call, ACP_VALIDATION_ERROR, bad.pointer, "%s %s", bad.pointer, bad.message);
 }
@@ -154,13 +155,13 @@ static const char *event_fault(struct json_object *event, const char **why)
 	*why = "must be api_key, user, system or anonymous";
 	if (!acp_json_string(actor, "type") && !acp_json_string(event, "actor_type"))
 		return "/actor/type";
-	*why = "must lie between 2000 and 2199";
-	if (!moment_ok(acp_json_member(event, "ts")))
+	*why = "must be between 2000 and 2199";
+	if (!time_ok(acp_json_member(event, "ts")))
 		return "/ts";
 	*why = "must be an IPv4 or IPv6 address";
 	if (address && !is_address(address))
 		return "/ip_address";
-	*why = "can be true only of a success with a tier that was no dry run";
+	*why = "can be true only for a success with a tier that was not a dry run";
 	if (acp_json_bool(event, "billable") &&
 	    (strcmp(status, "success") != 0 || acp_json_bool(event, "dry_run") || !acp_json_string(event, "tier")))
 		return "/billable";
@@ -192,8 +193,8 @@ static enum acp_code take_event(struct hub_call *call, struct json_object *event
 /* One event or an array of them becomes {"events": […]}. */
 static enum acp_code check_events(struct hub_call *call)
 {
-	bool many = json_object_is_type(call->body, json_type_array);
-	size_t count = many ? json_object_array_length(call->body) : 1;
+	bool is_array = json_object_is_type(call->body, json_type_array);
+	size_t count = is_array ? json_object_array_length(call->body) : 1;
 	struct json_object *body = json_object_new_object();
 	struct json_object *events = json_object_new_array();
 	enum acp_code code = body && events ? ACP_OK : ACP_INTERNAL_ERROR;
@@ -202,9 +203,9 @@ static enum acp_code check_events(struct hub_call *call)
 	for (size_t i = 0; code == ACP_OK && i < count; i++) {
 		char at[24] = "";
 		struct json_object *event = NULL;
-		if (many)
+		if (is_array)
 			snprintf(at, sizeof at, "/%zu", i);
-		code = take_event(call, many ? json_object_array_get_idx(call->body, i) : call->body, at, &event);
+		code = take_event(call, is_array ? json_object_array_get_idx(call->body, i) : call->body, at, &event);
 		if (code == ACP_OK && json_object_array_add(events, event) != 0) {
 			json_object_put(event);
 			code = ACP_INTERNAL_ERROR;
@@ -220,34 +221,33 @@ static enum acp_code check_events(struct hub_call *call)
 /* Endpoints ---------------------------------------------------------------------------------------------------- */
 
 static const struct row rows[] = {
-	{"tenants/create", ACP_HUB_TENANTS_CREATE, "hub.tenants.create", "Makes a free tenant without a key.",
+	{"tenants/create", ACP_HUB_TENANTS_CREATE, "hub.tenants.create", "Creates a free tenant without a key.",
 	 acp_schema_hub_tenants_create, NULL, check_tenant, 200, true, 0},
 	{"tenants/update", ACP_HUB_TENANTS_UPDATE, "hub.tenants.update",
-	 "Changes tier, payment method, status or customer of a tenant.", acp_schema_hub_tenants_update, NULL, NULL,
+	 "Changes the tier, payment method, status or customer of a tenant.", acp_schema_hub_tenants_update, NULL, NULL,
 	 200, true, 0},
 	{"usage", ACP_HUB_USAGE, "hub.usage", "The usage of a tenant in a UTC month.", acp_schema_hub_usage,
 	 "tenant_id period period_start period_end", NULL, 200, false, 0},
-	{"usage/reserve", ACP_HUB_USAGE_RESERVE, "hub.usage.reserve", "Holds a place of the free allowance for a call.",
-	 acp_schema_hub_usage_reserve, NULL, check_moments, 200, false, 0},
+	{"usage/reserve", ACP_HUB_USAGE_RESERVE, "hub.usage.reserve", "Reserves a free call.",
+	 acp_schema_hub_usage_reserve, NULL, check_times, 200, false, 0},
 	{"usage/settle", ACP_HUB_USAGE_SETTLE, "hub.usage.settle",
-	 "Counts a call before it is committed, or gives its place back.", acp_schema_hub_usage_settle, NULL,
-	 check_moments, 200, false, 0},
+	 "Counts a call before it is committed, or releases its reservation.", acp_schema_hub_usage_settle, NULL,
+	 check_times, 200, false, 0},
 	{"audit-ingest", ACP_HUB_AUDIT_INGEST, "hub.audit-ingest",
 	 "Stores one audit event or an array of up to 1000, each once.", acp_schema_hub_audit_ingest, NULL,
 	 check_events, 202, false, ACP_HUB_BODY_MAX},
 	{"audit-query", ACP_HUB_AUDIT_QUERY, "hub.audit-query", "Reads audit events, newest first, page by page.",
-	 acp_schema_hub_audit_query, "tenant_id action_prefix status from to limit cursor", check_moments, 200, false,
-	 0},
-	{"authorize", ACP_HUB_AUTHORIZE, "hub.authorize", "Asks the policies about a call.", acp_schema_hub_authorize,
-	 NULL, NULL, 200, false, 0},
-	{"heartbeat", ACP_HUB_HEARTBEAT, "hub.heartbeat", "Tells that a kernel is alive.", acp_schema_hub_heartbeat,
+	 acp_schema_hub_audit_query, "tenant_id action_prefix status from to limit cursor", check_times, 200, false, 0},
+	{"authorize", ACP_HUB_AUTHORIZE, "hub.authorize", "Evaluates the policies for a call.",
+	 acp_schema_hub_authorize, NULL, NULL, 200, false, 0},
+	{"heartbeat", ACP_HUB_HEARTBEAT, "hub.heartbeat", "Reports that a kernel is alive.", acp_schema_hub_heartbeat,
 	 NULL, NULL, 200, false, 16384},
 	{"policy-propose", ACP_HUB_POLICY_PROPOSE, "hub.policy-propose", "Proposes a policy for a tenant.",
 	 acp_schema_hub_policy_propose, NULL, check_proposal, 200, true, 0},
 	{"revoke", ACP_HUB_REVOKE, "hub.revoke", "Revokes a key, or all keys of a tenant.", acp_schema_hub_revoke, NULL,
 	 check_revocation, 200, true, 0},
 	{"billing/run", ACP_HUB_BILLING_RUN, "hub.billing.run",
-	 "Bills a UTC month, each tenant once; needs a header Idempotency-Key.", acp_schema_hub_billing_run, NULL,
+	 "Bills a UTC month, each tenant once; requires the header Idempotency-Key.", acp_schema_hub_billing_run, NULL,
 	 check_billing, 200, true, 0},
 	{"billing/invoice", ACP_HUB_BILLING_INVOICE, "hub.billing.invoice", "The invoice of a tenant and UTC month.",
 	 acp_schema_hub_billing_invoice, "tenant_id period", NULL, 200, false, 0},
@@ -404,7 +404,8 @@ static enum acp_code run(struct hub_call *call, struct json_object **data)
 	snprintf(call->ts, sizeof call->ts, "%s", ts ? ts : "");
 	json_object_put(ctx);
 	acp_policy_note(*data);
-	/* Some of these functions also serve action handlers and name fields under /params; here that is the body. */
+	/* Some of these functions also serve action handlers, for which fields begin with /params. Here the body has no
+	 * params. */
 	const char *field = strncmp(refusal.field, "/params/", 8) == 0 ? refusal.field + 7 : refusal.field;
 	if (code != ACP_OK)
 		refuse(call, code, field, "%s", refusal.message);

@@ -21,11 +21,11 @@ void acp_hub_free(struct acp_hub *hub);
 /* Is the hub enabled, and is this the kernel key? Takes constant time. NULL: the request has no key. */
 bool acp_hub_key_ok(const struct acp_kernel *kernel, const char *bearer);
 
-/* The endpoint of a name ("tenants/create"), or NULL. */
+/* Finds an endpoint by its name ("tenants/create"). NULL: there is none. */
 struct acp_hub_endpoint;
 const struct acp_hub_endpoint *acp_hub_find(const struct acp_hub *hub, const char *name);
 
-/* The parameters it accepts in the query of a GET request, separated by spaces; NULL: it accepts only POST. */
+/* The endpoint's query parameters for a GET request, separated by spaces. NULL: the endpoint accepts only POST. */
 const char *acp_hub_query_names(const struct acp_hub_endpoint *endpoint);
 
 /* Runs one call whose kernel key was verified. query: the parameters of a GET request as strings (taken over), or NULL
@@ -34,7 +34,7 @@ void acp_hub_call(const struct acp_kernel *kernel, const struct acp_hub_endpoint
 		  const struct acp_request *request, struct json_object *query, struct acp_reply *reply);
 
 /* For OpenAPI: calls visit for each endpoint with its name, the schema of its body, the names of its query parameters
- * (or NULL), a sentence and the status of success. */
+ * (or NULL), a summary and the status of a success. */
 typedef void acp_hub_visit(void *arg, const char *name, const char *schema, const char *query, const char *summary,
 			   int http);
 void acp_hub_each(acp_hub_visit *visit, void *arg);

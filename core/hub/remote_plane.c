@@ -15,8 +15,8 @@ enum {
 	DECISIONS = 4096,
 	BATCH = 100, /* events in one request */
 	REPLY_MAX = 1 << 20,
-	AWAY_US = 500 * 1000, /* how long to leave a hub alone that did not answer */
-	POLL_MS = 1000,       /* the longest pause between looks at the outbox: other processes add events, too */
+	DOWN_US = 500 * 1000, /* how long to send no ordinary requests after the hub did not answer one */
+	POLL_MS = 1000,       /* the longest pause between two checks of the outbox: other processes add events, too */
 	RETRY_MAX_MS = 5000,
 	HEARTBEAT_US = 30 * 1000000,
 };
@@ -25,41 +25,41 @@ struct acp_remote_plane {
 	const struct acp_config *config;
 	struct acp_control_plane local;
 	struct acp_decisions *decisions;
-	uint64_t away_until; /* atomic */
+	uint64_t down_until; /* atomic */
 	pthread_t sender;
-	pthread_mutex_t lock; /* protects the next two */
+	pthread_mutex_t lock; /* protects the members below */
 	pthread_cond_t changed;
 	bool stop, waiting;
 };
 
 /* Requests to the hub ------------------------------------------------------------------------------------------ */
 
-struct question {
+struct request_to_hub {
 	const char *name; /* "usage/reserve" */
 	struct json_object *body;
 	const char *idempotency_key; /* NULL: none */
 	int timeout_ms;
-	bool patient; /* send even when the hub did not answer a moment ago */
+	bool even_if_down; /* send even if the hub did not answer a moment ago */
 };
 
-static bool hub_is_away(const struct acp_remote_plane *remote)
+static bool hub_is_down(const struct acp_remote_plane *remote)
 {
-	return acp_monotonic_us() < __atomic_load_n(&remote->away_until, __ATOMIC_RELAXED);
+	return acp_monotonic_us() < __atomic_load_n(&remote->down_until, __ATOMIC_RELAXED);
 }
 
-/* Logs that the hub did not answer, once for each period in which it is then left alone. */
-static void note_away(struct acp_remote_plane *remote, const struct question *q, const char *why)
+/* Records that the hub did not answer. Logs this once for each period in which it then gets no ordinary requests. */
+static void mark_down(struct acp_remote_plane *remote, const struct request_to_hub *q, const char *why)
 {
-	bool known = hub_is_away(remote);
-	__atomic_store_n(&remote->away_until, acp_monotonic_us() + AWAY_US, __ATOMIC_RELAXED);
+	bool known = hub_is_down(remote);
+	__atomic_store_n(&remote->down_until, acp_monotonic_us() + DOWN_US, __ATOMIC_RELAXED);
 	if (!known)
 		acp_log(ACP_LOG_WARNING, "hub: %s: %s", q->name, why);
 }
 
-/* Every request to the hub is safe to repeat. So one that was lost on a dying kept connection is sent again; the
- * outcome of the first is then unknown. */
-static enum acp_outbound_result send_question(const struct acp_remote_plane *remote, const struct question *q,
-					      struct acp_outbound_reply *reply, bool *repeated)
+/* Sends a request. Every request to the hub is safe to repeat, so one that was lost on a dying kept connection is sent
+ * again. The outcome of the first is then unknown. */
+static enum acp_outbound_result send_request(const struct acp_remote_plane *remote, const struct request_to_hub *q,
+					     struct acp_outbound_reply *reply, bool *repeated)
 {
 	char url[1024];
 	char bearer[1024];
@@ -101,14 +101,14 @@ static enum acp_outbound_result send_question(const struct acp_remote_plane *rem
 	return result;
 }
 
-/* The hub is up but could not evaluate its policies. Reads proceed when the hub is down, but not in this case. */
-static bool cannot_decide(const struct question *q, const char *code)
+/* Is the hub up but unable to evaluate its policies? Reads proceed when the hub is down, but not in this case. */
+static bool cannot_decide(const struct request_to_hub *q, const char *code)
 {
 	return strcmp(q->name, "authorize") == 0 && code && strcmp(code, acp_code_name(ACP_INTERNAL_ERROR)) == 0;
 }
 
 /* Reads the hub's answer: ACP_OK with its members, or the code of its refusal with the error text in refused. */
-static enum acp_code read_answer(struct acp_remote_plane *remote, const struct question *q,
+static enum acp_code read_answer(struct acp_remote_plane *remote, const struct request_to_hub *q,
 				 const struct acp_outbound_reply *reply, struct json_object **answer, char refused[256])
 {
 	const struct acp_json_limits limits = {REPLY_MAX, 64, 200000};
@@ -129,10 +129,10 @@ static enum acp_code read_answer(struct acp_remote_plane *remote, const struct q
 	    (reply->status < 400 || reply->status >= 500 || reply->status == 401 || !readable || !code)) {
 		snprintf(why, sizeof why, "answered %d%s", reply->status,
 			 reply->status == 401 ? ": hub_key is not its kernel key" : "");
-		/* Without a code, the answer comes from a server in between, which cannot know. */
+		/* An answer without a code comes from a server in between, which does not know the outcome. */
 		bool unknown = reply->status != 401 && (!code || acp_code_of(code) == ACP_OUTCOME_UNKNOWN);
 		json_object_put(tree);
-		note_away(remote, q, why);
+		mark_down(remote, q, why);
 		return unknown ? ACP_OUTCOME_UNKNOWN : ACP_UNAVAILABLE;
 	}
 	enum acp_code refusal = acp_code_of(code);
@@ -144,35 +144,35 @@ static enum acp_code read_answer(struct acp_remote_plane *remote, const struct q
 
 /* Sends a request and waits. The caller owns *answer. ACP_UNAVAILABLE: the hub is unreachable. ACP_OUTCOME_UNKNOWN: the
  * hub may have done it. Any other code is the hub's answer; the endpoint determines which ones are possible. */
-static enum acp_code ask(struct acp_remote_plane *remote, const struct question *q, struct json_object **answer,
+static enum acp_code ask(struct acp_remote_plane *remote, const struct request_to_hub *q, struct json_object **answer,
 			 char refused[256])
 {
 	struct acp_outbound_reply reply;
 	if (!q->body)
 		return ACP_INTERNAL_ERROR;
-	if (!q->patient && hub_is_away(remote))
+	if (!q->even_if_down && hub_is_down(remote))
 		return ACP_UNAVAILABLE;
 	bool repeated = false;
-	enum acp_outbound_result result = send_question(remote, q, &reply, &repeated);
+	enum acp_outbound_result result = send_request(remote, q, &reply, &repeated);
 	enum acp_code code = result == ACP_OUTBOUND_UNKNOWN ? ACP_OUTCOME_UNKNOWN : ACP_UNAVAILABLE;
 	if (result == ACP_OUTBOUND_REPLIED)
 		code = read_answer(remote, q, &reply, answer, refused);
 	else
-		note_away(remote, q, reply.error);
+		mark_down(remote, q, reply.error);
 	if (code == ACP_UNAVAILABLE && repeated)
 		code = ACP_OUTCOME_UNKNOWN;
 	if (code != ACP_UNAVAILABLE && code != ACP_OUTCOME_UNKNOWN)
-		__atomic_store_n(&remote->away_until, 0, __ATOMIC_RELAXED);
+		__atomic_store_n(&remote->down_until, 0, __ATOMIC_RELAXED);
 	acp_buf_release(&reply.body);
 	return code;
 }
 
-/* The same for a body made only for this request: releases it. */
+/* The same for a body made only for this request. Releases the body. */
 static enum acp_code ask_once(struct acp_remote_plane *remote, const char *name, struct json_object *body,
 			      struct json_object **answer)
 {
 	char refused[256] = "";
-	const struct question q = {.name = name, .body = body, .timeout_ms = (int)remote->config->hub_timeout_ms};
+	const struct request_to_hub q = {.name = name, .body = body, .timeout_ms = (int)remote->config->hub_timeout_ms};
 	enum acp_code code = ask(remote, &q, answer, refused);
 	json_object_put(body);
 	if (code != ACP_OK && code != ACP_UNAVAILABLE && code != ACP_OUTCOME_UNKNOWN)
@@ -182,7 +182,7 @@ static enum acp_code ask_once(struct acp_remote_plane *remote, const char *name,
 
 /* Callers and usage -------------------------------------------------------------------------------------------- */
 
-/* The hub decides whether a policy applies. */
+/* Marks every caller as subject to policies: the hub decides whether one applies. */
 static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out)
 {
 	struct acp_remote_plane *remote = self;
@@ -191,7 +191,7 @@ static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_
 	return code;
 }
 
-/* The hub's data about a tenant's month. */
+/* Gets the hub's data about a tenant's month. */
 static enum acp_code get_month(void *self, const char *what, const char *tenant_id, const char *period,
 			       struct json_object **out)
 {
@@ -220,9 +220,9 @@ static enum acp_code get_invoice(void *self, const char *tenant_id, const char *
 	return get_month(self, "billing/invoice", tenant_id, period, invoice);
 }
 
-/* Identifies a call as the hub's usage/… endpoints do. ts: as the database writes it, "2026-11-22
+/* Makes the members that identify a call in the hub's usage/… endpoints. ts has the database's format: "2026-11-22
  * 10:00:00.123456+00". */
-static struct json_object *name_call(const char *tenant_id, const char *event_id, const char *ts)
+static struct json_object *identify_call(const char *tenant_id, const char *event_id, const char *ts)
 {
 	char time[ACP_TS_LEN + 8];
 	struct json_object *body = json_object_new_object();
@@ -238,7 +238,7 @@ static enum acp_code reserve(void *self, const char *tenant_id, const char *even
 			     struct acp_reservation *out)
 {
 	struct json_object *answer = NULL;
-	enum acp_code code = ask_once(self, "usage/reserve", name_call(tenant_id, event_id, ts), &answer);
+	enum acp_code code = ask_once(self, "usage/reserve", identify_call(tenant_id, event_id, ts), &answer);
 	if (code != ACP_OK)
 		return code;
 	const char *tier = acp_json_string(answer, "tier");
@@ -251,12 +251,12 @@ static enum acp_code reserve(void *self, const char *tenant_id, const char *even
 	return ACP_OK;
 }
 
-/* Tells the hub how a call ended: outcome success or failure. */
-static enum acp_code settle_there(struct acp_remote_plane *remote, const struct acp_settlement *end,
-				  const char *outcome, int64_t *used)
+/* Reports to the hub how a call ended. outcome: "success" or "failure". */
+static enum acp_code settle_at_hub(struct acp_remote_plane *remote, const struct acp_settlement *end,
+				   const char *outcome, int64_t *used)
 {
 	struct json_object *answer = NULL;
-	struct json_object *body = name_call(end->event->tenant_id, end->event->event_id, end->event->ts);
+	struct json_object *body = identify_call(end->event->tenant_id, end->event->event_id, end->event->ts);
 	bool ok = acp_json_add_string(body, "outcome", outcome) &&
 		  acp_json_add(body, "reserved", json_object_new_boolean(end->reserved)) &&
 		  (!end->approval || acp_json_add_string(body, "approval_id", end->approval));
@@ -281,7 +281,7 @@ static void wake_sender(struct acp_remote_plane *remote)
 	pthread_mutex_unlock(&remote->lock);
 }
 
-/* The settlement for the kernel's own database: without the allowance, and with the row queued for the hub. */
+/* Makes the settlement for the kernel's own database: without the allowance, and with the row queued for the hub. */
 static void make_local(const struct acp_settlement *end, struct acp_settlement *local)
 {
 	*local = *end;
@@ -295,7 +295,7 @@ static enum acp_code settle_before(struct acp_remote_plane *remote, const struct
 {
 	if (!end->reserved && !end->approval)
 		return ACP_OK;
-	enum acp_code code = settle_there(remote, end, "success", used);
+	enum acp_code code = settle_at_hub(remote, end, "success", used);
 	if (code == ACP_OK || code == ACP_UPGRADE_REQUIRED || code == ACP_APPROVAL_REQUIRED)
 		return code;
 	if (end->approval)
@@ -307,7 +307,7 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 {
 	struct acp_remote_plane *remote = self;
 	struct acp_settlement local;
-	int64_t counted_here;
+	int64_t local_used;
 	*used = -1;
 	make_local(end, &local);
 	enum acp_code code = settle_before(remote, end, used);
@@ -316,24 +316,26 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 			remote->local.call.rollback(tx);
 		return code;
 	}
-	code = remote->local.call.settle(remote->local.self, tx, &local, &counted_here);
+	code = remote->local.call.settle(remote->local.self, tx, &local, &local_used);
 	if (code == ACP_OK) {
 		wake_sender(remote);
 		return ACP_OK;
 	}
-	/* The hub counts calls that have an audit row. This call has none, or resolve will find out. */
-	if (code != ACP_OUTCOME_UNKNOWN && end->reserved && settle_there(remote, end, "failure", used) != ACP_OK)
-		acp_log(ACP_LOG_WARNING, "hub: a call that failed stays counted: event %s", end->event->event_id);
+	/* The hub counts only calls that have an audit row. This call has none; if the outcome is unknown, resolve()
+	 * decides. */
+	if (code != ACP_OUTCOME_UNKNOWN && end->reserved && settle_at_hub(remote, end, "failure", used) != ACP_OK)
+		acp_log(ACP_LOG_WARNING, "hub: a failed call stays counted: event %s", end->event->event_id);
 	return code;
 }
 
-/* If the hub is unreachable now, the reservation is released when the row arrives, or when it expires. */
-static void release_place(struct acp_remote_plane *remote, const struct acp_settlement *end)
+/* Releases the reservation. If the hub is unreachable now, the reservation ends when the row arrives, or when it
+ * expires. */
+static void release_reservation(struct acp_remote_plane *remote, const struct acp_settlement *end)
 {
 	int64_t ignored;
-	const struct acp_settlement place = {.event = end->event, .reserved = end->reserved};
-	if (end->reserved && settle_there(remote, &place, "failure", &ignored) != ACP_OK)
-		acp_log(ACP_LOG_INFO, "hub: a place is released later");
+	const struct acp_settlement release = {.event = end->event, .reserved = end->reserved};
+	if (end->reserved && settle_at_hub(remote, &release, "failure", &ignored) != ACP_OK)
+		acp_log(ACP_LOG_INFO, "hub: a reservation will be released later");
 }
 
 static enum acp_code record(void *self, const struct acp_settlement *end)
@@ -342,7 +344,7 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 	struct acp_settlement local;
 	make_local(end, &local);
 	enum acp_code code = remote->local.call.record(remote->local.self, &local);
-	release_place(remote, end);
+	release_reservation(remote, end);
 	wake_sender(remote);
 	return code;
 }
@@ -354,7 +356,7 @@ static enum acp_code resolve(void *self, const struct acp_settlement *end)
 	make_local(end, &local);
 	enum acp_code code = remote->local.call.resolve(remote->local.self, &local);
 	if (code == ACP_UNAVAILABLE)
-		release_place(remote, end);
+		release_reservation(remote, end);
 	wake_sender(remote);
 	return code;
 }
@@ -431,10 +433,10 @@ static enum acp_code make_tenant(struct acp_remote_plane *remote, const struct a
 	char refused[256] = "";
 	struct json_object *answer = NULL;
 	struct json_object *body = make_tenant_body(in);
-	const struct question q = {.name = "tenants/create",
-				   .body = body,
-				   .idempotency_key = key,
-				   .timeout_ms = (int)remote->config->hub_timeout_ms};
+	const struct request_to_hub q = {.name = "tenants/create",
+					 .body = body,
+					 .idempotency_key = key,
+					 .timeout_ms = (int)remote->config->hub_timeout_ms};
 	if (!body || !make_idempotency_key(remote->config, body, key)) {
 		json_object_put(body);
 		return ACP_INTERNAL_ERROR;
@@ -449,8 +451,8 @@ static enum acp_code make_tenant(struct acp_remote_plane *remote, const struct a
 	json_object_put(body);
 	if (code == ACP_OK && !*tenant_id)
 		return ACP_OUTCOME_UNKNOWN;
-	bool told = code == ACP_OK || code == ACP_ALREADY_ONBOARDED || code == ACP_OUTCOME_UNKNOWN;
-	return told ? code : ACP_UNAVAILABLE;
+	bool keep_code = code == ACP_OK || code == ACP_ALREADY_ONBOARDED || code == ACP_OUTCOME_UNKNOWN;
+	return keep_code ? code : ACP_UNAVAILABLE;
 }
 
 static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct acp_onboarded *out)
@@ -546,14 +548,14 @@ static bool stopping(struct acp_remote_plane *remote)
 	return stop;
 }
 
-/* Sends a batch. The hub accepted it, refused it for good, or did not answer. */
+/* Sends a batch. Returns whether the hub accepted it, refused it permanently, or did not answer. */
 static enum acp_delivery deliver(struct acp_remote_plane *remote, struct json_object *events, char refused[256])
 {
 	struct json_object *answer = NULL;
-	const struct question q = {.name = "audit-ingest",
-				   .body = events,
-				   .patient = true,
-				   .timeout_ms = (int)remote->config->hub_timeout_ms + 5000};
+	const struct request_to_hub q = {.name = "audit-ingest",
+					 .body = events,
+					 .even_if_down = true,
+					 .timeout_ms = (int)remote->config->hub_timeout_ms + 5000};
 	enum acp_code code = ask(remote, &q, &answer, refused);
 	json_object_put(answer);
 	if (code == ACP_OK)
@@ -561,9 +563,9 @@ static enum acp_delivery deliver(struct acp_remote_plane *remote, struct json_ob
 	return code == ACP_VALIDATION_ERROR || code == ACP_PAYLOAD_TOO_LARGE ? ACP_DELIVERY_REFUSED : ACP_NOT_DELIVERED;
 }
 
-/* Sends at most so many events. *sent: how many were taken from the outbox. The hub refuses a whole batch for one bad
- * event. *one_by_one then makes the next batches single events, to find that event and put it aside. False: try again
- * later. */
+/* Sends a batch of events. *sent: the number of events taken from the outbox. The hub refuses a whole batch because of
+ * one invalid event. *one_by_one then makes the next batches single events, to find that event and mark it as refused.
+ * False: try again later. */
 static bool send_batch(struct acp_remote_plane *remote, size_t *one_by_one, size_t *sent)
 {
 	char refused[256] = "";
@@ -586,7 +588,7 @@ static bool send_batch(struct acp_remote_plane *remote, size_t *one_by_one, size
 		(*one_by_one)--;
 	}
 	if (delivery == ACP_DELIVERY_REFUSED)
-		acp_log(ACP_LOG_ERROR, "hub: refuses an audit event, which stays in acp.audit_outbox: %s", refused);
+		acp_log(ACP_LOG_ERROR, "hub: refused an audit event, which stays in acp.audit_outbox: %s", refused);
 	bool ended = local->hub.forward_done(tx, delivery, events, refused) == ACP_OK;
 	json_object_put(events);
 	*sent = count;
@@ -609,8 +611,10 @@ static void send_heartbeat(struct acp_remote_plane *remote)
 	char refused[256] = "";
 	struct json_object *answer = NULL;
 	struct json_object *body = json_object_new_object();
-	const struct question q = {
-		.name = "heartbeat", .body = body, .patient = true, .timeout_ms = (int)remote->config->hub_timeout_ms};
+	const struct request_to_hub q = {.name = "heartbeat",
+					 .body = body,
+					 .even_if_down = true,
+					 .timeout_ms = (int)remote->config->hub_timeout_ms};
 	if (acp_json_add_string(body, "kernel_id", remote->config->kernel_id) &&
 	    acp_json_add_string(body, "version", "acp-fcgi " ACP_VERSION) &&
 	    acp_json_add_string(body, "api_version", ACP_API_VERSION))
@@ -619,7 +623,7 @@ static void send_heartbeat(struct acp_remote_plane *remote)
 	json_object_put(body);
 }
 
-/* Waits until there is work, for at most so many milliseconds. False: stop. */
+/* Waits until there is work, for at most ms milliseconds. False: stop. */
 static bool wait_for_events(struct acp_remote_plane *remote, int ms, bool until_woken)
 {
 	struct timespec at = acp_monotonic_after((uint64_t)ms * 1000);

@@ -3,7 +3,7 @@
  * The kernel has its own database for keys, idempotency and handlers. The hub provides:
  *   usage    Each call asks the hub to reserve and settle before it is committed. When the hub is unreachable, the
  *            call proceeds (fail open) and its audit row says so.
- *   policies Each call asks the hub's policies. Decisions are cached as long as the hub allows. When the hub is
+ *   policies The hub's policies decide on each call. Decisions are cached as long as the hub allows. When the hub is
  *            unreachable, writes are refused and reads proceed (policy.c).
  *   tenants  Onboarding creates the tenant at the hub first, so that it has the hub's id.
  * Audit rows are written here, with the call. A thread sends them from acp.audit_outbox until the hub has them, so
