@@ -6,8 +6,8 @@ static const struct acp_action actions[] = {
 	{
 		.name = "governance.propose_policy",
 		.scope = "manage.governance",
-		.description = "Proposes a policy for the tenant's own calls. It decides nothing until an operator has "
-			       "published it.",
+		.description = "Proposes a policy for the tenant's own calls. It has no effect until an operator "
+			       "publishes it.",
 		.params_schema = acp_schema_packs_governance_propose_policy,
 		.run = acp_run_sql,
 		.sql_function = "governance_propose_policy",

@@ -29,7 +29,7 @@ static enum acp_code check_new_rights(struct acp_call *call, struct json_object 
 	struct json_object *rate_limit = acp_json_member(params, "rate_limit");
 	if (rate_limit && json_object_get_int64(rate_limit) > most)
 		return acp_call_fail(call, ACP_VALIDATION_ERROR, "/params/rate_limit",
-				     "/params/rate_limit must be at most %lld; only the operator raises it",
+				     "/params/rate_limit must be at most %lld; only the operator can raise it",
 				     (long long)most);
 	return check_grant(call, acp_json_member(params, "scopes"), "/params/scopes");
 }
@@ -139,9 +139,8 @@ static const struct acp_action actions[] = {
 	{
 		.name = "iam.keys.rotate",
 		.scope = "manage.iam",
-		.description =
-			"Creates a key that replaces another; both work until the grace period ends. The quota is "
-			"the tenant's: one for both.",
+		.description = "Creates a key that replaces another; both work until the grace period ends. Both "
+			       "share the quota of the tenant.",
 		.params_schema = acp_schema_packs_iam_keys_rotate,
 		.run = rotate_key,
 		.writes = true,
@@ -161,8 +160,8 @@ static const struct acp_action actions[] = {
 	{
 		.name = "iam.team.invite",
 		.scope = "manage.iam",
-		.description = "Puts a person on the tenant's list as invited. Sends nothing: telling the person is "
-			       "the caller's.",
+		.description = "Adds a person to the tenant's list as invited. Sends no message: the caller must tell "
+			       "the person.",
 		.params_schema = acp_schema_packs_iam_team_invite,
 		.run = acp_run_sql,
 		.sql_function = "iam_team_invite",

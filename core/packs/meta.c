@@ -58,7 +58,7 @@ static const struct acp_action actions[] = {
 		.name = "meta.activity",
 		.scope = "manage.read",
 		.description = "Shows the tenant's calls of a month by outcome, its latest failed and refused calls, "
-			       "and when its keys were used last.",
+			       "and when its keys were last used.",
 		.params_schema = acp_schema_packs_meta_activity,
 		.run = acp_run_sql,
 		.sql_function = "meta_activity",

@@ -14,7 +14,7 @@ static const struct acp_action actions[] = {
 	{
 		.name = "settings.update",
 		.scope = "manage.settings",
-		.description = "Changes settings of the tenant; a member that is null is unset.",
+		.description = "Changes settings of the tenant; null unsets a setting.",
 		.params_schema = acp_schema_packs_settings_update,
 		.run = acp_run_sql,
 		.sql_function = "settings_update",

@@ -64,7 +64,8 @@ static const struct acp_action actions[] = {
 		.name = "webhooks.list",
 		.scope = "manage.webhooks",
 		.description =
-			"Lists the webhooks of the tenant, never their secrets; after: webhook_id of the last seen.",
+			"Lists the webhooks of the tenant, never their secrets; after: webhook_id of the last one "
+			"seen.",
 		.params_schema = acp_schema_packs_webhooks_list,
 		.run = acp_run_sql,
 		.sql_function = "webhooks_list",
@@ -72,10 +73,9 @@ static const struct acp_action actions[] = {
 	{
 		.name = "webhooks.create",
 		.scope = "manage.webhooks",
-		.description =
-			"Creates a webhook for events (names, * matches anything: key.created, key.revoked, "
-			"key.rotated, "
-			"usage.warning, usage.limit_reached, webhook.test); only this reply shows its signing secret.",
+		.description = "Creates a webhook for events (names, with * as a wildcard: key.created, key.revoked, "
+			       "key.rotated, usage.warning, usage.limit_reached, webhook.test); only this reply shows "
+			       "its signing secret.",
 		.params_schema = acp_schema_packs_webhooks_create,
 		.run = create_webhook,
 		.writes = true,
@@ -85,9 +85,8 @@ static const struct acp_action actions[] = {
 	{
 		.name = "webhooks.update",
 		.scope = "manage.webhooks",
-		.description = "Changes a webhook, disables or enables it. rotate_secret: a new secret is in the "
-			       "reply, once; for 24 "
-			       "hours deliveries carry the signature of the old one too.",
+		.description = "Changes, disables or enables a webhook. With rotate_secret, the reply shows a new "
+			       "secret, once; for 24 hours deliveries also carry the signature of the old one.",
 		.params_schema = acp_schema_packs_webhooks_update,
 		.run = update_webhook,
 		.writes = true,
@@ -96,7 +95,7 @@ static const struct acp_action actions[] = {
 	{
 		.name = "webhooks.delete",
 		.scope = "manage.webhooks",
-		.description = "Deletes a webhook and its deliveries, also those on their way.",
+		.description = "Deletes a webhook and its deliveries, including pending ones.",
 		.params_schema = acp_schema_packs_webhooks_delete,
 		.run = acp_run_sql,
 		.sql_function = "webhooks_delete",

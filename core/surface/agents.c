@@ -51,26 +51,25 @@ static void put_onboarding(const struct acp_kernel *kernel, struct acp_buf *out)
 	acp_buf_printf(out,
 		       "\n    Idempotency-Key: <a random text; repeat it to get a lost reply again>\n\n"
 		       "    {\"agent_id\": \"<a name you choose>\", \"email\": \"<your human's>\"}\n\n"
-		       "The reply (201) has api_key, which is shown only then: store it. Products: %s.\n",
+		       "The reply (201) has api_key, which is shown only once: store it. Products: %s.\n",
 		       config->products);
 }
 
 static void put_calling(const struct acp_kernel *kernel, struct acp_buf *out)
 {
-	put_text(
-		kernel->config, out,
-		"\n## Call an action\n\n"
-		"    POST %/api/manage\n"
-		"    X-API-Key: <api_key>\n\n"
-		"    {\"action\": \"meta.actions\", \"params\": {}}\n\n"
-		"- meta.actions lists every action with the JSON Schema of its params, and is free.\n"
-		"- \"dry_run\": true shows what a call would change and cost, if the action supports it; it is "
-		"free.\n"
-		"- \"idempotency_key\": \"<random>\" makes a call safe to repeat: it has one effect within 24 hours, "
-		"and the stored "
-		"reply (code IDEMPOTENT_REPLAY) costs nothing.\n"
-		"- A success is {\"ok\": true, \"data\": ...}; near the end of the free calls it has a warning with an "
-		"upgrade_url for your human.\n");
+	put_text(kernel->config, out,
+		 "\n## Call an action\n\n"
+		 "    POST %/api/manage\n"
+		 "    X-API-Key: <api_key>\n\n"
+		 "    {\"action\": \"meta.actions\", \"params\": {}}\n\n"
+		 "- meta.actions lists every action with the JSON Schema of its params, and is free.\n"
+		 "- \"dry_run\": true shows what a call would change and cost, if the action supports it; it is "
+		 "free.\n"
+		 "- \"idempotency_key\": \"<random>\" makes a call safe to repeat: it has one effect within 24 hours, "
+		 "and the stored "
+		 "reply (code IDEMPOTENT_REPLAY) costs nothing.\n"
+		 "- A success is {\"ok\": true, \"data\": ...}; when few free calls are left, it has a warning with an "
+		 "upgrade_url for your human.\n");
 	if (kernel->plane->usage.get)
 		put_text(kernel->config, out,
 			 "- GET %/api/usage, with the same header, shows the calls used and left; it is free.\n");
@@ -81,8 +80,8 @@ static void put_errors(struct acp_buf *out)
 	acp_buf_puts(
 		out,
 		"\n## When a call fails\n\n"
-		"The reply is {\"ok\": false, \"code\": ..., \"error\": \"<what to do>\"}; field names the member at "
-		"fault. Only codes marked \"repeat\" can succeed unchanged, after Retry-After seconds.\n\n");
+		"The reply is {\"ok\": false, \"code\": ..., \"error\": \"<what to do>\"}; field names the invalid "
+		"member. Only codes marked \"repeat\" can succeed unchanged, after Retry-After seconds.\n\n");
 	for (int i = 0; i < ACP_CODE_COUNT; i++) {
 		enum acp_code code = (enum acp_code)i;
 		if (acp_code_http(code) >= 400)
@@ -120,7 +119,7 @@ void acp_llms_text(const struct acp_kernel *kernel, struct acp_buf *out)
 		acp_buf_printf(out, "- [Documentation](%s): by the operator\n", kernel->config->documentation_url);
 }
 
-/* A relation with one target. */
+/* Adds a relation with one target. */
 static void add_link(const struct acp_config *config, struct json_object *set, const char *relation, const char *path,
 		     const char *type)
 {

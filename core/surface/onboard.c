@@ -17,7 +17,7 @@ struct onboarding {
 	struct json_object *body;
 	const char *agent_id, *email, *organization_name;
 	const char *idempotency_key; /* the client's, or own_key */
-	char own_key[ACP_UUID_LEN];  /* used when the client sends no key, in case the outcome is not known */
+	char own_key[ACP_UUID_LEN];  /* used if the client sends no key, in case the outcome is unknown */
 	enum acp_code code;
 	char error[256];
 	char field[280];
@@ -84,24 +84,24 @@ static bool email_ok(const char *email)
 }
 
 /* Reads a string member. *value is NULL when it is missing. */
-static bool take_string(struct onboarding *o, const char *name, bool required, const char **value)
+static bool read_string(struct onboarding *o, const char *name, bool required, const char **value)
 {
 	char field[64];
 	struct json_object *member = NULL;
 	snprintf(field, sizeof field, "/%s", name);
-	bool there = json_object_object_get_ex(o->body, name, &member);
-	if (there && json_object_is_type(member, json_type_string)) {
+	bool present = json_object_object_get_ex(o->body, name, &member);
+	if (present && json_object_is_type(member, json_type_string)) {
 		*value = json_object_get_string(member);
 		return true;
 	}
-	if (there && (required || member))
+	if (present && (required || member))
 		refuse(o, ACP_VALIDATION_ERROR, field, "%s must be a string", name);
 	else if (required)
 		refuse(o, ACP_VALIDATION_ERROR, field, "%s is required", name);
 	return o->code == ACP_OK;
 }
 
-static size_t characters(const char *text)
+static size_t count_characters(const char *text)
 {
 	size_t count = 0;
 	for (; *text; text++)
@@ -133,8 +133,9 @@ static enum acp_code check_rate(struct onboarding *o, struct acp_reply *reply)
 		      (long long)reply->rate.reset);
 }
 
-/* Repeating an onboarding with its key returns the tenant's API key again, so a key made here must be unguessable. */
-static void choose_key(struct onboarding *o)
+/* Repeating an onboarding with its Idempotency-Key returns the tenant's API key again, so an Idempotency-Key made here
+ * must be unguessable. */
+static void choose_idempotency_key(struct onboarding *o)
 {
 	acp_uuid(o->own_key);
 	o->idempotency_key = o->request->idempotency_key ? o->request->idempotency_key : o->own_key;
@@ -148,8 +149,8 @@ static enum acp_code read_request(struct onboarding *o)
 		return o->code;
 	if (!json_object_is_type(o->body, json_type_object))
 		return refuse(o, ACP_VALIDATION_ERROR, "", "the body must be a JSON object with agent_id and email");
-	if (!take_string(o, "agent_id", true, &o->agent_id) || !take_string(o, "email", true, &o->email) ||
-	    !take_string(o, "organization_name", false, &o->organization_name))
+	if (!read_string(o, "agent_id", true, &o->agent_id) || !read_string(o, "email", true, &o->email) ||
+	    !read_string(o, "organization_name", false, &o->organization_name))
 		return o->code;
 	if (!agent_id_ok(o->agent_id))
 		return refuse(o, ACP_VALIDATION_ERROR, "/agent_id",
@@ -157,18 +158,18 @@ static enum acp_code read_request(struct onboarding *o)
 	if (!email_ok(o->email))
 		return refuse(o, ACP_VALIDATION_ERROR, "/email",
 			      "email must be an address like name@example.com, at most 254 characters");
-	if (o->organization_name && characters(o->organization_name) > 255)
+	if (o->organization_name && count_characters(o->organization_name) > 255)
 		return refuse(o, ACP_VALIDATION_ERROR, "/organization_name",
 			      "organization_name must have at most 255 characters");
 	if (o->request->idempotency_key && (!*o->request->idempotency_key || strlen(o->request->idempotency_key) > 255))
 		return refuse(o, ACP_VALIDATION_ERROR, "/idempotency_key",
 			      "Idempotency-Key must have 1 to 255 characters");
-	choose_key(o);
+	choose_idempotency_key(o);
 	return ACP_OK;
 }
 
-/* Derives the new API key from the stored salt, the pepper, and the Idempotency-Key, which is not stored. So the first
- * reply can be repeated, and the database alone is not enough to make the key. */
+/* Derives the new API key from the stored salt, the pepper, and the Idempotency-Key, which is not stored. The first
+ * reply can therefore be repeated, but the database alone is not enough to derive the key. */
 static void derive_key(const struct onboarding *o, const char *salt, char out[ACP_KEY_MAX])
 {
 	const struct acp_config *config = o->kernel->config;
@@ -203,8 +204,8 @@ static struct json_object *event_json(const struct onboarding *o)
 	return json;
 }
 
-/* Asks Repo C for a customer before the reply. If it is unreachable or slow, the outbox makes the customer later: the
- * obligation was committed with the tenant. */
+/* Has Repo C create the customer before the reply. If it is unreachable or slow, the outbox creates the customer later:
+ * the obligation was committed with the tenant. */
 static void make_customer(const struct onboarding *o)
 {
 	enum { WITHIN_MS = 1700 }; /* counted from the request's start; the reply is promised within 2 s */
@@ -213,8 +214,8 @@ static void make_customer(const struct onboarding *o)
 	snprintf(obligation, sizeof obligation, "customer-%s", o->tenant.tenant_id);
 	if (acp_outbox_work_on(o->kernel, o->tenant.tenant_id, obligation, o->request->request_id,
 			       (int)(WITHIN_MS - spent_ms)) != ACP_OUTBOX_DONE)
-		acp_log(ACP_LOG_INFO, "request %s: the customer of tenant %s is made later", o->request->request_id,
-			o->tenant.tenant_id);
+		acp_log(ACP_LOG_INFO, "request %s: the customer of tenant %s will be created later",
+			o->request->request_id, o->tenant.tenant_id);
 }
 
 static struct json_object *example_request(const struct onboarding *o)
@@ -248,7 +249,7 @@ static struct json_object *setup_steps(void)
 	static const char *const steps[] = {
 		"Store api_key now: it is shown only once and cannot be read again.",
 		"Send it as X-API-Key with every call to the url of example_request; meta.actions lists the actions.",
-		"Read GET /api/usage to see how many free calls are left; reading it is free.",
+		"Call GET /api/usage to see how many free calls are left; this call is free.",
 	};
 	struct json_object *list = json_object_new_array();
 	for (size_t i = 0; list && i < ACP_COUNT(steps); i++) {
@@ -286,7 +287,7 @@ static struct json_object *upgrade_info(const struct onboarding *o)
 		acp_outbox_offered(o->kernel)
 			? "For more, a human opens upgrade_url in a browser and adds a payment method."
 			: "This installation accepts no payments yet (Stripe is not configured); its operator can "
-			  "make the tenant a paid one.";
+			  "move the tenant to the paid tier.";
 	struct json_object *out = json_object_new_object();
 	acp_upgrade_url(config, o->tenant.tenant_id, o->tenant.created_at + config->upgrade_link_ttl * 86400, url);
 	snprintf(message, sizeof message, "%lld billable calls a month are free. %s",
@@ -311,8 +312,8 @@ static struct json_object *pricing(const struct onboarding *o)
 	return NULL;
 }
 
-/* Prepares the part of the reply that is known before the tenant exists: above all the key, which could not be
- * recovered. */
+/* Prepares the part of the reply that is known before the tenant exists. Above all, this is the API key, which could
+ * not be recovered later. */
 static bool begin_reply(struct onboarding *o)
 {
 	enum { REST_MAX = 4096 }; /* room in bytes for the parts added later */
@@ -355,8 +356,8 @@ static enum acp_code repeat_reply(struct onboarding *o)
 	return refuse(o, ACP_INTERNAL_ERROR, "", "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
 }
 
-/* Creates the tenant, then its customer at Repo C, then completes the reply with the key. One transaction of the hub
- * creates tenant and key together, so that no tenant exists whose key nobody has. */
+/* Creates the tenant, then its customer at Repo C, then completes the reply with the key. The hub creates tenant and
+ * key in one transaction, so no tenant exists whose key nobody has. */
 static enum acp_code create_tenant(struct onboarding *o)
 {
 	const struct acp_control_plane *plane = o->kernel->plane;
@@ -400,7 +401,7 @@ static enum acp_code create_tenant(struct onboarding *o)
 		return repeat_reply(o);
 	if (in.customer)
 		make_customer(o);
-	/* The hub may have chosen other ids. Setting a text of the same length needs no memory. */
+	/* The hub may have chosen other ids. Setting a text of the same length allocates no memory. */
 	json_object_set_string(acp_json_member(o->success, "tenant_uuid"), o->tenant.tenant_id);
 	json_object_set_string(acp_json_member(o->success, "api_key_id"), o->tenant.api_key_id);
 	if (!end_reply(o)) /* the tenant exists: returning its key matters more than the rest */
@@ -416,7 +417,7 @@ static void record_refusal(struct onboarding *o)
 	struct acp_event event;
 	const struct acp_settlement end = {.event = &event};
 	bool made = make_event(o, &event);
-	/* The hub may have made the tenant, or may still make it. */
+	/* The hub may have created the tenant, or may still create it. */
 	if (o->code == ACP_OUTCOME_UNKNOWN)
 		event.unless_onboarded = o->tenant.api_key_id;
 	if (!made || plane->call.record(plane->self, &end) != ACP_OK) {

@@ -1,4 +1,4 @@
-/* onboard.h - an agent registers itself and gets a key at once (contract 2.1, POST /api/onboard/{product}). */
+/* onboard.h - an agent registers itself and immediately gets a key (contract 2.1, POST /api/onboard/{product}). */
 #ifndef ACP_ONBOARD_H
 #define ACP_ONBOARD_H
 

@@ -10,8 +10,8 @@
 
 #define SCHEMAS "#/components/schemas/"
 
-/* Running out of memory is noticed once, at the end: every part is added through a function that clears ok on
- * failure. */
+/* A document under construction. Every part is added by a function that clears ok on failure, so out of memory is
+ * checked once, at the end. */
 struct draft {
 	const struct acp_kernel *kernel;
 	struct json_object *parts;      /* core/schemas/openapi/parts.json */
@@ -21,7 +21,7 @@ struct draft {
 	bool ok;
 };
 
-/* A copy of a part of core/schemas/openapi/parts.json, to be completed. NULL: out of memory. */
+/* Copies a part of core/schemas/openapi/parts.json, for the caller to complete. NULL: out of memory. */
 static struct json_object *part(const struct draft *draft, const char *name)
 {
 	struct json_object *copy = NULL;
@@ -35,7 +35,7 @@ static void put(struct draft *draft, struct json_object *object, const char *nam
 	draft->ok = acp_json_add(object, name, value) && draft->ok;
 }
 
-/* The same for an array. */
+/* The same for an element of an array. */
 static void append(struct draft *draft, struct json_object *array, struct json_object *value)
 {
 	if (value && json_object_is_type(array, json_type_array) && json_object_array_add(array, value) == 0)
@@ -55,7 +55,7 @@ static struct json_object *member(struct json_object *object, const char *first,
 }
 
 /* Marks the draft as failed if the value is NULL. Returns the value. */
-static struct json_object *needed(struct draft *draft, struct json_object *value)
+static struct json_object *require(struct draft *draft, struct json_object *value)
 {
 	draft->ok = value && draft->ok;
 	return value;
@@ -185,7 +185,7 @@ static struct json_object *success_response(struct draft *draft, const struct op
 	return response;
 }
 
-/* Operations whose request body is one of the shapes below. */
+/* Operations whose request body has a schema of core/schemas/openapi/components.json. */
 static const struct {
 	const char *operation, *schema;
 	bool optional;
@@ -204,8 +204,8 @@ static void put_operation(struct draft *draft, const struct operation *op, struc
 	struct json_object *item = acp_json_member(draft->paths, op->path);
 	struct json_object *operation = json_object_new_object();
 	struct json_object *responses = json_object_new_object();
-	bool of_hub = strncmp(op->id, "hub.", 4) == 0; /* they have the same key, and take a body */
-	struct json_object *written = acp_json_member(draft->operations, of_hub ? "hub" : op->id);
+	bool is_hub = strncmp(op->id, "hub.", 4) == 0; /* they share one entry of operations.json, and take a body */
+	struct json_object *written = acp_json_member(draft->operations, is_hub ? "hub" : op->id);
 	struct json_object *parameters = acp_json_member(written, "parameters");
 	if (draft->operations && !written)
 		acp_log(ACP_LOG_ERROR, "openapi: core/schemas/openapi/operations.json has no operation %s", op->id);
@@ -234,37 +234,37 @@ static void put_operation(struct draft *draft, const struct operation *op, struc
 
 /* clang-format off */
 static const struct operation public_operations[] = {
-	{"/api/usage", "get", "usage", "agents", "The usage of the key's tenant in a UTC month; costs nothing.",
+	{"/api/usage", "get", "usage", "agents", "The usage of the key's tenant in a UTC month; free of charge.",
 	 "200", "Usage", "400 401 404 405 500 503", NULL},
 	{"/api/billing/invoice", "get", "invoice", "agents",
 	 "The invoice of the key's tenant for a UTC month; a preview if the month is not billed yet.",
 	 "200", "Invoice", "400 401 404 405 500 503", NULL},
 	{"/api/upgrade/checkout", "get", "upgradeLink", "agents",
-	 "The signed link for a human: leads to a checkout at Stripe, in which they add a payment method.",
+	 "The signed link for a human: redirects to a checkout at Stripe to add a payment method.",
 	 "303", NULL, "404 405 409 429 500 502 503", NULL},
 	{"/api/upgrade/checkout", "post", "upgrade", "agents",
-	 "Opens a checkout at Stripe, in which a human adds a payment method, or returns the open one.",
+	 "Opens a checkout at Stripe for a human to add a payment method, or returns the open one.",
 	 "200", "CheckoutReply", "400 401 404 405 409 413 415 429 500 502 503", NULL},
 	{"/api/webhooks/stripe", "post", "stripeEvent", "operators", "Receives an event from Stripe.",
 	 "200", "StripeEventReply", "400 404 405 413 500 503", NULL},
 	{"/api/openapi.json", "get", "openapi", "operators", "This document.",
 	 "200", "Document", "405 500", NULL},
-	{"/llms.txt", "get", "llms", "agents", "How to use this API, in short, for agents.",
+	{"/llms.txt", "get", "llms", "agents", "A short guide to this API, for agents.",
 	 "200", "Text", "405 500", "text/plain"},
 	{"/.well-known/api-catalog", "get", "catalog", "agents", "The API catalog (RFC 9727).",
 	 "200", "Catalog", "405 500", "application/linkset+json"},
 	{"/console", "get", "console", "operators", "The console: a page for people with an API key.",
 	 "200", "Text", "405 500", "text/html"},
-	{"/metrics", "get", "metrics", "operators", "Numbers for Prometheus.",
+	{"/metrics", "get", "metrics", "operators", "Metrics for Prometheus.",
 	 "200", "Text", "404 405 500", "text/plain"},
-	{"/healthz", "get", "alive", "operators", "Does this process answer?",
+	{"/healthz", "get", "alive", "operators", "Is this process alive?",
 	 "200", "Health", "405 500", NULL},
 	{"/readyz", "get", "ready", "operators", "Is it ready to serve?",
 	 "200", "Health", "405 500 503", NULL},
 };
 
 static const struct operation manage_operation = {
-	"/api/manage", "post", "manage", "agents", "The router: one call of an action.",
+	"/api/manage", "post", "manage", "agents", "Calls an action.",
 	"200", "CallReply", "400 401 402 403 404 405 409 413 415 422 429 500 502 503", NULL};
 
 static const struct operation onboard_operation = {
@@ -274,7 +274,7 @@ static const struct operation onboard_operation = {
 
 /* Actions ------------------------------------------------------------------------------------------------------ */
 
-/* The parts of an ActionDef that are not schema, under one extension name that validators accept. */
+/* The members of an ActionDef that are not part of the schema, under one extension name that validators accept. */
 static struct json_object *action_facts(struct draft *draft, struct json_object *def)
 {
 	static const char *const names[] = {"scope", "supports_dry_run", "billable", "billing_unit"};
@@ -309,7 +309,7 @@ static struct json_object *call_schema(struct draft *draft, const struct acp_ent
 	return schema;
 }
 
-/* Call: one of the calls of all actions, told apart by `action`. */
+/* Adds the schema Call: one of the calls of all actions, distinguished by `action`. */
 static void put_calls(struct draft *draft)
 {
 	char name[256];
@@ -371,7 +371,7 @@ static void put_endpoint(void *arg, const char *name, const char *schema_text, c
 {
 	struct draft *draft = arg;
 	char path[64], id[64], read_id[72], success[8];
-	struct json_object *schema = needed(draft, acp_json_own(schema_text));
+	struct json_object *schema = require(draft, acp_json_own(schema_text));
 	snprintf(path, sizeof path, "/functions/v1/%s", name);
 	snprintf(id, sizeof id, "hub.%s", name);
 	for (char *c = id; *c; c++)
@@ -381,7 +381,7 @@ static void put_endpoint(void *arg, const char *name, const char *schema_text, c
 	struct operation op = {path,    "post",  id,      "kernels",
 			       summary, success, "Reply", "400 401 402 403 404 405 409 413 415 422 500 503",
 			       NULL};
-	put_operation(draft, &op, needed(draft, hub_body(draft, name, schema)));
+	put_operation(draft, &op, require(draft, hub_body(draft, name, schema)));
 	if (query) {
 		op.method = "get";
 		op.id = read_id;
@@ -399,7 +399,7 @@ static const struct operation execute_operation = {
 	"post",
 	"executor.execute",
 	"kernels",
-	"Acts at a vendor for another kernel; a failed execution is answered with ok: false.",
+	"Executes an action at a vendor for another kernel; the answer to a failed execution has ok: false.",
 	"200",
 	"Execution",
 	"400 401 404 405 413 415 500 503",
@@ -408,7 +408,7 @@ static const struct operation execute_operation = {
 static void put_execute(struct draft *draft)
 {
 	put(draft, draft->schemas, "Execution", acp_json_own(acp_schema_openapi_execution));
-	put_operation(draft, &execute_operation, needed(draft, acp_json_own(acp_schema_executor_execute)));
+	put_operation(draft, &execute_operation, require(draft, acp_json_own(acp_schema_executor_execute)));
 }
 
 /* The document ------------------------------------------------------------------------------------------------- */
@@ -423,9 +423,9 @@ static bool offered(const struct acp_kernel *kernel, const char *path)
 static void put_paths(struct draft *draft)
 {
 	const struct acp_kernel *kernel = draft->kernel;
-	put_operation(draft, &manage_operation, needed(draft, reference(SCHEMAS, "Call")));
+	put_operation(draft, &manage_operation, require(draft, reference(SCHEMAS, "Call")));
 	if (kernel->config->onboarding && kernel->plane->call.onboard)
-		put_operation(draft, &onboard_operation, needed(draft, reference(SCHEMAS, "OnboardRequest")));
+		put_operation(draft, &onboard_operation, require(draft, reference(SCHEMAS, "OnboardRequest")));
 	for (size_t i = 0; i < ACP_COUNT(public_operations); i++)
 		if (offered(kernel, public_operations[i].path))
 			put_operation(draft, &public_operations[i], NULL);
@@ -435,22 +435,22 @@ static void put_paths(struct draft *draft)
 		put_execute(draft);
 }
 
-/* Schemas of requests and replies that do not depend on what is registered. */
-static void put_shapes(struct draft *draft, struct json_object *shapes)
+/* Adds the schemas of requests and replies that do not depend on the registered actions. */
+static void put_fixed_schemas(struct draft *draft, struct json_object *fixed)
 {
-	draft->ok = shapes && draft->ok;
-	if (!shapes)
+	draft->ok = fixed && draft->ok;
+	if (!fixed)
 		return;
-	json_object_object_foreach(shapes, name, shape)
+	json_object_object_foreach(fixed, name, schema)
 	{
-		put(draft, draft->schemas, name, json_object_get(shape));
+		put(draft, draft->schemas, name, json_object_get(schema));
 	}
 }
 
 static struct json_object *components(struct draft *draft)
 {
 	struct json_object *all = acp_json_own(acp_schema_openapi_components);
-	put_shapes(draft, acp_json_member(all, "schemas"));
+	put_fixed_schemas(draft, acp_json_member(all, "schemas"));
 	if (all)
 		json_object_object_del(all, "schemas"); /* they come last, with those of the actions */
 	put_codes(draft, acp_json_member(draft->schemas, "Error"));
