@@ -15,7 +15,7 @@ enum {
 	DECISIONS = 4096,
 	BATCH = 100, /* events in one request */
 	REPLY_MAX = 1 << 20,
-	DOWN_US = 500 * 1000, /* how long to send no ordinary requests after the hub did not answer one */
+	DOWN_US = 500 * 1000, /* after the hub did not answer, ordinary requests fail at once for this long */
 	POLL_MS = 1000,       /* the longest pause between two checks of the outbox: other processes add events, too */
 	RETRY_MAX_MS = 5000,
 	HEARTBEAT_US = 30 * 1000000,
@@ -47,7 +47,8 @@ static bool hub_is_down(const struct acp_remote_plane *remote)
 	return acp_monotonic_us() < __atomic_load_n(&remote->down_until, __ATOMIC_RELAXED);
 }
 
-/* Records that the hub did not answer. Logs this once for each period in which it then gets no ordinary requests. */
+/* Records that the hub did not answer. Logs only the first failure of each period in which ordinary requests then fail
+ * at once. */
 static void mark_down(struct acp_remote_plane *remote, const struct request_to_hub *q, const char *why)
 {
 	bool known = hub_is_down(remote);

@@ -208,8 +208,8 @@ static bool add_signature(const struct acp_config *config, const struct delivery
 	return true;
 }
 
-/* The header webhook-signature: signed with the current secret and, for a day after a rotation, with the previous one
- * too. */
+/* Makes the header webhook-signature: signed with the current secret and, for a day after a rotation, with the previous
+ * one too. */
 static bool sign_delivery(const struct acp_config *config, const struct delivery *d, struct acp_buf *out)
 {
 	bool ok = add_signature(config, d, d->sealed, out);

@@ -1,5 +1,5 @@
 /* webhooks.h - webhooks to tenants (https://www.standardwebhooks.com/): secrets, signatures, allowed URLs, the retry
- * schedule, and one delivery from the queue to its end.
+ * schedule, and the delivery of one queued event.
  *
  * The hub queues an event in the transaction that causes it. The host calls acp_webhooks_deliver() from a dedicated
  * thread (fcgi/delivery_worker.c). A receiver gets each delivery at least once, always with the same webhook-id. */

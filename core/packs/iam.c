@@ -34,7 +34,7 @@ static enum acp_code check_new_rights(struct acp_call *call, struct json_object 
 	return check_grant(call, acp_json_member(params, "scopes"), "/params/scopes");
 }
 
-/* params and the stored form of a new key. NULL: out of memory. */
+/* Copies params and adds the stored form of a new key. NULL: out of memory. */
 static struct json_object *with_new_key(const struct acp_call *call, struct json_object *params, char key[ACP_KEY_MAX])
 {
 	char id[ACP_UUID_LEN], shown[ACP_KEY_SHOWN + 1], hex[ACP_SHA256_HEX];

@@ -12,7 +12,7 @@ static enum acp_code check_url(struct acp_call *call, struct json_object *params
 	return acp_call_fail(call, ACP_VALIDATION_ERROR, "/params/url", "/params/url %s", why);
 }
 
-/* params and the stored form of a webhook with a new secret. new_id NULL: the webhook already exists. */
+/* Copies params and adds the stored form of a webhook with a new secret. new_id NULL: the webhook already exists. */
 static struct json_object *with_secret(const struct acp_call *call, struct json_object *params, const char *new_id,
 				       char secret[ACP_WEBHOOK_SECRET_TEXT])
 {

@@ -4,7 +4,7 @@
 #include "log.h"
 
 enum {
-	TIMEOUT_MS = 20000, /* of one attempt, less than shutdown_timeout; an invoice takes several requests */
+	TIMEOUT_MS = 20000, /* for one attempt; less than shutdown_timeout. An invoice takes several requests */
 	LEASE = 90,         /* seconds; much longer than an attempt and its report take */
 	FIRST_DELAY = 1,    /* seconds before the second attempt; doubles each time */
 	LONGEST_DELAY = 3600,

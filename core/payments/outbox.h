@@ -1,6 +1,6 @@
 /* outbox.h - executes Repo C's obligations. The hub queues an obligation in the transaction that causes it. Any process
  * that has an executor (executor.h) then executes it, effectively once: the obligation's name is the idempotency key of
- * every attempt, and during an attempt no other process gets it.
+ * every attempt, and no other process gets it during an attempt.
  *
  * Of the kernel, only config, plane and executor are used. */
 #ifndef ACP_OUTBOX_H
