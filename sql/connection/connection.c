@@ -1,7 +1,6 @@
 /* One connection: opening and closing it, statements, and commits. */
 #include "db_parts.h"
 
-#include "buf.h"
 #include "clock.h"
 #include "crypto.h"
 #include "thread.h"
@@ -15,41 +14,7 @@ enum { LOOK_MS = 500 };
 enum { MAX_CANCELS = 16 };
 static atomic_int cancels;
 
-/* Messages of libpq end with a newline and may have several lines. The first line has the cause. */
-static void first_line(char out[256], const char *text)
-{
-	snprintf(out, 256, "%.*s", text ? (int)strcspn(text, "\n") : 0, text ? text : "");
-	acp_utf8_trim(out);
-}
-
-void acp_db_set_error(struct acp_db_error *error, const char *message)
-{
-	*error = (struct acp_db_error){0};
-	first_line(error->message, message);
-}
-
-static void read_error(struct acp_db_error *error, const PGresult *result)
-{
-	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-	const char *rule = PQresultErrorField(result, PG_DIAG_CONSTRAINT_NAME);
-	error->timed_out = false;
-	snprintf(error->sqlstate, sizeof error->sqlstate, "%s", sqlstate ? sqlstate : "");
-	snprintf(error->rule, sizeof error->rule, "%s", rule ? rule : "");
-	first_line(error->message, PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY));
-	first_line(error->detail, PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL));
-	first_line(error->hint, PQresultErrorField(result, PG_DIAG_MESSAGE_HINT));
-	if (!*error->message)
-		first_line(error->message, PQresultErrorMessage(result));
-}
-
 static const char CANCELLED[] = "57014";
-
-/* 25006: the server became a standby. */
-bool acp_db_means_lost(const char *sqlstate)
-{
-	return !*sqlstate || strncmp(sqlstate, "08", 2) == 0 || strncmp(sqlstate, "57P", 3) == 0 ||
-	       strcmp(sqlstate, "25006") == 0;
-}
 
 /* Detects a commit that ends with a warning: its wait for a standby was cancelled. */
 static void on_notice(void *arg, const PGresult *result)
@@ -205,7 +170,7 @@ static enum acp_db_status classify(struct acp_db_conn *conn, PGresult *last, PGr
 			PQclear(last);
 		return ACP_DB_OK;
 	}
-	read_error(error, last);
+	acp_db_read_error(error, last);
 	PQclear(last);
 	error->timed_out = strcmp(error->sqlstate, CANCELLED) == 0; /* cancelled because it took too long */
 	bool lost = error->timed_out || acp_db_means_lost(error->sqlstate) || PQstatus(conn->pg) != CONNECTION_OK;
@@ -354,7 +319,7 @@ enum acp_db_status acp_db_script(struct acp_db_conn *conn, const char *sql, stru
 	ExecStatusType status = PQresultStatus(result);
 	enum acp_db_status outcome = ACP_DB_OK;
 	if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK && status != PGRES_EMPTY_QUERY) {
-		read_error(error, result);
+		acp_db_read_error(error, result);
 		outcome = acp_db_means_lost(error->sqlstate) ? ACP_DB_AWAY : ACP_DB_REFUSED;
 	}
 	PQclear(result);

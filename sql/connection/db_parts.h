@@ -1,5 +1,5 @@
-/* db_parts.h - the internals of connections and pools, and the functions that connection.c, prepared.c and pool.c
- * share. Private to these files; all others use db.h. */
+/* db_parts.h - the internals of connections and pools, and the functions that the files of this
+ * folder share: pool.c uses prepared.c and connection.c, which use the rest. All others use db.h. */
 #ifndef ACP_DB_PARTS_H
 #define ACP_DB_PARTS_H
 
@@ -46,13 +46,18 @@ struct acp_db_pool {
 	atomic_uint_fast64_t stored_at;  /* time of the last answered commit that certainly wrote data */
 };
 
-/* One connection (connection.c) ------------------------------------------------------------------------------------ */
+/* Errors (error.c) ------------------------------------------------------------------------------------------------- */
 
 /* Sets an error that does not come from the server: the first line of message. */
 void acp_db_set_error(struct acp_db_error *error, const char *message);
 
+/* Sets the error that the server answered with. */
+void acp_db_read_error(struct acp_db_error *error, const PGresult *result);
+
 /* True if the SQLSTATE means that the session or the server is gone. */
 bool acp_db_means_lost(const char *sqlstate);
+
+/* One connection (connection.c) ------------------------------------------------------------------------------------ */
 
 /* Returns the deadline of a statement that is sent now (monotonic, microseconds). timeout_ms 0: the time-out of the
  * connection. */
@@ -93,9 +98,10 @@ enum acp_db_status acp_db_in_doubt(struct acp_db_conn *conn, uint64_t asked, str
 enum acp_db_status acp_db_classify_commit(struct acp_db_conn *conn, bool wrote, PGresult *last, PGresult **result,
 					  struct acp_db_error *error);
 
-/* The pool (pool.c). Without a pool, or with a connection outside any, these do nothing ---------------------------- */
+/* Whether the server answers (availability.c) ---------------------------------------------------------------------- */
 
-/* Notes that the server did not answer, or that it did. */
+/* Notes that the server did not answer, or that it did. With pool NULL, or a connection outside any pool, the note_
+ * functions do nothing. */
 void acp_db_note_away(struct acp_db_pool *pool);
 void acp_db_note_answer(struct acp_db_pool *pool);
 
@@ -107,6 +113,22 @@ void acp_db_note_answer(struct acp_db_pool *pool);
  * about the disk. */
 void acp_db_note_late(struct acp_db_pool *pool, uint64_t asked);
 void acp_db_note_commit(struct acp_db_conn *conn, bool wrote);
+
+/* True if the server was away a moment ago and another caller is trying to connect. */
+bool acp_db_still_away(struct acp_db_pool *pool);
+
+/* Returns true, with a reason in error, if a commit was late and another caller is testing the server. *tries is set to
+ * true if this caller tests it. */
+bool acp_db_commits_late(struct acp_db_pool *pool, bool *tries, struct acp_db_error *error);
+
+/* The slots of a pool (slots.c) ------------------------------------------------------------------------------------ */
+
+/* Waits until a connection is idle or may be opened. The caller holds the lock. False: no slot in time. */
+bool acp_db_wait_for_slot(struct acp_db_pool *pool, enum acp_db_purpose purpose);
+
+/* Signals that a connection is free, or (counted) that a connection is closed and another one may be opened. writes: it
+ * was taken for writing. */
+void acp_db_release_slot(struct acp_db_pool *pool, bool counted, bool writes);
 
 /* Removes a connection with a late commit from the pool's count: it delays only its own caller, and the pool may open
  * another connection for the others. */

@@ -1,14 +1,10 @@
-/* The pool: lends connections to callers, and tracks whether the server is reachable. */
+/* The pool: lends connections to callers. */
 #include "db_parts.h"
 
 #include "clock.h"
 #include "crypto.h"
-#include "thread.h"
 
-#include <errno.h>
 #include <poll.h>
-
-enum { AWAY_MS = 200 };
 
 struct acp_db_pool *acp_db_pool_new(const char *url, const struct acp_db_limits *limits)
 {
@@ -46,17 +42,6 @@ void acp_db_pool_free(struct acp_db_pool *pool)
 	free(pool);
 }
 
-/* Signals that a connection is free, or that a counted one is gone and another may be opened. */
-static void release_slot(struct acp_db_pool *pool, bool counted, bool writes)
-{
-	pthread_mutex_lock(&pool->lock);
-	pool->count -= counted;
-	pool->writing -= writes;
-	for (size_t i = 0; i < ACP_COUNT(pool->released); i++)
-		pthread_cond_signal(&pool->released[i]);
-	pthread_mutex_unlock(&pool->lock);
-}
-
 /* Detects a connection that the server closed while it was idle. Reads to the end of file, because the message that the
  * server sends first looks like any notice. Nothing was sent on the connection since then, so another one can replace
  * it. */
@@ -86,83 +71,6 @@ static struct acp_db_conn *pop_idle(struct acp_db_pool *pool, enum acp_db_purpos
 	return NULL;
 }
 
-/* True if the server was away a moment ago and another caller is trying to connect. */
-static bool still_away(struct acp_db_pool *pool)
-{
-	uint64_t until = atomic_load(&pool->away_until);
-	if (!until || !acp_thread_has_caller())
-		return false;
-	uint64_t now = acp_monotonic_us();
-	/* The caller that tries may need the time of a connection and of a statement. */
-	uint64_t longest_ms = (uint64_t)pool->limits.connect_timeout_s * 1000u + (uint64_t)pool->limits.timeout_ms;
-	return now < until || !atomic_compare_exchange_strong(&pool->away_until, &until, now + longest_ms * 1000u);
-}
-
-void acp_db_note_away(struct acp_db_pool *pool)
-{
-	if (pool && acp_thread_has_caller())
-		atomic_store(&pool->away_until, acp_monotonic_us() + AWAY_MS * UINT64_C(1000));
-}
-
-void acp_db_note_answer(struct acp_db_pool *pool)
-{
-	if (pool && atomic_load(&pool->away_until))
-		atomic_store(&pool->away_until, 0);
-}
-
-void acp_db_note_late(struct acp_db_pool *pool, uint64_t asked)
-{
-	uint64_t now = acp_monotonic_us();
-	if (!pool || atomic_load(&pool->stored_at) > asked)
-		return;
-	if (!atomic_load(&pool->late_until))
-		atomic_store(&pool->late_since, now);
-	uint64_t pause = (now - atomic_load(&pool->late_since)) / 2;
-	uint64_t longest = (uint64_t)pool->limits.commit_timeout_ms * 1000u;
-	uint64_t least = AWAY_MS * UINT64_C(1000);
-	atomic_store(&pool->late_until, now + (pause < least ? least : pause < longest ? pause : longest));
-	atomic_fetch_add(&pool->spells, 1);
-}
-
-void acp_db_note_commit(struct acp_db_conn *conn, bool wrote)
-{
-	if (!conn->pool || !wrote)
-		return;
-	atomic_store(&conn->pool->stored_at, acp_monotonic_us());
-	if (atomic_load(&conn->pool->late_until))
-		atomic_store(&conn->pool->late_until, 0);
-}
-
-/* Returns true, with a reason in error, if a commit was late and another caller is testing the server. *tries is set to
- * true if this caller tests it. */
-static bool commits_late(struct acp_db_pool *pool, bool *tries, struct acp_db_error *error)
-{
-	uint64_t until = atomic_load(&pool->late_until);
-	if (!until)
-		return false;
-	uint64_t now = acp_monotonic_us();
-	if (now >= until && !acp_thread_has_caller())
-		return false;
-	*tries = now >= until && atomic_compare_exchange_strong(&pool->late_until, &until,
-								now + (uint64_t)pool->limits.timeout_ms * 1000u);
-	if (*tries)
-		return false;
-	acp_db_set_error(error, "PostgreSQL did not answer a commit a moment ago");
-	error->timed_out = true;
-	return true;
-}
-
-bool acp_db_away(struct acp_db_pool *pool)
-{
-	return atomic_load(&pool->away_until) != 0;
-}
-
-void acp_db_unresponsive(struct acp_db_pool *pool)
-{
-	if (!acp_db_away(pool))
-		acp_db_note_away(pool);
-}
-
 /* Registers a new connection in the pool. Of several servers only one can be the primary at a time. */
 static void register_connection(struct acp_db_pool *pool, struct acp_db_conn *conn)
 {
@@ -180,48 +88,11 @@ static void register_connection(struct acp_db_pool *pool, struct acp_db_conn *co
 	pthread_mutex_unlock(&pool->lock);
 }
 
-/* Keep one connection free of writers, because all of them may wait for the same row. */
-static int max_writers(const struct acp_db_pool *pool)
-{
-	return pool->limits.connections > 1 ? pool->limits.connections - 1 : 1;
-}
-
-/* True if a connection is idle or may be opened for this purpose. The caller holds the lock. */
-static bool has_slot(const struct acp_db_pool *pool, enum acp_db_purpose purpose)
-{
-	return (pool->idle || pool->count < pool->limits.connections) &&
-	       (purpose != ACP_DB_TO_WRITE || pool->writing < max_writers(pool));
-}
-
-/* The caller holds the lock. False: the time is up. */
-static bool wait_until(struct acp_db_pool *pool, enum acp_db_purpose purpose, const struct timespec *until)
-{
-	int waited = 0;
-	while (!has_slot(pool, purpose) && waited != ETIMEDOUT)
-		waited = pthread_cond_timedwait(&pool->released[purpose], &pool->lock, until);
-	return has_slot(pool, purpose);
-}
-
-/* The caller holds the lock. False: no connection in time. */
-static bool wait_for_slot(struct acp_db_pool *pool, enum acp_db_purpose purpose)
-{
-	if (has_slot(pool, purpose))
-		return true;
-	const struct timespec slow = acp_monotonic_after(SLOW_MS * UINT64_C(1000));
-	const struct timespec deadline = acp_monotonic_after((uint64_t)pool->limits.timeout_ms * 1000);
-	if (wait_until(pool, purpose, &slow))
-		return true;
-	acp_thread_blocks();
-	bool found = wait_until(pool, purpose, &deadline);
-	acp_thread_goes_on();
-	return found;
-}
-
 /* Takes an idle connection (*conn), or permission to open one (*conn is NULL). False: the pool is full. */
 static bool acquire_slot(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_conn **conn)
 {
 	pthread_mutex_lock(&pool->lock);
-	bool found = wait_for_slot(pool, purpose);
+	bool found = acp_db_wait_for_slot(pool, purpose);
 	*conn = found ? pop_idle(pool, purpose) : NULL;
 	pool->count += found && !*conn;
 	pool->writing += found && purpose == ACP_DB_TO_WRITE;
@@ -233,12 +104,12 @@ struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose
 {
 	bool tries = false;
 	struct acp_db_conn *conn;
-	if (still_away(pool)) {
+	if (acp_db_still_away(pool)) {
 		acp_db_set_error(error, "PostgreSQL was away a moment ago");
 		error->timed_out = true;
 		return NULL;
 	}
-	if (purpose != ACP_DB_TO_READ && commits_late(pool, &tries, error)) {
+	if (purpose != ACP_DB_TO_READ && acp_db_commits_late(pool, &tries, error)) {
 		if (acp_db_away(pool))
 			acp_db_note_away(pool); /* this caller was testing the server, but may not write */
 		return NULL;
@@ -259,7 +130,7 @@ struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose
 		return conn;
 	}
 	acp_db_note_away(pool);
-	release_slot(pool, true, purpose == ACP_DB_TO_WRITE);
+	acp_db_release_slot(pool, true, purpose == ACP_DB_TO_WRITE);
 	return NULL;
 }
 
@@ -286,15 +157,7 @@ void acp_db_release(struct acp_db_pool *pool, struct acp_db_conn *conn)
 	bool counted = !kept && !conn->uncounted;
 	if (!kept)
 		acp_db_close(conn);
-	release_slot(pool, counted, writes);
-}
-
-void acp_db_leave_pool(struct acp_db_conn *conn)
-{
-	if (!conn->pool || conn->uncounted)
-		return;
-	conn->uncounted = true;
-	release_slot(conn->pool, true, false);
+	acp_db_release_slot(pool, counted, writes);
 }
 
 /* On any connection ---------------------------------------------------------------------------------------------- */
