@@ -4,8 +4,7 @@
 
 static const char base62[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/* CRC-32 as in zlib and PNG (polynomial 0xEDB88320), half a byte at a time, which keeps the table short enough to
- * read. */
+/* CRC-32 as in zlib and PNG (polynomial 0xEDB88320). It reads half a byte at a time, which keeps the table short. */
 static uint32_t crc32_of(const char *text, size_t len)
 {
 	static const uint32_t table[16] = {
@@ -48,7 +47,7 @@ void acp_key_from_seed(const char *prefix, const uint8_t seed[32], char out[ACP_
 	size_t len = strlen(prefix);
 	size_t want = len + ACP_KEY_SECRET_LEN;
 	memcpy(out, prefix, len);
-	/* HMAC in counter mode gives the bytes. Bytes of 248 and above are skipped: they would favour some digits. */
+	/* HMAC in counter mode generates the bytes. Skip bytes of 248 and above: they would favour some digits. */
 	for (uint8_t counter = 0; len < want; counter++) {
 		acp_hmac_sha256(seed, 32, &counter, 1, block);
 		for (size_t i = 0; i < sizeof block && len < want; i++)

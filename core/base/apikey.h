@@ -14,7 +14,7 @@
 #define ACP_KEY_CHECK_LEN 6
 #define ACP_KEY_PREFIX_MAX 13 /* 12 letters or digits and the underscore */
 #define ACP_KEY_MAX (ACP_KEY_PREFIX_MAX + ACP_KEY_SECRET_LEN + ACP_KEY_CHECK_LEN + 1)
-#define ACP_KEY_SHOWN 12 /* characters kept so that people can recognise a key */
+#define ACP_KEY_SHOWN 12 /* characters stored so that people can recognise a key */
 
 /* ^[a-z0-9]{2,12}_$ */
 bool acp_key_prefix_ok(const char *prefix);
@@ -25,10 +25,10 @@ void acp_key_from_seed(const char *prefix, const uint8_t seed[32], char out[ACP_
 /* True when the text has the form of a key and its check matches. */
 bool acp_key_wellformed(const char *prefix, const char *text);
 
-/* The value that is stored instead of the key: HMAC-SHA-256(pepper, text). */
+/* Computes the value that is stored instead of the key: HMAC-SHA-256(pepper, text). */
 void acp_key_hash(const char *pepper, const char *text, uint8_t out[ACP_SHA256_LEN]);
 
-/* The first ACP_KEY_SHOWN characters and a closing NUL. text is a well-formed key. */
+/* Copies the first ACP_KEY_SHOWN characters of text, a well-formed key, and a NUL. */
 void acp_key_shown(const char *text, char out[ACP_KEY_SHOWN + 1]);
 
 #endif

@@ -1,6 +1,6 @@
-/* attr.h - compiler attributes and the functions this project does not use.
+/* attr.h - compiler attributes, and the list of functions that this project does not use.
  *
- * Every .c file of the project includes this header first (through the header of its own module). */
+ * Every .c file of the project includes this header first, through the header of its own module. */
 #ifndef ACP_ATTR_H
 #define ACP_ATTR_H
 

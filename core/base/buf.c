@@ -156,7 +156,7 @@ static void put_escape(struct acp_buf *buf, unsigned char c)
 
 void acp_buf_json_chars(struct acp_buf *buf, const char *text, size_t len)
 {
-	size_t kept = 0; /* the bytes before this position are appended */
+	size_t kept = 0; /* the bytes before this position have been appended */
 	for (size_t i = 0; i < len; i++) {
 		unsigned char c = (unsigned char)text[i];
 		if (c >= 0x20 && c != '"' && c != '\\')

@@ -15,7 +15,8 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 
-/* For calls that fail only when the library is broken, and for tools that may exit when memory runs out. */
+/* Aborts if a call has failed. Use it for calls that fail only if the library is broken, and in tools that may exit
+ * when memory runs out. */
 static void must(bool worked, const char *what)
 {
 	if (worked)
@@ -30,8 +31,8 @@ struct piece {
 	size_t len;
 };
 
-/* SHA-256 of three pieces, one after the other. libcrypto's newer functions allocate memory for each digest. A call
- * must not depend on that, and a process must not exit because memory ran out. */
+/* SHA-256 of three consecutive pieces. libcrypto's newer functions allocate memory for each digest. A call must not
+ * depend on that, and a process must not exit because memory ran out. */
 static void digest(const struct piece pieces[3], uint8_t out[ACP_SHA256_LEN])
 {
 	SHA256_CTX state;
@@ -144,7 +145,7 @@ void acp_base64(const uint8_t *bytes, size_t len, char *out)
 	EVP_EncodeBlock((unsigned char *)out, bytes, (int)len);
 }
 
-/* libcrypto's generator allocates memory when a thread first uses it; the kernel's does not. */
+/* libcrypto's generator allocates memory when a thread first uses it; getrandom() does not. */
 void acp_random(void *out, size_t len)
 {
 	uint8_t *at = out;
@@ -158,31 +159,31 @@ void acp_random(void *out, size_t len)
 	}
 }
 
-/* Random bytes for identifiers, fetched many at a time; keys come from acp_random itself. Each thread has its own pool,
- * not shared with other threads or with a child process. */
+/* Random bytes for identifiers, fetched many at a time. (Keys come directly from acp_random.) Each thread has its own
+ * pool, which it shares neither with other threads nor with a child process. */
 struct pool {
 	uint8_t bytes[2048];
 	size_t left;
 	unsigned forks;
 };
 
-static atomic_uint forks; /* how often this process is the child of a fork */
+static atomic_uint forks; /* incremented in the child of each fork */
 
 static void count_fork(void)
 {
 	forks++;
 }
 
-static void notice_forks(void)
+static void watch_forks(void)
 {
 	must(pthread_atfork(NULL, NULL, count_fork) == 0, "start");
 }
 
 static void take_random(uint8_t *out, size_t len)
 {
-	static pthread_once_t noticed = PTHREAD_ONCE_INIT;
+	static pthread_once_t watched = PTHREAD_ONCE_INIT;
 	static __thread struct pool pool;
-	pthread_once(&noticed, notice_forks);
+	pthread_once(&watched, watch_forks);
 	if (pool.left < len || pool.forks != forks) {
 		acp_random(pool.bytes, sizeof pool.bytes);
 		pool.left = sizeof pool.bytes;
@@ -223,8 +224,8 @@ bool acp_is_uuid(const char *text)
 enum { NONCE = 12, TAG = 16 };
 _Static_assert(NONCE + TAG == ACP_ENCRYPT_EXTRA, "nonce, ciphertext, tag");
 
-/* Clear the error queue: libcrypto keeps its errors until they are read. */
-static bool end_cipher(EVP_CIPHER_CTX *ctx, bool ok)
+/* Frees the context. After a failure, also clears the error queue: libcrypto keeps its errors until they are read. */
+static bool free_cipher(EVP_CIPHER_CTX *ctx, bool ok)
 {
 	EVP_CIPHER_CTX_free(ctx);
 	if (!ok)
@@ -232,7 +233,8 @@ static bool end_cipher(EVP_CIPHER_CTX *ctx, bool ok)
 	return ok;
 }
 
-/* Search libcrypto's table once, not for each text: when memory runs out, the search leaks some of libcrypto's own. */
+/* Looks up the cipher once, not for each text: when memory runs out, the lookup leaks some of libcrypto's own
+ * memory. */
 static const EVP_CIPHER *cipher(void)
 {
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L
@@ -261,7 +263,7 @@ bool acp_encrypt(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len
 		  EVP_EncryptUpdate(ctx, text, &got, data, (int)len) == 1 &&
 		  EVP_EncryptFinal_ex(ctx, text + got, &got) == 1 &&
 		  EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_GET_TAG, TAG, text + len) == 1;
-	return end_cipher(ctx, ok);
+	return free_cipher(ctx, ok);
 }
 
 bool acp_decrypt(const uint8_t key[ACP_SHA256_LEN], const uint8_t *sealed, size_t len, uint8_t *out)
@@ -278,7 +280,7 @@ bool acp_decrypt(const uint8_t key[ACP_SHA256_LEN], const uint8_t *sealed, size_
 		  EVP_DecryptUpdate(ctx, out, &got, sealed + NONCE, (int)text_len) == 1 &&
 		  EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_TAG, TAG, tag) == 1 &&
 		  EVP_DecryptFinal_ex(ctx, out + got, &got) == 1;
-	return end_cipher(ctx, ok);
+	return free_cipher(ctx, ok);
 }
 
 bool acp_equal_const_time(const void *a, const void *b, size_t len)

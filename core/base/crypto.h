@@ -15,8 +15,8 @@ void acp_hmac_sha256(const void *key, size_t key_len, const void *data, size_t l
 void acp_hmac_sha256_behind(const void *key, size_t key_len, const char *head, const void *data, size_t len,
 			    uint8_t out[ACP_SHA256_LEN]);
 
-/* SHA-256 of data that comes in pieces. acp_hasher_end gives the hash of all pieces added since acp_hasher_new or the
- * last acp_hasher_end, and starts over. */
+/* SHA-256 of data that arrives in pieces. acp_hasher_end writes the hash of all pieces added since acp_hasher_new or
+ * the last acp_hasher_end, and starts over. */
 struct acp_hasher;
 struct acp_hasher *acp_hasher_new(void);
 void acp_hasher_free(struct acp_hasher *hasher);
@@ -33,7 +33,8 @@ bool acp_unhex(const char *text, uint8_t *out, size_t len) ACP_MUSTCHECK;
 #define ACP_BASE64_SIZE(len) (((len) + 2) / 3 * 4 + 1)
 void acp_base64(const uint8_t *bytes, size_t len, char *out);
 
-/* Fills out with random bytes fit for keys. Ends the process when the system has none: no safe way to go on exists. */
+/* Fills out with random bytes suitable for keys. Aborts the process if the system cannot provide them, because there is
+ * no safe way to continue. */
 void acp_random(void *out, size_t len);
 
 /* A random UUID (RFC 9562 version 4: 122 random bits) in its text form. */
@@ -50,10 +51,10 @@ bool acp_encrypt(const uint8_t key[ACP_SHA256_LEN], const void *data, size_t len
 /* The reverse: out gets len - ACP_ENCRYPT_EXTRA bytes. False: not encrypted with this key, or changed since. */
 bool acp_decrypt(const uint8_t key[ACP_SHA256_LEN], const uint8_t *sealed, size_t len, uint8_t *out) ACP_MUSTCHECK;
 
-/* Compares in constant time: the time does not depend on where the bytes differ. */
+/* Compares in constant time: the duration does not depend on where the bytes differ. */
 bool acp_equal_const_time(const void *a, const void *b, size_t len);
 
-/* Overwrites a secret; the compiler does not optimise the write away. */
+/* Overwrites a secret. The compiler does not optimise this away. */
 void acp_wipe(void *secret, size_t len);
 
 /* Disables core dumps of this process, both as files and through a program that receives them. Also stops other

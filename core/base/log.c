@@ -12,7 +12,7 @@
 /* Every thread reads these while SIGHUP may change them. */
 static atomic_int log_fd = STDERR_FILENO;
 static atomic_bool as_json;
-static _Atomic enum acp_log_level least = ACP_LOG_INFO;
+static _Atomic enum acp_log_level lowest = ACP_LOG_INFO;
 
 static const char *const level_names[] = {"error", "warning", "info", "debug"};
 
@@ -26,8 +26,8 @@ bool acp_log_open(const char *format, const char *level, const char *file)
 	}
 	int before = log_fd;
 	if (before != STDERR_FILENO && fd != STDERR_FILENO) {
-		/* Keep the descriptor's number: a thread that has read it writes to the old file or the new one, never
-		 * to a third. */
+		/* Keep the number of the descriptor: a thread that has already read it then writes to the old file or
+		 * the new one, never to a third. */
 		dup3(fd, before, O_CLOEXEC);
 		close(fd);
 	} else {
@@ -36,7 +36,7 @@ bool acp_log_open(const char *format, const char *level, const char *file)
 	as_json = strcmp(format, "json") == 0;
 	for (size_t i = 0; i < ACP_COUNT(level_names); i++)
 		if (strcmp(level_names[i], level) == 0)
-			least = (enum acp_log_level)i;
+			lowest = (enum acp_log_level)i;
 	return true;
 }
 
@@ -61,7 +61,7 @@ static int pid(void)
 	return own_pid;
 }
 
-/* The date and the second change rarely, so each thread caches them. */
+/* The text up to the second changes rarely, so each thread caches it. */
 static void put_stamp(struct acp_buf *line)
 {
 	static __thread time_t second = -1;
@@ -91,8 +91,8 @@ static void put_start(struct acp_buf *line, enum acp_log_level level)
 	acp_buf_puts(line, as_json ? "" : "]");
 }
 
-/* Text from outside may be long, and an overlong line would be dropped. So a value gets at most three quarters of the
- * room left, which leaves some for the values after it. */
+/* Text from outside may be long, and a line that is too long is dropped. So a value gets at most three quarters of the
+ * remaining room, which leaves some for the values after it. */
 static size_t room_in(const struct acp_buf *line)
 {
 	return (line->max - line->len) / 4 * 3;
@@ -107,15 +107,15 @@ static size_t plain_length(const char *text, size_t most)
 	return len;
 }
 
-/* In text lines a value needs no quotes unless a reader could mistake its end for the next field. */
-static bool bare(const char *text)
+/* In text lines, a value needs quotes only if a reader could mistake its end for the next field. */
+static bool needs_no_quotes(const char *text)
 {
 	size_t len = plain_length(text, SIZE_MAX);
 	return len && !text[len] && !strpbrk(text, " =");
 }
 
 /* Control characters that terminals act on and JSON does not escape: DEL, and U+0080 to U+009F. */
-static bool obeyed(const unsigned char *c, size_t len)
+static bool is_terminal_control(const unsigned char *c, size_t len)
 {
 	return c[0] == 0x7f || (len == 2 && c[0] == 0xc2 && c[1] < 0xa0);
 }
@@ -126,7 +126,7 @@ static size_t put_character(struct acp_buf *line, const char *text, size_t left)
 {
 	const unsigned char *c = (const unsigned char *)text;
 	size_t len = acp_utf8_length(c, left);
-	if (len && !obeyed(c, len)) {
+	if (len && !is_terminal_control(c, len)) {
 		acp_buf_json_chars(line, text, len);
 		return len;
 	}
@@ -164,7 +164,7 @@ static void add_field(struct acp_buf *line, const struct acp_log_field *field)
 		acp_buf_puts(line, field->name);
 		acp_buf_putc(line, '=');
 	}
-	if (field->raw || (!as_json && bare(field->text)))
+	if (field->raw || (!as_json && needs_no_quotes(field->text)))
 		acp_buf_add(line, field->text, strnlen(field->text, room_in(line)));
 	else
 		put_quoted(line, field->text);
@@ -174,7 +174,7 @@ void acp_log_fields(enum acp_log_level level, const struct acp_log_field *fields
 {
 	struct acp_buf line;
 	char memory[8193];
-	if (level > least)
+	if (level > lowest)
 		return;
 	acp_buf_borrow(&line, memory, sizeof memory);
 	put_start(&line, level);

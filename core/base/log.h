@@ -1,6 +1,6 @@
-/* log.h - one line per event, to standard error or a file. Each line is one write(), so that lines of several processes
- * do not mix. Control characters in text from outside are escaped. Callers never pass secrets: request lines are made
- * from the audit event, which is redacted. */
+/* log.h - one line per event, written to standard error or a file. Each line is one write(), so that lines of several
+ * processes do not mix. Control characters in text from outside are escaped. Callers never pass secrets: request lines
+ * are made from the audit event, which is redacted. */
 #ifndef ACP_LOG_H
 #define ACP_LOG_H
 
@@ -11,7 +11,7 @@
 enum acp_log_level { ACP_LOG_ERROR, ACP_LOG_WARNING, ACP_LOG_INFO, ACP_LOG_DEBUG };
 
 /* Sets this process's log format ("text" or "json"), lowest level and file ("" = standard error). Call it before
- * threads start, and again to reopen the file. Returns false with errno when the file cannot be opened; the old one
+ * threads start, and again to reopen the file. Returns false with errno if the file cannot be opened; the old file then
  * stays in use. */
 bool acp_log_open(const char *format, const char *level, const char *file);
 

@@ -4,8 +4,8 @@
 
 #include "attr.h"
 
-/* Is the same request worth retrying later? status is the HTTP status, or 0 when no usable answer came. advice is the
- * vendor's own hint ("true" or "false"), which takes precedence, or "" without one. */
+/* Is the same request worth retrying later? status is the HTTP status, or 0 if there was no usable answer. advice is
+ * the vendor's own hint ("true" or "false"), which takes precedence, or "" if there is none. */
 bool acp_retry_worth(int status, const char *advice);
 
 /* Milliseconds to wait after attempt number attempt (the first is 1): half a second, doubled each time, five seconds at

@@ -1,6 +1,6 @@
 #include "subkey.h"
 
-/* The forms of derivation, oldest first. Stored values depend on them, so they never change. */
+/* The forms of derivation, oldest first. Stored values depend on them, so they must never change. */
 enum form {
 	KEYED, /* HMAC(HMAC(pepper, text), data) */
 	PLAIN, /* HMAC(pepper, text and data) */

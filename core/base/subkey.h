@@ -1,5 +1,6 @@
 /* subkey.h - keys and tags derived from the pepper (setting key_pepper), each for a single purpose, so that a value
- * made for one purpose is never valid for another. Changing a purpose's text or format invalidates stored values. */
+ * made for one purpose is never valid for another. Changing the text or the form of a purpose invalidates stored
+ * values. */
 #ifndef ACP_SUBKEY_H
 #define ACP_SUBKEY_H
 
