@@ -125,7 +125,8 @@ static void write_integer(struct json_object *value, struct acp_buf *out)
 		acp_buf_put_int(out, number);
 }
 
-/* A double that was read, or made by acp_json_double, carries its digits. json-c's own formatting would need memory. */
+/* A double that was read, or made by acp_json_double, carries its digits. json-c's own formatting would allocate
+ * memory. */
 static void write_double(struct json_object *value, struct acp_buf *out)
 {
 	char shortest[32];

@@ -1,9 +1,9 @@
-/* json.h - JSON at the edge: a strict reader, canonical form and its hash, shortest number text.
+/* json.h - JSON input and output: a strict reader, the canonical form and its hash, the shortest text of a number.
  *
- * json-c alone accepts documents that RFC 8259 forbids, saturates large integers, keeps the last of two equal names and
- * lets broken UTF-8 through. Its tokener also silently loses data when memory runs out. So our own scanner reads the
- * bytes, and json-c only holds the tree. Everything here is thread-safe as long as each tree is used by one thread at a
- * time. */
+ * json-c alone accepts documents that RFC 8259 forbids, saturates large integers, keeps the last of two members with
+ * the same name and lets invalid UTF-8 through. Its tokener also silently loses data when memory runs out. So our own
+ * scanner reads the bytes, and json-c only holds the tree. Everything here is thread-safe as long as each tree is used
+ * by one thread at a time. */
 #ifndef ACP_JSON_H
 #define ACP_JSON_H
 
@@ -28,8 +28,8 @@ enum acp_json_verdict {
 };
 
 struct acp_json_error {
-	size_t offset;     /* of the first byte that is not acceptable */
-	char message[160]; /* for people: the problem at that byte; quotes no string of the document */
+	size_t offset;     /* of the first byte that is rejected */
+	char message[160]; /* for people: the problem at that byte; never quotes a string of the document */
 	char pointer[256]; /* RFC 6901 pointer to the value; "" is the document itself; ends with "..." if cut */
 };
 
@@ -40,20 +40,20 @@ struct acp_json_error {
 enum acp_json_verdict acp_json_parse(const char *text, size_t len, const struct acp_json_limits *limits,
 				     struct json_object **out, struct acp_json_error *error) ACP_MUSTCHECK;
 
-/* The same for a document made by this program or the hub. It may have any size, and an integer that fits none of our
- * types keeps its digits. */
+/* The same for a document made by this program or the hub. It may have any size. An integer that fits none of our types
+ * keeps its digits. */
 enum acp_json_verdict acp_json_parse_own(const char *text, size_t len, struct json_object **out,
 					 struct acp_json_error *error) ACP_MUSTCHECK;
 
 /* The same for a text known to be valid. NULL: out of memory. */
 struct json_object *acp_json_own(const char *text) ACP_NONNULL;
 
-/* The text that json-c makes of value; value owns it, and flags are json-c's. NULL: out of memory (json-c itself would
- * return a truncated text). */
+/* Returns the text that json-c makes of value. value owns the text; flags are json-c's. NULL: out of memory (json-c
+ * itself would return a truncated text). */
 const char *acp_json_text(struct json_object *value, int flags, size_t *len);
 
-/* A JSON number that prints with the fewest digits that read back as the same double (ECMAScript's rule).
- * value must be finite. NULL: out of memory. */
+/* Makes a JSON number that prints with the fewest digits that read back as the same double (ECMAScript's rule). value
+ * must be finite. NULL: out of memory. */
 struct json_object *acp_json_double(double value);
 
 /* Appends the RFC 8785 canonical form: names sorted by UTF-16 code units, ECMAScript numbers, minimal escapes.
@@ -70,7 +70,7 @@ bool acp_json_hash(struct json_object *value, char hex[65]) ACP_MUSTCHECK;
 /* Writes value as ECMAScript's Number::toString does; out has room for 32 bytes. value must be finite. */
 void acp_json_number(double value, char out[32]);
 
-/* The string, boolean or object member of an object; NULL or false when it is missing or of another type. */
+/* Returns the string, boolean or other member of an object; NULL or false if it is missing or has another type. */
 const char *acp_json_string(struct json_object *object, const char *name);
 bool acp_json_bool(struct json_object *object, const char *name);
 struct json_object *acp_json_member(struct json_object *object, const char *name);

@@ -3,7 +3,7 @@
 
 #include <float.h>
 
-/* Every integer up to this is exactly a double, so its decimal digits are also the shortest ones. */
+/* Every integer up to this is exactly representable as a double, so its decimal digits are also the shortest ones. */
 #define EXACT_MAX 9007199254740992.0
 
 /* Up to this many members are sorted on the stack; larger objects allocate memory. */
@@ -12,8 +12,8 @@ enum { FEW_MEMBERS = 16 };
 /* No tree that passed the limits of acp_json_parse needs more. */
 #define CANONICAL_MAX ((size_t)64 * 1024 * 1024)
 
-/* Tries count significant digits for value, which is positive. On success, digits holds them without trailing zeros,
- * and *point is the position of the decimal point: value = 0.DIGITS * 10^*point. */
+/* Tries count significant digits for value, which must be positive. On success, digits holds them without trailing
+ * zeros, and *point is the position of the decimal point: value = 0.DIGITS * 10^*point. */
 static bool try_digits(double value, int count, char digits[20], int *point)
 {
 	char text[32];
@@ -21,8 +21,8 @@ static bool try_digits(double value, int count, char digits[20], int *point)
 	char *exponent = strchr(text, 'e');
 	char *last = exponent - 1;
 	if (strtod(text, NULL) != value) {
-		/* At a power of two the neighbour above is twice as far away as the one below: the next decimal up may
-		 * read back although the nearest one does not. A 9 would carry and give fewer digits, which were
+		/* At a power of two, the next double above is twice as far away as the one below. So the next decimal
+		 * up may read back although the nearest one does not. A 9 would carry and give fewer digits, which were
 		 * already tried. */
 		if (*last == '9')
 			return false;
@@ -42,8 +42,8 @@ static bool try_digits(double value, int count, char digits[20], int *point)
 	return true;
 }
 
-/* The fewest digits that read back as value. Any decimal of up to DBL_DIG digits survives conversion to a normal double
- * and back, so fewer need not be tried: they show as trailing zeros. Subnormal numbers are less precise. */
+/* Finds the fewest digits that read back as value. Any decimal of up to DBL_DIG digits survives conversion to a normal
+ * double and back. So fewer need not be tried: they show as trailing zeros. Subnormal numbers are less precise. */
 static void shortest_digits(double value, char digits[20], int *point)
 {
 	int count = value < DBL_MIN ? 1 : DBL_DIG;
@@ -84,24 +84,24 @@ static void put_layout(char *out, const char *digits, int point)
 	*out = '\0';
 }
 
-/* Writes 12345 with 2 digits after the point as 123.45. */
-static void put_fixed(char *out, uint64_t digits, int behind)
+/* Writes digits with the given number of decimal places: 12345 with 2 places is 123.45. */
+static void put_fixed(char *out, uint64_t digits, int places)
 {
 	char text[32];
 	char *end = text + sizeof text;
 	char *at = acp_digits(end, digits);
-	while (end - at <= behind)
+	while (end - at <= places)
 		*--at = '0';
-	int before = (int)(end - at) - behind;
+	int before = (int)(end - at) - places;
 	out = put(out, at, before);
-	if (behind) {
+	if (places) {
 		out = put(out, ".", 1);
-		out = put(out, at + before, behind);
+		out = put(out, at + before, places);
 	}
 	*out = '\0';
 }
 
-/* Handles everyday numbers: up to 15 digits, not below a millionth. Whole numbers and powers of ten of that size are
+/* Handles common numbers: up to 15 digits, not below a millionth. Whole numbers and powers of ten of that size are
  * exact doubles, and their quotient is rounded only once, so the decimal reads as exactly that quotient. No two
  * decimals of up to 15 digits read as the same double, so the first match is the shortest. Returns false for all other
  * numbers. */
@@ -111,13 +111,13 @@ static bool put_short(char *out, double value)
 					1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
 	if (value < 1e-6)
 		return false;
-	for (int behind = 1; behind < (int)ACP_COUNT(powers); behind++) {
-		double scaled = value * powers[behind] + 0.5;
+	for (int places = 1; places < (int)ACP_COUNT(powers); places++) {
+		double scaled = value * powers[places] + 0.5;
 		if (scaled >= 1e15)
 			return false;
 		int64_t digits = (int64_t)scaled;
-		if ((double)digits / powers[behind] == value) {
-			put_fixed(out, (uint64_t)digits, behind);
+		if ((double)digits / powers[places] == value) {
+			put_fixed(out, (uint64_t)digits, places);
 			return true;
 		}
 	}

@@ -52,7 +52,8 @@ static bool is_name(const char *token, size_t len, const char *name, size_t name
 	return used == name_len;
 }
 
-/* Steps from a container (*value) to one member or element. *at becomes its start, including a member's name. */
+/* Steps from a container (*value) to one of its members or elements. *at becomes its start, which for a member is its
+ * name. */
 static bool enter(const char **at, const char **value, const char *token, size_t len)
 {
 	const char *here = *value;

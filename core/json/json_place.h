@@ -4,11 +4,11 @@
 
 #include "attr.h"
 
-/* The line, counted from 1, of the byte at offset. An offset beyond the text means its end. */
+/* Returns the line, counted from 1, of the byte at offset. An offset beyond the text counts as its end. */
 int acp_json_line(const char *text, size_t offset);
 
-/* The line of the member or element that an RFC 6901 pointer names, or of the innermost existing container if it does
- * not exist. text is a document that acp_json_parse has accepted. */
+/* Returns the line of the member or element that an RFC 6901 pointer names. If it does not exist, returns the line of
+ * the innermost existing container. text is a document that acp_json_parse has accepted. */
 int acp_json_line_of(const char *text, const char *pointer);
 
 #endif

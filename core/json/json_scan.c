@@ -20,7 +20,7 @@ struct frame {
 /* The tree is built while the text is read. Each value goes into its container at once (containers when they open), so
  * that root owns everything. */
 struct scan {
-	bool own; /* the document was made by this program or the hub */
+	bool own; /* true if the document was made by this program or the hub */
 	const char *text;
 	size_t len;
 	size_t pos;
@@ -33,8 +33,8 @@ struct scan {
 	size_t frames_cap;
 	unsigned tokens;
 	/* The names of the open frames, one after the other, then the value being built. One byte more than the
-	 * document is always enough: a name is shorter here than in the document with its quotes. So the scratch never
-	 * moves. */
+	 * document is always enough, because a name is shorter here than in the document with its quotes. So the
+	 * scratch never moves. */
 	char *scratch;
 };
 
@@ -75,7 +75,7 @@ bool acp_json_pointer_add_index(char *pointer, size_t size, size_t position)
 	return acp_json_pointer_add(pointer, size, digits, (size_t)len);
 }
 
-/* Records where and why the document is not acceptable. Always false, for `return fail(...)`. */
+/* Records where and why the document is rejected. Always returns false, for `return fail(...)`. */
 static bool fail_at(struct scan *s, size_t offset, enum acp_json_verdict verdict, const char *message)
 {
 	struct acp_json_error *error = s->error;
@@ -112,7 +112,7 @@ static bool count_token(struct scan *s)
 	return true;
 }
 
-/* Puts a value into its container, or frees it on failure. value is NULL for null. */
+/* Puts a value into its container. On failure, frees it. value is NULL for null. */
 static bool attach(struct scan *s, struct json_object *value)
 {
 	int failed = 0;
@@ -181,7 +181,7 @@ static int hex_value(int c)
 	return -1;
 }
 
-/* Reads four hex digits at the current position and moves past them. Returns -1 when they are not there. */
+/* Reads four hex digits at the current position and moves past them. Returns -1 if they are missing. */
 static int32_t hex4(struct scan *s)
 {
 	int32_t value = 0;
@@ -260,7 +260,7 @@ static bool scan_string(struct scan *s)
 	}
 }
 
-/* The value of the four hex digits at p, which were checked before. */
+/* Returns the value of the four hex digits at p, which have already been checked. */
 static uint32_t known_hex4(const char *p)
 {
 	uint32_t value = 0;
@@ -339,7 +339,7 @@ static bool reserve_member(struct scan *s, size_t start)
 	return !top->reserved || json_object_object_add_ex(top->container, top->name, NULL, how) == 0 || no_memory(s);
 }
 
-/* Reads a member name and its colon. The name becomes the current one of the object on top. */
+/* Reads a member name and its colon. The name becomes the current name of the object on top. */
 static bool scan_name(struct scan *s)
 {
 	struct frame *top = &s->frames[s->depth - 1];
@@ -388,7 +388,7 @@ static bool take_double(struct scan *s, size_t start)
 	return attach_new(s, json_object_new_double_s(value, digits));
 }
 
-/* An integer that int64 or double would change is refused. */
+/* Rejects an integer that int64 or double would change. */
 static bool take_integer(struct scan *s, size_t start)
 {
 	char digits[24];

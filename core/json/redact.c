@@ -15,7 +15,7 @@ static const char *const secret_names[] = {
 static const struct {
 	const char *prefix;
 	const char *extra; /* characters that the key may contain besides letters and digits */
-	size_t min;        /* the least number of characters after the prefix */
+	size_t min;        /* minimum number of characters after the prefix */
 	bool at_start;     /* the prefix also ends ordinary words, so it counts only at the start of a word */
 } key_forms[] = {
 	{"sk_live_", "_", 1, false}, {"sk_test_", "_", 1, false}, {"rk_live_", "_", 1, false},
@@ -69,7 +69,7 @@ bool acp_redact_name(const char *name)
 	return false;
 }
 
-/* The number of characters from at on that are letters, digits or in extra. */
+/* Counts the consecutive characters from at on that are letters, digits or in extra. */
 static size_t run_length(const struct source *s, size_t at, const char *extra)
 {
 	size_t end = at;
@@ -146,7 +146,7 @@ static size_t match_jwt(struct source *s, size_t at)
 	}
 	if (parts >= 3 && body)
 		return end - at;
-	/* Later starts in this run would end the same way, and trying them all would be quadratic. */
+	/* Any later start in this run would end the same way. Trying them all would be quadratic. */
 	s->no_jwt_before = first;
 	return 0;
 }
@@ -166,8 +166,8 @@ static size_t match_fixed(struct source *s, size_t at)
 	}
 }
 
-/* Finds the first credential at or after *at and stores its position there. Returns its length, or 0 when there is
- * none. Nearly every text has none, so this looks at two characters before it calls anything. */
+/* Finds the first credential at or after *at and stores its position there. Returns its length, or 0 if there is none.
+ * Almost no text has one, so this looks at two characters before it calls anything. */
 static size_t find_credential(struct source *s, size_t *at, const char *api_key_prefix)
 {
 	char own = api_key_prefix ? *api_key_prefix : '\0';
@@ -208,7 +208,7 @@ bool acp_redact_needed(const char *text, size_t len, const char *api_key_prefix)
 	return find_credential(&s, &at, api_key_prefix) > 0;
 }
 
-/* The redacted form of a string, in a buffer that the caller releases. False: out of memory. */
+/* Writes the redacted form of a string to a buffer that the caller releases. False: out of memory. */
 static bool redact_into(struct acp_buf *buf, const char *text, size_t len, const char *api_key_prefix)
 {
 	acp_buf_init(buf, len * GROWTH_MAX + sizeof ACP_REDACTED);
@@ -227,7 +227,7 @@ static struct json_object *redact_string(struct json_object *value, const char *
 	return copy;
 }
 
-/* Adds the redacted form of one member. The name itself may also hold a key. */
+/* Adds the redacted form of one member. The name itself may also contain a key. */
 static bool redact_member(struct json_object *copy, const char *name, struct json_object *value,
 			  const char *api_key_prefix)
 {

@@ -1,8 +1,8 @@
 /* redact.h - removes credentials from text and JSON before they are stored, hashed or logged (contract section 3,
  * "redaction").
  *
- * Two rules apply. The value of a member whose name suggests a credential is replaced as a whole. All other text is
- * searched for things that have the shape of a credential. The replacement is always ACP_REDACTED. */
+ * Two rules apply. First, if the name of a member suggests a credential, its whole value is replaced. Second, all other
+ * text is searched for parts that have the form of a credential. The replacement is always ACP_REDACTED. */
 #ifndef ACP_REDACT_H
 #define ACP_REDACT_H
 
@@ -26,14 +26,15 @@ void acp_redact_text(struct acp_buf *out, const char *text, size_t len, const ch
 /* True when acp_redact_text would replace a part of text. */
 bool acp_redact_needed(const char *text, size_t len, const char *api_key_prefix);
 
-/* The same as acp_redact_text, within a buffer of size bytes. A text that outgrows it is cut between characters. */
+/* The same as acp_redact_text, within a buffer of size bytes. A text that becomes too long is cut between
+ * characters. */
 void acp_redact_in_place(char *text, size_t size, const char *api_key_prefix);
 
-/* A deep copy of value with both rules applied to every member and string, and with numbers in their shortest form. The
- * caller owns it. *out is NULL for null. False: out of memory. */
+/* Makes a deep copy of value with both rules applied to every member and string, and with numbers in their shortest
+ * form. The caller owns it. *out is NULL for null. False: out of memory. */
 bool acp_redact_copy(struct json_object *value, const char *api_key_prefix, struct json_object **out) ACP_MUSTCHECK;
 
-/* The same for read-only use: when there is nothing to replace, *out is value itself with one more reference. */
+/* The same for read-only use: if there is nothing to replace, *out is value itself with one more reference. */
 bool acp_redact_json(struct json_object *value, const char *api_key_prefix, struct json_object **out) ACP_MUSTCHECK;
 
 #endif

@@ -39,8 +39,8 @@ struct translation {
 	const char *problem;
 };
 
-/* regexec works on bytes, but a pattern works on characters. So anything that matches "any character but ..." is
- * written as a first byte that is not a UTF-8 continuation byte, followed by all continuation bytes. */
+/* regexec matches bytes, but a pattern matches characters. So anything that matches "any character but ..." is written
+ * as a first byte that is not a UTF-8 continuation byte, followed by all continuation bytes. */
 static void put_continuation_bytes(struct translation *t)
 {
 	for (int byte = 0x80; byte <= 0xbf; byte++)
@@ -186,9 +186,9 @@ static size_t quantifier(const char *p)
 	return p[end] == '}' ? end + 1 : 0;
 }
 
-/* Translates a quantifier from its first byte on, and returns its last byte. A ? after it affects only how much a match
- * takes, not whether there is one, and would mean something else in POSIX, so it is dropped. Any other quantifier after
- * it is not valid ECMAScript, and each would double the memory that the C library uses. */
+/* Translates a quantifier, starting at its first byte, and returns its last byte. A ? after it affects only the length
+ * of a match, not whether there is one. In POSIX it would mean something else, so it is dropped. Any other quantifier
+ * after it is not valid ECMAScript, and each would double the memory that the C library uses. */
 static const char *translate_quantifier(struct translation *t, const char *p, size_t len)
 {
 	acp_buf_add(&t->out, p, len);
@@ -335,7 +335,7 @@ static bool compile_schema(const struct source *s)
 	return *field != NULL;
 }
 
-/* A count: a non-negative integer, also when it is written 1.0. */
+/* A count is a non-negative integer. It may be written as 1.0. */
 static bool compile_count(const struct source *s)
 {
 	size_t *field = s->field;
@@ -397,7 +397,7 @@ static bool compile_pattern(const struct source *s)
 	if (t.problem)
 		acp_schema_fail(s->error, s->at, "%s", t.problem);
 	else if (!acp_buf_ok(&t.out))
-		acp_schema_fail(s->error, s->at, "is too long for a pattern, or there is no memory for it");
+		acp_schema_fail(s->error, s->at, "is too long for a pattern, or memory ran out");
 	else
 		ok = compile_regex(s, t.out.ptr ? t.out.ptr : "");
 	acp_buf_release(&t.out);

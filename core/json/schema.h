@@ -3,7 +3,7 @@
  * Supported: type (one name or a list), enum, const, required, properties, additionalProperties (boolean or schema),
  * minProperties, maxProperties, items (one schema), minItems, maxItems, uniqueItems, minLength, maxLength (in
  * characters, not bytes), minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf, pattern, format (date-time,
- * date, month, email, uri, uuid; others annotate), and the boolean schemas. title, description,
+ * date, month, email, uri, uuid; any other format is an annotation), and the boolean schemas. title, description,
  * default, examples, $schema, $id and $comment are annotations. Any other keyword is an error at compile time, because
  * silently ignoring a constraint would be worse.
  *
@@ -21,12 +21,12 @@ struct acp_schema; /* immutable after compilation: any number of threads may che
 
 struct acp_schema_error {
 	char pointer[256]; /* RFC 6901 pointer to the invalid value, relative to the checked value */
-	char message[192]; /* "must be an integer", "is required", …; quotes no string of the value */
+	char message[192]; /* "must be an integer", "is required", …; never quotes a string of the value */
 	bool no_memory;    /* the value was not checked because memory ran out */
 };
 
-/* Compiles a schema. Returns NULL when it is invalid or uses a keyword outside the list above; error then has the
- * reason, and a pointer into the schema. The schema tree is only read, and not needed afterwards. */
+/* Compiles a schema. Returns NULL if it is invalid or uses a keyword outside the list above; error then has the reason,
+ * and a pointer into the schema. The schema tree is only read, and is not needed afterwards. */
 struct acp_schema *acp_schema_compile(struct json_object *schema, struct acp_schema_error *error) ACP_MUSTCHECK;
 
 void acp_schema_free(struct acp_schema *schema); /* NULL is allowed */

@@ -5,7 +5,7 @@
 #include <float.h>
 #include <math.h>
 
-/* More than the canonical form of any array that passed the limits of acp_json_parse. */
+/* Larger than the canonical form of any array that passed the limits of acp_json_parse. */
 #define CANONICAL_MAX ((size_t)64 * 1024 * 1024)
 
 /* In the order of the bits of acp_schema.types. */
@@ -48,7 +48,7 @@ static bool equal_arrays(struct json_object *a, struct json_object *b)
 	return true;
 }
 
-/* Equality as JSON Schema defines it: 1 equals 1.0. json_object_equal disagrees. */
+/* Equality as JSON Schema defines it: 1 equals 1.0. json_object_equal treats them as different. */
 static bool equal(struct json_object *a, struct json_object *b)
 {
 	enum json_type type = json_object_get_type(a);
@@ -99,7 +99,7 @@ static bool put_forms(struct json_object *array, struct form *forms, size_t coun
 	}
 	if (!acp_buf_ok(buf))
 		return false;
-	const char *text = buf->ptr; /* from here on the buffer no longer moves */
+	const char *text = buf->ptr; /* from here on, the buffer no longer moves */
 	for (size_t i = 0; i < count; i++) {
 		forms[i].text = text;
 		text += forms[i].len;
@@ -244,7 +244,7 @@ static bool check_string(const struct acp_schema *schema, struct json_object *js
 		count += ((unsigned char)*p & 0xc0) != 0x80;
 	if (!check_count(count, schema->min_length, schema->max_length, "character", at, error))
 		return false;
-	/* Checked before pattern, because its message is more specific. */
+	/* Check format before pattern, because its message is more specific. */
 	if (schema->format && !schema->format->check(text))
 		return acp_schema_fail(error, at, "%s", schema->format->shown);
 	if (schema->pattern) {

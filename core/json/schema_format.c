@@ -40,7 +40,7 @@ static bool is_month(const char *text)
 	return month >= 1 && month <= 12 && text[7] == '\0';
 }
 
-/* Parses text as an offset from UTC, in minutes. Returns false when it is none. */
+/* Parses text as an offset from UTC, in minutes. Returns false if it is not one. */
 static bool parse_offset(const char *text, int *minutes)
 {
 	*minutes = 0;

@@ -33,8 +33,9 @@ struct format {
 	const char *shown; /* the message when the value does not match */
 };
 
-/* One (sub)schema. It owns everything it points to except format. Its json_objects are deep copies. Many threads check
- * at once, so they are only read, by functions that change neither their caches nor their reference counts. */
+/* A schema or subschema. It owns everything it points to except format. Its json_objects are deep copies. Many threads
+ * check values at the same time, so the copies are only read, by functions that change neither their caches nor their
+ * reference counts. */
 struct acp_schema {
 	bool never;                       /* the schema `false` */
 	unsigned types;                   /* allowed types; 0: any */
@@ -54,7 +55,7 @@ struct acp_schema {
 	const struct format *format;
 };
 
-/* The path from the root to the current value, innermost step first. It becomes a pointer only when there is an
+/* The path from the root to the current value, innermost step first. It is converted to a pointer only to report an
  * error. */
 struct step {
 	const struct step *parent;
@@ -62,10 +63,10 @@ struct step {
 	size_t position;
 };
 
-/* Records the error and its place. Always false, for `return acp_schema_fail(...)`. */
+/* Records the error and its place. Always returns false, for `return acp_schema_fail(...)`. */
 bool acp_schema_fail(struct acp_schema_error *error, const struct step *at, const char *format, ...) ACP_PRINTF(3, 4);
 
-/* NULL for a name that is not a known format; it is then an annotation. */
+/* Returns NULL if the name is not a known format. The keyword is then an annotation. */
 const struct format *acp_schema_format(const char *name);
 
 /* The sort order of acp_schema.properties, for qsort and bsearch. */
