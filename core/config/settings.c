@@ -34,7 +34,7 @@ static const struct setting settings[] = {
 };
 _Static_assert(ACP_COUNT(settings) <= ACP_SETTINGS_MAX, "acp_config.given has a place for each setting");
 
-/* Former names of settings, which are still accepted. */
+/* Former names of settings. They are still accepted. */
 static const struct {
 	const char *before, *now;
 } renamed[] = {{"key_prefix", "api_key_prefix"}};
@@ -44,7 +44,7 @@ static const char *const foreign[] = {"ACP_CONFIG",        "ACP_URL",           
 				      "ACP_LOW_SCOPE_KEY", "ACP_RESPONDER_PID", "ACP_POSTGRES_PID",
 				      "ACP_SBIN",          "ACP_STATE",         "ACP_LOG"};
 
-/* The source of a value, for messages, and the buffer for a message. */
+/* The source of a value, as messages name it, and the buffer for a message. */
 struct source {
 	const char *place;
 	int line; /* 0: not a file */
@@ -81,7 +81,7 @@ static const struct setting *find(const char *name)
 	return NULL;
 }
 
-/* The same for a former name, with a notice. NULL: no setting had this name. */
+/* Finds a setting by its former name, and leaves a notice. NULL: no setting had this name. */
 static const struct setting *find_renamed(struct acp_config *config, const char *name)
 {
 	for (size_t i = 0; i < ACP_COUNT(renamed); i++) {
@@ -209,7 +209,7 @@ static char *trim(char *text)
 	return text;
 }
 
-/* Parses one line of the file, and changes it while doing so. */
+/* Parses one line of the file. Modifies the line. */
 static bool read_line(struct acp_config *config, char *line, const struct source *source)
 {
 	bool before[ACP_SETTINGS_MAX];
@@ -292,7 +292,7 @@ static bool octal_digits(int64_t mode)
 	return true;
 }
 
-/* Keys are sent to this URL, so it must not cross a network in clear text. */
+/* Keys are sent to this URL, so it must not cross a network unencrypted. */
 static bool safe_url(const char *url)
 {
 	static const char *const safe[] = {"https://", "http://127.0.0.1", "http://localhost", "http://[::1]"};
@@ -306,7 +306,7 @@ static bool safe_url(const char *url)
 
 #define SAFE_URL "must start with https:// (http:// only to this host) and not end with /"
 
-/* Is this a usable key between two installations? */
+/* Is this key usable between two installations? */
 static bool service_key_ok(const struct acp_config *config, const char *key)
 {
 	size_t len = strlen(key);
@@ -330,7 +330,7 @@ static bool hub_consistent(const struct acp_config *config, const struct source 
 	       complain(source, "kernel_key and hub_url: an installation that uses a hub cannot be one itself");
 }
 
-/* At most so many words of printable ASCII, fit for a header. */
+/* True if text has at most `most` words and is printable ASCII, so that it can be sent in a header. */
 static bool words_ok(const char *text, int most)
 {
 	int words = 0;
@@ -369,7 +369,7 @@ static bool executor_consistent(const struct acp_config *config, const struct so
 	       complain(source, "executor_key: must be the key of the program at executor_url");
 }
 
-/* Decimal text: money is never a binary fraction. */
+/* An amount is decimal text: money is never stored as a binary fraction. */
 static bool amount_ok(const char *text)
 {
 	size_t whole = strspn(text, "0123456789");
@@ -436,7 +436,7 @@ bool acp_config_load(struct acp_config *config, const char *file, char *why, siz
 	return ok;
 }
 
-/* The configuration file holds secrets and is not world-readable, so a user who may not read it runs without it. */
+/* The configuration file contains secrets and is not world-readable, so a user without access to it runs without it. */
 const char *acp_config_no_database(void)
 {
 	if (access(ACP_CONFIG_FILE, F_OK) == 0 && access(ACP_CONFIG_FILE, R_OK) != 0)

@@ -1,8 +1,8 @@
 /* settings.h - the typed settings (settings.def) and how they are loaded.
  *
  * File format: one `name = value` per line. A line that starts with `#` is a comment. Values may be in double quotes.
- * An unknown name, a value of the wrong type or out of range, and a name given twice are errors with file and line: it
- * is better not to start than to run with half a configuration. */
+ * An unknown name, a value of the wrong type or out of range, and a name given twice are errors, reported with file and
+ * line: it is better not to start than to run with half a configuration. */
 #ifndef ACP_SETTINGS_H
 #define ACP_SETTINGS_H
 
@@ -22,27 +22,28 @@ struct acp_config {
 #undef ACP_NUMBER
 #undef ACP_SWITCH
 #undef ACP_CHOICE
-	bool given[ACP_SETTINGS_MAX]; /* by setting: true when it came from the file or the environment */
-	char notice[128];             /* a sentence for the operator (a setting has a new name), or "" */
+	bool given[ACP_SETTINGS_MAX]; /* by setting: true if its value came from the file or the environment */
+	char notice[128];             /* a sentence for the operator (a setting was renamed), or "" */
 };
 
-/* Reads the defaults, then file (NULL: the one named by ACP_CONFIG, otherwise the installed one if it exists), then the
- * environment. Checks each value, and the values that depend on each other. A setting under its former name is
- * accepted, with a notice. Returns false with "file:line: reason" in why; config is then empty. Release it with
+/* Reads the defaults, then file (NULL: the file named by ACP_CONFIG, otherwise the installed one if it exists), then
+ * the environment. Checks each value, and the values that depend on each other. Accepts a setting under its former
+ * name, with a notice. Returns false with "file:line: reason" in why; config is then empty. Release it with
  * acp_config_release. */
 bool acp_config_load(struct acp_config *config, const char *file, char *why, size_t why_size) ACP_MUSTCHECK;
 void acp_config_release(struct acp_config *config);
 
-/* Prints every setting as a configuration file with its help, unit, default and value; secrets as "(set)". */
+/* Prints every setting with its help, unit, default and value, in the form of a configuration file. Secrets are printed
+ * as "(set)". */
 void acp_config_print(const struct acp_config *config, FILE *out);
 
-/* True when the setting of this name was given (not left at its default). */
+/* True if the setting of this name was given, and not left at its default. */
 bool acp_config_given(const struct acp_config *config, const char *name);
 
-/* True when word is one of the words of a list separated by spaces. */
+/* True if word is one of the words of a list separated by spaces. */
 bool acp_word_in_list(const char *list, const char *word);
 
-/* The error message of a program that needs the database when database_url is not set. */
+/* Returns the error message for a program that needs the database when database_url is not set. */
 const char *acp_config_no_database(void);
 
 #endif

@@ -1,4 +1,4 @@
-/* status.h - the one list of outcomes (status.def): C code returns these codes, and clients see them. */
+/* status.h - the single list of outcomes (status.def): C code returns these codes, and clients see them. */
 #ifndef ACP_STATUS_H
 #define ACP_STATUS_H
 
@@ -20,7 +20,7 @@ bool acp_code_retryable(enum acp_code code);       /* can the same request succe
 int acp_code_retry_after(enum acp_code code);      /* seconds for Retry-After; 0: no default */
 const char *acp_code_sentence(enum acp_code code); /* default text of the member `error` */
 
-/* The code of that name, or ACP_INTERNAL_ERROR if it does not exist. */
+/* Returns the code of that name, or ACP_INTERNAL_ERROR if there is none. */
 enum acp_code acp_code_of(const char *name);
 
 enum acp_outcome acp_code_outcome(enum acp_code code);
