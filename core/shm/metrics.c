@@ -12,7 +12,7 @@
 
 enum {
 	STRIPES = 8,
-	ACTIONS = 256, /* the first counts all actions for which no slot is left */
+	ACTIONS = 256, /* the first one counts all actions for which no slot is left */
 	ACTION_NAME = 120,
 	PROCESSES = 1024,
 	STATUSES = 24,
@@ -24,7 +24,7 @@ static const uint64_t bounds_us[BUCKETS - 1] = {1000,   2500,   5000,    10000, 
 						250000, 500000, 1000000, 2500000, 5000000, 10000000};
 static const char *const bound_names[BUCKETS] = {"0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1",
 						 "0.25",  "0.5",    "1",     "2.5",  "5",     "10",   "+Inf"};
-/* Any other status is counted as the last one. */
+/* All other statuses are counted under the last entry. */
 static const int statuses[STATUSES] = {200, 201, 202, 204, 303, 304, 400, 401, 402, 403, 404, 405,
 				       409, 411, 413, 415, 422, 429, 500, 501, 502, 503, 504, 0};
 static const char *const outcome_names[OUTCOMES] = {"success", "replay", "denied", "error"};
@@ -42,23 +42,23 @@ struct stripe {
 
 enum { EMPTY, CLAIMED, NAMED };
 
-/* A process that dies between claiming and naming leaves an unused slot; there are enough. */
+/* A process that dies between claiming and naming leaves an unused slot. There are enough slots. */
 struct name {
 	atomic_int state;
 	char text[ACTION_NAME];
 };
 
-/* A live process, or a dead one that is not yet cleared away. */
+/* A live process, or a dead one that has not been removed yet. */
 struct process {
 	atomic_int pid;   /* 0: free */
-	uint64_t started; /* in ticks after the host's start: tells apart processes with the same pid */
+	uint64_t started; /* in ticks after the host's start: distinguishes processes with the same pid */
 	uint64_t ticks;   /* of processor time, when last read */
 	number serving;
 	int workers;
 };
 
 struct registry {
-	pthread_mutex_t lock; /* of processes and gone_ticks; robust */
+	pthread_mutex_t lock; /* protects processes and gone_ticks; robust */
 	atomic_int made;
 	struct stripe stripes[STRIPES];
 	struct name actions[ACTIONS];
@@ -81,7 +81,7 @@ static uint32_t mix(uint32_t hash, const char *text)
 	return (hash ^ '\n') * 16777619u;
 }
 
-/* The layout is part of the name, so that a version with another layout uses another memory. */
+/* The layout is part of the name, so that a version with another layout uses other memory. */
 static uint32_t layout(const char *const *endpoints)
 {
 	uint32_t hash = 2166136261u ^ (uint32_t)sizeof(struct registry);
@@ -110,21 +110,21 @@ static bool prepare_registry(void *memory)
 	return ok;
 }
 
-/* A killed holder leaves no damage: the numbers under the lock are only added up. */
+/* A process that is killed while it holds the lock does no damage: the numbers under the lock are only added up. */
 static void lock(struct registry *registry)
 {
 	if (pthread_mutex_lock(&registry->lock) == EOWNERDEAD)
 		pthread_mutex_consistent(&registry->lock);
 }
 
-/* A process's numbers from /proc. */
+/* Statistics of a process, from /proc. */
 struct process_stats {
 	uint64_t started, ticks, resident;
 	long threads;
 };
 
-/* Field number field (the first is 1) of a line of /proc/PID/stat. after_name points after the second field, the
- * name. */
+/* Returns field number field (the first is 1) of a line of /proc/PID/stat. after_name points after the second field,
+ * the name. */
 static uint64_t stat_field(const char *after_name, int field)
 {
 	for (int at = 3; at < field && after_name; at++) {
@@ -157,13 +157,13 @@ static bool read_stats(pid_t pid, struct process_stats *stats)
 	return true;
 }
 
-/* Is it still the same process? If so, stats gets its numbers. */
-static bool lives(const struct process *process, struct process_stats *stats)
+/* Is this process still alive? If so, fills stats. */
+static bool is_alive(const struct process *process, struct process_stats *stats)
 {
 	return read_stats(process->pid, stats) && stats->started == process->started;
 }
 
-/* Removes a dead process; the processor time that it used stays in the sum. */
+/* Removes a process. The processor time that it used stays in the total. */
 static void unregister_process(struct registry *registry, struct process *process)
 {
 	registry->gone_ticks += process->ticks;
@@ -172,31 +172,31 @@ static void unregister_process(struct registry *registry, struct process *proces
 	process->pid = 0;
 }
 
-/* An entry for this process. NULL: live processes occupy all entries, so the gauges do not include this one. */
+/* Registers this process. NULL: live processes occupy all entries, so the gauges do not include this one. */
 static struct process *register_process(struct registry *registry, int workers)
 {
 	struct process_stats stats;
 	struct process_stats own = {0};
-	struct process *place = NULL;
+	struct process *slot = NULL;
 	if (!read_stats(getpid(), &own))
 		return NULL;
 	lock(registry);
-	for (size_t i = 0; i < PROCESSES && !place; i++) {
+	for (size_t i = 0; i < PROCESSES && !slot; i++) {
 		struct process *process = &registry->processes[i];
-		if (process->pid && !lives(process, &stats))
+		if (process->pid && !is_alive(process, &stats))
 			unregister_process(registry, process);
 		if (!process->pid)
-			place = process;
+			slot = process;
 	}
-	if (place) {
-		place->started = own.started;
-		place->ticks = 0;
-		place->serving = 0;
-		place->workers = workers;
-		place->pid = getpid();
+	if (slot) {
+		slot->started = own.started;
+		slot->ticks = 0;
+		slot->serving = 0;
+		slot->workers = workers;
+		slot->pid = getpid();
 	}
 	pthread_mutex_unlock(&registry->lock);
-	return place;
+	return slot;
 }
 
 struct acp_metrics *acp_metrics_open(const char *zone, const char *const *endpoints, int workers, char *why,
@@ -226,7 +226,7 @@ void acp_metrics_close(struct acp_metrics *metrics)
 		return;
 	if (metrics->self) {
 		lock(metrics->registry);
-		if (lives(metrics->self, &stats))
+		if (is_alive(metrics->self, &stats))
 			metrics->self->ticks = stats.ticks;
 		unregister_process(metrics->registry, metrics->self);
 		pthread_mutex_unlock(&metrics->registry->lock);
@@ -251,23 +251,23 @@ static struct stripe *own_stripe(struct registry *registry)
 	return &registry->stripes[mine - 1];
 }
 
-/* True when the slot has this name, or was given it now. */
-static bool is_named(struct name *place, const char *name)
+/* True if the slot already had this name, or has just been given it. */
+static bool is_named(struct name *slot, const char *name)
 {
-	int state = atomic_load_explicit(&place->state, memory_order_acquire);
+	int state = atomic_load_explicit(&slot->state, memory_order_acquire);
 	int empty = EMPTY;
 	if (state == NAMED)
-		return strcmp(place->text, name) == 0;
-	if (state != EMPTY || !atomic_compare_exchange_strong(&place->state, &empty, CLAIMED))
+		return strcmp(slot->text, name) == 0;
+	if (state != EMPTY || !atomic_compare_exchange_strong(&slot->state, &empty, CLAIMED))
 		return false;
-	acp_copy(place->text, sizeof place->text, name);
-	atomic_store_explicit(&place->state, NAMED, memory_order_release);
+	acp_copy(slot->text, sizeof slot->text, name);
+	atomic_store_explicit(&slot->state, NAMED, memory_order_release);
 	return true;
 }
 
-/* The number of an action. Two processes that name an action at the same moment may give it two slots; reading adds
- * them up. */
-static size_t action_number(struct registry *registry, const char *action)
+/* Returns the slot of an action. Two processes that name an action at the same moment may use two slots for it. Reading
+ * adds them up. */
+static size_t action_slot(struct registry *registry, const char *action)
 {
 	if (strlen(action) >= ACTION_NAME)
 		return 0;
@@ -322,14 +322,14 @@ void acp_metrics_end(struct acp_metrics *metrics, const struct acp_served *serve
 	if (served->http >= 400)
 		add(&stripe->errors[served->code], 1);
 	if (served->action)
-		add(&stripe->calls[action_number(metrics->registry, served->action)][outcome_number(served->code)], 1);
+		add(&stripe->calls[action_slot(metrics->registry, served->action)][outcome_number(served->code)], 1);
 	if (metrics->self)
 		atomic_fetch_sub_explicit(&metrics->self->serving, 1, memory_order_relaxed);
 }
 
 /* Reading ------------------------------------------------------------------------------------------------------- */
 
-/* The sum of a number over all stripes; in_first points to it in the first one. Each number only grows, so the sum does
+/* Adds up a number over all stripes. in_first points to it in the first stripe. Each number only grows, so the sum does
  * too. */
 static uint64_t sum(const number *in_first)
 {
@@ -355,7 +355,7 @@ static void write_requests(const struct acp_metrics *metrics, struct acp_buf *ou
 			char status[12] = "other";
 			if (statuses[s])
 				snprintf(status, sizeof status, "%d", statuses[s]);
-			/* Report success from the beginning, because a counter that first appears as 1 has no rate. */
+			/* Report success from the beginning: a counter that first appears as 1 has no rate. */
 			if (count || s == 0)
 				acp_buf_printf(out, "acp_requests_total{endpoint=\"%s\",code=\"%s\"} %llu\n",
 					       metrics->endpoints[e], status, (unsigned long long)count);
@@ -394,21 +394,21 @@ static void write_errors(const struct acp_metrics *metrics, struct acp_buf *out)
 }
 
 /* Does an earlier slot have the same name? */
-static bool is_second(const struct registry *registry, size_t place)
+static bool is_duplicate(const struct registry *registry, size_t slot)
 {
-	for (size_t i = 1; i < place; i++)
+	for (size_t i = 1; i < slot; i++)
 		if (registry->actions[i].state == NAMED &&
-		    strcmp(registry->actions[i].text, registry->actions[place].text) == 0)
+		    strcmp(registry->actions[i].text, registry->actions[slot].text) == 0)
 			return true;
 	return false;
 }
 
-static uint64_t calls_of(const struct registry *registry, size_t place, size_t outcome)
+static uint64_t calls_of(const struct registry *registry, size_t slot, size_t outcome)
 {
 	uint64_t total = 0;
-	for (size_t i = place; i < ACTIONS; i++)
-		if (i == place || (place && registry->actions[i].state == NAMED &&
-				   strcmp(registry->actions[i].text, registry->actions[place].text) == 0))
+	for (size_t i = slot; i < ACTIONS; i++)
+		if (i == slot || (slot && registry->actions[i].state == NAMED &&
+				  strcmp(registry->actions[i].text, registry->actions[slot].text) == 0))
 			total += sum(&registry->stripes[0].calls[i][outcome]);
 	return total;
 }
@@ -416,10 +416,9 @@ static uint64_t calls_of(const struct registry *registry, size_t place, size_t o
 static void write_calls(const struct acp_metrics *metrics, struct acp_buf *out)
 {
 	const struct registry *registry = metrics->registry;
-	acp_metrics_head(out, "acp_calls_total", "counter",
-			 "Calls of registered actions, by action and outcome.");
+	acp_metrics_head(out, "acp_calls_total", "counter", "Calls of registered actions, by action and outcome.");
 	for (size_t i = 0; i < ACTIONS; i++) {
-		if (i && (registry->actions[i].state != NAMED || is_second(registry, i)))
+		if (i && (registry->actions[i].state != NAMED || is_duplicate(registry, i)))
 			continue;
 		for (size_t o = 0; o < OUTCOMES; o++)
 			acp_buf_printf(out, "acp_calls_total{action=\"%s\",status=\"%s\"} %llu\n",
@@ -428,12 +427,12 @@ static void write_calls(const struct acp_metrics *metrics, struct acp_buf *out)
 	}
 }
 
-/* Totals over the live processes. */
-struct census {
+/* Totals of the live processes. */
+struct totals {
 	uint64_t processes, workers, serving, resident, ticks, oldest, threads;
 };
 
-static void count_processes(struct registry *registry, struct census *all)
+static void count_processes(struct registry *registry, struct totals *all)
 {
 	struct process_stats stats;
 	lock(registry);
@@ -441,7 +440,7 @@ static void count_processes(struct registry *registry, struct census *all)
 		struct process *process = &registry->processes[i];
 		if (!process->pid)
 			continue;
-		if (!lives(process, &stats)) {
+		if (!is_alive(process, &stats)) {
 			unregister_process(registry, process);
 			continue;
 		}
@@ -465,7 +464,7 @@ static void write_gauge(struct acp_buf *out, const char *name, const char *help,
 	acp_buf_printf(out, "%s %llu\n", name, (unsigned long long)value);
 }
 
-/* The Unix time, in seconds, of so many ticks after the host's start. */
+/* Returns the Unix time, in seconds, that is ticks after the host's start. */
 static double time_of(uint64_t ticks, double per_second)
 {
 	struct timespec now, up;
@@ -476,14 +475,14 @@ static double time_of(uint64_t ticks, double per_second)
 
 static void write_processes(const struct acp_metrics *metrics, struct acp_buf *out)
 {
-	struct census all = {0};
+	struct totals all = {0};
 	double per_second = (double)sysconf(_SC_CLK_TCK);
 	count_processes(metrics->registry, &all);
 	write_gauge(out, "acp_processes", "Processes of this host that serve requests.", all.processes);
 	write_gauge(out, "acp_workers", "Requests that they can serve at a time.", all.workers);
 	write_gauge(out, "acp_requests_in_flight", "Requests being served now.", all.serving);
 	acp_metrics_head(out, "process_cpu_seconds_total", "counter",
-			 "Processor time of all these processes, those that ended included.");
+			 "Processor time of all these processes, including those that have ended.");
 	acp_buf_printf(out, "process_cpu_seconds_total %.2f\n", (double)all.ticks / per_second);
 	write_gauge(out, "process_resident_memory_bytes", "Resident memory of all these processes.", all.resident);
 	write_gauge(out, "process_threads", "Threads of all these processes.", all.threads);

@@ -1,8 +1,8 @@
 /* metrics.h - request metrics of all processes of an installation on one host, in shared memory.
  *
  * The numbers do not belong to a process. They survive when a process is killed, replaced or started by the web server,
- * so a counter only grows until the host restarts. Counting takes no lock: it uses relaxed additions, spread by thread
- * over a few stripes. The number of series is fixed, and none names a tenant. */
+ * so a counter only grows until the host restarts. Counting takes no lock: it uses relaxed additions, and spreads the
+ * threads over a few stripes. The number of series is fixed, and no series names a tenant. */
 #ifndef ACP_METRICS_H
 #define ACP_METRICS_H
 
@@ -14,10 +14,10 @@ enum { ACP_METRICS_ENDPOINTS = 32 };
 
 struct acp_metrics;
 
-/* Processes that pass the same zone and run as the same user share the numbers. zone: up to 64 of [a-z0-9-]. endpoints:
- * the names by which requests are counted, at most ACP_METRICS_ENDPOINTS, terminated by NULL; the caller keeps
- * ownership. workers: the number of requests that this process serves at a time. Returns NULL with a sentence in
- * why. */
+/* Opens the metrics. Processes that pass the same zone and run as the same user share the numbers. zone: up to 64 of
+ * [a-z0-9-]. endpoints: the names by which requests are counted, at most ACP_METRICS_ENDPOINTS, terminated by NULL; the
+ * caller keeps ownership. workers: the number of requests that this process serves at a time. Returns NULL with a
+ * sentence in why. */
 struct acp_metrics *acp_metrics_open(const char *zone, const char *const *endpoints, int workers, char *why,
 				     size_t why_size) ACP_MUSTCHECK;
 void acp_metrics_close(struct acp_metrics *metrics);
@@ -27,7 +27,7 @@ struct acp_served {
 	size_t endpoint; /* index in endpoints */
 	int http;
 	enum acp_code code;
-	const char *action; /* a registered one, or NULL */
+	const char *action; /* a registered action, or NULL */
 	uint64_t us;        /* from the request's last byte to the end of the reply */
 };
 

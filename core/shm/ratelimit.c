@@ -10,20 +10,20 @@
 enum {
 	COUNTS = 61,
 	WAYS = 8,    /* slots that may hold a name */
-	SETS = 2048, /* each with a lock of its own */
+	SETS = 2048, /* each with its own lock */
 	ID_LEN = 16,
 	MAGIC = 0x61637031, /* "acp1": layout of this file */
 };
 
 struct slot {
-	uint8_t id[ID_LEN];      /* of the name; all zeros: never used */
-	uint64_t newest;         /* number of the newest count's span since the clock's start */
+	uint8_t id[ID_LEN];      /* hash of the name; all zeros: never used */
+	uint64_t newest;         /* number of the newest span, counted from the clock's start */
 	uint32_t counts[COUNTS]; /* span n is counted at n % COUNTS */
 	uint32_t total;
 };
 
 struct set {
-	pthread_mutex_t lock; /* robust: a process that is killed while holding it does not lock the others out */
+	pthread_mutex_t lock; /* robust: a process killed while holding the lock does not lock out the others */
 	struct slot slots[WAYS];
 };
 
@@ -76,8 +76,9 @@ void acp_ratelimit_close(struct acp_ratelimit *limits)
 	free(limits);
 }
 
-/* A holder that died may have left a total that does not match its counts, so add them up again. */
-static void mend(struct set *set)
+/* A process that died while it held the lock may have left a total that does not match its counts, so add them up
+ * again. */
+static void repair(struct set *set)
 {
 	for (size_t i = 0; i < WAYS; i++) {
 		set->slots[i].total = 0;
@@ -90,10 +91,10 @@ static void mend(struct set *set)
 static void lock_set(struct set *set)
 {
 	if (pthread_mutex_lock(&set->lock) == EOWNERDEAD)
-		mend(set);
+		repair(set);
 }
 
-/* Forgets the counts that lie outside the window that ends with span. */
+/* Drops the counts outside the window that ends with span. */
 static void advance(struct slot *slot, uint64_t span)
 {
 	if (span >= slot->newest + COUNTS) {
@@ -109,7 +110,8 @@ static void advance(struct slot *slot, uint64_t span)
 		slot->newest = span;
 }
 
-/* The slot of a name. A new name gets an empty slot, otherwise the slot that loses the least. */
+/* Finds the slot of a name. A new name gets an empty slot or, if there is none, the one that was used least
+ * recently. */
 static struct slot *find_slot(struct set *set, const uint8_t id[ID_LEN])
 {
 	struct slot *victim = &set->slots[0];
@@ -125,8 +127,8 @@ static struct slot *find_slot(struct set *set, const uint8_t id[ID_LEN])
 	return victim;
 }
 
-/* Finds and locks the set of a name. */
-static struct set *enter(struct acp_ratelimit *limits, const char *name, int64_t window, uint8_t id[ID_LEN])
+/* Finds and locks the set of a name, and writes the id of the name. */
+static struct set *lock_set_of(struct acp_ratelimit *limits, const char *name, int64_t window, uint8_t id[ID_LEN])
 {
 	uint8_t hash[ACP_SHA256_LEN];
 	uint32_t index;
@@ -148,8 +150,8 @@ static uint64_t span_length(int64_t window)
 	return (uint64_t)window * 1000000u / (COUNTS - 1);
 }
 
-/* Seconds until the next event is allowed: until the oldest span with a count leaves the window. */
-static int64_t seconds_to_place(const struct slot *slot, uint64_t length, uint64_t now)
+/* Returns the seconds until the next event is allowed: until the oldest span with a count leaves the window. */
+static int64_t seconds_until_allowed(const struct slot *slot, uint64_t length, uint64_t now)
 {
 	for (uint64_t back = COUNTS - 1; back > 0; back--) {
 		if (slot->newest < back || !slot->counts[(slot->newest - back) % COUNTS])
@@ -166,18 +168,18 @@ void acp_ratelimit_acquire(struct acp_ratelimit *limits, const char *name, int64
 	uint8_t id[ID_LEN];
 	uint64_t length = span_length(window);
 	uint64_t span = now / length;
-	struct set *set = enter(limits, name, window, id);
+	struct set *set = lock_set_of(limits, name, window, id);
 	struct slot *slot = find_slot(set, id);
 	advance(slot, span);
 	*out = (struct acp_rate){.limit = limit, .window = window};
 	out->allowed = slot->total < limit;
 	if (out->allowed) {
-		/* Another process may have read the clock later and be a span ahead; count in the newest span. */
+		/* Another process may have read the clock later and be one span ahead, so count in the newest span. */
 		slot->counts[slot->newest % COUNTS]++;
 		slot->total++;
 	}
 	out->remaining = slot->total < limit ? limit - slot->total : 0;
-	out->reset = out->allowed ? window : seconds_to_place(slot, length, now);
+	out->reset = out->allowed ? window : seconds_until_allowed(slot, length, now);
 	pthread_mutex_unlock(&set->lock);
 }
 
@@ -185,7 +187,7 @@ void acp_ratelimit_release(struct acp_ratelimit *limits, const char *name, int64
 {
 	uint8_t id[ID_LEN];
 	uint64_t span = now / span_length(window);
-	struct set *set = enter(limits, name, window, id);
+	struct set *set = lock_set_of(limits, name, window, id);
 	struct slot *slot = find_slot(set, id);
 	advance(slot, span);
 	uint32_t *count = &slot->counts[(span > slot->newest - (COUNTS - 1) ? span : slot->newest) % COUNTS];

@@ -2,8 +2,8 @@
  *
  * The counts are in a table in shared memory. A window of w seconds is kept as 61 counts of w/60 seconds each. A count
  * is dropped only when all of it is older than w. So no span of w seconds ever sees more events than the limit, and
- * capacity returns at most w/60 seconds late. Hosts do not share a table. The setting rate_limit_hosts divides the
- * limits, so that all hosts together never exceed a limit, and allow 1/hosts of it at worst. */
+ * capacity returns at most w/60 seconds late. Hosts do not share a table. Each limit is divided by the setting
+ * rate_limit_hosts, so that all hosts together never exceed it. At worst they allow 1/hosts of it. */
 #ifndef ACP_RATELIMIT_H
 #define ACP_RATELIMIT_H
 
@@ -11,7 +11,7 @@
 
 struct acp_ratelimit;
 
-/* The answer for one event. */
+/* The decision about one event. */
 struct acp_rate {
 	bool allowed;
 	int64_t limit;     /* q: events in the window */
@@ -20,7 +20,7 @@ struct acp_rate {
 	int64_t reset;     /* t: seconds until the next event is allowed (when refused), or until the window is empty */
 };
 
-/* Opens the table of this installation, and makes it if necessary. Processes that pass the same zone and run as the
+/* Opens the table of this installation, and creates it if necessary. Processes that pass the same zone and run as the
  * same user share it. zone: up to 64 of [a-z0-9-]. Returns NULL with a sentence in why. */
 struct acp_ratelimit *acp_ratelimit_open(const char *zone, char *why, size_t why_size) ACP_MUSTCHECK;
 void acp_ratelimit_close(struct acp_ratelimit *table);
@@ -30,7 +30,7 @@ void acp_ratelimit_close(struct acp_ratelimit *table);
 void acp_ratelimit_acquire(struct acp_ratelimit *table, const char *name, int64_t limit, int64_t window, uint64_t now,
 			   struct acp_rate *out);
 
-/* Uncounts the event that was counted at now, because a later check refused it. */
+/* Takes back the event that was counted at now, because a later check refused it. */
 void acp_ratelimit_release(struct acp_ratelimit *table, const char *name, int64_t window, uint64_t now);
 
 #endif

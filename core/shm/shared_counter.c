@@ -12,10 +12,10 @@ struct acp_shared_counter *acp_shared_counter_open(const char *name, char *why, 
 {
 	struct acp_shared_counter *counter = calloc(1, sizeof *counter);
 	if (!counter) {
-		snprintf(why, why_size, "notes of changes: out of memory");
+		snprintf(why, why_size, "change counter: out of memory");
 		return NULL;
 	}
-	counter->value = acp_shm_open(name, "notes of changes", sizeof *counter->value, NULL, why, why_size);
+	counter->value = acp_shm_open(name, "change counter", sizeof *counter->value, NULL, why, why_size);
 	if (counter->value)
 		return counter;
 	free(counter);

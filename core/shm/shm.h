@@ -1,4 +1,5 @@
-/* shm.h - named memory shared by all processes of one user on this host. It survives them, until the host restarts. */
+/* shm.h - named memory shared by all processes of one user on this host. It outlives them, and lasts until the host
+ * restarts. */
 #ifndef ACP_SHM_H
 #define ACP_SHM_H
 
@@ -10,9 +11,9 @@
 typedef bool acp_shm_prepare(void *memory);
 
 /* Opens the memory of that name (up to 100 of [a-z0-9-]) of the current user, and creates it if necessary. All of its
- * size bytes are allocated now: if /dev/shm were full later, touching a page would end the process with SIGBUS. prepare
- * may be NULL. purpose ("rate limits") appears in the error sentence. Returns NULL with a sentence in why. Release with
- * acp_shm_close(). */
+ * size bytes are allocated now: otherwise, if /dev/shm became full later, touching a page would end the process with
+ * SIGBUS. prepare may be NULL. purpose ("rate limits") appears in the error sentence. Returns NULL with a sentence in
+ * why. Release with acp_shm_close(). */
 void *acp_shm_open(const char *name, const char *purpose, size_t size, acp_shm_prepare *prepare, char *why,
 		   size_t why_size) ACP_MUSTCHECK;
 
