@@ -7,14 +7,14 @@
 
 /* Values --------------------------------------------------------------------------------------------------------- */
 
-/* A value as the text holds it: in its own array if it is short, in a buffer if it is JSON. */
+/* The text of a value. Short text is stored in room, JSON in a separate buffer. */
 struct value {
 	const char *text;
 	size_t len;
 	char room[64];
 };
 
-static bool is_room(struct value *out)
+static bool point_to_room(struct value *out)
 {
 	out->text = out->room;
 	out->len = strlen(out->room);
@@ -34,10 +34,11 @@ static bool take_uuid(struct value *out, const char *text)
 		return false;
 	for (size_t i = 0; i < ACP_UUID_LEN; i++)
 		out->room[i] = (char)tolower((unsigned char)text[i]);
-	return is_room(out);
+	return point_to_room(out);
 }
 
-/* Days since 1970-01-01 in the Gregorian calendar. Years start in March, so that the leap day is the last one. */
+/* Returns the days since 1970-01-01 in the Gregorian calendar. Years start in March, so that the leap day is the last
+ * day. */
 static int64_t days_since_1970(int64_t year, int64_t month, int64_t day)
 {
 	year -= month <= 2;
@@ -45,8 +46,8 @@ static int64_t days_since_1970(int64_t year, int64_t month, int64_t day)
 	return year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719468;
 }
 
-/* Reads exactly count digits and the character that must follow ('\0': none); moves *at behind them. */
-static bool digits(const char **at, size_t count, char behind, int64_t *out)
+/* Reads exactly count digits and the character that must follow ('\0': none). Moves *at past them. */
+static bool digits(const char **at, size_t count, char follows, int64_t *out)
 {
 	*out = 0;
 	for (size_t i = 0; i < count; i++, (*at)++) {
@@ -54,7 +55,7 @@ static bool digits(const char **at, size_t count, char behind, int64_t *out)
 			return false;
 		*out = *out * 10 + (**at - '0');
 	}
-	return !behind || *(*at)++ == behind;
+	return !follows || *(*at)++ == follows;
 }
 
 bool acp_time_us(const char *text, int64_t *us)
@@ -80,7 +81,7 @@ bool acp_time_us(const char *text, int64_t *us)
 static bool take_integer(struct value *out, int64_t number)
 {
 	snprintf(out->room, sizeof out->room, "%lld", (long long)number);
-	return is_room(out);
+	return point_to_room(out);
 }
 
 static bool take_time(struct value *out, const char *text)
@@ -108,7 +109,7 @@ static bool take_address(struct value *out, const char *text)
 		return false;
 	if (slash)
 		memcpy(out->room + (v4 ? 8 : 32), slash, strlen(slash) + 1);
-	return is_room(out);
+	return point_to_room(out);
 }
 
 /* Writes the four bytes of the IEEE 754 single in hex, the sign first. */
@@ -117,7 +118,7 @@ static bool take_real(struct value *out, float single)
 	uint32_t bits;
 	memcpy(&bits, &single, sizeof bits);
 	snprintf(out->room, sizeof out->room, "%08x", bits);
-	return is_room(out);
+	return point_to_room(out);
 }
 
 static bool take_flag(struct value *out, bool flag)
@@ -199,7 +200,7 @@ static bool add_json_array(struct acp_buf *out, struct json_object *value)
 	return ok;
 }
 
-/* A fraction keeps all digits that were written. Only PostgreSQL has them, so fractions are left to it. */
+/* A fraction keeps all digits that were written. Only PostgreSQL has them, so it must make the text of fractions. */
 static bool add_json(struct acp_buf *out, struct json_object *value)
 {
 	switch (json_object_get_type(value)) {
@@ -246,7 +247,7 @@ static void put_commitment(struct acp_buf *out, const struct acp_field *field, c
 	put_plain(out, field, &value);
 }
 
-/* The salt and the line are first written at the place of the commitment. */
+/* Writes the salt and the line where the commitment will be, hashes them, and replaces them with the commitment. */
 static void put_committed(struct acp_buf *out, const struct acp_field *field, const struct value *value,
 			  const uint8_t *salt)
 {
@@ -263,7 +264,7 @@ static void put_committed(struct acp_buf *out, const struct acp_field *field, co
 	put_commitment(out, field, hex);
 }
 
-/* salt NULL: the row has no salt, and so no personal value. */
+/* salt NULL: the row has no salt, and so must have no personal value. */
 static bool put_value(struct acp_buf *out, const struct acp_field *field, const struct value *value,
 		      const uint8_t *salt)
 {
@@ -387,7 +388,8 @@ bool acp_chain_row_erased(struct acp_chain_row *row, const char *json)
 	return ok;
 }
 
-/* A row has a salt as long as it has a personal value, and no longer. */
+/* A row must have a salt if and only if it has a personal value. A row with personal values must have no erased
+ * values. */
 static bool is_consistent(const struct acp_chain_row *row)
 {
 	bool values = false;

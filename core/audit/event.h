@@ -8,7 +8,7 @@
 #include <json-c/json.h>
 
 #define ACP_TS_LEN 40              /* size of a timestamp in the hub's text form, with microseconds and zone */
-enum { ACP_EVENT_TEXT_MAX = 255 }; /* longest text of a member that the caller chooses, in bytes */
+enum { ACP_EVENT_TEXT_MAX = 255 }; /* maximum bytes of a text that the caller chooses */
 
 /* The C types of the types of event.def. */
 #define ACP_MEMBER_UUID const char *
@@ -25,9 +25,9 @@ struct acp_event {
 #include "event.def"
 #undef ACP_EVENT
 	bool forward;                 /* the row also goes to the remote hub */
-	const char *unless_onboarded; /* NULL, or the key id of an onboarding of unknown outcome: the row records its
-					 refusal. It is only written if the onboarding was not made, which then can
-					 no longer be made. */
+	const char *unless_onboarded; /* NULL, or the key id of an onboarding with unknown outcome. The row records its
+					 refusal. It is written only if the onboarding was not stored, and then the
+					 onboarding can no longer be stored. */
 
 	/* Storage for members that were made for this event; the other members are borrowed. */
 	struct {
@@ -41,8 +41,8 @@ struct acp_event {
 	} own;
 };
 
-/* The table of fields. The parameters of the statement, the record of the journal, the text of the chain and the
- * readable form of a row are made from it. */
+/* The table of fields. It defines the parameters of the statement, the record of the journal, the text of the chain and
+ * the readable form of a row. */
 enum acp_field_type {
 	ACP_FIELD_UUID,
 	ACP_FIELD_TIME,
@@ -72,7 +72,7 @@ enum {
 };
 extern const struct acp_field acp_fields[ACP_FIELDS];
 
-/* The value of a field of type UUID, TIME, TEXT or ADDRESS, borrowed; NULL: null. */
+/* Returns the value of a field of type UUID, TIME, TEXT or ADDRESS, borrowed; NULL: null. */
 static inline const char *acp_event_text(const struct acp_event *event, const struct acp_field *field)
 {
 	return *(const char *const *)(const void *)((const char *)event + field->offset);
@@ -84,11 +84,11 @@ static inline struct json_object *acp_event_object(const struct acp_event *event
 	return *(struct json_object *const *)(const void *)((const char *)event + field->offset);
 }
 
-/* The event as a JSON object without null members, for the hub, the journal and SQL. Owned by the caller. NULL: out of
- * memory. */
+/* Returns the event as a JSON object without null members, for the hub, the journal and SQL. The caller owns it. NULL:
+ * out of memory. */
 struct json_object *acp_event_json(const struct acp_event *event);
 
-/* Marks an event: its call was not counted against the allowance when it ended (fail-open). */
+/* Marks an event whose call was not counted against the allowance when it ended (fail-open). */
 bool acp_event_failed_open(struct acp_event *event) ACP_MUSTCHECK;
 
 void acp_event_release(struct acp_event *event);

@@ -18,7 +18,7 @@
 
 enum {
 	APPEND_MAX = 64 << 20, /* maximum bytes of one append */
-	MEASURE_US = 100000,   /* the sizes of the other files are measured again after this time */
+	MEASURE_US = 100000,   /* age after which the sizes of the other files are measured again */
 	COMPLAIN_US = 1000000,
 	TRIES = 4 /* number of names to try for a new file */
 };
@@ -26,7 +26,7 @@ enum {
 /* A file that this process writes. Freed when it has no user; closing the descriptor unlocks it. */
 struct file {
 	int fd;
-	int users; /* number of appends that wait for it, and one for the journal while it is the current file */
+	int users; /* number of appends that wait for it, plus one for the journal while it is the current file */
 	int64_t written;
 	int64_t synced; /* number of bytes that are on the disk */
 	bool syncing;   /* a thread is in fdatasync */
@@ -39,7 +39,7 @@ struct acp_journal {
 	int64_t max_bytes;
 	pthread_mutex_t lock; /* protects the members below */
 	pthread_cond_t ended; /* signals the end of a sync */
-	struct file *file;    /* the current file; NULL: the next append makes one */
+	struct file *file;    /* the current file; NULL: the next append creates one */
 	int64_t others;       /* bytes of the other files at measured_us; 0: not measured */
 	uint64_t measured_us;
 	uint64_t complained_us;
@@ -79,7 +79,7 @@ static bool sync_parent(const char *path)
 	return ok;
 }
 
-/* mkdir -p. The journal folder is private; folders above it get the usual mode. */
+/* Works like mkdir -p. The journal folder is private; the folders above it get the usual mode. */
 static bool make_dirs(const char *dir)
 {
 	char path[4096];
@@ -141,7 +141,7 @@ struct acp_journal *acp_journal_open(const char *dir, int64_t max_bytes, char *w
 	return journal;
 }
 
-/* Bytes of the live files of other processes. */
+/* Returns the bytes of the live files of other processes. */
 static int64_t measure_others(const struct acp_journal *journal)
 {
 	char why[256];
@@ -180,7 +180,7 @@ static bool has_room(struct acp_journal *journal, int64_t bytes)
 
 /* The file ------------------------------------------------------------------------------------------------------ */
 
-static void let_go(struct file *file)
+static void release_file(struct file *file)
 {
 	if (--file->users > 0)
 		return;
@@ -188,8 +188,8 @@ static void let_go(struct file *file)
 	free(file);
 }
 
-/* Creates a file and locks it. A replay may find it before it is locked, take it for an empty leftover and remove it:
- * then another name is tried. */
+/* Creates a file and locks it. A replay may find the file before it is locked, mistake it for an empty leftover and
+ * remove it. The caller then tries another name. */
 static int begin_file(int dir, char name[80])
 {
 	struct stat status;
@@ -244,7 +244,7 @@ static void end_file(struct acp_journal *journal)
 	journal->file = NULL;
 	journal->measured_us = 0;
 	if (file)
-		let_go(file);
+		release_file(file);
 }
 
 static struct file *current_file(struct acp_journal *journal)
@@ -260,7 +260,7 @@ static struct file *current_file(struct acp_journal *journal)
 	return journal->file;
 }
 
-/* Writes all of it, or restores the file as it was. */
+/* Writes all lines, or restores the previous length of the file. */
 static bool write_lines(struct acp_journal *journal, struct file *file, const struct acp_buf *lines)
 {
 	ssize_t put;
@@ -272,14 +272,14 @@ static bool write_lines(struct acp_journal *journal, struct file *file, const st
 		return true;
 	}
 	complain(journal, "%s/%s: %s", journal->dir, file->name, put < 0 ? strerror(errno) : "the disk is full");
-	/* If a part of it stays, that is an incomplete line. It must remain the last one. */
+	/* If a part cannot be removed, it is an incomplete line, and must remain the last line. */
 	if (ftruncate(file->fd, (off_t)file->written) != 0)
 		end_file(journal);
 	return false;
 }
 
-/* Syncs all bytes written so far; releases the lock meanwhile. After a failed sync the content of the disk is unknown,
- * so this file is not written any more. */
+/* Syncs all bytes written so far. Releases the lock meanwhile. After a failed sync the content of the disk is unknown,
+ * so nothing more is written to this file. */
 static void sync_file(struct acp_journal *journal, struct file *file)
 {
 	int64_t written = file->written;
@@ -317,7 +317,7 @@ static bool append(struct acp_journal *journal, const struct acp_buf *lines)
 			sync_file(journal, file);
 	}
 	bool ok = file->synced >= end;
-	let_go(file);
+	release_file(file);
 	return ok;
 }
 
@@ -358,7 +358,7 @@ enum acp_code acp_journal_replay(struct acp_journal *journal, acp_journal_commit
 				 struct acp_journal_counts *counts)
 {
 	pthread_mutex_lock(&journal->lock);
-	/* While appends wait for its sync, the file stays locked. The next replay takes it. */
+	/* While appends wait for its sync, the file stays locked, and the next replay handles it. */
 	atomic_store(&journal->pending, journal->file && journal->file->users > 1);
 	end_file(journal);
 	pthread_mutex_unlock(&journal->lock);

@@ -36,7 +36,7 @@ bool acp_journal_named(const char *name, const char *suffix)
 	return len > suffix_len && strcmp(name + len - suffix_len, suffix) == 0;
 }
 
-/* Writes the head of a line: length and checksum of its JSON. */
+/* Makes the head of a line: the length and checksum of its JSON. */
 static void make_head(const char *json, size_t len, char head[ACP_JOURNAL_HEAD + 1])
 {
 	uint8_t sum[ACP_SHA256_LEN];
@@ -74,7 +74,7 @@ void acp_journal_reader_release(struct acp_journal_reader *reader)
 	acp_buf_release(&reader->held);
 }
 
-/* Reads more bytes; drops the bytes that were returned, to make room. */
+/* Reads more bytes. Drops the bytes that were already returned, to make room. */
 static bool read_more(struct acp_journal_reader *reader)
 {
 	char bytes[READ_BYTES];
@@ -95,7 +95,7 @@ static bool read_more(struct acp_journal_reader *reader)
 	return acp_buf_ok(held);
 }
 
-/* The length in the head of a line; -1: it is not a head. */
+/* Returns the length in the head of a line; -1: the line has no valid head. */
 static int64_t length_of(const char *line, size_t len)
 {
 	char digits[9] = "";
@@ -111,20 +111,20 @@ static int64_t length_of(const char *line, size_t len)
 static bool is_whole(const char *line, size_t len)
 {
 	char head[ACP_JOURNAL_HEAD + 1];
-	int64_t said = length_of(line, len);
-	if (said < 0 || said != (int64_t)len - ACP_JOURNAL_HEAD)
+	int64_t stated = length_of(line, len);
+	if (stated < 0 || stated != (int64_t)len - ACP_JOURNAL_HEAD)
 		return false;
 	make_head(line + ACP_JOURNAL_HEAD, len - ACP_JOURNAL_HEAD, head);
 	return memcmp(head, line, ACP_JOURNAL_HEAD) == 0;
 }
 
-/* The bytes that are not yet returned. The buffer may not be allocated yet. */
+/* Returns the bytes that have not been returned to the caller yet. The buffer may not be allocated yet. */
 static const char *held_text(const struct acp_journal_reader *reader)
 {
 	return reader->held.ptr ? reader->held.ptr + reader->at : "";
 }
 
-/* Classifies a last line without an end of line. If it is long enough, it was not cut off but changed. */
+/* Classifies a last line without an end of line. If it is longer than its head says, it was not cut off but changed. */
 static enum acp_journal_line last_line(struct acp_journal_reader *reader)
 {
 	const char *line = held_text(reader);
@@ -140,7 +140,7 @@ static enum acp_journal_line last_line(struct acp_journal_reader *reader)
 
 enum acp_journal_line acp_journal_next(struct acp_journal_reader *reader, const char **event, size_t *len)
 {
-	size_t searched = 0; /* number of bytes from `at` on without an end of line */
+	size_t searched = 0; /* number of bytes from `at` on that contain no end of line */
 	for (;;) {
 		size_t held = reader->held.len - reader->at;
 		const char *line = held_text(reader);

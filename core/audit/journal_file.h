@@ -13,14 +13,14 @@ enum {
 	ACP_JOURNAL_EVENT_MAX = 1 << 20 /* bytes of JSON; events of audit.c have a few hundred */
 };
 
-/* Opens the folder. -1 with a sentence in why and errno; ENOENT: it is missing. Refuses a folder that other users can
- * write to: a file put there could bill any tenant. */
+/* Opens the folder. Returns -1 with a sentence in why and errno; ENOENT: it is missing. Refuses a folder that other
+ * users can write to, because a file put there could bill any tenant. */
 int acp_journal_dir(const char *dir, char *why, size_t why_size);
 
 /* True if the name ends with suffix. */
 bool acp_journal_named(const char *name, const char *suffix);
 
-/* Appends the line of an event. False: it lacks event_id, tenant_id or ts, or is too long. */
+/* Appends the line of an event. False: the event lacks event_id, tenant_id or ts, or is too long. */
 bool acp_journal_add_line(struct acp_buf *out, struct json_object *event);
 
 /* Reads a file line by line. */

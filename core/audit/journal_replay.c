@@ -25,7 +25,7 @@ struct replay {
 	int64_t damaged, refused;
 };
 
-/* The names in a folder that end with suffix, sorted; they start with their time, so the oldest comes first. */
+/* Lists the names in a folder that wanted accepts, sorted. A name starts with its time, so the oldest comes first. */
 static int list_names(int dir, int (*wanted)(const struct dirent *), struct dirent ***names)
 {
 	return scandirat(dir, ".", names, wanted, alphasort);
@@ -53,8 +53,9 @@ static int open_file(int dir, const char *name)
 	return -1;
 }
 
-/* Another process may have replayed it after it was opened here and before it was locked. */
-static bool is_still(int dir, const char *name, int fd)
+/* Does the name still refer to this file? Another process may have replayed and removed it after it was opened here and
+ * before it was locked. */
+static bool is_same_file(int dir, const char *name, int fd)
 {
 	struct stat here, there;
 	return fstat(fd, &here) == 0 && fstatat(dir, name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
@@ -63,7 +64,8 @@ static bool is_still(int dir, const char *name, int fd)
 
 /* Batches ------------------------------------------------------------------------------------------------------- */
 
-/* Commits the events [first, first + count) of the batch. Finds those that can never be stored by halving. */
+/* Commits the events [first, first + count) of the batch. Finds the events that can never be stored by halving the
+ * range. */
 static enum acp_code commit_range(struct replay *replay, size_t first, size_t count)
 {
 	size_t from = first ? replay->ends[first - 1] : 0;
@@ -134,7 +136,7 @@ static enum acp_code replay_lines(struct replay *replay, struct acp_journal_read
 	return code;
 }
 
-static bool put_aside(struct replay *replay)
+static bool rename_to_bad(struct replay *replay)
 {
 	char name[300];
 	snprintf(name, sizeof name, "%.*s" ACP_JOURNAL_ASIDE, (int)(strlen(replay->name) - strlen(ACP_JOURNAL_LIVE)),
@@ -144,17 +146,16 @@ static bool put_aside(struct replay *replay)
 	replay->counts->put_aside++;
 	acp_log(ACP_LOG_ERROR,
 		"journal: %s: %lld damaged lines, %lld events that PostgreSQL refuses; the rest is stored, the "
-		"file is kept as "
-		"%s",
+		"file is kept as %s",
 		replay->name, (long long)replay->damaged, (long long)replay->refused, name);
 	return true;
 }
 
-/* Ends a file: all of its events that can be stored are stored. */
+/* Finishes a file after all events that can be stored have been stored. */
 static enum acp_code end_file(struct replay *replay)
 {
 	bool aside = replay->damaged || replay->refused;
-	bool gone = aside ? put_aside(replay) : unlinkat(replay->dir, replay->name, 0) == 0;
+	bool gone = aside ? rename_to_bad(replay) : unlinkat(replay->dir, replay->name, 0) == 0;
 	replay->counts->damaged += replay->damaged;
 	replay->counts->refused += replay->refused;
 	replay->counts->files += gone && !aside;
@@ -182,14 +183,14 @@ static enum acp_code replay_file(struct replay *replay, const char *name)
 	enum acp_code code = ACP_OK;
 	int fd = open_file(replay->dir, name);
 	if (fd < 0 && errno == ENOENT)
-		return ACP_OK; /* another replay has it */
+		return ACP_OK; /* another replay has handled it */
 	if (fd < 0) {
 		acp_log(ACP_LOG_ERROR, "journal: %s: %s", name, strerror(errno));
 		return ACP_INTERNAL_ERROR;
 	}
 	if (flock(fd, LOCK_EX | LOCK_NB) != 0)
 		replay->counts->in_use++;
-	else if (is_still(replay->dir, name, fd))
+	else if (is_same_file(replay->dir, name, fd))
 		code = replay_locked(replay, name, fd);
 	close(fd);
 	return code;
@@ -241,7 +242,7 @@ static void note_oldest(struct acp_journal_file *file, const char *text, size_t 
 	json_object_put(event);
 }
 
-/* A line that is just being appended looks incomplete, which is no fault. */
+/* A line that is still being appended looks incomplete. This is not an error. */
 static void survey_lines(struct acp_journal_file *file, int fd)
 {
 	struct acp_journal_reader reader;

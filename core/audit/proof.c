@@ -15,7 +15,7 @@ void acp_seal_text(const struct acp_seal *seal, struct acp_buf *out)
 	acp_buf_putc(out, '\n');
 }
 
-/* "digits" and the space behind them. */
+/* Reads a number and the space after it. */
 static bool number(const char **at, int64_t *out)
 {
 	char *end = NULL;
@@ -43,7 +43,7 @@ bool acp_head_next(const char **at, struct acp_head *out)
 	return true;
 }
 
-/* The rows that the lines add up to; -1: they are not such lines, in the order of the chains. */
+/* Returns the total number of rows of the lines; -1: the lines are not valid, or not sorted by chain. */
 static int64_t rows_of(const char *heads)
 {
 	int64_t sum = 0;
@@ -72,7 +72,7 @@ static bool text_ok(const struct acp_seal *seal, const char *pepper, char *why, 
 	if (!acp_buf_ok(&text) || rows_of(seal->heads) != seal->rows)
 		wrong = "its number of rows is not the sum of its chains";
 	else if (strcmp(hash, seal->hash) != 0)
-		wrong = "it was altered: its hash is not that of its content";
+		wrong = "it was altered: its hash does not match its content";
 	else if (*pepper && (strlen(seal->signature) != ACP_SHA256_HEX - 1 ||
 			     !acp_equal_const_time(signature, seal->signature, ACP_SHA256_HEX - 1)))
 		wrong = "it is forged: its signature was not made with this installation's key_pepper";
@@ -107,8 +107,9 @@ bool acp_seal_ok(struct acp_seal_check *check, const struct acp_seal *seal, char
 
 /* Rows ----------------------------------------------------------------------------------------------------------- */
 
-/* One field of a row literal from text to the comma or parenthesis that ends it; NULL: broken. Writes the value to
- * *out, which moves; *value NULL is null. Quotes and backslashes are doubled within quotes. */
+/* Parses one field of a row literal, up to the comma or parenthesis that ends it, and returns the position of that
+ * character; NULL: broken. Writes the value at *out and moves *out past it. *value is NULL for null. Within quotes,
+ * quotes and backslashes are doubled. */
 static const char *field(const char *text, const char *end, char **out, const char **value)
 {
 	bool quoted = false;
@@ -141,7 +142,7 @@ static bool parse_literal(struct acp_row *row, const char *text, const char *end
 	return text && *text == ')' && text + 1 == end && (count == ACP_FIELDS_OF_10 || count == ACP_FIELDS);
 }
 
-/* Microseconds since 1970 as PostgreSQL writes the moment; at most 32 bytes. */
+/* Converts microseconds since 1970 to the form in which PostgreSQL writes a time; at most 32 bytes. */
 static bool write_time(char **out, const char *text, size_t len)
 {
 	char *end = NULL;
@@ -171,7 +172,8 @@ static bool has_line(const struct acp_field *f, const char *text, const char *en
 	return (size_t)(end - text) >= name + 3 && memcmp(text, f->name, name) == 0 && text[name] == ' ';
 }
 
-/* "name 5:value" and a newline, or "name -" and a newline; NULL: broken. */
+/* Parses one line: "name 5:value" and a newline, or "name -" and a newline. Returns the position after it; NULL:
+ * broken. */
 static const char *line(const struct acp_field *f, const char *text, const char *end, char **out, const char **value)
 {
 	size_t name = strlen(f->name);
@@ -208,7 +210,7 @@ static bool parse_lines(struct acp_row *row, const char *text, const char *end, 
 
 bool acp_row_parse(struct acp_row *row, const char *text, size_t len)
 {
-	enum { MORE = ACP_FIELDS + 64 }; /* NULs, and the moment */
+	enum { MORE = ACP_FIELDS + 64 }; /* for NULs, and for the longer form of the time */
 	static const size_t header = sizeof ACP_CHAIN_HEADER - 1;
 	if (row->size < len + MORE) {
 		row->size = 2 * len + 1024;
@@ -233,7 +235,7 @@ void acp_row_release(struct acp_row *row)
 	*row = (struct acp_row){0};
 }
 
-static const char nobody[] = "00000000-0000-0000-0000-000000000000";
+static const char nil_uuid[] = "00000000-0000-0000-0000-000000000000";
 
 static bool is_number(const char *text)
 {
@@ -245,7 +247,7 @@ static void add_value(struct acp_buf *out, int i, const char *value)
 	enum acp_field_type type = acp_fields[i].type;
 	bool number = type == ACP_FIELD_REAL || type == ACP_FIELD_INTEGER;
 	const char *space = value && type == ACP_FIELD_TIME ? strchr(value, ' ') : NULL;
-	if (!value || (i == ACP_AT_tenant_id && strcmp(value, nobody) == 0))
+	if (!value || (i == ACP_AT_tenant_id && strcmp(value, nil_uuid) == 0))
 		acp_buf_puts(out, "null");
 	else if (type == ACP_FIELD_FLAG)
 		acp_buf_puts(out, strcmp(value, "t") == 0 ? "true" : "false");
@@ -257,7 +259,7 @@ static void add_value(struct acp_buf *out, int i, const char *value)
 		acp_buf_json_string(out, value, strlen(value));
 }
 
-/* The salt, and the names of the values that are gone. */
+/* Adds the salt and the names of the erased values. */
 static void add_kept(struct acp_buf *out, const struct acp_chain_row *kept)
 {
 	bool any = false;

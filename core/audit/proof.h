@@ -1,9 +1,9 @@
 /* proof.h - proof of the audit log: seals, the readable form of a row, and the check of the chains.
  *
  * The chain_hash of a row is the SHA-256 of the previous chain_hash and the text of the row. A text has one of two
- * forms: form 1 is PostgreSQL's literal of the row's columns, up to schema version 9; form 2 is that of chain_text.h. A
- * seal signs the ends of all chains. This code does not know where rows come from: it checks the database and exported
- * files alike. */
+ * forms. Form 1 is PostgreSQL's literal of the row's columns, up to schema version 9. Form 2 is described in
+ * chain_text.h. A seal signs the ends of all chains. This code does not know where rows come from: it checks the
+ * database and exported files alike. */
 #ifndef ACP_PROOF_H
 #define ACP_PROOF_H
 
@@ -12,17 +12,17 @@
 #include "event.h"
 #include "subkey.h"
 
-/* A stored seal; hashes in hex. heads: a line for each chain, "chain seq hash", sorted by chain. */
+/* A stored seal. Hashes are in hex. heads: one line for each chain, "chain seq hash", sorted by chain. */
 struct acp_seal {
 	int64_t id;
 	int64_t rows;
 	const char *at, *previous, *heads, *hash, *signature;
 };
 
-/* Appends the text that a seal's hash and signature are made of: all members but these two. */
+/* Appends the text over which the hash and the signature of a seal are computed: all members but these two. */
 void acp_seal_text(const struct acp_seal *seal, struct acp_buf *out);
 
-/* Reads one line of heads and moves *at behind it. False: the end, or, if *at is not at a NUL, an invalid line. */
+/* Reads one line of heads and moves *at past it. False: the end or, if *at does not point to a NUL, an invalid line. */
 struct acp_head {
 	int64_t chain, seq;
 	uint8_t hash[ACP_SHA256_LEN];
@@ -43,16 +43,16 @@ bool acp_seal_ok(struct acp_seal_check *check, const struct acp_seal *seal, char
 
 /* Rows ----------------------------------------------------------------------------------------------------------- */
 
-/* The columns of a row, in order, as PostgreSQL writes them; NULL: null. From a text of form 2 come the commitments of
- * personal values, and the bytes of the latency. */
+/* The columns of a row, in order, as PostgreSQL writes them; NULL: null. In a text of form 2, personal values are given
+ * by their commitments, and the latency by its bytes. */
 struct acp_row {
 	const char *field[ACP_FIELDS];
 	char *storage;
 	size_t size;
 };
 
-/* Parses a text of either form. False: it is neither. The fields are valid until the next call. Start with a zeroed
- * row; release it with acp_row_release. */
+/* Parses a text of either form. False: it has neither form. The fields are valid until the next call. Start with a
+ * zeroed row; release it with acp_row_release. */
 bool acp_row_parse(struct acp_row *row, const char *text, size_t len) ACP_MUSTCHECK;
 void acp_row_release(struct acp_row *row);
 
@@ -71,8 +71,8 @@ struct acp_chain_link {
 struct acp_chain_row;
 
 /* Appends the row as one line of an export: its columns as members, its place, and the text itself. kept: for form 2,
- * the salt and the erased values; NULL: form 1. The same row gives the same bytes, so an altered line differs from the
- * line of its text. */
+ * the salt and the erased values; NULL: form 1. The same row always produces the same bytes, so an altered line differs
+ * from the line made from its text. */
 void acp_row_line(const struct acp_row *row, const struct acp_chain_link *link, const struct acp_chain_row *kept,
 		  struct acp_buf *out);
 
@@ -90,7 +90,7 @@ struct acp_finding {
 
 typedef void acp_report_finding(void *arg, const struct acp_finding *finding);
 
-/* The check of all chains. Give the items of a chain in the order of their places, one chain after the other. */
+/* The check of all chains. Pass the items of a chain in the order of their places, one chain after the other. */
 struct acp_chain_check;
 
 /* Creates a check. partly: only a part of the rows is checked, so chains may start and end anywhere. NULL: out of
@@ -99,7 +99,7 @@ struct acp_chain_check *acp_chain_check_new(bool partly, acp_report_finding *rep
 void acp_chain_check_free(struct acp_chain_check *check);
 
 void acp_chain_row(struct acp_chain_check *check, const struct acp_chain_link *link);
-/* Rows first to last->seq are in an archive; last has the chain_hash of the last one. */
+/* Rows first to last->seq are in an archive. last has the chain_hash of the last of them. */
 void acp_chain_archived(struct acp_chain_check *check, const struct acp_head *last, int64_t first);
 /* Seal number seal has this hash for this row of the chain. */
 void acp_chain_sealed(struct acp_chain_check *check, const struct acp_head *head, int64_t seal);

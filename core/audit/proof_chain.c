@@ -1,5 +1,5 @@
-/* The check of the chains. One row of look-back is enough: whether a row's content or only its chain_hash was altered
- * shows at the row after it, so the finding about a row waits for the next item. */
+/* Checks the chains. The row after an altered row shows whether its content or only its chain_hash was altered. So a
+ * finding about a row waits for the next item, and one row of look-back is enough. */
 #include "proof.h"
 
 #include <stdarg.h>
@@ -14,25 +14,25 @@ struct acp_chain_check {
 	struct acp_row row;
 	struct acp_chain_counts counts;
 
-	/* The chain that is being checked: what all its items so far have said. */
+	/* The chain that is being checked, and what its items so far have shown. */
 	int64_t chain; /* 0: none yet */
-	bool seen;     /* one of its rows, or an archive of them */
-	int64_t seq;   /* the last place */
+	bool seen;     /* a row of it, or an archive of its rows, has been seen */
+	int64_t seq;   /* the last place seen */
 	uint8_t hash[ACP_SHA256_LEN];
-	bool known;                     /* hash is the one of that place */
-	uint8_t before[ACP_SHA256_LEN]; /* the same of the place before */
+	bool known;                     /* hash is the chain_hash at that place */
+	uint8_t before[ACP_SHA256_LEN]; /* the chain_hash at the place before */
 	bool before_known;
-	uint8_t gap[ACP_SHA256_LEN]; /* where the place before is empty: the hash before the gap */
+	uint8_t gap[ACP_SHA256_LEN]; /* if the place before is empty: the chain_hash before the gap */
 	bool gap_known;
-	bool failed;                     /* the row there does not give its chain_hash … */
-	uint8_t content[ACP_SHA256_LEN]; /* … but this */
+	bool failed;                     /* the row at seq does not hash to its chain_hash … */
+	uint8_t content[ACP_SHA256_LEN]; /* … but to this */
 	bool headed, beyond, short_of, rewritten;
 	int64_t first_seq, head_seq, sealed_seq, sealed_by, confirmed;
 	int shown;
 
 	struct name {
 		char event_id[40], tenant_id[40], ts[40];
-	} first, named;             /* the chain's first row at hand; the row of the finding that waits */
+	} first, named;             /* the first available row of the chain; the row of the waiting finding */
 	struct acp_finding waiting; /* kind NULL: none */
 	char message[320];
 };
@@ -65,7 +65,7 @@ struct acp_chain_counts acp_chain_counts(const struct acp_chain_check *check)
 
 /* Findings ------------------------------------------------------------------------------------------------------- */
 
-static void say(struct acp_chain_check *check, const struct acp_finding *finding)
+static void report_finding(struct acp_chain_check *check, const struct acp_finding *finding)
 {
 	check->counts.findings++;
 	if (check->shown++ < SHOWN_PER_CHAIN)
@@ -75,7 +75,7 @@ static void say(struct acp_chain_check *check, const struct acp_finding *finding
 static void flush(struct acp_chain_check *check)
 {
 	if (check->waiting.kind)
-		say(check, &check->waiting);
+		report_finding(check, &check->waiting);
 	check->waiting.kind = NULL;
 }
 
@@ -92,7 +92,7 @@ static void name_row(struct acp_chain_check *check, const struct acp_chain_link 
 	copy(out->ts, sizeof out->ts, readable ? check->row.field[ACP_AT_ts] : "");
 }
 
-/* Lets a finding about this row wait. */
+/* Keeps a finding about this row waiting. */
 static void hold(struct acp_chain_check *check, const struct acp_chain_link *link, const char *kind,
 		 const char *message)
 {
@@ -108,11 +108,11 @@ static void hold(struct acp_chain_check *check, const struct acp_chain_link *lin
 					      .ts = check->named.ts};
 }
 
-/* A finding about a place, without a row to name. */
-static void place(struct acp_chain_check *check, int64_t seq, const char *kind, const char *format, ...)
+/* Reports a finding about a place, without a row to name. */
+static void report_place(struct acp_chain_check *check, int64_t seq, const char *kind, const char *format, ...)
 	ACP_PRINTF(4, 5);
 
-static void place(struct acp_chain_check *check, int64_t seq, const char *kind, const char *format, ...)
+static void report_place(struct acp_chain_check *check, int64_t seq, const char *kind, const char *format, ...)
 {
 	char message[320];
 	va_list args;
@@ -120,18 +120,20 @@ static void place(struct acp_chain_check *check, int64_t seq, const char *kind, 
 	va_start(args, format);
 	vsnprintf(message, sizeof message, format, args);
 	va_end(args);
-	say(check, &(struct acp_finding){.chain = check->chain, .seq = seq, .kind = kind, .message = message});
+	report_finding(check,
+		       &(struct acp_finding){.chain = check->chain, .seq = seq, .kind = kind, .message = message});
 }
 
 static void removed(struct acp_chain_check *check, int64_t first, int64_t last)
 {
 	if (first == last)
-		place(check, first, "removed", "is missing: removed");
+		report_place(check, first, "removed", "is missing: removed");
 	else
-		place(check, first, "removed", "and the %lld after it are missing: removed", (long long)(last - first));
+		report_place(check, first, "removed", "and the %lld after it are missing: removed",
+			     (long long)(last - first));
 }
 
-/* The row that waits as altered has the right content after all. */
+/* The content of the row of the waiting finding was not altered after all: only its chain_hash was. */
 static void only_hash(struct acp_chain_check *check)
 {
 	if (check->waiting.kind)
@@ -140,7 +142,7 @@ static void only_hash(struct acp_chain_check *check)
 
 /* Chains --------------------------------------------------------------------------------------------------------- */
 
-/* The database does not say where this chain ends. */
+/* Reports a chain that is not in acp.audit_chains. */
 static void unknown_chain(struct acp_chain_check *check)
 {
 	struct acp_finding finding = {
@@ -156,7 +158,7 @@ static void unknown_chain(struct acp_chain_check *check)
 		finding.tenant_id = check->first.tenant_id;
 		finding.ts = check->first.ts;
 	}
-	say(check, &finding);
+	report_finding(check, &finding);
 }
 
 static void finish(struct acp_chain_check *check)
@@ -167,10 +169,10 @@ static void finish(struct acp_chain_check *check)
 	if (!check->headed)
 		unknown_chain(check);
 	if (check->sealed_seq > check->seq && !check->short_of)
-		place(check, check->seq, "cut_off",
-		      "is its last, but seal %lld holds %lld rows: the last %lld were removed",
-		      (long long)check->sealed_by, (long long)check->sealed_seq,
-		      (long long)(check->sealed_seq - check->seq));
+		report_place(check, check->seq, "cut_off",
+			     "is its last, but seal %lld holds %lld rows: the last %lld were removed",
+			     (long long)check->sealed_by, (long long)check->sealed_seq,
+			     (long long)(check->sealed_seq - check->seq));
 }
 
 static void enter(struct acp_chain_check *check, int64_t chain)
@@ -194,7 +196,7 @@ static void link_hash(struct acp_chain_check *check, const uint8_t before[ACP_SH
 	acp_hasher_add(check->hasher, before, ACP_SHA256_LEN);
 	acp_hasher_add(check->hasher, link->text, link->len);
 	if (link->broken)
-		acp_hasher_add(check->hasher, "", 1); /* a byte that no text has */
+		acp_hasher_add(check->hasher, "", 1); /* a byte that no text contains */
 	acp_hasher_end(check->hasher, out);
 }
 
@@ -203,7 +205,7 @@ static bool same(const uint8_t a[ACP_SHA256_LEN], const uint8_t b[ACP_SHA256_LEN
 	return memcmp(a, b, ACP_SHA256_LEN) == 0;
 }
 
-/* The row follows from that hash: it is the next one, whatever its chain_seq says. */
+/* True if the row follows from that hash. It is then the next row, whatever its chain_seq says. */
 static bool follows(struct acp_chain_check *check, const uint8_t before[ACP_SHA256_LEN],
 		    const struct acp_chain_link *link)
 {
@@ -217,7 +219,7 @@ static void moved(struct acp_chain_check *check, const struct acp_chain_link *li
 	hold(check, link, "altered", "its chain_seq is not what was written: it belongs to a place before");
 }
 
-/* A second row at the last place: one of the two was inserted, the one that does not follow. */
+/* Handles a second row at the last place. One of the two was inserted: the one that does not follow. */
 static void second(struct acp_chain_check *check, const struct acp_chain_link *link)
 {
 	if (check->failed && check->waiting.kind && check->before_known && follows(check, check->before, link)) {
@@ -238,7 +240,7 @@ static void second(struct acp_chain_check *check, const struct acp_chain_link *l
 	flush(check);
 }
 
-/* Goes on to a row whose place is the next one. */
+/* Continues with the row at the next place. */
 static void follow(struct acp_chain_check *check, const struct acp_chain_link *link)
 {
 	uint8_t hash[ACP_SHA256_LEN];
@@ -268,7 +270,7 @@ static void follow(struct acp_chain_check *check, const struct acp_chain_link *l
 	}
 }
 
-/* Where a row may be the first that is at hand, the chain begins with it. */
+/* If this row may be the first one available, the chain begins with it. */
 static void begin_at(struct acp_chain_check *check, const struct acp_chain_link *link)
 {
 	bool jump = link->has_before && link->seq > check->seq + 1;
@@ -286,11 +288,12 @@ static void beyond(struct acp_chain_check *check, const struct acp_chain_link *l
 	if (check->beyond)
 		return;
 	hold(check, link, "inserted",
-	     "stands beyond the end of its chain in acp.audit_chains: inserted, or its place altered");
+	     "is beyond the end of its chain in acp.audit_chains: inserted, or its place altered");
 	check->beyond = true;
 }
 
-/* A place or more before the row is empty; or it is the next one and only its number was altered. */
+/* Handles a row after a gap: one or more places before it are empty, or it is the next row and only its number was
+ * altered. */
 static void gap_before(struct acp_chain_check *check, const struct acp_chain_link *link)
 {
 	uint8_t before[ACP_SHA256_LEN];
@@ -322,7 +325,7 @@ void acp_chain_row(struct acp_chain_check *check, const struct acp_chain_link *l
 		return;
 	}
 	if (link->chain < check->chain) {
-		hold(check, link, "misplaced", "stands behind rows of a later chain: moved, or its chain_id altered");
+		hold(check, link, "misplaced", "comes after rows of a later chain: moved, or its chain_id altered");
 		flush(check);
 		return;
 	}
@@ -337,7 +340,7 @@ void acp_chain_row(struct acp_chain_check *check, const struct acp_chain_link *l
 		return;
 	}
 	if (link->seq < check->seq) {
-		hold(check, link, "misplaced", "stands behind a later row, or in an archive too: inserted or moved");
+		hold(check, link, "misplaced", "comes after a later row, or is also in an archive: inserted or moved");
 		flush(check);
 		return;
 	}
@@ -358,7 +361,7 @@ void acp_chain_archived(struct acp_chain_check *check, const struct acp_head *la
 	if (first > check->seq + 1)
 		removed(check, check->seq + 1, first - 1);
 	else if (first <= check->seq)
-		place(check, first, "misplaced", "is in an archive and in the table");
+		report_place(check, first, "misplaced", "is in an archive and in the table");
 	flush(check);
 	check->counts.archived += last->seq - first + 1;
 	check->seq = last->seq;
@@ -381,11 +384,10 @@ void acp_chain_sealed(struct acp_chain_check *check, const struct acp_head *head
 	} else if (check->failed && same(head->hash, check->content)) {
 		only_hash(check);
 	} else if (!check->rewritten) {
-		place(check, head->seq, "rewritten",
-		      "has another chain_hash than seal %lld says: rows were rewritten after they had been sealed, the "
-		      "first of "
-		      "them between row %lld and this one",
-		      (long long)seal, (long long)check->confirmed + 1);
+		report_place(check, head->seq, "rewritten",
+			     "has another chain_hash than seal %lld says: rows were rewritten after they had been "
+			     "sealed, the first of them between row %lld and this one",
+			     (long long)seal, (long long)check->confirmed + 1);
 		check->rewritten = true;
 	}
 }
@@ -398,16 +400,16 @@ void acp_chain_head(struct acp_chain_check *check, const struct acp_head *head)
 	if (check->partly)
 		return;
 	if (head->seq > check->seq) {
-		place(check, check->seq, "cut_off",
-		      "is its last, but acp.audit_chains says %lld: the last %lld were removed", (long long)head->seq,
-		      (long long)(head->seq - check->seq));
+		report_place(check, check->seq, "cut_off",
+			     "is its last, but acp.audit_chains says %lld: the last %lld were removed",
+			     (long long)head->seq, (long long)(head->seq - check->seq));
 		check->short_of = true;
 	} else if (head->seq == check->seq && check->known && !same(head->hash, check->hash)) {
 		if (check->failed && same(head->hash, check->content))
 			only_hash(check);
 		else
-			place(check, head->seq, "rewritten",
-			      "has another chain_hash than acp.audit_chains says: one of the two was altered");
+			report_place(check, head->seq, "rewritten",
+				     "has another chain_hash than acp.audit_chains says: one of the two was altered");
 	}
 }
 
