@@ -1,7 +1,7 @@
 /* acp.h - the header for pack authors: the definition of an action, and the input and output of its handler.
  *
  * An action is one row of a table in core/packs/<pack>.c. Everything that the router checks before the handler runs
- * (scope, schema, dry run, billing) is data in that row, so handlers never check it again. */
+ * (scope, schema, dry run, billing) is data in that row, so handlers need not check it again. */
 #ifndef ACP_ACP_H
 #define ACP_ACP_H
 
@@ -20,8 +20,8 @@ struct acp_result {
 	int64_t quantity; /* billing units; starts at 1 */
 };
 
-/* Runs one call. params has passed the action's schema. In a dry run the handler must change nothing, and returns the
- * impact object (acp_impact) as data. Returns ACP_OK, or the code that acp_call_fail set. On failure, its changes
+/* Runs one call. params has passed the action's schema. In a dry run the handler must change nothing, and must return
+ * the impact object (acp_impact) as data. Returns ACP_OK, or the code that acp_call_fail set. On failure, its changes
  * through the store are rolled back. */
 typedef enum acp_code acp_handler(struct acp_call *call, struct json_object *params, struct acp_result *result);
 
@@ -39,7 +39,7 @@ struct acp_action {
 	bool supports_dry_run;
 	bool billable;
 	int rate_limit;      /* calls per minute and key, if lower than usual; 0: the usual limit */
-	const char *ceiling; /* the kind of object it creates, if that has a ceiling (ceilings.def); NULL: none */
+	const char *ceiling; /* the kind of object it creates, if that kind has a ceiling (ceilings.def); NULL: none */
 	const char *billing_unit; /* NULL, "call", "token", "row" or "sec" */
 };
 
@@ -49,7 +49,8 @@ struct acp_pack {
 	const struct acp_action *actions;
 };
 
-/* The handler of actions that call one SQL function: acp.<sql_function>, or one of the operator's: schema.name. */
+/* The handler of actions that call one SQL function: acp.<sql_function>, or schema.name for a function of the
+ * operator. */
 acp_handler acp_run_sql;
 
 /* The handler of actions that call an HTTP server of the operator. No transaction is open while it waits. */
@@ -61,19 +62,19 @@ acp_handler acp_run_http;
 enum acp_code acp_call_sql(struct acp_call *call, const char *function, struct json_object *params,
 			   struct json_object **data) ACP_MUSTCHECK;
 
-/* Refuses the call: the code, the JSON Pointer to the invalid member (NULL: none) and a sentence for the caller that
+/* Refuses the call with a code, the JSON Pointer to the invalid member (NULL: none) and a sentence for the caller that
  * says what failed and with which value. Returns code, so that a handler can `return acp_call_fail(…)`. */
 enum acp_code acp_call_fail(struct acp_call *call, enum acp_code code, const char *field, const char *format, ...)
 	ACP_PRINTF(4, 5);
 
-int64_t acp_call_rate_limit(const struct acp_call *call); /* calls per minute: usual, or the key's if higher */
+int64_t acp_call_rate_limit(const struct acp_call *call); /* calls per minute: usual, or the key's if that is higher */
 bool acp_call_has_scope(const struct acp_call *call, const char *scope); /* does the calling key have it? */
 bool acp_call_dry_run(const struct acp_call *call);
 const char *acp_call_tenant(const struct acp_call *call); /* UUID text */
 const struct acp_kernel *acp_call_kernel(const struct acp_call *call);
 
-/* An impact object with empty creates, updates, deletes, side_effects and warnings; risk: low, medium or high. NULL:
- * out of memory. */
+/* Makes an impact object with empty creates, updates, deletes, side_effects and warnings. risk: low, medium or high.
+ * NULL: out of memory. */
 struct json_object *acp_impact(const char *risk);
 
 #endif

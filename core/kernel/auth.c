@@ -4,7 +4,7 @@ enum acp_code acp_authenticate(const struct acp_kernel *kernel, const char *cred
 {
 	const struct acp_config *config = kernel->config;
 	uint8_t hash[ACP_SHA256_LEN];
-	/* Refuse a mistyped key without asking the hub; the reply is the same. */
+	/* Refuse a mistyped key without asking the hub. The reply is the same. */
 	if (!credential || !acp_key_wellformed(config->api_key_prefix, credential))
 		return ACP_INVALID_API_KEY;
 	acp_key_hash(config->key_pepper, credential, hash);

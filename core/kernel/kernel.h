@@ -1,5 +1,5 @@
-/* kernel.h - one installation of the router: its settings, its actions, its control plane. Immutable once started, and
- * shared by all threads. An embedding host makes one of these and calls acp_manage() for each request. */
+/* kernel.h - one installation of the router: its settings, its actions, its control plane. It is immutable once
+ * started, and shared by all threads. An embedding host creates one and calls acp_manage() for each request. */
 #ifndef ACP_KERNEL_H
 #define ACP_KERNEL_H
 
@@ -31,8 +31,8 @@ struct acp_kernel {
 	size_t entry_count;
 };
 
-/* Registers the packs (terminated by NULL) and compiles their schemas. Returns false with a sentence in why when a row
- * is incomplete, a name occurs twice or a schema is invalid; the program must then not start. config and plane are
+/* Registers the packs (terminated by NULL) and compiles their schemas. Returns false with a sentence in why if a row is
+ * incomplete, a name occurs twice or a schema is invalid. The program must then not start. config and plane are
  * borrowed and must outlive the kernel. */
 bool acp_kernel_init(struct acp_kernel *kernel, const struct acp_config *config, const struct acp_control_plane *plane,
 		     const struct acp_pack *const *packs, char *why, size_t why_size) ACP_MUSTCHECK;

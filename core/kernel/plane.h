@@ -1,12 +1,12 @@
 /* plane.h - the control plane: the functions that the router calls in Repo B. sql/ implements them with PostgreSQL;
- * another host may implement them differently. They are grouped in tables, one per subject. A NULL member turns its
- * feature off.
+ * another host may implement them differently. They are grouped in tables, one per subject. A NULL member turns off its
+ * feature.
  *
  * Any number of threads may call a function at once. It gets the self of struct acp_control_plane (or a transaction
  * that the plane made). Codes: ACP_OK; ACP_UNAVAILABLE (the hub is unreachable, nothing was done); ACP_OUTCOME_UNKNOWN
  * from a function that changes something (no answer came: it was done, or may still be); ACP_INTERNAL_ERROR (nothing
- * was done); and those that a member's comment names. An out-parameter is set only with ACP_OK, unless the comment says
- * otherwise. Member names in comments are those of the JSON object; one with ? may be missing. */
+ * was done); and the codes that the comment of a member names. An out-parameter is set only with ACP_OK, unless the
+ * comment says otherwise. Member names in comments are those of the JSON object; a name with ? may be missing. */
 #ifndef ACP_PLANE_H
 #define ACP_PLANE_H
 
@@ -27,7 +27,7 @@ struct acp_principal {
 	char tenant_id[ACP_UUID_LEN];
 	char api_key_id[ACP_UUID_LEN];
 	char key_shown[ACP_KEY_SHOWN + 1];
-	char scopes[512]; /* separated by spaces, with one at both ends: " manage.read manage.domain " */
+	char scopes[512]; /* separated by spaces, with a space at both ends: " manage.read manage.domain " */
 	enum acp_tier tier;
 	bool policed;        /* a policy may apply: call authorize */
 	int64_t rate_limit;  /* calls of one action per minute; 0: the setting rate_limit */
@@ -38,12 +38,12 @@ struct acp_principal {
 struct acp_reservation {
 	bool allowed;
 	bool limited;       /* calls_used and calls_limit are valid (tier free) */
-	enum acp_tier tier; /* the current tier; may differ from the one at authentication */
+	enum acp_tier tier; /* the current tier; may differ from the tier at authentication */
 	int64_t calls_used; /* including reservations of running calls */
 	int64_t calls_limit;
 };
 
-/* The refusal of a function of the hub: a sentence for the caller and the invalid member; "" for none. */
+/* The refusal by a function of the hub: a sentence for the caller, and the invalid member. "" for none. */
 struct acp_refusal {
 	char message[256];
 	char field[256];
@@ -56,11 +56,11 @@ struct acp_settlement {
 	struct acp_event *event; /* its audit row; settle and record may complete it */
 	bool reserved;           /* a call is reserved in the allowance, under the event's id */
 	const char *claim;       /* the idempotency key that the call has claimed; NULL: none */
-	const char *fingerprint; /* NULL, or: a success first makes the claim, for a request with this fingerprint */
+	const char *fingerprint; /* NULL, or the fingerprint of the request: a success then first makes the claim */
 	const uint8_t *sealed;   /* a success stores this as the claim's result */
 	size_t sealed_len;
 	const char *approval; /* a success uses this approval up; NULL: none */
-	bool changes_access;  /* keys or their rights changed: every process must know before the answer */
+	bool changes_access;  /* keys or their rights changed: every process must learn of it before the reply */
 };
 
 /* Receives the result of a call that was settled later. */
@@ -87,7 +87,7 @@ struct acp_onboarding {
 	const uint8_t *key_hash; /* 32 bytes */
 	const char *key_shown;
 	const char *scopes;          /* separated by spaces */
-	const char *salt;            /* for deriving the key, again on a replay */
+	const char *salt;            /* for deriving the key, and for deriving it again on a replay */
 	const char *idempotency_key; /* its HMAC in hex */
 	const char *fingerprint;     /* hex SHA-256 of the canonical body */
 	bool customer;               /* queue the creation of a customer in the outbox, for the executor */
@@ -156,7 +156,7 @@ struct acp_plane_call {
 	void (*rollback)(struct acp_tx *tx);
 
 	/* The same for a handler that changes nothing, without a transaction to end: the function can only read. result
-	 * gets data, and the meta and quantity that the function set with acp.report(). NULL: use begin and run. */
+	 * receives data, and the meta and quantity that the function set with acp.report(). NULL: use begin and run. */
 	enum acp_code (*read)(void *self, const char *function, const char *tenant_id, struct json_object *params,
 			      struct json_object *ctx, struct acp_result *result, struct acp_refusal *refusal);
 
@@ -164,66 +164,66 @@ struct acp_plane_call {
 	 * event, all committed with tx (NULL: in a new transaction). *calls_used: free calls used, including this one,
 	 * or -1 if none was used. ACP_UPGRADE_REQUIRED: the reservation no longer exists (or the check had failed open)
 	 * and the allowance is used up. ACP_IDEMPOTENCY_CONFLICT: another call has taken over the claim. In both cases
-	 * nothing was done, so that the allowance stays exact and an idempotent call has one effect, whatever happened
+	 * nothing was done. So the allowance stays exact and an idempotent call has one effect, whatever happened
 	 * before. ACP_OUTCOME_UNKNOWN: it was committed, or may still be; call resolve. */
 	enum acp_code (*settle)(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *calls_used);
 
 	/* The same without waiting, for a call without a transaction (NULL: not supported). True: settled will be
-	 * called once, possibly before this returns, with the result that settle would have returned; the event must
-	 * live until then. With ACP_OK the calling thread serves other calls, too, so settled must not block. False:
-	 * use settle. */
+	 * called once, possibly before this returns, with the result that settle would have returned. The event must
+	 * live until then. With ACP_OK, the thread that calls settled also serves other calls, so settled must not
+	 * block. False: use settle. */
 	bool (*settle_later)(void *self, const struct acp_settlement *end, acp_settled *settled, void *arg);
 
 	/* Ends any other call: writes the event, and releases reservation and claim. */
 	enum acp_code (*record)(void *self, const struct acp_settlement *end);
 
-	/* Ends a call whose settle returned an unknown outcome. end: its refusal; the event has the call's own id.
-	 * ACP_OK: it was committed. ACP_UNAVAILABLE: it was not and never will be; its refusal is recorded as by
-	 * record. ACP_OUTCOME_UNKNOWN: still unknown; the row will be either the success, or the refusal with this
-	 * code, whichever comes first. NULL: settle never returns an unknown outcome. */
+	/* Ends a call whose settle returned an unknown outcome. end: the refusal of the call; its event has the call's
+	 * own id. ACP_OK: the call was committed. ACP_UNAVAILABLE: it was not and never will be; its refusal is
+	 * recorded as by record. ACP_OUTCOME_UNKNOWN: still unknown; the row will be either the success, or the refusal
+	 * with this code, whichever comes first. NULL: settle never returns an unknown outcome. */
 	enum acp_code (*resolve)(void *self, const struct acp_settlement *end);
 };
 
 /* Usage, the free allowance, prices and ceilings. */
 struct acp_plane_usage {
-	bool at_settle; /* principals carry the current tier and calls_limit, and settle counts a call without a
-			   reservation as exactly as one with it: a call that changes nothing need not reserve */
+	bool at_settle; /* principals have the current tier and calls_limit, and settle counts a call without a
+			   reservation as exactly as one with it, so a call that changes nothing need not reserve */
 
-	/* The usage object (contract 2.1) of a tenant, owned by the caller; period "YYYY-MM", or NULL for the current
-	 * month. NULL turns off enforcement, including reserve. */
+	/* Returns the usage object (contract 2.1) of a tenant, owned by the caller. period: "YYYY-MM", or NULL for the
+	 * current month. If this member is NULL, enforcement is off, including reserve. */
 	enum acp_code (*get)(void *self, const char *tenant_id, const char *period, struct json_object **usage);
 
 	/* Reserves one call for the given event id, until settle or record ends it. ts: from its principal. */
 	enum acp_code (*reserve)(void *self, const char *tenant_id, const char *event_id, const char *ts,
 				 struct acp_reservation *out);
 
-	/* The current price of so many units of an action for a paid tenant, owned by the caller: {unit, unit_amount,
-	 * amount, currency}. */
+	/* Returns the current price of quantity units of an action for a paid tenant: {unit, unit_amount, amount,
+	 * currency}. The caller owns it. */
 	enum acp_code (*get_price)(void *self, const char *unit, const char *action, int64_t quantity,
 				   struct json_object **price);
 
-	/* How many objects of a kind ("keys", "webhooks") a tenant has now; NULL turns ceilings off. */
+	/* Counts the objects of a kind ("keys", "webhooks") that a tenant has now. NULL turns ceilings off. */
 	enum acp_code (*live_count)(void *self, const char *tenant_id, const char *resource, int64_t *count);
 };
 
 /* Invoices, upgrades, the executor's work (Repo C), Stripe's events. */
 struct acp_plane_payments {
-	/* The invoice (contract 2.1) of a tenant and month, as in usage.get; NULL: no billing. */
+	/* Returns the invoice (contract 2.1) of a tenant and month, as in usage.get. NULL: no billing. */
 	enum acp_code (*get_invoice)(void *self, const char *tenant_id, const char *period,
 				     struct json_object **invoice);
 
-	/* The next step of a tenant's upgrade. what: tenant_id. reply: verdict, and for it:
-	 * paid: nothing to do; customer: obligation, to execute before calling this again; open: checkout_url,
-	 * expires_at (RFC 3339) of the existing session; create: attempt, customer, idempotency_key, obliged_at
-	 * (seconds since 1970) of the session to create. ACP_NOT_FOUND: no active tenant has this id. */
+	/* The next step of a tenant's upgrade. what: tenant_id. reply: verdict, and the members for that verdict. paid:
+	 * nothing to do; customer: obligation, to execute before calling this again; open: checkout_url, expires_at
+	 * (RFC 3339) of the existing session; create: attempt, customer, idempotency_key, obliged_at (seconds since
+	 * 1970) of the session to create. ACP_NOT_FOUND: no active tenant has this id. */
 	acp_plane_question *upgrade_begin;
 
 	/* The executor created the session. what: tenant_id, attempt, session_id, url, expires_at (seconds since 1970),
 	 * event (audit row). reply: checkout_url, expires_at (RFC 3339). */
 	acp_plane_question *upgrade_opened;
 
-	/* The executor did not create it. what: tenant_id, attempt, event (audit row), unknown? (true: perhaps it did;
-	 * the next attempt uses the same key). reply: empty. */
+	/* The executor did not create the session. what: tenant_id, attempt, event (audit row), unknown? (true: it may
+	 * have created it; the next attempt uses the same key). reply: empty. */
 	acp_plane_question *upgrade_failed;
 
 	/* Claims at most one obligation that is due, for an attempt that must be reported within lease seconds. what:
@@ -234,7 +234,7 @@ struct acp_plane_payments {
 
 	/* Reports an attempt. what: tenant_id, obligation, attempts, ok, data? (from the executor), error_code?,
 	 * error?, retry_after? (seconds; missing after a failure: given up). reply: counted, which is false if another
-	 * attempt had taken over the lease. */
+	 * attempt had already taken over the lease. */
 	acp_plane_question *obligation_done;
 
 	/* Processes an event with a valid signature; repeated events have no further effect. what: event_id, type,
@@ -267,15 +267,16 @@ struct acp_plane_hub {
 				struct json_object *ctx, struct json_object **reply, struct acp_refusal *refusal);
 
 	/* Audit events for a remote hub (NULL: no remote hub). The row of an event with `forward` is queued until it is
-	 * delivered. forward_take: gets at most so many, as an array that the caller owns, in a transaction that
+	 * delivered. forward_take: gets at most `most` of them, as an array that the caller owns, in a transaction that
 	 * forward_done ends; an empty array has no transaction. forward_done: with ACP_NOT_DELIVERED the events stay
-	 * queued; with ACP_DELIVERY_REFUSED the (single) event is put aside with the reason. */
+	 * queued; with ACP_DELIVERY_REFUSED the (single) event is kept for the operator, with the reason, and is not
+	 * sent again. */
 	enum acp_code (*forward_take)(void *self, int64_t most, struct acp_tx **tx, struct json_object **events);
 	enum acp_code (*forward_done)(struct acp_tx *tx, enum acp_delivery delivery, struct json_object *events,
 				      const char *reason);
 };
 
-/* The operator's view of the console (open NULL: there is none). */
+/* The operator's view of the console (open NULL: no console). */
 struct acp_plane_console {
 	/* Exchanges a link for a session, once. what: link, session (hex SHA-256 of their tokens). reply: expires_at
 	 * (RFC 3339). ACP_INVALID_API_KEY: the link was already used, or has expired. */
@@ -288,12 +289,12 @@ struct acp_plane_console {
 
 /* The plane's own maintenance, and its state. */
 struct acp_plane_upkeep {
-	/* Called every second, from one thread of each process: stores the audit rows that this host kept on its disk
+	/* Called every second, from one thread of each process. Stores the audit rows that this host kept on its disk
 	 * while the hub was unreachable. May be NULL. */
 	void (*catch_up)(void *self);
 
-	/* Called from time to time, from one thread of each process: creates future partitions, deletes expired data.
-	 * May be NULL. */
+	/* Called from time to time, from one thread of each process. Creates future partitions and deletes expired
+	 * data. May be NULL. */
 	void (*maintain)(void *self);
 
 	/* The hub's own metrics, all gauges (NULL: none): an array, owned by the caller, of {name, help, samples:
