@@ -6,8 +6,8 @@
 
 #include <arpa/inet.h>
 
-/* Copies the caller's text into out: redacted as a whole, then cut at a character boundary. *member points to it, or is
- * NULL without a text. False: out of memory. */
+/* Copies the caller's text into out, redacted as a whole and then cut at a character boundary. *member points to out,
+ * or is NULL if there is no text. False: out of memory. */
 static bool keep_text(const char **member, char out[ACP_EVENT_TEXT_MAX + 1], const char *text,
 		      const char *api_key_prefix)
 {
@@ -24,7 +24,8 @@ static bool keep_text(const char **member, char out[ACP_EVENT_TEXT_MAX + 1], con
 	return ok;
 }
 
-/* Every known web server sets REMOTE_ADDR to an address. Any other text is omitted, so that the row does not fail. */
+/* Returns ip if it is an address. Every known web server sets REMOTE_ADDR to one. Any other text is omitted, because
+ * the row could not be stored with it. */
 static const char *address_of(const char *ip)
 {
 	unsigned char parsed[16];

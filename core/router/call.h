@@ -29,8 +29,8 @@ struct acp_call {
 	bool claimed;                     /* this call holds the idempotency key until it ends */
 	char own_key[ACP_UUID_LEN];       /* key for storing a write that came without one; "" = not stored */
 	char fingerprint[ACP_SHA256_HEX]; /* for own_key */
-	struct json_object *decision;     /* of the policy engine; owned; NULL: it was not asked */
-	const char *approval;             /* in decision: the approval that this call uses up when it succeeds */
+	struct json_object *decision;     /* by the policy engine; owned; NULL: it was not asked */
+	const char *approval;             /* in decision: the approval that this call uses up if it succeeds */
 	bool policy_check_failed;         /* a read proceeded without a decision */
 	bool acted;                       /* the call was sent to an upstream: its effect cannot be undone */
 	struct acp_tx *tx;                /* open transaction of the handler, or NULL */
@@ -39,7 +39,7 @@ struct acp_call {
 	/* the end */
 	struct acp_event event;
 	struct acp_settlement end;
-	struct acp_buf sealed;    /* the encrypted result, if it is stored under an idempotency key */
+	struct acp_buf sealed;    /* the encrypted result, if it will be stored under an idempotency key */
 	bool recorded;            /* the audit row is written, or kept */
 	struct json_object *body; /* owned: body of a success, made before the call is committed; NULL: not made */
 	acp_answered *answered;   /* completion callback; NULL: acp_manage waits */

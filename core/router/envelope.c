@@ -83,7 +83,8 @@ enum acp_code acp_envelope_parse(struct acp_call *call)
 	return call->code;
 }
 
-/* The body's idempotency_key and the header Idempotency-Key mean the same. Both may be sent if they agree. */
+/* The idempotency_key of the body and the header Idempotency-Key mean the same. A request may have both if they
+ * agree. */
 static enum acp_code check_idempotency_key(struct acp_call *call)
 {
 	bool there = json_object_object_get_ex(call->envelope, "idempotency_key", NULL);
@@ -118,7 +119,7 @@ static enum acp_code check_params(struct acp_call *call)
 	return ACP_OK;
 }
 
-/* Refuses unknown members: otherwise a misspelt dry_run would run for real. */
+/* Refuses unknown members. Otherwise a call with a misspelt dry_run would run for real. */
 static enum acp_code check_member_names(struct acp_call *call)
 {
 	json_object_object_foreach(call->envelope, name, value)
@@ -181,7 +182,7 @@ static bool add_text(struct json_object *array, const struct acp_buf *text)
 	return false;
 }
 
-/* The limits that the call had to observe. NULL: out of memory. */
+/* Lists the limits that the call had to observe. NULL: out of memory. */
 static struct json_object *constraints_of(const struct acp_call *call)
 {
 	char memory[80];
@@ -238,7 +239,7 @@ bool acp_envelope_prepare(struct acp_call *call)
 	return acp_buf_ok(out) && acp_buf_reserve(out, WARNING_MAX);
 }
 
-/* The error's body, with the members specific to this error. NULL: out of memory. */
+/* Makes the body of an error reply, with the members specific to this error. NULL: out of memory. */
 static struct json_object *refusal_body(struct acp_call *call)
 {
 	struct json_object *body = acp_error_body(call->code, call->request->request_id, call->error, call->field);
@@ -262,7 +263,7 @@ void acp_envelope_reply(struct acp_call *call, struct acp_reply *reply)
 		reply->body = call->body;
 		call->body = NULL;
 		acp_copy(reply->idempotency_key, sizeof reply->idempotency_key, call->own_key);
-		/* The call is done and counted: better a reply without its warning than none. */
+		/* The call is done and counted, so a reply without its warning is better than none. */
 		bool warned = call->warning && acp_json_put(reply->body, "warning", json_object_get(call->warning));
 		reply->written = call->request->out && !warned;
 	} else {

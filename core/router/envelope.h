@@ -11,7 +11,7 @@ enum acp_code acp_envelope_parse(struct acp_call *call) ACP_MUSTCHECK;
 /* Checks the members and fills call->action_name, params, idempotency_key, dry_run. */
 enum acp_code acp_envelope_check(struct acp_call *call) ACP_MUSTCHECK;
 
-/* Makes the body of a success and writes it to the host's buffer, before the call is committed. False: out of
+/* Makes the body of a success and writes it to the host's buffer. Called before the call is committed. False: out of
  * memory. */
 bool acp_envelope_prepare(struct acp_call *call) ACP_MUSTCHECK;
 

@@ -60,7 +60,7 @@ static enum acp_code replay(struct acp_call *call, const struct acp_claim *claim
 	if (ok)
 		return ACP_IDEMPOTENT_REPLAY;
 	return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL,
-			     "the stored reply of this idempotency key cannot be read any more");
+			     "the stored reply of this idempotency key can no longer be read");
 }
 
 enum acp_code acp_idempotency_claim(struct acp_call *call)
@@ -81,7 +81,7 @@ enum acp_code acp_idempotency_claim(struct acp_call *call)
 	else if (code == ACP_OK && claim.verdict == ACP_CLAIM_MISMATCH)
 		code = ACP_IDEMPOTENCY_MISMATCH;
 	free(claim.sealed);
-	/* A claim that may have been made is released with the call's row; nothing else was done. */
+	/* If the claim may have been made, the row of the call releases it. Nothing else was done. */
 	call->claimed = code == ACP_OK || code == ACP_OUTCOME_UNKNOWN;
 	if (code == ACP_OUTCOME_UNKNOWN)
 		code = ACP_UNAVAILABLE;
@@ -113,7 +113,7 @@ static bool seal_result(const struct acp_call *call, struct acp_buf *sealed)
 
 bool acp_idempotency_seal(struct acp_call *call, struct acp_buf *sealed, struct acp_settlement *end)
 {
-	/* Only when the database also holds the effect does a result stored there prove anything. */
+	/* A result that is stored in the database proves something only if the database also holds the effect. */
 	bool own = !call->idempotency_key && call->tx && call->entry->action->writes;
 	acp_buf_init(sealed, SEALED_MAX);
 	if (!call->claimed && !own)

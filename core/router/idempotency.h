@@ -1,28 +1,29 @@
 /* idempotency.h - makes a call with an idempotency key take effect once (contract section 3, "Idempotency").
  *
- * The key is claimed before the handler runs, and the result is stored in the handler's transaction. It is encrypted: a
- * reply may hold a secret that is shown once, which the database must not hold in clear text. A dry run claims
- * nothing. */
+ * The key is claimed before the handler runs, and the result is stored in the handler's transaction. The result is
+ * encrypted: a reply may contain a secret that is shown only once, and the database must not hold it unencrypted. A dry
+ * run claims nothing. */
 #ifndef ACP_IDEMPOTENCY_H
 #define ACP_IDEMPOTENCY_H
 
 #include "call.h"
 
-/* The key under which the call may be repeated. It is the client's key, if it sent one. Otherwise a write has a random
- * key: its result is stored under that key in the handler's transaction, and whoever repeats the call presents it.
- * Because it may give access to a key that is shown once, it is never an id that others see. In all other cases it is
- * the event's id, which an upstream also gets. */
+/* Returns the key under which the call may be repeated. If the client sent a key, it is that key. Otherwise a write has
+ * a random key: its result is stored under that key in the handler's transaction, and a client that repeats the call
+ * presents it. It may give access to a key that is shown only once, so it is never an id that others see. In all other
+ * cases it is the event's id, which an upstream also gets. */
 const char *acp_idempotency_key(const struct acp_call *call);
 
-/* Puts that key into the reply of a call whose outcome is not known. */
+/* Adds that key to the reply of a call with unknown outcome. */
 void acp_idempotency_tell(struct acp_call *call);
 
-/* The stage. ACP_IDEMPOTENT_REPLAY: an earlier call succeeded, and call->result.data is its result;
+/* The stage of the pipeline. ACP_IDEMPOTENT_REPLAY: an earlier call succeeded, and call->result.data is its result.
  * ACP_IDEMPOTENCY_CONFLICT, ACP_IDEMPOTENCY_MISMATCH: as in the contract. */
 enum acp_code acp_idempotency_claim(struct acp_call *call) ACP_MUSTCHECK;
 
-/* Identifies a request: the action, the params as sent, and the scopes of the key, so that a key never gets a result
- * that only another key was allowed to produce. Hashed with a secret, because params may be guessable. */
+/* Identifies a request by the action, the params as sent, and the scopes of the key. The scopes ensure that a key never
+ * gets a result that only another key was allowed to produce. Hashed with a secret, because params may be guessable.
+ * False: out of memory. */
 bool acp_idempotency_fingerprint(const struct acp_call *call, char hex[ACP_SHA256_HEX]) ACP_MUSTCHECK;
 
 /* Before settling: puts the key and the encrypted result into end. sealed is initialised here; the caller releases it

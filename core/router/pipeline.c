@@ -60,7 +60,7 @@ static enum acp_code look_up(struct acp_call *call)
 	call->entry = acp_kernel_find(call->kernel, name);
 	if (call->entry)
 		return ACP_OK;
-	/* Echo only text that looks like a name: anything else may be a secret in the wrong place. */
+	/* Echo only text that looks like a name. Anything else may be a secret in the wrong place. */
 	bool plain = len <= 100 && name[len] == '\0';
 	return acp_call_fail(call, ACP_NOT_FOUND, NULL, "there is no action %s; meta.actions lists them",
 			     plain ? name : "of this name");
@@ -84,7 +84,7 @@ static enum acp_code check_dry_run(struct acp_call *call)
 			     "action %s does not support dry_run; leave it out to run it", call->action_name);
 }
 
-/* The name of the rate limit: one key calling one action. */
+/* Makes the name of the rate limit, which applies to one key calling one action. */
 static void rate_name(const struct acp_call *call, char out[160])
 {
 	snprintf(out, 160, "%s %.100s", call->principal.api_key_id, call->entry->action->name);
@@ -111,7 +111,8 @@ static enum acp_code check_rate(struct acp_call *call)
 			     (long long)limit, call->entry->action->name, (long long)call->rate.reset);
 }
 
-/* A call that a later rule denies does not count against the rate limit: no limit counts a call unless all allow it. */
+/* A call counts only if all limits allow it. So a call that a later rule denies does not count against the rate
+ * limit. */
 static void release_rate(struct acp_call *call)
 {
 	char name[160];
@@ -134,7 +135,7 @@ static enum acp_code check_params(struct acp_call *call)
 	return acp_call_fail(call, ACP_VALIDATION_ERROR, field, "%s %s", field, bad.message);
 }
 
-/* The ceiling of a resource, from the table of ceilings. */
+/* Returns the ceiling of a resource, from the table of ceilings. */
 static int64_t ceiling_of(const struct acp_config *config, const char *resource)
 {
 #define ACP_CEILING(name, setting)                                                                                     \
@@ -163,7 +164,7 @@ static enum acp_code check_ceiling(struct acp_call *call)
 }
 
 /* Rolls back the handler's transaction, if there is one. */
-static void undo(struct acp_call *call)
+static void roll_back(struct acp_call *call)
 {
 	if (call->tx)
 		call->kernel->plane->call.rollback(call->tx);
@@ -178,9 +179,9 @@ static enum acp_code run_handler(struct acp_call *call)
 	if (code != ACP_OK)
 		return acp_usage_after_failure(call);
 	if (code == ACP_OK && call->dry_run) {
-		/* A dry run persists only its row. Its transaction ends here, so that the price query does not need a
+		/* A dry run stores only its row. Its transaction ends here, so that the price query does not need a
 		 * second connection. */
-		undo(call);
+		roll_back(call);
 		if (!acp_usage_estimate(call))
 			return fail_plain(call, ACP_INTERNAL_ERROR);
 	}
@@ -193,7 +194,7 @@ static void release_end(struct acp_call *call)
 	acp_buf_release(&call->sealed);
 }
 
-/* Prepares a success: effect, usage and audit row commit together. */
+/* Prepares a success: effect, usage and audit row are committed together. */
 static bool make_end(struct acp_call *call)
 {
 	call->end = (struct acp_settlement){.event = &call->event,
@@ -204,7 +205,7 @@ static bool make_end(struct acp_call *call)
 		call->code = fail_plain(call, ACP_INTERNAL_ERROR);
 		return false;
 	}
-	/* Everything here that can fail does so before the commit, so that every committed call gets its answer. */
+	/* Everything here that can fail does so before the commit, so that every committed call gets its reply. */
 	if (acp_idempotency_seal(call, &call->sealed, &call->end) && acp_envelope_prepare(call))
 		return true;
 	release_end(call);
@@ -212,7 +213,7 @@ static bool make_end(struct acp_call *call)
 	return false;
 }
 
-/* Finds out whether a call was done whose commit was not answered. If it was not done, its refusal is now recorded. */
+/* Determines whether a call whose commit was not answered took effect. If it did not, records its refusal. */
 static enum acp_code resolve(struct acp_call *call)
 {
 	struct acp_event event;
@@ -229,13 +230,13 @@ static enum acp_code resolve(struct acp_call *call)
 	return code;
 }
 
-/* The code for a call that could not be stored. An upstream may have acted all the same. */
+/* Returns the code for a call that could not be stored. Its upstream may nevertheless have acted. */
 static enum acp_code failed_end(const struct acp_call *call, enum acp_code code)
 {
 	return code == ACP_UNAVAILABLE && call->acted ? ACP_OUTCOME_UNKNOWN : code;
 }
 
-static void take_end(struct acp_call *call, enum acp_code code, int64_t calls_used)
+static void handle_end(struct acp_call *call, enum acp_code code, int64_t calls_used)
 {
 	release_end(call);
 	if (code == ACP_OUTCOME_UNKNOWN)
@@ -256,7 +257,7 @@ static void settle(struct acp_call *call)
 	struct acp_tx *tx = call->tx;
 	call->tx = NULL;
 	enum acp_code code = plane->call.settle(plane->self, tx, &call->end, &calls_used);
-	take_end(call, code, calls_used);
+	handle_end(call, code, calls_used);
 }
 
 /* The stages in order (contract section 3), up to the call's end. A stage returns ACP_OK to continue. */
@@ -295,12 +296,12 @@ static void log_lost(const struct acp_event *event)
 	json_object_put(json);
 }
 
-/* The end of every call that is not a settled success: rolls back the handler's work, releases reservation and claim,
- * and writes the one audit row. If that row cannot be written, the answer is always 503. */
+/* Ends every call that is not a settled success: rolls back the handler's work, releases reservation and claim, and
+ * writes the single audit row. If that row cannot be written, the reply is always 503. */
 static void record_exit(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
-	undo(call);
+	roll_back(call);
 	release_rate(call);
 	if (call->recorded)
 		return;
@@ -371,11 +372,11 @@ static void answer(struct acp_call *call)
 static void settled(void *arg, enum acp_code code, int64_t calls_used)
 {
 	struct acp_call *call = arg;
-	take_end(call, code, calls_used);
+	handle_end(call, code, calls_used);
 	answer(call);
 }
 
-/* After true, the call may already have been answered. */
+/* If this returns true, the call may already have been answered. */
 static bool settle_later(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
@@ -452,7 +453,7 @@ static struct json_object *sql_context(const struct acp_call *call)
 	return NULL;
 }
 
-/* Runs in the call's transaction, and begins it if necessary. */
+/* Calls the function in the call's transaction, which it begins if necessary. */
 static enum acp_code run_sql(struct acp_call *call, const char *function, struct json_object *params,
 			     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
 {
@@ -464,7 +465,7 @@ static enum acp_code run_sql(struct acp_call *call, const char *function, struct
 	return plane->call.run(call->tx, function, call->principal.tenant_id, params, ctx, data, refusal);
 }
 
-/* A read has nothing to commit at the call's end, so it needs no transaction. */
+/* Calls the function without a transaction: a read has nothing to commit at the end of the call. */
 static enum acp_code read_sql(struct acp_call *call, const char *function, struct json_object *params,
 			      struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
 {

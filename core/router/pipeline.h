@@ -43,10 +43,10 @@ struct acp_reply {
 	const char *action; /* static: name of a registered action, or NULL */
 };
 
-/* Runs one call of POST /api/manage. Never fails: errors are in the reply, and in one audit row. */
+/* Runs one call of POST /api/manage. Never fails: errors are reported in the reply, and in one audit row. */
 void acp_manage(const struct acp_kernel *kernel, const struct acp_request *request, struct acp_reply *reply);
 
-/* The same without blocking the thread while the call is stored. answered is called once, with arg: either by this
+/* The same without blocking the thread while the call is stored. answered is called once, with arg, either by this
  * thread before acp_manage_later returns, or by another thread. In the second case it must not block, and it takes over
  * the request. kernel and request must live until then. call: memory for one call at a time; reusable. */
 typedef void acp_answered(void *arg, struct acp_reply *reply);

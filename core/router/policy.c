@@ -3,7 +3,7 @@
 #include "idempotency.h"
 #include "log.h"
 
-/* Identifies the call to the hub: an approval covers exactly this request. */
+/* Describes the call to the hub. An approval covers exactly this request. */
 static struct json_object *make_query(const struct acp_call *call)
 {
 	char hash[ACP_SHA256_HEX];
@@ -32,7 +32,7 @@ void acp_policy_note(struct json_object *decision)
 	const char *fault = acp_json_string(decision, "fault");
 	if (fault)
 		acp_log(ACP_LOG_ERROR,
-			"%s cannot be evaluated, so the calls that it covers are refused; acpctl doctor tells why, "
+			"%s cannot be evaluated, so the calls that it covers are refused; acpctl doctor shows why, "
 			"acpctl policy disable turns it off",
 			fault);
 }
@@ -73,7 +73,7 @@ enum acp_code acp_policy_check(struct acp_call *call)
 	acp_policy_note(call->decision);
 	if (code == ACP_OK)
 		return apply_decision(call);
-	/* An approval was to be requested and may have been, so the policies were reachable. */
+	/* The hub was about to request an approval and may have done so, so the policies were reachable. */
 	bool asked = code == ACP_OUTCOME_UNKNOWN;
 	if (code != ACP_UNAVAILABLE && !asked) /* the policies could not be evaluated: one of them may deny the call */
 		return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "%s", acp_code_sentence(ACP_INTERNAL_ERROR));

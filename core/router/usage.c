@@ -21,14 +21,14 @@ static struct json_object *usage_numbers(int64_t used, int64_t limit)
 	return NULL;
 }
 
-/* The link of a reply. Its life is counted from our own clock: it only has to be roughly right. */
+/* Makes the link for a reply. Its lifetime is counted by our own clock, because it only has to be roughly right. */
 static void upgrade_url_now(const struct acp_call *call, char out[512])
 {
 	const struct acp_config *config = call->kernel->config;
 	acp_upgrade_url(config, call->principal.tenant_id, (int64_t)time(NULL) + config->upgrade_link_ttl * 86400, out);
 }
 
-/* The start of the month after the call's, from the hub's timestamp "YYYY-MM-…" (always in UTC). */
+/* Writes the start of the month after the call's month, taken from the hub's timestamp "YYYY-MM-…" (always in UTC). */
 static void resets_at(const char *ts, char out[32])
 {
 	int year = 0;
@@ -42,8 +42,8 @@ enum acp_code acp_usage_refuse(struct acp_call *call, int64_t calls_used)
 {
 	char url[512];
 	char resets[32];
-	const struct acp_reservation *place = &call->reservation;
-	int64_t limit = place->limited ? place->calls_limit : call->kernel->config->free_calls_limit;
+	const struct acp_reservation *reservation = &call->reservation;
+	int64_t limit = reservation->limited ? reservation->calls_limit : call->kernel->config->free_calls_limit;
 	upgrade_url_now(call, url);
 	resets_at(call->principal.ts, resets);
 	call->extra = json_object_new_object();
@@ -57,8 +57,8 @@ enum acp_code acp_usage_refuse(struct acp_call *call, int64_t calls_used)
 			     (long long)limit);
 }
 
-/* Reserves a call in the allowance, or refuses it. When the check itself fails, the call proceeds (fail-open). */
-static enum acp_code hold_place(struct acp_call *call)
+/* Reserves a call in the allowance, or refuses it. If the check itself fails, the call proceeds (fail-open). */
+static enum acp_code reserve_call(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	enum acp_code code = plane->usage.reserve(plane->self, call->principal.tenant_id, call->event_id,
@@ -75,7 +75,7 @@ static enum acp_code hold_place(struct acp_call *call)
 	return ACP_OK;
 }
 
-/* A call that changes nothing is counted when it ends, in the statement that stores its row. That counts or refuses it
+/* A call that changes nothing is counted when it ends, by the statement that stores its row. This counts or refuses it
  * as exactly as a reservation does. */
 static bool may_wait_for_settle(const struct acp_call *call)
 {
@@ -90,7 +90,7 @@ enum acp_code acp_usage_reserve(struct acp_call *call)
 	if (!acp_usage_enforced(call->kernel) || !call->entry->action->billable || call->dry_run)
 		return ACP_OK;
 	if (!may_wait_for_settle(call))
-		return hold_place(call);
+		return reserve_call(call);
 	call->reservation = (struct acp_reservation){
 		.allowed = true,
 		.limited = who->tier == ACP_TIER_FREE,
@@ -106,31 +106,31 @@ enum acp_code acp_usage_after_failure(struct acp_call *call)
 		return failed;
 	/* The allowance is checked before the handler, so a used-up allowance takes precedence as the error. A call
 	 * reserved here is released with its row. */
-	return hold_place(call) == ACP_OK ? failed : ACP_UPGRADE_REQUIRED;
+	return reserve_call(call) == ACP_OK ? failed : ACP_UPGRADE_REQUIRED;
 }
 
 void acp_usage_warn(struct acp_call *call, int64_t calls_used)
 {
 	char url[512];
 	char message[160];
-	const struct acp_reservation *place = &call->reservation;
-	if (calls_used < 0 || !place->limited ||
-	    calls_used * 100 < place->calls_limit * call->kernel->config->warn_at_percent)
+	const struct acp_reservation *reservation = &call->reservation;
+	if (calls_used < 0 || !reservation->limited ||
+	    calls_used * 100 < reservation->calls_limit * call->kernel->config->warn_at_percent)
 		return;
 	upgrade_url_now(call, url);
 	snprintf(message, sizeof message,
 		 "%lld of %lld free calls of this month are used. Add a payment method to continue after that.",
-		 (long long)calls_used, (long long)place->calls_limit);
+		 (long long)calls_used, (long long)reservation->calls_limit);
 	call->warning = json_object_new_object();
 	if (call->warning && acp_json_add_string(call->warning, "message", message) &&
 	    acp_json_add_string(call->warning, "upgrade_url", url) &&
-	    acp_json_add(call->warning, "usage", usage_numbers(calls_used, place->calls_limit)))
+	    acp_json_add(call->warning, "usage", usage_numbers(calls_used, reservation->calls_limit)))
 		return;
 	json_object_put(call->warning);
 	call->warning = NULL;
 }
 
-/* The hub gives amounts as exact decimals. A tenant treated as free pays nothing for any call that it may make. */
+/* The hub returns amounts as exact decimals. A tenant treated as free pays nothing for any call that it may make. */
 bool acp_usage_estimate(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;

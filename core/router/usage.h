@@ -1,5 +1,5 @@
-/* usage.h - the free allowance (contract section 3, "Usage"). Nothing happens here unless the control plane has
- * usage.get and the setting usage_enforcement is on. */
+/* usage.h - the free allowance (contract section 3, "Usage"). It does nothing unless the control plane has usage.get
+ * and the setting usage_enforcement is on. */
 #ifndef ACP_USAGE_H
 #define ACP_USAGE_H
 
@@ -9,21 +9,21 @@
 bool acp_usage_enforced(const struct acp_kernel *kernel);
 
 /* Before the handler: reserves a billable call that is not a dry run, unless it can be counted at the call's end.
- * ACP_UPGRADE_REQUIRED: the allowance is used up. When the check itself fails, the call proceeds and its audit row says
+ * ACP_UPGRADE_REQUIRED: the allowance is used up. If the check itself fails, the call proceeds, and its audit row says
  * so. */
 enum acp_code acp_usage_reserve(struct acp_call *call) ACP_MUSTCHECK;
 
-/* When the handler failed: the final code of the call, which is call->code or ACP_UPGRADE_REQUIRED. */
+/* After the handler failed: returns the final code of the call, which is call->code or ACP_UPGRADE_REQUIRED. */
 enum acp_code acp_usage_after_failure(struct acp_call *call) ACP_MUSTCHECK;
 
-/* Refuses a call beyond the allowance with 402: link, usage and the time when the allowance resets. calls_used: from
- * the hub; -1 when the number is not known. */
+/* Refuses a call beyond the allowance with 402. The reply has the link, the usage and the time when the allowance
+ * resets. calls_used: from the hub; -1 if the number is not known. */
 enum acp_code acp_usage_refuse(struct acp_call *call, int64_t calls_used);
 
-/* After the call was counted: adds the warning to the reply when calls_used (-1: not limited) is near the limit. */
+/* After the call was counted: adds the warning to the reply if calls_used (-1: not limited) is near the limit. */
 void acp_usage_warn(struct acp_call *call, int64_t calls_used);
 
-/* For dry runs: the price of the real call for this tenant now, as member estimated_cost of the impact. */
+/* For dry runs: adds the price of the real call for this tenant now, as member estimated_cost of the impact. */
 bool acp_usage_estimate(struct acp_call *call) ACP_MUSTCHECK;
 
 #endif
