@@ -7,7 +7,7 @@
 struct acp_tx {
 	struct fake_plane *fake;
 	bool read_only;
-	int64_t effects; /* dropped unless settle comes */
+	int64_t effects; /* dropped without settle */
 };
 
 static const char *const step_names[FAKE_STEPS] = {"authenticate", "get_usage", "reserve", "get_price", "begin",  "run",
@@ -152,7 +152,7 @@ static void rollback(struct acp_tx *tx)
 	leave(fake, ACP_OK);
 }
 
-static void release_place(struct fake_plane *fake, bool reserved)
+static void release_reservation(struct fake_plane *fake, bool reserved)
 {
 	fake->reserved = reserved;
 	if (reserved && fake->held-- <= 0)
@@ -167,7 +167,7 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 	fake->reserved = end->reserved;
 	*calls_used = -1;
 	if (code == ACP_OK) {
-		release_place(fake, end->reserved);
+		release_reservation(fake, end->reserved);
 		if (end->reserved)
 			*calls_used = ++fake->used;
 		fake->effects += tx ? tx->effects : 0;
@@ -184,7 +184,7 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 	enum acp_code code = enter(fake, FAKE_RECORD);
 	fake->reserved = end->reserved;
 	if (code == ACP_OK) {
-		release_place(fake, end->reserved);
+		release_reservation(fake, end->reserved);
 		capture_row(fake, end->event);
 	}
 	return leave(fake, code);
@@ -194,7 +194,7 @@ static enum acp_code resolve(void *self, const struct acp_settlement *end)
 {
 	struct fake_plane *fake = self;
 	enum acp_code code = enter(fake, FAKE_RESOLVE);
-	release_place(fake, end->reserved);
+	release_reservation(fake, end->reserved);
 	if (code != ACP_OK)
 		capture_row(fake, end->event);
 	return leave(fake, code);

@@ -1,6 +1,6 @@
 /* fake_plane.h - a control plane in memory, to test the pipeline without PostgreSQL. It keeps the promises of plane.h:
- * a reservation is used or released; effects commit with settle or not at all; any number of threads may call it. It
- * can be told to fail at each step, and records the calls it gets. */
+ * a reservation is used or released; effects commit with settle or not at all; any number of threads may call it. Each
+ * step can be made to fail, and calls are recorded. */
 #ifndef ACP_TESTS_FAKE_PLANE_H
 #define ACP_TESTS_FAKE_PLANE_H
 
@@ -39,7 +39,7 @@ struct fake_agent {
 };
 
 struct fake_plane {
-	struct acp_control_plane plane; /* pass this one to the kernel; members may be set to NULL before that */
+	struct acp_control_plane plane; /* pass this to the kernel; members may be set to NULL before that */
 	pthread_mutex_t lock;
 	char key[ACP_KEY_MAX]; /* the one usable API key */
 	uint8_t key_hash[ACP_SHA256_LEN];
@@ -77,7 +77,7 @@ struct fake_plane {
 void fake_plane_init(struct fake_plane *fake);
 void fake_plane_release(struct fake_plane *fake);
 
-/* Clears the record (not the switches and not the state). */
+/* Clears the record, but not the switches and the state. */
 void fake_plane_forget(struct fake_plane *fake);
 
 /* The last audit row as JSON text, owned by the plane; "" when there is none. */

@@ -1,11 +1,12 @@
-/* The text that a row's hash is made from, against tests/chain/vectors.json, and the rules of stored rows. */
+/* The texts from which the hashes of rows are made, compared with tests/chain/vectors.json; and the rules of stored
+ * rows. */
 #include "../tmain.h"
 
 #include "chain_text.h"
 #include "json.h"
 #include "proof.h"
 
-static struct acp_buf out; /* the text at hand */
+static struct acp_buf out; /* the current text */
 
 static struct json_object *all_vectors(void)
 {
@@ -28,7 +29,7 @@ static const char *string_of(struct json_object *object, const char *name)
 	return acp_json_string(object, name);
 }
 
-/* "2026-11-30T09:15:42.120000Z" as an event has it (suffix "+00") or PostgreSQL writes it (""). */
+/* Converts "2026-11-30T09:15:42.120000Z" to the form of an event (suffix "+00") or of PostgreSQL (""). */
 static const char *moment(struct json_object *value, const char *suffix)
 {
 	static char text[48];
@@ -62,7 +63,8 @@ static struct acp_event event_of(struct json_object *vector)
 	return event;
 }
 
-/* What the line of a field in a text holds; NULL: null. For what the columns of a stored row are not given for. */
+/* Returns the value of a field in a text, or NULL if it is null. Used for columns whose stored form the vector does not
+ * have. */
 static const char *line_of(const char *text, const char *name, char *room, size_t size)
 {
 	char head[64];
@@ -100,7 +102,7 @@ static struct acp_chain_row row_of(struct json_object *vector)
 	return row;
 }
 
-/* The text in out, and the hash behind the one before. */
+/* Checks the text in out, and the hash of it and the previous hash. */
 static void expect(struct json_object *vector)
 {
 	char hex[ACP_SHA256_HEX];
@@ -151,7 +153,7 @@ static void test_stored_rows(void)
 	acp_buf_release(&out);
 }
 
-/* A text taken apart gives its columns back, the moment as PostgreSQL writes it. */
+/* Parsing a text returns its columns, with the time in PostgreSQL's form. */
 static void test_parsed_texts(void)
 {
 	struct acp_row row = {0};
@@ -177,7 +179,7 @@ static bool has_text(const struct acp_chain_row *row)
 
 enum { ACTOR = 8, ADDRESS = 16, LATENCY = 15 };
 
-/* No text was ever stored of a value without its salt, or beside what says that it was erased. */
+/* A row has no text if it has a personal value without a salt, or contradictory marks of erasure. */
 static void test_inconsistent_rows(void)
 {
 	struct acp_chain_row whole = row_of(vector_at(0));
@@ -249,7 +251,7 @@ static void test_moments(void)
 		CU_ASSERT_FALSE(acp_time_us(bad[i], &us));
 }
 
-/* Fractions in result_meta are left to PostgreSQL, which keeps their digits; a moment must be there. */
+/* A result_meta with fractions is left to PostgreSQL, which keeps their digits. */
 static void test_left_to_postgresql(void)
 {
 	struct acp_event event = event_of(vector_at(3));

@@ -23,7 +23,7 @@ static char base[64]; /* this test's folder; the journal is base/journal */
 static char dir[80];
 static char why[512];
 
-/* The events that replays passed to the committer below: how often each came. */
+/* How often replays passed each event to the committer below. */
 static int seen[MAX_EVENTS];
 static int batches, fail_at; /* the batch that fails, from 1; 0: none */
 static int poison = -1;      /* the event that can never be stored */
@@ -154,7 +154,7 @@ static struct acp_journal_counts replay(struct acp_journal *journal, enum acp_co
 	return counts;
 }
 
-/* True if each of [first, first + count) was committed so many times. */
+/* True if each event of [first, first + count) was committed that many times. */
 static bool were_seen(int first, int count, int times)
 {
 	for (int i = first; i < first + count; i++)
@@ -201,8 +201,8 @@ static void write_all(const char *path, const char *bytes, size_t len)
 	close(fd);
 }
 
-/* Makes a closed journal of so many events in small batches. Returns the content of its file. */
-static char *left_behind(int events, char path[400], size_t *len)
+/* Makes a closed journal with that many events in small batches. Returns the content of its file. */
+static char *closed_journal(int events, char path[400], size_t *len)
 {
 	struct acp_journal *journal = open_journal(PLENTY);
 	for (int i = 0; i < events; i += 7)
@@ -259,13 +259,13 @@ static void test_refused_events(void)
 	end();
 }
 
-/* A crash cut off the last line at any of its bytes: the other events come, and the file is removed. */
+/* A crash may cut off the last line at any byte: the other events are committed, and the file is removed. */
 static void test_torn_tail(void)
 {
 	size_t len, last;
 	char path[400], other[400];
 	begin();
-	char *whole = left_behind(3, path, &len);
+	char *whole = closed_journal(3, path, &len);
 	for (last = len - 1; whole[last - 1] != '\n'; last--)
 		;
 	for (size_t cut = last; cut <= len; cut++) {
@@ -283,13 +283,13 @@ static void test_torn_tail(void)
 	end();
 }
 
-/* The file system had extended the file, but the data had not arrived: zeros, also more than a line's length. */
+/* After a crash the file system may have extended the file before the data arrived: zeros, even more than a line. */
 static void test_zero_tail(void)
 {
 	size_t len;
 	char path[400];
 	begin();
-	char *whole = left_behind(5, path, &len);
+	char *whole = closed_journal(5, path, &len);
 	CU_ASSERT_EQUAL(truncate(path, (off_t)len + 3000000), 0);
 	struct acp_journal_counts counts = replay(NULL, ACP_OK);
 	CU_ASSERT_EQUAL(counts.events, 5);
@@ -299,13 +299,13 @@ static void test_zero_tail(void)
 	end();
 }
 
-/* One flipped bit anywhere in an acknowledged line: the other events come, and the file is kept unchanged. */
+/* With one flipped bit anywhere in an acknowledged line, the other events are committed, and the file is unchanged. */
 static void test_damaged(void)
 {
 	size_t len, kept_len;
 	char path[400], aside[400];
 	begin();
-	char *whole = left_behind(3, path, &len);
+	char *whole = closed_journal(3, path, &len);
 	size_t line = len / 3;
 	CU_ASSERT_EQUAL_FATAL(line * 3, len);
 	for (size_t at = line; at < 3 * line; at++) {
@@ -322,7 +322,7 @@ static void test_damaged(void)
 		char *kept = read_all(aside, &kept_len);
 		CU_ASSERT(kept_len == len && memcmp(kept, whole, len) == 0);
 		free(kept);
-		CU_ASSERT_EQUAL(replay(NULL, ACP_OK).events, 0); /* from now on it is left alone */
+		CU_ASSERT_EQUAL(replay(NULL, ACP_OK).events, 0); /* the file is not replayed again */
 		unlink(aside);
 		whole[at] ^= 4;
 	}
@@ -330,7 +330,7 @@ static void test_damaged(void)
 	end();
 }
 
-/* Lines of about the length of a head, none of them valid: each is damaged, and the events after them come. */
+/* Invalid lines of about the length of a head: each is damaged, and the events after them are committed. */
 static void test_short_lines(void)
 {
 	enum { LONGEST = 40 };
@@ -338,7 +338,7 @@ static void test_short_lines(void)
 	char path[400], aside[400];
 	char lines[LONGEST * (LONGEST + 3) / 2 + 1];
 	begin();
-	char *whole = left_behind(1, path, &len);
+	char *whole = closed_journal(1, path, &len);
 	for (size_t length = 0; length <= LONGEST; length++) {
 		memset(lines + used, 'x', length);
 		used += length;
@@ -358,13 +358,13 @@ static void test_short_lines(void)
 	end();
 }
 
-/* An overlong line in the middle. */
+/* A line that is too long, in the middle. */
 static void test_endless_line(void)
 {
 	size_t len;
 	char path[400];
 	begin();
-	char *whole = left_behind(4, path, &len);
+	char *whole = closed_journal(4, path, &len);
 	size_t line = len / 4, filler = 5000000;
 	char *grown = malloc(len + filler);
 	CU_ASSERT_FATAL(grown != NULL);
@@ -406,7 +406,7 @@ static void test_full(void)
 	end();
 }
 
-/* A file that another process writes is left alone. */
+/* A file that another process is writing is not replayed. */
 static void test_two_writers(void)
 {
 	begin();
@@ -427,7 +427,7 @@ static void test_two_writers(void)
 	end();
 }
 
-/* A separate process appends until it is killed, and reports each acknowledged event through a pipe. */
+/* Starts a process that appends until it is killed, and writes each acknowledged event to a pipe. */
 static pid_t append_for_ever(int to)
 {
 	pid_t pid = fork();
@@ -451,12 +451,12 @@ static void test_kill(void)
 		pid_t pid = append_for_ever(pipes[1]);
 		CU_ASSERT_FATAL(pid > 0);
 		close(pipes[1]);
-		/* On slow machines, too, the last process is killed only after it has acknowledged an event. */
-		int told = round == 9 && read(pipes[0], &number, sizeof number) == (ssize_t)sizeof number;
+		/* Even on slow machines, the last process is killed only after it has acknowledged an event. */
+		int got_first = round == 9 && read(pipes[0], &number, sizeof number) == (ssize_t)sizeof number;
 		usleep(3000 + 1700 * (useconds_t)round);
 		kill(pid, SIGKILL);
 		CU_ASSERT_EQUAL(waitpid(pid, &status, 0), pid);
-		for (acknowledged = told; read(pipes[0], &number, sizeof number) == (ssize_t)sizeof number;
+		for (acknowledged = got_first; read(pipes[0], &number, sizeof number) == (ssize_t)sizeof number;
 		     acknowledged++)
 			;
 		close(pipes[0]);
@@ -469,7 +469,7 @@ static void test_kill(void)
 	end();
 }
 
-/* Many threads append while another one replays: each event comes once, no matter which file it was in. */
+/* Many threads append while another one replays: each event is committed once, no matter which file it was in. */
 struct crowd {
 	struct acp_journal *journal;
 	atomic_int next, refused;
@@ -488,7 +488,7 @@ static void *append_some(void *arg)
 	return NULL;
 }
 
-static void *replay_on(void *arg)
+static void *replay_often(void *arg)
 {
 	struct crowd *crowd = arg;
 	while (!atomic_load(&crowd->over)) {
@@ -504,7 +504,7 @@ static void run_crowd(bool replaying)
 	pthread_t threads[16], replayer;
 	struct crowd crowd = {.journal = open_journal(PLENTY)};
 	if (replaying)
-		CU_ASSERT_EQUAL_FATAL(pthread_create(&replayer, NULL, replay_on, &crowd), 0);
+		CU_ASSERT_EQUAL_FATAL(pthread_create(&replayer, NULL, replay_often, &crowd), 0);
 	for (size_t i = 0; i < ACP_COUNT(threads); i++)
 		CU_ASSERT_EQUAL_FATAL(pthread_create(&threads[i], NULL, append_some, &crowd), 0);
 	for (size_t i = 0; i < ACP_COUNT(threads); i++)
@@ -528,27 +528,27 @@ static void test_threads(void)
 }
 
 /* Concurrent appends share a sync, but never one that began before their own write. */
-struct line_up {
+struct group {
 	struct acp_journal *journal;
 	atomic_int next, early;
 	char path[400];
 };
 
-enum { LINED_UP = 160 };
+enum { GROUP_EVENTS = 160 };
 
-static void *append_and_look(void *arg)
+static void *append_and_check(void *arg)
 {
-	struct line_up *line_up = arg;
+	struct group *group = arg;
 	char id[16];
-	for (int i; (i = atomic_fetch_add(&line_up->next, 1)) < LINED_UP;) {
+	for (int i; (i = atomic_fetch_add(&group->next, 1)) < GROUP_EVENTS;) {
 		size_t len;
-		if (!append(line_up->journal, i, 1))
+		if (!append(group->journal, i, 1))
 			break;
 		size_t on_disk = (size_t)atomic_load(&durable);
-		char *bytes = read_all(line_up->path, &len);
+		char *bytes = read_all(group->path, &len);
 		snprintf(id, sizeof id, "-%012d\"", i);
 		if (!memmem(bytes, on_disk < len ? on_disk : len, id, strlen(id)))
-			atomic_fetch_add(&line_up->early, 1);
+			atomic_fetch_add(&group->early, 1);
 		free(bytes);
 	}
 	return NULL;
@@ -558,23 +558,23 @@ static void test_group_commit(void)
 {
 	pthread_t threads[16];
 	begin();
-	struct line_up line_up = {.journal = open_journal(PLENTY)};
-	CU_ASSERT_TRUE(append(line_up.journal, LINED_UP, 1));
-	CU_ASSERT_EQUAL_FATAL(find_file(".journal", line_up.path), 1);
+	struct group group = {.journal = open_journal(PLENTY)};
+	CU_ASSERT_TRUE(append(group.journal, GROUP_EVENTS, 1));
+	CU_ASSERT_EQUAL_FATAL(find_file(".journal", group.path), 1);
 	disk_takes = 3000;
 	atomic_store(&syncs, 0);
 	for (size_t i = 0; i < ACP_COUNT(threads); i++)
-		CU_ASSERT_EQUAL_FATAL(pthread_create(&threads[i], NULL, append_and_look, &line_up), 0);
+		CU_ASSERT_EQUAL_FATAL(pthread_create(&threads[i], NULL, append_and_check, &group), 0);
 	for (size_t i = 0; i < ACP_COUNT(threads); i++)
 		pthread_join(threads[i], NULL);
-	CU_ASSERT_EQUAL(line_up.early, 0);
-	CU_ASSERT(atomic_load(&syncs) >= LINED_UP / 16 && atomic_load(&syncs) <= LINED_UP / 3);
-	CU_ASSERT_EQUAL(replay(line_up.journal, ACP_OK).events, LINED_UP + 1);
-	acp_journal_close(line_up.journal);
+	CU_ASSERT_EQUAL(group.early, 0);
+	CU_ASSERT(atomic_load(&syncs) >= GROUP_EVENTS / 16 && atomic_load(&syncs) <= GROUP_EVENTS / 3);
+	CU_ASSERT_EQUAL(replay(group.journal, ACP_OK).events, GROUP_EVENTS + 1);
+	acp_journal_close(group.journal);
 	end();
 }
 
-/* When a sync fails, its events are refused and do not come back; earlier events stay. */
+/* When a sync fails, its events are refused and never replayed; earlier events stay. */
 static void test_disk_fails(void)
 {
 	char path[400];
@@ -601,7 +601,7 @@ static void test_rotation_while_appending(void)
 	end();
 }
 
-/* The disk accepts only a part of a write: the append fails as a whole, and earlier events stay. */
+/* If the disk accepts only a part of a write, the whole append fails, and earlier events stay. */
 static void test_disk_full(void)
 {
 	struct rlimit before, small;
@@ -635,7 +635,7 @@ static void test_disk_full(void)
 	end();
 }
 
-/* PostgreSQL goes away at any batch: the file stays, and the next replay brings the rest, and some events again. */
+/* If PostgreSQL goes down at any batch, the file stays. The next replay commits the rest, and some events again. */
 static void test_commit_fails(void)
 {
 	char path[400];
@@ -685,7 +685,7 @@ static void test_poison(void)
 	end();
 }
 
-/* Two processes replay the same folder: only one gets the file. */
+/* If two processes replay the same folder, only one gets the file. */
 static struct acp_journal_counts nested;
 
 static enum acp_code replay_meanwhile(void *arg, const char *events, size_t count)
@@ -700,7 +700,7 @@ static void test_two_replays(void)
 	char path[400];
 	struct acp_journal_counts counts;
 	begin();
-	free(left_behind(20, path, &len));
+	free(closed_journal(20, path, &len));
 	CU_ASSERT_EQUAL(acp_journal_replay_dir(dir, replay_meanwhile, NULL, &counts), ACP_OK);
 	CU_ASSERT_EQUAL(nested.in_use, 1);
 	CU_ASSERT_EQUAL(nested.events, 0);
@@ -751,7 +751,7 @@ static void test_no_folder(void)
 	CU_ASSERT_PTR_NULL(acp_journal_open(dir, PLENTY, why, sizeof why));
 	CU_ASSERT_PTR_NOT_NULL(strstr(why, dir));
 	CU_ASSERT_PTR_NULL(acp_journal_open("", PLENTY, why, sizeof why));
-	/* Parent folders are created, too. After the journal is open, the folder may disappear and come back. */
+	/* Parent folders are created, too. While the journal is open, the folder may disappear and is created again. */
 	snprintf(dir, sizeof dir, "%s/a/b", base);
 	struct acp_journal *journal = open_journal(PLENTY);
 	CU_ASSERT_TRUE(append(journal, 0, 1));
@@ -759,7 +759,7 @@ static void test_no_folder(void)
 	CU_ASSERT_EQUAL(rmdir(dir), 0);
 	CU_ASSERT_TRUE(append(journal, 1, 1));
 	remove_all(dir);
-	CU_ASSERT_TRUE(append(journal, 2, 1)); /* not into the deleted file, which nobody would find */
+	CU_ASSERT_TRUE(append(journal, 2, 1)); /* not into the deleted file, which no replay would find */
 	CU_ASSERT_EQUAL(replay(journal, ACP_OK).events, 1);
 	CU_ASSERT_EQUAL(seen[2], 1);
 	acp_journal_close(journal);

@@ -67,14 +67,14 @@ enum { ROWS = 8 };
 
 static struct acp_chain_link links[ROWS + 1];
 static char texts[ROWS + 1][128];
-static char said[2048];
+static char findings[2048];
 
-/* Appends "kind place[*]; …"; the star means that a row was named. */
+/* Appends "KIND SEQ[*]; ". The star means that the finding names a row. */
 static void note(void *arg, const struct acp_finding *finding)
 {
-	size_t len = strlen(said);
+	size_t len = strlen(findings);
 	(void)arg;
-	snprintf(said + len, sizeof said - len, "%s %lld%s; ", finding->kind, (long long)finding->seq,
+	snprintf(findings + len, sizeof findings - len, "%s %lld%s; ", finding->kind, (long long)finding->seq,
 		 finding->event_id && *finding->event_id ? "*" : "");
 }
 
@@ -107,20 +107,20 @@ static struct acp_head head_at(int seq)
 
 static struct acp_chain_check *begin(bool partly)
 {
-	*said = '\0';
+	*findings = '\0';
 	return acp_chain_check_new(partly, note, NULL);
 }
 
 static void expect(struct acp_chain_check *check, const char *wanted)
 {
 	acp_chain_end(check);
-	CU_ASSERT_STRING_EQUAL(said, wanted);
-	if (strcmp(said, wanted) != 0)
-		printf("\nsaid: %s\n", said);
+	CU_ASSERT_STRING_EQUAL(findings, wanted);
+	if (strcmp(findings, wanted) != 0)
+		printf("\nfindings: %s\n", findings);
 	acp_chain_check_free(check);
 }
 
-/* All rows except the one at this place (0: all rows), with the correct end. */
+/* Checks all rows except this one (0: all rows), and the end of the chain. */
 static void check_rows(int without, const char *wanted, struct acp_head end)
 {
 	struct acp_chain_check *check = begin(false);
@@ -182,7 +182,7 @@ static void test_inserted(void)
 	expect(check, "misplaced 0*; ");
 }
 
-/* A row's chain_seq is changed to that of the next row: the finding names the one that comes first. */
+/* The chain_seq of a row is changed to that of the next row. The finding depends on which of them comes first. */
 static void test_moved(void)
 {
 	for (int first = 0; first < 2; first++) {
@@ -234,7 +234,7 @@ static void test_chain_unknown(void)
 	expect(check, "removed 8; ");
 }
 
-/* Somebody rewrites the rows from the fifth on, and everything derived from them: only a seal can detect it. */
+/* If somebody rewrites the rows from the fifth on, and everything derived from them, only a seal can detect it. */
 static void test_rewritten(void)
 {
 	make_chain();

@@ -3,8 +3,7 @@
 
 static const char base62[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/* CRC-32 again, from its definition and independent of the code under test: by a table, high bit first, bits
- * reflected. */
+/* CRC-32 from its definition, independent of the code under test: with a table, high bit first, bits reflected. */
 static uint32_t reflect(uint32_t value, int bits)
 {
 	uint32_t out = 0;
@@ -77,7 +76,7 @@ static void test_form_of_made_keys(void)
 	}
 }
 
-/* Every character of a key replaced by every other byte. */
+/* Replaces every character of a key by every other byte. */
 static void test_single_changes_refused(void)
 {
 	for (uint32_t n = 0; n < 20; n++) {
@@ -97,7 +96,7 @@ static void test_single_changes_refused(void)
 	}
 }
 
-/* Typical copying errors: two neighbours swapped, a character lost, doubled, or a blank added. */
+/* Typical copying errors: two adjacent characters swapped, one lost or doubled, or a blank added. */
 static void test_slips_refused(void)
 {
 	char key[ACP_KEY_MAX], slip[ACP_KEY_MAX + 2];

@@ -131,7 +131,7 @@ static void test_json_string_maximum(void)
 	acp_buf_release(&buf);
 }
 
-/* The caller's memory is used up to its last byte, and not beyond. */
+/* The caller's memory is used to its last byte, but not beyond. */
 static void test_borrow(void)
 {
 	char memory[8] = "xxxxxx#";

@@ -82,7 +82,7 @@ static void test_hmac_long_keys(void)
 	CU_ASSERT_STRING_EQUAL(hex, "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2");
 }
 
-/* Keys and texts around the length of a block; the values are those of Python's hmac. */
+/* Keys and texts of about the length of a block. The expected values come from Python's hmac. */
 static void test_hmac_block_edges(void)
 {
 	static const struct {
@@ -166,7 +166,7 @@ static void test_uuid_unique(void)
 		make_uuids(own[0]);
 		_exit(write(ends[1], own, sizeof own) == (ssize_t)sizeof own ? 0 : 1);
 	}
-	make_uuids(uuids[0]); /* once more, to compare with the child's */
+	make_uuids(uuids[0]); /* again, to compare with the child's */
 	CU_ASSERT_EQUAL(read(ends[0], (char *)uuids + 3 * sizeof uuids / 4, sizeof uuids / 4),
 			(ssize_t)(sizeof uuids / 4));
 	CU_ASSERT_EQUAL(waitpid(child, &status, 0), child);
@@ -234,8 +234,8 @@ static void test_hasher(void)
 	acp_hasher_free(hasher);
 }
 
-/* Values in existing databases, and links that were sent, must stay as they are. These vectors come from Python's hmac
- * with the formulas that the program used before it had subkey.c. */
+/* Values in existing databases and links that were sent must stay valid. These vectors come from Python's hmac with the
+ * formulas that the program used before it had subkey.c. */
 static void test_subkeys(void)
 {
 	static const struct {

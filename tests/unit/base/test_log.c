@@ -11,7 +11,7 @@
 static char path[] = "/tmp/acp-test-log-XXXXXX";
 static char text[65536];
 
-/* The line that is written when the fields are logged. */
+/* Logs the fields and returns the written line. */
 static const char *logged(const char *format, const struct acp_log_field *fields, size_t count)
 {
 	int fd = mkstemp(path);
@@ -93,7 +93,7 @@ static void test_plain_values_stand_bare(void)
 	CU_ASSERT_PTR_NOT_NULL(strstr(logged_value("text", "a\tb\x01\x7f"), " v=\"a\\tb\\u0001\\u007f\"\n"));
 }
 
-/* A line that is too long would be dropped, so a sender of long values could stay out of the log. */
+/* A line that is too long would be dropped, so a client could keep out of the log with long values. */
 static void test_long_values_are_cut(void)
 {
 	static char plain[30000], controls[30000];

@@ -1,4 +1,4 @@
-/* Settings: defaults, the file, the environment, and every way of getting them wrong. */
+/* Settings: defaults, the file, the environment, and errors in them. */
 #include "../tmain.h"
 #include "settings.h"
 
@@ -91,7 +91,7 @@ static void refused(const char *text, int line, const char *reason)
 	acp_config_release(&config);
 }
 
-/* Refused for a reason that concerns more than one line. */
+/* The file is refused for a reason that is not in a single line. */
 static void refused_whole(const char *text, const char *reason)
 {
 	bool loaded = load(text);
@@ -123,7 +123,7 @@ static void test_defaults(void)
 	EXPECT(strcmp(config.products, "leadscoring") == 0, config.products);
 	EXPECT(strcmp(config.log_format, "text") == 0 && strcmp(config.log_level, "info") == 0, "log");
 	EXPECT(!memchr(config.given, true, sizeof config.given) && !acp_config_given(&config, "workers"),
-	       "nothing was given");
+	       "no setting was given");
 	acp_config_release(&config);
 	EXPECT(is_empty(), "released");
 	end();
@@ -226,7 +226,7 @@ static void test_values_are_wrong(void)
 	end();
 }
 
-/* The list of words is not itself a valid word. */
+/* The whole list of words is not a valid value. */
 static void test_words_are_whole(void)
 {
 	begin();
@@ -250,14 +250,14 @@ static void test_ranges(void)
 	accepted("workers = 1\nprocesses = 1\n");
 	acp_config_release(&config);
 	accepted("workers = 1024\nfree_calls_limit = 0\nwarn_at_percent = 100\n");
-	EXPECT(config.free_calls_limit == 0, "a limit of none");
+	EXPECT(config.free_calls_limit == 0, "a limit of zero");
 	acp_config_release(&config);
 	refused("warn_at_percent = 101\n", 1, "1 to 100");
 	refused("max_json_depth = 1\n", 1, "2 to 128");
 	end();
 }
 
-/* One byte more than a line may have, and one less; also without a final newline. */
+/* One byte more than a line may have, and one byte less; each with and without a final newline. */
 static void test_long_lines(void)
 {
 	static char text[9000];
@@ -319,10 +319,10 @@ static void test_environment_names_the_file(void)
 	EXPECT(config.workers == 6, "ACP_CONFIG");
 	acp_config_release(&config);
 	EXPECT(acp_config_load(&config, "/dev/null", why, sizeof why), why);
-	EXPECT(config.workers == 32, "an argument goes first");
+	EXPECT(config.workers == 32, "an argument takes precedence");
 	acp_config_release(&config);
 	unlink(path);
-	EXPECT(!acp_config_load(&config, NULL, why, sizeof why), "the named file must be there");
+	EXPECT(!acp_config_load(&config, NULL, why, sizeof why), "the named file must exist");
 	end();
 }
 
@@ -453,7 +453,7 @@ static void test_print_loads_again(void)
 	out = tmpfile();
 	acp_config_print(&config, out);
 	read_back(out, second, sizeof second);
-	EXPECT(strcmp(first, second) == 0, "the same again");
+	EXPECT(strcmp(first, second) == 0, "the same output");
 	acp_config_release(&config);
 	end();
 }
@@ -475,7 +475,7 @@ static void test_renamed(void)
 	setenv("ACP_KEY_PREFIX", "env_", 1);
 	accepted("api_key_prefix = new_\n");
 	EXPECT(strcmp(config.api_key_prefix, "env_") == 0, config.api_key_prefix);
-	EXPECT(*config.notice, "the environment is told of, too");
+	EXPECT(*config.notice, "the notice covers the environment, too");
 	acp_config_release(&config);
 	end();
 }

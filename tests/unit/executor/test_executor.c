@@ -45,7 +45,7 @@ static void form_nesting(void)
 	check_form("{\"a\":{\"b]&c\":1}}", "a%5Bb%5D%26c%5D=1");
 }
 
-/* Money never travels as a fraction, and an incomplete form is never sent. */
+/* Amounts are never sent as fractions, and an incomplete form is never sent. */
 static void form_refuses(void)
 {
 	struct acp_buf out;
@@ -124,7 +124,7 @@ static enum acp_code record(void *self, const struct acp_settlement *end)
 
 #define TENANT "11111111-1111-4111-8111-111111111111"
 
-/* An executor whose vendor is a port of this host without a listener. */
+/* An executor whose vendor is a port of this host on which nothing listens. */
 struct bench {
 	struct acp_config config;
 	struct acp_control_plane plane;

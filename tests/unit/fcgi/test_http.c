@@ -1,4 +1,4 @@
-/* CGI variables to a request, and a reply to bytes: robustness against the differences between four web servers. */
+/* Converts CGI variables to a request, and a reply to bytes, in spite of the differences between four web servers. */
 #include "../tmain.h"
 #include "http.h"
 
@@ -179,7 +179,7 @@ static void test_request_ids(void)
 	memcpy(first, http.request_id, sizeof first);
 	read_variables(none, "");
 	EXPECT(acp_is_uuid(first) && acp_is_uuid(http.request_id) && strcmp(first, http.request_id) != 0, first);
-	EXPECT(http.request.request_id == http.request_id, "the request names it");
+	EXPECT(http.request.request_id == http.request_id, "the request refers to it");
 }
 
 /* --- method, headers ------------------------------------------------------------------------------------ */
@@ -200,7 +200,7 @@ static void test_methods(void)
 		char *variables[] = {rows[i].variable, NULL};
 		read_variables(variables, "");
 		EXPECT_TEXT(http.method, rows[i].method, rows[i].variable);
-		EXPECT(http.request.method == http.method, "the request names it");
+		EXPECT(http.request.method == http.method, "the request refers to it");
 	}
 }
 
@@ -236,12 +236,12 @@ static void test_contradictory_credentials(void)
 	credential_is(NULL, "HTTP_AUTHORIZATION=Bearer k1", "HTTP_AUTHORIZATION=Bearer k1", NULL);
 	credential_is(NULL, "HTTP_X_API_KEY=k1", "HTTP_AUTHORIZATION=Bearer k2", NULL);
 	credential_is(NULL, "HTTP_X_API_KEY=k1", "HTTP_AUTHORIZATION=Basic x", "HTTP_AUTHORIZATION=Bearer k1");
-	/* Then another kernel's token is not accepted either. */
+	/* Another kernel's token is not accepted then, either. */
 	credential_is(NULL, "HTTP_X_API_KEY=k1", "HTTP_X_API_KEY=", "HTTP_AUTHORIZATION=Bearer k2");
 	EXPECT(http.bearer == NULL, "bearer beside two keys");
 }
 
-/* Two Authorization headers that Apache joined: no part of them is accepted as a key. */
+/* Apache joins two Authorization headers. No part of the result is accepted as a key. */
 static void test_joined_credentials(void)
 {
 	char *variables[] = {"HTTP_AUTHORIZATION=Bearer ock_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA2iSblX, Bearer x", NULL};
@@ -358,7 +358,7 @@ static void test_reply(void)
 	reply.body = json_tokener_parse("{\"ok\":true,\"url\":\"http://x/y\"}");
 	acp_http_reply(&http, &reply, &response);
 	EXPECT(response.status == 201 && response.retry_after == 3 && response.replayed, "members");
-	EXPECT_TEXT(response.content_type, "application/json", "a success is no problem");
+	EXPECT_TEXT(response.content_type, "application/json", "a success is not problem+json");
 	EXPECT_TEXT(response.body.ptr, "{\"ok\":true,\"url\":\"http://x/y\"}", "body");
 	EXPECT_TEXT(response.code, "OK", "code");
 	EXPECT_TEXT(response.action, "test.do", "action");
@@ -367,7 +367,7 @@ static void test_reply(void)
 	acp_buf_release(&response.body);
 }
 
-/* Out of memory for the reply: there is still an answer, and it is JSON. */
+/* If memory for the reply is missing, there is still an answer, and it is JSON. */
 static void test_reply_without_body(void)
 {
 	static char *const accepts[] = {"HTTP_ACCEPT=*/*", "HTTP_ACCEPT=application/problem+json"};

@@ -46,9 +46,9 @@ static bool has(struct acp_decisions *table, const char *name, const char *value
 	return found;
 }
 
-static struct acp_decisions *make_table(size_t places)
+static struct acp_decisions *make_table(size_t slots)
 {
-	struct acp_decisions *table = acp_decisions_new(places);
+	struct acp_decisions *table = acp_decisions_new(slots);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(table);
 	return table;
 }
@@ -77,7 +77,7 @@ static void test_dry_run_is_another_call(void)
 	acp_decisions_free(table);
 }
 
-/* action "a.b" + tenant "t" must not look like action "a" + something. */
+/* Members must not run together: action "a.b" with tenant "t" must differ from action "a" with another tenant. */
 static void test_parts_do_not_run_together(void)
 {
 	struct acp_decisions *table = make_table(64);
@@ -111,12 +111,12 @@ static void test_version(void)
 	CU_ASSERT_TRUE(has(table, NULL, NULL, 0));
 	acp_decisions_version(table, 4);
 	CU_ASSERT_FALSE(has(table, NULL, NULL, 0));
-	/* An answer that was under way when the policies changed. */
+	/* An answer that was on its way when the policies changed. */
 	put(table, NULL, NULL, 3, 5000, 0);
 	CU_ASSERT_FALSE(has(table, NULL, NULL, 0));
 	put(table, NULL, NULL, 5, 5000, 0);
 	CU_ASSERT_TRUE(has(table, NULL, NULL, 0));
-	/* A decision also announces a new version. */
+	/* A decision can also announce a new version. */
 	put(table, "action", "another", 6, 5000, 0);
 	CU_ASSERT_FALSE(has(table, NULL, NULL, 0));
 	acp_decisions_free(table);

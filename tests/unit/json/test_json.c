@@ -657,7 +657,7 @@ static void test_number_round_trip(void)
 	}
 }
 
-/* Finds the decimal with the fewest digits by trial: correct wherever the nearest decimal of a length reads back. */
+/* Finds the decimal with the fewest digits by trial. This is correct if the nearest decimal of a length reads back. */
 static void shortest_by_trying(double value, char digits[32], int *exponent)
 {
 	char text[40];
@@ -673,7 +673,7 @@ static void shortest_by_trying(double value, char digits[32], int *exponent)
 	*exponent = (int)strtol(strchr(text, 'e') + 1, NULL, 10);
 }
 
-/* Compares with the plain layout of numbers from a millionth to 10^15. */
+/* Compares with the layout without exponent of numbers from a millionth to 10^15. */
 static bool number_is_shortest(double value)
 {
 	char digits[32];
@@ -717,7 +717,7 @@ static void test_number_short_way(void)
 	CU_ASSERT_TRUE(number_is_shortest(0.1 + 0.2) && number_is_shortest(0.3) && number_is_shortest(5e-6));
 }
 
-/* Written as json-c does it, which clients have seen so far. */
+/* The output is the same as json-c's, which clients have received so far. */
 static void test_write(void)
 {
 	static const char *const texts[] = {

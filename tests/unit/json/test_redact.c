@@ -133,7 +133,7 @@ static void test_length(void)
 	}
 }
 
-/* 2 MiB of almost-credentials each: the search must stay linear, or this takes minutes. */
+/* 2 MiB of almost-credentials each. If the search were not linear, this would take minutes. */
 static void test_no_blowup(void)
 {
 	static const char *const pieces[] = {"eyJ", "eyJ.",    "eyJ-_", "bearer ", "bearer",

@@ -12,18 +12,17 @@
 /* Older versions open a new connection for each request (outbound.c). */
 #define KEEPS (LIBCURL_VERSION_NUM >= 0x075000)
 
-/* A single-threaded server: one connection at a time, one request at a time
- * ----------------------------------------- */
+/* A single-threaded server: one connection at a time, one request at a time ---------------------------------------- */
 
 enum behaviour {
-	SAY_OK,          /* 200, keeps the connection */
-	SAY_REDIRECT,    /* 302 to itself */
-	SAY_LONG,        /* 200, 5000 bytes, announced */
-	SAY_LONG_UNTOLD, /* 200, 5000 bytes without a length, up to the end of the connection */
-	SAY_NOTHING,     /* reads, then closes */
-	SAY_ONCE,        /* 200 to the first request of a connection; reads the second, then closes */
-	SAY_LATE,        /* reads, then waits for the client to close */
-	SAY_HALF,        /* a reply that ends early */
+	SAY_OK,         /* 200, keeps the connection */
+	SAY_REDIRECT,   /* 302 to itself */
+	SAY_LONG,       /* 200, 5000 bytes, with Content-Length */
+	SAY_LONG_PLAIN, /* 200, 5000 bytes without Content-Length, until the connection is closed */
+	SAY_NOTHING,    /* reads, then closes */
+	SAY_ONCE,       /* 200 to the first request of a connection; reads the second, then closes */
+	SAY_LATE,       /* reads, then waits for the client to close */
+	SAY_HALF,       /* a reply that ends early */
 };
 
 static struct {
@@ -74,7 +73,7 @@ static bool answer(int fd, int nth)
 	case SAY_OK: return say(fd, "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{\"a\":1}");
 	case SAY_REDIRECT: return say(fd, "HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n");
 	case SAY_LONG: return say(fd, "HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n") && say(fd, blanks);
-	case SAY_LONG_UNTOLD:
+	case SAY_LONG_PLAIN:
 		say(fd, "HTTP/1.1 200 OK\r\n\r\n");
 		say(fd, blanks);
 		return false;
@@ -123,12 +122,12 @@ static void stop(void)
 	close(server.listener);
 }
 
-/* A request that may reach the server; each test changes the parts it is about. */
+/* Returns a request that may reach the server. Each test changes the relevant parts. */
 static struct acp_outbound_request to_server(void)
 {
 	static char url[64];
 	static const struct acp_header headers[] = {{"Content-Type", "application/json"}, {"X-Empty", ""}};
-	snprintf(url, sizeof url, "http://127.0.0.1:%d/path?q=geheim", server.port);
+	snprintf(url, sizeof url, "http://127.0.0.1:%d/path?q=hidden", server.port);
 	return (struct acp_outbound_request){.method = "POST",
 					     .url = url,
 					     .headers = headers,
@@ -142,8 +141,8 @@ static struct acp_outbound_request to_server(void)
 					     .allow_http = true};
 }
 
-/* Sends in a separate thread, because kept connections close when their thread ends. Otherwise a server that waits for
- * the next request would never end. */
+/* Sends in a separate thread, because its kept connections are closed when the thread ends. Otherwise a server that
+ * waits for the next request would never end. */
 struct job {
 	const struct acp_outbound_request *request;
 	struct acp_outbound_reply *reply;
@@ -166,13 +165,13 @@ static enum acp_outbound_result ask(const struct acp_outbound_request *request, 
 	return job.result;
 }
 
-/* The result of the request. Its error must contain this text, and no part of the query. */
+/* Returns the result of the request. Its error must contain this text, and no part of the query. */
 static enum acp_outbound_result ask_expecting(const struct acp_outbound_request *request, const char *error)
 {
 	struct acp_outbound_reply reply;
 	enum acp_outbound_result result = ask(request, &reply);
 	CU_ASSERT_PTR_NOT_NULL(strstr(reply.error, error));
-	CU_ASSERT_PTR_NULL(strstr(reply.error, "geheim"));
+	CU_ASSERT_PTR_NULL(strstr(reply.error, "hidden"));
 	acp_buf_release(&reply.body);
 	return result;
 }
@@ -367,7 +366,7 @@ static void test_no_connection(void)
 {
 	start(SAY_OK);
 	struct acp_outbound_request request = to_server();
-	stop(); /* from here on nothing listens on this port */
+	stop(); /* now nothing listens on this port */
 	CU_ASSERT_EQUAL(ask_expecting(&request, "connect"), ACP_OUTBOUND_FAILED);
 	request.url = "http://nothing.invalid/";
 	CU_ASSERT_EQUAL(ask_expecting(&request, "resolve"), ACP_OUTBOUND_FAILED);
@@ -401,7 +400,7 @@ static void test_reply(void)
 	CU_ASSERT_STRING_EQUAL(reply.error, "");
 	acp_buf_release(&reply.body);
 	stop();
-	CU_ASSERT_EQUAL(strncmp(server.request, "POST /path?q=geheim HTTP/1.1\r\n", 29), 0);
+	CU_ASSERT_EQUAL(strncmp(server.request, "POST /path?q=hidden HTTP/1.1\r\n", 29), 0);
 	CU_ASSERT_PTR_NOT_NULL(strstr(server.request, "\r\nContent-Type: application/json\r\n"));
 	CU_ASSERT_PTR_NOT_NULL(strstr(server.request, "\r\nX-Empty:\r\n"));
 	CU_ASSERT_PTR_NOT_NULL(strstr(server.request, "\r\n\r\n{}"));
@@ -443,7 +442,7 @@ static void test_redirect_is_not_followed(void)
 
 static void test_long_reply(void)
 {
-	for (enum behaviour how = SAY_LONG; how <= SAY_LONG_UNTOLD; how++) {
+	for (enum behaviour how = SAY_LONG; how <= SAY_LONG_PLAIN; how++) {
 		start(how);
 		struct acp_outbound_reply reply;
 		struct acp_outbound_request request = to_server();
@@ -506,8 +505,8 @@ static void test_fresh_connections(void)
 	CU_ASSERT_EQUAL(server.requests, 3);
 }
 
-/* One connection serves all requests. When it dies after the request was read, the request is not repeated: the
- * connection that libcurl opens for that stays unused. */
+/* One connection serves all requests. If it breaks after the request was read, the request is not repeated: libcurl
+ * opens another connection, but it stays unused. */
 static void test_kept_connection(void)
 {
 	start(SAY_OK);

@@ -5,9 +5,9 @@
 
 #define WEBHOOK "11111111-2222-4333-8444-abcdefabcdef"
 
-/* The delivery to send, and the reported outcome. */
+/* The delivery to send, and its reported outcome. */
 static struct json_object *queued;
-static struct json_object *told;
+static struct json_object *last_outcome;
 static int takes;
 
 static char pepper[] = "0123456789abcdef0123456789abcdef";
@@ -125,7 +125,7 @@ static void test_urls(void)
 	CU_ASSERT_FALSE(url_ok(true, false, "gopher://example.com/"));
 }
 
-/* Includes the other forms that resolvers accept as an address. */
+/* Includes other forms that resolvers accept as addresses. */
 static void test_private_urls(void)
 {
 	static const char *const private[] = {
@@ -157,8 +157,7 @@ static void test_retry_delays(void)
 	CU_ASSERT_TRUE(acp_webhook_retry_delay(INT64_MAX, 0) < 0);
 }
 
-/* Delivering, with a queue made here and receivers that need no network
- * --------------------------------------------- */
+/* Delivery, with a queue made here and receivers that need no network ---------------------------------------------- */
 
 static enum acp_code take(void *self, int max, int lease, struct json_object **list)
 {
@@ -175,8 +174,8 @@ static enum acp_code take(void *self, int max, int lease, struct json_object **l
 static enum acp_code done(void *self, struct json_object *outcome)
 {
 	(void)self;
-	json_object_put(told);
-	told = json_object_get(outcome);
+	json_object_put(last_outcome);
+	last_outcome = json_object_get(outcome);
 	return ACP_OK;
 }
 
@@ -214,7 +213,7 @@ static void test_deliver_nothing(void)
 	CU_ASSERT_EQUAL(acp_webhooks_deliver(trouble.config, trouble.plane), ACP_WEBHOOKS_TROUBLE);
 }
 
-/* An address that is refused at the time of use is a failed attempt, retried like any other. */
+/* If an address is refused at the time of use, the attempt fails and is retried like any other. */
 static void test_deliver_to_private_address(void)
 {
 	char text[ACP_WEBHOOK_SECRET_TEXT], sealed[ACP_WEBHOOK_SEALED_HEX];
@@ -223,30 +222,30 @@ static void test_deliver_to_private_address(void)
 	CU_ASSERT_TRUE(acp_webhook_new_secret(&config, WEBHOOK, text, sealed));
 	queue_one("http://127.0.0.1:9/", sealed, 1);
 	CU_ASSERT_EQUAL(acp_webhooks_deliver(kernel.config, kernel.plane), ACP_WEBHOOKS_SENT);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(told);
-	CU_ASSERT_FALSE(acp_json_bool(told, "delivered"));
-	CU_ASSERT_PTR_NULL(acp_json_member(told, "status"));
-	CU_ASSERT_PTR_NOT_NULL(acp_json_string(told, "error"));
-	double again = json_object_get_double(acp_json_member(told, "retry_after"));
+	CU_ASSERT_PTR_NOT_NULL_FATAL(last_outcome);
+	CU_ASSERT_FALSE(acp_json_bool(last_outcome, "delivered"));
+	CU_ASSERT_PTR_NULL(acp_json_member(last_outcome, "status"));
+	CU_ASSERT_PTR_NOT_NULL(acp_json_string(last_outcome, "error"));
+	double again = json_object_get_double(acp_json_member(last_outcome, "retry_after"));
 	CU_ASSERT_TRUE(again >= 4.5 && again <= 5.5);
-	CU_ASSERT_STRING_EQUAL(acp_json_string(told, "delivery_id"), ACP_NIL_UUID);
+	CU_ASSERT_STRING_EQUAL(acp_json_string(last_outcome, "delivery_id"), ACP_NIL_UUID);
 	queue_one("http://127.0.0.1:9/", sealed, 10);
 	CU_ASSERT_EQUAL(acp_webhooks_deliver(kernel.config, kernel.plane), ACP_WEBHOOKS_SENT);
-	CU_ASSERT_PTR_NULL(acp_json_member(told, "retry_after"));
-	CU_ASSERT_EQUAL(json_object_get_int(acp_json_member(told, "attempt")), 10);
-	json_object_put(told);
-	told = NULL;
+	CU_ASSERT_PTR_NULL(acp_json_member(last_outcome, "retry_after"));
+	CU_ASSERT_EQUAL(json_object_get_int(acp_json_member(last_outcome, "attempt")), 10);
+	json_object_put(last_outcome);
+	last_outcome = NULL;
 }
 
 static void test_deliver_without_secret(void)
 {
 	queue_one("https://example.com/", "00", 1);
 	CU_ASSERT_EQUAL(acp_webhooks_deliver(kernel.config, kernel.plane), ACP_WEBHOOKS_SENT);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(told);
-	CU_ASSERT_FALSE(acp_json_bool(told, "delivered"));
-	CU_ASSERT_PTR_NOT_NULL(acp_json_member(told, "retry_after"));
-	json_object_put(told);
-	told = NULL;
+	CU_ASSERT_PTR_NOT_NULL_FATAL(last_outcome);
+	CU_ASSERT_FALSE(acp_json_bool(last_outcome, "delivered"));
+	CU_ASSERT_PTR_NOT_NULL(acp_json_member(last_outcome, "retry_after"));
+	json_object_put(last_outcome);
+	last_outcome = NULL;
 }
 
 const char *const acp_suite_name = "webhooks";

@@ -9,7 +9,7 @@
 
 #include <pthread.h>
 
-/* --- a pack of our own ---------------------------------------------------------------------------------- */
+/* --- a pack for the tests ------------------------------------------------------------------------------- */
 
 static enum acp_code ready_data(struct acp_result *result, const char *json)
 {
@@ -79,7 +79,7 @@ static enum acp_code run_how(struct acp_call *call, struct json_object *params, 
 static const struct acp_action test_actions[] = {
 	{.name = "test.do",
 	 .scope = "manage.domain",
-	 .description = "Does as it is told.",
+	 .description = "Does what params.how says.",
 	 .params_schema = ANY,
 	 .run = run_how,
 	 .supports_dry_run = true,
@@ -102,7 +102,7 @@ static const struct acp_action test_actions[] = {
 	 .billing_unit = "row"},
 	{.name = "test.strict",
 	 .scope = "manage.domain",
-	 .description = "Wants a number.",
+	 .description = "Needs a number.",
 	 .params_schema = "{\"type\":\"object\",\"required\":[\"n\"],\"additionalProperties\":false,"
 			  "\"properties\":{\"n\":{\"type\":\"integer\"}}}",
 	 .run = run_how,
@@ -269,7 +269,7 @@ static const struct exit_case exits[] = {
 	 .trace = "record"},
 	{"unknown key", WORST, "ock_0123456789ABCDEFGHIJabcdefghij1TfgjC", FINE, .wanted = ACP_INVALID_API_KEY,
 	 .trace = "authenticate record"},
-	{"hub away", WORST, .fails = FAKE_AUTHENTICATE, .code = ACP_UNAVAILABLE, .wanted = ACP_UNAVAILABLE,
+	{"hub down", WORST, .fails = FAKE_AUTHENTICATE, .code = ACP_UNAVAILABLE, .wanted = ACP_UNAVAILABLE,
 	 .trace = "authenticate record"},
 	{"look-up", "{\"action\":\"test.nothing\",\"dry_run\":true}", .used_up = true, .no_scope = true, FINE,
 	 .wanted = ACP_NOT_FOUND, .trace = "authenticate record", .known = true},
@@ -297,7 +297,7 @@ static const struct exit_case exits[] = {
 	 .trace = "authenticate reserve begin record", .known = true},
 	{"run", SQL, .fails = FAKE_RUN, .code = ACP_INTERNAL_ERROR, .wanted = ACP_INTERNAL_ERROR,
 	 .trace = "authenticate reserve begin run rollback record", .known = true},
-	{"settle away", SQL, .fails = FAKE_SETTLE, .code = ACP_UNAVAILABLE, .wanted = ACP_UNAVAILABLE,
+	{"settle unavailable", SQL, .fails = FAKE_SETTLE, .code = ACP_UNAVAILABLE, .wanted = ACP_UNAVAILABLE,
 	 .trace = "authenticate reserve begin run settle record", .known = true},
 	{"settle broken", DO, .fails = FAKE_SETTLE, .code = ACP_INTERNAL_ERROR, .wanted = ACP_INTERNAL_ERROR,
 	 .trace = "authenticate reserve settle record", .known = true},
@@ -372,8 +372,8 @@ static void make_key(const char *front, char out[ACP_KEY_MAX])
 	out[len + ACP_KEY_CHECK_LEN] = '\0';
 }
 
-/* All wrong keys are treated alike, no matter how much of a real key they contain: hashed whole, one query, one answer,
- * one row. Only then can they take the same time (tests/abuse/timing measures that). */
+/* All wrong keys are treated alike, no matter how much of a real key they contain: hashed completely, one query, one
+ * answer, one row. Only then can they take the same time (tests/abuse/timing measures that). */
 static void test_wrong_keys_go_one_way(void)
 {
 	char guess[ACP_KEY_MAX], front[ACP_KEY_MAX];
@@ -438,20 +438,19 @@ static void test_place_given_back(void)
 {
 	start();
 	call(HOW("write and fail"));
-	EXPECT(fake.reserved, "record was told of the place");
+	EXPECT(fake.reserved, "record gets the reservation");
 	EXPECT(fake.calls[FAKE_ROLLBACK] == 1 && fake.effects == 0, "rolled back");
 	fake.fail[FAKE_SETTLE] = ACP_UNAVAILABLE;
 	call(SQL);
-	EXPECT(fake.reserved && fake.held == 0, "a place whose settle failed is given back by record");
+	EXPECT(fake.reserved && fake.held == 0, "record releases the reservation if settle fails");
 	fake.fail[FAKE_SETTLE] = ACP_UPGRADE_REQUIRED;
 	call(SQL);
-	EXPECT(fake.reserved && fake.held == 0,
-	       "a place that had run out too: nothing of a settle that failed is done");
+	EXPECT(fake.reserved && fake.held == 0, "even if it has expired: a failed settle has no effect");
 	fake.fail[FAKE_SETTLE] = ACP_OK;
 	fake.used = fake.limit;
 	call(DO);
-	EXPECT(!fake.reserved, "a refused call holds no place");
-	EXPECT(fake.used == fake.limit, "none of them was counted");
+	EXPECT(!fake.reserved, "a refused call holds no reservation");
+	EXPECT(fake.used == fake.limit, "no call was counted");
 	stop();
 }
 
@@ -483,7 +482,8 @@ static void test_success(void)
 	request.idempotency_key = "once-1";
 	call(SQL);
 	EXPECT_TEXT(fake.trace, "authenticate reserve begin run settle");
-	EXPECT(fake.reserved && fake.settled_with_tx && !fake.read_only, "settled with its place and transaction");
+	EXPECT(fake.reserved && fake.settled_with_tx && !fake.read_only,
+	       "settled with its reservation and transaction");
 	EXPECT(fake.effects == 1 && fake.used == 1 && fake.held == 0, "done and counted");
 	check_success_row();
 	EXPECT_TEXT(acp_json_string(reply_member("data"), "function"), "test_write");
@@ -551,7 +551,7 @@ static void test_data_of_every_kind(void)
 	expect_data("{}", "{}");
 	call(HOW("large"));
 	EXPECT(reply.code == ACP_OK && json_object_array_length(reply_member("data")) == 50000, "large");
-	EXPECT(strlen(fake_plane_event(&fake)) < 2000, "a row holds no payload");
+	EXPECT(strlen(fake_plane_event(&fake)) < 2000, "a row contains no payload");
 	call(HOW("meta"));
 	EXPECT_TEXT(fake_plane_column(&fake, "billing_quantity"), "7");
 	EXPECT_TEXT(fake_plane_column(&fake, "result_meta"), "{ \"resource_type\": \"thing\" }");
@@ -566,9 +566,9 @@ static void test_not_billable(void)
 	EXPECT_TEXT(fake.trace, "authenticate settle");
 	EXPECT(reply.code == ACP_OK && !fake.reserved, "never refused by the quota");
 	EXPECT_TEXT(fake_plane_column(&fake, "billable"), "false");
-	EXPECT(!reply_member("warning"), "and says nothing of it");
+	EXPECT(!reply_member("warning"), "no warning");
 	call("{\"action\":\"meta.version\",\"params\":{}}");
-	EXPECT(reply.code == ACP_OK && fake.calls[FAKE_RESERVE] == 0, "meta answers when the allowance is used up");
+	EXPECT(reply.code == ACP_OK && fake.calls[FAKE_RESERVE] == 0, "meta works when the allowance is used up");
 	stop();
 }
 
@@ -616,13 +616,13 @@ static double estimated_cost(void)
 static void test_dry_run(void)
 {
 	start();
-	fake.used = fake.limit; /* also when the real call would be refused */
+	fake.used = fake.limit; /* works even if the real call would be refused */
 	call(DRY_SQL);
 	EXPECT_TEXT(fake.trace, "authenticate begin run rollback get_price settle");
 	check_dry_run();
 	EXPECT(estimated_cost() == 0, "a free tenant pays nothing");
 	EXPECT_TEXT(fake.price_unit, "row");
-	EXPECT(acp_json_bool(fake.context, "dry_run"), "the function is told");
+	EXPECT(acp_json_bool(fake.context, "dry_run"), "the function knows that it is a dry run");
 	fake.tier = ACP_TIER_PAID;
 	call(DRY_SQL);
 	check_dry_run();
@@ -638,9 +638,9 @@ static void test_dry_run_estimates(void)
 	EXPECT_TEXT(fake.price_unit, "call");
 	EXPECT(fake.price_quantity == 7 && estimated_cost() == 0.007, "the handler's quantity");
 	call("{\"action\":\"test.free\",\"dry_run\":true}");
-	EXPECT(estimated_cost() == 0, "what is not billable costs nothing");
+	EXPECT(estimated_cost() == 0, "an action that is not billable costs nothing");
 	call("{\"action\":\"test.do\",\"dry_run\":true,\"params\":{\"how\":\"[]\"}}");
-	EXPECT(reply.code == ACP_OK && fake.calls[FAKE_GET_PRICE] == 0, "no estimate where data is no object");
+	EXPECT(reply.code == ACP_OK && fake.calls[FAKE_GET_PRICE] == 0, "no estimate if data is not an object");
 	fake.fail[FAKE_GET_PRICE] = ACP_UNAVAILABLE;
 	call(DRY_SQL);
 	EXPECT(reply.code == ACP_OK && !acp_json_member(reply_member("data"), "estimated_cost"),
@@ -671,7 +671,7 @@ static void test_warning_boundary(void)
 	stop();
 }
 
-/* 90 % of 7 is 6.3: the first call past that is the seventh. */
+/* 90 % of 7 is 6.3: the seventh call is the first one above that. */
 static void test_warning_of_odd_limits(void)
 {
 	start();
@@ -717,8 +717,8 @@ static void test_upgrade_required(void)
 	stop();
 }
 
-/* The reservation was lost while the handler ran, or there was none, and the allowance is used up by then: a normal
- * 402. */
+/* If the reservation was lost while the handler ran, or there was none, and the allowance is used up by then, the call
+ * gets a normal 402. */
 static void test_upgrade_required_at_settle(void)
 {
 	start();
@@ -735,7 +735,7 @@ static void test_upgrade_required_at_settle(void)
 	stop();
 }
 
-/* A commit without an answer: the router finds out the call's outcome and reports it. */
+/* After a commit without an answer the router determines the outcome of the call and reports it. */
 static void test_commit_without_answer(void)
 {
 	start();
@@ -743,7 +743,7 @@ static void test_commit_without_answer(void)
 	call(SQL);
 	EXPECT(reply.code == ACP_OK && acp_json_member(reply.body, "data"), reply_text());
 	EXPECT(fake.event_count == 0 && fake.calls[FAKE_RECORD] == 0 && fake.held == 0,
-	       "its row is that of the success");
+	       "no row but that of the success");
 	fake.fail[FAKE_RESOLVE] = ACP_UNAVAILABLE;
 	call(SQL);
 	EXPECT(reply.code == ACP_UNAVAILABLE && !acp_json_member(reply.body, "idempotency_key"), reply_text());
@@ -785,7 +785,7 @@ static void test_upgrade_url(void)
 	EXPECT(!acp_upgrade_url_ok(&config, tenant, expires, signature, end), "expired");
 	EXPECT(!acp_upgrade_url_ok(&config, FAKE_KEY_ID, expires, signature, end - 1), "another tenant");
 	expires[0]++;
-	EXPECT(!acp_upgrade_url_ok(&config, tenant, expires, signature, end - 1), "a longer life");
+	EXPECT(!acp_upgrade_url_ok(&config, tenant, expires, signature, end - 1), "a later end");
 	expires[0]--;
 	signature[63] = signature[63] == '0' ? '1' : '0';
 	EXPECT(!acp_upgrade_url_ok(&config, tenant, expires, signature, end - 1), "another signature");
@@ -801,14 +801,14 @@ static void test_fail_open(void)
 	for (size_t i = 0; i < ACP_COUNT(codes); i++) {
 		fake.fail[FAKE_RESERVE] = codes[i];
 		call(HOW("meta"));
-		EXPECT(reply.code == ACP_OK && !fake.reserved, "the call proceeds, without a place");
+		EXPECT(reply.code == ACP_OK && !fake.reserved, "the call runs without a reservation");
 		EXPECT(strstr(fake_plane_column(&fake, "result_meta"), "usage_check") != NULL, fake_plane_event(&fake));
 		EXPECT(strstr(fake_plane_column(&fake, "result_meta"), "resource_type") != NULL,
 		       fake_plane_event(&fake));
 		EXPECT_TEXT(fake_plane_column(&fake, "billable"), "true");
-		EXPECT(!reply_member("warning"), "nothing is known of the allowance");
+		EXPECT(!reply_member("warning"), "the allowance is unknown");
 		call(HOW("fail"));
-		EXPECT(!fake.reserved && fake.event_count == 1, "nothing to give back");
+		EXPECT(!fake.reserved && fake.event_count == 1, "no reservation to release");
 		EXPECT(strstr(fake_plane_column(&fake, "result_meta"), "usage_check") != NULL, fake_plane_event(&fake));
 	}
 	fake.fail[FAKE_RESERVE] = ACP_OK;
@@ -818,7 +818,7 @@ static void test_fail_open(void)
 	stop();
 }
 
-/* --- opt-in: the seed's "backward compatible" ----------------------------------------------------------- */
+/* --- usage is opt-in: without it, nothing changes for callers ------------------------------------------- */
 
 #define SCORES                                                                                                         \
 	"{\"action\":\"domain.leadscoring.scores.compute\",\"params\":{\"weights\":{\"a\":2},"                         \
@@ -890,7 +890,7 @@ static void test_usage_is_opt_in(void)
 	restart_with(false, true); /* switched off */
 	compare(texts);
 	restart_with(true, true);
-	fake.plane.usage.get = NULL; /* only if the control plane has get_usage() */
+	fake.plane.usage.get = NULL; /* enforced only if the control plane has get_usage() */
 	fake.used = fake.limit + 50;
 	compare(texts);
 	restart_with(true, false); /* a plane without usage and onboarding */
@@ -932,11 +932,11 @@ static void test_request_hash_of_secrets(void)
 	snprintf(first, sizeof first, "%s", fake_plane_column(&fake, "request_hash"));
 	expect_hash("{\"action\":\"test.do\",\"params\":{\"password\":\"hunter3\"}}", first);
 	call("{\"action\":\"test.do\",\"params\":{\"passwort\":\"hunter3\"}}");
-	EXPECT(strcmp(fake_plane_column(&fake, "request_hash"), first) != 0, "what is not a secret counts");
+	EXPECT(strcmp(fake_plane_column(&fake, "request_hash"), first) != 0, "other values change the hash");
 	stop();
 }
 
-/* None of these words is in the call's row, however the call ends. */
+/* None of these secrets is in the row of the call, whatever its outcome. */
 static void expect_no_secret(const char *body)
 {
 	static const char *const secrets[] = {"hunter2", "sk_live_51H", "whsec_abc", "abc.def", "0123456789ABCDEFGHIJ"};
@@ -1181,21 +1181,21 @@ static void test_hostile_bytes(void)
 
 /* --- starting ------------------------------------------------------------------------------------------- */
 
-/* One row that differs from a good one: the kernel must refuse to start, and give the reason. */
+/* The kernel must refuse to start with this action, and give the reason. */
 static void expect_no_start(struct acp_action action, const char *reason)
 {
 	char why[256] = "";
 	const struct acp_action rows[] = {action, {0}};
 	const struct acp_pack pack = {"broken", rows};
 	const struct acp_pack *const broken[] = {&acp_pack_meta, &pack, NULL};
-	struct acp_kernel unborn;
-	bool started = acp_kernel_init(&unborn, &config, &fake.plane, broken, why, sizeof why);
+	struct acp_kernel refused;
+	bool started = acp_kernel_init(&refused, &config, &fake.plane, broken, why, sizeof why);
 	EXPECT(!started, reason);
 	EXPECT(strstr(why, reason) != NULL, why);
 	EXPECT(action.name && strstr(why, action.name) != NULL, why);
-	EXPECT(unborn.entries == NULL && unborn.entry_count == 0, reason);
+	EXPECT(refused.entries == NULL && refused.entry_count == 0, reason);
 	if (started)
-		acp_kernel_release(&unborn);
+		acp_kernel_release(&refused);
 }
 
 static const struct acp_action good_row = {
@@ -1316,8 +1316,8 @@ static int64_t billable_rows(void)
 	return count;
 }
 
-/* Of 400 calls some fail, some are free, and there are more billable ones than the allowance: exactly the allowance is
- * used, and every call has its row. */
+/* Of 400 calls some fail, some are free, and more are billable than the allowance permits. Exactly the allowance is
+ * used, and every call has a row. */
 static void test_many_threads(void)
 {
 	pthread_t threads[THREADS];
@@ -1335,8 +1335,8 @@ static void test_many_threads(void)
 	EXPECT(answered == THREADS * CALLS_EACH, "every call has its own reply");
 	EXPECT(fake.event_count == THREADS * CALLS_EACH, "one row each");
 	EXPECT(fake.used == 60 && fake.held == 0 && fake.open == 0, "exactly the allowance");
-	EXPECT(billable_rows() == 60, "billable rows are the counted calls");
-	EXPECT(refused > 0, "the allowance was fought over");
+	EXPECT(billable_rows() == 60, "one billable row for each counted call");
+	EXPECT(refused > 0, "calls beyond the allowance are refused");
 	stop();
 }
 

@@ -1,4 +1,4 @@
-/* Numbers that many processes add to: exact, and never decreasing, even when processes are killed. */
+/* Counters to which many processes add: exact, and never decreasing, even when processes are killed. */
 #include "../tmain.h"
 #include "metrics.h"
 
@@ -137,7 +137,7 @@ static void child_serves(bool killed)
 	_exit(0);
 }
 
-/* No call is lost or counted twice, and the requests of a killed process do not stay "in flight". */
+/* No call is lost or counted twice, and requests of a killed process do not stay "in flight". */
 static void test_many_processes(void)
 {
 	struct acp_metrics *metrics = begin();
@@ -166,7 +166,7 @@ static void test_many_processes(void)
 	end(metrics);
 }
 
-/* When the last process leaves and another one comes, the numbers are still there. */
+/* The counters survive the end of the last process. */
 static void test_numbers_outlive_processes(void)
 {
 	struct acp_metrics *first = begin();
@@ -179,7 +179,7 @@ static void test_numbers_outlive_processes(void)
 	end(second);
 }
 
-/* With metrics off, NULL is passed along. */
+/* With metrics off, all functions accept NULL. */
 static void test_off(void)
 {
 	const struct acp_served served = {0, 200, ACP_OK, NULL, 1};

@@ -19,7 +19,7 @@ static struct acp_ratelimit *begin(void)
 	return table;
 }
 
-/* The table outlives processes, so the test removes its own. */
+/* The table outlives processes, so the test must remove it. */
 static void end(struct acp_ratelimit *table)
 {
 	char pattern[128];
@@ -40,7 +40,7 @@ static struct acp_rate take(struct acp_ratelimit *table, int64_t limit, uint64_t
 	return rate;
 }
 
-/* An event succeeds after the wait that reset announces, and never before the window has slid. */
+/* An event succeeds after the wait that reset announces, and never before the window has moved on. */
 static void test_window(void)
 {
 	struct acp_ratelimit *table = begin();

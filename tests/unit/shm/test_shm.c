@@ -1,4 +1,4 @@
-/* The opener of shared memory (core/shm/shm.c): it allocates all pages, prepares once, and explains failures. */
+/* Opening shared memory (core/shm/shm.c): all pages are allocated, it is prepared once, and failures are explained. */
 #include "../tmain.h"
 #include "shm.h"
 
@@ -54,7 +54,7 @@ static void test_allocated(void)
 	CU_ASSERT_PTR_NOT_NULL_FATAL(memory);
 	CU_ASSERT_EQUAL(stat(path, &status), 0);
 	CU_ASSERT_EQUAL(status.st_size, SIZE);
-	CU_ASSERT_TRUE(status.st_blocks * 512 >= SIZE); /* all pages are allocated, so that no write has to find one */
+	CU_ASSERT_TRUE(status.st_blocks * 512 >= SIZE); /* all pages are allocated, so no write can fail */
 	CU_ASSERT_EQUAL(status.st_mode & 0777, 0600);
 	CU_ASSERT_EQUAL(memory[1], 0);
 	CU_ASSERT_EQUAL(memory[SIZE - 1], 0);
@@ -62,7 +62,7 @@ static void test_allocated(void)
 	end();
 }
 
-/* A file of the right size without pages, as an earlier version left it, gets its pages. */
+/* A file of the right size without pages, as left by an earlier version, gets its pages allocated. */
 static void test_holes_are_filled(void)
 {
 	struct stat status = {0};

@@ -32,7 +32,7 @@ static void end(struct acp_key_cache *cache)
 	CU_ASSERT_EQUAL(unlink(path), 0);
 }
 
-/* A query; each call is later than the one before. */
+/* Makes a query. Each call is later than the previous one. */
 static struct acp_change_feed ask(struct acp_key_cache *cache)
 {
 	bool ask_clock;
@@ -42,7 +42,7 @@ static struct acp_change_feed ask(struct acp_key_cache *cache)
 	return feed;
 }
 
-/* Its answer: the number of the last change, and who has changed since the number in the query. */
+/* Applies the answer: the number of the last change, and the tenants changed since the number in the query. */
 static void answer(struct acp_key_cache *cache, struct acp_change_feed feed, int64_t version, const char *changed)
 {
 	feed.version = version;
@@ -62,13 +62,13 @@ static void test_order_of_answers(void)
 	answer(cache, ask(cache), 6, "");
 	struct acp_change_feed early = ask(cache);
 	struct acp_change_feed late = ask(cache);
-	/* The early query was answered after change 7, which revoked the key; the late one before it. */
+	/* The early query is answered after change 7, which revoked the key; the late one before it. */
 	answer(cache, early, 7, "{" TENANT "}");
 	struct acp_change_feed next = ask(cache);
 	answer(cache, late, 6, "");
 	acp_key_cache_put(cache, key, &owner, 0, 6);
 	CU_ASSERT_TRUE(known(cache, 0));
-	/* Queried from 7 on, so the answer does not report 7 again. */
+	/* This query asks for changes after 7, so the answer does not report 7 again. */
 	answer(cache, next, 7, "");
 	CU_ASSERT_FALSE(known(cache, 0));
 	end(cache);
@@ -100,7 +100,7 @@ static void test_lease(void)
 	usleep(25000);
 	CU_ASSERT_FALSE(known(cache, 0));
 	CU_ASSERT_TRUE(known(cache, 60000));
-	/* An answer may be old, so it never covers a change by a process of this host. */
+	/* An answer may be old, so it never includes a change by a process of this host. */
 	acp_shared_counter_add(changes);
 	CU_ASSERT_FALSE(known(cache, 60000));
 	end(cache);

@@ -52,9 +52,9 @@ static const char *llms(void)
 	return text.ptr;
 }
 
-static void expect_at(bool there, const char *part, bool wanted, unsigned line)
+static void expect_at(bool present, const char *part, bool wanted, unsigned line)
 {
-	CU_assertImplementation(there == wanted ? CU_TRUE : CU_FALSE, line, part, __FILE__, "", CU_FALSE);
+	CU_assertImplementation(present == wanted ? CU_TRUE : CU_FALSE, line, part, __FILE__, "", CU_FALSE);
 }
 #define HAS(part) expect_at(strstr(llms(), part) != NULL, part, true, __LINE__)
 #define LACKS(part) expect_at(strstr(llms(), part) != NULL, part, false, __LINE__)

@@ -1,4 +1,4 @@
-/* Onboarding: every rule for the request, the reply, replays, and that no key is left in a row. */
+/* Onboarding: every rule for the request, the reply, replays, and that no row contains a key. */
 #include "../tmain.h"
 
 #include "clock.h"
@@ -52,7 +52,7 @@ static void stop(void)
 	acp_config_release(&config);
 }
 
-static void apply(const char *body)
+static void send_body(const char *body)
 {
 	fake_plane_forget(&fake);
 	json_object_put(reply.body);
@@ -87,7 +87,7 @@ static void check_row(const char *code)
 
 static void refused(const char *body, const char *code, const char *field)
 {
-	apply(body);
+	send_body(body);
 	EXPECT_TEXT(acp_code_name(reply.code), code);
 	EXPECT_TEXT(acp_json_string(reply.body, "code"), code);
 	if (field)
@@ -145,7 +145,7 @@ static void test_members(void)
 			refused(rules[i].body, "VALIDATION_ERROR", rules[i].field);
 			continue;
 		}
-		apply(rules[i].body);
+		send_body(rules[i].body);
 		EXPECT(reply.code == ACP_OK, rules[i].body);
 		check_row("OK");
 		stop();
@@ -204,7 +204,7 @@ static void test_emails(void)
 		start();
 		snprintf(body, sizeof body, "{\"agent_id\":\"x\",\"email\":\"%s\"}", emails[i].email);
 		if (emails[i].good) {
-			apply(body);
+			send_body(body);
 			EXPECT(reply.code == ACP_OK, body);
 		} else {
 			refused(body, "VALIDATION_ERROR", "/email");
@@ -213,7 +213,7 @@ static void test_emails(void)
 	}
 }
 
-/* 255 characters, not bytes. */
+/* The limit is 255 characters, not bytes. */
 static void test_organization_length(void)
 {
 	char body[1200];
@@ -227,7 +227,7 @@ static void test_organization_length(void)
 		if (count > 255)
 			refused(body, "VALIDATION_ERROR", "/organization_name");
 		else
-			apply(body);
+			send_body(body);
 		EXPECT((reply.code == ACP_OK) == (count <= 255), "length");
 		stop();
 	}
@@ -242,12 +242,12 @@ static void test_bodies(void)
 	refused("{\"agent_id\":\"a\",\"agent_id\":\"b\",\"email\":\"a@b.example\"}", "VALIDATION_ERROR", "/agent_id");
 	memset(large, ' ', sizeof large - 1);
 	memcpy(large, GOOD, strlen(GOOD));
-	refused(large, "PAYLOAD_TOO_LARGE", NULL); /* far below max_body_bytes, but everybody may call this endpoint */
+	refused(large, "PAYLOAD_TOO_LARGE", NULL); /* far below max_body_bytes, but anyone may call this endpoint */
 	large[config.onboard_max_body_bytes + 1] = '\0';
 	refused(large, "PAYLOAD_TOO_LARGE", NULL);
 	large[config.onboard_max_body_bytes] = '\0';
-	apply(large);
-	EXPECT(reply.code == ACP_OK, "a body of just the limit");
+	send_body(large);
+	EXPECT(reply.code == ACP_OK, "a body of exactly the limit");
 	request.body_too_large = true;
 	refused(GOOD, "PAYLOAD_TOO_LARGE", NULL);
 	request.body_too_large = false;
@@ -273,7 +273,7 @@ static void test_transport(void)
 	request.content_type = "application/json";
 	request.content_encoding = "gzip";
 	refused(GOOD, "UNSUPPORTED_MEDIA_TYPE", NULL);
-	EXPECT(fake.calls[FAKE_ONBOARD] == 0, "the hub was not asked");
+	EXPECT(fake.calls[FAKE_ONBOARD] == 0, "the hub was not called");
 	stop();
 }
 
@@ -288,7 +288,7 @@ static void test_idempotency_keys(void)
 	request.idempotency_key = key;
 	refused(GOOD, "VALIDATION_ERROR", "/idempotency_key");
 	key[255] = '\0';
-	apply(GOOD);
+	send_body(GOOD);
 	EXPECT(reply.code == ACP_OK, "255 characters");
 	stop();
 }
@@ -302,12 +302,12 @@ static void test_offered(void)
 	free(config.products);
 	config.products = strdup("leadscoring other");
 	EXPECT(acp_onboard_offered(&kernel, "other"), "the second");
-	EXPECT(!acp_onboard_offered(&kernel, "leadscoring other"), "two products are not one");
+	EXPECT(!acp_onboard_offered(&kernel, "leadscoring other"), "a list of products is not a product");
 	config.onboarding = false;
 	EXPECT(!acp_onboard_offered(&kernel, "leadscoring"), "switched off");
 	config.onboarding = true;
 	fake.plane.call.onboard = NULL;
-	EXPECT(!acp_onboard_offered(&kernel, "leadscoring"), "a plane without it");
+	EXPECT(!acp_onboard_offered(&kernel, "leadscoring"), "a plane without onboarding");
 	stop();
 }
 
@@ -319,7 +319,7 @@ static void check_key(void)
 	const char *key = acp_json_string(reply.body, "api_key");
 	EXPECT(key && acp_key_wellformed("ock_", key), "the form of contract section 1");
 	acp_key_hash(config.key_pepper, key ? key : "", hash);
-	EXPECT(memcmp(hash, fake.agents[0].key_hash, sizeof hash) == 0, "the hash of this key is what is stored");
+	EXPECT(memcmp(hash, fake.agents[0].key_hash, sizeof hash) == 0, "the stored hash is that of this key");
 	EXPECT_TEXT(acp_json_string(reply.body, "api_key_id"), fake.agents[0].api_key_id);
 	EXPECT_TEXT(acp_json_string(reply.body, "tenant_uuid"), fake.agents[0].tenant_id);
 	EXPECT(acp_is_uuid(fake.agents[0].tenant_id) && acp_is_uuid(fake.agents[0].api_key_id), "ids");
@@ -343,7 +343,7 @@ static void check_instructions(void)
 static void test_reply(void)
 {
 	start();
-	apply(GOOD);
+	send_body(GOOD);
 	EXPECT(reply.http == 201 && reply.code == ACP_OK && !reply.replayed, "201");
 	EXPECT(acp_json_bool(reply.body, "onboarded"), "onboarded");
 	EXPECT_TEXT(acp_json_string(reply.body, "tier"), "free");
@@ -367,7 +367,7 @@ static void test_reply(void)
 static void test_example_request(void)
 {
 	start();
-	apply(GOOD);
+	send_body(GOOD);
 	struct json_object *example = acp_json_member(acp_json_member(reply.body, "instructions"), "example_request");
 	char *body = strdup(json_object_to_json_string(acp_json_member(example, "body")));
 	struct acp_reply answer;
@@ -394,7 +394,7 @@ static void test_configured_links(void)
 	config.url_prefix = strdup("/acp");
 	config.documentation_url = strdup("https://docs.example/x");
 	config.free_calls_limit = 7;
-	apply(GOOD);
+	send_body(GOOD);
 	struct json_object *instructions = acp_json_member(reply.body, "instructions");
 	struct json_object *example = acp_json_member(instructions, "example_request");
 	const char *url = acp_json_string(acp_json_member(reply.body, "upgrade_info"), "upgrade_url");
@@ -418,10 +418,10 @@ static void test_replay(void)
 {
 	start();
 	request.idempotency_key = "retry-1";
-	apply(GOOD);
+	send_body(GOOD);
 	EXPECT(reply.code == ACP_OK && !reply.replayed, "first");
 	char *first = stable_reply();
-	apply(" { \"email\" : \"a@b.example\", \"agent_id\" : \"agent-1\" } ");
+	send_body(" { \"email\" : \"a@b.example\", \"agent_id\" : \"agent-1\" } ");
 	EXPECT(reply.code == ACP_OK && reply.replayed && reply.http == 201, "replay");
 	char *second = stable_reply();
 	EXPECT_TEXT(second, first);
@@ -437,7 +437,7 @@ static void test_mismatch_and_taken(void)
 {
 	start();
 	request.idempotency_key = "retry-1";
-	apply(GOOD);
+	send_body(GOOD);
 	refused("{\"agent_id\":\"agent-1\",\"email\":\"other@b.example\"}", "IDEMPOTENCY_MISMATCH", NULL);
 	refused("{\"agent_id\":\"agent-2\",\"email\":\"a@b.example\"}", "IDEMPOTENCY_MISMATCH", NULL);
 	request.idempotency_key = "retry-2";
@@ -453,7 +453,7 @@ static void test_stored_idempotency_key(void)
 {
 	start();
 	request.idempotency_key = "retry-1";
-	apply(GOOD);
+	send_body(GOOD);
 	const char *stored = fake.agents[0].idempotency_key;
 	EXPECT(stored && strlen(stored) == 64 && strspn(stored, "0123456789abcdef") == 64, "hex");
 	uint8_t digest[ACP_SHA256_LEN];
@@ -469,14 +469,14 @@ static void test_keys_differ(void)
 {
 	char first[ACP_KEY_MAX];
 	start();
-	apply(GOOD);
+	send_body(GOOD);
 	snprintf(first, sizeof first, "%s", acp_json_string(reply.body, "api_key"));
-	apply("{\"agent_id\":\"agent-2\",\"email\":\"a@b.example\"}");
+	send_body("{\"agent_id\":\"agent-2\",\"email\":\"a@b.example\"}");
 	EXPECT(strcmp(acp_json_string(reply.body, "api_key"), first) != 0, "another agent");
 	EXPECT(strcmp(fake.agents[0].salt, fake.agents[1].salt) != 0, "another salt");
 	stop();
 	start();
-	apply(GOOD);
+	send_body(GOOD);
 	EXPECT(strcmp(acp_json_string(reply.body, "api_key"), first) != 0, "another time");
 	stop();
 }
@@ -488,7 +488,7 @@ static void test_no_key_in_the_row(void)
 	start();
 	request.idempotency_key = "retry-1";
 	for (int i = 0; i < 2; i++) { /* the second is a replay */
-		apply(GOOD);
+		send_body(GOOD);
 		const char *key = acp_json_string(reply.body, "api_key");
 		const char *row = fake_plane_event(&fake);
 		EXPECT(key && !strstr(row, key) && !strstr(row, key + 4), row);
@@ -498,7 +498,7 @@ static void test_no_key_in_the_row(void)
 	refused("{\"agent_id\":\"ock_0123456789ABCDEFGHIJabcdefghij1TfgjC\",\"email\":\"hunter2\"}", "VALIDATION_ERROR",
 		"/email");
 	EXPECT(!strstr(fake_plane_event(&fake), "hunter2") && !strstr(fake_plane_event(&fake), "1TfgjC"),
-	       "nor what was sent");
+	       "nor the sent secrets");
 	stop();
 }
 
@@ -523,29 +523,29 @@ static void test_hub_away(void)
 	stop();
 }
 
-/* The outcome is unknown: a client that sent no key gets one, with which the same request returns the tenant in case it
- * was created after all. */
+/* If the outcome is unknown, a client that sent no key gets one. With it, the same request returns the tenant if it was
+ * created after all. */
 static void test_outcome_unknown(void)
 {
 	char key[64];
 	start();
 	fake.fail[FAKE_ONBOARD] = ACP_OUTCOME_UNKNOWN;
-	apply(GOOD);
+	send_body(GOOD);
 	EXPECT(reply.code == ACP_OUTCOME_UNKNOWN && reply.http == 503 && reply.retry_after > 0, "unknown");
 	EXPECT_TEXT(fake_plane_column(&fake, "error_code"), "OUTCOME_UNKNOWN");
-	EXPECT(fake_plane_column(&fake, "unless_onboarded") != NULL, "the row gives way to that of a success");
+	EXPECT(fake_plane_column(&fake, "unless_onboarded") != NULL, "the row is dropped if there is one of a success");
 	const char *given = acp_json_string(reply.body, "idempotency_key");
 	EXPECT(given && strlen(given) > 32, "a key that cannot be guessed");
 	snprintf(key, sizeof key, "%s", given ? given : "");
 	fake.fail[FAKE_ONBOARD] = ACP_OK;
 	request.idempotency_key = key;
-	apply(GOOD);
+	send_body(GOOD);
 	EXPECT(reply.code == ACP_OK && !reply.replayed, "done now");
-	apply(GOOD);
+	send_body(GOOD);
 	EXPECT(reply.code == ACP_OK && reply.replayed, "and once");
 	request.idempotency_key = "mine";
 	fake.fail[FAKE_ONBOARD] = ACP_OUTCOME_UNKNOWN;
-	apply("{\"agent_id\":\"agent-2\",\"email\":\"a@b.example\"}");
+	send_body("{\"agent_id\":\"agent-2\",\"email\":\"a@b.example\"}");
 	EXPECT_TEXT(acp_json_string(reply.body, "idempotency_key"), "mine");
 	request.idempotency_key = NULL;
 	stop();
@@ -557,16 +557,16 @@ static void test_record_fails(void)
 	static const enum acp_code codes[] = {ACP_UNAVAILABLE, ACP_INTERNAL_ERROR};
 	static const char *const bodies[] = {"{}", "{", GOOD};
 	start();
-	apply(GOOD);
+	send_body(GOOD);
 	for (size_t i = 0; i < ACP_COUNT(codes) * ACP_COUNT(bodies); i++) {
 		fake.fail[FAKE_RECORD] = codes[i % 2];
-		apply(bodies[i / 2]);
+		send_body(bodies[i / 2]);
 		EXPECT_TEXT(acp_code_name(reply.code), "UNAVAILABLE");
 		EXPECT(reply.http == 503 && reply.retry_after > 0, bodies[i / 2]);
 		EXPECT(fake.event_count == 0 && fake.calls[FAKE_RECORD] == 1, bodies[i / 2]);
 		EXPECT(!acp_json_member(reply.body, "field"), bodies[i / 2]);
 	}
-	apply("{\"agent_id\":\"agent-2\",\"email\":\"a@b.example\"}");
+	send_body("{\"agent_id\":\"agent-2\",\"email\":\"a@b.example\"}");
 	EXPECT(reply.code == ACP_OK && fake.calls[FAKE_RECORD] == 0, "a success needs no second row");
 	stop();
 }
