@@ -1,4 +1,4 @@
-"""Changes of keys and tenants: measures from which call on each process applies them.
+"""Changes of keys and tenants: measures when each process begins to apply them.
 
 Every process is called directly over FastCGI: two programs with one process each, reached at their own sockets, and one
 program with two processes, whose log tells which process answered. All use one database, like several hosts.
@@ -346,10 +346,10 @@ class Verdict:
 
     @property
     def violations(self):
-        told = ["%s: a call that started %.0f ms after the answer saw the old state: %d %s, request_id %s" % (
+        stale = ["%s: a call that started %.0f ms after the answer saw the old state: %d %s, request_id %s" % (
             change, (sample.started - change.answered) * 1000, sample.reply.status, sample.reply.code,
             sample.reply.request_id) for change, sample in self.stale]
-        return told + ["%s: only %d of %d processes could be asked" % (change, change.processes(), self.processes)
+        return stale + ["%s: only %d of %d processes could be called" % (change, change.processes(), self.processes)
                        for change in self.missed]
 
     def lines(self):
@@ -359,7 +359,7 @@ class Verdict:
         yield "seed %s; changes: %d (%s)" % (self.seed, len(self.changes), shown(kinds))
         yield "through: %s; with all connections cut just before: %d" % (
             shown(ways), sum(change.cut for change in self.changes))
-        yield "processes: %d; change x process pairs asked %g ms or more after the answer: %d of %d, by %d calls" % (
+        yield "processes: %d; change x process pairs called %g ms or more after the answer: %d of %d, by %d calls" % (
             self.processes, PROMISED * 1000, sum(change.processes() for change in self.changes),
             len(self.changes) * self.processes, calls)
         yield "change not cut: " + delays([change.delay() for change in self.changes if not change.cut])

@@ -28,7 +28,7 @@ def parser(description):
 def parsed(made):
     options = made.parse_args()
     if not os.access(os.path.join(options.prefix, "sbin", "acp.fcgi"), os.X_OK):
-        made.error("%s: no sbin/acp.fcgi there; give --prefix, or run deploy/check build" % options.prefix)
+        made.error("%s has no sbin/acp.fcgi; give --prefix, or run deploy/check build" % options.prefix)
     options.port = options.port or free_port()
     options.failed = True  # until there is a verdict
     options.own_dir = not options.dir

@@ -1,4 +1,4 @@
-"""Holds PostgreSQL connections so that no one else can use them: sends the startup messages, then nothing."""
+"""Occupies PostgreSQL connections: sends the startup messages, then nothing."""
 
 import socket
 import struct

@@ -17,7 +17,7 @@ WITHOUT_STANDBY = 1.5  # seconds of calls that only the primary stores, for --lo
 
 
 def written_after(answers, fault):
-    """Time of the answer to the first writing call that began after the fault; None: there was none."""
+    """Returns the time of the answer to the first writing call that began after the fault, or None."""
     return min((a.ended for a in answers if a.request.action == CREATE and not a.request.dry_run and a.status == 200
                 and a.started >= fault.at), default=None)
 
@@ -66,7 +66,7 @@ def run(stack, seed, failovers, clients, gaps=(2, 5), pauses=(0, 2), silence=(2,
             load.stop()
         verdict = Verdict(seed, load, cluster, time.monotonic() - start)
         check(sorted(stack.responders()) == responders, "the processes of the responder have changed since the start")
-        verdict.notes.append("the responder's processes are those of the beginning")
+        verdict.notes.append("the responder's processes have not changed")
         ends = [fault.at for fault in cluster.faults[1:]] + [time.monotonic()]
         verdict.notes += [recovery(verdict.answers, fault, end) for fault, end in zip(cluster.faults, ends)]
         try:

@@ -31,8 +31,8 @@ reservation_ttl = 5
 idempotency_lease = 5
 database_url = postgresql://acp_app@/acp?host=%s&port=5432
 """
-# For each case: the created objects by the name that the call chose: (name, id, stored part of the key).
-THERE = {"models.create": "select name, model_id, '' from acp.leadscoring_models where starts_with(name, '%s-')",
+# For each case, a query for the created objects by the name that the call chose: (name, id, stored part of the key).
+CREATED = {"models.create": "select name, model_id, '' from acp.leadscoring_models where starts_with(name, '%s-')",
          "iam.keys.create": "select name, api_key_id, key_prefix from acp.api_keys where starts_with(name, '%s-')",
          "onboarding": "select t.agent_id, t.tenant_id, k.key_prefix from acp.tenants t join acp.api_keys k "
                        "using (tenant_id) where starts_with(t.agent_id, '%s-call-')"}
@@ -73,7 +73,7 @@ class Call:
         """The API key in the answer, if any."""
         return self.last.data.get("api_key", "") if self.last.good and self.case != "models.create" else ""
 
-    def told(self, answer):
+    def created(self, answer):
         """(id, stored part of the key) of the created object according to this answer."""
         if self.case == "models.create":
             return answer.data, ""
@@ -99,10 +99,10 @@ class Verdict:
         for values in table(bench.db, "select %s from acp.audit_logs where ts >= '%s'" % (", ".join(COLUMNS), since)):
             row = Row(values)
             self._rows.setdefault(row.request_id, []).append(row)
-        self._there = {case: {} for case in CASES}
-        for case, select in THERE.items():
+        self._found = {case: {} for case in CASES}
+        for case, select in CREATED.items():
             for named, made, key in table(bench.db, select % name):
-                self._there[case].setdefault(named, []).append((made, key))
+                self._found[case].setdefault(named, []).append((made, key))
         self.notes = []
         found = [(call, list(dict.fromkeys(self._wrong(call)))) for call in calls]
         self._wrong_cases = {call.case for call, wrong in found if wrong}
@@ -115,32 +115,32 @@ class Verdict:
         return [row for answer in answers for row in self._rows.get(answer.request_id, [])]
 
     def _wrong(self, call):
-        there = self._there[call.case].get(call.name, [])
+        found = self._found[call.case].get(call.name, [])
         for answer in call.answers:
-            yield from self._wrong_answer(call, answer, there)
+            yield from self._wrong_answer(call, answer, found)
         if not call.last.good and call.last.status is not UNKNOWN:
-            yield "no success in the end"
-        if len(there) > 1 or len(there) < call.last.good:
-            yield "done %d times" % len(there)
+            yield "the last answer is no success"
+        if len(found) > 1 or len(found) < call.last.good:
+            yield "done %d times" % len(found)
         charged = sum(row.billable for row in self._rows_of(call.answers))
         if charged != (call.case == "models.create" and call.last.good) and call.last.status is not UNKNOWN:
-            yield "%d rows charge it" % charged
+            yield "charged by %d rows" % charged
         if not call.works():
-            yield "the key that was answered is not a good one"
+            yield "the API key in the answer does not work"
 
-    def _wrong_answer(self, call, answer, there):
+    def _wrong_answer(self, call, answer, found):
         rows = self._rows_of([answer])
         done = [row for row in rows if row.status == "success"]
         if len(rows) > 1:
             yield "%d rows of one request" % len(rows)
         if answer.good and not done:
-            yield "success was answered, and no row says so"
-        if answer.good and call.told(answer) not in there:
-            yield "%s was answered, %s is there" % (call.told(answer)[0], [made for made, _ in there])
+            yield "success was answered, but it has no row of a success"
+        if answer.good and call.created(answer) not in found:
+            yield "%s was answered, but found: %s" % (call.created(answer)[0], [made for made, _ in found])
         if done and not answer.good and not answer.unsure:
-            yield "%s was answered, and it was done" % shown(answer)
+            yield "%s was answered, but the call was done" % shown(answer)
         if answer.code == OUTCOME_UNKNOWN and not answer.named_key:
-            yield "the outcome is unknown, and no key is named"
+            yield "OUTCOME_UNKNOWN without an idempotency key"
         if answer.status is not UNKNOWN and not answer.open and not answer.good:
             yield "%s was answered" % shown(answer)
         if answer.fault or answer.status == 500:
@@ -157,9 +157,9 @@ class Verdict:
         rows = self._rows_of([call.first])
         log = ("%d rows" % len(rows) if len(rows) > 1 else "no row" if not rows else
                "success row" if rows[0].status == "success" else "refusal row")
-        again = "-" if len(call.answers) < 2 else shown(call.last)
-        how = "" if len(call.answers) < 2 else "with the key" if call.last.request.told else "plainly"
-        return (call.case, shown(call.first), log, again, how, str(len(self._there[call.case].get(call.name, []))))
+        repeat = "-" if len(call.answers) < 2 else shown(call.last)
+        how = "" if len(call.answers) < 2 else "with the key" if call.last.request.has_given_key else "unchanged"
+        return (call.case, shown(call.first), log, repeat, how, str(len(self._found[call.case].get(call.name, []))))
 
     def lines(self):
         yield from self.notes

@@ -17,7 +17,7 @@ from stripe import StandIn
 from workload import Account, Request
 
 SETTLING = 600  # seconds after the last fault in which all events must be delivered
-STANDING = 120  # seconds after that in which at least one obligation must be done
+STANDING = 120  # seconds after that within which at least one obligation must be done
 # Paid calls of closed months and the lines that charge them, counted here and not by the program.
 CHARGED = """select (select count(*) from acp.audit_logs where billable and tier = 'paid'
         and ts < acp.period_end(:'last')) as rows,
@@ -39,8 +39,8 @@ class StackStripe(StandIn):
 
 
 class Shopper(Background):
-    """One agent after another: onboards, makes a few calls, asks for the link, and a person saves a card. From then on
-    it is a paying tenant of the load."""
+    """Makes one agent after another a customer: it onboards, makes a few calls and asks for the link; then a person
+    saves a card. From then on it is a paying tenant of the load."""
 
     def __init__(self, stack, load, bench, stripe, seed):
         super().__init__()
@@ -48,13 +48,13 @@ class Shopper(Background):
         self._load, self._db, self._stripe = load, bench.db, stripe
         self._client = load.stand_by(stack.url, "%s/shopper" % seed)
         self._choice = random.Random("%s/shopper" % seed)
-        self.pressed = []  # accounts with a saved card: they must be paying tenants at the end
+        self.with_card = []  # accounts with a saved card: they must be paying tenants at the end
         self._waiting = []  # those not yet seen as paying
 
     def _work(self):
         number = 0
-        # Ever fewer: each is billed every month, and the stand-in is slow.
-        while not self._stopping.wait(self._choice.uniform(1, 6) * (1 + len(self.pressed) / 10)):
+        # Pauses grow, because each tenant is billed every month and the stand-in is slow.
+        while not self._stopping.wait(self._choice.uniform(1, 6) * (1 + len(self.with_card) / 10)):
             number += 1
             self._one("%s-shopper-%d" % (self._load.name, number))
             self._register()
@@ -65,7 +65,7 @@ class Shopper(Background):
             self._client.send(Request("score, shopper", {"action": SCORE, "params": SCORE_PARAMS}, account))
         while account and not self._stopping.wait(0.2):
             if self._save_card(account):
-                self.pressed.append(account)
+                self.with_card.append(account)
                 self._waiting.append(account)
                 return
 
@@ -86,7 +86,7 @@ class Shopper(Background):
             for account in list(self._waiting):
                 if self.tier(account) == "paid":
                     self._waiting.remove(account)
-                    # A call that begins 100 ms later is a paid one.
+                    # A call that begins 100 ms later is a paid call.
                     time.sleep(0.2)
                     self._load.add_paid(Account(account.agent_id, {"tenant_uuid": account.id, "api_key": account.key},
                                                 "paid"))
@@ -136,20 +136,21 @@ class Books:
         given up, as an operator does."""
         self._stripe.control(reset=True)
 
-        def told():
+        def all_delivered():
             state = self._stripe.report()["webhooks"]
             if not state["under_way"] and not state["waiting"] and state["failed"]:
                 self._stripe.control(webhooks={"send": list(state["failed"])})
             return not state["under_way"] and not state["waiting"] and not state["failed"]
 
-        self.attempt("every event of Stripe was taken", lambda: until(SETTLING, "webhooks of Stripe", told, 0.5))
+        self.attempt("every event of Stripe was accepted",
+                     lambda: until(SETTLING, "webhooks of Stripe", all_delivered, 0.5))
         self._stack.ctl("outbox", "retry", "all")
         self.attempt("nothing is owed to Stripe", self._pay_off)
         self.violations += ["owed: %s" % owed for owed in self._owed()[:5]]
 
     def _pay_off(self):
-        """After an hour many obligations are left, and the stand-in is slow. The check is that they become fewer, down
-        to none."""
+        """After an hour many obligations are left, and the stand-in is slow. Checks that their number decreases
+        to zero."""
         left = len(self._owed())
         while left:
             until(STANDING, "one of %d obligations is done" % left, lambda most=left: len(self._owed()) < most, 0.5)
@@ -160,9 +161,9 @@ class Books:
                              "from acp.outbox where done_at is null order by outbox_id")
 
     def customers(self):
-        pressed = self._shopper.pressed
-        self.expect("whoever saved a card is a paying tenant (%d)" % len(pressed), [
-            "tenant %s" % account.id for account in pressed if self._shopper.tier(account) != "paid"])
+        with_card = self._shopper.with_card
+        self.expect("every tenant with a saved card is paying (%d)" % len(with_card), [
+            "tenant %s" % account.id for account in with_card if self._shopper.tier(account) != "paid"])
         count = {}
         for customer in self._stripe.all("/v1/customers"):
             tenant = customer["metadata"].get("tenant_uuid")
@@ -179,7 +180,7 @@ class Books:
         before = self._db.rows(INVOICES)
         for month in months:
             self._stack.ctl("billing", "run", "--period", month)
-        self.expect("a month that is billed again gets no other invoice (%d invoices)" % len(before),
+        self.expect("billing a month again changes no invoice (%d invoices)" % len(before),
                     [] if self._db.rows(INVOICES) == before else ["invoices differ"])
 
     def balance(self, months):

@@ -42,7 +42,7 @@ def table(db, select):
     return list(csv.reader(io.StringIO(db.text("copy (%s) to stdout (format csv)" % select))))
 
 
-STRADDLING = 60  # seconds before a clock jump in which a call may begin that does its work after the jump
+STRADDLING = 60  # seconds: a call that began at most this long before a clock jump may do its work after the jump
 
 
 def latest(moment, jumps):
@@ -62,7 +62,7 @@ def effects_of(rows, jumps):
 
 
 def most_effects(moments, jumps):
-    """How many effects of one key at those times are allowed."""
+    """Returns how many effects of one key at those times are allowed."""
     allowed, last = 1, min(moments, default=0)
     for moment in sorted(moments):
         if latest(moment, jumps) - last >= KEY_SECONDS:
@@ -73,8 +73,8 @@ def most_effects(moments, jumps):
 class Oracle:
     def __init__(self, bench, load, since, free_limit, reservation_ttl, may_fail=lambda answer: False,
                  jumps=()):
-        """may_fail(answer): true if the schema was broken at that time, so that a 500 is right. jumps: of the program's
-        clock, as for effects_of."""
+        """may_fail(answer): true if the schema was broken at that time, so that a 500 is allowed. jumps: those of the
+        program's clock, as for effects_of."""
         self._bench = bench
         self._load = load
         self._since = since
@@ -100,16 +100,16 @@ class Oracle:
     def check(self):
         self._read()
         self._rows_of_answers()
-        self._rows_of_nobody()
+        self._unanswered_rows()
         self._refusals()
         self._outcomes()
         self._models()
         self._keyed()
-        self._told()
+        self._repeats()
         self._new_keys()
         self._agents()
         self._free_limit()
-        self._places()
+        self._reservations()
         self._account()
         self._usage()
         self._command("reconcile")
@@ -134,9 +134,9 @@ class Oracle:
 
     def _rows_of_answers(self):
         answered = [a for a in self._answers if a.status not in (UNKNOWN, 503)]
-        told = Counter(answer.request_id for answer in self._answers if answer.request_id)
-        self._expect("no request_id is given twice", ["%s, %d times" % pair for pair in told.items() if pair[1] > 1])
-        self._expect("every reply has its form", [(a.fault, str(a)) for a in self._answers if a.fault])
+        ids = Counter(answer.request_id for answer in self._answers if answer.request_id)
+        self._expect("no request_id is given twice", ["%s, %d times" % pair for pair in ids.items() if pair[1] > 1])
+        self._expect("every reply is well-formed", [(a.fault, str(a)) for a in self._answers if a.fault])
         self._expect("no 500", [a for a in answered if a.status == 500 and not self._may_fail(a)])
         counts = [(a, len(self._rows[a.request_id])) for a in answered]
         self._expect("every 2xx has exactly one audit row",
@@ -144,7 +144,7 @@ class Oracle:
         self._expect("every other answer has exactly one audit row",
                      ["%d rows of %s" % (count, a) for a, count in counts if count != 1 and a.status >= 300])
         wrong = [(a, self._difference(a, self._rows[a.request_id][0])) for a, count in counts if count == 1]
-        self._expect("the row says what was answered", ["%s; %s; %s" % (what, a, self._rows[a.request_id][0])
+        self._expect("the row matches the answer", ["%s; %s; %s" % (what, a, self._rows[a.request_id][0])
                                                         for a, what in wrong if what])
 
     def _difference(self, answer, row, done=False):
@@ -155,8 +155,8 @@ class Oracle:
         code = None if done else answer.code
         fresh = good and code is None
         # Answered while the database was away. The allowance had no room left afterwards, so the call is free.
-        given_away = row.usage_check == "failed_open_over_limit" and row.tier == "free"
-        billable = fresh and request.action in BILLABLE and not request.dry_run and not given_away
+        is_free = row.usage_check == "failed_open_over_limit" and row.tier == "free"
+        billable = fresh and request.action in BILLABLE and not request.dry_run and not is_free
         wanted = {"status": (row.status == "success", good), "error_code": (row.code, code),
                   "billable": (row.billable, billable)}
         if answer.status != 400:  # a body refused early was not read completely
@@ -172,14 +172,14 @@ class Oracle:
         wrong = ["%s is %s instead of %s" % (name, *pair) for name, pair in wanted.items() if pair[0] != pair[1]]
         return ", ".join(wrong) or None
 
-    def _rows_of_nobody(self):
+    def _unanswered_rows(self):
         """Rows without a received answer: at most as many as calls without an answer."""
-        told = {answer.request_id for answer in self._answers}
-        nobody = [row for row in self._own if row.request_id not in told and row.action not in NOT_CALLED]
+        answered = {answer.request_id for answer in self._answers}
+        unanswered = [row for row in self._own if row.request_id not in answered and row.action not in NOT_CALLED]
         unknown = sum(answer.status is UNKNOWN for answer in self._answers)
-        self.notes.append("rows of calls whose answer never arrived: %d, of %d such calls" % (len(nobody), unknown))
-        if len(nobody) > unknown:
-            self._expect("no rows of calls that nobody made", nobody)
+        self.notes.append("rows of calls whose answer never arrived: %d, of %d such calls" % (len(unanswered), unknown))
+        if len(unanswered) > unknown:
+            self._expect("no rows of calls that no client made", unanswered)
 
     def _refusals(self):
         """A call answered as refused or failed was not done and is not done later."""
@@ -193,7 +193,7 @@ class Oracle:
                 found["with the row of the refusal" if rows else "without a row"] += 1
         self.notes.append("503 %s: %s" % (UNAVAILABLE, ", ".join("%d %s" % (n, what) for what, n in found.most_common())
                                           or "none"))
-        self._expect("what was answered as refused or failed was not done", wrong)
+        self._expect("calls answered as refused or failed were not done", wrong)
         twice = [a for a in self._answers if a.status == 503 and len(self._rows[a.request_id]) > 1]
         self._expect("no 503 has two rows", twice)
 
@@ -206,17 +206,17 @@ class Oracle:
             rows = self._rows[answer.request_id]
             done = any(row.status == "success" for row in rows)
             found["done" if done else "with another row" if rows else "without a row"] += 1
-            found["that name no key"] += not answer.named_key
+            found["without a key"] += not answer.named_key
             for row in rows:
-                said = row.status, row.code
+                outcome = row.status, row.code
                 what = self._difference(answer, row, done=True) if done else \
-                    said not in [("error", OUTCOME_UNKNOWN), ("error", UNAVAILABLE)] and "no row of such an answer"
+                    outcome not in [("error", OUTCOME_UNKNOWN), ("error", UNAVAILABLE)] and "the row does not match"
                 wrong += ["%s; %s; %s" % (what, answer, row)] if what else []
         self.notes.append("%s: %d%s" % (OUTCOME_UNKNOWN, sum(a.code == OUTCOME_UNKNOWN for a in self._answers),
                                         "".join(", %d %s" % (n, what) for what, n in found.most_common() if n)))
-        self._expect("rows of unknown outcomes say what was done", wrong)
+        self._expect("rows of calls with unknown outcome match what was done", wrong)
 
-    # What was written -------------------------------------------------------------------------------------------------
+    # Models and idempotency keys --------------------------------------------------------------------------------------
 
     def _models(self):
         found = defaultdict(list)
@@ -231,11 +231,11 @@ class Oracle:
         wrong = []
         for name, answers in creates.items():
             wrong += self._wrong_model(name, answers, found.get(name, []))
-        wrong += ["%s: a model that nobody created" % name for name in found if name not in creates]
-        self._expect("models are those that were answered with success", wrong)
+        wrong += ["%s: a model that no client created" % name for name in found if name not in creates]
+        self._expect("the models are those answered with success", wrong)
         written = Counter(model for models in found.values() for _, model in models)
         counted = Counter(row.resource for row in self._own if row.action == CREATE and row.billable)
-        self._expect("each model has the one audit row that charges it", [
+        self._expect("each model has exactly one audit row that charges it", [
             "%s: %d models, %d rows" % (model, written[model], counted[model])
             for model in set(written) | set(counted) if written[model] != counted[model]])
 
@@ -246,18 +246,18 @@ class Oracle:
         if len(models) > allowed:
             return ["%s: %d models; %s" % (name, len(models), answers[0])]
         if good and not models:
-            return ["%s: success was answered and there is no model; %s" % (name, good[0])]
+            return ["%s: success was answered, but there is no model; %s" % (name, good[0])]
         if models and not good and not unsure:
-            return ["%s: a model, though nothing was answered but refusals; %s" % (name, answers[0])]
-        there = [model for _, model in models]
-        return ["%s: model %s was answered, %s is there; %s" % (name, a.data, ", ".join(there), a)
-                for a in good if a.data not in there]
+            return ["%s: a model, but all answers were refusals; %s" % (name, answers[0])]
+        found = [model for _, model in models]
+        return ["%s: model %s was answered, but found: %s; %s" % (name, a.data, ", ".join(found), a)
+                for a in good if a.data not in found]
 
     def _keyed(self):
         """One effect per key: at most one billable row, exactly one after a success, and at most one model."""
         calls = defaultdict(list)
         for answer in self._answers:
-            if answer.request.idempotency_key and not answer.request.told:
+            if answer.request.idempotency_key and not answer.request.has_given_key:
                 key = answer.request.account.id, answer.request.action, answer.request.idempotency_key
                 calls[key].append(answer)
         wrong = []
@@ -272,10 +272,10 @@ class Oracle:
         replays = sum(answer.code == "IDEMPOTENT_REPLAY" for answer in self._answers)
         self.notes.append("idempotency keys: %d, replays: %d" % (len(calls), replays))
 
-    # What was repeated as told ----------------------------------------------------------------------------------------
+    # Repeats with the key from an answer ------------------------------------------------------------------------------
 
     def _done(self, answers):
-        """Rows that record the success of this call or of a repeat."""
+        """Returns the rows that record the success of this call or of a repeat."""
         rows = {row for answer in answers for row in self._rows.get(answer.request_id, [])}
         for request in {answer.request for answer in answers}:
             if request.account and request.idempotency_key:
@@ -283,13 +283,13 @@ class Oracle:
         return [row for row in rows if row.status == "success" and row.code is None]
 
     def _allowed(self, answers):
-        """How many effects of these calls are allowed. All but the first have one key."""
+        """Returns how many effects of these calls are allowed. All but the first have one key."""
         keyed = any(answer.request.idempotency_key for answer in answers)
         return most_effects([row.at for row in self._done(answers)], self._jumps) if keyed else 1
 
-    def _told(self):
-        """A call with unknown outcome and its repeats with the key it was given: one effect."""
-        chains = {a.request.first: [] for a in self._answers if a.request.told and a.request.path != ONBOARD}
+    def _repeats(self):
+        """A call with unknown outcome and its repeats with the key from its answer have one effect."""
+        chains = {a.request.first: [] for a in self._answers if a.request.has_given_key and a.request.path != ONBOARD}
         for answer in self._answers:
             if answer.request.first in chains:
                 chains[answer.request.first].append(answer)
@@ -300,15 +300,15 @@ class Oracle:
             if len(done) > allowed:
                 wrong.append("done %d times; %s; %s" % (len(done), answers[0], ", ".join(map(str, done))))
             elif last.good and not done:
-                wrong.append("success was answered in the end, and no row says so; %s" % last)
+                wrong.append("the last answer was a success, but it has no row of a success; %s" % last)
             elif done and not last.open and not last.good:
-                wrong.append("refused in the end, and done; %s; %s; %s" % (answers[0], last, done[0]))
-        self.notes.append("calls repeated with the key that they were given: %s" % (
+                wrong.append("refused in the end, but done; %s; %s; %s" % (answers[0], last, done[0]))
+        self.notes.append("calls repeated with the key from their answer: %s" % (
             ", ".join("%d %s" % (n, what) for what, n in ends.most_common()) or "none"))
-        self._expect("a call that is repeated as told is done once", wrong)
+        self._expect("a call repeated with the key from its answer is done once", wrong)
 
     def _new_keys(self):
-        """API keys: every answered key exists, and no key exists whose text was never answered."""
+        """Every API key in an answer exists, and every existing key was in an answer."""
         found = defaultdict(list)
         for name, tenant, key_id, prefix in table(
                 self._bench.db, "select name, tenant_id, api_key_id, key_prefix from acp.api_keys "
@@ -318,28 +318,28 @@ class Oracle:
         for answer in self._answers:
             if answer.request.new_key:
                 creates[answer.request.new_key].append(answer)
-        wrong = ["%s: a key that nobody made" % name for name in found if name not in creates]
+        wrong = ["%s: a key that no client created" % name for name in found if name not in creates]
         for name, answers in creates.items():
             wrong += self._wrong_key(name, answers, found.get(name, []))
-        self._expect("API keys are those that were answered with success (%d)" % len(found), wrong)
+        self._expect("the API keys are those answered with success (%d)" % len(found), wrong)
         written = Counter(key_id for keys in found.values() for _, key_id, _ in keys)
         # A replay is a success, too, and is marked as such.
-        told = Counter(row.resource for row in self._own if row.action == CREATE_KEY and row.status == "success"
+        recorded = Counter(row.resource for row in self._own if row.action == CREATE_KEY and row.status == "success"
                        and row.code is None)
-        self._expect("each API key has its one audit row", [
-            "%s: %d keys, %d rows" % (key_id, written[key_id], told[key_id])
-            for key_id in set(written) | set(told) if written[key_id] != told[key_id]])
+        self._expect("each API key has exactly one audit row", [
+            "%s: %d keys, %d rows" % (key_id, written[key_id], recorded[key_id])
+            for key_id in set(written) | set(recorded) if written[key_id] != recorded[key_id]])
 
     def _wrong_key(self, name, answers, keys):
         good = [a for a in answers if a.good]
         if len(keys) > self._allowed(answers):
             return ["%s: %d keys; %s" % (name, len(keys), answers[0])]
         if keys and not good and not any(a.unsure for a in answers):
-            return ["%s: a key, though nothing was answered but refusals; %s" % (name, answers[0])]
-        there = [(key_id, prefix) for _, key_id, prefix in keys]
-        return ["%s: key %s… with id %s was answered, %s is there; %s" % (
-            name, a.data.get("api_key", "")[:SHOWN_OF_KEY], a.data.get("api_key_id"), there, a) for a in good
-                if (a.data.get("api_key_id"), a.data.get("api_key", "")[:SHOWN_OF_KEY]) not in there]
+            return ["%s: a key, but all answers were refusals; %s" % (name, answers[0])]
+        found = [(key_id, prefix) for _, key_id, prefix in keys]
+        return ["%s: key %s… with id %s was answered, but found: %s; %s" % (
+            name, a.data.get("api_key", "")[:SHOWN_OF_KEY], a.data.get("api_key_id"), found, a) for a in good
+                if (a.data.get("api_key_id"), a.data.get("api_key", "")[:SHOWN_OF_KEY]) not in found]
 
     def _agents(self):
         """Agents that onboarded without a key: each that got an answer becomes a tenant and knows the key of the
@@ -369,9 +369,9 @@ class Oracle:
         if refused:
             return ["%s: refused, after %s; %s" % (agent, answers[0], refused[0])]
         if len(tenants) > 1 or any(pair not in tenants for pair in good):
-            return ["%s: %s answered, %s there; %s" % (agent, good, tenants, answers[-1])]
+            return ["%s: %s answered, but found: %s; %s" % (agent, good, tenants, answers[-1])]
         if tenants and not good and not any(a.unsure for a in answers):
-            return ["%s: a tenant, though nothing was answered but refusals; %s" % (agent, answers[0])]
+            return ["%s: a tenant, but all answers were refusals; %s" % (agent, answers[0])]
         return []
 
     # The allowance ----------------------------------------------------------------------------------------------------
@@ -387,14 +387,14 @@ class Oracle:
         self.notes.append("free tenants: %d; allowances of a month used up: %d" % (
             sum(account.tier == "free" for account in self._accounts), full))
 
-    def _places(self):
+    def _reservations(self):
         """Reservations of killed calls expire: the tenant can use its whole allowance."""
         db = self._bench.db
         held = "select count(*) from acp.usage_reservations where expires_at > acp.now()"
         try:
             until(self._ttl + 5, "reservations expire", lambda: db.value(held) == 0, 0.2)
         except Failure as error:
-            self._expect("reservations free themselves", [error])
+            self._expect("reservations expire", [error])
             return
         left = db.rows("select tenant_id, used, reserved from acp.usage_quota where reserved > 0 and used < %d "
                        "and period = acp.period(acp.now())" % self._limit)
@@ -406,8 +406,8 @@ class Oracle:
             more = self._use_up(mine[quota["tenant_id"]])
             if more != due:
                 wrong.append("%d more calls instead of %d: %s" % (more, due, quota))
-        self._expect("reservations free themselves", wrong)
-        self.notes.append("tenants with places of calls that died: %d; used up afterwards: %d" % (len(left),
+        self._expect("reservations expire", wrong)
+        self.notes.append("tenants with reservations of killed calls: %d; used up afterwards: %d" % (len(left),
                                                                                                  len(left[:5])))
 
     def _use_up(self, account):
@@ -441,7 +441,7 @@ class Oracle:
             shown, rows = self._bench.usage(account.key)["calls_used"], int(counted.get(account.id, 0))
             if shown != rows:
                 wrong.append("tenant %s: calls_used %d, %d billable rows" % (account.id, shown, rows))
-        self._expect("GET /api/usage is what the rows say (%d tenants)" % len(self._accounts), wrong)
+        self._expect("GET /api/usage matches the rows (%d tenants)" % len(self._accounts), wrong)
 
     def _command(self, *words):
         done = self._bench.stack.program("acpctl", *words)

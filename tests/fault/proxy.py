@@ -44,14 +44,14 @@ class Splitter:
         self._started = self._flushed = self._within = self._alone = self._runs = False
 
     def feed(self, data):
-        """Yields (bytes, whether they request a commit)."""
+        """Yields pairs: bytes, and whether they request a commit."""
         data, start, at = self._kept + data, 0, 0
         while at < len(data):
             if not self._rest:
                 length = self._length(data, at)
                 if length is None:
                     break
-                if self._asks(data[at:at + min(length, LONGEST)]):
+                if self._is_commit(data[at:at + min(length, LONGEST)]):
                     yield from [(data[start:at], False)] if start < at else []
                     yield data[at:at + length], True
                     start = at = at + length
@@ -65,7 +65,7 @@ class Splitter:
             yield data[start:at], False
 
     def _length(self, data, at):
-        """Classifies the message that begins there; None: more bytes are needed."""
+        """Classifies the message that begins there, and returns its length. None: more bytes are needed."""
         head = 5 if self._started else 8
         if len(data) - at < head:
             return None
@@ -73,7 +73,7 @@ class Splitter:
         length = max(struct.unpack_from("!i", data, at + len(kind))[0] + len(kind), head)
         return None if kind in (b"P", b"Q") and len(data) - at < length <= LONGEST else length
 
-    def _asks(self, message):
+    def _is_commit(self, message):
         if not self._started:
             self._started = struct.unpack_from("!i", message, 4)[0] not in ENCRYPTION
             return False
@@ -108,7 +108,7 @@ class Connection:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
-    async def last(self, target):
+    async def relay(self, target):
         """Passes messages on until one side closes."""
         self.server = socket.socket(socket.AF_UNIX)
         self.server.setblocking(False)
@@ -166,15 +166,15 @@ class Proxy:
         self._target = target
         self._mode = "pass"
         self._seconds = 0.0
-        self._turned = asyncio.Event()
+        self._changed = asyncio.Event()
         self._open = set()
         self._tasks = set()
 
     def order(self, words):
         self._mode = words[0]
         self._seconds = float(words[1]) if words[1:] else 0.0
-        self._turned.set()
-        self._turned = asyncio.Event()
+        self._changed.set()
+        self._changed = asyncio.Event()
         if self._mode == "cut":
             for connection in list(self._open):
                 connection.cut()
@@ -184,22 +184,22 @@ class Proxy:
 
     async def gate(self, connection, is_answer):
         while self._holds(is_answer) and not connection.broken:
-            await self._turned.wait()
+            await self._changed.wait()
 
     async def delayed(self):
         if self._mode == "delay":
             await asyncio.sleep(self._seconds)
 
     def due(self, mode):
-        """Time at which data received now is passed on; now in every other mode."""
+        """Returns the time at which data received now must be passed on: 0 in every other mode."""
         return asyncio.get_running_loop().time() + self._seconds if self._mode == mode else 0.0
 
     async def late(self, connection, mode, due):
-        """Sleeps until then, or until the mode changes."""
+        """Sleeps until this time, or until the mode changes."""
         loop = asyncio.get_running_loop()
         while self._mode == mode and not connection.broken and loop.time() < due:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._turned.wait(), due - loop.time())
+                await asyncio.wait_for(self._changed.wait(), due - loop.time())
 
     def accepted(self, client):
         task = asyncio.ensure_future(self._serve(client))
@@ -211,7 +211,7 @@ class Proxy:
         self._open.add(connection)
         try:
             if self._mode != "cut":
-                await connection.last(self._target)
+                await connection.relay(self._target)
         except OSError:
             pass
         finally:

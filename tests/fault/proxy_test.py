@@ -90,7 +90,7 @@ def connected(network):
 
 
 def arrival(server, data):
-    """Time at which the data ending with these bytes had arrived."""
+    """Returns the time at which all data up to these bytes had arrived."""
     limit = time.monotonic() + 5
     while time.monotonic() < limit:
         if server.bytes().endswith(data) or (data == b"" and server.got[-1][1] == b""):

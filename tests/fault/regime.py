@@ -117,7 +117,8 @@ class Regime(Injector):
         return getattr(self, "_" + kind.lower().replace(",", "").replace("-", "_").replace(" ", "_"))
 
     def _recover(self, fault):
-        """Seconds from the end of the fault to the answer of a new writing call. The system has recovered then."""
+        """Returns the seconds from the end of the fault until the system has recovered: to the answer of a new writing
+        call."""
         try:
             return until(RECOVERY, "a call that writes succeeds after %r" % fault.kind,
                          lambda: self._written(fault), 0.05) - fault.back
@@ -126,7 +127,7 @@ class Regime(Injector):
             raise
 
     def _written(self, fault):
-        """The first writing call that began after the fault."""
+        """Returns the time of the first answer to a writing call that began after the fault."""
         return min((a.ended for a in self._load.since(fault.back)
                     if a.request.model and not a.request.dry_run and a.status == 200), default=None)
 
@@ -142,13 +143,13 @@ class Regime(Injector):
 
     @contextlib.contextmanager
     def _fault(self, note=""):
-        """Context of one fault: it begins here and is repaired at the end."""
+        """The context of one fault, which begins on entry and must be repaired on exit."""
         self._note = ": " + note if note else ""
         fault = self._begin("")
         yield fault
         self._end(fault)
 
-    def _last(self, low, high):
+    def _wait(self, low, high):
         time.sleep(self._seconds(low, high))
 
     def _sql(self, statement, **values):
@@ -213,12 +214,12 @@ class Regime(Injector):
         with self._fault():
             for _ in range(self._choice.randint(1, 5)):
                 self._sql("select pg_terminate_backend(pid) %s" % OTHERS)
-                self._last(0, 0.5)
+                self._wait(0, 0.5)
 
     # Faults of PostgreSQL -----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _standing_still(self, processes):
+    def _stopped(self, processes):
         end_quietly(processes, signal.SIGSTOP)
         try:
             yield
@@ -226,29 +227,29 @@ class Regime(Injector):
             end_quietly(processes, signal.SIGCONT)
 
     @contextlib.contextmanager
-    def _server_standing_still(self, postmaster):
+    def _server_stopped(self, postmaster):
         end_quietly([postmaster], signal.SIGSTOP)  # first, so that no child is missed
-        with self._standing_still(children(postmaster) + [postmaster]):
+        with self._stopped(children(postmaster) + [postmaster]):
             yield
 
     def _postgresql_stopped(self, _):
-        with self._fault("SIGSTOP"), self._server_standing_still(self._stack.postmaster):
-            self._last(0.5, 6)
+        with self._fault("SIGSTOP"), self._server_stopped(self._stack.postmaster):
+            self._wait(0.5, 6)
 
     def _standby_stopped(self, _):
         """Stops a synchronous standby: committed data is stored but invisible until the standby continues."""
         standby = self._world.standby
-        anew = standby.make_ready()
-        with standby.awaited(), self._fault("SIGSTOP" + (", made anew before" if anew else "")), \
-                self._server_standing_still(standby.postmaster):
-            self._last(1, 8)
+        rebuilt = standby.make_ready()
+        with standby.awaited(), self._fault("SIGSTOP" + (", rebuilt before" if rebuilt else "")), \
+                self._server_stopped(standby.postmaster):
+            self._wait(1, 8)
 
     def _connections_stopped(self, _):
         """Stops some of the program's connections. Others, and new ones, are answered."""
         pids = [row["pid"] for row in self._db.rows("select pid %s" % OTHERS)]
         chosen = [pid for pid in pids if self._choice.random() < 0.6]
-        with self._fault("%d of %d" % (len(chosen), len(pids))), self._standing_still(chosen):
-            self._last(0.5, 5)
+        with self._fault("%d of %d" % (len(chosen), len(pids))), self._stopped(chosen):
+            self._wait(0.5, 5)
 
     def _table_locked(self, _):
         table = self._choice.choice(TABLES)
@@ -256,10 +257,10 @@ class Regime(Injector):
             with self._fault("acp." + table):
                 try:
                     session.execute("begin; set local lock_timeout = '10s'; lock table acp.%s;" % table)
-                    self._last(0.3, 5)
+                    self._wait(0.3, 5)
                     session.execute("rollback;")
                 except Failure:  # the lock was not available
-                    self._note += ", not got"
+                    self._note += ", not locked"
 
     def _read_only(self, _):
         # The session that resets the setting must be able to write.
@@ -267,7 +268,7 @@ class Regime(Injector):
         with self._fault():
             self._sql(writable + "alter system set default_transaction_read_only = on; select pg_reload_conf()")
             try:
-                self._last(0.5, 4)
+                self._wait(0.5, 4)
             finally:
                 self._sql(writable + "alter system reset default_transaction_read_only; select pg_reload_conf()")
 
@@ -287,41 +288,41 @@ class Regime(Injector):
     def _network_slow(self, _):
         delay = self._choice.choice([0.02, 0.1, 0.4])
         with self._fault("each piece %g s later" % delay), self._network.doing("delay", delay):
-            self._last(1, 5)
+            self._wait(1, 5)
 
     def _network_stalled(self, _):
         with self._fault(), self._network.doing("stall"):
-            self._last(0.5, 6)
+            self._wait(0.5, 6)
 
     def _network_cut(self, _):
         with self._fault(), self._network.doing("cut"):
-            self._last(0.1, 4)
+            self._wait(0.1, 4)
 
     def _answers_lost(self, _):
         """Statements arrive and are executed, their answers are lost, and then the connections break."""
         with self._fault(), self._network.doing("mute"):
-            self._last(0.1, 2)
+            self._wait(0.1, 2)
             self._network.order("cut")
-            self._last(0, 0.5)
+            self._wait(0, 0.5)
 
     def _commits_late(self, _):
         seconds = self._choice.uniform(0.5, 8)
         with self._fault("%.1f s" % seconds), self._network.doing("commits", seconds):
-            self._last(1, 6)
+            self._wait(1, 6)
 
     def _commit_answers_late(self, _):
         seconds = self._choice.uniform(0.5, 8)
         with self._fault("%.1f s" % seconds), self._network.doing("commit-answers", seconds):
-            self._last(1, 6)
+            self._wait(1, 6)
 
     def _commits_cut(self, _):
         """Breaks the connections while commits, or their answers, are on their way."""
         order = self._choice.choice(["commits", "commit-answers"])
         with self._fault("on their way" if order == "commits" else "done, their answers lost"), \
                 self._network.doing(order, 60):
-            self._last(0.3, 5)
+            self._wait(0.3, 5)
             self._network.order("cut")
-            self._last(0, 0.5)
+            self._wait(0, 0.5)
 
     # Disks ------------------------------------------------------------------------------------------------------------
 
@@ -342,7 +343,7 @@ class Regime(Injector):
     def _disk_full(self, _):
         with self._fault():
             with self._no_room():
-                self._last(1, 4)
+                self._wait(1, 4)
             self._back_up()
 
     def _disk_full_no_wal(self, _):
@@ -370,7 +371,7 @@ class Regime(Injector):
     def _journal_full(self, _):
         """Leaves no room for rows in the journal while PostgreSQL is cut off."""
         with self._fault(), self._world.disks["journal"].full(), self._network.doing("cut"):
-            self._last(0.5, 4)
+            self._wait(0.5, 4)
 
     # Stripe -----------------------------------------------------------------------------------------------------------
 
@@ -385,24 +386,24 @@ class Regime(Injector):
         status = self._choice.choice([500, 503, 429, 409])
         # Not a reply that Stripe keeps under the idempotency key: that lasts a day by its own clock, the real one.
         with self._stripe_orders(str(status), fail={"path": "/v1/*", "status": status, "times": -1}):
-            self._last(2, 6)
+            self._wait(2, 6)
 
     def _stripe_slow(self, _):
         with self._stripe_orders("", slow={"path": "/v1/*", "seconds": self._choice.choice([1, 4]), "times": -1}):
-            self._last(2, 6)
+            self._wait(2, 6)
 
     def _stripe_loses_replies(self, _):
         with self._stripe_orders("", drop={"path": "/v1/*", "times": -1}):
-            self._last(2, 6)
+            self._wait(2, 6)
 
     def _webhooks_held_and_doubled(self, _):
         with self._stripe_orders("", webhooks={"hold": True, "duplicate": 2, "shuffle": True}):
-            self._last(2, 6)
+            self._wait(2, 6)
             self._stripe.control(webhooks={"release": True})
 
     def _stripe_stopped(self, _):
-        with self._fault("SIGSTOP"), self._standing_still([self._stripe.process(self._stack)]):
-            self._last(1, 5)
+        with self._fault("SIGSTOP"), self._stopped([self._stripe.process(self._stack)]):
+            self._wait(1, 5)
 
     # The clock --------------------------------------------------------------------------------------------------------
 
@@ -415,7 +416,7 @@ class Regime(Injector):
         with self._fault("%+d s" % seconds):
             self.set_clock(self._world.offset + datetime.timedelta(seconds=seconds))
             try:
-                self._last(0.5, 3)
+                self._wait(0.5, 3)
             finally:
                 self.set_clock(self._world.offset)
 
@@ -467,7 +468,7 @@ class Regime(Injector):
         with self._fault(month["name"]):
             self._sql("alter table acp.audit_logs detach partition %(name)s" % month)
             try:
-                self._last(0.1, 1.5)
+                self._wait(0.1, 1.5)
             finally:
                 self._sql("alter table acp.audit_logs attach partition %(name)s "
                           "for values from ('%(first)s') to ('%(after)s')" % month)

@@ -31,13 +31,13 @@ class Standby:
         self._stack, self._db = stack, db
         self._primary = Node(stack, "postgres", 5432)
         self._node = Node(stack, "standby", PORT)
-        self._told = False
+        self._set_role = False
 
     def __enter__(self):
         # Not with --lose-commits, which must lose answers.
         if not self._db.value(OWN_SETTING):
             self._db.execute("alter role acp_app set synchronous_commit = remote_apply")
-            self._told = True
+            self._set_role = True
             self._stack.restart_responder()
         try:
             self._make()
@@ -51,7 +51,7 @@ class Standby:
         with contextlib.suppress(Failure):
             self.await_none()
             self._drop_slot()
-            if self._told:
+            if self._set_role:
                 self._db.execute("alter role acp_app reset synchronous_commit")
 
     @property

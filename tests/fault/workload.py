@@ -19,7 +19,7 @@ BILLABLE = {SCORE, CREATE, LIST}
 OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
 # No reply, or one that the web server made because the program was gone: the outcome is unknown.
 UNKNOWN = None
-# A free tenant that refuses this often is left alone, and another one is onboarded in its place.
+# After this many refusals a free tenant is no longer used, and another one is onboarded in its place.
 ENOUGH_REFUSALS = 25
 # A key may create this many keys a minute, and revoke as many; repeats count.
 KEYS_A_MINUTE, LIMITED = 10, 429
@@ -57,8 +57,8 @@ class Request:
         self.first = self  # the request that it repeats, with the key from an answer
 
     @property
-    def told(self):
-        """True if its key comes from an answer."""
+    def has_given_key(self):
+        """True if the idempotency key comes from an answer."""
         return self.first is not self
 
     @property
@@ -66,7 +66,7 @@ class Request:
         return self.idempotency_key or dict(self.headers).get("Idempotency-Key")
 
     def again(self, key):
-        """The same request with that key."""
+        """Returns the same request with that key."""
         if key == self.sent_key:
             return self
         body, headers = json.loads(self.body), self.headers
@@ -74,9 +74,9 @@ class Request:
             headers = [("Idempotency-Key", key)]
         else:
             body["idempotency_key"] = key
-        told = Request(self.first.kind + ", as told", body, self.account, self.path, self.key, headers)
-        told.first, told.agent = self.first, self.first.agent
-        return told
+        repeat = Request(self.first.kind + ", with the given key", body, self.account, self.path, self.key, headers)
+        repeat.first, repeat.agent = self.first, self.first.agent
+        return repeat
 
 
 class Answer:
@@ -254,7 +254,7 @@ class Client:
             "name": self._word(), "scopes": ["manage.read"]}}, account)
 
     def _onboard_plainly(self):
-        """Onboarding without an Idempotency-Key: if the answer were lost, its agent_id would stay taken for ever."""
+        """Onboarding without an Idempotency-Key: if the answer were lost, its agent_id could never be used again."""
         return Request("onboarding, no key", {"agent_id": self._word(), "email": "fault@example.com"}, path=ONBOARD)
 
     def _bad(self):
@@ -309,10 +309,10 @@ class Client:
             return
         answer.code = reply.get("code")
         if reply.get("request_id") != request_id or reply.get("ok") is not (response.status < 400):
-            answer.fault = "ok or request_id do not fit the status and X-Request-Id: %r" % body[:200]
+            answer.fault = "ok or request_id do not match the status and X-Request-Id: %r" % body[:200]
         answer.named_key = reply.get("idempotency_key") if answer.code == OUTCOME_UNKNOWN else None
         if answer.named_key and answer.request.sent_key not in (None, answer.named_key):
-            answer.fault = "another idempotency key than the one that was sent: %r" % body[:200]
+            answer.fault = "not the idempotency key that was sent: %r" % body[:200]
         if answer.request.model and answer.status == 200 and not answer.request.dry_run:
             answer.data = reply["data"].get("model_id")
         if answer.request.new_key and answer.status == 200:
@@ -320,8 +320,7 @@ class Client:
         if answer.status == 201:
             answer.data = reply
 
-    # Life of a client
-    # -------------------------------------------------------------------------------------------------------------
+    # Life of a client -------------------------------------------------------------------------------------------------
 
     def run(self):
         try:

@@ -40,7 +40,7 @@ char *fuzz_part(struct fuzz_input *in, size_t *len);
 char *fuzz_rest(struct fuzz_input *in, size_t *len);
 uint8_t fuzz_byte(struct fuzz_input *in); /* 0 when nothing is left */
 
-/* Makes a file that exists as long as its descriptor is open. path is a name by which it can be opened. */
+/* Makes a file that exists as long as its descriptor is open. path: a name with which it can be opened. */
 int fuzz_file(const void *bytes, size_t len, char path[32]);
 
 /* A folder, in memory if possible. It is made once and removed when the program ends. */
@@ -49,7 +49,7 @@ const char *fuzz_folder(void);
 /* The canonical form; the caller frees it. */
 char *fuzz_canonical(struct json_object *value);
 
-/* The properties of a JSON text, from a reader that shares no code with json_scan.c (oracle.c). */
+/* The properties of a JSON text, from a parser that shares no code with json_scan.c (oracle.c). */
 struct oracle {
 	bool valid;     /* by RFC 8259, in UTF-8 */
 	bool too_deep;  /* the oracle gave up: valid is meaningless */

@@ -1,4 +1,4 @@
-/* oracle.c - RFC 8259 as a recursive reader that builds nothing, to compare with json_scan.c. */
+/* oracle.c - a recursive parser of RFC 8259 that builds nothing, to compare with json_scan.c. */
 #include "fuzz.h"
 
 #include <math.h>

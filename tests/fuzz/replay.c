@@ -3,7 +3,7 @@
  * Usage: replay                    all targets, each over $top_srcdir/tests/fuzz/corpus/TARGET.tar.gz
  *        replay TARGET PATH…       one target over files, folders and archives (*.tar.gz)
  * An archive is read in memory: nothing is unpacked, so the source tree may be read-only.
- * Each target runs in a process of its own; its last line is "suite fuzz-TARGET: P passed, F failed". */
+ * Each target runs in a separate process; its last line is "suite fuzz-TARGET: P passed, F failed". */
 #include "fuzz.h"
 
 #include <dirent.h>
@@ -49,7 +49,7 @@ static void read_all(FILE *file, struct acp_buf *out)
 	while ((len = fread(part, 1, sizeof part, file)) > 0)
 		acp_buf_add(out, part, len);
 	if (ferror(file) || out->failed)
-		unreadable(progress->path, "cannot be read whole");
+		unreadable(progress->path, "cannot be read completely");
 }
 
 static void run_file(const struct fuzz_named *target, const char *path)
@@ -136,7 +136,7 @@ static void run_path(const struct fuzz_named *target, const char *path)
 		run_file(target, path);
 }
 
-/* paths: terminated by NULL. A corpus without files is a failure: it must not look like one that passed. */
+/* paths: terminated by NULL. A corpus without files is a failure, not a success. */
 static bool run_target(const struct fuzz_named *target, char **paths)
 {
 	int status = 0;

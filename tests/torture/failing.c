@@ -17,10 +17,10 @@ static struct failing own;
 struct failing *failing = &own;
 static bool preloaded;
 
-#define OF_THREAD static __thread __attribute__((tls_model("initial-exec")))
-OF_THREAD bool mine;
-OF_THREAD int paused;
-OF_THREAD bool inside; /* one of the functions below runs */
+#define PER_THREAD static __thread __attribute__((tls_model("initial-exec")))
+PER_THREAD bool mine;
+PER_THREAD int paused;
+PER_THREAD bool inside; /* one of the functions below is running */
 
 /* The call stack of the last failing call. */
 static void *where[24];
@@ -84,7 +84,7 @@ static int spare_libfcgi(struct dl_phdr_info *info, size_t size, void *arg)
 	return 0;
 }
 
-/* Does this call fail? caller: the address it returns to. */
+/* True if this call must fail. caller: the address it returns to. */
 static bool fails(enum failing_kind kind, const void *caller)
 {
 	uintptr_t at = (uintptr_t)caller;
@@ -98,7 +98,7 @@ static bool fails(enum failing_kind kind, const void *caller)
 	left = --failing->left;
 	if (left > 0)
 		return false;
-	/* After the failing call: 0 would mean "count only", so continue below it. */
+	/* 0 would mean "count only", so continue with -1 after the failing call. */
 	if (left == 0)
 		failing->left = -1;
 	else if (!failing->lasting)
@@ -128,7 +128,7 @@ extern void REAL(free)(void *block);
 extern void *REAL(memalign)(size_t alignment, size_t size);
 
 /* The story's blocks, by address: open addressing, without tombstones. */
-enum { BITS = 16, PLACES = 1 << BITS };
+enum { BITS = 16, SLOTS = 1 << BITS };
 struct block {
 	void *at;
 	long when;
@@ -140,7 +140,7 @@ static pthread_mutex_t blocks_lock = PTHREAD_MUTEX_INITIALIZER;
 static long live, generation;
 static bool remember;
 
-static size_t place_of(const void *at)
+static size_t slot_of(const void *at)
 {
 	return (size_t)(((uintptr_t)at >> 4) * 0x9e3779b97f4a7c15u >> (64 - BITS));
 }
@@ -151,10 +151,10 @@ static void *note(void *at)
 		return at;
 	inside = true;
 	pthread_mutex_lock(&blocks_lock);
-	if (live < PLACES / 2) {
-		size_t i = place_of(at);
+	if (live < SLOTS / 2) {
+		size_t i = slot_of(at);
 		while (blocks[i].at)
-			i = (i + 1) % PLACES;
+			i = (i + 1) % SLOTS;
 		blocks[i].at = at;
 		blocks[i].when = generation;
 		blocks[i].depth = remember ? backtrace(blocks[i].frames, FAILING_FRAMES) : 0;
@@ -165,15 +165,15 @@ static void *note(void *at)
 	return at;
 }
 
-/* Empties a slot, and moves later entries up where they belong before it. */
-static void empty_place(size_t hole)
+/* Empties a slot, and moves later entries up if they belong before their place. */
+static void empty_slot(size_t hole)
 {
 	size_t i = hole;
 	for (;;) {
-		i = (i + 1) % PLACES;
+		i = (i + 1) % SLOTS;
 		if (!blocks[i].at)
 			break;
-		size_t home = place_of(blocks[i].at);
+		size_t home = slot_of(blocks[i].at);
 		if ((i > hole && (home <= hole || home > i)) || (i < hole && home <= hole && home > i)) {
 			blocks[hole] = blocks[i];
 			hole = i;
@@ -190,11 +190,11 @@ static bool forget(void *at)
 		return false;
 	inside = true;
 	pthread_mutex_lock(&blocks_lock);
-	size_t i = place_of(at);
+	size_t i = slot_of(at);
 	while (blocks[i].at && blocks[i].at != at)
-		i = (i + 1) % PLACES;
+		i = (i + 1) % SLOTS;
 	if (blocks[i].at) {
-		empty_place(i);
+		empty_slot(i);
 		live--;
 		found = true;
 	}
@@ -203,21 +203,21 @@ static bool forget(void *at)
 	return found;
 }
 
-void failing_watch(bool who)
+void failing_watch(bool stacks)
 {
 	if (!blocks) {
 		void *room =
-			mmap(NULL, PLACES * sizeof *blocks, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			mmap(NULL, SLOTS * sizeof *blocks, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		blocks = room == MAP_FAILED ? NULL : room;
 	}
-	remember = who;
+	remember = stacks;
 	generation++;
 }
 
 long failing_live(void)
 {
 	long count = 0;
-	for (size_t i = 0; blocks && live && i < PLACES; i++)
+	for (size_t i = 0; blocks && live && i < SLOTS; i++)
 		count += blocks[i].at && blocks[i].when == generation;
 	return count;
 }
@@ -225,7 +225,7 @@ long failing_live(void)
 int failing_leaks(void *frames[][FAILING_FRAMES], int *depths, int most)
 {
 	int count = 0;
-	for (size_t i = 0; blocks && i < PLACES && count < most; i++) {
+	for (size_t i = 0; blocks && i < SLOTS && count < most; i++) {
 		if (!blocks[i].at || blocks[i].when != generation)
 			continue;
 		depths[count] = blocks[i].depth;
@@ -314,7 +314,7 @@ static void cut(const PGconn *conn)
 		shutdown(fd, SHUT_RDWR);
 }
 
-/* Called before a function that needs the connection. True: it must fail. */
+/* Called before a function that needs the connection. Returns true if the function must fail. */
 static bool pq_fails(const PGconn *conn, const void *caller)
 {
 	if (fails(FAILING_PQ_LOST, caller))
@@ -404,7 +404,7 @@ int PQsetnonblocking(PGconn *conn, int on)
 	return pq_fails(conn, CALLER) ? -1 : real(conn, on);
 }
 
-/* A result with libpq's own error for a result that it has no memory for. */
+/* On failure, returns the result that libpq returns when it is out of memory. */
 PGresult *PQgetResult(PGconn *conn)
 {
 	NEXT(PGresult *, PQgetResult, PGconn *);
@@ -538,7 +538,7 @@ OPEN(open64)
 OPENAT(openat)
 OPENAT(openat64)
 
-/* Is it a file? libpq, libcurl and libfcgi read and write sockets, whose faults have their own kinds. */
+/* True for a file. libpq, libcurl and libfcgi read and write sockets, whose faults have their own kinds. */
 static bool is_file(int fd)
 {
 	return failing->kind == FAILING_IO && lseek(fd, 0, SEEK_CUR) >= 0;

@@ -49,9 +49,9 @@ void failing_resume(void);
 enum { FAILING_FRAMES = 16 };
 int failing_where(void **frames, int most);
 
-/* From now on, counts the blocks that this thread allocates and nobody frees. who: record the allocating call
- * stacks. */
-void failing_watch(bool who);
+/* From now on, counts the blocks that this thread allocates and no thread frees. stacks: also record the call stacks of
+ * the allocations. */
+void failing_watch(bool stacks);
 long failing_live(void);
 int failing_leaks(void *frames[][FAILING_FRAMES], int *depths, int most);
 

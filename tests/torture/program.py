@@ -1,8 +1,8 @@
-"""The whole program with failing calls: a responder with failing.so preloaded, over a real PostgreSQL. While one request
-is served, the n-th call of a kind in its worker process fails; what is answered is compared with what is on record.
+"""Tests the whole program with failing calls: a responder with failing.so preloaded, over a real PostgreSQL. While it
+serves a request, the n-th call of a kind in its worker process fails. The answer is compared with the audit rows.
 
-For each answer: 2xx has exactly one row, of a success; anything else has no row of a success; the worker lives. At the
-end the same requests go well, and acpctl reconcile finds no difference.
+For each answer: a 2xx has exactly one row, of a success; any other answer has no row of a success; the worker keeps
+running. At the end the same requests succeed, and acpctl reconcile finds no difference.
 """
 
 import argparse
@@ -76,11 +76,12 @@ class Torture:
         return reply.json["api_key"]
 
     def patiently(self, ask):
-        """Undisturbed: after its last failure the program may need a moment for a new connection."""
-        ended = time.monotonic() + 10
+        """Repeats a request while the program is unavailable: after its last failure it may need a moment for a new
+        connection."""
+        deadline = time.monotonic() + 10
         while True:
             reply = ask()
-            if reply.status not in (500, 503) or time.monotonic() > ended:
+            if reply.status not in (500, 503) or time.monotonic() > deadline:
                 return reply
             time.sleep(0.05)
 
@@ -111,7 +112,7 @@ class Torture:
         }
 
     def worker(self):
-        """The process that serves; a new one, when the last died."""
+        """Returns the process that serves requests: a new one if the last one died."""
         for _ in range(200):
             found = [pid for pid in children(self.responder.process.pid) if is_running(pid)]
             if found:
@@ -124,18 +125,18 @@ class Torture:
         print("FAIL %s, %s %d: %s" % (story, kind, nth, text))
 
     def rows_of(self, request_id, wanted):
-        """The rows of a success. One may wait in the journal, for about a second: after a failure the program takes
-        PostgreSQL to be away for a moment, and answers whom it knows all the same."""
+        """Returns the number of rows of a success. A row may wait in the journal for about a second: after a failure
+        the program assumes for a moment that PostgreSQL is down, but still answers callers that it knows."""
         row = "select count(*) from audit_logs where request_id = '%s' and status = 'success'" % request_id
-        ended = time.monotonic() + 10
+        deadline = time.monotonic() + 10
         while True:
             rows = int(self.db.value(row))
-            if rows >= wanted or time.monotonic() > ended:
+            if rows >= wanted or time.monotonic() > deadline:
                 return rows
             time.sleep(0.05)
 
     def classify(self, story, kind, nth, reply):
-        """Returns the class of the answer; reports faults."""
+        """Reports faults of the answer. Returns its class."""
         wanted = 1 if 200 <= reply.status < 300 and story != "usage" else 0
         rows = self.rows_of(reply.headers["X-Request-Id"], wanted)
         if 200 <= reply.status < 300:
@@ -154,7 +155,7 @@ class Torture:
         """Makes the data for the request whose calls fail."""
 
     def attempt(self, story, kind, nth, ask, counts):
-        """True while a call was made to fail."""
+        """Returns true if a call was made to fail."""
         self.prepare(story)
         worker = self.worker()
         self.control.arm(kind, nth, worker)
@@ -168,7 +169,6 @@ class Torture:
             self.fault(story, kind, nth, "the worker ended: %s" % self.responder.read_log()[-300:])
             counts["ended"] = counts.get("ended", 0) + 1
         elif isinstance(reply, Exception):
-            # The one kind of call that may take the answer along: what carries it.
             self.fault(story, kind, nth, "no answer: %s" % reply)
         else:
             outcome = self.classify(story, kind, nth, reply)
@@ -178,14 +178,14 @@ class Torture:
     def story(self, name, kind, ask):
         counts, nth, made, faults = {}, 1, 0, self.faults
         step = self.options.step if kind == "alloc" else 1
-        ended = time.monotonic() + self.options.seconds
+        deadline = time.monotonic() + self.options.seconds
         while self.attempt(name, kind, nth, ask, counts):
             nth += step
             made += 1
-            if time.monotonic() > ended:
+            if time.monotonic() > deadline:
                 print("     %s, %s: stopped at call %d after %g s" % (name, kind, nth, self.options.seconds))
                 break
-        for _ in range(3):  # a connection that was lost is replaced by the next call
+        for _ in range(3):  # the next call replaces a lost connection
             self.prepare(name)
             reply = self.patiently(ask)
         if not self.is_good(name, reply):
@@ -196,7 +196,7 @@ class Torture:
             "%d %s" % (count, outcome) for outcome, count in sorted(counts.items()))), flush=True)
 
     def is_good(self, story, reply):
-        """Of an answer that nothing disturbed."""
+        """True if this is a right answer when nothing fails."""
         return 200 <= reply.status < 300 or (story == "free call" and reply.status == 402)
 
     def reconcile(self):
@@ -221,7 +221,7 @@ class Torture:
 
 
 class MoneyTorture(Torture):
-    """The limit and what comes after it, with the stand-in for Stripe: of each tenant's two calls one is free."""
+    """The limit and what follows it, with the stand-in for Stripe. Each tenant has one free call."""
 
     kinds = ("pq", "pq-lost", "pq-after", "curl")
 
@@ -249,7 +249,7 @@ class MoneyTorture(Torture):
             self.event = self.fresh("evt_torture").replace("-", "_")
 
     def deliver(self):
-        """A signed event without consequences: it must be accepted once."""
+        """Sends a signed event without consequences, which must be accepted once."""
         body = json.dumps({"id": self.event, "object": "event", "type": "payment_method.detached",
                            "created": int(time.time()), "livemode": False, "data": {
                                "object": {"id": "pm_x", "object": "payment_method", "customer": None},
@@ -275,7 +275,7 @@ class MoneyTorture(Torture):
         return "2xx" if reply.status == 200 else str(reply.status)
 
     def check_limit(self, kind, nth, first):
-        """With one free call a tenant has at most one that succeeded, however often it tries."""
+        """A tenant with one free call has at most one success, however often it tries."""
         again = lambda: self.call(self.new, SCORE, SCORE_PARAMS)  # noqa: E731
         later = [self.patiently(again), self.patiently(again)]
         done = sum(200 <= reply.status < 300 for reply in (first, *later))
@@ -283,34 +283,34 @@ class MoneyTorture(Torture):
             self.fault("last free call", kind, nth, "%s of three calls" % [r.status for r in (first, *later)])
 
     def check_event(self, kind, nth, reply):
-        """An event that was answered with 200 is recorded. Sent again, as Stripe does, any event is recorded once."""
-        def on_record():
+        """An event answered with 200 is recorded. When it is sent again, as Stripe does, any event is recorded once."""
+        def recorded():
             return int(self.db.value("select count(*) from acp.stripe_events where event_id = :'id'", id=self.event))
-        if reply.status == 200 and on_record() != 1:
-            self.fault("webhook", kind, nth, "200 has %d events on record" % on_record())
+        if reply.status == 200 and recorded() != 1:
+            self.fault("webhook", kind, nth, "200 has %d recorded events" % recorded())
         for _ in range(2):
             again = self.patiently(self.deliver)
-        if again.status != 200 or on_record() != 1:
-            self.fault("webhook", kind, nth, "told again: %d, %d on record" % (again.status, on_record()))
+        if again.status != 200 or recorded() != 1:
+            self.fault("webhook", kind, nth, "sent again: %d, %d recorded events" % (again.status, recorded()))
 
     def is_good(self, story, reply):
         return reply.status == 402 if story == "over the limit" else super().is_good(story, reply)
 
     def finish(self):
-        """Nobody used more than is free; at Stripe there is one customer for a tenant, the one that is on record."""
+        """No tenant used more than its free call. Stripe has one customer for each tenant: the recorded one."""
         self.db.execute("update acp.outbox set due_at = acp.now(), leased_until = null where done_at is null")
-        ended = time.monotonic() + 20
+        deadline = time.monotonic() + 20
         owed = "select count(*) from acp.outbox where done_at is null and not dead"
-        while self.db.value(owed) and time.monotonic() < ended:
+        while self.db.value(owed) and time.monotonic() < deadline:
             time.sleep(0.2)
-        self.check("all that was owed to Stripe is done", self.db.value(owed) == 0)
-        self.check("nobody had more than one free call", not self.db.rows(
+        self.check("nothing is owed to Stripe", self.db.value(owed) == 0)
+        self.check("no tenant had more than one free call", not self.db.rows(
             "select tenant_id from audit_logs where status = 'success' and action = '%s' and ts > '%s' group by 1 "
             "having count(*) > 1" % (SCORE, self.began)))
         recorded = {row["tenant_id"]: row["stripe_customer_id"] for row in self.db.rows(
             "select tenant_id, stripe_customer_id from acp.tenants where stripe_customer_id is not null")}
         held = [(c["metadata"].get("tenant_uuid"), c["id"]) for c in self.stripe.all("/v1/customers")]
-        self.check("%d customers at Stripe, each once and on record" % len(held), sorted(held) == sorted(recorded.items()))
+        self.check("%d customers at Stripe, each once and recorded" % len(held), sorted(held) == sorted(recorded.items()))
 
     def check(self, what, good):
         self.passed, self.failed = self.passed + bool(good), self.failed + (not good)
@@ -318,7 +318,7 @@ class MoneyTorture(Torture):
 
 
 class Stack(OwnStack):
-    """Only PostgreSQL, with the programs' configuration."""
+    """A stack with only PostgreSQL, and the configuration of the programs."""
 
     def __init__(self, options):
         options.server, options.port, options.workers = "none", 0, None
@@ -326,8 +326,8 @@ class Stack(OwnStack):
         self._up = ["up", "--server", "none", "--install", self.prefix]
 
 
-def tell(options, stack, control, kind, **settings):
-    """The stories of one kind of installation, with a responder of its own."""
+def run_stories(options, stack, control, kind, **settings):
+    """Runs the stories of one kind of installation, with its own responder."""
     responder = Responder(stack, processes="1", rate_limits="off",
                           journal_dir=os.path.join(os.path.abspath(options.dir), "journal"), **settings)
     responder.stand_under(["env", "LD_PRELOAD=" + os.path.abspath(options.library), "FAILING_CONTROL=" + control.path])
@@ -339,27 +339,27 @@ def tell(options, stack, control, kind, **settings):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prefix", required=True, help="where acp-fcgi is installed")
+    parser.add_argument("--prefix", required=True, help="prefix of make install")
     parser.add_argument("--library", required=True, help="failing.so")
     parser.add_argument("--dir", required=True, help="folder for PostgreSQL and logs")
     parser.add_argument("--kind", default="", choices=["", *KINDS])
-    parser.add_argument("--story", default="", help="a part of its name")
-    parser.add_argument("--step", type=int, default=1, help="every so many-th allocation fails")
-    parser.add_argument("--seconds", type=float, default=600, help="for one story and kind at most")
+    parser.add_argument("--story", default="", help="only stories with this in their name")
+    parser.add_argument("--step", type=int, default=1, help="make only every STEP-th allocation fail")
+    parser.add_argument("--seconds", type=float, default=600, help="time limit of one story and kind")
     options = parser.parse_args()
     os.makedirs(options.dir, exist_ok=True)
     control = Control(os.path.join(options.dir, "control"))
     stack = Stack(options)
     stack.up()
     try:
-        told = [tell(options, stack, control, Torture, free_calls_limit="1000000")]
+        done = [run_stories(options, stack, control, Torture, free_calls_limit="1000000")]
         with StandIn() as stand_in:
-            told.append(tell(options, stack, control, functools.partial(MoneyTorture, stand_in), free_calls_limit="1",
-                             public_url="http://127.0.0.1:9", **stand_in.settings()))
+            done.append(run_stories(options, stack, control, functools.partial(MoneyTorture, stand_in),
+                                    free_calls_limit="1", public_url="http://127.0.0.1:9", **stand_in.settings()))
     finally:
         stack.down()
         stack.purge()
-    passed, failed = sum(t.passed for t in told), sum(t.failed for t in told)
+    passed, failed = sum(t.passed for t in done), sum(t.failed for t in done)
     print("suite torture-program: %d passed, %d failed" % (passed, failed))
     return 1 if failed or not passed else 0
 

@@ -34,65 +34,65 @@
 #define WEBHOOK "11111111-2222-4333-8444-abcdefabcdef"
 #define DELIVERY "22222222-2222-4333-8444-abcdefabcdef"
 
-/* The plane: the one in memory, whose own work never fails -------------------------------------------------------- */
+/* The plane in memory, whose own work never fails ------------------------------------------------------------------ */
 
 static struct fake_plane fake;
-static struct acp_control_plane plane; /* the plane in use: fake's functions, undisturbed, and some that fake lacks */
+static struct acp_control_plane plane; /* the plane in use: fake's functions without failures, and some more */
 
-#define CALM(type, call)                                                                                               \
+#define SAFE(type, call)                                                                                               \
 	failing_pause();                                                                                               \
 	type code = call;                                                                                              \
 	failing_resume();                                                                                              \
 	return code
 
-static enum acp_code calm_authenticate(void *self, const uint8_t hash[ACP_SHA256_LEN], struct acp_principal *out)
+static enum acp_code safe_authenticate(void *self, const uint8_t hash[ACP_SHA256_LEN], struct acp_principal *out)
 {
-	CALM(enum acp_code, fake.plane.call.authenticate(self, hash, out));
+	SAFE(enum acp_code, fake.plane.call.authenticate(self, hash, out));
 }
 
-static enum acp_code calm_get_usage(void *self, const char *tenant, const char *period, struct json_object **usage)
+static enum acp_code safe_get_usage(void *self, const char *tenant, const char *period, struct json_object **usage)
 {
-	CALM(enum acp_code, fake.plane.usage.get(self, tenant, period, usage));
+	SAFE(enum acp_code, fake.plane.usage.get(self, tenant, period, usage));
 }
 
-static enum acp_code calm_reserve(void *self, const char *tenant, const char *event, const char *ts,
+static enum acp_code safe_reserve(void *self, const char *tenant, const char *event, const char *ts,
 				  struct acp_reservation *out)
 {
-	CALM(enum acp_code, fake.plane.usage.reserve(self, tenant, event, ts, out));
+	SAFE(enum acp_code, fake.plane.usage.reserve(self, tenant, event, ts, out));
 }
 
-static enum acp_code calm_get_price(void *self, const char *unit, const char *action, int64_t quantity,
+static enum acp_code safe_get_price(void *self, const char *unit, const char *action, int64_t quantity,
 				    struct json_object **price)
 {
-	CALM(enum acp_code, fake.plane.usage.get_price(self, unit, action, quantity, price));
+	SAFE(enum acp_code, fake.plane.usage.get_price(self, unit, action, quantity, price));
 }
 
-static enum acp_code calm_begin(void *self, bool read_only, struct acp_tx **tx)
+static enum acp_code safe_begin(void *self, bool read_only, struct acp_tx **tx)
 {
-	CALM(enum acp_code, fake.plane.call.begin(self, read_only, tx));
+	SAFE(enum acp_code, fake.plane.call.begin(self, read_only, tx));
 }
 
-static enum acp_code calm_run(struct acp_tx *tx, const char *function, const char *tenant, struct json_object *params,
+static enum acp_code safe_run(struct acp_tx *tx, const char *function, const char *tenant, struct json_object *params,
 			      struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal)
 {
-	CALM(enum acp_code, fake.plane.call.run(tx, function, tenant, params, ctx, data, refusal));
+	SAFE(enum acp_code, fake.plane.call.run(tx, function, tenant, params, ctx, data, refusal));
 }
 
-static void calm_rollback(struct acp_tx *tx)
+static void safe_rollback(struct acp_tx *tx)
 {
 	failing_pause();
 	fake.plane.call.rollback(tx);
 	failing_resume();
 }
 
-/* Claims, which the plane in memory does not have: a single one, for a single key. */
+/* Claims are missing in the plane in memory. This is a single claim, for a single key. */
 static struct {
 	bool held, done;
 	uint8_t *sealed;
 	size_t sealed_len;
 } claim;
 
-static enum acp_code calm_claim(void *self, const char *tenant, const char *action, const char *key,
+static enum acp_code safe_claim(void *self, const char *tenant, const char *action, const char *key,
 				const char *fingerprint, const char *event, struct acp_claim *out)
 {
 	(void)self, (void)tenant, (void)action, (void)key, (void)fingerprint, (void)event;
@@ -112,7 +112,7 @@ static enum acp_code calm_claim(void *self, const char *tenant, const char *acti
 	return ACP_OK;
 }
 
-static enum acp_code calm_settle(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *used)
+static enum acp_code safe_settle(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *used)
 {
 	failing_pause();
 	enum acp_code code = fake.plane.call.settle(self, tx, end, used);
@@ -128,7 +128,7 @@ static enum acp_code calm_settle(void *self, struct acp_tx *tx, const struct acp
 	return code;
 }
 
-static enum acp_code calm_record(void *self, const struct acp_settlement *end)
+static enum acp_code safe_record(void *self, const struct acp_settlement *end)
 {
 	failing_pause();
 	enum acp_code code = fake.plane.call.record(self, end);
@@ -138,53 +138,54 @@ static enum acp_code calm_record(void *self, const struct acp_settlement *end)
 	return code;
 }
 
-static enum acp_code calm_onboard(void *self, const struct acp_onboarding *in, struct acp_onboarded *out)
+static enum acp_code safe_onboard(void *self, const struct acp_onboarding *in, struct acp_onboarded *out)
 {
-	CALM(enum acp_code, fake.plane.call.onboard(self, in, out));
+	SAFE(enum acp_code, fake.plane.call.onboard(self, in, out));
 }
 
 /* The input of the last call of call.authorize, hub.answer, payments or webhooks.report, as text. */
-static char told[8192];
+static char plane_input[8192];
 
-static enum acp_code tell_plane(const char *name, struct json_object *what, const char *answer,
+static enum acp_code note_input(const char *name, struct json_object *what, const char *answer,
 				struct json_object **out)
 {
 	failing_pause();
-	snprintf(told, sizeof told, "%s %s", name, json_object_to_json_string_ext(what, JSON_C_TO_STRING_PLAIN));
+	snprintf(plane_input, sizeof plane_input, "%s %s", name,
+		 json_object_to_json_string_ext(what, JSON_C_TO_STRING_PLAIN));
 	if (out)
 		*out = json_tokener_parse(answer);
 	failing_resume();
 	return ACP_OK;
 }
 
-static enum acp_code calm_authorize(void *self, struct json_object *query, struct json_object **decision)
+static enum acp_code safe_authorize(void *self, struct json_object *query, struct json_object **decision)
 {
 	(void)self;
-	return tell_plane("authorize", query,
+	return note_input("authorize", query,
 			  "{\"decision_id\":\"33333333-2222-4333-8444-abcdefabcdef\",\"decision\":\"allow\","
 			  "\"policy_id\":\"44444444-2222-4333-8444-abcdefabcdef\",\"policy_version\":3,"
 			  "\"decision_ttl_ms\":1000}",
 			  decision);
 }
 
-static enum acp_code calm_hub(void *self, enum acp_hub_request request, struct json_object *body,
+static enum acp_code safe_hub(void *self, enum acp_hub_request request, struct json_object *body,
 			      struct json_object *ctx, struct json_object **reply, struct acp_refusal *refusal)
 {
 	(void)self, (void)refusal, (void)ctx, (void)request;
-	return tell_plane("hub", body, "{\"tenant_uuid\":\"" FAKE_TENANT "\",\"tier\":\"free\",\"created_at\":1}",
+	return note_input("hub", body, "{\"tenant_uuid\":\"" FAKE_TENANT "\",\"tier\":\"free\",\"created_at\":1}",
 			  reply);
 }
 
-static enum acp_code calm_question(void *self, struct json_object *what, struct json_object **reply,
+static enum acp_code safe_payments(void *self, struct json_object *what, struct json_object **reply,
 				   struct acp_refusal *refusal)
 {
 	(void)self, (void)refusal;
-	return tell_plane("payments", what, "{\"effect\":\"paid\",\"tenant_id\":\"" FAKE_TENANT "\"}", reply);
+	return note_input("payments", what, "{\"effect\":\"paid\",\"tenant_id\":\"" FAKE_TENANT "\"}", reply);
 }
 
 static char delivery[2048]; /* the delivery that is due; "": none */
 
-static enum acp_code calm_take(void *self, int max, int lease, struct json_object **list)
+static enum acp_code safe_take(void *self, int max, int lease, struct json_object **list)
 {
 	(void)self, (void)max, (void)lease;
 	failing_pause();
@@ -193,38 +194,38 @@ static enum acp_code calm_take(void *self, int max, int lease, struct json_objec
 	return ACP_OK;
 }
 
-static enum acp_code calm_done(void *self, struct json_object *outcome)
+static enum acp_code safe_done(void *self, struct json_object *outcome)
 {
 	(void)self;
-	return tell_plane("done", outcome, "", NULL);
+	return note_input("done", outcome, "", NULL);
 }
 
 static void make_plane(void)
 {
 	fake_plane_init(&fake);
 	plane = fake.plane;
-	plane.call.authenticate = calm_authenticate;
-	plane.usage.get = calm_get_usage;
-	plane.usage.reserve = calm_reserve;
-	plane.usage.get_price = calm_get_price;
-	plane.call.begin = calm_begin;
-	plane.call.run = calm_run;
-	plane.call.rollback = calm_rollback;
-	plane.call.settle = calm_settle;
-	plane.call.record = calm_record;
-	plane.call.onboard = calm_onboard;
-	plane.call.claim = calm_claim;
+	plane.call.authenticate = safe_authenticate;
+	plane.usage.get = safe_get_usage;
+	plane.usage.reserve = safe_reserve;
+	plane.usage.get_price = safe_get_price;
+	plane.call.begin = safe_begin;
+	plane.call.run = safe_run;
+	plane.call.rollback = safe_rollback;
+	plane.call.settle = safe_settle;
+	plane.call.record = safe_record;
+	plane.call.onboard = safe_onboard;
+	plane.call.claim = safe_claim;
 	plane.call.authorize = NULL;
-	plane.hub.answer = calm_hub;
-	plane.payments.upgrade_begin = calm_question;
-	plane.payments.upgrade_opened = calm_question;
-	plane.payments.upgrade_failed = calm_question;
-	plane.payments.stripe_event = calm_question;
-	plane.payments.obligations_take = calm_question;
-	plane.payments.obligation_done = calm_question;
-	plane.webhooks.claim = calm_take;
-	plane.webhooks.report = calm_done;
-	told[0] = '\0';
+	plane.hub.answer = safe_hub;
+	plane.payments.upgrade_begin = safe_payments;
+	plane.payments.upgrade_opened = safe_payments;
+	plane.payments.upgrade_failed = safe_payments;
+	plane.payments.stripe_event = safe_payments;
+	plane.payments.obligations_take = safe_payments;
+	plane.payments.obligation_done = safe_payments;
+	plane.webhooks.claim = safe_take;
+	plane.webhooks.report = safe_done;
+	plane_input[0] = '\0';
 }
 
 /* An installation, and one request to it --------------------------------------------------------------------------- */
@@ -295,8 +296,8 @@ static void answer(struct acp_reply *reply)
 	acp_http_reply(&http, reply, &response);
 }
 
-/* Members that differ each time. */
-static bool changes(const char *name)
+/* Members whose values differ in each run. */
+static bool varies(const char *name)
 {
 	return acp_word_in_list("event_id latency_ms upgrade_url api_key api_key_id tenant_uuid tenant_id X-API-Key id",
 				name);
@@ -310,7 +311,7 @@ static void show_json(struct json_object *value, struct acp_buf *out)
 		json_object_object_foreach(value, name, member)
 		{
 			acp_buf_printf(out, "%s%s:", comma, name);
-			if (changes(name) && member)
+			if (varies(name) && member)
 				acp_buf_puts(out, *json_object_get_string(member) ? "*" : "(empty)");
 			else
 				show_json(member, out);
@@ -335,7 +336,7 @@ static void show_text(const char *text, size_t len, struct acp_buf *out, struct 
 	struct json_object *tree = NULL;
 	const struct acp_json_limits limits = {1 << 24, 64, 1000000};
 	if (acp_json_parse(text, len, &limits, &tree, &bad) != ACP_JSON_OK)
-		acp_buf_printf(fault, "the reply is no JSON: %.200s", text);
+		acp_buf_printf(fault, "the reply is not JSON: %.200s", text);
 	show_json(tree, out);
 	json_object_put(tree);
 }
@@ -361,10 +362,10 @@ static bool proper_refusal(struct acp_buf *fault)
 	return ok;
 }
 
-/* The visible outcome of a call: its reply, the rows, the books ---------------------------------------------------- */
+/* The visible outcome of a call: its reply, its rows, the counters ------------------------------------------------- */
 
-/* The failure must not damage anything that is kept between calls: repeats the same request to the same installation.
- * expected: its status when nothing fails. */
+/* Repeats the same request to the same installation: the failure must not have damaged anything that is kept between
+ * calls. expected: its status when nothing fails. */
 static void repeat(void (*run)(void), int expected, struct acp_buf *fault)
 {
 	fake.held = 0; /* a reservation that could not be released expires after reservation_ttl */
@@ -382,13 +383,13 @@ static bool look_at_call(struct acp_buf *seen, struct acp_buf *fault)
 		acp_buf_printf(seen, "\n      row ");
 		show_json(fake.events[i], seen);
 	}
-	acp_buf_printf(seen, "\n      used %lld, effects %lld, told %s", (long long)fake.used, (long long)fake.effects,
-		       *told ? "" : "nothing");
+	acp_buf_printf(seen, "\n      used %lld, effects %lld, input %s", (long long)fake.used, (long long)fake.effects,
+		       *plane_input ? "" : "none");
 	bool refused = proper_refusal(fault);
 	if (fake.open)
 		acp_buf_printf(fault, "%d transactions are open; ", fake.open);
 	if (fake.held && !(refused && fake.calls[FAKE_RECORD] == 0))
-		acp_buf_printf(fault, "%lld places are held; ", (long long)fake.held);
+		acp_buf_printf(fault, "%lld reservations are held; ", (long long)fake.held);
 	if (fake.event_count > 1)
 		acp_buf_printf(fault, "%zu rows of one call; ", fake.event_count);
 	bool row = fake.event_count && strcmp(fake_plane_column(&fake, "status"), "success") == 0;
@@ -467,13 +468,13 @@ static void prepare_dry_compute(void)
 static void prepare_policed(void)
 {
 	prepare_write();
-	plane.call.authorize = calm_authorize;
+	plane.call.authorize = safe_authorize;
 	fake.scopes = " manage.read manage.domain ";
 }
 
 static enum acp_code policed_authenticate(void *self, const uint8_t hash[ACP_SHA256_LEN], struct acp_principal *out)
 {
-	enum acp_code code = calm_authenticate(self, hash, out);
+	enum acp_code code = safe_authenticate(self, hash, out);
 	out->policed = true;
 	return code;
 }
@@ -535,8 +536,7 @@ static void prepare_problem(void)
 	http.wants_problem = true;
 }
 
-/* Idempotent calls: the first one, and one that finds its result
- * ---------------------------------------------------- */
+/* Idempotent calls: the first one, and one that finds its result --------------------------------------------------- */
 
 static void prepare_first(void)
 {
@@ -588,13 +588,13 @@ static bool look_at_replay(struct acp_buf *seen, struct acp_buf *fault)
 
 /* Onboarding ------------------------------------------------------------------------------------------------------- */
 
-#define APPLICATION                                                                                                    \
+#define ONBOARDING                                                                                                     \
 	"{\"agent_id\":\"agent-1\",\"email\":\"a@b.example\",\"organization_name\":\"M\xc3\xbcller & S\xc3\xb6hne\"}"
 
 static void prepare_onboard(void)
 {
 	install();
-	ask(APPLICATION);
+	ask(ONBOARDING);
 }
 
 static void prepare_onboard_again(void)
@@ -616,7 +616,7 @@ static void check_key(const char *key, struct acp_buf *fault)
 	uint8_t hash[ACP_SHA256_LEN];
 	acp_key_hash(config.key_pepper, key ? key : "", hash);
 	if (!key || !fake.agent_count || memcmp(hash, fake.agents[0].key_hash, sizeof hash) != 0)
-		acp_buf_puts(fault, "the answered key is not the stored one; ");
+		acp_buf_puts(fault, "the key in the reply is not the stored one; ");
 	for (size_t i = 0; i < ACP_COUNT(hash); i++)
 		hash[i] = 0;
 	/* A key derived only from the pepper would be the same for everybody. */
@@ -626,7 +626,7 @@ static void check_key(const char *key, struct acp_buf *fault)
 	acp_key_from_seed(config.api_key_prefix, seed, same);
 	acp_key_hash(config.key_pepper, same, hash);
 	if (fake.agent_count && memcmp(hash, fake.agents[0].key_hash, sizeof hash) == 0)
-		acp_buf_puts(fault, "the key follows from nothing that is the tenant's own; ");
+		acp_buf_puts(fault, "the key does not depend on the tenant; ");
 }
 
 static bool look_at_onboard(struct acp_buf *seen, struct acp_buf *fault)
@@ -650,18 +650,17 @@ static bool look_at_onboard(struct acp_buf *seen, struct acp_buf *fault)
 	return refused || reduced;
 }
 
-/* An agent without an Idempotency-Key can try again if the answer was that nothing was done. */
+/* An agent without an Idempotency-Key can try again after the answer that nothing was done. A reply may lack the
+ * prices, which can be read elsewhere. */
 static bool look_at_onboard_once(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool refused = look_at_onboard(seen, fault);
 	if (response.status != 201 && fake.agent_count)
-		acp_buf_puts(fault, "refused, but the agent is taken and nobody has its key; ");
-	/* The prices can be read elsewhere; the key matters. */
+		acp_buf_puts(fault, "refused, but the agent exists and nobody has its key; ");
 	return refused;
 }
 
-/* For other kernels, and from Stripe
- * -------------------------------------------------------------------------------- */
+/* Requests from other kernels and from Stripe ---------------------------------------------------------------------- */
 
 static void hub(void);
 static void hub_events(void);
@@ -671,7 +670,7 @@ static int again_status;
 static void prepare_hub(void)
 {
 	install();
-	ask(APPLICATION);
+	ask(ONBOARDING);
 	http.request.idempotency_key = "hub-1";
 	hub_again = hub;
 	again_status = 200;
@@ -684,14 +683,14 @@ static void hub(void)
 	answer(&reply);
 }
 
-static bool look_at_told(struct acp_buf *seen, struct acp_buf *fault)
+static bool look_at_input(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool refused = look_at_call(seen, fault);
-	acp_buf_puts(seen, refused ? "" : told);
-	/* The hub's answer contains the database's result. If it can no longer be made, it says so. */
-	if (refused && *told && !strstr(response.body.ptr, "may have been done"))
+	acp_buf_puts(seen, refused ? "" : plane_input);
+	/* The hub's answer contains the result from the database. If the answer cannot be made, an error says so. */
+	if (refused && *plane_input && !strstr(response.body.ptr, "may have been done"))
 		acp_buf_printf(fault, "refused with %d, but done; ", response.status);
-	told[0] = '\0';
+	plane_input[0] = '\0';
 	if (refused)
 		repeat(hub_again, again_status, fault);
 	return refused;
@@ -741,20 +740,19 @@ static void stripe(void)
 	answer(&reply);
 }
 
-/* The plane's input contains the row, whose id differs each time. */
+/* The input of the plane contains the row, whose id differs each time. */
 static bool look_at_stripe(struct acp_buf *seen, struct acp_buf *fault)
 {
 	bool refused = look_at_call(seen, fault);
-	struct json_object *what = *told ? json_tokener_parse(strchr(told, '{')) : NULL;
+	struct json_object *what = *plane_input ? json_tokener_parse(strchr(plane_input, '{')) : NULL;
 	if (what)
 		show_json(what, seen);
 	json_object_put(what);
-	/* Stripe repeats an event that was not answered with 2xx; an event that was stored anyway is then found. */
+	/* Stripe repeats an event that was not answered with 2xx. If it was stored anyway, the repeat finds it. */
 	return refused;
 }
 
-/* A webhook delivery, and a receiver that records it
- * ---------------------------------------------------------------- */
+/* A webhook delivery, and a receiver that records it --------------------------------------------------------------- */
 
 static struct {
 	int listener, port;
@@ -854,12 +852,12 @@ static bool look_at_delivery(struct acp_buf *seen, struct acp_buf *fault)
 	shutdown(receiver.listener, SHUT_RDWR);
 	pthread_join(receiver.thread, NULL);
 	if (receiver.requests && !strstr(receiver.last, signature))
-		acp_buf_printf(fault, "sent with another signature than %s: %.600s; ", signature, receiver.last);
-	struct json_object *outcome = *told ? json_tokener_parse(strchr(told, '{')) : NULL;
+		acp_buf_printf(fault, "the signature is not %s: %.600s; ", signature, receiver.last);
+	struct json_object *outcome = *plane_input ? json_tokener_parse(strchr(plane_input, '{')) : NULL;
 	bool delivered = acp_json_bool(outcome, "delivered");
 	acp_buf_printf(seen, "step %d, received %d, delivered %d", (int)step, receiver.requests, delivered);
 	if (delivered && !receiver.requests)
-		acp_buf_puts(fault, "it is said to be delivered and is not; ");
+		acp_buf_puts(fault, "reported as delivered, but not received; ");
 	bool again = step == ACP_WEBHOOKS_TROUBLE ? !outcome
 						  : outcome && (delivered || acp_json_member(outcome, "retry_after"));
 	json_object_put(outcome);
@@ -885,7 +883,7 @@ static bool look_at_start(struct acp_buf *seen, struct acp_buf *fault)
 {
 	acp_buf_printf(seen, "%s %s", started ? "started" : "did not start", made.len ? made.ptr : "");
 	if (!started && !*why)
-		acp_buf_puts(fault, "it does not start and does not say why; ");
+		acp_buf_puts(fault, "it does not start and gives no reason; ");
 	return !started;
 }
 
@@ -1108,7 +1106,7 @@ static char journal_dir[64];
 static struct json_object *events[3];
 static bool appended;
 static int stored[3];
-static int strange; /* events that came back changed */
+static int altered; /* events that came back changed */
 
 static void prepare_journal(void)
 {
@@ -1125,7 +1123,7 @@ static void prepare_journal(void)
 		acp_json_add_string(events[i], "action", "new\nline \"quote\" \xc3\xa9");
 		stored[i] = 0;
 	}
-	strange = 0;
+	altered = 0;
 	appended = false;
 }
 
@@ -1135,7 +1133,7 @@ static enum acp_code store(void *arg, const char *text, size_t count)
 	failing_pause();
 	struct json_object *list = json_tokener_parse(text);
 	size_t got = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
-	strange += got != count;
+	altered += got != count;
 	for (size_t i = 0; i < got; i++) {
 		struct json_object *one = json_object_array_get_idx(list, i);
 		const char *id = acp_json_string(one, "event_id");
@@ -1143,7 +1141,7 @@ static enum acp_code store(void *arg, const char *text, size_t count)
 		if (number >= 0 && number < 3 && json_object_equal(one, events[number]))
 			stored[number]++;
 		else
-			strange++;
+			altered++;
 	}
 	json_object_put(list);
 	failing_resume();
@@ -1160,7 +1158,7 @@ static void keep_journal(void)
 	if (appended)
 		started = acp_journal_replay(journal, store, NULL, &counts) == ACP_OK && counts.events == 3;
 	if (!started)
-		snprintf(why, sizeof why, "said in the log");
+		snprintf(why, sizeof why, "see the log");
 	acp_journal_close(journal);
 }
 
@@ -1173,10 +1171,10 @@ static bool look_at_journal(struct acp_buf *seen, struct acp_buf *fault)
 	enum acp_code code = acp_journal_replay_dir(journal_dir, store, NULL, &counts);
 	for (int i = 0; i < 3; i++)
 		if (appended && !stored[i])
-			acp_buf_printf(fault, "event %d was acknowledged and is lost; ", i);
-	if (strange || code != ACP_OK || counts.damaged || counts.refused)
-		acp_buf_printf(fault, "the replay ended with %s, %d events are not as they were; ", acp_code_name(code),
-			       strange);
+			acp_buf_printf(fault, "event %d was acknowledged, but is lost; ", i);
+	if (altered || code != ACP_OK || counts.damaged || counts.refused)
+		acp_buf_printf(fault, "the replay ended with %s, %d events are altered; ", acp_code_name(code),
+			       altered);
 	return refused;
 }
 
@@ -1252,8 +1250,8 @@ const struct story stories[] = {
 	{"refused: as problem+json", prepare_problem, manage, look_at_call, remove_all},
 	{"onboarding", prepare_onboard, onboard, look_at_onboard_once, remove_all},
 	{"onboarding: idempotent", prepare_onboard_again, onboard, look_at_onboard, remove_all},
-	{"hub: a tenant", prepare_hub, hub, look_at_told, remove_all},
-	{"hub: audit events", prepare_hub_events, hub_events, look_at_told, remove_all},
+	{"hub: a tenant", prepare_hub, hub, look_at_input, remove_all},
+	{"hub: audit events", prepare_hub_events, hub_events, look_at_input, remove_all},
 	{"stripe: an event", prepare_stripe, stripe, look_at_stripe, remove_all},
 	{"webhook: a delivery", prepare_delivery, deliver, look_at_delivery, clean_delivery},
 	{"start: configuration", prepare_config, load_config, look_at_start, clean_config},

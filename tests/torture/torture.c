@@ -1,6 +1,6 @@
 /* torture.c - runs each story of stories.c with its n-th call failing, for every n, once with only that call and once
- * with all later ones, too: no crash, no leak, and either the right outcome or a proper refusal; afterwards the story
- * works again.
+ * with all later ones, too. There must be no crash and no leak, and the outcome must be right or a proper refusal.
+ * Afterwards the story must work again.
  *
  * Usage: torture [--kind alloc|io|curl] [--story PART_OF_NAME] [--at N]
  * The last line is "suite torture: P passed, F failed", counting stories times kinds. */
@@ -19,16 +19,16 @@
 
 enum {
 	SHOWN = 12,  /* faults of one story and kind that are shown in full */
-	MANY = 3000, /* with more calls than this, only so many are made to fail */
+	MANY = 3000, /* if a story has more calls than this, only about MOST are made to fail */
 	MOST = 200,
 };
 
 /* A child's findings, in memory shared with its parent. */
 struct findings {
-	long nth;     /* the call that fails at present */
+	long nth;     /* the call that currently fails */
 	long calls;   /* calls made to fail */
-	long right;   /* outcomes */
-	long refused; /* properly */
+	long right;   /* right outcomes */
+	long refused; /* proper refusals */
 	long wrong;
 	long leaks;
 	long library; /* leaks in libraries */
@@ -51,7 +51,7 @@ static long step = 1; /* from one failing call to the next */
 
 /* Showing ---------------------------------------------------------------------------------------------------------- */
 
-/* Frames as functions with their lines, without those of the injector and the C library. */
+/* Appends the frames as functions with their lines, without those of this test and of the C library. */
 static void read_frames(void *const *frames, int depth, struct acp_buf *out)
 {
 	char line[512];
@@ -122,12 +122,12 @@ static void release_outcome(struct outcome *outcome)
 	acp_buf_release(&outcome->fault);
 }
 
-/* nth 0: nothing fails. */
-static void tell(const struct story *story, enum failing_kind kind, long nth, bool lasting, bool who,
-		 struct outcome *outcome)
+/* nth 0: nothing fails. stacks: records the stacks of allocations. */
+static void run_story(const struct story *story, enum failing_kind kind, long nth, bool lasting, bool stacks,
+		      struct outcome *outcome)
 {
 	story->prepare();
-	failing_watch(who);
+	failing_watch(stacks);
 	failing_mine(true);
 	failing_arm(kind, nth, lasting);
 	story->run();
@@ -196,7 +196,7 @@ static bool leaks_of_library(void)
 }
 
 /* Even when regcomp() does not end the program, it may have corrupted memory for later calls. */
-static bool has_spoilt_memory(void)
+static bool may_have_corrupted_memory(void)
 {
 	void *frames[32];
 	return is_within("regcomp", frames, failing_where(frames, ACP_COUNT(frames)));
@@ -208,7 +208,7 @@ static void look_for_leak(const struct story *story, enum failing_kind kind, boo
 	for (int again = 0; again < 3; again++) {
 		struct outcome outcome;
 		init_outcome(&outcome);
-		tell(story, kind, found->nth, lasting, again == 2, &outcome);
+		run_story(story, kind, found->nth, lasting, again == 2, &outcome);
 		long live = outcome.live;
 		release_outcome(&outcome);
 		if (!live)
@@ -231,25 +231,24 @@ static void rounds(const struct story *story, enum failing_kind kind, bool lasti
 	for (;; found->nth += step) {
 		struct outcome outcome;
 		init_outcome(&outcome);
-		tell(story, kind, found->nth, lasting, false, &outcome);
+		run_story(story, kind, found->nth, lasting, false, &outcome);
 		bool end = !outcome.failed;
-		bool spoilt = !end && has_spoilt_memory();
+		bool corrupted = !end && may_have_corrupted_memory();
 		if (!end)
 			classify_outcome(story, baseline, &outcome);
 		if (!end && outcome.live)
 			look_for_leak(story, kind, lasting);
 		release_outcome(&outcome);
-		if (spoilt && !only_nth) {
+		if (corrupted && !only_nth) {
 			found->nth += step;
-			return; /* another child continues */
+			return; /* another child process continues */
 		}
 		init_outcome(&outcome);
-		tell(story, FAILING_NOTHING, 0, false, false, &outcome);
+		run_story(story, FAILING_NOTHING, 0, false, false, &outcome);
 		if (!same(&baseline->seen, &outcome.seen) || outcome.fault.len) {
 			found->wrong++;
-			printf("FAIL %s: call %ld: afterwards the story does not go well: %s %.900s\n", story->name,
-			       found->nth, outcome.fault.len ? outcome.fault.ptr : "",
-			       outcome.seen.len ? outcome.seen.ptr : "");
+			printf("FAIL %s: call %ld: afterwards the story fails: %s %.900s\n", story->name, found->nth,
+			       outcome.fault.len ? outcome.fault.ptr : "", outcome.seen.len ? outcome.seen.ptr : "");
 		}
 		release_outcome(&outcome);
 		if (end || only_nth)
@@ -314,17 +313,17 @@ static bool torture(const struct story *story, enum failing_kind kind, bool last
 	return ok;
 }
 
-/* Runs the undisturbed story twice, so that one-time allocations exist; both outcomes must be the same. */
+/* Runs the story twice without failures, so that one-time allocations exist. Both outcomes must be the same. */
 static bool take_baseline(const struct story *story, struct outcome *baseline)
 {
 	struct outcome warm;
 	init_outcome(&warm);
 	init_outcome(baseline);
-	tell(story, FAILING_NOTHING, 0, false, false, &warm);
-	tell(story, FAILING_NOTHING, 0, false, true, baseline);
+	run_story(story, FAILING_NOTHING, 0, false, false, &warm);
+	run_story(story, FAILING_NOTHING, 0, false, true, baseline);
 	bool ok = same(&warm.seen, &baseline->seen) && !baseline->refused && !baseline->fault.len && !baseline->live;
 	if (!ok)
-		printf("FAIL %s: undisturbed it is not right: %s\n      %.2000s\n      %.2000s\n      %ld blocks not "
+		printf("FAIL %s: wrong without any failure: %s\n      %.2000s\n      %.2000s\n      %ld blocks not "
 		       "freed\n",
 		       story->name, baseline->fault.len ? baseline->fault.ptr : "", warm.seen.len ? warm.seen.ptr : "",
 		       baseline->seen.len ? baseline->seen.ptr : "", baseline->live);
@@ -346,7 +345,7 @@ static void torture_story(const struct story *story, const char *wanted_kind)
 			continue;
 		struct outcome counted;
 		init_outcome(&counted);
-		tell(story, (enum failing_kind)kind, 0, false, false, &counted);
+		run_story(story, (enum failing_kind)kind, 0, false, false, &counted);
 		long calls = counted.calls;
 		step = calls > MANY ? calls / MOST + 1 : 1;
 		if (step > 1)

@@ -1,12 +1,12 @@
-/* torture.h - a story that is run again and again, each time with a different call failing (torture.c). */
+/* torture.h - a story that runs many times, each time with a different call failing (torture.c). */
 #ifndef ACP_TESTS_TORTURE_H
 #define ACP_TESTS_TORTURE_H
 
 #include "buf.h"
 
-/* prepare, clean and look run undisturbed; calls fail only in run. look appends everything that anybody can see of the
- * outcome. It returns whether the outcome is a proper refusal (or a success without unimportant parts). An outcome is
- * good when it equals the undisturbed one or is such a refusal. fault: for anything that is always wrong. */
+/* Calls fail only in run, not in prepare, clean and look. look appends everything that is visible of the outcome. It
+ * returns whether the outcome is a proper refusal (or a success without unimportant parts). An outcome is good if it
+ * equals the outcome without failures or is such a refusal. fault: for anything that is always wrong. */
 struct story {
 	const char *name;
 	void (*prepare)(void);

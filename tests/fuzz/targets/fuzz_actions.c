@@ -1,5 +1,5 @@
 /* Files of actions.d (actions_dir.c). The input: one file, or two separated by a NUL. An accepted set makes a kernel
- * whose new actions obey the rules for files; the message about a refused set names the file and one of its lines. */
+ * whose new actions follow the rules for files; the message about a refused set names the file and one of its lines. */
 #include "action_http.h"
 #include "actions_dir.h"
 #include "../fuzz.h"
@@ -42,7 +42,7 @@ static void check_action(const struct acp_action *action)
 	FUZZ_CHECK(strchr(action->name, '.') && strncmp(action->name, "meta.", 5) != 0, "%s", action->name);
 	FUZZ_CHECK(strncmp(action->scope, "manage.", 7) == 0 && *action->description, "%s", action->scope);
 	FUZZ_CHECK(action->rate_limit >= 0 && action->rate_limit <= 1000000, "%d", action->rate_limit);
-	FUZZ_CHECK((action->sql_function != NULL) != (action->upstream != NULL), "two ways, or none");
+	FUZZ_CHECK((action->sql_function != NULL) != (action->upstream != NULL), "two handlers, or none");
 	if (action->sql_function)
 		FUZZ_CHECK(strspn(action->sql_function, "abcdefghijklmnopqrstuvwxyz0123456789_.") ==
 					   strlen(action->sql_function) &&

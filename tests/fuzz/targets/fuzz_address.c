@@ -95,8 +95,9 @@ void fuzz_address(const uint8_t *data, size_t size)
 		acp_client_address(list, remote, NULL, plain);
 		expect(list, remote, forwarded, wanted);
 		FUZZ_CHECK(strcmp(out, wanted) == 0, "%s, not %s", out, wanted);
-		FUZZ_CHECK(!*out || number_of(out, &number), "%s is no address", out);
-		FUZZ_CHECK(trusted(list, remote) || strcmp(out, plain) == 0, "%s is believed without trust", out);
+		FUZZ_CHECK(!*out || number_of(out, &number), "%s is not an address", out);
+		FUZZ_CHECK(trusted(list, remote) || strcmp(out, plain) == 0, "%s was taken from an untrusted peer",
+			   out);
 	} else {
 		FUZZ_CHECK(*bad && strlen(bad) < sizeof bad, "which word?");
 	}

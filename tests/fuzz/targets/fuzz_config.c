@@ -20,7 +20,7 @@ static char *printed(const struct acp_config *config)
 	return text;
 }
 
-/* elsewhere: the secret's text also occurs in a place where it may be shown. */
+/* elsewhere: the text of the secret also occurs where it may be printed. */
 static void check_again(const struct acp_config *config, bool elsewhere)
 {
 	char path[32], why[512] = "";
@@ -50,7 +50,7 @@ static void check_again(const struct acp_config *config, bool elsewhere)
 	free(text);
 }
 
-/* This test must not read files and devices of the machine; some of them never end. */
+/* This test must not read files and devices of the machine, because some of them never end. */
 static bool reads_a_file(const char *text, size_t len)
 {
 	return memmem(text, len, "_file", 5) != NULL;
@@ -79,7 +79,7 @@ void fuzz_config(const uint8_t *data, size_t size)
 			   why);
 		FUZZ_CHECK(elsewhere || !strstr(why, SECRET), "%s", why);
 		for (size_t i = 0; i < sizeof config; i++)
-			FUZZ_CHECK(((const char *)&config)[i] == 0, "something of a refused configuration is left");
+			FUZZ_CHECK(((const char *)&config)[i] == 0, "a refused configuration is not empty");
 	}
 	close(fd);
 	acp_buf_release(&file);

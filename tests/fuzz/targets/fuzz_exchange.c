@@ -26,7 +26,7 @@ static struct acp_exchange *exchange;
 static enum acp_code ready(void *self, char *why, size_t why_size)
 {
 	(void)self;
-	snprintf(why, why_size, "the hub is away");
+	snprintf(why, why_size, "the hub is down");
 	return ACP_UNAVAILABLE;
 }
 
@@ -153,7 +153,7 @@ static const char *check_head(const char *text, size_t *length)
 	*length = SIZE_MAX;
 	for (; strncmp(at, "\r\n", 2) != 0; at = end + 2) {
 		end = strstr(at, "\r\n");
-		FUZZ_CHECK(end, "a head without an end: %s", text);
+		FUZZ_CHECK(end, "the head does not end: %s", text);
 		for (const char *c = at; c < end; c++)
 			FUZZ_CHECK(*c >= 0x20 && *c <= 0x7e, "byte %02x in the head: %s", (uint8_t)*c, text);
 		const char *colon = memchr(at, ':', (size_t)(end - at));
@@ -231,12 +231,12 @@ void fuzz_exchange(const uint8_t *data, size_t size)
 	if (request.len < 100000) {
 		exchange_bytes(&request, &got);
 		bool whole = take_stdout(&got, &response);
-		FUZZ_CHECK(whole || (how & RAW), "%zu bytes come back, and no end", got.len);
+		FUZZ_CHECK(whole || (how & RAW), "%zu bytes, but no end of the response", got.len);
 		if (whole)
 			check_response(&response);
 		acp_buf_release(&got);
 	}
-	FUZZ_CHECK(fake.open == 0 && fake.held == 0, "%d transactions are left", fake.open);
+	FUZZ_CHECK(fake.open == 0 && fake.held == 0, "%d transactions are open", fake.open);
 	fake_plane_forget(&fake);
 	for (; fake.agent_count; fake.agent_count--) {
 		struct fake_agent *agent = &fake.agents[fake.agent_count - 1];

@@ -10,7 +10,7 @@
 
 enum { PARAMETERS_MAX = 40 };
 
-/* How often a variable occurs; *value: the last one. */
+/* Returns how often a variable occurs. *value: its last value. */
 static int find(char **variables, const char *name, const char **value)
 {
 	int count = 0;
@@ -45,16 +45,16 @@ static void check_path(const char *path)
 		   "%s", path);
 }
 
-/* The requested path begins with the prefix. */
+/* Checks that the requested path begins with the prefix. */
 static void check_prefix(const struct acp_http *http, char **variables, const char *prefix)
 {
 	const char *uri;
 	find(variables, "REQUEST_URI", &uri);
-	FUZZ_CHECK(!*http->path || uri, "a path without REQUEST_URI");
+	FUZZ_CHECK(!*http->path || uri, "a path, but no REQUEST_URI");
 	if (!*http->path || *uri != '/')
 		return;
 	FUZZ_CHECK(strncmp(uri, prefix, strlen(prefix)) == 0, "%s is not below %s", uri, prefix);
-	/* Without escapes, the text is the same. */
+	/* Without escapes, the path is the same text. */
 	size_t len = strcspn(uri, "?");
 	if (!memchr(uri, '%', len))
 		FUZZ_CHECK(len == strlen(prefix) + strlen(http->path) &&
@@ -71,13 +71,13 @@ static void check_credential(const struct acp_http *http, char **variables)
 	const char *bearer = authorization && strncasecmp(authorization, "Bearer ", 7) == 0 ? authorization + 7 : NULL;
 	if (bearer)
 		bearer += strspn(bearer, " ");
-	FUZZ_CHECK(!shown || (keys <= 1 && others <= 1), "one of two is believed: %s", shown);
+	FUZZ_CHECK(!shown || (keys <= 1 && others <= 1), "one of two credentials is accepted: %s", shown);
 	FUZZ_CHECK(!shown || *shown, "an empty credential");
 	if (shown && key && *key)
 		FUZZ_CHECK(strcmp(shown, key) == 0 && (!bearer || strcmp(bearer, key) == 0), "%s of %s and %s", shown,
 			   key, bearer ? bearer : "none");
 	else if (shown)
-		FUZZ_CHECK(bearer && strcmp(shown, bearer) == 0, "%s comes from nowhere", shown);
+		FUZZ_CHECK(bearer && strcmp(shown, bearer) == 0, "%s is not in the request", shown);
 	FUZZ_CHECK(!http->bearer || (shown && strcmp(http->bearer, shown) == 0 && !(key && *key)), "bearer");
 }
 
@@ -96,13 +96,13 @@ static void check_rest(const struct acp_http *http, char **variables)
 	FUZZ_CHECK(strspn(http->address, "0123456789abcdefABCDEF:.") == strlen(http->address), "%s", http->address);
 }
 
-/* An error reply to it is JSON that contains no unescaped part of the request. */
+/* Checks that an error reply is JSON without unescaped parts of the request. */
 static void check_error(const struct acp_http *http)
 {
 	struct acp_response response = {0};
 	acp_buf_init(&response.body, 1 << 20);
 	if (acp_http_require_get(http, &response))
-		acp_http_error(http, ACP_NOT_FOUND, "there is nothing here", &response);
+		acp_http_error(http, ACP_NOT_FOUND, "no such path", &response);
 	struct oracle oracle = oracle_read((const uint8_t *)response.body.ptr, response.body.len);
 	FUZZ_CHECK(oracle.valid, "%s", response.body.ptr);
 	FUZZ_CHECK(response.status == 404 || response.status == 405, "%d", response.status);

@@ -44,18 +44,18 @@ static void fill_in(const char *text, size_t len, struct acp_buf *out)
 	out->len--;
 }
 
-/* Was a final line without a newline cut off? Yes, unless its head says that it is longer than it should be. */
+/* True if a final line without a newline was cut off: always, unless it is longer than its head allows. */
 static bool is_cut(const char *line, size_t len)
 {
-	unsigned long long said;
+	unsigned long long announced;
 	char digits[9] = "";
 	if (len < ACP_JOURNAL_HEAD || line[8] != ' ' || line[ACP_JOURNAL_HEAD - 1] != ' ')
 		return true;
 	memcpy(digits, line, 8);
 	if (strspn(digits, "0123456789abcdef") != 8)
 		return true;
-	said = strtoull(digits, NULL, 16);
-	return len <= ACP_JOURNAL_HEAD + said;
+	announced = strtoull(digits, NULL, 16);
+	return len <= ACP_JOURNAL_HEAD + announced;
 }
 
 static void expect(const struct acp_buf *file, struct lines *out)
@@ -136,13 +136,13 @@ static void check_replay(const struct acp_buf *file, struct lines *lines)
 	FUZZ_CHECK(counts.events == lines->count && counts.damaged == lines->damaged && counts.torn == lines->cut,
 		   "%lld events, %lld damaged, %lld torn", (long long)counts.events, (long long)counts.damaged,
 		   (long long)counts.torn);
-	FUZZ_CHECK((access(aside, F_OK) == 0) == (lines->damaged > 0), "put aside, or not");
-	FUZZ_CHECK(access(name, F_OK) != 0, "it is still there");
+	FUZZ_CHECK((access(aside, F_OK) == 0) == (lines->damaged > 0), "a damaged file must be kept, others must not");
+	FUZZ_CHECK(access(name, F_OK) != 0, "the file is still there");
 	for (size_t i = 0; i < lines->whole.len; i++)
 		if (lines->whole.ptr[i] == '\0')
 			lines->whole.ptr[i] = ',';
 	FUZZ_CHECK(all.len == lines->whole.len && (!all.len || memcmp(all.ptr, lines->whole.ptr, all.len) == 0),
-		   "%s is committed, not %s", all.ptr, lines->whole.ptr);
+		   "%s was committed, not %s", all.ptr, lines->whole.ptr);
 	acp_buf_release(&all);
 	unlink(aside);
 }

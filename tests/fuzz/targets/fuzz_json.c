@@ -39,7 +39,7 @@ static struct json_object *parse_own(const char *text, size_t len)
 	struct json_object *tree = NULL;
 	const struct acp_json_limits wide = {(size_t)1 << 20, 64, 100000};
 	enum acp_json_verdict verdict = acp_json_parse(text, len, &wide, &tree, &error);
-	FUZZ_CHECK(verdict == ACP_JSON_OK, "what we wrote is not read: %s in %s", error.message, text);
+	FUZZ_CHECK(verdict == ACP_JSON_OK, "our own text is refused: %s in %s", error.message, text);
 	return tree;
 }
 
@@ -73,7 +73,7 @@ static void check_tree(struct json_object *tree, const char *text, size_t len)
 	free(thrice);
 }
 
-/* json-c's tree loses a duplicate member. */
+/* True if a member occurs twice: json-c's tree has only one of them. */
 static bool has_twice(const struct oracle *oracle, const char *text, size_t len)
 {
 	struct json_object *tree = parse_otherwise(text, len);
@@ -88,7 +88,7 @@ static void check_error(const struct acp_json_error *error, size_t len)
 	FUZZ_CHECK(*error->message, "no message");
 	FUZZ_CHECK(!*error->pointer || *error->pointer == '/' || strcmp(error->pointer, "...") == 0, "pointer %s",
 		   error->pointer);
-	FUZZ_CHECK(strlen(error->pointer) < sizeof error->pointer, "pointer without an end");
+	FUZZ_CHECK(strlen(error->pointer) < sizeof error->pointer, "pointer without a NUL");
 }
 
 void fuzz_json(const uint8_t *data, size_t size)
@@ -104,12 +104,12 @@ void fuzz_json(const uint8_t *data, size_t size)
 	bool barred = oracle.nul || oracle.inexact;
 	FUZZ_CHECK(verdict != ACP_JSON_NO_MEMORY, "memory");
 	if (verdict == ACP_JSON_OK) {
-		FUZZ_CHECK(oracle.valid && !oracle.too_deep && !large && !barred, "was read and must not be");
+		FUZZ_CHECK(oracle.valid && !oracle.too_deep && !large && !barred, "must not be accepted");
 		FUZZ_CHECK(count_members(tree) == oracle.members, "%zu members, not %zu", count_members(tree),
 			   oracle.members);
 		check_tree(tree, text, len);
 	} else {
-		FUZZ_CHECK(tree == NULL, "refused, and a tree");
+		FUZZ_CHECK(tree == NULL, "refused, but there is a tree");
 		check_error(&error, len);
 		if (verdict == ACP_JSON_TOO_LARGE)
 			FUZZ_CHECK(large, "too large: %s", error.message);

@@ -1,6 +1,6 @@
 /* A call of the router (envelope.c, pipeline.c, …) over a control plane in memory. The input: a byte of options, then
- * the body. The reply obeys the contract's rules for all replies; the call leaves exactly one audit row; no API key is
- * in either; a dry run or a refused call has no effect. */
+ * the body. The reply follows the contract's rules for all replies. The call leaves exactly one audit row. No API
+ * key is in either. A dry run or a refused call has no effect. */
 #include "../fuzz.h"
 #include "log.h"
 #include "pipeline.h"
@@ -86,7 +86,7 @@ void fuzz_manage(const uint8_t *data, size_t size)
 	acp_manage(&kernel, &request, &reply);
 	check_reply(&reply);
 	check_row(&reply);
-	FUZZ_CHECK(fake.open == 0 && fake.held == 0, "%d transactions, %lld places are left", fake.open,
+	FUZZ_CHECK(fake.open == 0 && fake.held == 0, "%d transactions, %lld reservations are open", fake.open,
 		   (long long)fake.held);
 	bool may_change = acp_code_outcome(reply.code) == ACP_SUCCESS && !acp_json_bool(reply.body, "dry_run");
 	FUZZ_CHECK(may_change || fake.effects == 0, "an effect of %s", text_of(reply.body));

@@ -20,7 +20,7 @@ static int significant(const char *text)
 	return count ? count : 1;
 }
 
-/* The fewest digits with which printf's decimals read back. */
+/* Returns the fewest digits with which the output of printf reads back as the value. */
 static int fewest(double value)
 {
 	char text[40];
@@ -45,7 +45,7 @@ static void check(double value)
 	FUZZ_CHECK((strchr(text, 'e') == NULL) == plain, "%.17g as %s", value, text);
 	FUZZ_CHECK(value != 0 || strcmp(text, "0") == 0, "zero as %s", text);
 	struct oracle oracle = oracle_read((const uint8_t *)text, strlen(text));
-	FUZZ_CHECK(oracle.valid, "%s is no JSON", text);
+	FUZZ_CHECK(oracle.valid, "%s is not JSON", text);
 }
 
 void fuzz_number(const uint8_t *data, size_t size)

@@ -6,7 +6,7 @@
 
 #include "../../unit/fake_plane.h"
 
-/* Decodes like a form; NULL: invalid, or not printable. */
+/* Decodes like a form. NULL: invalid, or not printable. */
 static char *decoded(const char *text)
 {
 	char *out = strdup(text), *to = out;
@@ -52,13 +52,13 @@ static void check_parameter(const struct acp_http *http, const char *name)
 	char *wanted = expected(http->query, name);
 	bool fits = wanted && strlen(wanted) < sizeof value;
 	bool found = acp_http_query(http, name, value, sizeof value);
-	FUZZ_CHECK(found == fits, "%s is there: %d", name, found);
+	FUZZ_CHECK(found == fits, "%s was found: %d", name, found);
 	FUZZ_CHECK(!found || strcmp(value, wanted) == 0, "%s is %s, not %s", name, value, wanted);
-	FUZZ_CHECK(!found || acp_http_query_has(http, name), "%s has a value and is not there", name);
+	FUZZ_CHECK(!found || acp_http_query_has(http, name), "%s has a value, but was not found", name);
 	free(wanted);
 }
 
-/* Did acp_upgrade_url make a link of these three? */
+/* True if acp_upgrade_url makes a link with these three. */
 static bool made(const struct acp_config *config, const char *tenant, const char *expires, const char *signature)
 {
 	char url[512], wanted[512];
@@ -80,7 +80,8 @@ static void check_link(const struct acp_config *config, const struct acp_http *h
 	bool ours = made(config, tenant, expires, signature);
 	bool lives = strtoll(expires, NULL, 10) > now;
 	FUZZ_CHECK(acp_upgrade_url_ok(config, tenant, expires, signature, now) == (ours && lives), "%s", http->query);
-	FUZZ_CHECK(!acp_upgrade_url_ok(config, tenant, expires, signature, now * 1000), "without end: %s", http->query);
+	FUZZ_CHECK(!acp_upgrade_url_ok(config, tenant, expires, signature, now * 1000), "still valid after the end: %s",
+		   http->query);
 }
 
 void fuzz_query(const uint8_t *data, size_t size)

@@ -85,7 +85,7 @@ static enum opinion check_number(const char *word, double limit, double value)
 	return strcmp(word, "multipleOf") == 0 ? check_multiple(value, limit) : YES;
 }
 
-/* The keywords min… and max… for one kind of thing; count: how many the value has. */
+/* The keywords min… and max… for one kind of thing. count: the number of these things in the value. */
 static enum opinion check_count(const char *word, const char *kind, struct json_object *limit, size_t count)
 {
 	if (strcmp(word + 3, kind) != 0)
@@ -187,9 +187,9 @@ static struct json_object *parse(const char *text, size_t len)
 	return acp_json_parse(text, len, &limits, &tree, &error) == ACP_JSON_OK ? tree : NULL;
 }
 
-/* The C library copies the expression before a + or {n} in memory, also when they are nested. Only operators write
- * patterns, and they would notice. Here it would hide everything else. */
-static bool takes_much(const char *text)
+/* The C library copies the expression before a + or {n} in memory, even if they are nested. Only operators write
+ * patterns, and they would notice. Here it would hide other faults. */
+static bool needs_much_memory(const char *text)
 {
 	double copies = 1;
 	if (!strstr(text, "pattern"))
@@ -202,7 +202,7 @@ static bool takes_much(const char *text)
 	return copies > 2000;
 }
 
-/* Checks the same with the canonical forms. */
+/* Repeats the check with the canonical forms. */
 static bool check_canonical(struct json_object *schema_tree, struct json_object *value, bool valid)
 {
 	struct acp_schema_error error;
@@ -231,10 +231,10 @@ void fuzz_schema(const uint8_t *data, size_t size)
 	size_t schema_len, value_len;
 	char *schema_text = fuzz_part(&in, &schema_len);
 	char *value_text = fuzz_rest(&in, &value_len);
-	struct json_object *tree = takes_much(schema_text) ? NULL : parse(schema_text, schema_len);
+	struct json_object *tree = needs_much_memory(schema_text) ? NULL : parse(schema_text, schema_len);
 	struct json_object *value = parse(value_text, value_len);
 	struct acp_schema *schema = acp_schema_compile(tree, &error);
-	FUZZ_CHECK(schema || *error.message, "refused without a word");
+	FUZZ_CHECK(schema || *error.message, "refused without a message");
 	if (schema) {
 		bool valid = acp_schema_check(schema, value, &error);
 		FUZZ_CHECK(valid || (*error.message &&
@@ -243,7 +243,7 @@ void fuzz_schema(const uint8_t *data, size_t size)
 		enum opinion opinion = check(tree, value);
 		FUZZ_CHECK(opinion == UNSURE || valid == (opinion == YES), "valid %d: %s: %s", valid, error.pointer,
 			   error.message);
-		FUZZ_CHECK(check_canonical(tree, value, valid), "valid %d, and otherwise in canonical form", valid);
+		FUZZ_CHECK(check_canonical(tree, value, valid), "valid %d, but not so in canonical form", valid);
 	}
 	acp_schema_free(schema);
 	json_object_put(tree);

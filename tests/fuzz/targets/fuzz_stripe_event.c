@@ -1,4 +1,4 @@
-/* Stripe's events (stripe_events.c), signed: the body is the input. An incomplete event is refused with a sentence. Of
+/* Stripe's events (stripe_events.c), signed: the body is the input. An incomplete event is refused with a message. Of
  * a complete one, only the parts that its effect needs reach the hub, as strings of usable length. */
 #include "../../unit/fake_plane.h"
 #include "crypto.h"
@@ -13,15 +13,15 @@
 static struct acp_config config;
 static struct fake_plane fake;
 static struct acp_kernel kernel;
-static struct json_object *taken; /* the input of the hub */
+static struct json_object *hub_input;
 
 static enum acp_code stripe_event(void *self, struct json_object *what, struct json_object **reply,
 				  struct acp_refusal *refusal)
 {
 	(void)self;
 	(void)refusal;
-	FUZZ_CHECK(!taken, "one event reaches the hub twice");
-	taken = json_object_get(what);
+	FUZZ_CHECK(!hub_input, "one event reaches the hub twice");
+	hub_input = json_object_get(what);
 	*reply = json_object_new_object();
 	acp_json_add_string(*reply, "effect", "none");
 	return ACP_OK;
@@ -58,9 +58,9 @@ static void sign(const char *body, size_t len, char header[128])
 }
 
 /* None of these names belongs to a person or a card. */
-static void check_taken(void)
+static void check_hub_input(void)
 {
-	json_object_object_foreach(taken, name, value)
+	json_object_object_foreach(hub_input, name, value)
 	{
 		FUZZ_CHECK(acp_word_in_list("event_id type created livemode object_id customer client_reference_id "
 					    "tenant_uuid setup_intent mode status event",
@@ -70,9 +70,9 @@ static void check_taken(void)
 			FUZZ_CHECK(json_object_get_string_len(value) > 0 && json_object_get_string_len(value) <= 255,
 				   "%s has %d bytes", name, json_object_get_string_len(value));
 	}
-	FUZZ_CHECK(acp_json_string(taken, "event_id") && acp_json_string(taken, "type") &&
-			   acp_json_member(taken, "created") && acp_json_member(taken, "event"),
-		   "something is missing");
+	FUZZ_CHECK(acp_json_string(hub_input, "event_id") && acp_json_string(hub_input, "type") &&
+			   acp_json_member(hub_input, "created") && acp_json_member(hub_input, "event"),
+		   "a member is missing");
 }
 
 void fuzz_stripe_event(const uint8_t *data, size_t size)
@@ -87,16 +87,16 @@ void fuzz_stripe_event(const uint8_t *data, size_t size)
 	sign(body, request.body_len, header);
 	acp_stripe_events_take(&kernel, &request, header, &reply);
 	FUZZ_CHECK(reply.body && reply.http == acp_code_http(reply.code), "%d", reply.http);
-	FUZZ_CHECK((reply.code == ACP_OK) == (taken != NULL), "code %s", acp_code_name(reply.code));
+	FUZZ_CHECK((reply.code == ACP_OK) == (hub_input != NULL), "code %s", acp_code_name(reply.code));
 	FUZZ_CHECK(reply.code == ACP_OK || reply.code == ACP_VALIDATION_ERROR, "code %s", acp_code_name(reply.code));
 	struct oracle oracle = oracle_read(data, size);
-	FUZZ_CHECK(oracle.valid || oracle.too_deep || reply.code != ACP_OK, "no JSON, and taken");
-	if (taken)
-		check_taken();
+	FUZZ_CHECK(oracle.valid || oracle.too_deep || reply.code != ACP_OK, "not JSON, but accepted");
+	if (hub_input)
+		check_hub_input();
 	else
 		FUZZ_CHECK(acp_json_string(reply.body, "error") && acp_json_string(reply.body, "field"), "no reason");
-	json_object_put(taken);
-	taken = NULL;
+	json_object_put(hub_input);
+	hub_input = NULL;
 	json_object_put(reply.body);
 	free(body);
 	fake_plane_forget(&fake);

@@ -32,7 +32,7 @@ static void sign(const char *when, const char *body, size_t len, char hex[ACP_SH
 	acp_buf_release(&text);
 }
 
-/* The header with each @ replaced; to be freed. */
+/* Returns the header with each @ replaced. The caller frees it. */
 static char *fill_in(const char *header, const char *signature)
 {
 	struct acp_buf out;
@@ -47,7 +47,7 @@ static char *fill_in(const char *header, const char *signature)
 	return out.ptr;
 }
 
-/* Is it a list of name=value with one time and at least one v1? right: one v1 is the correct signature. */
+/* True for a list of name=value with one time and at least one v1. right: one v1 is the correct signature. */
 static bool well_formed(const char *header, const char *signature, bool *right)
 {
 	int times = 0, signatures = 0;
@@ -89,11 +89,12 @@ void fuzz_stripe_signature(const uint8_t *data, size_t size)
 	bool formed = well_formed(header, signature, &right);
 	bool good = formed && right && age <= ACP_STRIPE_TOLERANCE && age >= -ACP_STRIPE_TOLERANCE;
 	FUZZ_CHECK((fault == NULL) == good, "%s: %s", header, fault ? fault : "accepted");
-	FUZZ_CHECK(!fault || !strstr(fault, signature), "the right signature is told");
+	FUZZ_CHECK(!fault || !strstr(fault, signature), "the message reveals the right signature");
 	if (good && len) {
 		body[len / 2] ^= 1;
-		FUZZ_CHECK(acp_stripe_signature_fault(SECRETS, header, body, len, now), "another body is accepted");
-		FUZZ_CHECK(acp_stripe_signature_fault("whsec_other", header, data, size, now), "and another secret");
+		FUZZ_CHECK(acp_stripe_signature_fault(SECRETS, header, body, len, now), "accepted with another body");
+		FUZZ_CHECK(acp_stripe_signature_fault("whsec_other", header, data, size, now),
+			   "accepted with another secret");
 	}
 	free(written);
 	free(body);

@@ -31,7 +31,7 @@ static void member(struct acp_buf *line, const char *name, const char *text)
 		acp_buf_puts(line, "null");
 }
 
-/* PostgreSQL's literal of a row in which one text is the input's. */
+/* PostgreSQL's literal of a row that contains one text of the input. */
 static void literal(struct acp_buf *out, const char *text)
 {
 	acp_buf_puts(out, "(11111111-1111-4111-8111-111111111111,,\"" AT "\",33333333-3333-4333-8333-333333333333,"
@@ -47,7 +47,7 @@ static void literal(struct acp_buf *out, const char *text)
 /* Every third row is of form 1, every third one of form 2, every third one erased. */
 enum { FORM_1, FORM_2, ERASED, KINDS };
 
-/* The text of a row of form 2, which stays the same when its values are erased. */
+/* Makes the text of a row of form 2. It stays the same when values are erased. */
 static void form_2(struct acp_row *row, struct acp_chain_row *kept, bool erase, struct acp_buf *text)
 {
 	struct acp_row parsed = {0};
@@ -159,7 +159,7 @@ static void add_trailer(struct file *file)
 	acp_buf_release(&text);
 }
 
-/* The number of faults that the check finds, plus one if the file is refused as a whole. */
+/* Returns the number of faults that the check finds, plus one if it refuses the whole file. */
 static int64_t verify(const char *text, size_t len, const char *pepper, struct json_object *found)
 {
 	static struct ctl ctl;
