@@ -69,13 +69,13 @@ class Bench:
         self.skipped = []
         self.rows_least = self.rows_most = 0  # bounds of the number of audit rows after all measurements
 
-    def wants(self, name):
+    def includes(self, name):
         return name in self.options.only
 
     # One measurement
 
     def measure(self, call, url, name, seconds, think_ms=0.0):
-        """A run checked against the audit log; name: used in failure messages."""
+        """Makes a run and checks it against the audit log. name: for failure messages."""
         with AuditCheck(self.rig.database) as audit:
             with self.rounds.watched():
                 run = self.wrk.run(call, url, seconds, think_ms)
@@ -136,17 +136,17 @@ class Bench:
         self.rows_least = self.rows_most = self.rig.database.value("select count(*) from acp.audit_logs")
         self.wrk = Wrk(self.tenants.folder)
         self.rounds = Rounds(self.options, lambda: [os.getpid(), *self.rig.daemons()])
-        if self.wants(INSERT):
+        if self.includes(INSERT):
             # Rows of this tenant belong to no measured call and must not be counted with ours.
             self.pgbench = Pgbench(self.rig.another_database("acp_insert"), self.rig.program("pgbench"), self.rig.dir)
 
     def alternate(self):
         """The main part: every kind of call in turn, repeatedly; every other time in reverse order."""
-        calls = [call for call in CALLS if self.wants(call.name)]
+        calls = [call for call in CALLS if self.includes(call.name)]
         if not calls:
             return
         works = [(call.name, lambda call=call: self._measure_call(call)) for call in calls]
-        if self.wants(INSERT):
+        if self.includes(INSERT):
             works.append((INSERT, self._measure_insert))
         say("Warming up")
         for call in calls:
@@ -158,7 +158,7 @@ class Bench:
         self.rounds.alternate(once, self._keep)
 
     def other_servers(self):
-        for kind in filter(self.wants, SERVERS):
+        for kind in filter(self.includes, SERVERS):
             missing = Frontend.missing(kind)
             if missing:
                 self.skipped.append((Frontend.TITLES[kind], missing))
@@ -191,7 +191,7 @@ class Bench:
 
     def half_load(self):
         """Latency at half of the measured throughput: 32 connections that pause between requests."""
-        if not self.wants("latency"):
+        if not self.includes("latency"):
             return
         say("Latency at half load")
         calls = (NOTHING, PAID)
@@ -213,7 +213,7 @@ class Bench:
             self._latency_figures(name, runs, 2 * half[name])
 
     def _paced(self, call, wanted, think):
-        """A run at about the wanted rate. Its result corrects the pause for the next run."""
+        """Makes a run at about the wanted rate. Its result corrects the pause for the next run."""
         run = self.measure(call, self._url(call), call.name + " at half load", self.options.seconds, think[call.name])
         think[call.name] = max(0.05, think[call.name] + CONNECTIONS * 1000 * (1 / wanted - 1 / run.rate))
         say("    %-22s %8.0f/s of %.0f  p50 %6.2f ms  p99 %6.2f ms" % (
@@ -229,8 +229,8 @@ class Bench:
                 name, 100 * statistics.median(run.rate for run in runs) / most, title), value, unit, target))
 
     def memory(self):
-        """Memory of a fresh responder: when warm, and after many more calls."""
-        if not self.wants("memory"):
+        """Measures the memory of a fresh responder: when warm, and after many more calls."""
+        if not self.includes("memory"):
             return
         options = self.options
         say("Memory: a new responder, %d s of warm-up, then %d calls or %d s" % (
@@ -253,7 +253,7 @@ class Bench:
             Figure("growth of RSS after warm-up", [(rss - warm) / MIB], "MiB", 1.0)]
 
     def start(self):
-        if not self.wants("start"):
+        if not self.includes("start"):
             return
         say("Start to first answer, %d times" % self.options.starts)
         before = self.rig.database.value("select count(*) from acp.audit_logs")
@@ -277,7 +277,7 @@ class Bench:
         # The calls that test whether a kind succeeds leave rows too, at most one for each kind and server.
         spare = len(CALLS) + len(SERVERS)
         if not self.rows_least <= rows <= self.rows_most + spare:
-            self.failures.append("%d audit rows in all, not %d to %d" % (rows, self.rows_least, self.rows_most + spare))
+            self.failures.append("%d audit rows in total, not %d to %d" % (rows, self.rows_least, self.rows_most + spare))
         self.rows = rows
 
     def results(self):

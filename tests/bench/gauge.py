@@ -127,9 +127,9 @@ def versions():
                                    ("nginx", ("nginx", "-v"), r"nginx/([0-9.]+)"),
                                    ("Apache", ("apache2", "-v"), r"Apache/([0-9.]+)"),
                                    ("wrk", ("wrk", "-v"), r"wrk (?:debian/)?([0-9.]+)")):
-        said = re.search(pattern, first_line(*command) or "")
-        if said:
-            found[name] = said.group(1)
+        match = re.search(pattern, first_line(*command) or "")
+        if match:
+            found[name] = match.group(1)
     return found
 
 

@@ -182,7 +182,7 @@ class Growth:
 
     def start(self):
         """Starts two databases in one PostgreSQL, each with its own responder and lighttpd."""
-        say("Starting PostgreSQL, two responders and lighttpd before each")
+        say("Starting PostgreSQL, and two responders with a lighttpd in front of each")
         self.rig.start_stack()
         self.check_disk()
         url, database = self._second_responder()
@@ -223,7 +223,7 @@ class Growth:
         for call in CALLS:
             status, _ = self.small.tenants.try_call(call, self.small.url)
             if call.path == INVOICE.path and status == 404:
-                self.skipped.append((call.title, "this program has no such path: it answers 404"))
+                self.skipped.append((call.title, "this program does not have the path: it answers 404"))
                 continue
             for site in (self.small, self.large):
                 site.tenants.check_call(call, site.url)
@@ -253,7 +253,7 @@ class Growth:
         """Runs the call at both sites; they take turns in going first."""
         sites = [self.small, self.large] if number % 2 == 0 else [self.large, self.small]
         runs = {site: self.measure(call, site, self.options.seconds) for site in sites}
-        self._tell(call, runs[self.small], runs[self.large])
+        self._print(call, runs[self.small], runs[self.large])
         return runs
 
     @staticmethod
@@ -263,7 +263,7 @@ class Growth:
                 site.runs.setdefault(call.name, []).append(run)
 
     @staticmethod
-    def _tell(call, small, large):
+    def _print(call, small, large):
         say("    %-16s p50 %7.3f → %7.3f ms   p99 %7.3f → %7.3f ms" % (
             call.name, small.p50_us / 1e3, large.p50_us / 1e3, small.p99_us / 1e3, large.p99_us / 1e3))
 

@@ -21,7 +21,7 @@ SETTLE_SECONDS = 1.0
 
 @dataclass
 class Call:
-    """One kind of request, and the audit row that each success must write."""
+    """A kind of request, and the audit row that each success must write."""
 
     name: str
     title: str
@@ -44,7 +44,7 @@ class Call:
 
     @property
     def audit_row(self):
-        """action, status, billable and tier of its rows; None: it writes none."""
+        """Returns action, status, billable and tier of its rows, or None if it writes none."""
         if not (self.action and self.audited):
             return None
         return self.action, "success", self.billable, "free" if self.keys.endswith("free") else "paid"
@@ -110,10 +110,10 @@ class Wrk:
         last = done.stdout.rstrip().rpartition("\n")[2]
         if done.returncode != 0 or not last.startswith("{"):
             raise Failure("wrk failed (exit %d): %s" % (done.returncode, clipped(done.stdout.strip(), 600)))
-        told = json.loads(last)
-        errors = {kind: told[kind] for kind in ("connect", "read", "write", "status", "timeout")}
-        return Run(told["requests"], told["duration_us"] / 1e6, errors, told["p50_us"], told["p90_us"], told["p99_us"],
-                   told["max_us"])
+        output = json.loads(last)
+        errors = {kind: output[kind] for kind in ("connect", "read", "write", "status", "timeout")}
+        return Run(output["requests"], output["duration_us"] / 1e6, errors, output["p50_us"], output["p90_us"], output["p99_us"],
+                   output["max_us"])
 
 
 class AuditCheck:
@@ -147,7 +147,7 @@ class AuditCheck:
         return seen[0]
 
     def verify(self, call, run):
-        """Describes a mismatch, or returns None. wrk ends without waiting, so requests in flight may have a row
+        """Returns a description of a mismatch, or None. wrk ends without waiting, so requests in flight may have a row
         without a success."""
         rows = self._rows_at_rest()
         mine = rows.pop(call.audit_row, 0) if call.audit_row else 0

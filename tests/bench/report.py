@@ -234,8 +234,8 @@ def bar(ratio, y, scale):
     if ratio.target is not None:
         parts.append('<line class="target" x1="%.1f" y1="%d" x2="%.1f" y2="%d"/>' % (x(ratio.target), y + 14,
                                                                                     x(ratio.target), y + 36))
-    said = "%.2f%s" % (ratio.median, " of %.2f" % ratio.target if ratio.target is not None else "")
-    parts.append('<text x="%d" y="%d">%s</text>' % (LEFT + BAR_WIDTH + 8, y + 30, said))
+    figure_text = "%.2f%s" % (ratio.median, " of %.2f" % ratio.target if ratio.target is not None else "")
+    parts.append('<text x="%d" y="%d">%s</text>' % (LEFT + BAR_WIDTH + 8, y + 30, figure_text))
     return "\n".join(parts)
 
 

@@ -19,13 +19,13 @@ from stack import OwnStack, is_running
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 WORKERS = 32
-# The rate check is part of the measurement, so it is on, with a limit out of reach.
+# The rate check is part of the measurement, so it is on, with a limit that is never reached.
 SETTINGS = {"rate_limits": "on", "rate_limit": "1000000"}
 MODULES = "/usr/lib/apache2/modules"
 
 
 def own_user(root_user):
-    """The user that runs a server: root drops its rights as in deploy/lib/stack; other users keep theirs."""
+    """Returns the user that runs a server: root drops its rights as in deploy/lib/stack; other users keep theirs."""
     return root_user if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 
 
@@ -215,7 +215,7 @@ class Rig:
     # The responders
 
     def start_nothing(self):
-        """Starts the do-nothing responder with the same processes and threads as ours, and lighttpd with the same
+        """Starts the do-nothing responder with as many processes and threads as ours, and lighttpd with the same
         configuration."""
         self.nothing_folder = make_folder(os.path.join(self.state, "nothing"))
         # The name that Apache's configuration expects.
@@ -247,7 +247,7 @@ class Rig:
         return folder
 
     def frontends(self, kind):
-        """Starts web servers of this kind before the do-nothing responder and before ours; the caller stops them."""
+        """Starts web servers of this kind in front of the do-nothing responder and of ours. The caller stops them."""
         config = self.one_process_config() if kind == "apache-fcgid" else None
         pair = []
         for name, path, folder in (("nothing", self.nothing_socket, self.nothing_folder),

@@ -50,7 +50,7 @@ class Rounds:
             if self._worst * 100 > self._options.tolerate and repeated < self._options.alternations:
                 repeated += 1
                 self.repeated += 1
-                say("    other programs took up to %.0f %% of the processors: once more" % (100 * self._worst))
+                say("    other programs took up to %.0f %% of the processors: repeating" % (100 * self._worst))
                 continue
             keep(measured)
             good += 1

@@ -1,4 +1,5 @@
-"""Measures acp.fcgi from start to first answer, as under mod_fcgid: it inherits the socket on descriptor 0."""
+"""Measures the time from the start of acp.fcgi to its first answer. As under mod_fcgid, it inherits the socket on
+descriptor 0."""
 
 import json
 import os

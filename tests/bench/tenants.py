@@ -31,7 +31,7 @@ class Tenants:
         self._url = url
         self.folder = folder
         keys = spread(8, range(2 * TENANTS), self._onboard)
-        # No benchmark can reach this limit.
+        # A limit that no benchmark reaches.
         database.execute("select acp.tenant_update(tenant_id, 'paid', 'active', null, null) from acp.tenants "
                          "where agent_id like 'bench-paid-%'; "
                          "select acp.tenant_update(tenant_id, null, null, null, 1000000000) from acp.tenants "
@@ -52,10 +52,10 @@ class Tenants:
         return reply["api_key"]
 
     def try_call(self, call, url):
-        """Makes one such call; returns status and reply."""
+        """Makes one call of this kind; returns status and reply."""
         return ask(url, call.method, call.path, call.body, self.first[call.keys])
 
     def check_call(self, call, url):
-        """Checks that one such call succeeds before thousands are measured."""
+        """Checks that one call of this kind succeeds before thousands are measured."""
         status, reply = self.try_call(call, url)
         check(status == 200, "%s: status %d instead of 200: %s" % (call.title, status, reply))

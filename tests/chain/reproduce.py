@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes each text and hash of vectors.json anew: docs/internals.md, "The chain's text", as a program of its own."""
+"""Recomputes each text and hash of vectors.json: an independent implementation of docs/internals.md, "The chain's text"."""
 import hashlib, ipaddress, json, os, struct, sys
 from datetime import datetime, timedelta
 FIELDS = """event_id request_id ts tenant_id integration pack action actor_type actor_id api_key_id request_hash status

@@ -1,6 +1,5 @@
 // The steps of tests/console/run in the browser. Standard input: {console, shots, tenants, operator, only, times}. Runs
-// the steps that have the words of only in their name, each as often as times says. Prints one line a run, "ok NAME" or
-// "FAIL NAME" with the reason.
+// each step whose name contains `only`, `times` times. Prints one line per run: "ok NAME", or "FAIL NAME" with the reason.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
@@ -18,11 +17,11 @@ function check(condition, message) {
 		throw new Error(message);
 }
 
-const equal = (is, wanted, what) =>
-	check(JSON.stringify(is) === JSON.stringify(wanted),
-		`${what}: ${JSON.stringify(is)} instead of ${JSON.stringify(wanted)}`);
+const equal = (found, wanted, what) =>
+	check(JSON.stringify(found) === JSON.stringify(wanted),
+		`${what}: ${JSON.stringify(found)} instead of ${JSON.stringify(wanted)}`);
 
-// A new page on which no script may fail and no request may go to another server.
+// Opens a new page. No script may fail on it, and no request may go to another server.
 async function open(options = {}, fragment = "") {
 	const context = await browser.newContext({ viewport: { width: WIDTHS.wide, height: 900 }, reducedMotion: "reduce",
 		...options });
@@ -31,7 +30,7 @@ async function open(options = {}, fragment = "") {
 	page.faults = [];
 	page.on("pageerror", (error) => page.faults.push(`error: ${error.message}`));
 	page.on("console", (message) => {
-		// The browser reports a refused request here too; the page shows it.
+		// The browser also reports refused requests here. The page shows them.
 		if (message.type() === "error" && !/status of 4\d\d/.test(message.text()))
 			page.faults.push(message.text());
 	});
@@ -47,7 +46,7 @@ async function loaded(page) {
 	const how = await page.waitForFunction(() =>
 		(document.getElementById("status").textContent.startsWith("As of") && "ok") ||
 		document.getElementById("problem").textContent);
-	equal(await how.jsonValue(), "ok", "what the page says");
+	equal(await how.jsonValue(), "ok", "the status of the page");
 }
 
 async function enter(page, tenant) {
@@ -87,38 +86,38 @@ async function axe(page) {
 }
 
 async function fits(page) {
-	const [wide, there] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-	check(wide <= there, `the page is ${wide} wide in a window of ${there}`);
+	const [content, available] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+	check(content <= available, `the page is ${content} wide in a window of ${available}`);
 	const [inside, dialog] = await page.evaluate(() => {
 		const box = document.getElementById("dialog");
 		return [box.scrollWidth, box.clientWidth];
 	});
-	check(inside <= dialog, `what the dialog shows is ${inside} wide, and it ${dialog}`);
+	check(inside <= dialog, `the content of the dialog is ${inside} wide, the dialog ${dialog}`);
 }
 
 const focused = (page) => page.evaluate(() => document.activeElement.id);
 
-async function focusComes(page, id) {
+async function expectFocus(page, id) {
 	await page.waitForFunction((wanted) => document.activeElement.id === wanted, id, { timeout: 10000 })
 		.catch(async () => equal(await focused(page), id, "focus"));
 }
 
-// The browser reports the end of a dialog to the page only when this is called.
-async function holdEnds(page) {
+// Holds back the close events of dialogs. Returns a function that sends one to the page.
+async function holdCloseEvents(page) {
 	await page.addInitScript(() => {
-		let told = false;
-		addEventListener("close", (event) => told || event.stopImmediatePropagation(), true);
-		globalThis.tellEnd = () => {
-			told = true;
+		let pass = false;
+		addEventListener("close", (event) => pass || event.stopImmediatePropagation(), true);
+		globalThis.sendClose = () => {
+			pass = true;
 			document.getElementById("dialog").dispatchEvent(new Event("close"));
-			told = false;
+			pass = false;
 		};
 	});
 	await page.reload();
-	return () => page.evaluate(() => globalThis.tellEnd());
+	return () => page.evaluate(() => globalThis.sendClose());
 }
 
-// A refresh whose answer arrives after the focus has moved.
+// Refreshes the page. The answer arrives after the focus has moved.
 async function redraw(page, place, address, alter = () => {}) {
 	let go;
 	const moved = new Promise((resolve) => { go = resolve; });
@@ -135,8 +134,9 @@ async function redraw(page, place, address, alter = () => {}) {
 	await loaded(page);
 }
 
-// Only the first row of a table: the buttons of all rows are alike.
-async function keepsPlaces(page, view, address) {
+// Checks that each focusable element keeps the focus. Tries only the first row of a table: the buttons of all rows are
+// alike.
+async function keepsFocus(page, view, address) {
 	const ids = await page.locator(`${view} :is(button, summary, [tabindex="0"])`).evaluateAll((all) => all
 		.filter((node) => !node.closest("tr:not(:first-child), [hidden]")).map((node) => node.id));
 	check(ids.length > 10 && !ids.includes(""), `focusable elements: ${ids}`);
@@ -147,7 +147,7 @@ async function keepsPlaces(page, view, address) {
 	}
 }
 
-// The refusals for missing scopes in the log of a tenant.
+// Returns the number of refusals for missing scopes in the log of a tenant.
 async function scopeDenials(tenant) {
 	const reply = await fetch(task.console.replace(/console$/, "api/manage"), { method: "POST",
 		headers: { "X-API-Key": tenant.api_key, "Content-Type": "application/json" },
@@ -155,10 +155,10 @@ async function scopeDenials(tenant) {
 	return (await reply.json()).data.failures.filter((f) => f.code === "SCOPE_DENIED").length;
 }
 
-// Delays answers for this address until after later ones.
+// Delays answers for this address, so that later ones arrive first.
 async function delay(page, address) {
-	const late = { come: null };
-	late.come = new Promise((resolve) => {
+	const late = { arrived: null };
+	late.arrived = new Promise((resolve) => {
 		page.route(address, async (route) => {
 			const answer = await route.fetch();
 			await new Promise((go) => { setTimeout(go, 1500); });
@@ -200,7 +200,7 @@ await step("strict policy, kept parts", async () => {
 	equal((await fetch(task.console, { method: "POST" })).status, 405, "POST");
 });
 
-await step("an invalid key is refused with a sentence", async () => {
+await step("an invalid key is refused with a message", async () => {
 	const page = await open();
 	await axe(page);
 	await page.fill("#key", task.tenants.free.api_key.slice(0, -1) + "x");
@@ -261,14 +261,14 @@ await step("the key is neither in storage, nor in an address, nor in the page", 
 		document.cookie, location.href, document.documentElement.outerHTML, document.getElementById("key").value]));
 	check(!kept.includes(task.tenants.free.api_key.slice(12)), "the key is kept");
 	await page.click("#leave");
-	check(await page.locator("#key").isVisible(), "no way back in");
-	equal(await page.locator("#tenant").isVisible(), false, "what was shown is gone");
+	check(await page.locator("#key").isVisible(), "the field for the key is hidden");
+	equal(await page.locator("#tenant").isVisible(), false, "the tenant's data is visible");
 	await close(page);
 });
 
 // Months ------------------------------------------------------------------------------------------------------------
 
-await step("the last chosen month is shown, in whatever order answers arrive", async () => {
+await step("the last chosen month is shown, whatever the order of the answers", async () => {
 	const page = await open();
 	await enter(page, task.tenants.paid);
 	const months = await page.locator("#period option").allInnerTexts();
@@ -276,10 +276,10 @@ await step("the last chosen month is shown, in whatever order answers arrive", a
 	await page.selectOption("#period", months[1]);
 	await page.selectOption("#period", months[2]);
 	await page.waitForFunction((month) => document.getElementById("verdict").textContent.includes(month), months[2]);
-	await late.come;
+	await late.arrived;
 	await page.waitForLoadState("networkidle");
 	await loaded(page);
-	equal(await page.inputValue("#period"), months[2], "the month chosen");
+	equal(await page.inputValue("#period"), months[2], "the chosen month");
 	check((await text(page, "#verdict")).includes(months[2]), await text(page, "#verdict"));
 	check((await text(page, "#numbers")).includes(`${months[2]}-01 to`), await text(page, "#numbers"));
 	check((await text(page, "#invoice")).includes(months[2]), await text(page, "#invoice"));
@@ -295,7 +295,7 @@ await step("a failed load keeps the shown data and reports the failure", async (
 	await page.selectOption("#period", before);
 	await page.waitForSelector("#problem:visible");
 	check((await text(page, "#status")).startsWith("As of"), await text(page, "#status"));
-	equal(await page.inputValue("#period"), now, "the month chosen");
+	equal(await page.inputValue("#period"), now, "the chosen month");
 	page.faults = page.faults.filter((fault) => !fault.includes("ERR_FAILED"));
 	await close(page);
 });
@@ -308,10 +308,10 @@ await step("an answer that arrives after the key was removed shows nothing", asy
 	await page.click("#refresh");
 	await page.click("#leave");
 	page.on("request", (request) => asked.push(request.url()));
-	await late.come;
+	await late.arrived;
 	await page.waitForLoadState("networkidle");
 	equal([await page.locator("#tenant").isVisible(), await text(page, "#status")], [false, "The key was forgotten."],
-		"what the page shows");
+		"the page afterwards");
 	equal(await page.locator("#numbers *").count(), 0, "numbers");
 	equal(asked, [], "requests after that");
 	await close(page);
@@ -409,7 +409,7 @@ await step("a webhook: create, test, see the delivery, delete", async () => {
 	await page.locator("#webhooks button:has-text('Delete')").click();
 	await confirm(page, "deletes");
 	await page.waitForFunction(() => document.getElementById("webhooks").textContent.includes("No webhooks"));
-	await focusComes(page, "webhooks-title");
+	await expectFocus(page, "webhooks-title");
 	await close(page);
 });
 
@@ -433,7 +433,7 @@ await step("the upgrade: from the button to a paid tenant", async () => {
 	await close(page);
 });
 
-await step("a key with few scopes sees its part, and why the rest is missing", async () => {
+await step("a key with few scopes sees its part and the reason why the rest is missing", async () => {
 	const page = await open();
 	const before = await scopeDenials(task.tenants.free);
 	await enter(page, task.tenants.reader);
@@ -447,7 +447,7 @@ await step("a key with few scopes sees its part, and why the rest is missing", a
 	check((await text(other, "#days")).includes("manage.read"), await text(other, "#days"));
 	check((await text(other, "#verdict")).includes("free calls"), await text(other, "#verdict"));
 	await close(other);
-	equal(await scopeDenials(task.tenants.free), before, "refusals that the page itself put on record");
+	equal(await scopeDenials(task.tenants.free), before, "refusals caused by the page itself");
 });
 
 await step("keyboard only: sign in, open and close a dialog", async () => {
@@ -463,28 +463,28 @@ await step("keyboard only: sign in, open and close a dialog", async () => {
 	await page.keyboard.press("Enter");
 	equal(await page.evaluate(() => document.activeElement.id), "key-name", "focus in the dialog");
 	await page.keyboard.press("Escape");
-	await focusComes(page, "create-key");
+	await expectFocus(page, "create-key");
 	// Makes and revokes a key without a pointer.
 	await page.keyboard.press("Enter");
 	await page.keyboard.type("by keyboard");
 	await page.keyboard.press("Enter");
 	await page.waitForSelector("#impact");
-	equal(await focused(page), "dialog-go", "focus at what will happen");
+	equal(await focused(page), "dialog-go", "focus in the preview");
 	await page.keyboard.press("Enter");
 	await page.waitForSelector("#secret");
 	const made = (await page.inputValue("#secret")).slice(0, 12);
 	await page.keyboard.press("Escape");
 	await page.waitForFunction((start) => document.getElementById("keys").textContent.includes(start), made);
 	await loaded(page);
-	await focusComes(page, "create-key");
+	await expectFocus(page, "create-key");
 	await page.locator("#keys tr", { hasText: made }).locator("text=Revoke").focus();
 	await page.keyboard.press("Enter");
 	await page.waitForSelector("#impact");
-	equal(await focused(page), "dialog-close", "focus at something dangerous");
+	equal(await focused(page), "dialog-close", "focus in the preview of a dangerous change");
 	await page.keyboard.press("Shift+Tab");
 	await page.keyboard.press("Enter");
 	await page.waitForFunction(() => !document.getElementById("dialog").open);
-	await focusComes(page, "keys-title");
+	await expectFocus(page, "keys-title");
 	await page.focus("#refresh");
 	await page.keyboard.press("Enter");
 	await loaded(page);
@@ -495,35 +495,35 @@ await step("keyboard only: sign in, open and close a dialog", async () => {
 for (const moment of ["while a name is typed", "while the preview is shown"]) {
 	await step(`the close event of a dialog, delivered ${moment} in the next dialog, does not change the next one`, async () => {
 		const page = await open();
-		const tellEnd = await holdEnds(page);
+		const sendClose = await holdCloseEvents(page);
 		await enter(page, task.tenants.free);
 		await page.focus("#create-key");
 		for (const key of ["Enter", "Escape", "Enter"])
 			await page.keyboard.press(key);
 		await page.keyboard.type("by ");
 		if (moment.includes("typed"))
-			await tellEnd();
+			await sendClose();
 		await page.keyboard.type("keyboard");
-		equal([await focused(page), await page.inputValue("#key-name")], ["key-name", "by keyboard"], "what was typed");
+		equal([await focused(page), await page.inputValue("#key-name")], ["key-name", "by keyboard"], "the typed name");
 		await page.keyboard.press("Enter");
 		await page.waitForSelector("#impact");
 		if (moment.includes("shown"))
-			await tellEnd();
+			await sendClose();
 		await page.keyboard.press("Enter");
 		await page.waitForSelector("#secret");
 		await loaded(page);
 		await page.keyboard.press("Escape");
-		await focusComes(page, "create-key");
+		await expectFocus(page, "create-key");
 		equal(await page.locator("#secret").count(), 0, "secrets in the page");
-		// The same if the browser closed the dialog by itself and the user continued.
+		// The same happens if the browser closes the dialog by itself and the user continues.
 		await page.keyboard.press("Enter");
 		await page.evaluate(() => document.getElementById("dialog").close());
 		await page.keyboard.press("Shift+Tab");
-		const there = await focused(page);
-		check(there !== "create-key", "the key moved no focus");
-		await tellEnd();
-		equal(await focused(page), there, "focus after the end was told");
-		equal(await page.locator("#dialog-body *").count(), 0, "what the dialog showed");
+		const place = await focused(page);
+		check(place !== "create-key", "Shift+Tab did not move the focus");
+		await sendClose();
+		equal(await focused(page), place, "focus after the close event");
+		equal(await page.locator("#dialog-body *").count(), 0, "elements left in the dialog");
 		await close(page);
 	});
 }
@@ -552,9 +552,9 @@ await step("the answer to a cancelled dry run opens nothing", async () => {
 await step("the focus is kept when the page is redrawn", async () => {
 	const page = await open();
 	await enter(page, task.tenants.free);
-	await keepsPlaces(page, "#tenant", "**/api/usage?*");
+	await keepsFocus(page, "#tenant", "**/api/usage?*");
 	await redraw(page, "#upgrade", "**/api/usage?*", (json) => { json.tier = "paid"; });
-	equal(await focused(page), "usage-title", "focus where the button is gone");
+	equal(await focused(page), "usage-title", "focus after the button is removed");
 	await close(page);
 });
 
@@ -634,25 +634,25 @@ await step("the operator link opens the view once", async () => {
 		check(shown.includes(words), `${words} is not shown`);
 	await axe(page);
 	await shoot(page, "operator", true);
-	await keepsPlaces(page, "#operator", "**/operator/data?*");
+	await keepsFocus(page, "#operator", "**/operator/data?*");
 	const months = await page.locator("#period option").allInnerTexts();
 	const late = await delay(page, `**/operator/data?period=${months[1]}`);
 	await page.selectOption("#period", months[1]);
 	await page.selectOption("#period", months[2]);
 	await page.waitForFunction((words) => document.getElementById("operator").textContent.includes(words),
 		`In ${months[2]}`);
-	await late.come;
+	await late.arrived;
 	await page.waitForLoadState("networkidle");
 	check((await text(page, "#operator")).includes(`In ${months[2]}`), "another month than the one chosen");
 	await page.click("#leave");
-	equal(await page.locator("#operator").isVisible(), false, "what was shown is gone");
+	equal(await page.locator("#operator").isVisible(), false, "the operator's data is visible");
 	equal(await focused(page), "key", "focus after the end");
 	await close(page);
 	const again = await open({}, `#operator=${task.operator}`);
 	await again.waitForSelector("#problem:visible");
 	check((await text(again, "#problem")).includes("has been used or has expired"), await text(again, "#problem"));
-	await enter(again, task.tenants.paid); // who has no session may have a key
-	equal(await text(again, "#leave"), "Forget the key", "the button that leaves");
+	await enter(again, task.tenants.paid); // without a session, a key still works
+	equal(await text(again, "#leave"), "Forget the key", "the button to leave");
 	await close(again);
 });
 
@@ -666,5 +666,5 @@ await step("without a session operators see nothing", async () => {
 });
 
 await browser.close();
-// Words that match no step are an error.
+// It is an error if no step's name contains `only`.
 process.exit(failed || !done ? 1 : 0);

@@ -15,7 +15,7 @@ await page.goto(task.console);
 await page.fill("#key", task.key);
 await page.click("#enter button");
 await page.waitForFunction(() => document.getElementById("status").textContent.startsWith("As of"));
-// From the top to the end of the table of actions: what a tenant looks at first.
+// From the top to the end of the table of actions: the part that a tenant looks at first.
 const table = await page.locator("section", { has: page.locator("#by-action") }).boundingBox();
 const height = Math.ceil(table.y + table.height) + 12;
 await page.setViewportSize({ width: WIDTH, height });

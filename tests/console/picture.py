@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes the picture of the console that README.md shows: a paid tenant's month, with the traffic of deploy/lib/traffic.
-See run. The moment is always the same, so that a new picture differs only where the console does, and in its keys."""
+See run. The time is always the same, so that a new picture differs only if the console does, and in its keys."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from checks import Failure, check
 from stack import OwnStack, free_port
 
 NOW = "2026-11-30T16:40:00Z"
-LARGEST = 200 * 1024  # bytes that the README may cost its readers
+LARGEST = 200 * 1024  # bytes: limit of the download for readers of README.md
 
 
 def read_options():
@@ -33,7 +33,7 @@ def read_options():
 
 
 def seed(stack, state):
-    """Returns the key of a tenant with two months of traffic; the program's clock then stands at NOW."""
+    """Returns the key of a tenant with two months of traffic; the program's clock then shows NOW."""
     subprocess.run([TRAFFIC, "--url", stack.url, "--database-url", stack.database_url, "--state", state,
                     "--until", NOW, "--keep-clock"], stdin=subprocess.DEVNULL, check=True)
     with open(state, encoding="utf-8") as file:

@@ -3,8 +3,8 @@
 
   report.py --build DIR [--lines N] [--branches N]
 
-Prints each file with its lines and branches, the lines never run, and two sums: of everything, and without lines that
-were not fully run only because no allocation failed (those with malloc, calloc, realloc, strdup, json_object_new_*,
+Prints each file with its lines and branches, the lines that never ran, and two sums: of everything, and without lines
+that were not fully run because no allocation failed (those with malloc, calloc, realloc, strdup, json_object_new_*,
 acp_json_add*, acp_buf_ok or "out of memory"). Fails if the first sum is below the given percentages.
 """
 
@@ -41,7 +41,7 @@ def counters(build):
 
 
 class Figures:
-    """Numbers of lines and branches, and how many ran."""
+    """Numbers of lines and branches, and how many of them ran."""
 
     def __init__(self):
         self.lines = self.run = self.branches = self.taken = 0
@@ -61,7 +61,7 @@ class Figures:
 
 
 def only_memory(line, text):
-    """True for a line not fully run because no allocation failed."""
+    """True for a line that did not run fully because no allocation failed."""
     missed = line["count"] == 0 or any(branch["count"] == 0 for branch in line["branches"])
     return missed and MEMORY.search(text) is not None
 

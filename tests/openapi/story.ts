@@ -1,4 +1,5 @@
-// The story of an agent with only the generated client: onboard, call, see the warning, be refused, read the usage.
+// The story of an agent that uses only the generated client: it onboards, calls, gets the warning, is refused, and reads
+// its usage.
 // Compiled with --strict: every member used here is in the description, with its type.
 import { createClient, createConfig } from './client/client';
 import * as api from './client';
@@ -35,11 +36,11 @@ async function onboard(): Promise<string> {
 	const first = await api.onboard(options);
 	const again = await api.onboard(options);
 	check('onboard: 201 with a key', first.response.status === 201 && first.data?.api_key.startsWith('ock_') === true, first.error);
-	check('onboard: the same reply again with its Idempotency-Key', first.data?.api_key === again.data?.api_key, again.error);
+	check('onboard: a repeat with its Idempotency-Key gets the same reply', first.data?.api_key === again.data?.api_key, again.error);
 	check('onboard: nested members are typed', first.data?.pricing.per_call === 0.001 && first.data.pricing.currency === 'USD' &&
 		first.data.instructions.setup_steps.length > 0 && first.data.upgrade_info.upgrade_url.startsWith('http'), first.data);
 	const taken = await api.onboard({ client: anonymous, path: { product: 'leadscoring' }, body: { agent_id, email: 'x@example.com' } });
-	check('onboard: a taken agent_id is an error that says what to do',
+	check('onboard: the error for a used agent_id says what to do',
 		taken.response.status === 409 && taken.error?.code === 'ALREADY_ONBOARDED' && /another agent_id/.test(taken.error.error), taken.error);
 	return first.data?.api_key ?? '';
 }
@@ -52,17 +53,17 @@ async function call(client: ReturnType<typeof createClient>): Promise<void> {
 	};
 	const dry = await api.manage({ client, body: model });
 	const impact = dry.data?.data as api.Impact | undefined;
-	check('call: a dry run gives its impact', dry.data?.dry_run === true && impact?.creates.length === 1 && impact.risk === 'low', dry.error);
+	check('call: a dry run returns its impact', dry.data?.dry_run === true && impact?.creates.length === 1 && impact.risk === 'low', dry.error);
 	const keyed = { client, body: score, headers: { 'Idempotency-Key': 'once-' + agent_id } };
 	const first = await api.manage(keyed);
 	const replay = await api.manage(keyed);
 	const scores = (first.data?.data as { scores: { id: string; score: number }[] } | undefined)?.scores;
 	check('call: the result', scores?.[0]?.score === 8.5, first.error);
-	check('call: the replay says so', first.data?.code === undefined && replay.data?.code === 'IDEMPOTENT_REPLAY', replay.error);
+	check('call: a replay is marked as such', first.data?.code === undefined && replay.data?.code === 'IDEMPOTENT_REPLAY', replay.error);
 	const wrong = await api.manage({ client, body: { ...score, params: { ...score.params, leads: [] } } });
-	check('call: what is wrong is named', wrong.error?.code === 'VALIDATION_ERROR' && wrong.error.field === '/params/leads', wrong.error);
+	check('call: the error names the wrong member', wrong.error?.code === 'VALIDATION_ERROR' && wrong.error.field === '/params/leads', wrong.error);
 	const stranger = await api.manage({ client: anonymous, body: { action: 'meta.version' } });
-	check('call: without a key 401', stranger.error?.code === 'INVALID_API_KEY' && stranger.response.status === 401, stranger.error);
+	check('call: 401 without a key', stranger.error?.code === 'INVALID_API_KEY' && stranger.response.status === 401, stranger.error);
 }
 
 async function useUp(client: ReturnType<typeof createClient>): Promise<void> {
@@ -76,11 +77,11 @@ async function useUp(client: ReturnType<typeof createClient>): Promise<void> {
 	}
 	check('limit: the 90th call warns', warned === 90, warned);
 	const refused = await api.manage({ client, body: score });
-	check('limit: the 101st is 402, with a link for a human, and no use repeating', refused.response.status === 402 &&
+	check('limit: the 101st call gets 402 with a link for a human, not retryable', refused.response.status === 402 &&
 		refused.error?.code === 'UPGRADE_REQUIRED' && refused.error.retryable === false &&
 		refused.error.upgrade_url?.startsWith('http') === true && refused.error.usage?.calls_remaining === 0, refused.error);
 	const free = await api.manage({ client, body: { action: 'meta.version' } });
-	check('limit: what is not billable goes on', free.data?.ok === true, free.error);
+	check('limit: actions that are not billable still work', free.data?.ok === true, free.error);
 }
 
 async function usage(client: ReturnType<typeof createClient>): Promise<void> {

@@ -20,7 +20,7 @@ STRICTER = {
     "y_object_escaped_null_in_key.json": "U+0000",
     "y_string_null_escape.json": "U+0000",
 }
-# Malformed, but refused earlier because nested deeper than 32.
+# Malformed, but refused earlier because they are nested deeper than 32.
 TOO_DEEP = {"n_structure_100000_opening_arrays.json", "n_structure_open_array_object.json"}
 
 passed = failed = skipped = 0
@@ -35,10 +35,10 @@ def send(connection, key, body):
 
 
 def verdict(name, status, reply):
-    """Describes what is wrong with an answer; None: nothing."""
+    """Returns what is wrong with an answer, or None."""
     malformed = status == 400 and reply.get("error", "").startswith("malformed JSON at byte ")
     if status >= 500 or status == 429:
-        return "is answered with {}".format(status)
+        return "was answered with {}".format(status)
     if name in TOO_DEEP:
         return None if status == 413 and reply["code"] == "PAYLOAD_TOO_LARGE" else "must be refused as too deep"
     if name[0] == "n" and not malformed:

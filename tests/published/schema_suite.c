@@ -1,6 +1,7 @@
-/* schema_suite.c - runs the JSON Schema Test Suite against core/schema*.c. Usage: schema_suite DRAFT7-FOLDER Runs
- * the files of the keywords that schema.h claims to support. Skips a group whose schema is refused for an
- * unsupported keyword: schema.h promises that refusal. Last line: suite json-schema-draft7: … */
+/* schema_suite.c - runs the JSON Schema Test Suite against core/json/schema*.c. Usage: schema_suite DRAFT7-FOLDER
+ *
+ * Runs the files of the keywords that schema.h claims to support. Skips a group whose schema is refused for an
+ * unsupported keyword, as schema.h promises. Last line: suite json-schema-draft7: … */
 #include "json.h"
 #include "schema.h"
 
@@ -38,7 +39,7 @@ static const char *const files[] = {
 static const struct {
 	const char *group, *test, *why;
 } differs[] = {
-	{"nul characters in strings", NULL, "the reader lets no U+0000 through, so none is ever compared"},
+	{"nul characters in strings", NULL, "the parser refuses U+0000, so it is never compared"},
 };
 
 static int passed, failed, skipped;
@@ -71,7 +72,7 @@ static void run_test(const char *file, const char *group, const struct acp_schem
 	passed += found == valid;
 	failed += found != valid;
 	if (found != valid)
-		printf("FAIL %s: %s: %s: %s, and must be %s %s%s\n", file, group, name, found ? "valid" : "not valid",
+		printf("FAIL %s: %s: %s: %s, but must be %s %s%s\n", file, group, name, found ? "valid" : "not valid",
 		       valid ? "valid" : "refused:", error.pointer, error.message);
 }
 

@@ -52,7 +52,7 @@ class Account:
 
     def save(self, at_once=False):
         """Saves at once if that is fast. With thousands of objects it saves less often, so that saving takes a tenth
-        of the time; whoever ends the program saves once more."""
+        of the time. Save with at_once before the program ends."""
         began = time.monotonic()
         if not self._state or began < self._save_from and not at_once:
             return

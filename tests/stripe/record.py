@@ -14,7 +14,7 @@ URL, STRIPE = os.environ["ACP_URL"], os.environ["ACP_STRIPE_URL"]
 TENANT = str(uuid.uuid4())
 
 
-class Stay(urllib.request.HTTPRedirectHandler):
+class NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_):
         return None
 
@@ -25,15 +25,15 @@ def execute(action, params, key=None, **trace):
     headers = {"Authorization": "Bearer " + os.environ["ACP_EXECUTOR_KEY"], "Content-Type": "application/json"}
     request = urllib.request.Request(URL + "/functions/v1/execute", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
-        told = json.load(answer)
-    if not told["ok"]:
-        sys.exit("%s failed: %s" % (action, told))
-    return told["data"]
+        reply = json.load(answer)
+    if not reply["ok"]:
+        sys.exit("%s failed: %s" % (action, reply))
+    return reply["data"]
 
 
 def press(page):
     try:
-        urllib.request.build_opener(Stay).open(page, b"card=4242424242424242", timeout=30)
+        urllib.request.build_opener(NoRedirect).open(page, b"card=4242424242424242", timeout=30)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code != 303:

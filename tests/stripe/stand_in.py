@@ -321,7 +321,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             kind, message = "invalid_request_error", "Request rate limit exceeded."
             more = {"code": "rate_limit"}
         elif status < 500:
-            kind, message = "invalid_request_error", "The request is refused on request."
+            kind, message = "invalid_request_error", "The request is refused as ordered."
         headers = []
         if "should_retry" in fault:
             headers.append(("Stripe-Should-Retry", "true" if fault["should_retry"] else "false"))

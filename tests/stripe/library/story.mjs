@@ -131,7 +131,7 @@ await test('a declined card', async () => {
   assert.equal((await stripe.invoices.voidInvoice(draft.id)).status, 'void');
 });
 
-await test("lists in pages, with the paging of the library", async () => {
+await test("lists in pages, with the library's pagination", async () => {
   for (let number = 0; number < 12; number++)
     await stripe.invoices.create({ customer: customer.id, metadata: { number } });
   const seen = [];
@@ -196,14 +196,14 @@ await test('both secrets sign while a secret is being replaced', async () => {
   await order({ webhooks: { secret: `whsec_new ${secret}` } });
   const before = events.length;
   await order({ webhooks: { send: [JSON.parse(bodies[1][0]).id] } });
-  await until('it came', () => events.slice(before).some((event) => !(event instanceof Error)));
+  await until('it arrived', () => events.slice(before).some((event) => !(event instanceof Error)));
   await order({ webhooks: { secret } });
 });
 
 await test('a webhook answered with 500 is sent again', async () => {
   broken = 2;
   const made = await stripe.customers.create({ email: 'again@example.com' });
-  await until('it came', () => events.some((event) => event.type === 'customer.created' &&
+  await until('it arrived', () => events.some((event) => event.type === 'customer.created' &&
     event.data.object.id === made.id));
   assert.equal(broken, 0);
 });

@@ -1,5 +1,5 @@
-// Repeats the requests of the executor (a list, from the first file) with the official library: the types of its
-// declarations must accept every parameter, and it must send the same form.
+// Repeats the requests of the executor (a list in the file of the first argument) with the official library: the types of
+// its declarations must accept every parameter, and it must send the same form.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -54,7 +54,7 @@ await test('the library can make every request', () => {
   assert.deepEqual(calls.filter((call) => !call.name).map((call) => `${call.method} ${call.path}`), []);
   assert.ok(calls.length > 15, `only ${calls.length} requests were recorded`);
   for (const [, , name] of METHODS)
-    assert.ok(calls.some((call) => call.name === name), `${name} was not asked`);
+    assert.ok(calls.some((call) => call.name === name), `${name} was not called`);
 });
 
 await test('every request names the version of the library', () => {
