@@ -1,6 +1,6 @@
-"""The account of a stack: checks that must hold after all tests, whatever they did.
+"""The closing checks of a stack: what must hold after all tests, whatever they did.
 
-conftest.py draws it up for each worker's stack after the last test; test_account.py shows each check some traffic.
+conftest.py runs them on each worker's stack after the last test. test_account.py runs each of them after some traffic.
 """
 
 import json
@@ -13,18 +13,19 @@ from written import keys_written_down, logs_of, read
 
 
 def no_drift(bench):
-    """Contract 3, 4: acp_report.usage_drift is empty: the counters agree with the audit rows."""
+    """Contract 3, 4: acp_report.usage_drift is empty. The counters agree with the audit rows."""
     equal(bench.db.rows("select * from acp_report.usage_drift limit 20"), [], "drift")
 
 
 def quota_is_what_the_rows_say(bench):
-    """Contract 3: used = billable rows of tenants treated as free, by month; reserved = reservations that exist."""
+    """Contract 3: used is the number of billable rows of tenants treated as free, by month; reserved is the number of
+    existing reservations."""
     wrong = bench.db.rows("""
         select q.*, coalesce(a.calls, 0) as calls, coalesce(r.places, 0) as places
         from acp.usage_quota q
         left join (select tenant_id, period, count(*) as calls from (
                 select tenant_id, acp.period(ts) as period from acp.audit_logs where billable and tier = 'free'
-                union all select tenant_id, period from acp.usage_settled) l  -- of kernels that went before their rows
+                union all select tenant_id, period from acp.usage_settled) l  -- of kernels deleted before their rows
             group by 1, 2) a using (tenant_id, period)
         left join (select tenant_id, period, count(*) as places from acp.usage_reservations group by 1, 2) r
             using (tenant_id, period)
@@ -42,8 +43,8 @@ def nobody_beyond_the_allowance(bench):
 
 
 def billable_rows(bench):
-    """Contract 3: billable is true only for a success of a billable action that is no dry run, of a known tenant;
-    a free call that nobody could count, and for which there was no room, is given away."""
+    """Contract 3: billable is true only for a successful call of a billable action by a known tenant that is not a dry
+    run. A free call that could not be counted, and for which no allowance was left, is given away."""
     wrong = bench.db.rows("""
         select action, status, dry_run, tier from acp.audit_logs where billable and not (status = 'success'
             and not dry_run and tier is not null and error_code is null
@@ -59,19 +60,19 @@ def billable_rows(bench):
 
 
 def request_ids_are_unique(bench):
-    """Contract 2: one request id, one audit row, over the whole table."""
+    """Contract 2: each request id has one audit row in the whole table."""
     twice = bench.db.rows("select request_id, count(*) from acp.audit_logs group by 1 having count(*) > 1 limit 20")
     equal(twice, [], "request ids of several rows")
 
 
 def no_key_was_written_down(bench):
-    """Contract 1: no key that this run was given is in the database or in a log."""
+    """Contract 1: no key that was issued in this run is in the database or in a log."""
     equal(keys_written_down(bench, bench.db.dump()), [], "places and keys")
 
 
 def no_credential_was_written_down(bench):
-    """Issue: after everything, nothing that looks like a key, a webhook's secret, Stripe's key, an Authorization header
-    or a database's password stands in a log or a row; not even of what the tests themselves made up."""
+    """Issue: at the end, no log and no row contains anything that looks like a key, a webhook's secret, Stripe's key,
+    an Authorization header or a database password. This includes credentials that the tests made up."""
     places = {"the database": bench.db.dump()}
     if bench.stack.own:
         kept = "responders-of-tests.log" in logs_of(bench.stack)
@@ -79,18 +80,18 @@ def no_credential_was_written_down(bench):
         places.update((name, read(path)) for name, path in logs_of(bench.stack).items())
     found = [(place, line[max(0, match.start() - 60):match.start() + 16]) for place, text in places.items()
              for line in text.splitlines() for match in CREDENTIALS.finditer(line)]
-    equal(found[:20], [], "places, and what stands there")
+    equal(found[:20], [], "places, and the text there")
 
 
 def no_credential_was_an_argument(bench):
-    """Issue: no process of the program had a credential among its arguments at any time of the run."""
-    check(not bench.stack.own or bench.watch.looks > 0, "nobody looked")
-    equal(sorted(bench.watch.shown), [], "programs, and what their arguments show")
+    """Issue: no process of the program ever had a credential among its arguments during the run."""
+    check(not bench.stack.own or bench.watch.looks > 0, "no arguments were read")
+    equal(sorted(bench.watch.shown), [], "programs, and the credentials in their arguments")
 
 
 def log_is_clean(bench):
-    """Contract 2: no line of the responder's log shows SQL, a connection string or a pepper; every line has its
-    form."""
+    """Contract 2: no line of the responder's log shows SQL, a connection string or a pepper. Every line has the
+    documented form."""
     if not bench.stack.own:
         return
     with open(bench.stack.setting("key_pepper_file"), encoding="utf-8") as file:
@@ -103,7 +104,7 @@ def log_is_clean(bench):
 
 
 def no_sanitizer_report(bench):
-    """Issue: a build with sanitizers says nothing, and no worker ended by itself but those that a test killed."""
+    """Issue: a build with sanitizers reports nothing. No worker died of a signal other than the SIGKILL of a test."""
     if not bench.stack.own:
         return
     for name in (bench.stack.log, os.path.join(bench.stack.logs, "web-error.log")):
@@ -130,7 +131,7 @@ CHECKS = [
 
 
 def draw_up(bench):
-    """Runs every check; fails with the list of those that do not hold."""
+    """Runs every check; raises a Failure that lists those that failed."""
     wrong = []
     for each in CHECKS:
         try:
@@ -138,4 +139,4 @@ def draw_up(bench):
         except Failure as error:
             wrong.append("%s: %s" % (each.__name__, error))
     if wrong:
-        raise Failure("the account of everything that ran on this stack: " + "\n".join(wrong))
+        raise Failure("the closing checks of this stack: " + "\n".join(wrong))

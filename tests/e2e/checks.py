@@ -1,4 +1,4 @@
-"""Checks of tests: a condition that must hold, a wait for a condition, concurrent work.
+"""Tools for tests: check a condition, wait for a condition, run work concurrently.
 
 Used by the tests here, and by tests/fault, tests/bench, tests/console, tests/torture and tests/abuse, which run without
 pytest.
@@ -10,7 +10,7 @@ import time
 
 
 class Skip(Exception):
-    """Raised by a test that cannot run here, with the reason."""
+    """Raised, with the reason, by a test that cannot run here."""
 
 
 class Failure(AssertionError):
@@ -50,8 +50,8 @@ def until(seconds, what, probe, pause=0.02):
 
 
 def slowness():
-    """The factor by which this process is slower now than on a quiet machine (1), because others use the processors.
-    For time limits of work that takes no time itself."""
+    """The factor by which this process currently runs slower than on an idle machine (1), because others use the
+    processors. It scales time limits of work that takes almost no time itself."""
     start, used = time.monotonic(), time.process_time()
     while time.process_time() - used < 0.05:
         pass
@@ -59,7 +59,7 @@ def slowness():
 
 
 def parallel(count, work):
-    """Runs work(0) … work(count - 1) at the same time, started together; returns their results."""
+    """Runs work(0) … work(count - 1) concurrently, released together; returns their results."""
     results = [None] * count
     errors = []
     gate = threading.Barrier(count)
@@ -76,14 +76,14 @@ def parallel(count, work):
         thread.start()
     for thread in threads:
         thread.join(120)
-    check(not any(thread.is_alive() for thread in threads), "a call did not come back within 120 s")
+    check(not any(thread.is_alive() for thread in threads), "a call did not return within 120 s")
     if errors:
         raise errors[0]
     return results
 
 
 def spread(threads, items, work):
-    """work(item) for every item, by so many threads at once; results in the order of items."""
+    """Runs work(item) for every item on this number of threads; returns the results in the order of items."""
     items = list(items)
     results = [None] * len(items)
     lock = threading.Lock()
@@ -105,7 +105,7 @@ PATIENCE = 90  # seconds; client.py gives up on a call after 70, which its test 
 
 
 class Load:
-    """Threads that repeat work() until stop(); a context manager. Its results are in .results afterwards."""
+    """A context manager. Its threads repeat work() until the block ends; then .results has the results."""
 
     def __init__(self, threads, work):
         self.results = []
@@ -134,13 +134,13 @@ class Load:
             thread.join(max(0, deadline - time.monotonic()))
         if kind is None:
             alive = any(thread.is_alive() for thread in self._threads)
-            check(not alive, "a call did not come back within %d s" % PATIENCE)
+            check(not alive, "a call did not return within %d s" % PATIENCE)
             if self.errors:
                 raise self.errors[0]
 
 
 def only_on(servers, why):
-    """Decorator: the test runs with these web servers only."""
+    """Decorator: runs the test with these web servers only."""
     def decorate(function):
         @functools.wraps(function)
         def guarded(bench):

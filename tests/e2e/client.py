@@ -1,4 +1,4 @@
-"""The Bench, which every test gets: raw requests, fresh tenants, audit rows."""
+"""The Bench, the argument of every test: raw requests, fresh tenants, audit rows."""
 
 import contextlib
 import http.client
@@ -20,7 +20,7 @@ MANAGE = "/api/manage"
 ONBOARD = "/api/onboard/leadscoring"
 SCORE = "domain.leadscoring.scores.compute"
 CREATE = "domain.leadscoring.models.create"
-# A billable call that needs nothing but itself.
+# The parameters of a billable call that depends on nothing else.
 SCORE_PARAMS = {"weights": {"visits": 0.5}, "leads": [{"id": "lead-1", "features": {"visits": 4}}]}
 CODES = {"VALIDATION_ERROR": 400, "INVALID_API_KEY": 401, "UPGRADE_REQUIRED": 402, "SCOPE_DENIED": 403,
          "CEILING_EXCEEDED": 403, "POLICY_DENIED": 403, "APPROVAL_REQUIRED": 403, "NOT_FOUND": 404,
@@ -29,10 +29,10 @@ CODES = {"VALIDATION_ERROR": 400, "INVALID_API_KEY": 401, "UPGRADE_REQUIRED": 40
          "UNSUPPORTED_MEDIA_TYPE": 415, "IDEMPOTENCY_MISMATCH": 422, "RATE_LIMITED": 429, "INTERNAL_ERROR": 500,
          "UPSTREAM_FAILED": 502, "UNAVAILABLE": 503,
          "OUTCOME_UNKNOWN": 503}
-# SQL text, file paths, connection strings: no reply ever shows them (contract section 2).
+# SQL text, file paths and connection strings, which no reply may show (contract section 2).
 LEAKS = re.compile(r"SQLSTATE|\bSELECT \w|\bINSERT INTO|\bacp\.\w+\(|postgres(ql)?://|/(usr|tmp|var|home)/|\.c:\d+")
 
-# Credentials as they look in any text: our keys, those of Stripe and of webhooks, headers, passwords of databases.
+# Credentials in any text: our keys, keys of Stripe, secrets of webhooks, headers, database passwords.
 CREDENTIALS = re.compile(r"ock_[0-9A-Za-z]{24,}|whsec_[0-9A-Za-z+/=_-]{16,}|\b[rs]k_(test|live)_[0-9A-Za-z]{12,}|"
                          r"\bacpx_[0-9A-Za-z]{16,}|(?i:authorization: *[a-z]+ +[^\s\[])|"
                          r"(?i:\bbearer +[0-9A-Za-z._~+/-]{16,})|"
@@ -40,14 +40,15 @@ CREDENTIALS = re.compile(r"ock_[0-9A-Za-z]{24,}|whsec_[0-9A-Za-z+/=_-]{16,}|\b[r
 
 
 class Watch:
-    """Reads the arguments of the program's processes all the time: every user of the machine can see them."""
+    """Reads the arguments of the program's processes throughout the run, because every user of the host can see
+    them."""
 
     def __init__(self, sbin):
-        self._sbin = sbin  # of these programs only, where it is known
+        self._sbin = sbin  # only programs in this folder, if it is known
         self.shown = set()
-        self.meant = set()  # the first characters of credentials that a test gives as an argument, to see them refused
+        self.meant = set()  # the first characters of credentials that a test passes as an argument to see them refused
         self.looks = 0
-        self._times = {}  # pid -> how often its arguments were read: what was started has them after a moment
+        self._times = {}  # pid -> how often its arguments were read: a new process has them only after a moment
 
     def start(self):
         threading.Thread(target=self._run, daemon=True).start()
@@ -99,7 +100,7 @@ class Reply:
         return self.headers.get(name)
 
     def is_ours(self):
-        """True if the program made the reply, not the web server in front of it."""
+        """True if the program sent the reply, not the web server in front of it."""
         return self.header("X-Request-Id") is not None
 
     def __str__(self):
@@ -109,7 +110,7 @@ class Reply:
 
 
 def refused(reply, status, code, field=None):
-    """Checks an error reply of the contract: status, code, and (VALIDATION_ERROR) the member at fault."""
+    """Checks an error reply of the contract: its status, its code and, for VALIDATION_ERROR, the invalid member."""
     check(reply.status == status, "status %d instead of %d\n%s" % (reply.status, status, reply))
     check(reply.code == code, "code %s instead of %s\n%s" % (reply.code, code, reply))
     if field is not None:
@@ -123,12 +124,12 @@ def succeeded(reply, status=200):
 
 
 def shortened(text, limit=800):
-    """A request or an answer, as messages show it: without whole keys."""
+    """A request or reply as messages show it, with keys truncated."""
     return re.sub(r"\b(ock_[0-9A-Za-z]{8})[0-9A-Za-z]{20,}", r"\1…", clipped(text, limit))
 
 
 class Http:
-    """One request for each connection, so that nothing is silently sent twice."""
+    """Sends one request per connection, so that nothing is silently sent twice."""
 
     def __init__(self, url):
         parts = urllib.parse.urlsplit(url)
@@ -153,7 +154,7 @@ class Http:
             connection.close()
 
     def raw(self, data, half_close=False):
-        """Sends the bytes unchanged. Returns the Reply, or None if the server closed without one."""
+        """Sends the bytes unchanged. Returns the Reply, or None if the server closed the connection without one."""
         with socket.create_connection((self.host, self.port), timeout=70) as connection:
             try:
                 connection.sendall(data)
@@ -191,10 +192,10 @@ class Bench:
         self.stack = stack
         self.http = Http(stack.url)
         self.db = Database(stack.database_url)
-        self.keys = set()  # every key that was given out in this run
+        self.keys = set()  # every key that was issued in this run
         self.templates = {}  # scratch.py: databases that tests copy
-        self.at_end = contextlib.ExitStack()  # what goes away after the last test
-        self.watch = Watch(stack.sbin)  # looks once it is started
+        self.at_end = contextlib.ExitStack()  # closed after the last test
+        self.watch = Watch(stack.sbin)  # conftest.py starts it
         self._lock = threading.Lock()
         self._request_ids = set()
         self._wrong = []
@@ -203,7 +204,7 @@ class Bench:
     # For conftest.py ------------------------------------------------------------------------------------------------
 
     def begin(self):
-        self.outcome = None  # what the test found, where several answers are right
+        self.outcome = None  # what the test observed, if more than one result is correct
         self._last.reply = None
         self._wrong.clear()
 
@@ -211,7 +212,7 @@ class Bench:
         return "last exchange of the test's own thread: %s" % (getattr(self._last, "reply", None) or "none")
 
     def check_invariants(self):
-        """Checks that hold for every reply, of whatever test."""
+        """Checks what must hold for every reply of every test."""
         if self._wrong:
             raise Failure(self._wrong[0])
 
@@ -223,7 +224,8 @@ class Bench:
         return reply
 
     def _fault(self, reply):
-        """Contract section 2: request_id is in the reply and in the header and unique; errors have their form."""
+        """Contract section 2: the reply and its header have the same unique request_id; errors have the documented
+        form."""
         if not reply.is_ours() or not reply.body or (reply.header("Content-Type") or "").startswith("text/html"):
             return None
         body = reply.json
@@ -231,26 +233,27 @@ class Bench:
             repeated = body.get("request_id") in self._request_ids
             self._request_ids.add(body.get("request_id"))
         if body.get("request_id") != reply.header("X-Request-Id") or repeated:
-            return "request_id differs from X-Request-Id, or was given before"
+            return "request_id differs from X-Request-Id, or was used before"
         if body.get("ok") is not (reply.status < 400):
-            return "ok does not fit the status"
+            return "ok does not match the status"
         if reply.status >= 400 and (CODES.get(body.get("code")) != reply.status or not body.get("error")):
-            return "an error without its sentence, or with a code that does not fit the status"
+            return "an error without a message, or with a code that does not match the status"
         if reply.status >= 400 and LEAKS.search(reply.body.decode()):
-            return "an error that shows what it must not"
+            return "an error that shows internals"
         if reply.status >= 400 and CREDENTIALS.search(reply.body.decode()):
             return "an error that shows a credential"
         return None
 
     def arrange(self, settings=None, mount="/"):
-        """Brings the stack up with these settings (name: value) and no others, mounted at this path."""
+        """Starts the stack with only these settings (name: value), mounted at this path."""
         self.stack.arrange("".join("%s = %s\n" % pair for pair in (settings or {}).items()), mount)
         self.http = Http(self.stack.url)
 
     # Requests -------------------------------------------------------------------------------------------------------
 
     def send(self, method, path, body=None, headers=(), key=None, content_type="application/json", timeout=70):
-        """A request with exactly these headers (a dict, or pairs), Host and Content-Length."""
+        """Sends a request. Besides these headers (a dict, or pairs) it has Host, Content-Length and those of key and
+        content_type."""
         pairs = header_list(headers)
         if body is not None and content_type:
             pairs.append(("Content-Type", content_type))
@@ -271,7 +274,7 @@ class Bench:
         return self.send("POST", MANAGE, envelope, headers, key)
 
     def score(self, key, headers=()):
-        """A billable call that succeeds while there are calls left."""
+        """A billable call that succeeds while the tenant has calls left."""
         return self.call(key, SCORE, SCORE_PARAMS, headers)
 
     def usage(self, key, period=None):
@@ -302,7 +305,7 @@ class Bench:
         return tenant
 
     def make_key(self, tenant, scopes, *options):
-        """Another key of the tenant, made by the operator: (key, its id)."""
+        """Creates another key of the tenant as the operator; returns (key, its id)."""
         done = self.stack.ctl("key", "create", "--tenant", tenant.id, "--name", "e2e", "--scopes", scopes, *options)
         key = done.stdout.strip()
         self.keys.add(key)
@@ -311,7 +314,7 @@ class Bench:
     # Audit ----------------------------------------------------------------------------------------------------------
 
     def audit_rows(self, request_ids):
-        """Maps each request_id to its audit rows in the table itself."""
+        """Maps each request_id to its rows in acp.audit_logs."""
         wanted = sorted(set(request_ids))
         found = {request_id: [] for request_id in wanted}
         for start in range(0, len(wanted), 1000):
@@ -321,7 +324,7 @@ class Bench:
         return found
 
     def audit(self, reply, **expected):
-        """The one audit row of a reply, whose columns must be as expected."""
+        """Returns the one audit row of a reply, after checking these columns."""
         check(reply.request_id, "no request_id\n%s" % reply)
         rows = self.audit_rows([reply.request_id])[reply.request_id]
         check(len(rows) == 1, "%d audit rows instead of 1\n%s" % (len(rows), reply))
@@ -331,7 +334,7 @@ class Bench:
         return rows[0]
 
     def audit_each(self, replies, **expected):
-        """Every reply has exactly one audit row, with these columns."""
+        """Checks that every reply has exactly one audit row, with these columns; returns the rows."""
         found = self.audit_rows([reply.request_id for reply in replies])
         equal(len(found), len(replies), "different request ids")
         for reply in replies:
@@ -343,7 +346,7 @@ class Bench:
         return [found[reply.request_id][0] for reply in replies]
 
     def audit_count(self, tenant=None):
-        """The number of rows of unknown callers and of this tenant."""
+        """The number of audit rows of unknown callers and of this tenant."""
         return self.db.value("select count(*) from acp.audit_logs where tenant_id in (:'nil', :'id')", nil=NIL,
                              id=tenant.id if tenant else NIL)
 
@@ -352,4 +355,4 @@ class Bench:
 
     def need_own_stack(self, why):
         if not self.stack.own:
-            raise Skip("needs a stack of its own (--server): %s" % why)
+            raise Skip("needs its own stack (--server): %s" % why)

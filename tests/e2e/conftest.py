@@ -3,14 +3,15 @@
   pytest tests/e2e [-k NAME] [--server SERVER] [--prefix PREFIX] [--dir DIR] [--pooler]
   pytest tests/e2e [-k NAME] --url URL --database-url URL [--prefix PREFIX --config FILE]
 
-The first form starts a stack (deploy/lib/stack), one for each worker of xdist (-n 2 --dist loadgroup), each with its own
-PostgreSQL, folder and port. The second tests a stack that runs already; tests that restart or kill things are skipped.
+The first form starts a stack (deploy/lib/stack), one for each worker of xdist (-n 2 --dist loadgroup), each with its
+own PostgreSQL, folder and port. The second tests a stack that runs already; tests that restart or kill things are
+skipped.
 
-A test is a function test_NAME of a file test_AREA.py, known as AREA.NAME. It takes the Bench (client.py), says in its
-docstring which promise it checks, and fails by raising. No test counts on another one: each finds a stack that is up,
-at / and with the settings of deploy/lib/stack, or with those that its attribute "stack" names, or its module's STACK:
-the arguments of Bench.arrange. What it needs otherwise it makes itself, and puts back what others would notice. When a
-worker has run its last test, the account of its stack is drawn up (account.py).
+A test is a function test_NAME of a file test_AREA.py, known as AREA.NAME. It takes the Bench (client.py), states in its
+docstring which promise it checks, and fails by raising. No test depends on another one. Each finds a running stack,
+mounted at / and with the settings of deploy/lib/stack. The test's attribute "stack", or else its module's STACK,
+changes that: it holds the arguments of Bench.arrange. A test creates everything else that it needs, and restores
+whatever other tests would notice. After its last test, each worker runs the closing checks of its stack (account.py).
 """
 
 import os
@@ -24,7 +25,7 @@ from types import SimpleNamespace
 
 import pytest
 
-sys.dont_write_bytecode = True  # the sources stay as they are
+sys.dont_write_bytecode = True  # leave the source tree unchanged
 
 import account
 from checks import Failure, Skip
@@ -38,23 +39,23 @@ def pytest_addoption(parser):
     group = parser.getgroup("stack", "the stack under test")
     group.addoption("--server", choices=SERVERS, default="lighttpd", help="start it with this web server (lighttpd)")
     group.addoption("--prefix", help="where the programs are installed (default: build-check/stage, which "
-                    "./deploy/check build makes)")
+                    "./deploy/check build creates)")
     group.addoption("--dir", help="scratch folder; logs stay there (default: build-check/run/e2e)")
-    group.addoption("--workers", type=int, help="requests at a time (default: that of deploy/lib/stack)")
-    group.addoption("--pooler", action="store_true", help="with PgBouncer between the responder and PostgreSQL")
-    group.addoption("--url", help="test the stack that answers there")
+    group.addoption("--workers", type=int, help="concurrent requests (default: as in deploy/lib/stack)")
+    group.addoption("--pooler", action="store_true", help="put PgBouncer between the responder and PostgreSQL")
+    group.addoption("--url", help="test the stack that answers at this URL")
     group.addoption("--database-url", help="its database, as superuser")
     group.addoption("--config", dest="acp_config", help="its acp.conf")
     group.addoption("--keep", action="store_true", help="leave the stack running")
-    group.addoption("--order", default="", metavar="ORDER", help="another order of the tests: reverse, or a number that "
-                    "shuffles them")
-    group.addoption("--results", metavar="FILE", help="write a line for each test, and the sum, into this file as well")
+    group.addoption("--order", default="", metavar="ORDER", help="order of the tests: reverse, or a number as the "
+                    "seed of a random order")
+    group.addoption("--results", metavar="FILE", help="also write a line for each test, and the totals, to this file")
 
 
 def pytest_configure(config):
     check_options(config.option)
     signal.signal(signal.SIGTERM, stop)
-    if not hasattr(config, "workerinput"):  # of xdist: reports are collected where no test runs
+    if not hasattr(config, "workerinput"):  # not in a worker of xdist: only the controller collects reports
         config.pluginmanager.register(Results(config), "acp-results")
 
 
@@ -66,16 +67,16 @@ def check_options(options):
     options.prefix = os.path.abspath(options.prefix or os.path.join(BUILD, "stage"))
     options.dir = os.path.abspath(options.dir or os.path.join(BUILD, "run", "e2e"))
     if not options.collectonly and not os.access(os.path.join(options.prefix, "sbin", "acp.fcgi"), os.X_OK):
-        raise pytest.UsageError("%s: no sbin/acp.fcgi there; run ./deploy/check build, or give --prefix" %
+        raise pytest.UsageError("%s: it has no sbin/acp.fcgi; run ./deploy/check build, or set --prefix" %
                                 options.prefix)
 
 
 def stop(number, _):
-    """The stack is taken down before the process ends."""
+    """Raises, so that the stack is stopped before the process ends."""
     raise KeyboardInterrupt("ended by signal %d" % number)
 
 
-# Which tests run, and where -------------------------------------------------------------------------------------------
+# Selection, order and grouping of tests -------------------------------------------------------------------------------
 
 NAME = re.compile(r"test_(\w+)\.py::test_(\w+)")
 
@@ -99,7 +100,7 @@ def pytest_collection_modifyitems(config, items):
         random.Random(config.option.order).shuffle(items)
 
 
-# Begun first, so that no worker still has one of them to do when the others have finished.
+# These run first, so that no worker is left with one of them after the others have finished.
 LONG = ["failover", "billing", "proof", "late", "abuse", "mounts", "executor", "remote", "injection", "webhooks",
         "outbox", "durability", "pooler"]
 
@@ -109,7 +110,7 @@ def area(item):
 
 
 def group_of(item):
-    """Tests that share what takes long to make (a mount, a database to copy) run on one worker."""
+    """The xdist group. Tests that share something slow to create (a mount, a template database) run on one worker."""
     wanted = arrangement(item)
     return item.module.__name__ + wanted.get("mount", "")
 
@@ -126,7 +127,7 @@ def own_stack(options, worker):
     stack = OwnStack(SimpleNamespace(server=options.server, prefix=options.prefix, dir=place, port=free_port(),
                                      workers=options.workers, pooler=options.pooler))
     if os.path.isdir(stack.dir):
-        stack.purge()  # what an earlier run left
+        stack.purge()  # the files of an earlier run
     shutil.rmtree(place, ignore_errors=True)
     os.makedirs(place)
     return stack
@@ -139,7 +140,7 @@ def outside_stack(options):
 
 @pytest.fixture(scope="session")
 def worker_bench(request):
-    """The Bench of this process; its stack ends with the session."""
+    """The Bench of this process. Its stack is stopped at the end of the session."""
     options = request.config.option
     worker = getattr(request.config, "workerinput", {}).get("workerid", "one")
     stack = outside_stack(options) if options.url else own_stack(options, worker)
@@ -152,7 +153,8 @@ def worker_bench(request):
         account.draw_up(bench)
     finally:
         if options.keep and stack.own:
-            print("\nThe stack goes on at %s; deploy/lib/stack down --purge --dir %s ends it" % (stack.url, stack.dir))
+            print("\nThe stack still runs at %s; to stop it: deploy/lib/stack down --purge --dir %s" %
+                  (stack.url, stack.dir))
         else:
             stack.down()
 
@@ -171,7 +173,7 @@ def bench(request, worker_bench):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """Runs the test, and the checks of every reply."""
+    """Runs the test, then checks what must hold for every reply."""
     bench = pyfuncitem.funcargs["bench"]
     try:
         pyfuncitem.obj(bench)
@@ -196,7 +198,7 @@ def pytest_runtest_makereport(item, call):
 # Results --------------------------------------------------------------------------------------------------------------
 
 class Results:
-    """A line for each test, and how many passed, failed and were skipped."""
+    """Prints a line for each test, and the numbers of passed, failed and skipped tests."""
 
     def __init__(self, config):
         self._suite = "e2e-%s" % ("external" if config.option.url else config.option.server)

@@ -1,4 +1,4 @@
-"""PostgreSQL through psql: rows of a statement, a session that holds locks, the SQLSTATE of a refused statement."""
+"""PostgreSQL through psql: rows of a statement, a session that holds locks, the SQLSTATE of a failed statement."""
 
 import glob
 import json
@@ -10,7 +10,7 @@ from checks import Failure, check
 
 
 def find_psql():
-    """The path of the program itself. On Debian, psql on PATH is a script whose search takes longer than the program."""
+    """The path of the real program. On Debian, psql on PATH is a wrapper script that takes longer than psql itself."""
     found = glob.glob("/usr/lib/postgresql/*/bin/psql")
     return max(found, key=lambda path: int(path.split("/")[4])) if found else "psql"
 
@@ -34,10 +34,10 @@ def with_database(url, name):
     return re.sub(r"^(postgres(?:ql)?://[^/]*/)[^?]*", lambda m: m.group(1) + name, url)
 
 
-# What every metered call changes.
+# The tables that every metered call changes.
 METERED = ("acp.audit_logs", "acp.usage_counted")
 
-# What calls have counted, added up already or not.
+# The usage that calls have counted, whether or not it has been added up.
 ROLLED = ("acp.usage_counted", "acp.usage_pending", "acp.usage_rolled")
 USAGE = ("(select tenant_id, day, action, status, billable, tier, billing_unit, sum(calls) as calls, "
          "sum(quantity) as quantity from acp.usage_counters group by 1, 2, 3, 4, 5, 6, 7)")
@@ -64,7 +64,7 @@ class Database:
                               env=clean_environment(), timeout=60)
 
     def text(self, sql, **values):
-        """Output of psql; :'name' in the statement is the value's literal."""
+        """The output of psql. :'name' in the statement becomes the value as a literal."""
         done = self._psql(sql, values)
         if done.returncode != 0:
             raise Failure("psql: %s\nstatement: %s" % (done.stderr.decode(errors="replace").strip(), sql))
@@ -80,14 +80,14 @@ class Database:
         return rows[0]
 
     def value(self, select, **values):
-        """The one value of the one row."""
+        """The single value of the single row."""
         return next(iter(self.row(select, **values).values()))
 
     def execute(self, sql, **values):
         self.text(sql, **values)
 
     def sqlstates(self, statements):
-        """The SQLSTATE of each statement, "00000" if it succeeded. All are run, in one session."""
+        """The SQLSTATE of each statement, "00000" if it succeeded. All of them run, in one session."""
         script = "\n".join("%s;\n\\echo -- state :SQLSTATE" % statement for statement in statements)
         done = self._psql("\\set ON_ERROR_STOP 0\n\\o /dev/null\n%s\n" % script)
         found = re.findall(r"^-- state (\w{5})$", done.stdout.decode(errors="replace"), re.M)
@@ -102,17 +102,17 @@ class Database:
         return Session(self.url)
 
     def tables(self):
-        """All tables that hold rows themselves, as schema-qualified names."""
+        """The schema-qualified names of all tables that contain rows themselves (no partitioned parents)."""
         rows = self.rows("select format('%I.%I', n.nspname, c.relname) as name from pg_class c join pg_namespace n "
                          "on n.oid = c.relnamespace where c.relkind = 'r' and n.nspname !~ '^(pg_|information_schema)' "
                          "order by 1")
         return [row["name"] for row in rows]
 
     def fingerprints(self, without=()):
-        """Maps each table, except some, to (number of rows, hash of their content). The usage tables, between which a
-        process moves rows once a second, count as one table: their sums."""
+        """Maps each table, except some, to (number of rows, hash of their content). A process moves rows between the
+        usage tables once a second, so these are one entry: their sums."""
         if "acp.audit_logs" in without:
-            without = (*without, "acp.audit_chains")  # each row moves the end of a chain
+            without = (*without, "acp.audit_chains")  # each audit row changes the head of a chain
         relations = {name: name for name in self.tables() if name not in ROLLED}
         relations["acp.usage_counted"] = USAGE
         parts = ["select '%s' as name, count(*) as rows, md5(coalesce(string_agg(t::text, chr(10) order by t::text), "
@@ -126,7 +126,7 @@ class Database:
 
 
 class Session:
-    """A psql that stays connected and keeps its locks; a context manager that rolls back."""
+    """A psql that stays connected and keeps its locks. A context manager; the end of the block rolls back."""
 
     def __init__(self, url):
         self._psql = subprocess.Popen([PSQL, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", url],
@@ -134,7 +134,7 @@ class Session:
                                       env=clean_environment(), text=True)
 
     def execute(self, sql):
-        """Runs a statement to its end; returns its output lines."""
+        """Runs a statement to completion; returns its output lines."""
         self._psql.stdin.write("%s\n\\echo -- done --\n" % sql)
         self._psql.stdin.flush()
         lines = []

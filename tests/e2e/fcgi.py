@@ -1,5 +1,4 @@
-"""A responder of a test's own, on a Unix socket, and the few lines of FastCGI it takes to ask it without a web
-server."""
+"""Starts a separate responder for a test, on a Unix socket, and sends it FastCGI requests without a web server."""
 
 import http.client
 import io
@@ -43,8 +42,8 @@ def read_exactly(connection, count):
 
 
 def begin(path, method, uri, body=b"", headers=(), timeout=30, more=()):
-    """A request to the responder that listens on the socket path, all but the end of its body: the thread that takes it
-    waits for that; more: variables beside those of the request. Returns the connection."""
+    """Sends a request to the responder that listens on the socket path, except for the end of its body, so that its
+    thread waits. more: variables in addition to those of the request. Returns the connection."""
     variables = {"REQUEST_METHOD": method, "REQUEST_URI": uri, "REMOTE_ADDR": "127.0.0.1",
                  "SERVER_PROTOCOL": "HTTP/1.1",
                  "CONTENT_LENGTH": str(len(body)) if body else "", **dict(more)}
@@ -65,14 +64,14 @@ def begin(path, method, uri, body=b"", headers=(), timeout=30, more=()):
 
 
 def finish(connection, request):
-    """Ends the body and reads the reply; request is what messages call it."""
+    """Ends the body and returns the reply. request: the text that stands for it in messages."""
     with connection:
         connection.sendall(record(STDIN))
         return parsed(read_reply(connection), request)
 
 
 def ask(path, method, uri, body=b"", headers=(), timeout=30):
-    """One request to the responder that listens on the socket path."""
+    """Sends one request to the responder that listens on the socket path; returns the reply."""
     return finish(begin(path, method, uri, body, headers, timeout), "%s %s %r" % (method, uri, body))
 
 
@@ -94,7 +93,7 @@ def parsed(out, request):
     return Reply(request, int(headers["Status"].split()[0]), headers, body)
 
 
-# What a host of its own has besides its processes: shared memory, for rate limits and notes of changes. The rest stays.
+# Simulates a separate host: its own shared memory, which has rate limits and the change feed. The rest is shared.
 APART = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-current-user"]), "--mount", "sh", "-c",
          'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
 
@@ -105,29 +104,29 @@ def can_stand_apart():
 
 
 class Responder:
-    """acp.fcgi with the stack's settings, some of them replaced; a context manager that ends it. apart: as on a host of
-    its own. quiet: without its standard error and
-    reports of sanitizers, for a process that is to be ended by what it reads."""
+    """acp.fcgi with the stack's settings, some of them replaced; a context manager that stops it. apart: as on a
+    separate host. quiet: discards its standard error and the reports of sanitizers, for a process that its input is
+    meant to end."""
 
     def __init__(self, stack, apart=False, quiet=False, **settings):
         self._stack = stack
         self._errors = subprocess.DEVNULL if quiet else None
         self._hidden = ("ASAN_OPTIONS", "UBSAN_OPTIONS") if quiet else ()
         self._before = APART if apart else []
-        # Not in the scratch folder: the path of a socket is short.
+        # Not in the scratch folder: the length of a socket's path is limited.
         self.dir = tempfile.TemporaryDirectory(prefix="acp-e2e-")
         self.socket = settings.get("listen", os.path.join(self.dir.name, "acp.sock"))
         self.log = os.path.join(self.dir.name, "acp.log")
         self.config = os.path.join(self.dir.name, "acp.conf")
         kept = {name: stack.setting(name) for name in ("database_url", "key_pepper", "key_pepper_file", "public_url")}
-        # All responders of an installation count onboarding together: in an hour of tests it would not do.
+        # All responders of an installation share the onboarding limits. An hour of tests would exceed the defaults.
         kept.update(listen=self.socket, log_file=self.log, workers="4", processes="2", onboard_per_ip="100000",
                     onboard_total="1000000")
         self._settings = {**kept, **settings}
         self.write_config()
 
     def stand_under(self, command):
-        """Starts it with these words before its command."""
+        """Makes it start with these words in front of its command."""
         self._before = command
 
     def write_config(self, **settings):
@@ -161,7 +160,7 @@ class Responder:
         self.dir.cleanup()
 
     def _keep_log(self):
-        """Keeps its log, which is checked at the end of the run with the other logs (account.py)."""
+        """Keeps its log for the closing checks of all logs (account.py)."""
         if getattr(self._stack, "own", False):
             self._stack.responders_ended += 1
             with open(os.path.join(self._stack.logs, "responders-of-tests.log"), "a", encoding="utf-8") as file:

@@ -9,7 +9,7 @@ BASE = "/functions/v1/"
 
 
 def kernel_key(bench):
-    """The kernel key of the stack, which deploy/lib/stack makes."""
+    """The kernel key of the stack, which deploy/lib/stack creates."""
     given = os.environ.get("ACP_KERNEL_KEY") or bench.stack.config and configured(bench.stack)
     if not given:
         raise Skip("needs the kernel key (ACP_KERNEL_KEY)")
@@ -43,7 +43,7 @@ class Hub:
 
 
 def event(tenant, ts, **more):
-    """A billable success of a free tenant, in some other kernel."""
+    """The event of a successful billable call of a free tenant in another kernel."""
     return {"event_id": str(uuid.uuid4()), "request_id": str(uuid.uuid4()), "ts": ts, "tenant_id": tenant,
             "integration": "e2e-kernel", "pack": "domain.leadscoring", "action": "domain.leadscoring.scores.compute",
             "actor": {"type": "api_key", "id": "ock_0123abcd", "api_key_id": str(uuid.uuid4())},

@@ -1,5 +1,5 @@
-"""An installation that takes payments: a responder with the stand-in for Stripe, behind an HTTP server of the test's
-own, so that humans and Stripe reach it by its public URL."""
+"""An installation that accepts payments: a responder with the stand-in for Stripe. The test's own HTTP server is in
+front of it, so that humans and Stripe reach it at its public URL."""
 
 import contextlib
 import hashlib
@@ -22,10 +22,10 @@ CHECKOUT = "/api/upgrade/checkout"
 
 
 class Gate:
-    """An HTTP server on loopback that passes every request on to a responder; a context manager."""
+    """An HTTP server on loopback that forwards every request to a responder; a context manager."""
 
     def __init__(self):
-        self.socket = None  # of the responder; None: nobody is there
+        self.socket = None  # of the responder; None: no responder, the reply is 502
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -75,10 +75,10 @@ class Payments:
         self.bench, self.db, self.gate, self.stripe, self.settings = bench, bench.db, gate, stand_in, settings
         self.url = gate.url
 
-    # A browser and an agent ---------------------------------------------------------------------------------------
+    # Requests of a browser and an agent ---------------------------------------------------------------------------
 
     def open(self, url, headers=None, method="GET", body=None):
-        """(status, headers, body) of a URL; redirects are not followed."""
+        """Requests a URL without following redirects; returns (status, headers, body)."""
         request = urllib.request.Request(url, body, headers or {}, method=method)
         try:
             with urllib.request.build_opener(Stay).open(request, timeout=60) as answer:
@@ -88,7 +88,7 @@ class Payments:
                 return error.code, error.headers, error.read()
 
     def send(self, method, path, body=None, key=None, headers=None):
-        """(status, JSON) of a request of an agent."""
+        """Sends a request as an agent; returns (status, JSON)."""
         sent = {"X-API-Key": key} if key else {}
         if body is not None:
             sent["Content-Type"] = "application/json"
@@ -97,7 +97,7 @@ class Payments:
         return status, json.loads(reply) if reply else None
 
     def onboard(self, **more):
-        """A new tenant: the reply's members."""
+        """Creates a tenant; returns the members of the reply."""
         agent = "pay-%s" % uuid.uuid4()
         status, reply = self.send("POST", ONBOARD, {"agent_id": agent, "email": "human@example.com", **more})
         check(status == 201, "onboarding: %d %s" % (status, reply))
@@ -108,12 +108,12 @@ class Payments:
         return self.send("POST", "/api/manage", {"action": SCORE, "params": SCORE_PARAMS}, key)
 
     def checkout(self, tenant):
-        """The checkout that the agent asks for."""
+        """Requests a checkout as the agent; returns the reply."""
         status, reply = self.send("POST", CHECKOUT, None, tenant["api_key"])
         check(status == 200, "checkout: %d %s" % (status, reply))
         return reply
 
-    # What is on record --------------------------------------------------------------------------------------------
+    # Stored state -------------------------------------------------------------------------------------------------
 
     def tenant(self, tenant):
         return self.db.row("select *, acp.effective_tier(tier, payment_method_status) as effective_tier "
@@ -124,7 +124,7 @@ class Payments:
                             id=tenant["tenant_uuid"])
 
     def becomes(self, tenant, seconds=15, **wanted):
-        """Waits until the row of the tenant has these values."""
+        """Waits until the tenant's row has these values; returns the row."""
         row = {}
 
         def probe():
@@ -146,7 +146,7 @@ class Payments:
         return [c for c in self.stripe.all("/v1/customers") if c["metadata"].get("tenant_uuid") == name]
 
     def upgrade(self, tenant):
-        """The whole upgrade: the agent asks, the human presses the button, Stripe reports it."""
+        """Runs a whole upgrade: the agent requests a checkout, the human completes it, Stripe reports it."""
         self.stripe.complete(self.checkout(tenant)["checkout_url"])
         self.becomes(tenant, effective_tier="paid")
         return self.settled(tenant)
@@ -154,7 +154,7 @@ class Payments:
     # Stripe ---------------------------------------------------------------------------------------------------------
 
     def event(self, kind, subject, created=None, **more):
-        """An event as Stripe makes them."""
+        """An event in the form that Stripe sends."""
         return {"id": "evt_%s" % uuid.uuid4().hex, "object": "event", "api_version": "2024-06-20", "type": kind,
                 "created": int(created or time.time()), "livemode": False, "pending_webhooks": 1,
                 "request": {"id": None, "idempotency_key": None}, "data": {"object": subject, **more}}
@@ -172,7 +172,7 @@ class Payments:
                           created, previous_attributes={"customer": customer})
 
     def deliver(self, event, secret=None, skew=0, header=None):
-        """Sends an event, signed; returns (status, JSON)."""
+        """Sends a signed event; returns (status, JSON)."""
         body = event if isinstance(event, bytes) else json.dumps(event, indent=2).encode()
         at = int(time.time()) + skew
         mac = hmac.new((secret or self.stripe.secret).encode(), b"%d.%s" % (at, body), hashlib.sha256).hexdigest()
@@ -190,7 +190,7 @@ class Payments:
 
 @contextlib.contextmanager
 def payments(bench, **settings):
-    """An installation with its stand-in, both the test's own."""
+    """An installation and a stand-in for Stripe, both only for this test."""
     bench.stack.need_programs()
     with Gate() as gate, StandIn(webhook_url=gate.url + settings.get("url_prefix", "") + HOOK) as stand_in:
         options = {**stand_in.settings(), "public_url": gate.url, "onboard_per_ip": "100000", "onboard_total": "100000",

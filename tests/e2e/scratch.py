@@ -8,9 +8,9 @@ from checks import equal
 
 @contextlib.contextmanager
 def scratch_database(bench, template="template0"):
-    """A database of the test's own, empty or a copy of another one; dropped at the end."""
+    """A database for one test, empty or a copy of another one; dropped at the end."""
     name = "e2e_" + uuid.uuid4().hex[:12]
-    # Without jit, as deploy/lib/stack does it.
+    # Without jit, as in deploy/lib/stack.
     bench.db.execute("create database %s template %s; alter database %s set jit = off" % (name, template, name))
     try:
         yield bench.db.named(name)
@@ -30,19 +30,19 @@ def migrated(bench, database):
 
 @contextlib.contextmanager
 def copy_of(bench, fill):
-    """scratch_database() that fill(bench, database) has filled; what that returned is its .made. It is called once for
-    each stack: the database is kept as a template, and dropped when the last test has run."""
+    """A scratch_database() with the content that fill(bench, database) created; its .made is the result of fill. fill
+    runs once for each stack: its database is kept as a template, and dropped after the last test."""
     if fill not in bench.templates:
         template = bench.at_end.enter_context(scratch_database(bench))
         bench.templates[fill] = template.name, fill(bench, template)
     name, made = bench.templates[fill]
     with scratch_database(bench, name) as database:
-        # What acpctl migrate sets for roles in the database, and a copy of it does not have.
+        # acpctl migrate sets this for the role in the database; a copy of the database lacks it.
         bench.db.execute("alter role acp_report in database %s set search_path = acp_report, pg_catalog" % database.name)
         database.made = made
         yield database
 
 
 def migrated_database(bench):
-    """A database of the test's own with the schema in it."""
+    """A database for one test, with the schema in it."""
     return copy_of(bench, migrated)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Writes the results of the end-to-end tests, for each web server and mount, into a document.
 
-  servers.py RESULTS…           rewrites the table from what pytest --results wrote, one file a web server
-  servers.py --check RESULTS…   says whether that is what the document shows; exit status 1: it is not
+  servers.py RESULTS…           rewrites the table from the files of pytest --results, one for each web server
+  servers.py --check RESULTS…   compares them with the table; exit status 1 if they differ
 
 The document: docs/servers.md or README.md, whichever has the table.
 
-A cell stands for a test that ran; one that failed or did not run is never shown as a success.
+Each cell is the result of one test. A test that failed or did not run is never shown as a success.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import os
 import re
 import sys
 
-sys.dont_write_bytecode = True  # the sources stay as they are
+sys.dont_write_bytecode = True  # leave the source tree unchanged
 
 import test_mounts
 from stack import SERVERS
@@ -26,7 +26,7 @@ LINE = re.compile(r"^(ok|FAIL|skip) mounts\.(\w+?)(?: \(setup\)| \(teardown\))?(
 
 
 def results_of(path):
-    """(server, {test: (verdict, what it found)}) of one file."""
+    """(server, {test: (verdict, observed outcome)}) of one file."""
     found, server = {}, None
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
@@ -50,7 +50,7 @@ def shown(result):
 
 
 def cell(results, feature):
-    """One word for all mounts where they agree, as they should; else one for each."""
+    """One result if all mounts agree, as they should; otherwise one for each mount."""
     found = {mount: shown(results.get("%s_%s" % (name, feature.__name__))) for name, mount in test_mounts.MOUNTS.items()}
     if len(set(found.values())) == 1:
         return found.popitem()[1]
@@ -68,7 +68,7 @@ def table(results):
 
 
 def document():
-    """(name, text) of the one that has the table."""
+    """(name, text) of the document that has the table."""
     for name in DOCUMENTS:
         with open(os.path.join(ROOT, name), encoding="utf-8") as file:
             text = file.read()
@@ -79,7 +79,7 @@ def document():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing, compare")
+    parser.add_argument("--check", action="store_true", help="compare only, change nothing")
     parser.add_argument("outputs", nargs="+", metavar="RESULTS")
     options = parser.parse_args()
     results = dict(results_of(path) for path in options.outputs)
@@ -90,7 +90,7 @@ def main():
         with open(os.path.join(ROOT, name), "w", encoding="utf-8") as file:
             file.write(fresh)
     elif fresh != text:
-        print("%s does not show what these tests found; write it with: tests/e2e/servers.py RESULTS…" % name)
+        print("%s differs from these results; update it with: tests/e2e/servers.py RESULTS…" % name)
         was = set(text.splitlines())
         print("\n".join("+ " + line for line in fresh.splitlines() if line not in was))
         return 1

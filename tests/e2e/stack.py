@@ -1,4 +1,4 @@
-"""The stack under test: started with deploy/lib/stack, or one that already runs at given addresses."""
+"""The stack under test: one started with deploy/lib/stack, or one that already runs at the given addresses."""
 
 import contextlib
 import os
@@ -22,12 +22,12 @@ def run(command, **more):
                           **more)
 
 
-PORTS = range(10000, 32000)  # below those that the kernel gives to outgoing connections (ip_local_port_range)
+PORTS = range(10000, 32000)  # below the ports of outgoing connections (ip_local_port_range)
 
 
 def free_port():
-    """A port of 127.0.0.1 that is free, as are the two after it (deploy/lib/stack uses these too). No outgoing connection
-    takes it while a server that had it is restarted."""
+    """A port of 127.0.0.1 that is free, as are the next two (deploy/lib/stack uses these too). No outgoing connection
+    can take it while the server on it is being restarted."""
     while True:
         port = random.SystemRandom().choice(PORTS)
         if all(is_free(port + n) for n in range(3)):
@@ -49,7 +49,7 @@ def stop_on_signal(number, _):
 
 
 class Programs:
-    """acpctl and acp.fcgi of the stack, run on its configuration."""
+    """The stack's acpctl and acp.fcgi, run with its configuration."""
 
     config = sbin = database_url = prefix = None
 
@@ -58,7 +58,7 @@ class Programs:
             raise Skip("needs the programs and the configuration (--prefix and --config)")
 
     def program(self, name, *arguments, environment=None, config=None):
-        """Runs it; returns returncode, stdout, stderr."""
+        """Runs the program; the result has returncode, stdout and stderr."""
         self.need_programs()
         settings = {"ACP_DATABASE_URL": self.database_url, **(environment or {})}
         options = ["--config", config or self.config]
@@ -66,7 +66,7 @@ class Programs:
                    timeout=120)
 
     def ctl(self, *arguments, environment=None):
-        """acpctl, which must succeed."""
+        """Runs acpctl, which must succeed."""
         done = self.program("acpctl", *arguments, environment=environment)
         check(done.returncode == 0, "acpctl %s: exit %d: %s" % (arguments, done.returncode, done.stderr.strip()))
         return done
@@ -79,10 +79,10 @@ class Programs:
         return found.group(1) if found else None
 
 
-# Web servers that pass requests to a responder with a supervisor, which deploy/lib/stack starts. The others start
-# processes of it themselves, each with a socket of its own.
+# These web servers pass requests to a responder with a supervisor, started by deploy/lib/stack. The others start
+# responder processes themselves, each with its own socket.
 EXTERNAL = ("lighttpd", "nginx", "apache-proxy", "caddy")
-# Those that refuse chunked bodies, because they hand on a broken one as if it were whole.
+# These refuse chunked bodies, because they would pass on a broken one as if it were complete.
 NOT_CHUNKED = ("apache-fcgid", "caddy")
 SERVERS = EXTERNAL + ("lighttpd-spawn", "apache-fcgid")
 
@@ -105,7 +105,7 @@ class OutsideStack(Programs):
         self.sbin = os.path.join(options.prefix, "sbin") if options.prefix else None
 
     def up(self):
-        """The name of the web server, from its Server header."""
+        """Finds the name of the web server from its Server header."""
         with urllib.request.urlopen(self.url + "/healthz", timeout=10) as answer:
             name = answer.headers.get("Server", "").lower()
         known = {"lighttpd": "lighttpd", "nginx": "nginx", "caddy": "caddy", "apache": "apache-fcgid"}
@@ -113,18 +113,19 @@ class OutsideStack(Programs):
 
     def arrange(self, conf, mount):
         if conf or mount != "/":
-            raise Skip("needs a stack of its own (--server): other settings, or another mount")
+            raise Skip("needs its own stack (--server): other settings, or another mount")
 
     def down(self):
         pass
 
 
 class OwnStack(Programs):
-    """conf and mount: the text of its settings when it was last brought up, and the path where it is mounted."""
+    """A stack that deploy/lib/stack starts. conf and mount: its settings as text and its mount path, None while
+    unknown."""
 
     own = True
     conf = mount = None
-    responders_ended = 0  # those that tests started themselves (fcgi.py), whose logs are kept with its own
+    responders_ended = 0  # responders that tests started (fcgi.py); their logs are kept with the stack's
 
     def __init__(self, options):
         self.server = options.server
@@ -161,13 +162,13 @@ class OwnStack(Programs):
         self.logs = os.path.dirname(self.log)
 
     def up(self, conf=None, mount="/"):
-        """Starts processes that are down, and restarts those with other settings. conf: a file with settings."""
+        """Starts processes that are down and restarts those whose settings differ. conf: a file with settings."""
         self.conf = self.mount = None  # until it is up
         self._run(*self._up, "--mount", mount, *(["--conf", conf] if conf else []), *(["--pooler"] if self.pooler else []))
         self.conf, self.mount = contents(conf) if conf else "", mount
 
     def arrange(self, conf="", mount="/"):
-        """The same with settings as text; does nothing if it already has them."""
+        """Like up(), with settings as text. Does nothing if the stack already has them."""
         if (self.conf, self.mount) == (conf, mount):
             return
         with tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="acp-e2e-") as file:
@@ -176,7 +177,7 @@ class OwnStack(Programs):
             self.up(file.name if conf else None, mount)
 
     def disturbed(self):
-        """Marks the stack: something may be down, and the next arrange() repairs it."""
+        """Marks the stack as possibly damaged, so that the next arrange() repairs it."""
         self.conf = self.mount = None
 
     def down(self):
@@ -201,7 +202,7 @@ class OwnStack(Programs):
         return int(self.env["ACP_POSTGRES_PID"])
 
     def responders(self):
-        """Every process of this stack's acp.fcgi; with a supervisor, without it."""
+        """Every process of this stack's acp.fcgi, except a supervisor."""
         program = os.path.join(self.sbin, "acp.fcgi")
         found = [pid for pid in processes() if command_line(pid)[:1] == [program]]
         supervisors = {parent(pid) for pid in found}
@@ -209,7 +210,7 @@ class OwnStack(Programs):
 
     @property
     def web_server(self):
-        """The process of the web server that takes its signals."""
+        """The web server's process that receives signals."""
         with open(os.path.join(self.env["ACP_STATE"], "run", "web.pid"), encoding="ascii") as file:
             return int(file.read().split()[0])
 

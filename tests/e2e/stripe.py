@@ -1,4 +1,4 @@
-"""The stand-in for Stripe (tests/stripe): starts it on a free port, gives it orders, reads its objects."""
+"""Controls the stand-in for Stripe (tests/stripe): starts it on a free port, sends it commands, reads its objects."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ SECRET = "whsec_" + "e2eStandInSecret0123456789"
 
 
 class StandIn:
-    """A stand-in for one test; a context manager that ends it."""
+    """A stand-in for one test; a context manager that stops it."""
 
     def __init__(self, key=KEY, webhook_url="", webhook_secret=SECRET, state=None, port=0):
         self.key, self.secret = key, webhook_secret
@@ -42,7 +42,7 @@ class StandIn:
             self.stop()
             raise Failure("the stand-in for Stripe did not start")
         self.url = line.split()[-1]
-        # Where it is started again, clients find it.
+        # After a restart, clients find it at the same port.
         self._command[self._command.index("--port") + 1] = self.url.rpartition(":")[2]
 
     def stop(self):
@@ -62,7 +62,7 @@ class StandIn:
     # Requests -------------------------------------------------------------------------------------------------------
 
     def request(self, method, path, params=None, headers=None, key=None):
-        """(status, body) of a call as Stripe's own library would make it. params: the form's pairs."""
+        """Sends a request like Stripe's own library; returns (status, body). params: the fields of the form."""
         form = urllib.parse.urlencode(params or {})
         request = urllib.request.Request(self.url + path, form.encode() if method == "POST" else None, method=method,
                                          headers=dict(headers or {}))
@@ -78,7 +78,7 @@ class StandIn:
                 return error.code, json.load(error)
 
     def ask(self, method, path, params=None, headers=None):
-        """The body of a call that must succeed."""
+        """Sends a request that must succeed; returns the body."""
         status, body = self.request(method, path, params, headers)
         check(status == 200, "stand-in: %s %s: %d %s" % (method, path, status, body))
         return body
@@ -94,7 +94,7 @@ class StandIn:
             params["starting_after"] = page["data"][-1]["id"]
 
     def complete(self, url, card="4242424242424242"):
-        """The human presses the button on a checkout page; returns where they are sent."""
+        """Completes a checkout page as the human; returns the URL of the redirect."""
         class Stay(urllib.request.HTTPRedirectHandler):
             def redirect_request(self, *_):
                 return None
@@ -104,23 +104,23 @@ class StandIn:
             with error:
                 check(error.code == 303, "the checkout page answered %d" % error.code)
                 return error.headers["Location"]
-        raise Failure("the checkout page did not send the human on")
+        raise Failure("the checkout page did not redirect the human")
 
-    # Orders ---------------------------------------------------------------------------------------------------------
+    # Commands -------------------------------------------------------------------------------------------------------
 
     def control(self, **orders):
-        """Gives orders (see stand_in.py); returns the report."""
+        """Sends commands (see stand_in.py); returns the report."""
         request = urllib.request.Request(self.url + "/_control", json.dumps(orders).encode(), method="POST")
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
-                raise Failure("stand-in: order refused: %s" % error.read().decode())
+                raise Failure("stand-in: command refused: %s" % error.read().decode())
 
     def report(self):
         return self.control()
 
     def requests(self, method=None, path=None):
-        """The requests so far, of one method and path."""
+        """The requests so far, optionally of one method and path."""
         return [r for r in self.report()["requests"] if method in (None, r["method"]) and path in (None, r["path"])]

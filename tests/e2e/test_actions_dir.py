@@ -341,7 +341,8 @@ def test_http_example(bench):
 
 
 def test_http_request(bench):
-    """Contract 3: what the upstream gets: the call, request id, idempotency key (else the event's id), a valid trace."""
+    """Contract 3: what the upstream gets: the call, request id, idempotency key (else the event's id), a valid
+    trace."""
     tenant = bench.onboard()
     with Upstream() as upstream, behind(bench, upstream, supports_dry_run=True,
                                         handler={"headers": {"X-Own": "1"}}) as responder:

@@ -1,5 +1,5 @@
-"""The chain's text in both forms, databases and files of earlier versions, and erasure: the personal values are gone, and
-the proof of the log holds."""
+"""The chain's text in both forms, databases and files of earlier versions, and erasure: the personal values are gone,
+and the proof of the log holds."""
 
 import contextlib
 import json
@@ -159,7 +159,8 @@ OTHER = "33333333-3333-4333-8333-333333333333"
 
 def test_tenant_is_erased(bench):
     """docs/security.md: the addresses, key names, messages and idempotency keys of a tenant are gone from the table and
-    from exports. Chains, seals, counters and reports hold, rows of others are unchanged, and an audit row records it."""
+    from exports. Chains, seals, counters and reports hold, rows of others are unchanged, and an audit row records
+    it."""
     with filled(bench) as database:
         append(database, OTHER, 4)
         mine = "tenant_id = '%s'" % database.tenant
@@ -245,8 +246,8 @@ def check_altered_lines(bench, path):
 
 
 def test_archives_are_named(bench):
-    """acpctl(8): archives are files, which are not changed. The command names them and exits with status 3. A month that
-    was archived and kept loses its values like any other."""
+    """acpctl(8): archives are files, which are not changed. The command names them and exits with status 3. A month
+    that was archived and kept loses its values like any other."""
     with with_old_months(bench) as (database, folder):
         three, two = month_back(database, 3), month_back(database, 2)
         test_proof.archive(bench, database, folder, three, "--keep")

@@ -55,7 +55,8 @@ def test_memory_is_apart(bench):
 
 
 def test_allowance_is_exact(bench):
-    """Contract 3: never call 101, over any number of hosts; calls that write hold places, others take one at the end."""
+    """Contract 3: never call 101, over any number of hosts; calls that write hold places, others take one at the
+    end."""
     with two_hosts(bench) as hosts:
         for bodies in ([SCORING] * 150,
                        [{"action": CREATE, "params": {"name": "m%d" % n, "model_type": "linear"}} for n in range(150)]):

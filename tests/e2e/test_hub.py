@@ -309,7 +309,8 @@ def test_ingest_many_at_once(bench):
 
 
 def test_ingest_large_body(bench):
-    """Contract 2.2: bodies of kernels may be longer than those of tenants, but not without end, and not unknown ones."""
+    """Contract 2.2: bodies of kernels may be longer than those of tenants, but not without end, and not unknown
+    ones."""
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
     ts = now(bench)
@@ -323,7 +324,8 @@ def test_ingest_large_body(bench):
 
 
 def test_ingest_checks_each_field(bench):
-    """Contract 3: what does not fit the audit row is refused with its place, and then nothing of the array is stored."""
+    """Contract 3: what does not fit the audit row is refused with its place, and then nothing of the array is
+    stored."""
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
     ts = now(bench)
@@ -372,7 +374,8 @@ def test_ingest_minimal_event(bench):
 
 
 def test_query(bench):
-    """Contract 2.2: audit-query by tenant, action prefix, status and time, page by page without a gap or a repetition."""
+    """Contract 2.2: audit-query by tenant, action prefix, status and time, page by page without a gap or a
+    repetition."""
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
     other = make_tenant(bench, hub)
@@ -447,7 +450,8 @@ def test_authorize(bench):
 
 
 def test_authorize_approval(bench):
-    """Contract 2.2: require_approval names an approval of exactly this call; approved, it is used up by usage/settle once."""
+    """Contract 2.2: require_approval names an approval of exactly this call; approved, it is used up by usage/settle
+    once."""
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
     policy, ts = str(uuid.uuid4()), now(bench)

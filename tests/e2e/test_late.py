@@ -191,8 +191,8 @@ def behind_a_network(bench, **settings):
 
 def each_apart(bench, cases, work, **settings):
     """work(responder, network, *case) for all of them at the same time, each with a responder and a network of its own:
-    they take their time from deadlines, which no clock shortens. Each case needs a tenant of its own: a commit that is late
-    holds the tenant's locks."""
+    they take their time from deadlines, which no clock shortens. Each case needs a tenant of its own: a commit that is
+    late holds the tenant's locks."""
     def run(number):
         with behind_a_network(bench, **settings) as (responder, network):
             work(responder, network, *cases[number])
@@ -365,8 +365,8 @@ def repeated(ask_again, what):
 
 
 def test_an_outcome_that_stays_unknown(bench):
-    """Contract 2, OUTCOME_UNKNOWN: a commit whose answer does not come within db_commit_timeout is told as unknown, with
-    a key; the same request with it has one effect and one row that says so, and gets the reply that was lost."""
+    """Contract 2, OUTCOME_UNKNOWN: a commit whose answer does not come within db_commit_timeout is told as unknown,
+    with a key; the same request with it has one effect and one row that says so, and gets the reply that was lost."""
     bench.need_own_stack("puts a network before the database")
     cases = [(mode, action) for mode in LATE for action in (CREATE, KEYS_CREATE)]
     each_apart(bench, cases, lambda responder, network, mode, action: one_effect(
@@ -463,8 +463,8 @@ def test_a_command_whose_commit_is_not_answered(bench):
 
 
 def test_late_commits_hold_up_nobody(bench):
-    """Contract 2: more calls than there are threads and connections wait for their commits; whoever wants something else
-    is served, and whoever comes to write while no commit is answered is refused before it begins."""
+    """Contract 2: more calls than there are threads and connections wait for their commits; whoever wants something
+    else is served, and whoever comes to write while no commit is answered is refused before it begins."""
     bench.need_own_stack("puts a network before the database")
     tenant, other = bench.paid_tenant(), bench.paid_tenant()
     with behind_a_network(bench, db_timeout="1000", workers="4", db_connections="2") as (responder, network):
@@ -513,8 +513,8 @@ def slowest_of_others(responder, tenant, until_s):
 
 
 def test_late_commits_and_calls_that_change_nothing(bench):
-    """A call that only reads is answered from the journal once its commit is late, at once while others are known to be;
-    its row is there once, and it is charged once."""
+    """A call that only reads is answered from the journal once its commit is late, at once while others are known to
+    be; its row is there once, and it is charged once."""
     bench.need_own_stack("puts a network before the database")
     tenants = [bench.paid_tenant(), bench.onboard()]
     with behind_a_network(bench, db_timeout="1000") as (responder, network):

@@ -343,8 +343,8 @@ def timed(call):
 
 
 def test_postgres_hangs(bench):
-    """Issue: PostgreSQL that stands still (SIGSTOP) gives 503 within 6 s, not a hanging call, and what needs no database
-    goes on for keys that were just known; later all is well again."""
+    """Issue: PostgreSQL that stands still (SIGSTOP) gives 503 within 6 s, not a hanging call, and what needs no
+    database goes on for keys that were just known; later all is well again."""
     bench.need_own_stack("stops PostgreSQL")
     tenant = bench.onboard()
     questions = [lambda: bench.get("/readyz"), lambda: bench.get("/api/usage", tenant.key)]

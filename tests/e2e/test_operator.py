@@ -243,7 +243,8 @@ def test_version(bench):
 
 
 def test_output(bench):
-    """acpctl(8): every list comes as a table, as JSON and as CSV, and all three say the same; without rows CSV has names."""
+    """acpctl(8): every list comes as a table, as JSON and as CSV, and all three say the same; without rows CSV has
+    names."""
     bench.onboard()
     for words in LISTS:
         table = bench.stack.ctl(*words).stdout
@@ -317,7 +318,8 @@ def locked(bench, table, seconds):
 
 
 def test_progress(bench):
-    """acpctl(8): what takes longer than two seconds shows on a terminal that it is at work, and takes that away again."""
+    """acpctl(8): what takes longer than two seconds shows on a terminal that it is at work, and takes that away
+    again."""
     def on_a_terminal():
         with locked(bench, "acp.usage_counters", 4):
             return on_terminal(bench, 100, "reconcile", "--database", stderr=True)
@@ -394,7 +396,8 @@ def test_completion(bench):
 
 
 def test_wrong_values(bench):
-    """acpctl(8): a value that cannot be exits with 64, one that is not there with 1; with a sentence, changing nothing."""
+    """acpctl(8): a value that cannot be exits with 64, one that is not there with 1; with a sentence, changing
+    nothing."""
     tenant = bench.onboard()
     before = bench.db.fingerprints(without=("acp.audit_logs",))
     update = "tenant update %s " % tenant.id
@@ -438,7 +441,8 @@ def test_roles(bench):
 
 
 def test_wrong_policies(bench):
-    """acpctl policy add takes what governance.propose_policy takes, and names the member at fault; nothing is in force."""
+    """acpctl policy add takes what governance.propose_policy takes, and names the member at fault; nothing is in
+    force."""
     good = {"name": "e2e", "decision": "deny", "action": "e2e.nothing"}
     before = bench.db.fingerprints(without=("acp.audit_logs",))
     cases = [({"actoin": "x"}, "actoin", USAGE), ({"decision": "maybe"}, "decision", USAGE), ({"action": "a b"}, "action", USAGE),

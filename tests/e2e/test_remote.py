@@ -1,4 +1,5 @@
-"""A kernel A whose hub is another acp-fcgi: contract 3 (fail-open usage, fail-closed writes), issue (nothing is lost)."""
+"""A kernel A whose hub is another acp-fcgi: contract 3 (fail-open usage, fail-closed writes), issue (nothing is
+lost)."""
 
 import contextlib
 import json
@@ -147,7 +148,8 @@ class Kernel:
 
 
 class Elsewhere:
-    """The stack's settings with a copy of the program: who looks for the hub's processes by their file finds the hub's."""
+    """The stack's settings with a copy of the program: who looks for the hub's processes by their file finds the
+    hub's."""
 
     def __init__(self, stack, folder):
         self.sbin = folder
@@ -282,7 +284,8 @@ def test_paid_at_the_hub(bench):
 
 
 def test_policies_are_the_hub_s(bench):
-    """Contract 2.2: a policy of the hub decides at A; a decision that was remembered dies with the next policy version."""
+    """Contract 2.2: a policy of the hub decides at A; a decision that was remembered dies with the next policy
+    version."""
     with kernel_a(bench, processes="1") as a:
         tenant, key = a.tenant()
         succeeded(a.call(key, CREATE, MODEL))
@@ -413,7 +416,8 @@ def away_and_back(bench, a, mode, limit_ms):
 
 
 def test_unasked_calls_stay_within_the_allowance(bench):
-    """Contract 3: calls that went on without the hub are counted as far as there is room; the hub bills no further one."""
+    """Contract 3: calls that went on without the hub are counted as far as there is room; the hub bills no further
+    one."""
     with kernel_a(bench) as a:
         tenant, key = a.tenant()
         bench.db.execute("update acp.tenants set calls_limit = 3 where tenant_id = :'id'", id=tenant)
@@ -439,7 +443,8 @@ def test_hub_refuses_connections(bench):
 
 
 def test_hub_falls_silent(bench):
-    """Contract 3: the hub does not answer: deadlines hold, a silent hub is left alone, and all comes right afterwards."""
+    """Contract 3: the hub does not answer: deadlines hold, a silent hub is left alone, and all comes right
+    afterwards."""
     with kernel_a(bench, hub_timeout_ms="300") as a:
         away_and_back(bench, a, "hang", 12000)
 

@@ -1,4 +1,4 @@
-"""Searches files for keys, which must not be in any of them."""
+"""Searches files for keys, which no file may contain."""
 
 import base64
 import hashlib
@@ -15,15 +15,16 @@ def read(path):
 
 
 def forms_of(key):
-    """The forms in which a key could be written; its first 12 characters are public."""
+    """The forms in which a key could be stored. Its first 12 characters are public."""
     raw = key.encode()
     secret = key[12:]
     return [secret, raw.hex(), secret.encode().hex(), base64.b64encode(raw).decode(),
             hashlib.sha256(raw).hexdigest(), hashlib.md5(raw).hexdigest(), hashlib.sha1(raw).hexdigest()]
 
 
-def said(forms, path):
-    """The lines of the file forms that occur in the other file. grep finds thousands in megabytes within a second."""
+def found_in(forms, path):
+    """The lines of the file forms that occur in the file path. grep searches megabytes for thousands within a
+    second."""
     grep = subprocess.run(["grep", "-a", "-o", "-F", "-f", forms, "--", path], stdout=subprocess.PIPE,
                           env={"LC_ALL": "C", "PATH": os.environ["PATH"]})
     check(grep.returncode in (0, 1), "grep in %s: exit status %d" % (path, grep.returncode))
@@ -31,13 +32,12 @@ def said(forms, path):
 
 
 def logs_of(stack):
-    """name -> path of each log of a stack of our own."""
+    """Maps the name of each log to its path, if the stack is our own."""
     return {name: os.path.join(stack.logs, name) for name in os.listdir(stack.logs)} if stack.own else {}
 
 
 def keys_written_down(bench, dump):
-    """(place, first characters) of each key that the run was given and that stands in the dump of the database or in a
-    log."""
+    """(place, first characters) of each key of the run that is in the dump of the database or in a log."""
     owner = {form: key[:12] for key in bench.keys for form in forms_of(key)}
     with tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         places = {"the database": os.path.join(folder, "dump"), "forms": os.path.join(folder, "forms")}
@@ -46,4 +46,4 @@ def keys_written_down(bench, dump):
                 file.write(text)
         forms = places.pop("forms")
         return [(place, owner[form]) for place, path in {**places, **logs_of(bench.stack)}.items()
-                for form in said(forms, path)]
+                for form in found_in(forms, path)]
