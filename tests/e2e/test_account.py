@@ -1,5 +1,5 @@
-"""The account (account.py) of a stack with calls of every kind. For everything that a worker has run it is drawn up
-after the last test, whichever tests ran."""
+"""Each closing check (account.py) on a stack with calls of every kind. After its last test, each worker also runs them
+on whatever its tests did."""
 
 import json
 
@@ -12,7 +12,8 @@ CALL = json.dumps({"action": SCORE, "params": SCORE_PARAMS}).encode()
 
 
 def traffic(bench):
-    """A tenant with its allowance used up, one that pays, refusals, a responder of the test's own. Once a stack."""
+    """Makes calls once per stack: a tenant that uses up its allowance, one that pays, refusals, a separate
+    responder."""
     if getattr(bench, "has_traffic", False):
         return
     tenant, paid = bench.onboard(), bench.paid_tenant()
@@ -30,14 +31,15 @@ def traffic(bench):
 
 
 def test_no_drift(bench):
-    """Contract 3, 4: acp_report.usage_drift is empty: the counters are what the audit rows say."""
+    """Contract 3, 4: acp_report.usage_drift is empty. The counters agree with the audit rows."""
     traffic(bench)
     check(bench.db.value("select count(*) from acp.audit_logs") > 100, "there are hardly any audit rows")
     account.no_drift(bench)
 
 
 def test_quota_is_what_the_rows_say(bench):
-    """Contract 3: used = billable rows of tenants treated as free, by month; reserved = reservations that exist."""
+    """Contract 3: used is the number of billable rows of tenants treated as free, by month; reserved is the number of
+    existing reservations."""
     traffic(bench)
     account.quota_is_what_the_rows_say(bench)
 
@@ -49,48 +51,48 @@ def test_nobody_beyond_the_allowance(bench):
 
 
 def test_billable_rows(bench):
-    """Contract 3: billable is true only for a success of a billable action that is no dry run, of a known tenant;
-    a free call that nobody could count, and for which there was no room, is given away."""
+    """Contract 3: billable is true only for a successful call of a billable action by a known tenant that is not a dry
+    run. A free call that could not be counted, and for which no allowance was left, is given away."""
     traffic(bench)
     account.billable_rows(bench)
 
 
 def test_request_ids_are_unique(bench):
-    """Contract 2: one request id, one audit row, over the whole table."""
+    """Contract 2: each request id has one audit row in the whole table."""
     traffic(bench)
     account.request_ids_are_unique(bench)
 
 
 def test_no_key_was_written_down(bench):
-    """Contract 1: of all keys that this run was given, none is in the database or in a log."""
+    """Contract 1: no key that was issued in this run is in the database or in a log."""
     traffic(bench)
     account.no_key_was_written_down(bench)
 
 
 def test_no_credential_was_written_down(bench):
-    """Issue: after everything, nothing that looks like a key, a webhook's secret, Stripe's key, an Authorization header
-    or a database's password stands in a log or a row; not even of what the tests themselves made up."""
+    """Issue: at the end, no log and no row contains anything that looks like a key, a webhook's secret, Stripe's key,
+    an Authorization header or a database password. This includes credentials that the tests made up."""
     traffic(bench)
     account.no_credential_was_written_down(bench)
 
 
 def test_no_credential_was_an_argument(bench):
-    """Issue: no process of the program had a credential among its arguments at any time of the run."""
+    """Issue: no process of the program ever had a credential among its arguments during the run."""
     bench.need_own_stack("its processes and logs")
     traffic(bench)
     account.no_credential_was_an_argument(bench)
 
 
 def test_log_is_clean(bench):
-    """Contract 2: no line of the responder's log shows SQL, a connection string or a pepper; every line has its
-    form."""
+    """Contract 2: no line of the responder's log shows SQL, a connection string or a pepper. Every line has the
+    documented form."""
     bench.need_own_stack("its processes and logs")
     traffic(bench)
     account.log_is_clean(bench)
 
 
 def test_no_sanitizer_report(bench):
-    """Issue: a build with sanitizers says nothing, and no worker ended by itself but those that a test killed."""
+    """Issue: a build with sanitizers reports nothing. No worker died of a signal other than the SIGKILL of a test."""
     bench.need_own_stack("its processes and logs")
     traffic(bench)
     account.no_sanitizer_report(bench)

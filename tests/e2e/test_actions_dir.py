@@ -1,4 +1,5 @@
-"""Actions without C: contract 3 (actions.d, kinds sql and http), issue (reload on SIGHUP, two shipped examples)."""
+"""Actions without C code: contract 3 (actions.d, kinds sql and http), issue (reload on SIGHUP, two shipped
+examples)."""
 
 import contextlib
 import json
@@ -35,7 +36,7 @@ def example(*path):
 # A responder with a folder of actions ---------------------------------------------------------------------------------
 
 class Folder:
-    """actions_dir of a test; a context manager."""
+    """The actions_dir of a test; a context manager."""
 
     def __init__(self, **files):
         self.dir = tempfile.TemporaryDirectory(prefix="acp-e2e-")
@@ -44,7 +45,7 @@ class Folder:
             self.put(name, content)
 
     def put(self, name, content):
-        """content: text, or what becomes JSON."""
+        """Writes an action file; content is text, or an object to write as JSON."""
         text = content if isinstance(content, str) else json.dumps(content, indent=1)
         path = os.path.join(self.path, name + ".json")
         with open(path + "~", "w", encoding="utf-8") as file:
@@ -59,8 +60,8 @@ class Folder:
         self.dir.cleanup()
 
 
-class HandedOver(Responder):
-    """One process that got its socket as file descriptor 0, as mod_fcgid starts it."""
+class SingleProcess(Responder):
+    """One process whose socket is file descriptor 0, as mod_fcgid starts it."""
 
     def __enter__(self):
         self.write_config(listen=None, processes=None)
@@ -76,13 +77,13 @@ def call(responder, key, action, params=None, headers=(), **members):
     body = json.dumps({"action": action, "params": params or {}, **members}).encode()
     sent = {"Content-Type": "application/json", "X-API-Key": key, **dict(headers)}
     reply = responder.ask("POST", "/api/manage", body, sent)
-    check(not LEAKS.search(reply.body.decode()), "a reply that shows what it must not\n%s" % reply)
+    check(not LEAKS.search(reply.body.decode()), "the reply shows internals\n%s" % reply)
     return reply
 
 
 def action(name, handler, **members):
-    return {"name": name, "description": "Of a test.", "scope": "manage.domain", "params_schema": {"type": "object"},
-            "handler": handler, **members}
+    return {"name": name, "description": "An action of a test.", "scope": "manage.domain",
+            "params_schema": {"type": "object"}, "handler": handler, **members}
 
 
 def names(responder, key):
@@ -94,10 +95,10 @@ def none_billed(bench, tenant):
     equal(bench.usage(tenant.key)["calls_used"], 0, "calls_used")
 
 
-# An upstream of the test's own ----------------------------------------------------------------------------------------
+# A test upstream ------------------------------------------------------------------------------------------------------
 
 class Upstream:
-    """Answers what the test set, and remembers what it was asked; a context manager."""
+    """Sends the reply that the test set, and records the requests; a context manager."""
 
     def __init__(self):
         self.status, self.body, self.headers, self.wait = 200, b'{"data":1}', {}, 0
@@ -106,7 +107,7 @@ class Upstream:
     def __enter__(self):
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.server.daemon_threads = True
-        self.server.handle_error = lambda *_: None  # a client that gives up is no error here
+        self.server.handle_error = lambda *_: None  # a client that disconnects is not an error here
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = "http://127.0.0.1:%d/do" % self.server.server_port
         return self
@@ -145,7 +146,7 @@ class Upstream:
 
 @contextlib.contextmanager
 def behind(bench, upstream, settings=None, handler=None, **members):
-    """A responder whose action e2e.http asks the upstream."""
+    """A responder whose action e2e.http calls the upstream."""
     with Folder(http=action("e2e.http", upstream.handler(**(handler or {})), **members)) as folder:
         with Responder(bench.stack, actions_dir=folder.path, **(settings or {})) as responder:
             yield responder
@@ -181,7 +182,7 @@ grant insert on e2e_sql.notes to acp_app;
 
 @contextlib.contextmanager
 def schema(bench, name, script):
-    """What the script makes, until the end."""
+    """Runs the script, which creates the schema; drops the schema at the end."""
     bench.db.execute(script)
     try:
         yield
@@ -217,7 +218,8 @@ def test_sql_example(bench):
 
 
 def test_sql_is_in_the_calls_transaction(bench):
-    """Contract 3: the function runs in the call's transaction: effect and row together; a failure leaves nothing."""
+    """Contract 3: the function runs in the call's transaction. Its effect and the audit row commit together; a failure
+    has no effect."""
     tenant = bench.onboard()
     notes = lambda: bench.db.value("select count(*) from e2e_sql.notes")
     with sql_responder(bench) as responder:
@@ -229,13 +231,13 @@ def test_sql_is_in_the_calls_transaction(bench):
                                    ("deadlock_detected", 503, "UNAVAILABLE")):
             reply = refused(call(responder, tenant.key, "e2e.sql", {"note": "b", "then": then}), status, code)
             bench.audit(reply, status="error", billable=False, error_code=code)
-        check("secret detail" in responder.read_log(), "the log says what it was")
+        check("secret detail" in responder.read_log(), "the log does not have the error")
         equal(notes(), 1, "notes after failures")
     equal(bench.usage(tenant.key)["calls_used"], 1, "calls_used")
 
 
 def test_sql_dry_run(bench):
-    """Contract 3: a dry run of an sql action persists nothing, even where its function writes."""
+    """Contract 3: a dry run of an sql action persists nothing, even if its function writes."""
     tenant = bench.onboard()
     with sql_responder(bench) as responder:
         reply = succeeded(call(responder, tenant.key, "e2e.sql", {"note": "a"}, dry_run=True))
@@ -254,7 +256,7 @@ begin
 end $$;
 grant usage on schema e2e_meta to acp_app;
 """
-# What is written differently by different writers of JSON, and of rows.
+# Values that JSON writers, and writers of row literals, serialize differently.
 AWKWARD = [{"list": ["a", ["b", []], {}, None, True]}, {"bb": 1, "a": 2, "\u00e9": 3, "": 4},
            {"t": "\b\f\n\r\t\"\\/\u001f\u007f"},
            {"t": "\u0001 (a,b) \u2028 \U0001f511"}, {"n": 9007199254740992, "m": -1, "f": 0.1, "e": 1e21, "z": 1.50},
@@ -262,8 +264,8 @@ AWKWARD = [{"list": ["a", ["b", []], {}, None, True]}, {"bb": 1, "a": 2, "\u00e9
 
 
 def test_any_meta_is_linked_as_it_is_stored(bench):
-    """Whatever a function reports is hashed as PostgreSQL shows it: the chain verifies, whether the program or SQL
-    linked the row."""
+    """Any result_meta is hashed in PostgreSQL's text form, so the chain verifies whether the program or SQL linked the
+    row."""
     tenant = bench.paid_tenant()
     kinds = {"reads": False, "writes": True}
     files = {name: {**action("e2e.meta." + name, {"kind": "sql", "function": "e2e_meta.tell"}), "writes": writes}
@@ -289,7 +291,7 @@ revoke execute on function e2e_doctor.good(uuid, jsonb, jsonb) from public;
 
 
 def test_doctor_names_missing_functions(bench):
-    """acpctl doctor says which sql action has no function, one that is no good, or one that may not be called."""
+    """acpctl doctor names each sql action whose function is missing, has the wrong result type or may not be called."""
     files = {name: action("e2e." + name, {"kind": "sql", "function": "e2e_doctor." + name})
              for name in ("good", "text", "missing")}
     with schema(bench, "e2e_doctor", HALF_READY), Folder(**files) as folder:
@@ -302,14 +304,14 @@ def test_doctor_names_missing_functions(bench):
                          "grant execute on all functions in schema e2e_doctor to acp_app")
         check(re.search(r"ok +e2e\.good", doctor()), "after the grant")
         folder.put("broken", "{\n]")
-        check(re.search(r"WRONG +actions_dir +.*broken\.json:2: ", doctor()), "a broken file")
+        check(re.search(r"WRONG +actions_dir +.*broken\.json:2: ", doctor()), "a broken file is not reported")
 
 
 # Kind http ------------------------------------------------------------------------------------------------------------
 
 @contextlib.contextmanager
 def shipped_upstream():
-    """deploy/examples/upstream.py on a port of its own; gives its URL."""
+    """Runs deploy/examples/upstream.py on a free port; yields its URL."""
     process = subprocess.Popen([sys.executable, os.path.join(EXAMPLES, "upstream.py"), "0"], stdout=subprocess.PIPE,
                                text=True)
     try:
@@ -321,7 +323,8 @@ def shipped_upstream():
 
 
 def test_http_example(bench):
-    """Issue: the shipped http example works: its upstream reports the quantity, billed by the word; replays are not."""
+    """Issue: the shipped http example works. It is billed by the word, as its upstream reports; replays are not
+    billed."""
     tenant = bench.onboard()
     text = {"text": "the cat and the hat"}
     with shipped_upstream() as url, Folder() as folder:
@@ -341,8 +344,8 @@ def test_http_example(bench):
 
 
 def test_http_request(bench):
-    """Contract 3: what the upstream gets: the call, request id, idempotency key (else the event's id), a valid
-    trace."""
+    """Contract 3: the upstream receives the call, its request id, its idempotency key (or else the event's id) and a
+    valid trace."""
     tenant = bench.onboard()
     with Upstream() as upstream, behind(bench, upstream, supports_dry_run=True,
                                         handler={"headers": {"X-Own": "1"}}) as responder:
@@ -354,7 +357,7 @@ def test_http_request(bench):
         wanted = {"Content-Type": "application/json", "X-Request-Id": reply.request_id, "Idempotency-Key": "key-1",
                   "traceparent": TRACE, "X-Own": "1"}
         equal((path, {name: headers.get(name) for name in wanted}), ("/do", wanted), "path and headers")
-        check(tenant.key not in json.dumps(headers), "the API key went to the upstream")
+        check(tenant.key not in json.dumps(headers), "the upstream received the API key")
         reply = succeeded(call(responder, tenant.key, "e2e.http", {}, {"traceparent": TRACE[:-1] + "x"}))
         _, headers, body = upstream.seen[1]
         equal((headers["Idempotency-Key"], body["idempotency_key"]), (bench.audit(reply)["event_id"], None), "no key")
@@ -366,11 +369,11 @@ def test_http_request(bench):
         succeeded(call(responder, tenant.key, "e2e.http", idempotency_key="key-2", dry_run=True))
         _, headers, body = upstream.seen[3]
         equal((body["dry_run"], body["idempotency_key"]), (True, None), "dry run")
-        check(headers["Idempotency-Key"] != "key-2", "a dry run under the key of the call that it rehearses")
+        check(headers["Idempotency-Key"] != "key-2", "a dry run has the key of the call that it simulates")
 
 
 SECRET = "Bearer abcdefghijklmnop"
-# What the upstream says -> data and quantity.
+# The upstream's reply, then the call's data and quantity.
 GOOD_REPLIES = [({"data": None}, None, 1), ({"data": [1], "quantity": 0}, [1], 0), ([1, 2], [1, 2], 1), (None, None, 1),
                 ({"a": 1, "quantity": 9}, {"a": 1, "quantity": 9}, 1),
                 ({"data": {}, "result_meta": {"token": "x", "note": SECRET}}, {}, 1)]
@@ -387,7 +390,7 @@ BAD_REPLIES = [(500, {}, "UPSTREAM_FAILED"), (503, b"", "UPSTREAM_FAILED"), (409
 
 
 def test_http_good_replies(bench):
-    """Contract 3: a reply of the upstream gives data, quantity and result_meta (without credentials)."""
+    """Contract 3: the upstream's reply sets data, quantity and result_meta (without credentials)."""
     tenant = bench.paid_tenant()
     with Upstream() as upstream, behind(bench, upstream) as responder:
         for document, data, quantity in GOOD_REPLIES:
@@ -399,7 +402,8 @@ def test_http_good_replies(bench):
 
 
 def test_http_bad_replies(bench):
-    """Contract 3: a refusal of the upstream is passed on without credentials, all else is 502; nothing is billed."""
+    """Contract 3: a refusal of the upstream is passed on without credentials. Any other bad reply is 502. Neither is
+    billed."""
     tenant = bench.onboard()
     codes = {"UPSTREAM_FAILED": 502, "NOT_FOUND": 404, "VALIDATION_ERROR": 400}
     with Upstream() as upstream, behind(bench, upstream, handler={"max_reply_bytes": 2000}) as responder:
@@ -413,26 +417,27 @@ def test_http_bad_replies(bench):
             if code == "VALIDATION_ERROR":
                 equal(reply.json["field"], "/params/x" if b"params" in upstream.body else "/params", "field")
         upstream.says(404, {"error": "no such thing"})
-        equal(call(responder, tenant.key, "e2e.http").json["error"], "no such thing", "the upstream's sentence")
+        equal(call(responder, tenant.key, "e2e.http").json["error"], "no such thing", "the upstream's message")
     none_billed(bench, tenant)
 
 
 def test_upstream_down(bench):
-    """Issue: the upstream is down or late: 502, nothing is billed or used, the place in the allowance is free again."""
+    """Issue: if the upstream is down or late, the reply is 502, nothing is billed, and the slot in the allowance is
+    free again."""
     tenant = bench.onboard()
     limit = {"free_calls_limit": "1"}
     with Upstream() as upstream, behind(bench, upstream, limit, handler={"timeout_ms": 400}) as responder:
         upstream.wait = 1.5
         start = time.monotonic()
         refused(call(responder, tenant.key, "e2e.http", idempotency_key="k"), 502, "UPSTREAM_FAILED")
-        check(time.monotonic() - start < 1.2, "the time limit")
+        check(time.monotonic() - start < 1.2, "timeout_ms was exceeded")
         upstream.server.shutdown()
         upstream.server.server_close()
         for _ in range(3):
             reply = refused(call(responder, tenant.key, "e2e.http", idempotency_key="k"), 502, "UPSTREAM_FAILED")
             check(reply.header("Retry-After") is None, "%s" % reply)
             bench.audit(reply, billable=False, status="error")
-        check("the upstream failed" in responder.read_log(), "the log says why")
+        check("the upstream failed" in responder.read_log(), "the log does not have the reason")
     none_billed(bench, tenant)
     with Upstream() as upstream, behind(bench, upstream, limit) as responder:
         succeeded(call(responder, tenant.key, "e2e.http", idempotency_key="k"))
@@ -441,20 +446,21 @@ def test_upstream_down(bench):
 
 
 def test_private_address(bench):
-    """Contract 3: no private addresses unless allowed, by number or by name; the upstream sees nothing of the call."""
+    """Contract 3: an upstream at a private address, given by number or by name, is not called unless this is
+    allowed."""
     tenant = bench.onboard()
     with Upstream() as upstream:
         for url in (upstream.url, upstream.url.replace("127.0.0.1", "localhost")):
             with behind(bench, upstream, handler={"allow_private": False, "url": url}) as responder:
                 reply = refused(call(responder, tenant.key, "e2e.http"), 502, "UPSTREAM_FAILED")
-                check("127.0.0.1" not in reply.body.decode(), "the address is for the log")
+                check("127.0.0.1" not in reply.body.decode(), "the reply shows the address")
                 check("is not on the public internet" in responder.read_log(), responder.read_log())
         equal(upstream.seen, [], "requests")
     none_billed(bench, tenant)
 
 
 def test_waiting_holds_no_connection(bench):
-    """While an upstream is waited for, calls that need the database go on, even if there is one connection only."""
+    """While calls wait for an upstream, calls that need the database are answered, even with a single connection."""
     tenant = bench.paid_tenant()
     settings = {"db_connections": "1", "workers": "8", "processes": "1"}
     slow = []
@@ -478,7 +484,7 @@ def test_waiting_holds_no_connection(bench):
 
 GOOD = action("e2e.good", {"kind": "sql", "function": "e2e.none"})
 OTHER = {**GOOD, "name": "e2e.other"}
-# File, line (None: somewhere), words of the reason.
+# File, line of the error (None: any line), words of the reason.
 BROKEN = [("{\n \"name\": \"e2e.x\",\n}", 3, ""), ({**OTHER, "colour": 1}, None, "/colour"),
           ({**GOOD, "name": "meta.version"}, 2, "meta.version"), ({**GOOD, "name": "Shop"}, 2, "/name"),
           (GOOD, 2, "/name"), ({**OTHER, "params_schema": {"tpye": "object"}}, None, "/params_schema/tpye"),
@@ -487,7 +493,8 @@ BROKEN = [("{\n \"name\": \"e2e.x\",\n}", 3, ""), ({**OTHER, "colour": 1}, None,
 
 
 def test_broken_file_stops_the_start(bench):
-    """Contract 3: a broken file stops the start with file, line and reason; the check of the configuration finds it."""
+    """Contract 3: a broken file prevents the start; the message has file, line and reason. --check-config reports it
+    too."""
     for content, line, words in BROKEN:
         with Folder(a=GOOD) as folder:
             path = folder.put("b", content)
@@ -514,40 +521,40 @@ def check_reload(bench, kind):
         until(10, "the new action", lambda: all(ours() == ["e2e.good", "e2e.second"] for _ in range(10)))
         os.remove(os.path.join(folder.path, "a.json"))
         responder.reload()
-        until(10, "one is gone", lambda: all(ours() == ["e2e.second"] for _ in range(10)))
+        until(10, "the first action is gone", lambda: all(ours() == ["e2e.second"] for _ in range(10)))
         refused(call(responder, tenant.key, "e2e.good"), 404, "NOT_FOUND")
-        check(responder.process.poll() is None, "the process that was told is still there")
+        check(responder.process.poll() is None, "the process that received SIGHUP has ended")
 
 
 def test_reload_with_supervisor(bench):
-    """Issue: SIGHUP with a broken file keeps the old set and says why; with a good one the action is there."""
+    """Issue: SIGHUP with a broken file keeps the old set and logs the reason; with a valid file it adds the action."""
     check_reload(bench, Responder)
 
 
 def test_reload_of_a_single_process(bench):
-    """Issue: the same where a web server started the one process, which serves on meanwhile."""
-    check_reload(bench, HandedOver)
+    """Issue: the same for a single process that a web server started. It serves calls meanwhile."""
+    check_reload(bench, SingleProcess)
 
 
 def test_killed_worker_keeps_the_set(bench):
-    """A worker that takes a dead one's place starts with the set in force, whatever the folder holds by then."""
+    """A worker that replaces a dead one starts with the current set of actions, even if the folder has changed."""
     tenant = bench.onboard()
     with Folder(a=GOOD) as folder, Responder(bench.stack, actions_dir=folder.path, processes="1") as responder:
         worker = lambda: children(responder.process.pid)
         before = until(5, "a worker", worker)
         folder.put("b", "{\n]")
-        time.sleep(1.1)  # one that dies at once is replaced later
+        time.sleep(1.1)  # a worker that dies at once is replaced later
         os.kill(before[0], signal.SIGKILL)
         until(10, "another worker", lambda: worker() and worker() != before)
-        check("e2e.good" in names(responder, tenant.key), "the action")
+        check("e2e.good" in names(responder, tenant.key), "the action is missing")
 
 
 def test_calls_during_reloads(bench):
-    """SIGHUP again and again while calls of the actions run: every one is answered, and every one has its row."""
+    """Repeated SIGHUP while calls of the actions run: every call is answered and has its row."""
     tenant = bench.paid_tenant()
     with Upstream() as upstream, Folder(http=action("e2e.http", upstream.handler())) as folder:
         upstream.wait = 0.02
-        with HandedOver(bench.stack, actions_dir=folder.path, workers="4") as responder:
+        with SingleProcess(bench.stack, actions_dir=folder.path, workers="4") as responder:
             succeeded(call(responder, tenant.key, "e2e.http"))
             done = threading.Event()
 
@@ -561,7 +568,7 @@ def test_calls_during_reloads(bench):
             replies = sum(parallel(4, lambda _: [call(responder, tenant.key, "e2e.http") for _ in range(50)]), [])
             done.set()
             thread.join(10)
-            check(responder.read_log().count("actions reloaded") > 5, "reloads")
+            check(responder.read_log().count("actions reloaded") > 5, "there were too few reloads")
     for reply in replies:
         succeeded(reply)
     bench.audit_each(replies, status="success", billable=True)

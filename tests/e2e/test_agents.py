@@ -1,4 +1,4 @@
-"""An agent that knows only the address finds /llms.txt, the API catalog, and errors that say what to do."""
+"""What an agent finds that knows only the address: /llms.txt, the API catalog, and errors that name the next step."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from checks import check, equal
 
 
 def text_of(bench, path="/llms.txt"):
-    """Not through bench.send: a document without request_id."""
+    """The text of a document, not through bench.send because it has no request_id."""
     reply = bench.http.request("GET", path, None, [])
     equal((reply.status, reply.header("Content-Type")), (200, "text/plain; charset=utf-8"), "status and type")
     check(reply.header("X-Request-Id"), "no X-Request-Id")
@@ -17,7 +17,8 @@ def text_of(bench, path="/llms.txt"):
 
 
 def test_llms_names_everything(bench):
-    """llms.txt is made from the registry: every action and every code of errors, in a form that tools read."""
+    """llms.txt is generated from the registry: it lists every action and every error code, in a form that tools
+    parse."""
     text = text_of(bench)
     lines = text.splitlines()
     check(lines[0].startswith("# ") and lines[2].startswith("> "), "no title and summary:\n%s" % text[:200])
@@ -33,11 +34,11 @@ def test_llms_names_everything(bench):
         equal(", billable per " in line, action["billable"], "billed: " + line)
     errors = dict(re.findall(r"^- ([A-Z_]+) \((\d+)(?:, repeat)?\): \S", text, re.M))
     equal({code: int(status) for code, status in errors.items()}, CODES, "codes")
-    check(len(text) < 12000, "%d characters are not short" % len(text))
+    check(len(text) < 12000, "%d characters are too long" % len(text))
 
 
 def test_a_stranger_finds_the_way(bench):
-    """Nothing but the text: its requests, with its placeholders filled in, onboard and call."""
+    """The text alone is enough: its example requests, with placeholders filled in, onboard a tenant and make a call."""
     text = text_of(bench)
     url, body = re.search(r"POST (\S+/api/onboard/\S+)\n.*?\n\n    (\{.*\})\n", text).groups()
     check(url.startswith(bench.stack.url), "onboarding at %s" % url)
@@ -52,7 +53,7 @@ def test_a_stranger_finds_the_way(bench):
 
 
 def test_catalog(bench):
-    """RFC 9727: a linkset whose links lead somewhere; GET and HEAD only."""
+    """RFC 9727: the API catalog is a linkset whose links all work; only GET and HEAD are allowed."""
     reply = bench.http.request("GET", "/.well-known/api-catalog", None, [])
     equal((reply.status, reply.header("Content-Type")),
           (200, 'application/linkset+json; profile="https://www.rfc-editor.org/info/rfc9727"'), "status and type")
@@ -69,7 +70,7 @@ def test_catalog(bench):
         equal((head.status, head.body), (200, b""), "HEAD " + path)
 
 
-# What must stand in the sentence of an error, so that an agent knows its next step.
+# The words in an error's message that tell an agent its next step.
 NEXT_STEPS = [("meta.nothing", {}, 404, "NOT_FOUND", "meta.actions"),
               ("iam.keys.revoke", {"api_key_id": str(uuid.uuid4())}, 404, "NOT_FOUND", "iam.keys.list"),
               ("webhooks.delete", {"webhook_id": str(uuid.uuid4())}, 404, "NOT_FOUND", "webhooks.list"),
@@ -79,13 +80,14 @@ NEXT_STEPS = [("meta.nothing", {}, 404, "NOT_FOUND", "meta.actions"),
 
 
 def test_errors_tell_the_next_step(bench):
-    """An error's sentence says what to do: which action lists what is missing, which key to send, whom to ask."""
+    """The message of an error says what to do: which action lists the valid names, which key to send, whom to ask."""
     tenant = bench.onboard()
     for action, params, status, code, step in NEXT_STEPS:
         reply = refused(bench.call(tenant.key, action, params), status, code)
         check(step in reply.json["error"], "%s: no %s\n%s" % (action, step, reply))
     check("onboarding" in refused(bench.call(None, "meta.version"), 401, "INVALID_API_KEY").json["error"], "401")
-    check("/llms.txt" in refused(bench.get("/api"), 404, "NOT_FOUND").json["error"], "no way from an unknown path")
+    check("/llms.txt" in refused(bench.get("/api"), 404, "NOT_FOUND").json["error"],
+          "the error of an unknown path does not name /llms.txt")
     body = {"agent_id": tenant.agent_id, "email": "agent@example.com"}
     taken = refused(bench.onboard_reply(body), 409, "ALREADY_ONBOARDED")
     check("another agent_id" in taken.json["error"], "409\n%s" % taken)

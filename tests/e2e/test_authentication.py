@@ -26,14 +26,14 @@ def other_digit(digit):
 
 
 def malformed(key):
-    """Forms of a key that are not it."""
+    """Malformed variants of a key."""
     return [key[:-1], key + "A", key[:-1] + other_digit(key[-1]), key[:10] + other_digit(key[10]) + key[11:],
             "ock-" + key[4:], key[4:], "sk_" + key[4:], key.upper(), key + "%00", "x", "ock_", "\xff" * 40, "A" * 4000,
             "' or '1'='1", key[:20] + " " + key[20:], '"%s"' % key]
 
 
 def all_refusals(bench):
-    """Every way of not having a usable key: name -> reply."""
+    """Maps each way to lack a usable key to its reply."""
     tenant, suspended = bench.onboard(), bench.onboard()
     revoked, revoked_id = bench.make_key(tenant, "manage.read")
     bench.stack.ctl("key", "revoke", revoked_id)
@@ -52,8 +52,8 @@ def all_refusals(bench):
 
 
 def test_one_refusal_for_all(bench):
-    """Contract 2: missing, malformed, mistyped, unknown, revoked, expired, of a suspended tenant: one text, one row
-    each."""
+    """Contract 2: a key that is missing, malformed, mistyped, unknown, revoked, expired or of a suspended tenant gets
+    the same reply and one row."""
     replies = all_refusals(bench)
     first = None
     for name, reply in replies.items():
@@ -68,14 +68,14 @@ def test_one_refusal_for_all(bench):
 
 
 def test_rows_of_unknown_callers_show_null(bench):
-    """Contract 3: tenant_id is null for unknown callers where reports read it."""
+    """Contract 3: in the reports, tenant_id is null for unknown callers."""
     reply = refused(version(bench), 401, "INVALID_API_KEY")
     row = bench.db.row("select tenant_id from acp_report.audit_logs where request_id = :'id'", id=reply.request_id)
     equal(row["tenant_id"], None, "tenant_id")
 
 
 def test_both_headers(bench):
-    """Contract 1: X-API-Key and Authorization: Bearer (any case of the word) are the same; both may agree."""
+    """Contract 1: X-API-Key and Authorization: Bearer (in any case) are equivalent; both may be sent if they agree."""
     tenant = bench.onboard()
     for key, headers in [(tenant.key, {}), (None, bearer(tenant.key)), (None, bearer(tenant.key, "bearer")),
                          (None, bearer(tenant.key, "BEARER")), (tenant.key, bearer(tenant.key))]:
@@ -83,7 +83,7 @@ def test_both_headers(bench):
 
 
 def test_headers_that_differ(bench):
-    """Contract 1: two credentials that differ are none, though both be good."""
+    """Contract 1: two different credentials are refused, even if both are valid."""
     tenant = bench.onboard()
     second, _ = bench.make_key(tenant, "manage.read")
     for key, other in [(tenant.key, second), (tenant.key, UNKNOWN), (UNKNOWN, tenant.key), (tenant.key, "x")]:
@@ -91,7 +91,7 @@ def test_headers_that_differ(bench):
 
 
 def test_two_keys_of_one_header(bench):
-    """Contract 1: X-API-Key twice, equal or not, is refused rather than one of them chosen."""
+    """Contract 1: a request with X-API-Key twice is refused; none of them is chosen."""
     tenant = bench.onboard()
     second, _ = bench.make_key(tenant, "manage.read")
     for first, then in [(tenant.key, second), (tenant.key, UNKNOWN), (UNKNOWN, tenant.key)]:
@@ -100,7 +100,7 @@ def test_two_keys_of_one_header(bench):
 
 
 def test_keys_elsewhere_are_no_keys(bench):
-    """Contract 1: a key in the query, a cookie or the body is not one."""
+    """Contract 1: a key in the query, a cookie or the body is ignored."""
     key = bench.onboard().key
     body = {"action": "meta.version"}
     for path, headers in [(MANAGE + "?api_key=" + key, {}), (MANAGE + "?X-API-Key=" + key, {}),
@@ -109,14 +109,14 @@ def test_keys_elsewhere_are_no_keys(bench):
 
 
 def test_every_key_endpoint_refuses_alike(bench):
-    """Contract 2: GET /api/usage answers the very same 401."""
+    """Contract 2: GET /api/usage answers with the same 401."""
     with_key = [{k: v for k, v in reply.json.items() if k != "request_id"} for reply in
                 (version(bench, UNKNOWN), bench.get("/api/usage", UNKNOWN), bench.get("/api/usage"))]
     check(with_key[0] == with_key[1] == with_key[2], "bodies %s" % with_key)
 
 
 def test_revoked_within_100_ms(bench):
-    """Contract 1: 100 ms after acpctl key revoke has answered, no process takes the key any more; other keys go on."""
+    """Contract 1: 100 ms after acpctl key revoke returns, no process accepts the key; other keys still work."""
     tenant = bench.onboard()
     key, key_id = bench.make_key(tenant, "manage.read")
     for reply in parallel(16, lambda _: version(bench, key)):
@@ -131,7 +131,7 @@ def test_revoked_within_100_ms(bench):
 
 
 def test_suspended_and_back(bench):
-    """Contract 1: a key works while its tenant is active, and again when it is active again."""
+    """Contract 1: a key works while its tenant is active, and works again after the tenant is reactivated."""
     tenant = bench.onboard()
     for status in ["suspended", "active", "closed", "active"]:
         bench.stack.ctl("tenant", "update", tenant.id, "--status", status)
@@ -141,7 +141,7 @@ def test_suspended_and_back(bench):
 
 
 def moment(seconds):
-    """So many seconds from now, as acpctl takes it."""
+    """The time seconds from now, in the form that acpctl accepts."""
     return (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)).isoformat()
 
 
@@ -155,12 +155,12 @@ def test_key_expires(bench):
         succeeded(before)
     refused(until(10, "the key's expiry", lambda: (lambda r: r if r.status != 200 else None)(version(bench, key))), 401,
             "INVALID_API_KEY")
-    equal(bench.db.value(left, id=key_id), False, "the key is refused before its expiry; still good")
+    equal(bench.db.value(left, id=key_id), False, "the key was refused before its expiry; still valid")
     succeeded(version(bench, tenant.key))
 
 
 def test_expiry_in_the_past(bench):
-    """Contract 1: acpctl refuses to make a key that has expired, or whose scope is unknown; nothing is stored."""
+    """Contract 1: acpctl refuses to create a key with a past expiry or an unknown scope, and stores nothing."""
     tenant = bench.onboard()
     options = ["key", "create", "--tenant", tenant.id, "--name", "n", "--scopes"]
     cases = [(["manage.read", "--expires", moment(-1)], 1), (["manage.read", "--expires", "2000-01-01"], 1),
@@ -173,7 +173,7 @@ def test_expiry_in_the_past(bench):
 
 
 def test_key_of_acpctl_has_the_form(bench):
-    """Contract 1: a key of acpctl key create has the same form, and works with its scopes only."""
+    """Contract 1: a key of acpctl key create has the same form, and works only for its scopes."""
     tenant = bench.onboard()
     key, key_id = bench.make_key(tenant, "manage.read manage.domain")
     equal(key[-6:], check_digits(key[:-6]), "check digits")
@@ -182,7 +182,7 @@ def test_key_of_acpctl_has_the_form(bench):
 
 
 def test_unknown_tenant(bench):
-    """acpctl key create refuses a tenant that does not exist, with a sentence."""
+    """acpctl key create refuses a tenant that does not exist, with a message."""
     done = bench.stack.program("acpctl", "key", "create", "--tenant", str(uuid.uuid4()), "--name", "n", "--scopes",
                                "manage.read")
     check(done.returncode == 1 and "no tenant has" in done.stderr, "%s" % done)

@@ -1,6 +1,6 @@
-"""Billing (contract 5): invoices from real calls, runs that are killed and run twice, what Stripe holds, the API.
+"""Billing (contract 5): invoices from real calls, runs that are killed and repeated, the invoices at Stripe, the API.
 
-Every test has a database of its own: months that are billed stay billed."""
+Every test has its own database, because a billed month stays billed."""
 
 import contextlib
 import hashlib
@@ -37,17 +37,17 @@ PROOF = """select tenant_id, event_id, count(line) from acp_report.billed_calls 
 
 
 class Money:
-    """An installation that takes payments, over a database of its own whose clock can be set."""
+    """An installation that accepts payments, on its own database whose clock can be set."""
 
     def __init__(self, bench, pay, database):
         self.bench, self.pay, self.db, self.stripe = bench, pay, database, pay.stripe
 
     def month(self, back):
-        """The month so many months ago, by the real clock."""
+        """The month that was back months ago, by the real clock."""
         return self.db.value("select to_char(now() - make_interval(months => %d), 'YYYY-MM') as m" % back)
 
     def clock(self, back, day=15):
-        """It is noon of a day of a month that is so many months back."""
+        """Sets the database's clock to noon of this day of the month that was back months ago."""
         self.db.execute("""select format('alter database %I set acp.clock_offset = %L', current_database(),
             date_trunc('month', now() at time zone 'UTC') - make_interval(months => :'back'::integer)
             + make_interval(days => :'day'::integer - 1, hours => 12) - now() at time zone 'UTC') \\gexec""", back=back, day=day)
@@ -82,17 +82,17 @@ class Money:
     def differences(self, *more):
         done = self.try_ctl("--json", "reconcile", *more)
         check(done.returncode in (0, 1) and done.stdout, "reconcile: %s" % done.stderr)
-        told = json.loads(done.stdout)
-        equal(done.returncode, 1 if told["differences"] else 0, "exit status")
-        equal(told["stripe"], True, "compared with Stripe")
-        return [(d["what"], d["counted"], d["rows"]) for d in told["differences"]]
+        report = json.loads(done.stdout)
+        equal(done.returncode, 1 if report["differences"] else 0, "exit status")
+        equal(report["stripe"], True, "compared with Stripe")
+        return [(d["what"], d["counted"], d["rows"]) for d in report["differences"]]
 
     def proved(self):
         equal(self.db.rows(PROOF), [], "paid calls that are not in exactly one line")
         equal(self.differences(), [], "differences")
 
     def calls(self, tenant, count):
-        """Paid calls of a tenant, now."""
+        """Inserts the rows of paid calls of a tenant, at the current time of the database's clock."""
         self.db.execute("set role acp_app; " + CALLS, tenant=tenant["tenant_uuid"], count=count)
 
     def paying(self):
@@ -127,7 +127,7 @@ def money(bench, **settings):
     with migrated_database(bench) as database:
         database.execute("grant acp_app to current_user")
         url = database.as_role("acp_app").url
-        # A pepper of its own: what it onboards is not counted against the limits of the other tests.
+        # Its own pepper, so that its onboardings do not count against the limits of other tests.
         with payments(bench, database_url=url, kernel_key=KERNEL_KEY, key_pepper=secrets.token_hex(32), key_pepper_file=None,
                       key_cache_ms="0", **settings) as pay:
             pay.db = database
@@ -137,7 +137,7 @@ def money(bench, **settings):
 # Real calls ---------------------------------------------------------------------------------------------------------
 
 def test_paid_calls(bench):
-    """Issue: 1,250 paid calls of which 50 fail: 1,200 x 0.001 = 1.20; calls made while free are not on it."""
+    """Issue: 1,250 paid calls, 50 of which fail, cost 1,200 x 0.001 = 1.20. Calls of the free tier are not billed."""
     with money(bench, rate_limits="off") as m:
         m.clock(1)
         month = m.month(1)
@@ -172,7 +172,7 @@ def test_paid_calls(bench):
 
 
 def test_hash_a_year_later(bench):
-    """Issue: the same month computed a year later, with prices changed since, gives the same bytes and hash."""
+    """Issue: recomputing a month a year later, after price changes, produces the same bytes and hash."""
     with money(bench) as m:
         tenant = m.paying()
         m.clock(1)
@@ -197,7 +197,7 @@ def test_hash_a_year_later(bench):
 
 
 def test_carried_over(bench):
-    """Issue: one call: carried, not lost; after enough months it appears."""
+    """Issue: an amount too small for an invoice is carried over, and billed once enough has accumulated."""
     with money(bench) as m:
         m.db.execute("insert into acp.prices (unit, action_pattern, unit_amount, currency, valid_from) values "
                      "('call', 'e2e.*', 0.2, 'USD', '2020-01-01')")
@@ -215,7 +215,7 @@ def test_carried_over(bench):
 
 
 def test_credit_and_decline(bench):
-    """A credit is a negative line with its reason; a declined invoice fails and is paid when it is tried again."""
+    """A credit is a negative line with its reason. A declined invoice fails, and is paid on a retry."""
     with money(bench) as m:
         tenant = m.paying()
         customer = m.pay.tenant(tenant)["stripe_customer_id"]
@@ -244,7 +244,7 @@ def test_credit_and_decline(bench):
 # Runs that are killed -----------------------------------------------------------------------------------------------
 
 class Wire:
-    """A Unix socket in front of PostgreSQL's that kills a program at its n-th message."""
+    """A proxy on a Unix socket in front of PostgreSQL that kills a program at its n-th message."""
 
     def __init__(self, url):
         parts = urllib.parse.urlsplit(url)
@@ -263,7 +263,8 @@ class Wire:
         self._dir.cleanup()
 
     def plan(self, process, messages, before):
-        """Kills the process at that message from it: before PostgreSQL has it, or once it has answered."""
+        """Plans to kill the process at this message: before PostgreSQL receives it, or after PostgreSQL has executed
+        it."""
         self._plan = {"process": process, "left": messages, "before": before}
 
     def _accept(self):
@@ -279,8 +280,8 @@ class Wire:
         try:
             self._pass_on(source, target, counted)
         finally:
-            # The other thread waits for one of them: closing alone would not end it, nor the transaction of a process
-            # that was killed.
+            # The other thread waits for one of them. Closing alone would end neither that thread nor the transaction of
+            # a killed process.
             for end in source, target:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
@@ -300,14 +301,14 @@ class Wire:
                         return
                     if plan["left"] == 0:
                         target.sendall(data)
-                        time.sleep(0.15)  # PostgreSQL does what it was asked for
+                        time.sleep(0.15)  # PostgreSQL executes the message
                         plan["process"].kill()
                         return
                 target.sendall(data)
 
 
 def killed_at_every_message(m, arguments, before, after_each=None):
-    """Runs acpctl again and again, each time killed one message later, until it comes through. Returns the kills."""
+    """Runs acpctl repeatedly, each time killed one message later, until it completes. Returns the number of kills."""
     wire = Wire(m.db.url)
     kills = 0
     try:
@@ -322,7 +323,7 @@ def killed_at_every_message(m, arguments, before, after_each=None):
                     equal(process.returncode, 0, "exit status after %d kills: %s" % (kills, error.decode()))
                     return kills
                 kills += 1
-                check(kills < 200, "it never comes through")
+                check(kills < 200, "it never completes")
                 if after_each:
                     after_each()
     finally:
@@ -331,13 +332,14 @@ def killed_at_every_message(m, arguments, before, after_each=None):
 
 @pytest.mark.slow
 def test_killed_runs(bench):
-    """Issue: the run of 20 random tenants killed at every step and started again, and twice in parallel; the outbox
-    killed too: each tenant has exactly one invoice at Stripe, amounts right, reconcile 0."""
+    """Issue: billing runs of 20 random tenants are killed at every step and repeated, or run in parallel; the outbox
+    run is killed too. Each tenant has exactly one correct invoice a month at Stripe, and reconcile finds no
+    difference."""
     chance = random.Random(uuid.uuid4().int)
     with money(bench) as m:
         tenants = parallel(4, lambda _: [m.paying() for _ in range(5)])
         tenants = [tenant for some in tenants for tenant in some]
-        # From here on the outbox is worked off by acpctl alone.
+        # From here on, only acpctl processes the outbox.
         m.pay.process.terminate()
         m.pay.process.wait(30)
         wanted = {}
@@ -353,7 +355,7 @@ def test_killed_runs(bench):
             if before is None:
                 runs = parallel(4, lambda _: m.try_ctl("--json", "billing", "run", "--period", month))
                 equal([r.returncode for r in runs], [0] * 4, "runs in parallel: %s" % [r.stderr for r in runs])
-                equal([json.loads(r.stdout)["invoices"] for r in runs], [dry["invoices"]] * 4, "what they made")
+                equal([json.loads(r.stdout)["invoices"] for r in runs], [dry["invoices"]] * 4, "their invoices")
             else:
                 kills = killed_at_every_message(m, ["billing", "run", "--period", month], before)
                 check(kills >= 5, "killed only %d times" % kills)
@@ -361,7 +363,7 @@ def test_killed_runs(bench):
             equal(m.db.value("select count(*) from acp.outbox where action = 'stripe.invoices.create' and "
                              "params->>'period' = :'m'", m=month), 20, "obligations of " + month)
         m.now()
-        # Crashed attempts are due again when their lease is over.
+        # Crashed attempts are due again when their lease expires.
         for kill in range(12):
             process_killed_somewhere(m, chance.randrange(3, 60), kill % 2 == 0)
             m.db.execute("update acp.outbox set leased_until = now() where leased_until is not null")
@@ -392,7 +394,7 @@ def process_killed_somewhere(m, messages, before):
 # The API ------------------------------------------------------------------------------------------------------------
 
 def test_run_over_http(bench):
-    """Contract 2.2: billing/run needs an Idempotency-Key, bills once, answers a repetition the same."""
+    """Contract 2.2: billing/run needs an Idempotency-Key, bills once, and repeats its reply for the same key."""
     with money(bench) as m:
         tenant = m.paying()
         m.clock(1)
@@ -408,7 +410,7 @@ def test_run_over_http(bench):
         equal((first["period"], first["amount"], first["invoices"]), (month, 70, dry["invoices"]), "the run")
         again = succeeded(m.hub({"period": month})).json
         equal({**again, "request_id": ""}, {**first, "request_id": ""}, "the same key")
-        # By now the outbox may have brought an invoice to Stripe, and Stripe may have had it paid.
+        # By now the delivery worker may have created the invoice at Stripe, and Stripe may have charged it.
         amounts = lambda run: [{**invoice, "status": None} for invoice in run["invoices"]]
         equal(amounts(succeeded(m.hub({}, key="other")).json), amounts(first), "another key")
         refused(m.hub({"period": m.month(2)}), 422, "IDEMPOTENCY_MISMATCH")
@@ -423,7 +425,8 @@ def test_run_over_http(bench):
 
 
 def test_invoice_endpoint(bench):
-    """Contract 2.1: GET /api/billing/invoice needs the tenant's key, a month, and shows nobody else's."""
+    """Contract 2.1: GET /api/billing/invoice needs the tenant's key and a valid month, and shows only the tenant's own
+    invoice."""
     with money(bench) as m:
         tenant, other = m.paying(), m.pay.onboard()
         m.calls(tenant, 3)
@@ -441,7 +444,7 @@ def test_invoice_endpoint(bench):
 
 
 def test_remote_hub_has_the_invoice(bench):
-    """Contract 2.1: a kernel with a hub asks it for the invoice; acpctl there says where billing is done."""
+    """Contract 2.1: a kernel with a hub gets the invoice from the hub. acpctl on the kernel refers to the hub."""
     with money(bench) as m:
         tenant = m.paying()
         m.calls(tenant, 4)
@@ -454,10 +457,10 @@ def test_remote_hub_has_the_invoice(bench):
         check(done.returncode == 1 and "run this there" in done.stderr, done.stderr)
 
 
-# What must not go unnoticed -----------------------------------------------------------------------------------------
+# Reconciliation and archives ----------------------------------------------------------------------------------------
 
 def test_reconcile_names_what_stripe_has_wrong(bench):
-    """Issue: reconcile compares with what Stripe holds, with zero tolerance, and names each difference."""
+    """Issue: reconcile compares with the invoices at Stripe, with zero tolerance, and names each difference."""
     with money(bench) as m:
         tenant = m.paying()
         customer = m.pay.tenant(tenant)["stripe_customer_id"]
@@ -484,7 +487,8 @@ def test_reconcile_names_what_stripe_has_wrong(bench):
 
 
 def test_archive_waits_for_billing(bench):
-    """A month with paid calls that no invoice has is not archived; one that is billed is, and stays proved."""
+    """A month with paid calls that are on no invoice is not archived. A billed month is, and its invoices still
+    verify."""
     with money(bench) as m, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         tenant = m.paying()
         m.clock(2)
@@ -501,7 +505,7 @@ def test_archive_waits_for_billing(bench):
         m.clock(2)
         m.calls(tenant, 5)
         m.now()
-        check(m.try_ctl(*arguments).returncode == 1, "late rows wait for the next month's run")
+        check(m.try_ctl(*arguments).returncode == 1, "a month with late rows was archived before the next run")
         m.ctl(*arguments, "--unbilled")
         equal([(counted, rows) for _, counted, rows in m.differences()], [(200, 201), (200, 202), (200, 202)],
-              "what was archived unbilled is named")
+              "differences of calls archived unbilled")

@@ -1,4 +1,4 @@
-"""The console without a browser (tests/console has one): the page, its policy, and what only it asks for."""
+"""The console without a browser (tests/console has one): the page, its policy, and requests that only it makes."""
 
 import re
 
@@ -7,7 +7,8 @@ from checks import check, equal
 
 
 def test_page(bench):
-    """One page and its parts: right types, nothing from elsewhere, parts that may be kept and the page that may not."""
+    """The page and its parts have the right types and load nothing from elsewhere. The parts may be cached, the page
+    must be revalidated."""
     page = bench.http.request("GET", "/console", None, [])
     equal((page.status, page.header("Content-Type"), page.header("Cache-Control")),
           (200, "text/html; charset=utf-8", "no-cache"), "the page")
@@ -27,7 +28,7 @@ def test_page(bench):
 
 
 def test_activity(bench):
-    """meta.activity: a tenant's own calls by outcome, its failures, when its keys were used; of nobody else's."""
+    """meta.activity returns only the tenant's own data: its calls by outcome, its failures, when its keys were used."""
     tenant, other = bench.onboard(), bench.onboard()
     succeeded(bench.score(tenant.key))
     wrong = refused(bench.call(tenant.key, SCORE, {"weights": 1}), 400, "VALIDATION_ERROR")
@@ -48,7 +49,7 @@ def test_activity(bench):
 
 
 def test_scopes(bench):
-    """GET /api/usage tells what the key may use: the console tries nothing that would be refused on record."""
+    """GET /api/usage returns the key's scopes, so that the console sends no request whose refusal would be audited."""
     tenant = bench.onboard()
     for scopes in ("manage.read", "manage.domain manage.webhooks"):
         key, _ = bench.make_key(tenant, scopes)
@@ -56,7 +57,8 @@ def test_scopes(bench):
 
 
 def test_no_invoice(bench):
-    """A month before the tenant has no invoice, also one from which there are no prices; this one has a preview."""
+    """A month before the tenant existed has no invoice, even if there are no prices for it. This month has a
+    preview."""
     tenant = bench.onboard()
     for period in ("1999-01", "2001-12"):
         invoice = succeeded(bench.get("/api/billing/invoice?period=" + period, tenant.key)).json
@@ -66,7 +68,7 @@ def test_no_invoice(bench):
 
 
 def test_operator(bench):
-    """acpctl console: a link that opens one session; without a session the operator's view says nothing."""
+    """acpctl console prints a link that opens one session. Without a session the operator's view shows nothing."""
     bench.stack.need_programs()
     link = bench.stack.ctl("console").stdout.strip()
     check(re.fullmatch(r"https?://\S+/console#operator=[0-9a-f]{64}", link), link)

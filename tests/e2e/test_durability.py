@@ -1,4 +1,4 @@
-"""Short form of tests/fault/kill: contract 3 (an answered success has its row on disk; exact at any concurrency)."""
+"""Short form of tests/fault/kill: contract 3 (the row of an answered success is on disk; exact at any concurrency)."""
 
 import os
 import sys
@@ -14,9 +14,9 @@ import durability
 
 @pytest.mark.slow
 def test_kills_under_load(bench):
-    """Contract 3: responders and PostgreSQL are killed with SIGKILL under calls of many kinds; afterwards every answer
-    has its one row, nothing was done twice, no allowance was exceeded and no place in it is lost."""
-    bench.need_own_stack("kills everything, again and again")
+    """Contract 3: SIGKILL of responders and PostgreSQL during calls of many kinds. Afterwards every answer has exactly
+    one row, nothing was done twice, no allowance was exceeded and no slot in it is lost."""
+    bench.need_own_stack("kills everything repeatedly")
     with durability.write_settings() as settings:
         bench.stack.up(conf=settings.name)
         try:

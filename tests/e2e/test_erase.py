@@ -42,7 +42,7 @@ def holds(bench, database):
 # The text -------------------------------------------------------------------------------------------------------------
 
 def test_vectors(bench):
-    """docs/internals.md: SQL makes the text of every test vector, as does a program written from the page alone."""
+    """docs/internals.md: SQL produces the text of every test vector. So does a program written from the page alone."""
     with open(os.path.join(CHAIN, "vectors.json"), encoding="utf-8") as file:
         vectors = json.load(file)
     for vector in vectors:
@@ -71,7 +71,7 @@ def old_database(bench):
         os.mkdir(os.path.join(folder, "migrations"))
         for name in sorted(os.listdir(os.path.join(sql, "migrations")))[:9]:
             shutil.copy(os.path.join(sql, "migrations", name), os.path.join(folder, "migrations"))
-        for kind in ("functions", "reports"):  # the others come with the next version
+        for kind in ("functions", "reports"):  # the others are added by the next version
             os.mkdir(os.path.join(folder, kind))
         shutil.copy(os.path.join(sql, "functions", "10_clock.sql"), os.path.join(folder, "functions"))
         with open(os.path.join(folder, "reports", "10_none.sql"), "w", encoding="utf-8") as file:
