@@ -422,7 +422,7 @@ def test_http_bad_replies(bench):
 
 
 def test_upstream_down(bench):
-    """Issue: if the upstream is down or late, the reply is 502, nothing is billed, and the slot in the allowance is
+    """Issue: if the upstream is down or late, the reply is 502, nothing is billed, and the place in the allowance is
     free again."""
     tenant = bench.onboard()
     limit = {"free_calls_limit": "1"}

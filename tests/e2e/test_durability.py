@@ -15,7 +15,7 @@ import durability
 @pytest.mark.slow
 def test_kills_under_load(bench):
     """Contract 3: SIGKILL of responders and PostgreSQL during calls of many kinds. Afterwards every answer has exactly
-    one row, nothing was done twice, no allowance was exceeded and no slot in it is lost."""
+    one row, nothing was done twice, no allowance was exceeded and no place in it is lost."""
     bench.need_own_stack("kills everything repeatedly")
     with durability.write_settings() as settings:
         bench.stack.up(conf=settings.name)

@@ -1,5 +1,5 @@
-"""The executor (contract 2.3): the built-in integration over the stand-in for Stripe, asked at
-/functions/v1/execute."""
+"""The executor (contract 2.3): the built-in integration, called at /functions/v1/execute, with the stand-in for Stripe
+behind it."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ PERIOD = "2026-10"
 
 
 class Executor:
-    """Repo C: a responder with stripe_key and executor_key, and the stand-in that it asks."""
+    """Repo C: a responder with stripe_key and executor_key, and the stand-in that it calls."""
 
     def __init__(self, bench, responder, stand_in):
         self.bench, self.responder, self.stripe = bench, responder, stand_in
@@ -37,7 +37,7 @@ class Executor:
         return self.responder.ask("POST", PATH, body if isinstance(body, bytes) else json.dumps(body).encode(), more)
 
     def execute(self, action, params, key=None, **trace):
-        """The answer to one execution, which must be of the contract's form."""
+        """Executes an action; returns the answer, after checking that it has the contract's form."""
         reply = self.post({**envelope(action, params, key), **({"trace": trace} if trace else {})})
         equal(reply.status, 200, "status of %s" % reply)
         answer = reply.json
@@ -62,7 +62,7 @@ class Executor:
         return tenant, self.done("stripe.customers.create", params, "customer-" + tenant)["customer"]
 
     def paying(self, card="4242424242424242"):
-        """A customer with a card for invoices."""
+        """Creates a customer with a default card for invoices."""
         tenant, customer = self.customer()
         session = self.done("stripe.checkout.create", session_of(tenant, customer), "checkout-" + tenant)
         self.stripe.complete(session["url"], card)
@@ -102,10 +102,11 @@ def executor(bench, **settings):
             yield Executor(bench, responder, stand_in)
 
 
-# Who may ask, and for what ------------------------------------------------------------------------------------------
+# Access -------------------------------------------------------------------------------------------------------------
 
 def test_key(bench):
-    """Contract 1 and 2.3: only the executor's key opens it; no other credential does, and without the setting: 404."""
+    """Contract 1 and 2.3: the endpoint accepts only the executor's key and no other credential. Without the setting it
+    is 404."""
     tenant = bench.onboard()
     body = envelope("stripe.invoices.list", {})
     with executor(bench) as c:
@@ -124,7 +125,7 @@ def test_key(bench):
 
 
 def test_bodies(bench):
-    """Contract 2.3: a body of another form is a 400 that names the member, and leaves its audit row."""
+    """Contract 2.3: a body of another form gets a 400 that names the member, and has its audit row."""
     good = envelope("stripe.invoices.list", {})
     with executor(bench) as c:
         wrong = [({**good, "tenant_id": "x"}, "/tenant_id"), ({**good, "request_hash": "0"}, "/request_hash"),
@@ -141,18 +142,19 @@ def test_bodies(bench):
 
 
 def test_described(bench):
-    """Contract 2.1: what is served is in openapi.json, and only then."""
+    """Contract 2.1: openapi.json describes the endpoint if, and only if, it is served."""
     with executor(bench) as c:
         described = c.responder.ask("GET", "/api/openapi.json").json
         body = described["paths"][PATH]["post"]["requestBody"]["content"]["application/json"]["schema"]
         equal(sorted(body["required"]), ["action", "integration", "params", "request_hash", "tenant_id"], "required")
         check("executorKey" in described["components"]["securitySchemes"], "no executorKey")
     with executor(bench, executor_key=None) as c:
-        check(PATH not in c.responder.ask("GET", "/api/openapi.json").json["paths"], "it is described without being there")
+        check(PATH not in c.responder.ask("GET", "/api/openapi.json").json["paths"], "it is described but not served")
 
 
 def test_unknown_actions(bench):
-    """Issue: an allow-list of actions; what is not on it is refused without a word to Stripe, and audited."""
+    """Issue: there is an allow-list of actions. Any other action is refused without a request to Stripe, and
+    audited."""
     with executor(bench) as c:
         for action in ("stripe.charges.create", "stripe.customers.delete", "stripe.customers", "stripe.", "shop.do.it"):
             answer = c.failed("NOT_FOUND", action, {})
@@ -168,7 +170,8 @@ def test_unknown_actions(bench):
 # Each action --------------------------------------------------------------------------------------------------------
 
 def test_customers(bench):
-    """Contract 2.3: a customer with its tenant's id in the metadata; the same key again gives the same customer."""
+    """Contract 2.3: a new customer has its tenant's id in the metadata. The same key again returns the same
+    customer."""
     with executor(bench) as c:
         tenant = str(uuid.uuid4())
         params = {"tenant_uuid": tenant, "agent_id": "a:b", "email": "o'neil+x@example.com",
@@ -190,11 +193,11 @@ def test_customers(bench):
         equal((held["email"], held["name"]), ("new@example.com", "N"), "updated")
         answer = c.failed("resource_missing", "stripe.customers.update", {"customer": "cus_none", "name": "N"}, "v")
         equal((answer["status"], answer["retry"]), (404, False), "no such customer")
-        equal(len(c.stripe.requests("POST", "/v1/customers/cus_none")), 1, "requests that Stripe refused for good")
+        equal(len(c.stripe.requests("POST", "/v1/customers/cus_none")), 1, "requests after a final refusal")
 
 
 def test_checkout(bench):
-    """Contract 2.1: a session in setup mode with client_reference_id and metadata.tenant_uuid, both set."""
+    """Contract 2.1: the session is in setup mode and has client_reference_id and metadata.tenant_uuid."""
     with executor(bench) as c:
         tenant, customer = c.customer()
         data = c.done("stripe.checkout.create", session_of(tenant, customer), "checkout-1")
@@ -213,8 +216,8 @@ def test_checkout(bench):
 
 
 def test_invoice(bench):
-    """Contract 2.3: draft, items attached by the invoice's id, total compared, finalized, paid: each step under a key
-    made from the obligation, and asked for once."""
+    """Contract 2.3: an invoice is drafted, gets its items by its id, has its total compared, is finalized and paid.
+    Each step has a key derived from the obligation and is requested once."""
     with executor(bench) as c:
         tenant, customer = c.paying()
         params = invoice_of(tenant, customer, (100, 40, -20))
@@ -236,7 +239,8 @@ def test_invoice(bench):
 
 
 def test_wrong_sums(bench):
-    """Contract 2.3: nothing is finalized whose total is not ours, be it our fault or what somebody added at Stripe."""
+    """Contract 2.3: an invoice whose total differs from ours is not finalized, whether the error is ours or somebody
+    added an item at Stripe."""
     with executor(bench) as c:
         tenant, customer = c.paying()
         c.failed("VALIDATION_ERROR", "stripe.invoices.create", invoice_of(tenant, customer, amount=121), "k0")
@@ -254,14 +258,14 @@ def test_wrong_sums(bench):
 
 
 def test_declined(bench):
-    """Issue: a declined card leaves the invoice open; a later payment is tried under a key of its own."""
+    """Issue: a declined card leaves the invoice open. A later payment is attempted with a separate key."""
     with executor(bench) as c:
         tenant, customer = c.paying("4000000000000341")
         answer = c.execute("stripe.invoices.create", invoice_of(tenant, customer), "billing-x")
         equal((answer["ok"], answer["data"]["status"], answer["result_meta"]["payment_error"]),
               (True, "open", "card_declined"), "declined")
         name = answer["data"]["invoice"]
-        equal(len(c.stripe.requests("POST", "/v1/invoices/%s/pay" % name)), 1, "a refusal is not repeated")
+        equal(len(c.stripe.requests("POST", "/v1/invoices/%s/pay" % name)), 1, "payment requests after a declined card")
         equal(c.done("stripe.invoices.pay", {"invoice": name}, "retry-1")["status"], "open", "still declined")
         method = c.stripe.ask("POST", "/v1/payment_methods", {"type": "card", "card[token]": "tok_visa"})["id"]
         c.stripe.ask("POST", "/v1/payment_methods/%s/attach" % method, {"customer": customer})
@@ -275,7 +279,8 @@ def test_declined(bench):
 
 
 def test_list(bench):
-    """Contract 5: what Stripe holds, page by page, with the metadata that reconcile goes by."""
+    """Contract 5: stripe.invoices.list returns the invoices at Stripe, page by page, with the metadata that reconcile
+    uses."""
     with executor(bench) as c:
         tenant, customer = c.paying()
         names = [c.done("stripe.invoices.create", invoice_of(tenant, customer, period="2026-%02d" % month),
@@ -294,24 +299,26 @@ def test_list(bench):
         equal(later, {"invoices": [], "has_more": False}, "of the future")
 
 
-# What goes wrong ------------------------------------------------------------------------------------------------------
+# Faults ---------------------------------------------------------------------------------------------------------------
 
 def test_passing_faults(bench):
-    """Issue: 409, 429, 5xx and lost replies are tried again with backoff, under the same key; one effect."""
+    """Issue: after 409, 429, 5xx and lost replies, the request is retried with backoff and the same key; there is one
+    effect."""
     with executor(bench) as c:
         for status in (409, 429, 500, 502, 503):
             tenant = str(uuid.uuid4())
             before = len(c.stripe.all("/v1/customers"))
             c.stripe.control(fail={"path": "/v1/customers", "method": "POST", "status": status})
             c.customer(tenant)
-            asked = [r for r in c.stripe.requests("POST", "/v1/customers") if tenant in r["params"]]
-            equal([r["status"] for r in asked], [status, 200], "asked")
-            equal({r["idempotency_key"] for r in asked}, {"customer-" + tenant}, "keys")
+            sent = [r for r in c.stripe.requests("POST", "/v1/customers") if tenant in r["params"]]
+            equal([r["status"] for r in sent], [status, 200], "statuses")
+            equal({r["idempotency_key"] for r in sent}, {"customer-" + tenant}, "keys")
             equal(len(c.stripe.all("/v1/customers")), before + 1, "customers")
 
 
 def test_lost_replies(bench):
-    """Issue: Stripe does the work and its reply is lost, at every step of an invoice: exactly one of everything."""
+    """Issue: Stripe executes a step of an invoice and its reply is lost. For every step, exactly one of each object
+    exists."""
     with executor(bench) as c:
         tenant, customer = c.paying()
         for number, path in enumerate(["/v1/invoices", "/v1/invoiceitems", "/v1/invoices/*/finalize",
@@ -326,19 +333,19 @@ def test_lost_replies(bench):
 
 
 def test_stripe_s_advice(bench):
-    """Issue: Stripe-Should-Retry is obeyed, both ways."""
+    """Issue: Stripe-Should-Retry is followed, both true and false."""
     with executor(bench) as c:
         c.stripe.control(fail={"path": "/v1/customers", "status": 500, "should_retry": False})
         params = {"tenant_uuid": NIL, "agent_id": "a", "email": "a@example.com"}
         c.failed("api_error", "stripe.customers.create", params, "a")
-        equal(len(c.stripe.requests("POST", "/v1/customers")), 1, "not repeated")
+        equal(len(c.stripe.requests("POST", "/v1/customers")), 1, "requests")
         c.stripe.control(fail={"path": "/v1/customers", "status": 400, "should_retry": True})
         c.done("stripe.customers.create", params, "b")
         equal([r["status"] for r in c.stripe.requests("POST", "/v1/customers")], [500, 400, 200], "repeated")
 
 
 def test_refusals_are_final(bench):
-    """Issue: no other 4xx is ever repeated."""
+    """Issue: a request is never retried after any other 4xx."""
     with executor(bench) as c:
         for status in (400, 402, 403, 404, 422):
             c.stripe.control(fail={"path": "/v1/customers", "status": status, "times": 5})
@@ -351,7 +358,7 @@ def test_refusals_are_final(bench):
 
 
 def test_mismatched_keys(bench):
-    """Stripe's rule: a key that was used with other parameters is refused; that is no matter of trying again."""
+    """Stripe's rule: a key that was used with other parameters is refused, which is not retried."""
     with executor(bench) as c:
         one = {"tenant_uuid": NIL, "agent_id": "a", "email": "a@example.com"}
         c.done("stripe.customers.create", one, "same")
@@ -360,7 +367,8 @@ def test_mismatched_keys(bench):
 
 
 def test_kept_errors(bench):
-    """Stripe keeps a 500 under its key for a day: asking on is of no use, later it is done, once."""
+    """Stripe keeps a 500 for its key for a day, so further retries are useless. After that the action is executed
+    once."""
     with executor(bench) as c:
         c.stripe.control(fail={"path": "/v1/customers", "status": 500, "stored": True})
         tenant = str(uuid.uuid4())
@@ -374,7 +382,8 @@ def test_kept_errors(bench):
 
 
 def test_slow(bench):
-    """Issue: a time limit for all of it; a reply that comes too late is "not known", and one effect remains."""
+    """Issue: a time limit covers the whole execution. If the reply is late, the outcome is "not known"; there is one
+    effect."""
     with executor(bench) as c:
         c.stripe.control(slow={"path": "/v1/customers", "seconds": 3})
         tenant = str(uuid.uuid4())
@@ -383,14 +392,14 @@ def test_slow(bench):
         answer = c.failed("UPSTREAM_FAILED", "stripe.customers.create", params, "slow", timeout_ms=1000)
         check(time.monotonic() - began < 2.5, "it took %.1f s" % (time.monotonic() - began))
         equal((answer["status"], answer["retry"]), (None, True), "answer")
-        # While the first one runs, Stripe answers 409; then with what the first one did.
+        # While the first request runs, Stripe answers 409, and afterwards with the first one's result.
         c.done("stripe.customers.create", params, "slow", timeout_ms=20000)
         equal(len(c.stripe.all("/v1/customers")), 1, "customers")
         check(409 in [r["status"] for r in c.stripe.requests("POST", "/v1/customers")], "no 409 was seen")
 
 
 def test_away(bench):
-    """Issue: Stripe away is a failure that may pass; when it is back, the same is done once."""
+    """Issue: if Stripe is down, the failure is temporary. Once Stripe is back, the same action is executed once."""
     with executor(bench) as c:
         c.customer()
         c.stripe.stop()
@@ -406,7 +415,7 @@ def test_away(bench):
 
 
 def test_tls(bench):
-    """Issue: TLS is on and verified: who cannot prove to be Stripe is not told the key."""
+    """Issue: TLS is on and verified. A server without a valid certificate never receives the key."""
     with tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         pem, key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
@@ -415,11 +424,11 @@ def test_tls(bench):
                        stderr=subprocess.DEVNULL)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pem, key)
-        heard = []
+        received = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
-                heard.append(self.headers["Authorization"])
+                received.append(self.headers["Authorization"])
                 self.send_error(500)
 
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -429,15 +438,15 @@ def test_tls(bench):
         try:
             with executor(bench, stripe_url="https://127.0.0.1:%d" % server.server_address[1]) as c:
                 c.failed("UNAVAILABLE", "stripe.invoices.list", {}, timeout_ms=1500)
-                check("certificate" in c.responder.read_log(), "the log does not say why")
+                check("certificate" in c.responder.read_log(), "the log does not have the reason")
         finally:
             server.shutdown()
             server.server_close()
-        equal(heard, [], "what an unknown server was told")
+        equal(received, [], "credentials that an unknown server received")
 
 
 def test_wrong_key_of_stripe(bench):
-    """No reply, log line or audit row shows the vendor's key, not even one that Stripe refuses."""
+    """No reply, log line or audit row shows the vendor's key, not even a key that Stripe refuses."""
     wrong = "sk_test_" + "wrong" * 8
     with executor(bench, stripe_key=wrong, log_level="debug") as c:
         params = {"tenant_uuid": NIL, "agent_id": "a", "email": "a@example.com"}
@@ -445,11 +454,12 @@ def test_wrong_key_of_stripe(bench):
         equal((reply.json["ok"], reply.json["status"]), (False, 401), "answer")
         for place in (reply.body.decode(), c.responder.read_log(), json.dumps(c.event(reply.request_id))):
             check(wrong not in place and wrong[:16] not in place and KEY not in place, "a key is in %s" % place)
-        equal(len(c.stripe.requests("POST", "/v1/customers")), 1, "not repeated")
+        equal(len(c.stripe.requests("POST", "/v1/customers")), 1, "requests")
 
 
 def test_parallel(bench):
-    """Issue: the same obligation executed several times at once: one invoice, the same answer to each."""
+    """Issue: executing the same obligation several times at once creates one invoice and returns the same answer to
+    each."""
     with executor(bench) as c:
         tenant, customer = c.paying()
         params = invoice_of(tenant, customer)
@@ -463,7 +473,7 @@ def test_parallel(bench):
 
 
 def test_old_obligations(bench):
-    """Issue: what is owed for more than 23 h is looked up by its metadata first, and continued from where it stands."""
+    """Issue: an obligation older than 23 h is first looked up by its metadata, and continued from its current state."""
     with executor(bench) as c:
         old = {"obliged_at": int(time.time()) - 30 * 3600}
         tenant, customer = c.paying()
@@ -480,13 +490,13 @@ def test_old_obligations(bench):
             c.stripe.control(clock={"advance": 25 * 3600})
             data = c.done("stripe.invoices.create", params, key, **old)
             equal((data["status"], data["amount"]), ("paid", 120), "continued after " + path)
-            equal(c.done("stripe.invoices.create", params, key, **old), data, "and once more")
+            equal(c.done("stripe.invoices.create", params, key, **old), data, "repeated")
             equal(len(c.stripe.all("/v1/invoices")), number + 1, "invoices")
             equal(len(c.stripe.all("/v1/invoiceitems")), 2 * (number + 1), "items")
 
 
 def test_old_among_many(bench):
-    """The same where the customer has more invoices than one page holds."""
+    """An old obligation's invoice is found even if the customer has more invoices than one page."""
     with executor(bench) as c:
         tenant, customer = c.paying()
         params = invoice_of(tenant, customer)
@@ -495,18 +505,18 @@ def test_old_among_many(bench):
             c.stripe.ask("POST", "/v1/invoices", {"customer": customer})
         c.stripe.control(clock={"advance": 25 * 3600})
         equal(c.done("stripe.invoices.create", params, "billing-1", obliged_at=int(time.time()) - 24 * 3600), first,
-              "found again")
+              "the existing invoice")
         equal(len(c.stripe.all("/v1/invoices")), 102, "invoices")
 
 
 # A remote executor --------------------------------------------------------------------------------------------------
 
 class Front:
-    """HTTP in front of a responder on a socket, as a web server would be, where Repo C is reached."""
+    """An HTTP server in front of a responder's socket, like a web server; the address of Repo C."""
 
     def __init__(self, responder):
         front = self
-        self.replies = []  # the next ones, instead of asking: statuses, or None for a lost reply after asking
+        self.replies = []  # the next replies: a status sent without calling C, or None to call C and lose the reply
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -539,7 +549,7 @@ class Front:
 
 
 def built(bench, folder):
-    """The program tests/e2e/execute.c over the installed library: kernel A without a vendor's key."""
+    """Builds tests/e2e/execute.c with the installed library: kernel A without a vendor's key. Returns its path."""
     compiler = shutil.which("cc")
     prefix = bench.stack.prefix
     if not compiler or not prefix or not os.path.exists(os.path.join(prefix, "lib", "libacp.a")):
@@ -549,7 +559,7 @@ def built(bench, folder):
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "json-c", "libcurl", "libcrypto"], text=True,
                            stdout=subprocess.PIPE, check=True).stdout.split()
     library = os.path.join(prefix, "lib", "libacp.a")
-    # A library that was built with sanitizers, or with counters of what ran, needs these here, too.
+    # If the library was built with sanitizers or for coverage, the program needs the same options.
     for more in ([], ["-fsanitize=address,undefined"], ["-lgcov"]):
         done = subprocess.run([compiler, "-D_GNU_SOURCE", "-DACP_SQL_DIR=\"\"", "-I", os.path.join(prefix, "include", "acp"),
                                source, library, "-o", program, *more, *flags, "-lm", "-lpthread"],
@@ -570,20 +580,20 @@ class Kernel:
                                         text=True, env=clean_environment(), stderr=subprocess.PIPE)
 
     def execute(self, action, params, key=None, **more):
-        order = {"tenant_id": params.get("tenant_uuid", NIL), "action": action, "params": params, **more}
-        self.process.stdin.write(json.dumps({**order, **({"idempotency_key": key} if key else {})}) + "\n")
+        request = {"tenant_id": params.get("tenant_uuid", NIL), "action": action, "params": params, **more}
+        self.process.stdin.write(json.dumps({**request, **({"idempotency_key": key} if key else {})}) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
     def end(self):
-        """Its log."""
+        """Ends the program; returns its log."""
         _, log = self.process.communicate(timeout=30)
         return log
 
 
 @contextlib.contextmanager
 def kernel_a(bench, key=KEY, **settings):
-    """(kernel A, the front of Repo C, Repo C)"""
+    """Yields (kernel A, the front of Repo C, Repo C)."""
     with executor(bench, **settings) as c, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         front = Front(c.responder)
         a = Kernel(bench, folder, front.url, key)
@@ -596,7 +606,8 @@ def kernel_a(bench, key=KEY, **settings):
 
 
 def test_remote(bench):
-    """Contract 2.3: the same actions through another program that holds the vendor's key; A's process never has it."""
+    """Contract 2.3: the same actions work through another program that has the vendor's key. A's process never has
+    it."""
     with kernel_a(bench) as (a, _, c):
         tenant, customer = c.paying()
         made = a.execute("stripe.invoices.create", invoice_of(tenant, customer), "billing-r")
@@ -608,7 +619,7 @@ def test_remote(bench):
         rows = bench.db.rows("select * from acp.audit_logs where idempotency_key = 'billing-r' and pack = 'stripe'")
         rows = [row for row in rows if row["result_meta"]["tenant_id"] == tenant]
         equal([(row["status"], row["actor_type"], row["billable"]) for row in rows], [("success", "system", False)] * 2,
-              "audit rows, at the executor")
+              "audit rows of the executor")
         hashes = {row["request_hash"] for row in rows}
         check(len(hashes) == 1 and "0" * 64 not in hashes, "request hashes %s" % hashes)
         with open("/proc/%d/environ" % a.process.pid, "rb") as file:
@@ -617,7 +628,8 @@ def test_remote(bench):
 
 
 def test_remote_faults(bench):
-    """Issue: the way to C is as unsure as the way to Stripe: busy, lost replies, away; one effect."""
+    """Issue: the connection to C is as unreliable as the one to Stripe. C can be busy, lose replies or be down; there
+    is one effect."""
     with kernel_a(bench) as (a, front, c):
         for number, replies in enumerate([[503], [429, 502], [None], [None, 500, None]]):
             tenant = str(uuid.uuid4())
@@ -628,33 +640,33 @@ def test_remote_faults(bench):
             equal(len(c.stripe.all("/v1/customers")), number + 1, "customers")
         tenant, customer = c.customer()
         front.replies[:] = [None]
-        made = a.execute("stripe.checkout.create", session_of(tenant, customer))  # without a key of the caller's
+        made = a.execute("stripe.checkout.create", session_of(tenant, customer))  # the caller sets no key
         equal((made["ok"], len(c.stripe.all("/v1/checkout/sessions"))), (True, 1), "sessions")
         refused = a.execute("stripe.customers.update", {"customer": "cus_none", "name": "N"}, "k")
         equal((refused["ok"], refused["error_code"], refused["status"], refused["retry"]),
-              (False, "resource_missing", 404, False), "what Stripe refuses")
+              (False, "resource_missing", 404, False), "a refusal by Stripe")
         front.replies[:] = [400, 200]
         strange = a.execute("stripe.invoices.list", {})
         equal((strange["ok"], strange["retry"], front.replies), (False, False, [200]), "a refusal by C is final")
         front.replies[:] = [200] * 20
         strange = a.execute("stripe.invoices.list", {}, timeout_ms=1000)
-        equal((strange["ok"], strange["retry"]), (False, True), "a 200 that is no answer")
+        equal((strange["ok"], strange["retry"]), (False, True), "a 200 without a valid answer")
 
 
 def test_remote_key(bench):
-    """Contract 1: a wrong executor key is refused by C, and A says so."""
+    """Contract 1: C refuses a wrong executor key, and A reports that."""
     with kernel_a(bench, key="z" * 40) as (a, _, c):
-        told = a.execute("stripe.invoices.list", {})
-        equal((told["ok"], told["retry"], told["error"]),
-              (False, True, "the executor refuses this installation's executor_key"), str(told))
+        answer = a.execute("stripe.invoices.list", {})
+        equal((answer["ok"], answer["retry"], answer["error"]),
+              (False, True, "the executor refuses this installation's executor_key"), str(answer))
         equal(c.stripe.requests(), [], "requests to Stripe")
     with kernel_a(bench, executor_key=None) as (a, _, c):
-        told = a.execute("stripe.invoices.list", {})
-        check(not told["ok"] and "no executor" in told["error"], str(told))
+        answer = a.execute("stripe.invoices.list", {})
+        check(not answer["ok"] and "no executor" in answer["error"], str(answer))
 
 
 def check_config(bench, **settings):
-    """Starts acp.fcgi with settings; returns (exit status, messages)."""
+    """Runs acp.fcgi --check-config with these settings; returns (exit status, messages)."""
     responder = Responder(bench.stack, **settings)
     try:
         done = bench.stack.program("acp.fcgi", "--check-config", config=responder.config)
@@ -664,7 +676,7 @@ def check_config(bench, **settings):
 
 
 def test_settings(bench):
-    """Issue: a vendor's key is here or at the executor, never both; nothing crosses a network in clear."""
+    """Issue: the vendor's key is either here or at the executor, never both. Nothing crosses a network unencrypted."""
     good = {"executor_url": "https://c.example.com/acp", "executor_key": KEY}
     equal(check_config(bench, **good)[0], 0, "a remote executor")
     wrong = [({**good, "stripe_key": "sk_test_x"}, "stripe_key and executor_url"),
@@ -682,7 +694,7 @@ def test_settings(bench):
 
 
 def test_vendor_key_file(bench):
-    """Issue: the vendor's key can be read from a file, and is in no process's arguments."""
+    """Issue: the vendor's key can be read from a file, and is not in the arguments of any process."""
     with StandIn() as stand_in:
         responder = Responder(bench.stack, stripe_url=stand_in.url, executor_key=KEY, stripe_key_file="/dev/null")
         path = os.path.join(responder.dir.name, "stripe_key")
@@ -699,7 +711,7 @@ def test_vendor_key_file(bench):
 
 
 def test_concurrent_distinct(bench):
-    """Many executions at once, each with its own effect and its own audit row."""
+    """Each of many concurrent executions has its own effect and its own audit row."""
     with executor(bench) as c:
         tenants = [str(uuid.uuid4()) for _ in range(20)]
 

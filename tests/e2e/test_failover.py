@@ -1,4 +1,4 @@
-"""Short form of tests/fault/failover: the primary goes away under calls, its standby takes over, and all goes on."""
+"""Short form of tests/fault/failover: the primary fails during calls, its standby takes over, and service continues."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ import failovers
 
 
 def own_stack(bench):
-    """Failover of a database other than that of the other tests."""
+    """A separate stack, so that the failover does not affect the database of the other tests."""
     place = os.path.join(os.path.dirname(bench.stack.dir), "failover")
     shutil.rmtree(place, ignore_errors=True)
     return OwnStack(SimpleNamespace(server=bench.stack.server, port=free_port(), dir=place, prefix=bench.stack.prefix,
@@ -24,11 +24,12 @@ def own_stack(bench):
 
 
 @pytest.mark.slow
-@only_on(["lighttpd"], "what is tested is between the responder and PostgreSQL")
+@only_on(["lighttpd"], "it tests the responder and PostgreSQL, not the web server")
 def test_failover_under_load(bench):
-    """Contract 3 and 4: with synchronous_commit = remote_apply the primary is killed, then the next one falls silent,
-    and a standby takes over: nothing answered is lost, nothing is done twice, the same processes go on."""
-    bench.need_own_stack("makes a standby of its database")
+    """Contract 3 and 4: with synchronous_commit = remote_apply, the primary is killed, then its successor stops
+    responding; each time a standby takes over. Nothing answered is lost, nothing is done twice, the same processes
+    continue."""
+    bench.need_own_stack("creates a standby of its database")
     stack = own_stack(bench)
     try:
         verdict = failovers.run(stack, seed=int(time.time()), failovers=2, clients=8, gaps=(1, 2), pauses=(0, 0.5),

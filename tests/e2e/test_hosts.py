@@ -1,4 +1,4 @@
-"""Two responders as on two hosts: their own processes, shared memory and journals, one database."""
+"""Two responders as on two hosts: each has its own processes, shared memory and journal; they share one database."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ VERSION = {"action": "meta.version"}
 def two_hosts(bench, **settings):
     bench.need_own_stack("starts two more responders on its database")
     if not can_stand_apart():
-        raise Skip("shared memory of one's own needs root, or user namespaces")
+        raise Skip("separate shared memory needs root, or user namespaces")
     with contextlib.ExitStack() as opened:
         hosts = []
         for _ in range(2):
@@ -41,13 +41,13 @@ def call(host, key, body):
 
 
 def answers(hosts, key, bodies):
-    """Every body to a host, in turn, by 32 threads at once; statuses."""
+    """Sends the bodies to the hosts in turn, on 32 threads; returns the statuses."""
     numbered = list(enumerate(bodies))
     return [reply.status for reply in spread(32, numbered, lambda item: call(hosts[item[0] % 2], key, item[1]))]
 
 
 def test_memory_is_apart(bench):
-    """The two have nothing in common but the database: what one counts in its memory, the other does not know."""
+    """The hosts share only the database: a count in one host's memory does not affect the other."""
     tenant = bench.onboard()
     with two_hosts(bench, rate_limit="3") as hosts:
         equal([call(hosts[0], tenant.key, VERSION).status for _ in range(4)], [200, 200, 200, 429], "statuses of one")
@@ -55,8 +55,8 @@ def test_memory_is_apart(bench):
 
 
 def test_allowance_is_exact(bench):
-    """Contract 3: never call 101, over any number of hosts; calls that write hold places, others take one at the
-    end."""
+    """Contract 3: call 101 never passes, on any number of hosts. Calls that write reserve places; others are counted at
+    the end."""
     with two_hosts(bench) as hosts:
         for bodies in ([SCORING] * 150,
                        [{"action": CREATE, "params": {"name": "m%d" % n, "model_type": "linear"}} for n in range(150)]):
@@ -68,18 +68,18 @@ def test_allowance_is_exact(bench):
 
 
 def test_rate_limit_is_divided(bench):
-    """README: with rate_limit_hosts = 2 each host allows its half, and both together never more than the limit."""
+    """README: with rate_limit_hosts = 2 each host allows half of the limit, so both together never exceed it."""
     tenant = bench.paid_tenant()
     bench.db.execute("update acp.api_keys set rate_limit = null where tenant_id = :'id'", id=tenant.id)
     with two_hosts(bench, rate_limit="40", rate_limit_hosts="2") as hosts:
         statuses = answers(hosts, tenant.key, [VERSION] * 100)
         equal([statuses.count(200), statuses.count(429)], [40, 60], "calls that were allowed and that were refused")
         reply = call(hosts[0], tenant.key, VERSION)
-        check('q=20;' in reply.header("RateLimit-Policy"), "the share is not what the host announces\n%s" % reply)
+        check('q=20;' in reply.header("RateLimit-Policy"), "the host does not announce its share\n%s" % reply)
 
 
 def test_one_idempotency_key(bench):
-    """Contract 3: of two first calls with one key, on two hosts at once, one runs."""
+    """Contract 3: of concurrent first calls with one key on two hosts, exactly one runs."""
     tenant = bench.paid_tenant()
     with two_hosts(bench) as hosts:
         for number in range(10):
@@ -94,8 +94,8 @@ def test_one_idempotency_key(bench):
 
 @pytest.mark.slow
 def test_revoked_on_the_other_host(bench):
-    """Contract 1: a key revoked through one host is refused on the other from 100 ms after the answer on, also where
-    that one is busy and knows its callers without asking."""
+    """Contract 1: 100 ms after one host has answered the revocation of a key, the other one refuses it, even if it is
+    busy and has the key in its cache."""
     tenant = bench.paid_tenant()
     with two_hosts(bench) as hosts:
         with Load(6, lambda: call(hosts[1], tenant.key, VERSION).status):  # busy
@@ -125,8 +125,8 @@ def test_revoked_on_the_other_host(bench):
 
 
 def test_two_journals(bench):
-    """Contract 3: while PostgreSQL is away each host keeps its rows; afterwards both bring them in, and a free tenant
-    has its 100 calls and not one more."""
+    """Contract 3: while PostgreSQL is down, each host keeps its rows in its journal. Afterwards both store them, and a
+    free tenant has exactly its 100 billable calls."""
     tenant = bench.onboard()
     with two_hosts(bench, key_cache_stale="600") as hosts:
         answers(hosts, tenant.key, [SCORING] * 80)

@@ -33,10 +33,10 @@ def settle(hub, tenant, event_id, ts, outcome="success", **more):
     return hub.post("usage/settle", {"tenant_id": tenant, "event_id": event_id, "ts": ts, "outcome": outcome, **more})
 
 
-# Who may -------------------------------------------------------------------------------------------------------------
+# Access --------------------------------------------------------------------------------------------------------------
 
 def test_only_the_kernel_key(bench):
-    """Contract 1: no other credential opens the hub: none, a wrong one, a tenant's key, the right one in X-API-Key."""
+    """Contract 1: the hub refuses a request with no key, a wrong key, a tenant's key, or its own key in X-API-Key."""
     hub = Hub(bench)
     tenant = bench.onboard()
     tries = [(), [("Authorization", "Bearer " + hub.key[:-1])], [("Authorization", "Bearer " + hub.key + "x")],
@@ -50,7 +50,7 @@ def test_only_the_kernel_key(bench):
 
 
 def test_the_kernel_key_opens_nothing_else(bench):
-    """Contract 1: the kernel key is no API key."""
+    """Contract 1: the kernel key is not accepted as an API key."""
     hub = Hub(bench)
     before = bench.audit_count()
     for headers in ([("Authorization", "Bearer " + hub.key)], [("X-API-Key", hub.key)]):
@@ -60,7 +60,7 @@ def test_the_kernel_key_opens_nothing_else(bench):
 
 
 def test_off_without_a_key(bench):
-    """Contract 2.2: without kernel_key there is no hub: 404, whatever is presented."""
+    """Contract 2.2: without kernel_key there is no hub: the reply is 404 for any credential."""
     hub = Hub(bench)
     with Responder(bench.stack) as responder:
         for name in ENDPOINTS:
@@ -70,7 +70,7 @@ def test_off_without_a_key(bench):
 
 
 def test_short_or_similar_key_stops_the_program(bench):
-    """Contract 1: a kernel key that could be guessed, or be taken for an API key, is refused at start."""
+    """Contract 1: a kernel key that could be guessed, or looks like an API key, is refused at startup."""
     for value in ("short", "x" * 31, "ock_" + "x" * 40):
         done = bench.stack.program("acp.fcgi", "--check-config", environment={"ACP_KERNEL_KEY": value})
         equal(done.returncode, 78, "exit status for %r" % value)
@@ -78,7 +78,7 @@ def test_short_or_similar_key_stops_the_program(bench):
 
 
 def test_paths_and_methods(bench):
-    """Contract 2: unknown paths are NOT_FOUND, other methods METHOD_NOT_ALLOWED with Allow, other media 415."""
+    """Contract 2: unknown paths get NOT_FOUND, other methods METHOD_NOT_ALLOWED with Allow, other media types 415."""
     hub = Hub(bench)
     refused(hub.post("nothing", {}), 404, "NOT_FOUND")
     refused(hub.post("usage/", {}), 404, "NOT_FOUND")
@@ -93,7 +93,7 @@ def test_paths_and_methods(bench):
 
 
 def test_strict_bodies(bench):
-    """Contract 2: duplicate names, broken UTF-8, trailing bytes and unknown members are refused; nothing is done."""
+    """Contract 2: duplicate names, invalid UTF-8, trailing bytes and unknown members are refused without any effect."""
     hub = Hub(bench)
     before = bench.db.fingerprints(["acp.audit_logs"])
     for body in ('{"agent_id":"a","agent_id":"b","email":"a@example.com"}', b'{"agent_id":"\xff"}', "{} {}", "", "[]", "null"):
@@ -109,7 +109,7 @@ def test_strict_bodies(bench):
 # Tenants -------------------------------------------------------------------------------------------------------------
 
 def test_create(bench):
-    """Contract 2.2: tenants/create makes a free tenant without a key; the same agent_id again gives the code only."""
+    """Contract 2.2: tenants/create creates a free tenant without a key. The same agent_id again gets only the code."""
     hub = Hub(bench)
     body = {"agent_id": bench.agent_id(), "email": "kernel@example.com", "organization_name": "Kernel Ltd"}
     reply = succeeded(hub.post("tenants/create", body))
@@ -126,7 +126,7 @@ def test_create(bench):
 
 
 def test_create_is_idempotent_with_a_key(bench):
-    """Contract 3: with the same Idempotency-Key and body the tenant is given again; another body is a mismatch."""
+    """Contract 3: the same Idempotency-Key and body return the same tenant; another body is a mismatch."""
     hub = Hub(bench)
     body = {"agent_id": bench.agent_id(), "email": "kernel@example.com"}
     headers = {"Idempotency-Key": str(uuid.uuid4())}
@@ -137,7 +137,7 @@ def test_create_is_idempotent_with_a_key(bench):
 
 
 def test_update(bench):
-    """Contract 2.2: tenants/update sets what is given and nothing else, at once for every process."""
+    """Contract 2.2: tenants/update sets only the given members, at once for every process."""
     hub = Hub(bench)
     tenant = bench.onboard()
     reply = succeeded(hub.post("tenants/update", {"tenant_id": tenant.id, "tier": "paid", "payment_method_status": "active",
@@ -150,14 +150,14 @@ def test_update(bench):
     succeeded(hub.post("tenants/update", {"tenant_id": tenant.id, "status": "suspended"}))
     refused(bench.score(tenant.key), 401, "INVALID_API_KEY")
     row = bench.db.row("select tier, stripe_customer_id from acp.tenants where tenant_id = :'id'", id=tenant.id)
-    equal((row["tier"], row["stripe_customer_id"]), ("paid", "cus_e2e"), "what was not named")
+    equal((row["tier"], row["stripe_customer_id"]), ("paid", "cus_e2e"), "members that were not given")
     refused(hub.post("tenants/update", {"tenant_id": tenant.id}), 400, "VALIDATION_ERROR")
     refused(hub.post("tenants/update", {"tenant_id": tenant.id, "tier": "gold"}), 400, "VALIDATION_ERROR", "/tier")
     refused(hub.post("tenants/update", {"tenant_id": str(uuid.uuid4()), "tier": "free"}), 404, "NOT_FOUND")
 
 
 def test_revoke(bench):
-    """Contract 2.2: revoke ends one key, or all of a tenant; both leave their row."""
+    """Contract 2.2: revoke ends one key or all keys of a tenant; each call has its audit row."""
     hub = Hub(bench)
     tenant = bench.onboard()
     key, key_id = bench.make_key(tenant, "manage.read")
@@ -180,7 +180,7 @@ def test_revoke(bench):
 # Usage ---------------------------------------------------------------------------------------------------------------
 
 def test_usage(bench):
-    """Contract 2.2: usage by GET and POST is the object that the tenant itself reads."""
+    """Contract 2.2: usage by GET or POST returns the same object that the tenant itself reads."""
     hub = Hub(bench)
     tenant = bench.onboard()
     succeeded(bench.score(tenant.key))
@@ -206,7 +206,7 @@ def test_usage(bench):
 
 
 def test_reserve_is_exact(bench):
-    """Contract 3: never one place more than the allowance, however many kernels ask at once."""
+    """Contract 3: the reserved places never exceed the allowance, however many kernels reserve at once."""
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
     ts = now(bench)
@@ -216,8 +216,8 @@ def test_reserve_is_exact(bench):
     equal(sum(place["allowed"] for place in places), 5, "places")
     equal(quota(bench, tenant), (0, 5), "used, reserved")
     held = [ids[n] for n in range(16) if places[n]["allowed"]]
-    equal(reserve(hub, tenant, held[0], ts)["allowed"], True, "asked again")
-    equal(quota(bench, tenant), (0, 5), "used, reserved after asking again")
+    equal(reserve(hub, tenant, held[0], ts)["allowed"], True, "reserved again")
+    equal(quota(bench, tenant), (0, 5), "used, reserved after reserving again")
     succeeded(settle(hub, tenant, held[0], ts, "failure"))
     equal(quota(bench, tenant), (0, 4), "after a failure")
     for event_id in held[1:]:
@@ -228,14 +228,14 @@ def test_reserve_is_exact(bench):
     equal(reserve(hub, tenant, fifth, ts)["allowed"], True, "the fifth place")
     refused(settle(hub, tenant, str(uuid.uuid4()), ts), 402, "UPGRADE_REQUIRED")
     succeeded(settle(hub, tenant, held[1], ts, "failure"))
-    equal(quota(bench, tenant), (3, 1), "a success that could not be committed in its kernel")
+    equal(quota(bench, tenant), (3, 1), "after a success that its kernel could not commit")
     succeeded(settle(hub, tenant, fifth, ts, "failure"))
     succeeded(hub.post("audit-ingest", [{**event(tenant, ts), "event_id": each} for each in held[2:]]), 202)
-    equal(quota(bench, tenant), (3, 0), "when the rows have come")
+    equal(quota(bench, tenant), (3, 0), "after the rows")
 
 
 def test_reserve_paid_and_unknown(bench):
-    """Contract 3: a paid tenant needs no place; an unknown one has none."""
+    """Contract 3: a paid tenant needs no place; an unknown tenant gets none."""
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
     succeeded(hub.post("tenants/update", {"tenant_id": tenant, "tier": "paid", "payment_method_status": "active"}))
@@ -249,7 +249,7 @@ def test_reserve_paid_and_unknown(bench):
 # Audit ---------------------------------------------------------------------------------------------------------------
 
 def test_ingest(bench):
-    """Contract 2.2: an event becomes its row, once, counted once; members that are no columns are dropped."""
+    """Contract 2.2: an event is stored once and counted once. Members that are not columns are dropped."""
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
     one = event(tenant, now(bench), api_version="v9", headers={"cookie": "x"})
@@ -271,7 +271,8 @@ def test_ingest(bench):
 
 
 def test_ingest_after_settle(bench):
-    """Contract 3: a call that usage/settle counted is not counted again by its row; one that only held a place is."""
+    """Contract 3: a call that usage/settle has counted is not counted again with its row. A call that only reserved a
+    place is counted then."""
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
     ts = now(bench)
@@ -283,12 +284,13 @@ def test_ingest_after_settle(bench):
     succeeded(hub.post("audit-ingest", [settled, held, failed]), 202)
     equal(quota(bench, tenant), (2, 0), "after the rows")
     succeeded(settle(hub, tenant, held["event_id"], ts))
-    equal(quota(bench, tenant), (2, 0), "after a settle that came late")
+    equal(quota(bench, tenant), (2, 0), "after a late settle")
     equal(bench.db.value("select count(*) from acp.usage_settled where tenant_id = :'id'", id=tenant), 0, "leftovers")
 
 
 def test_ingest_many_at_once(bench):
-    """Contract 2.2: 1000 events in one body; the same batch from eight kernels at once is stored and counted once."""
+    """Contract 2.2: one body can have 1000 events. The same batch from eight kernels at once is stored and counted
+    once."""
     hub = Hub(bench)
     tenants = [make_tenant(bench, hub) for _ in range(4)]
     bench.db.execute("update acp.tenants set calls_limit = 250 where tenant_id = any (:'ids')", ids="{%s}" % ",".join(tenants))
@@ -309,8 +311,8 @@ def test_ingest_many_at_once(bench):
 
 
 def test_ingest_large_body(bench):
-    """Contract 2.2: bodies of kernels may be longer than those of tenants, but not without end, and not unknown
-    ones."""
+    """Contract 2.2: a body of a kernel may be longer than one of a tenant, up to a limit, and only with the kernel
+    key."""
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
     ts = now(bench)
@@ -324,7 +326,7 @@ def test_ingest_large_body(bench):
 
 
 def test_ingest_checks_each_field(bench):
-    """Contract 3: what does not fit the audit row is refused with its place, and then nothing of the array is
+    """Contract 3: a value that does not fit the audit row is refused with its position, and nothing of the array is
     stored."""
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
@@ -363,7 +365,8 @@ def test_ingest_redacts_again(bench):
 
 
 def test_ingest_minimal_event(bench):
-    """Contract 3: an event of an unknown caller without billing members, its time in milliseconds, is not billable."""
+    """Contract 3: an event of an unknown caller, without billing members and with its time in milliseconds, is not
+    billable."""
     hub = Hub(bench)
     one = {"event_id": str(uuid.uuid4()), "request_id": str(uuid.uuid4()), "ts": 1700000000123, "tenant_id": None,
            "integration": "e2e-kernel", "actor": {"type": "anonymous"}, "status": "denied", "error_code": "INVALID_API_KEY"}
@@ -374,7 +377,7 @@ def test_ingest_minimal_event(bench):
 
 
 def test_query(bench):
-    """Contract 2.2: audit-query by tenant, action prefix, status and time, page by page without a gap or a
+    """Contract 2.2: audit-query filters by tenant, action prefix, status and time. Its pages have no gap and no
     repetition."""
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
@@ -399,7 +402,7 @@ def test_query(bench):
 
     equal(ids(status="error"), {e["event_id"] for e in events if e["status"] == "error"}, "by status")
     equal(ids(action_prefix="a_b.1"), {e["event_id"] for e in events if e["action"] == "a_b.1"}, "by action")
-    equal(ids(action_prefix="a%"), set(), "the prefix is no pattern")
+    equal(ids(action_prefix="a%"), set(), "by action, with a pattern character in the prefix")
     between = {"from": "2026-01-02T03:04:02Z", "to": "2026-01-02T03:04:03Z"}
     equal(ids(**between), {e["event_id"] for e in events if "03:04:02" in e["ts"]}, "by time")
     equal(succeeded(hub.post("audit-query", {"tenant_id": NIL, "limit": 1})).json["events"][0]["tenant_id"], None, "nil tenant")
@@ -409,7 +412,7 @@ def test_query(bench):
 
 
 def test_query_gives_what_ingest_takes(bench):
-    """Contract 3: one form of the event in both directions."""
+    """Contract 3: audit-query returns events in the form that audit-ingest accepts."""
     hub = Hub(bench)
     tenant = bench.onboard()
     succeeded(bench.score(tenant.key))
@@ -422,7 +425,8 @@ def test_query_gives_what_ingest_takes(bench):
 # Policies ------------------------------------------------------------------------------------------------------------
 
 def test_authorize(bench):
-    """Contract 2.2: no policy: allow; a published one decides, for its tenant only; a suspended tenant is denied."""
+    """Contract 2.2: without a policy the decision is allow. A published policy decides for its tenant only. A suspended
+    tenant is denied."""
     hub = Hub(bench)
     tenant, other = make_tenant(bench, hub), make_tenant(bench, hub)
     allowed = succeeded(hub.authorize(tenant)).json
@@ -450,7 +454,7 @@ def test_authorize(bench):
 
 
 def test_authorize_approval(bench):
-    """Contract 2.2: require_approval names an approval of exactly this call; approved, it is used up by usage/settle
+    """Contract 2.2: require_approval names an approval for exactly this call. Once approved, usage/settle uses it up,
     once."""
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
@@ -476,7 +480,7 @@ def test_authorize_approval(bench):
 
 
 def test_propose_checks_the_policy(bench):
-    """Contract 2.2: policy-propose takes what governance.propose_policy takes."""
+    """Contract 2.2: policy-propose accepts the same policies as governance.propose_policy."""
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
     for policy, field in (({"name": "n"}, "/policy/decision"), ({"name": "n", "decision": "maybe"}, "/policy/decision"),
@@ -488,7 +492,7 @@ def test_propose_checks_the_policy(bench):
 
 
 def test_heartbeat(bench):
-    """Contract 2.2: heartbeat remembers the kernel and tells the hub's time and policy version."""
+    """Contract 2.2: heartbeat stores the kernel and returns the hub's time and policy version."""
     hub = Hub(bench)
     kernel = "e2e-%s" % uuid.uuid4()
     for version in ("1.0", "1.1"):
@@ -501,7 +505,7 @@ def test_heartbeat(bench):
 
 
 def test_reads_leave_no_row(bench):
-    """Decision: reads of the hub leave a line in the log and no audit row."""
+    """Decision: a read of the hub has a log line and no audit row."""
     hub = Hub(bench)
     tenant = make_tenant(bench, hub)
     before = bench.db.value("select count(*) from acp.audit_logs")
@@ -513,4 +517,4 @@ def test_reads_leave_no_row(bench):
             log = file.read()
         for reply in replies:
             equal(log.count(succeeded(reply).request_id), 1, "lines of the log")
-        check(hub.key not in log, "the kernel key stands in the log")
+        check(hub.key not in log, "the kernel key is in the log")

@@ -42,12 +42,12 @@ def usable(bench, key):
 
 
 def moment(bench, offset):
-    """RFC 3339, by the program's clock."""
+    """The time at this offset from the program's clock, in RFC 3339."""
     return bench.db.value("select acp.rfc3339(acp.now() + :'o'::interval)", o=offset)
 
 
 def dry(bench, tenant, name, params):
-    """The impact of a dry run, which changed no table but the audit log."""
+    """Makes a dry run, which must change no table but the audit log; returns its impact."""
     before = bench.db.fingerprints(without=METERED)
     reply = succeeded(bench.call(tenant.key, name, params, dry_run=True))
     equal(bench.db.fingerprints(without=METERED), before, "tables after the dry run")
@@ -58,8 +58,8 @@ def dry(bench, tenant, name, params):
     return reply.data
 
 
-def changes(impact, *filled):
-    """Everything of the impact but these lists is empty."""
+def only_changes(impact, *filled):
+    """Checks that all lists of the impact except these are empty."""
     for name in ("creates", "updates", "deletes", "side_effects", "warnings"):
         if name not in filled:
             equal(impact[name], [], name)
@@ -68,7 +68,7 @@ def changes(impact, *filled):
 # Keys -----------------------------------------------------------------------------------------------------------------
 
 def test_create_and_list(bench):
-    """Contract 1, 3: a key is made and its text shown once; the list shows the keys, oldest first, never a secret."""
+    """Contract 1, 3: a new key is shown once. The list shows the keys, oldest first, never a secret."""
     tenant = bench.onboard()
     params = {"name": "worker \u00e4", "scopes": ["manage.read", "manage.domain"], "expires_at": "2099-01-01T00:00:00Z",
               "rate_limit": 50}
@@ -92,7 +92,7 @@ def test_create_and_list(bench):
 
 
 def test_keys_work_as_scoped(bench):
-    """Contract 3: deny by default: a new key may do what its scopes say and nothing else."""
+    """Contract 3: deny by default: a new key may do only what its scopes allow."""
     tenant = bench.onboard()
     key = make(bench, tenant, "manage.domain")["api_key"]
     succeeded(bench.score(key))
@@ -101,7 +101,7 @@ def test_keys_work_as_scoped(bench):
 
 
 def test_scopes_that_the_caller_lacks(bench):
-    """Contract 3: a key can never grant a scope that it lacks: neither by create nor by update nor by rotate."""
+    """Contract 3: a key can never grant a scope that it lacks, by create, update or rotate."""
     tenant = bench.onboard()
     strong = make(bench, tenant, "manage.iam", "manage.domain")
     weak = make(bench, tenant, "manage.iam", "manage.read")
@@ -116,12 +116,12 @@ def test_scopes_that_the_caller_lacks(bench):
         refused(rotate, 403, "SCOPE_DENIED")
     equal(len(listed(bench, tenant)), 3, "keys")
     equal(one(bench, tenant, weak["api_key_id"])["scopes"], ["manage.iam", "manage.read"], "scopes")
-    check(one(bench, tenant, strong["api_key_id"])["expires_at"] is None, "the strong key ends")
+    check(one(bench, tenant, strong["api_key_id"])["expires_at"] is None, "the key with more scopes was rotated")
     succeeded(bench.call(weak["api_key"], CREATE, {"name": "k", "scopes": ["manage.iam"]}))
 
 
 def test_bad_params(bench):
-    """Issue: unknown scopes, a past expiry and unknown members are refused, with the member at fault."""
+    """Issue: unknown scopes, a past expiry and unknown members are refused; the error names the invalid member."""
     tenant = bench.onboard()
     good = {"name": "k", "scopes": ["manage.read"]}
     bad = [({"scopes": ["manage.everything"]}, "/params/scopes/0"),
@@ -143,11 +143,11 @@ def test_bad_params(bench):
 
 
 def test_dry_create(bench):
-    """Contract 3: a dry run of create names the key that would be made, and makes none; it shows no key."""
+    """Contract 3: a dry run of create describes the key that would be created. It creates and shows no key."""
     tenant = bench.onboard()
     params = {"name": "k", "scopes": ["manage.read"]}
     impact = dry(bench, tenant, CREATE, params)
-    changes(impact, "creates")
+    only_changes(impact, "creates")
     equal(len(impact["creates"]), 1, "creates")
     equal({name: impact["creates"][0].get(name) for name in ("type", "name", "scopes", "count")},
           {"type": "api_key", "name": "k", "scopes": ["manage.read"], "count": 1}, "creates")
@@ -157,12 +157,12 @@ def test_dry_create(bench):
 
 
 def test_update(bench):
-    """Issue: update changes exactly what is named; its dry run names exactly that."""
+    """Issue: update changes exactly the given members; its dry run lists exactly these."""
     tenant = bench.onboard()
     made = make(bench, tenant, "manage.read", "manage.domain")
     changed = {"name": "new name", "scopes": ["manage.read"], "rate_limit": 7}
     impact = dry(bench, tenant, UPDATE, {"api_key_id": made["api_key_id"], **changed})
-    changes(impact, "updates")
+    only_changes(impact, "updates")
     equal(impact["updates"], [{"type": "api_key", "api_key_id": made["api_key_id"], "changes": changed}], "updates")
     reply = succeeded(bench.call(tenant.key, UPDATE, {"api_key_id": made["api_key_id"], **changed}))
     wanted = {name: value for name, value in made.items() if name != "api_key"}
@@ -173,7 +173,7 @@ def test_update(bench):
 
 
 def test_expiry(bench):
-    """Contract 1: a key is refused from expires_at on, like any unknown one; an expired one cannot be brought back."""
+    """Contract 1: from expires_at on, a key is refused like an unknown one. An expired key cannot be reactivated."""
     tenant = bench.onboard()
     made = make(bench, tenant, "manage.read", expires_at=moment(bench, "1 hour"))
     check(usable(bench, made["api_key"]), "a key before its expiry is refused")
@@ -186,19 +186,19 @@ def test_expiry(bench):
 
 
 def test_revoke(bench):
-    """Contract 1: a revoked key is refused; its dry run names it; revoking again changes nothing."""
+    """Contract 1: a revoked key is refused. The dry run of revoke names the key; revoking again changes nothing."""
     tenant = bench.onboard()
     made = make(bench, tenant)
     params = {"api_key_id": made["api_key_id"]}
     impact = dry(bench, tenant, REVOKE, params)
-    changes(impact, "updates")
+    only_changes(impact, "updates")
     equal(impact["updates"], [{"type": "api_key", "name": "k", "changes": {"status": "revoked"}, **params}], "updates")
     check(usable(bench, made["api_key"]), "revoked by a dry run")
     gone = succeeded(bench.call(tenant.key, REVOKE, params)).data
     equal((gone["status"], gone["revoked_at"] is None), ("revoked", False), "status")
     refused(bench.call(made["api_key"], "meta.version"), 401, "INVALID_API_KEY")
     equal(succeeded(bench.call(tenant.key, REVOKE, params)).data, gone, "revoked again")
-    changes(dry(bench, tenant, REVOKE, params))
+    only_changes(dry(bench, tenant, REVOKE, params))
     for name in (UPDATE, ROTATE):
         refused(bench.call(tenant.key, name, {"name": "x", **params} if name == UPDATE else params), 400,
                 "VALIDATION_ERROR", "/params/api_key_id")
@@ -207,7 +207,8 @@ def test_revoke(bench):
 
 
 def test_changes_hold_everywhere_at_once(bench):
-    """Contract 1: revocation and scopes hold for every process for calls that start 100 ms after the answer."""
+    """Contract 1: a revocation or a change of scopes applies in every process to calls that start 100 ms after the
+    answer."""
     tenant = bench.onboard()
     for _ in range(5):
         made = make(bench, tenant, "manage.read", "manage.domain")
@@ -222,7 +223,7 @@ def test_changes_hold_everywhere_at_once(bench):
 
 
 def test_revoking_oneself(bench):
-    """Issue: the key that makes the call may revoke itself; its dry run warns."""
+    """Issue: a key may revoke itself; the dry run warns about it."""
     tenant = bench.onboard()
     made = make(bench, tenant, "manage.iam")
     reply = bench.call(made["api_key"], REVOKE, {"api_key_id": made["api_key_id"]}, dry_run=True)
@@ -234,7 +235,7 @@ def test_revoking_oneself(bench):
 # Rotation -------------------------------------------------------------------------------------------------------------
 
 def test_rotate(bench):
-    """Issue: both keys live for the grace period, with one quota; then the old one ends, and the new one goes on."""
+    """Issue: both keys work for the grace period, with one quota. Then the old key ends and the new one still works."""
     tenant = bench.onboard()
     old = make(bench, tenant, "manage.domain", "manage.read", rate_limit=77)
     params = {"api_key_id": old["api_key_id"], "grace_seconds": 3600}
@@ -259,7 +260,7 @@ def test_rotate(bench):
 
 
 def test_rotate_at_once_and_by_default(bench):
-    """Issue: grace_seconds 0 ends the old key now; without it there are 24 hours; an earlier expiry stays."""
+    """Issue: grace_seconds 0 ends the old key at once. The default is 24 hours. An earlier expiry stays."""
     tenant = bench.onboard()
     old = make(bench, tenant)
     succeeded(bench.call(tenant.key, ROTATE, {"api_key_id": old["api_key_id"], "grace_seconds": 0}))
@@ -276,11 +277,11 @@ def test_rotate_at_once_and_by_default(bench):
 
 
 def test_dry_rotate(bench):
-    """Contract 3: a dry run of rotate names the new key and the change of the old one."""
+    """Contract 3: a dry run of rotate describes the new key and the change of the old one."""
     tenant = bench.onboard()
     old = make(bench, tenant)
     impact = dry(bench, tenant, ROTATE, {"api_key_id": old["api_key_id"], "grace_seconds": 60})
-    changes(impact, "creates", "updates")
+    only_changes(impact, "creates", "updates")
     equal(impact["creates"], [{"type": "api_key", "name": "k", "scopes": ["manage.read"], "count": 1}], "creates")
     equal([(entry["type"], entry["api_key_id"], set(entry["changes"])) for entry in impact["updates"]],
           [("api_key", old["api_key_id"], {"expires_at"})], "updates")
@@ -289,16 +290,17 @@ def test_dry_rotate(bench):
 # Team and settings ----------------------------------------------------------------------------------------------------
 
 def test_team(bench):
-    """Contract 3: team.invite and team.list; inviting again changes the role; addresses are compared in lower case."""
+    """Contract 3: team.invite adds a member to team.list. Inviting again changes the role. Addresses are compared
+    in lower case."""
     tenant = bench.onboard()
     person = {"email": "Ann@Example.com", "role": "viewer"}
     invite = lambda **more: bench.call(tenant.key, "iam.team.invite", {**person, **more})
     impact = dry(bench, tenant, "iam.team.invite", person)
-    changes(impact, "creates")
+    only_changes(impact, "creates")
     equal(impact["creates"], [{"type": "team_member", "email": "ann@example.com", "role": "viewer"}], "creates")
     first = succeeded(invite()).data
     equal((first["email"], first["role"], first["status"]), ("ann@example.com", "viewer", "invited"), "the member")
-    changes(dry(bench, tenant, "iam.team.invite", {**person, "role": "admin"}), "updates")
+    only_changes(dry(bench, tenant, "iam.team.invite", {**person, "role": "admin"}), "updates")
     again = succeeded(invite(email="ann@EXAMPLE.com", role="admin")).data
     equal(succeeded(bench.call(tenant.key, "iam.team.list")).data, [again], "team")
     equal(again, {**first, "role": "admin"}, "the member")
@@ -307,7 +309,8 @@ def test_team(bench):
 
 
 def test_settings(bench):
-    """Contract 3: settings.get and settings.update: what is named changes, null unsets, the rest stays."""
+    """Contract 3: settings.update changes the given settings, null unsets one, the rest stays; settings.get shows
+    them."""
     tenant = bench.onboard()
     get = lambda: succeeded(bench.call(tenant.key, "settings.get")).data
     put = lambda **values: bench.call(tenant.key, "settings.update", {"settings": values})
@@ -329,17 +332,17 @@ def test_settings(bench):
 
 
 def test_dry_settings(bench):
-    """Contract 3: the dry run of settings.update names what would differ, and only that."""
+    """Contract 3: the dry run of settings.update lists only the settings that would change."""
     tenant = bench.onboard()
     settings = {"timezone": "UTC", "billing_email": "agent@example.com", "locale": None}
     impact = dry(bench, tenant, "settings.update", {"settings": settings})
-    changes(impact, "updates")
+    only_changes(impact, "updates")
     equal(impact["updates"], [{"type": "settings", "changes": {"timezone": "UTC"}}], "updates")
-    changes(dry(bench, tenant, "settings.update", {"settings": {"billing_email": "agent@example.com"}}))
+    only_changes(dry(bench, tenant, "settings.update", {"settings": {"billing_email": "agent@example.com"}}))
 
 
 def test_iam_is_not_billed(bench):
-    """Contract 3: only leadscoring is billable: other packs work when the free calls are used up, and use none."""
+    """Contract 3: only leadscoring is billable. Other packs use no free calls, and work after these are used up."""
     tenant = bench.onboard()
     bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", "0")
     refused(bench.call(tenant.key, SCORE, SCORE_PARAMS), 402, "UPGRADE_REQUIRED")

@@ -33,8 +33,8 @@ grant execute on function e2e_echo.echo(uuid, jsonb, jsonb) to acp_app;
 
 @contextlib.contextmanager
 def echo(bench, **members):
-    """A responder whose billable action e2e.echo answers with params.value."""
-    bench.need_own_stack("needs an action of its own")
+    """A responder whose billable action e2e.echo returns params.value."""
+    bench.need_own_stack("needs its own action")
     bench.db.execute(FUNCTIONS)
     entry = action("e2e.echo", {"kind": "sql", "function": "e2e_echo.echo"}, **members)
     try:
@@ -45,12 +45,13 @@ def echo(bench, **members):
 
 
 def fresh():
-    """An idempotency key that nobody used."""
+    """An unused idempotency key."""
     return "idem-%s" % uuid.uuid4()
 
 
 def replayed(bench, first, again):
-    """The reply is the stored one of an earlier success, and says so in its code, its header and its audit row."""
+    """Checks that the reply is the stored one of an earlier success, marked by its code, its header and its audit
+    row."""
     succeeded(again)
     equal(again.code, "IDEMPOTENT_REPLAY", "code")
     equal(again.header("Idempotency-Replayed"), "true", "Idempotency-Replayed")
@@ -77,7 +78,8 @@ def claims(bench, tenant):
 
 
 def test_replay(bench):
-    """Contract 3: the same key and request give the same data again; one effect, one billed row, one call used."""
+    """Contract 3: the same key and request return the same data again. There is one effect, one billed row, one used
+    call."""
     tenant = bench.onboard()
     first = twice(bench, tenant, CREATE, MODEL)
     equal(models(bench, tenant), 1, "models")
@@ -88,7 +90,7 @@ def test_replay(bench):
 
 
 def test_replay_of_an_array(bench):
-    """Issue: replay of an array; it is the stored one, also when the same question has another answer by now."""
+    """Issue: an array is replayed as stored, even if the same request would now have another result."""
     tenant = bench.onboard()
     key = fresh()
     first = succeeded(bench.call(tenant.key, LIST, {}, idempotency_key=key))
@@ -99,7 +101,7 @@ def test_replay_of_an_array(bench):
 
 
 def test_replay_of_null_false_zero(bench):
-    """Issue: replay of results including null, false and 0; each ran once."""
+    """Issue: all results, including null, false and 0, are replayed; each call ran once."""
     tenant = bench.onboard()
     values = [None, False, 0, "", [], {}, True, -0.5, 9007199254740991, [None, {"a": [False, 0]}], "\u00e4\U0001f600\n"]
     with echo(bench) as responder:
@@ -114,7 +116,7 @@ def test_replay_of_null_false_zero(bench):
 
 
 def test_replay_of_a_key(bench):
-    """Contract 3, 1: iam.keys.create again gives the same api_key; it works, and it is one key."""
+    """Contract 3, 1: the replay of iam.keys.create returns the same api_key. It works, and there is only one."""
     tenant = bench.onboard()
     first = twice(bench, tenant, KEYS_CREATE, NEW_KEY)
     bench.keys.add(first.data["api_key"])
@@ -123,11 +125,11 @@ def test_replay_of_a_key(bench):
 
 
 def test_stored_result_is_unreadable(bench):
-    """Contract 1, 3: a key is never stored: nowhere in any table, nor in the log, not even for its replay."""
+    """Contract 1, 3: a key is never stored in any table or in the log, not even for its replay."""
     tenant = bench.onboard()
     secret = twice(bench, tenant, KEYS_CREATE, NEW_KEY).data["api_key"]
     dump = bench.db.dump()
-    check(tenant.id in dump, "the dump lacks what is there")
+    check(tenant.id in dump, "the dump is incomplete")
     for form in (secret, secret.encode().hex(), secret[12:-6], secret[12:-6].encode().hex()):
         check(form not in dump, "the key, or a part of it, is in a table")
     if bench.stack.log:
@@ -136,7 +138,7 @@ def test_stored_result_is_unreadable(bench):
 
 
 def test_header_and_member_are_one(bench):
-    """Issue: the Idempotency-Key header and the body's member are one thing; different values are 400."""
+    """Issue: the Idempotency-Key header and the body's member are equivalent; different values get 400."""
     tenant = bench.onboard()
     key = fresh()
     first = succeeded(bench.call(tenant.key, CREATE, MODEL, {"Idempotency-Key": key}))
@@ -154,7 +156,7 @@ def test_header_and_member_are_one(bench):
 
 
 def test_another_request(bench):
-    """Contract 2: the same key with another request is 422 and does nothing; the first reply stays."""
+    """Contract 2: the same key with another request gets 422 and has no effect; the first reply stays."""
     tenant = bench.onboard()
     key = fresh()
     first = succeeded(bench.call(tenant.key, CREATE, MODEL, idempotency_key=key))
@@ -166,7 +168,7 @@ def test_another_request(bench):
 
 
 def test_same_request_in_other_words(bench):
-    """Contract 3: what is compared is the canonical request: member order and spelling of values do not matter."""
+    """Contract 3: requests are compared in canonical form; member order and spelling of values do not matter."""
     tenant = bench.onboard()
     key = fresh()
     text = '{"action": "%s", "idempotency_key": "%s", "params": %s}'
@@ -177,18 +179,19 @@ def test_same_request_in_other_words(bench):
 
 
 def test_keys_are_of_tenant_and_action(bench):
-    """Contract 3: idempotency is per (tenant, action, key): another tenant's, or another action's, is another one."""
+    """Contract 3: idempotency is per (tenant, action, key). The same key of another tenant or action is independent."""
     one, two = bench.onboard(), bench.onboard()
     key = fresh()
     ids = [succeeded(bench.call(tenant.key, CREATE, MODEL, idempotency_key=key)).data["model_id"]
            for tenant in (one, two)]
-    check(ids[0] != ids[1], "two tenants, one model")
+    check(ids[0] != ids[1], "two tenants have the same model")
     reply = succeeded(bench.call(one.key, LIST, {}, idempotency_key=key))
     check("code" not in reply.json, "a replay of another action\n%s" % reply)
 
 
 def test_concurrent_first_calls(bench):
-    """Issue: 32 concurrent first calls with one key: one effect, one billed row, 31 times 409 or the replay."""
+    """Issue: 32 concurrent first calls with one key have one effect and one billed row. The other 31 get 409 or the
+    replay."""
     tenant = bench.onboard()
     key = fresh()
     replies = parallel(32, lambda _: bench.call(tenant.key, CREATE, MODEL, idempotency_key=key))
@@ -209,7 +212,7 @@ def test_concurrent_first_calls(bench):
 
 
 def test_concurrent_key_creation(bench):
-    """Issue, for a secret: concurrent first calls make one key, and those that get it get the same text."""
+    """Issue, for a secret: concurrent first calls create one key, and all that receive it receive the same text."""
     tenant = bench.onboard()
     key = fresh()
     replies = parallel(16, lambda _: bench.call(tenant.key, KEYS_CREATE, NEW_KEY, idempotency_key=key))
@@ -219,7 +222,7 @@ def test_concurrent_key_creation(bench):
 
 
 def test_failed_call_leaves_the_key_free(bench):
-    """Contract 3: stages that did not refuse leave nothing behind when a later one does: the key is as new."""
+    """Contract 3: if a later stage refuses a call, the earlier ones leave nothing behind; the key is still unused."""
     tenant = bench.onboard()
     key = fresh()
     no_model = {"model_id": str(uuid.uuid4()), "leads": SCORE_PARAMS["leads"]}
@@ -232,14 +235,14 @@ def test_failed_call_leaves_the_key_free(bench):
 
 
 def age_claim(bench, tenant, key, lease):
-    """Puts back the claim of a call that never ended, as if its process had been killed."""
+    """Makes the claim look like one of a call that never ended because its process was killed."""
     bench.db.execute("update acp.idempotency set state = 'running', sealed = null, owner = gen_random_uuid(), "
                      "lease_until = acp.now() + :'lease'::interval where tenant_id = :'id' and key = :'key'",
                      id=tenant.id, key=key, lease=lease)
 
 
 def test_crashed_claim(bench):
-    """Issue: a crashed claim frees itself: 409 while its lease lasts, then the key works for any request again."""
+    """Issue: the claim of a crashed call gets 409 until its lease expires. Then the key works for any request again."""
     tenant = bench.onboard()
     key = fresh()
     ask = lambda params=MODEL: bench.call(tenant.key, CREATE, params, idempotency_key=key)
@@ -258,7 +261,7 @@ def test_crashed_claim(bench):
 
 
 def test_claim_of_a_crash(bench):
-    """Issue: a claim whose call never wrote a result (a row as a killed process leaves it) is free after its lease."""
+    """Issue: a claim without a result (the row that a killed process leaves) is free after its lease."""
     tenant = bench.onboard()
     key = fresh()
     bench.db.execute("insert into acp.idempotency (tenant_id, action, key, fingerprint, state, owner, lease_until, "
@@ -271,7 +274,7 @@ def test_claim_of_a_crash(bench):
 
 
 def test_expiry(bench):
-    """Contract 3: a reply is kept for 24 hours: before, a replay; after, a call like any other, and billed."""
+    """Contract 3: a reply is kept for 24 hours. Until then the call is replayed; after that it runs and is billed."""
     tenant = bench.paid_tenant()
     key = fresh()
     ask = lambda params=MODEL: succeeded(bench.call(tenant.key, CREATE, params, idempotency_key=key))
@@ -287,7 +290,7 @@ def test_expiry(bench):
 
 
 def test_free_limit(bench):
-    """Contract 3: replays are not counted, not billed and never refused by the quota; who is, claims nothing."""
+    """Contract 3: replays are not counted, not billed and never refused by the quota. A refused call claims nothing."""
     tenant = bench.onboard()
     key, unused = fresh(), fresh()
     first = succeeded(bench.call(tenant.key, CREATE, MODEL, idempotency_key=key))
@@ -301,7 +304,7 @@ def test_free_limit(bench):
     equal(bench.usage(tenant.key)["calls_used"], 100, "calls_used")
     equal(bench.tenant_rows(tenant, "billable"), 100, "billable rows")
     bench.stack.ctl("tenant", "update", tenant.id, "--tier", "paid", "--payment-method", "active")
-    time.sleep(0.1)  # a change by another program is in force then
+    time.sleep(0.1)  # after that, a change by another program is in effect
     check("code" not in succeeded(bench.call(tenant.key, CREATE, MODEL, idempotency_key=unused)).json, "a replay")
 
 
@@ -317,7 +320,7 @@ def test_ceiling(bench):
 
 
 def test_dry_run(bench):
-    """Contract 3: a dry run claims nothing and is not a replay; the real call with its key still runs, and back."""
+    """Contract 3: a dry run claims nothing and is never a replay, before or after the real call with its key."""
     tenant = bench.onboard()
     key = fresh()
     dry = lambda: succeeded(bench.call(tenant.key, CREATE, MODEL, idempotency_key=key, dry_run=True))
@@ -327,11 +330,11 @@ def test_dry_run(bench):
     equal(claims(bench, tenant), 0, "claims")
     first = succeeded(bench.call(tenant.key, CREATE, MODEL, idempotency_key=key))
     replayed(bench, first, bench.call(tenant.key, CREATE, MODEL, idempotency_key=key))
-    check("creates" in dry().data, "a dry run that is answered with the stored reply")
+    check("creates" in dry().data, "a dry run got the stored reply")
 
 
 def test_replay_needs_the_right(bench):
-    """Contract 3 (order): the scope stands before the claim: a key without it gets no stored reply."""
+    """Contract 3 (order): the scope is checked before the claim, so a key without it gets no stored reply."""
     tenant = bench.onboard()
     key = fresh()
     succeeded(bench.call(tenant.key, CREATE, MODEL, idempotency_key=key))
@@ -340,7 +343,8 @@ def test_replay_needs_the_right(bench):
 
 
 def test_replay_grants_nothing(bench):
-    """Contract 3 (packs): a key cannot grant a scope that it lacks, nor get one out of another key's reply."""
+    """Contract 3 (packs): a key cannot grant a scope that it lacks, nor get such a key from another key's stored
+    reply."""
     tenant = bench.onboard()
     key = fresh()
     params = {"name": "k", "scopes": ["manage.domain"]}
@@ -348,4 +352,4 @@ def test_replay_grants_nothing(bench):
     narrow, _ = bench.make_key(tenant, "manage.iam")
     refused(bench.call(narrow, KEYS_CREATE, params), 403, "SCOPE_DENIED")
     reply = bench.call(narrow, KEYS_CREATE, params, idempotency_key=key)
-    check(reply.status >= 400, "a key with manage.domain for a key that lacks it\n%s" % reply.request)
+    check(reply.status >= 400, "a key without manage.domain received one that has it\n%s" % reply.request)

@@ -1,8 +1,8 @@
-"""SQL and JSON put into every string that the program takes: every string of every action's schema and of every request
-that the OpenAPI description names, found by walking them, so that what is added is tried without a line here.
+"""Puts SQL and JSON into every string that the program accepts: every string of every action's schema and of every
+request in the OpenAPI description. The tests find the strings by walking these, so new ones are tested automatically.
 
-What would show that a text was taken for code: a sequence counts every evaluation of SQL, also one that is undone; a
-member that only a text holds would become a real one; a line of the log would begin in the middle of another.
+Signs that a text was interpreted as code: a sequence that counts every evaluation of SQL, even one that is rolled back;
+a member that exists only in a text becomes a real one; a log line begins in the middle of another.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ SQL = ["'||%s||'", "'; select %s; --", "') ; select %s; --", "\\'||%s||\\'", "$$
        "{%s}", "' or %s > 0 or '", "/* */ %s", "%%' and %s::text like '%%"]
 JSON = ['","%s":"x' % MEMBER, '"},"%s":{"a":"' % MEMBER, '\\","%s":"x' % MEMBER, '"],"%s":["' % MEMBER,
         "\",\"tier\":\"paid\",\"%s\":\"" % MEMBER]
-# What formats, printf, terminals, shells, paths, templates and PostgreSQL's types take for more than text.
+# Texts with a special meaning for formats, printf, terminals, shells, paths, templates and PostgreSQL's types.
 OTHER = ["%s%n%n%x", "\x1b[31mred\x1b[0m", "a\r\nX-Injected: 1\r\n\r\nb",
          "a\n2026-11-22T00:00:00.000Z info [1] forged=1", "$(touch /tmp/x)`id`", "../../../etc/passwd",
          "{{7*7}}${7*7}<%= 7 %>", "<script>alert(1)</script>", "\u202e\u2028\ufeff", "infinity", "now",
          "9999-12-31T23:59:60Z", "0000-00-00T00:00:00Z", "2026-02-30T25:61:61+99:99", "1e400", "NULL",
          "{00000000-0000-0000-0000-000000000000}", "9999999999999999." + NIL, "\U0001f4a9" * 20, "'" * 60, "\\" * 60]
 TEXTS = [text % TELLTALE for text in SQL] + JSON + OTHER
-# What the hub's endpoints need to get as far as their statements; the rest of the values comes from the schemas.
+# Values that the hub's endpoints need to reach their SQL statements. All other values come from the schemas.
 FORMATS = {"uuid": lambda: str(uuid.uuid4()), "agent_id": lambda: "inject-%s" % uuid.uuid4(),
            "email": lambda: "x@example.com", "date-time": lambda: "2026-11-01T00:00:00Z"}
 PATTERNS = {"period": "2026-11", "period_start": "2026-11-01", "period_end": "2026-12-01", "request_hash": "0" * 64,
@@ -59,7 +59,7 @@ def kind_of(schema):
 
 
 def sample(schema, document, name=""):
-    """The smallest value that the schema takes."""
+    """The smallest value that the schema allows."""
     schema = resolved(schema, document)
     if "enum" in schema:
         return schema["enum"][0]
@@ -74,7 +74,7 @@ def sample(schema, document, name=""):
 
 
 def strings_of(schema, document, path=()):
-    """The path of every string in it: (a member's name or an item's number, …), KEY for the names of a map."""
+    """Yields the path of every string: names of members and numbers of items, KEY for the names of a map."""
     schema = resolved(schema, document)
     kind = kind_of(schema)
     if kind == "string":
@@ -94,7 +94,7 @@ KEY = object()
 
 
 def planted(base, schema, path, text, document):
-    """A copy of base with the text at the path; what is not there on the way is made as the schema wants it."""
+    """A copy of base with the text at the path. Missing parts of the path are created from the schema."""
     if not path:
         return text
     schema = resolved(schema, document)
@@ -118,7 +118,7 @@ def shown(path):
     return "/" + "/".join("(name)" if step is KEY else str(step) for step in path)
 
 
-# What must not have happened ---------------------------------------------------------------------------------------
+# Signs of injection ------------------------------------------------------------------------------------------------
 
 def members_of(value):
     if isinstance(value, dict):
@@ -131,7 +131,7 @@ def members_of(value):
 
 
 def harmless(reply, what):
-    """Not a failure of the program, no header and no member that was only in a text."""
+    """Checks that the reply is no failure of the program, and has no header or member that was only in a text."""
     unpaid = reply.status == 503 and "payments" in reply.json["error"]  # Stripe is not configured
     check(reply.status < 500 or unpaid, "%s: a failure of the program\n%s" % (what, reply))
     check(reply.header("X-Injected") is None, "%s: a header from a text\n%s" % (what, reply))
@@ -144,15 +144,16 @@ LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (error|warning|i
 
 
 def log_is_whole(text):
-    """Every line is one that the program began, and holds nothing that a terminal obeys."""
+    """Checks that the program began every line, and that none has control characters."""
     for line in text.splitlines():
-        check(LOG_LINE.fullmatch(line) or not line, "a line of the log that is none: %r" % line[:300])
-        check(not any(ord(c) < 32 or ord(c) == 127 for c in line), "controls in the log: %r" % line[:300])
+        check(LOG_LINE.fullmatch(line) or not line, "not a line of the program's log: %r" % line[:300])
+        check(not any(ord(c) < 32 or ord(c) == 127 for c in line), "control characters in the log: %r" % line[:300])
 
 
 @contextlib.contextmanager
 def nothing_taken_for_code(bench):
-    """No SQL in a text ran, no JSON in it became a member of what is stored, no other tenant's row changed."""
+    """Checks that no SQL in a text ran, no JSON in a text became a stored member, and no row of another tenant
+    changed."""
     bench.db.execute("drop sequence if exists public.acp_injected; create sequence public.acp_injected; "
                      "grant usage on sequence public.acp_injected to public")
     victim = Victim(bench)
@@ -164,19 +165,19 @@ def nothing_taken_for_code(bench):
             yield
         equal(bench.db.value("select is_called from public.acp_injected"), False, "SQL in a text was evaluated")
         equal(bench.db.value(relations), before, "tables, indexes, sequences")
-        equal(stored_members(bench), [], "columns with a member that was in a text only")
+        equal(stored_members(bench), [], "columns with a member that was only in a text")
         log_is_whole(read_log(bench)[at:])
     finally:
         bench.db.execute("drop sequence public.acp_injected")
 
 
 def stored_members(bench):
-    """Columns of JSON that hold the member, wherever in them."""
+    """The JSON columns that have the member at any depth."""
     columns = bench.db.rows("select format('%I.%I', table_schema, table_name) as t, quote_ident(column_name) as c from "
                             "information_schema.columns join information_schema.tables using (table_schema, "
                             "table_name) where data_type in ('json', 'jsonb') and table_type = 'BASE TABLE' and "
                             "table_schema = 'acp'")
-    check(len(columns) > 10, "columns of JSON: %s" % columns)
+    check(len(columns) > 10, "JSON columns: %s" % columns)
     asked = ["select '%(t)s.%(c)s' as place from %(t)s where %(c)s::jsonb @? '$.**.%(m)s'" % {**row, "m": MEMBER}
              for row in columns]
     return bench.db.rows(" union all ".join(asked))
@@ -192,7 +193,7 @@ def read_log(bench):
 # The tests ---------------------------------------------------------------------------------------------------------
 
 def test_the_sequence_would_tell(bench):
-    """The counterpart: as the program's own role, the texts that are SQL move the sequence when they are evaluated."""
+    """The counterpart: if the program's role evaluates a text that is SQL, the sequence advances."""
     bench.db.execute("drop sequence if exists public.acp_injected; create sequence public.acp_injected; "
                      "grant usage on sequence public.acp_injected to public")
     try:
@@ -204,7 +205,8 @@ def test_the_sequence_would_tell(bench):
 
 
 def bases(bench):
-    """A tenant, and action -> params with which it succeeds, of the tables that test_isolation keeps complete."""
+    """A tenant, and params for each action with which it succeeds, from the tables that test_isolation keeps
+    complete."""
     own = Victim(bench)
     found = dict(PLAIN)
     for name, member, kind, more in WITH_IDS:
@@ -213,7 +215,7 @@ def bases(bench):
 
 
 def texts_for(schema, path):
-    """All of them; fewer where the schema takes a word of a list or a UUID only."""
+    """All texts, or fewer if the schema allows only a word of a list or a UUID."""
     at = schema
     for step in path:
         at = at.get("items", {}) if step == 0 else at.get("properties", {}).get(step, {})
@@ -221,7 +223,7 @@ def texts_for(schema, path):
 
 
 def test_actions(bench):
-    """Issue 4: SQL, JSON, format and control characters in every string of every action: it stays a text, or is 400."""
+    """Issue 4: SQL, JSON, format and control characters in any string of any action stay text, or the reply is 400."""
     tenant, params = bases(bench)
     bench.stack.ctl("tenant", "update", tenant.id, "--tier", "paid", "--payment-method", "active")
     bench.db.execute("update acp.api_keys set rate_limit = 1000000 where tenant_id = :'id'", id=tenant.id)
@@ -235,12 +237,12 @@ def test_actions(bench):
     with nothing_taken_for_code(bench):
         replies = spread(4, calls, lambda call: try_call(bench, tenant.key, *call))
     places = {(entry["name"], shown(path)) for entry, path, _, _ in calls}
-    # A dry run that succeeds went through the schema, the handler and its statements.
+    # A successful dry run has passed the schema, the handler and its statements.
     reached = {(entry["name"], shown(path)) for (entry, path, _, _), reply in zip(calls, replies)
                if reply.status == 200}
-    check(len(reached) > 10, "the texts got nowhere: %s" % reached)
+    check(len(reached) > 10, "too few strings accepted the texts: %s" % reached)
     bench.audit_each(replies)
-    bench.outcome = "%d calls, %d strings of %d actions; %d strings took texts" % (
+    bench.outcome = "%d calls, %d strings of %d actions; %d strings accepted texts" % (
         len(calls), len(places), len(actions), len(reached))
 
 
@@ -250,7 +252,7 @@ def try_call(bench, key, entry, path, text, params):
 
 
 def test_stored_and_shown(bench):
-    """The same texts, stored for real where an action takes them: what is listed is what was sent."""
+    """The same texts in real calls: the lists return what was sent."""
     tenant = bench.paid_tenant()
     with nothing_taken_for_code(bench):
         questions = [{"key": "q%d" % n, "text": text} for n, text in enumerate(TEXTS)]
@@ -270,7 +272,7 @@ def test_stored_and_shown(bench):
 
 
 def test_envelope_and_headers(bench):
-    """The router's own strings: action, idempotency_key, names of members; and the headers that are kept."""
+    """The same texts in the router's own strings (action, idempotency_key, names of members) and in stored headers."""
     tenant = bench.paid_tenant()
     printable = [text for text in TEXTS if all(" " <= c <= "~" for c in text)]
     with nothing_taken_for_code(bench):
@@ -291,7 +293,7 @@ def test_envelope_and_headers(bench):
 
 
 def requests_of(document):
-    """(path, method, operation) of what takes something, as the description names it."""
+    """Yields (path, method, operation) of every described request that has parameters or a body."""
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             if "requestBody" in operation or operation.get("parameters"):
@@ -299,7 +301,8 @@ def requests_of(document):
 
 
 def test_endpoints(bench):
-    """Every body member, path segment and query parameter of the OpenAPI description, for agents and for kernels."""
+    """The same texts in every body member, path segment and query parameter of the OpenAPI description, for agents and
+    for kernels."""
     hub, tenant = Hub(bench), bench.paid_tenant()
     document = bench.http.request("GET", "/api/openapi.json", None, []).json
     keys = {"kernelKey": [("Authorization", "Bearer " + hub.key)], "apiKey": [("X-API-Key", tenant.key)]}
@@ -327,7 +330,7 @@ def test_endpoints(bench):
 
 
 def in_parameter(parameter, path, method, headers):
-    """A text in the path or the query; others are test_envelope_and_headers'."""
+    """Puts a text into the path or the query. test_envelope_and_headers tests headers."""
     name, where = parameter.get("name"), parameter.get("in")
     if where not in ("path", "query"):
         return []

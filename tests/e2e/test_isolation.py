@@ -1,6 +1,6 @@
-"""Tenant isolation (issue, Must show): every action and endpoint tried with another tenant's ids: never its data.
+"""Tenant isolation (issue, Must show): no action or endpoint returns another tenant's data for another tenant's ids.
 
-What another tenant's id is answered with is what an id is answered with that nobody has.
+The reply to another tenant's id is the same as the reply to an id that does not exist.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from checks import check, equal, spread
 
 MODELS, QUESTIONS = "domain.leadscoring.models.list", "domain.leadscoring.questions.list"
 UPSERT = "domain.leadscoring.questions.upsert_bulk"
-# Every action that takes an id: its member, which of the victim's ids it takes, and what else it needs.
+# Every action with an id: its member, the victim's id that fits it, and the other params that it needs.
 WITH_IDS = [
     (SCORE, "model_id", "model", {"leads": SCORE_PARAMS["leads"]}),
     (MODELS, "after", "model", {}),
@@ -29,7 +29,7 @@ WITH_IDS = [
     ("webhooks.deliveries", "webhook_id", "webhook", {}),
     ("webhooks.deliveries", "after", "delivery", {}),
 ]
-# What the other actions need.
+# The params that the other actions need.
 PLAIN = {CREATE: {"name": "m", "model_type": "ml"}, UPSERT: {"questions": [{"key": "q", "text": "t"}]},
          "iam.keys.create": {"name": "k", "scopes": ["manage.read"]}, "iam.team.list": {},
          "iam.team.invite": {"email": "thief@example.com", "role": "viewer"}, "settings.get": {},
@@ -41,7 +41,7 @@ BY_TENANT = "tenants agents api_keys team_members tenant_settings leadscoring_mo
 
 
 class Victim:
-    """A tenant that has one of everything, all of it marked."""
+    """A tenant with one object of every kind, each of them marked."""
 
     def __init__(self, bench):
         self.mark = "mark%s" % uuid.uuid4().hex[:12]
@@ -59,7 +59,7 @@ class Victim:
                     "delivery": self._delivery(bench, hook["webhook_id"]), "question": "k" + self.mark}
 
     def _delivery(self, bench, webhook_id):
-        """One that has ended, so that no process is busy with it while the test compares tables."""
+        """Inserts a finished delivery, so that no process changes it while the test compares tables."""
         delivery = str(uuid.uuid4())
         bench.db.execute("insert into acp.webhook_deliveries (tenant_id, delivery_id, webhook_id, event, payload, "
                          "status, attempts, created_at) values (:'tenant', :'delivery', :'webhook', 'webhook.test', "
@@ -68,7 +68,7 @@ class Victim:
         return delivery
 
     def rows(self, bench):
-        """All that the tenant has, as text."""
+        """All rows of the tenant."""
         return bench.db.rows(" union all ".join(
             "select '%s' as t, to_jsonb(x) as r from acp.%s x where tenant_id = :'id'" % (name, name)
             for name in BY_TENANT.split()) + " order by 1, 2", id=self.tenant.id)
@@ -80,7 +80,7 @@ class Victim:
         equal(self.rows(bench), before, "rows of the other tenant")
 
     def unseen(self, reply):
-        """Nothing of this tenant is in a reply to another."""
+        """Checks that a reply to another tenant has nothing of this one; returns the reply."""
         text = reply.body.decode()
         own = [self.mark, self.tenant.id, self.tenant.key[:12]]
         check(not any(word in text for word in own), "another tenant's data\n%s" % reply)
@@ -88,7 +88,7 @@ class Victim:
 
 
 def answer(reply, sent):
-    """A reply without the parts that differ from call to call, and without the id that was sent."""
+    """A reply without the parts that vary between calls, and without the id that was sent."""
     members = {name: value for name, value in reply.json.items() if name not in ("request_id", "constraints_applied")}
     return reply.status, json.dumps(members, sort_keys=True).replace(sent, "ID")
 
@@ -98,17 +98,17 @@ def absent(kind):
 
 
 def test_every_action_is_tried(bench):
-    """Issue: every action: the tables of this file name each action, and each of its members that is an id."""
+    """Issue, "every action": the tables of this file list each action and each of its members that is an id."""
     actions = succeeded(bench.call(bench.onboard().key, "meta.actions")).data["actions"]
     tried = {(name, member) for name, member, _, _ in WITH_IDS}
     equal({entry["name"] for entry in actions}, {name for name, _ in tried} | set(PLAIN), "actions")
     ids = {(entry["name"], member) for entry in actions
            for member, schema in entry["params_schema"].get("properties", {}).items() if schema.get("format") == "uuid"}
-    equal(ids - tried, set(), "members that are ids and not tried")
+    equal(ids - tried, set(), "members that are ids and are not tested")
 
 
 def test_ids_of_another_tenant(bench):
-    """Issue: another tenant's id is NOT_FOUND or empty, dry run or not, told from an absent one by nothing."""
+    """Issue: another tenant's id gets NOT_FOUND or an empty result, in a dry run or not, exactly like an absent id."""
     victim, thief = Victim(bench), bench.onboard()
     with victim.untouched(bench):
         for name, member, kind, more in WITH_IDS:
@@ -128,7 +128,7 @@ def test_ids_of_another_tenant(bench):
 
 
 def test_ids_work_for_their_owner(bench):
-    """The counterpart: with the owner's key the same calls find what they name (else the test above shows nothing)."""
+    """The counterpart: with the owner's key the same calls succeed. Otherwise the test above would prove nothing."""
     victim = Victim(bench)
     for name, member, kind, more in WITH_IDS:
         if name.endswith(".delete") or member == "after":
@@ -142,14 +142,14 @@ def test_ids_work_for_their_owner(bench):
 
 
 def test_lists_and_writes(bench):
-    """Issue: every other action, as another tenant: nothing of the first one is seen or touched."""
+    """Issue: every other action, called by another tenant, shows and changes nothing of the first one."""
     victim, thief = Victim(bench), bench.onboard()
     with victim.untouched(bench):
         for name in (MODELS, QUESTIONS, "webhooks.list", "webhooks.deliveries", "iam.team.list"):
             equal(victim.unseen(succeeded(bench.call(thief.key, name))).data, [], "data of " + name)
         for name, params in PLAIN.items():
             victim.unseen(succeeded(bench.call(thief.key, name, params)))
-        # Names are a tenant's own: the same ones do not meet.
+        # Names belong to a tenant, so equal names of two tenants do not collide.
         victim.unseen(succeeded(bench.call(thief.key, UPSERT, {"questions": [{"key": "q", "text": "mine"}]})))
         succeeded(bench.call(thief.key, "iam.team.invite", {"email": "team@%s.example" % victim.mark, "role": "owner"}))
         key_of = {"questions": [{"key": "k" + victim.mark, "text": "mine"}]}
@@ -157,7 +157,7 @@ def test_lists_and_writes(bench):
 
 
 def test_idempotency_key_of_another_tenant(bench):
-    """Contract 3: an idempotency key that another tenant used gives nothing of that tenant's reply."""
+    """Contract 3: an idempotency key that another tenant used returns nothing of that tenant's reply."""
     victim, thief = Victim(bench), bench.onboard()
     with victim.untouched(bench):
         reply = succeeded(bench.call(thief.key, CREATE, victim.model, idempotency_key=victim.mark))
@@ -166,7 +166,8 @@ def test_idempotency_key_of_another_tenant(bench):
 
 
 def test_naming_the_tenant(bench):
-    """Contract 1, 2.1: the tenant is the key's: naming another one in params, headers or query changes nothing."""
+    """Contract 1, 2.1: the key determines the tenant. Naming another one in params, headers or query changes
+    nothing."""
     victim, thief = Victim(bench), bench.onboard()
     headers = {"X-Tenant-Id": victim.tenant.id, "Tenant": victim.tenant.id}
     with victim.untouched(bench):
@@ -187,7 +188,7 @@ def test_naming_the_tenant(bench):
 
 
 def test_onboarding_as_another(bench):
-    """Contract 2.1: knowing an agent_id and its e-mail gives a stranger no credential and no id."""
+    """Contract 2.1: a stranger who knows an agent_id and its e-mail gets no credential and no id."""
     victim = Victim(bench)
     agent = {"agent_id": victim.tenant.agent_id, "email": "%s@example.com" % victim.mark,
              "organization_name": victim.mark}
@@ -199,7 +200,7 @@ def test_onboarding_as_another(bench):
 
 
 def test_keys_of_two_tenants_are_counted_apart(bench):
-    """Issue: quota, ceilings and limits are a tenant's own: one tenant's use takes nothing from another."""
+    """Issue: quota, ceilings and limits are per tenant: the usage of one does not affect another."""
     one, two = bench.onboard(), bench.onboard()
     bench.stack.ctl("tenant", "update", one.id, "--calls-limit", "2")
     equal([bench.score(one.key).status for _ in range(3)], [200, 200, 402], "statuses")
@@ -209,8 +210,8 @@ def test_keys_of_two_tenants_are_counted_apart(bench):
 
 
 def test_reads_at_once(bench):
-    """Reads that come at the same moment, and may share a statement: each tenant reads what is its own, each refusal is
-    that of its call, and each audit row says what its call read."""
+    """Simultaneous reads may share a statement. Each tenant still reads only its own data, each refusal belongs to its
+    call, and each audit row describes its own call."""
     tenants = [bench.paid_tenant() for _ in range(6)]
     for number, tenant in enumerate(tenants):
         for model in range(number + 1):
@@ -228,6 +229,6 @@ def test_reads_at_once(bench):
 
     spread(32, range(600), read)
     for number, tenant in enumerate(tenants):
-        said = bench.db.rows("select distinct result_meta->>'count' as count from acp.audit_logs where tenant_id = :'id' "
+        rows = bench.db.rows("select distinct result_meta->>'count' as count from acp.audit_logs where tenant_id = :'id' "
                              "and action = :'action' and status = 'success'", id=tenant.id, action=MODELS)
-        equal([row["count"] for row in said], [str(number + 1)], "what the rows of tenant %d say" % number)
+        equal([row["count"] for row in rows], [str(number + 1)], "counts in the rows of tenant %d" % number)
