@@ -1,4 +1,4 @@
-"""The local journal and acpctl journal: rows that wait on the disk get into PostgreSQL once, whatever happens."""
+"""The local journal and acpctl journal: rows on disk are stored in PostgreSQL exactly once, whatever happens."""
 
 import contextlib
 import fcntl
@@ -19,7 +19,7 @@ OK, FAILED, USAGE, WAITING = 0, 1, 64, 3
 
 
 class Journal:
-    """A folder of the test's own; its files are written here as core/audit/journal.h describes them."""
+    """A journal folder for one test. The test writes its files in the format that core/audit/journal.h describes."""
 
     def __init__(self, bench, folder):
         self.bench = bench
@@ -31,7 +31,7 @@ class Journal:
                                         environment={**self.environment, **environment})
 
     def replay(self, status=OK, **environment):
-        """acpctl journal replay, which must end so; its counts."""
+        """Runs acpctl journal replay, which must exit with this status; returns the nonzero counts."""
         done = self.ctl("replay", "--json", **environment)
         equal(done.returncode, status, "exit status; %s%s" % (done.stdout, done.stderr))
         return {name: count for name, count in json.loads(done.stdout).items() if count}
@@ -80,19 +80,20 @@ def events(bench, tenant, count, **more):
 
 
 def rows(bench, tenant):
-    """The number of rows of the tenant, and of different event ids."""
+    """The number of the tenant's rows and the number of distinct event ids."""
     return tuple(bench.db.row("select count(*) as rows, count(distinct event_id) as ids from acp.audit_logs "
                               "where tenant_id = :'id' and action = 'test.journal'", id=tenant.id).values())
 
 
 def test_empty(bench):
-    """acpctl journal: a folder without files, or that is missing, is empty: exit 0; off: a sentence."""
+    """acpctl journal: a folder that has no files or does not exist counts as empty, exit status 0. If the journal is
+    off, there is a message."""
     with journal(bench) as kept:
         for folder in kept.folder, os.path.join(kept.folder, "missing"):
             done = kept.ctl("status", ACP_JOURNAL_DIR=folder)
             equal((done.returncode, done.stdout.splitlines()[-1]), (OK, "empty"), "status of %s" % folder)
             equal(kept.replay(ACP_JOURNAL_DIR=folder), {}, "counts")
-        check(not os.path.exists(os.path.join(kept.folder, "missing")), "acpctl made the folder")
+        check(not os.path.exists(os.path.join(kept.folder, "missing")), "acpctl created the folder")
         for command in "status", "replay":
             done = kept.ctl(command, ACP_JOURNAL_DIR="")
             check(done.returncode == FAILED and "journal_dir" in done.stderr, "off: %s" % done)
@@ -100,7 +101,7 @@ def test_empty(bench):
 
 
 def test_replay_once(bench):
-    """Contract 3: journaled rows are replayed once, no duplicates, also from a copy of the file."""
+    """Contract 3: journaled rows are replayed once, without duplicates, even from a copy of the file."""
     tenant = bench.paid_tenant()
     with journal(bench) as kept:
         old = event(bench, tenant, ts="2026-01-02 03:04:05.678901+00", result_meta={"count": 3})
@@ -125,7 +126,7 @@ def test_replay_once(bench):
 
 
 def test_allowance(bench):
-    """Contract 3: no tenant gets more billable successes than its limit, also through the journal."""
+    """Contract 3: no tenant gets more billable successes than its limit, even through the journal."""
     tenant = bench.onboard()
     bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", "3")
     with journal(bench) as kept:
@@ -138,7 +139,7 @@ def test_allowance(bench):
 
 
 def test_cut_and_damaged(bench):
-    """A cut last line is no event; a damaged one, and one that can never be stored, keep the file as *.bad."""
+    """A truncated last line is ignored. A damaged line, or one that can never be stored, keeps the file as *.bad."""
     tenant = bench.paid_tenant()
     with journal(bench) as kept:
         good = events(bench, tenant, 3)
@@ -159,12 +160,13 @@ def test_cut_and_damaged(bench):
         equal((shown["empty"], shown["put_aside"]), (False, 2), "status")
         done = bench.stack.program("acpctl", "doctor", environment=kept.environment)
         check(done.returncode == FAILED and "WRONG journal" in done.stdout, "doctor: %s" % done.stdout)
-        equal(kept.replay(), {}, "what is put aside is left alone")
+        equal(kept.replay(), {}, "counts of a replay with only *.bad files")
     equal(rows(bench, tenant), (4, 4), "rows")
 
 
 def test_in_use_and_away(bench):
-    """A file that a process holds is left to it; while PostgreSQL is away every file stays, exit 1."""
+    """A file that a process has locked is left to that process. While PostgreSQL is down every file stays, exit status
+    1."""
     tenant = bench.paid_tenant()
     with journal(bench) as kept:
         path = kept.write("a.journal", *events(bench, tenant, 2))
@@ -178,13 +180,13 @@ def test_in_use_and_away(bench):
         equal(rows(bench, tenant), (0, 0), "rows")
         os.chmod(kept.folder, 0o777)
         done = kept.ctl("replay")
-        check(done.returncode == FAILED and "chmod go-w" in done.stderr, "a folder open to all: %s" % done)
+        check(done.returncode == FAILED and "chmod go-w" in done.stderr, "a folder writable by all: %s" % done)
         os.chmod(kept.folder, 0o700)
         equal(kept.replay(), {"events_stored": 2, "files_removed": 1}, "counts")
 
 
 def test_partition_away(bench):
-    """Contract 3: a row whose partition is detached at the moment waits in the journal; it is not put aside as bad."""
+    """Contract 3: a row whose partition is currently detached stays in the journal. Its file does not become *.bad."""
     tenant = bench.paid_tenant()
     table, bounds = "acp.audit_logs_2025_05", "('2025-05-01 00:00:00+00') to ('2025-06-01 00:00:00+00')"
     bench.db.execute("select acp.ensure_partitions('2025-05-01', 0)")
@@ -201,7 +203,8 @@ def test_partition_away(bench):
 
 
 def test_killed_replays(bench):
-    """Two replays at a time, killed at any moment: in the end each event has one row, and counters are the rows."""
+    """Two concurrent replays are killed at any moment. In the end each event has one row, and the counters match the
+    rows."""
     tenant = bench.paid_tenant()
     command = [os.path.join(bench.stack.sbin or "", "acpctl"), "--config", bench.stack.config, "journal", "replay"]
     with journal(bench) as kept:
@@ -220,15 +223,15 @@ def test_killed_replays(bench):
             return killed
 
         check(sum(parallel(2, run_and_kill)) > 0, "no replay was killed while it ran")
-        # PostgreSQL goes on with the statement of a client that died.
+        # PostgreSQL continues to run the statement of a client that died.
         until(20, "the last statements of killed replays end", lambda: bench.db.value(
             "select count(*) from pg_stat_activity where state <> 'idle' and query ~ 'journal_replay' and pid <> "
             "pg_backend_pid()") == 0)
         before = rows(bench, tenant)[0]
         left = len(kept.files())
         counts = kept.replay()
-        equal(counts.get("events_stored", 0) + before, 12000, "rows stored by the last replay, and before it")
-        equal(counts.get("files_removed", 0), left, "files removed by it")
+        equal(counts.get("events_stored", 0) + before, 12000, "rows stored by the last replay and before it")
+        equal(counts.get("files_removed", 0), left, "files removed by the last replay")
         equal(kept.files(), [], "files")
     equal(rows(bench, tenant), (12000, 12000), "rows")
     equal(bench.db.value("select count(*) from acp_report.usage_drift where tenant_id in (:'id', :'nil')", id=tenant.id,

@@ -1,5 +1,5 @@
-"""When PostgreSQL, or a part of it, answers late or not at all: nobody else waits, nothing old is believed, and what
-was done all the same is told."""
+"""PostgreSQL, or a part of it, answers late or not at all. Other calls do not wait, stale data is not trusted, and a
+call that took effect anyway is reported as such."""
 
 import contextlib
 import json
@@ -22,11 +22,11 @@ from test_policy import policies
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
 from proxy import Network
 
-QUICK = 1.5  # seconds in which a call that waits for nobody is answered here
+QUICK = 1.5  # seconds within which a call that waits for nothing is answered here
 
 
 def scored(responder, key):
-    """(status, seconds) of a billable call."""
+    """Makes a billable call; returns (status, seconds)."""
     start = time.monotonic()
     reply = responder.call(key, json.dumps({"action": SCORE, "params": SCORE_PARAMS}).encode())
     return reply.status, time.monotonic() - start
@@ -34,7 +34,7 @@ def scored(responder, key):
 
 @contextlib.contextmanager
 def quota_locked(bench, tenant):
-    """While it lasts no free call of the tenant can be counted."""
+    """Locks the tenant's quota, so that no free call of the tenant can be counted."""
     with bench.db.session() as session:
         session.execute("begin; select 1 from acp.usage_quota where tenant_id = '%s' for update;" % tenant.id)
         yield
@@ -49,13 +49,14 @@ def in_background(count, work):
 
 
 def waits(bench):
-    """Does a statement wait for a lock?"""
+    """True if a statement waits for a lock."""
     return bench.db.value("select count(*) from pg_stat_activity where datname = current_database() and "
                           "wait_event_type = 'Lock'") > 0
 
 
-def slowest_beside(bench, locked_calls):
-    """Calls of other tenants while so many calls of one whose quota is locked wait; the slowest one's seconds."""
+def slowest_of_other_tenants(bench, locked_calls):
+    """Makes calls of other tenants while locked_calls calls of a tenant with a locked quota wait. Returns the seconds
+    of the slowest one."""
     locked, free, paid = bench.onboard(), bench.onboard(), bench.paid_tenant()
     with Responder(bench.stack, processes="1", workers="24") as responder:
         for tenant in locked, free, paid:
@@ -75,22 +76,23 @@ def slowest_beside(bench, locked_calls):
 
 
 def test_a_locked_tenant_holds_up_nobody(bench):
-    """Somebody has a tenant's quota locked: one call of it waits, those of other tenants are answered."""
-    bench.need_own_stack("starts responders of its own")
-    seconds = slowest_beside(bench, 1)
+    """While a tenant's quota is locked, its call waits, and calls of other tenants are answered."""
+    bench.need_own_stack("starts its own responders")
+    seconds = slowest_of_other_tenants(bench, 1)
     check(seconds < QUICK * slowness(), "a call of another tenant took %.2f s" % seconds)
 
 
 def test_many_calls_of_a_locked_tenant_hold_up_nobody(bench):
-    """The same with several calls of that tenant at once."""
-    bench.need_own_stack("starts responders of its own")
-    seconds = slowest_beside(bench, 4)
+    """While several calls of a tenant with a locked quota wait, calls of other tenants are answered."""
+    bench.need_own_stack("starts its own responders")
+    seconds = slowest_of_other_tenants(bench, 4)
     check(seconds < QUICK * slowness(), "a call of another tenant took %.2f s" % seconds)
 
 
 @contextlib.contextmanager
-def standing_still(bench, name):
-    """The connections of the responder that calls itself so get no answer while it lasts."""
+def stopped_connections(bench, name):
+    """Stops the PostgreSQL processes that serve the responder with this application name, so that it gets no
+    answers."""
     pids = [row["pid"] for row in bench.db.rows("select pid from pg_stat_activity where application_name = :'name'",
                                                 name=name)]
     check(pids, "%s has no connection" % name)
@@ -104,8 +106,8 @@ def standing_still(bench, name):
 
 
 def test_a_revoked_key_while_connections_stand_still(bench):
-    """Contract 1: a process whose own connections get no answer, while the database lives, does not serve a key that
-    another process revoked; it does serve one that nothing was changed about."""
+    """Contract 1: a process whose own connections get no answer, while the database runs, does not accept a key that
+    another process revoked. It does accept an unchanged key."""
     bench.need_own_stack("stops connections of its responders")
     if os.geteuid() != 0:
         bench.need_own_stack("root")
@@ -120,8 +122,8 @@ def test_a_revoked_key_while_connections_stand_still(bench):
         with Responder(bench.stack, database_url=named, **settings) as first, \
                 Responder(bench.stack, **settings) as second:
             equal(scored(first, victim)[0], 200, "before")
-            with standing_still(bench, "late-test"):
-                equal(scored(first, victim)[0], 200, "unchanged, connections stand still")
+            with stopped_connections(bench, "late-test"):
+                equal(scored(first, victim)[0], 200, "unchanged, connections stopped")
                 reply = second.call(owner, json.dumps({"action": "iam.keys.revoke",
                                                        "params": {"api_key_id": victim_id}}).encode())
                 equal(reply.status, 200, "revoke: %s" % reply.body)
@@ -131,7 +133,7 @@ def test_a_revoked_key_while_connections_stand_still(bench):
 
 
 def test_a_row_that_commits_during_its_replay(bench):
-    """The statement that stores a row is still under way when the journal brings the same row: it is stored once, and
+    """If the journal replays a row while the statement that stores the same row still runs, the row is stored once and
     the journal is empty afterwards."""
     tenant = bench.paid_tenant()
     with journal(bench) as kept, bench.db.session() as session:
@@ -157,8 +159,8 @@ grant usage on schema late to acp_app;
 
 
 def test_a_slow_read_is_nobody_elses_outage(bench):
-    """An action that only reads takes longer than db_timeout, again and again: its own calls fail, no others do."""
-    bench.need_own_stack("starts responders of its own")
+    """If an action that only reads repeatedly takes longer than db_timeout, its own calls fail and no others do."""
+    bench.need_own_stack("starts its own responders")
     caller, other = bench.paid_tenant(), bench.paid_tenant()
     slow = action("e2e.slow", {"kind": "sql", "function": "late.slow"}, writes=False)
     create = json.dumps({"action": CREATE, "params": {"name": "m", "model_type": "linear"}}).encode()
@@ -178,7 +180,7 @@ def test_a_slow_read_is_nobody_elses_outage(bench):
 
 @contextlib.contextmanager
 def behind_a_network(bench, **settings):
-    """A responder and the network between it and PostgreSQL, which can be ordered to fail."""
+    """A responder, and the network between it and PostgreSQL, which the test can make fail."""
     with tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         os.chmod(folder, 0o755)
         with Network(folder, os.path.join(bench.stack.env["ACP_STATE"], "run", "pg")) as network:
@@ -189,10 +191,10 @@ def behind_a_network(bench, **settings):
                 yield responder, network
 
 
-def each_apart(bench, cases, work, **settings):
-    """work(responder, network, *case) for all of them at the same time, each with a responder and a network of its own:
-    they take their time from deadlines, which no clock shortens. Each case needs a tenant of its own: a commit that is
-    late holds the tenant's locks."""
+def each_in_parallel(bench, cases, work, **settings):
+    """Runs work(responder, network, *case) for all cases in parallel, each with its own responder and network. The
+    cases take long because of real deadlines, which no clock can shorten. Each case needs its own tenant, because a
+    late commit holds the tenant's locks."""
     def run(number):
         with behind_a_network(bench, **settings) as (responder, network):
             work(responder, network, *cases[number])
@@ -200,18 +202,18 @@ def each_apart(bench, cases, work, **settings):
 
 
 def onboarded_while_the_answer_is_lost(bench, responder, network, headers):
-    """The reply to an onboarding that PostgreSQL commits and whose answer does not arrive, because the connection
-    breaks; and the agent's id."""
+    """Sends an onboarding that PostgreSQL commits, and breaks the connection before the answer arrives. Returns the
+    reply and the agent's id."""
     agent = "late-%s" % uuid.uuid4()
     body = json.dumps({"agent_id": agent, "email": "late@example.com"}).encode()
     replies = []
     with network.doing("commit-answers", 60):
         call, = in_background(1, lambda: replies.append(ask(
             responder.socket, "POST", ONBOARD, body, {"Content-Type": "application/json", **headers})))
-        until(8, "the tenant is made", lambda: bench.db.value(
+        until(8, "the tenant exists", lambda: bench.db.value(
             "select count(*) from acp.tenants where agent_id = :'agent'", agent=agent) == 1)
         network.order("cut")
-        # Others find PostgreSQL away meanwhile, and for a moment everybody is told so.
+        # Meanwhile other calls find PostgreSQL down, and for a moment all callers get 503.
         equal(ask(responder.socket, "GET", "/readyz").status, 503, "status of /readyz")
     call.join(30)
     check(replies, "no reply")
@@ -219,13 +221,13 @@ def onboarded_while_the_answer_is_lost(bench, responder, network, headers):
 
 
 def test_an_onboarding_whose_answer_is_lost(bench):
-    """Contract 2, 3: a tenant that was committed although the connection broke is answered 201, with a key that works;
-    no call has two audit rows."""
+    """Contract 2, 3: if a tenant is committed although the connection broke, the reply is 201 with a key that works. No
+    call has two audit rows."""
     bench.need_own_stack("puts a network before the database")
     with behind_a_network(bench) as (responder, network):
         for headers in {}, {"Idempotency-Key": str(uuid.uuid4())}:
             equal(ask(responder.socket, "GET", "/readyz").status, 200, "ready")
-            # A connection that is open, so that the statement itself is sent at once.
+            # Opens a connection, so that the statement itself is sent at once.
             warm = {"agent_id": "late-%s" % uuid.uuid4(), "email": "late@example.com"}
             equal(ask(responder.socket, "POST", ONBOARD, json.dumps(warm).encode(),
                       {"Content-Type": "application/json"}).status, 201, "status before")
@@ -240,14 +242,14 @@ def test_an_onboarding_whose_answer_is_lost(bench):
 
 
 def onboarded_while(bench, responder, network, trouble, headers):
-    """An onboarding that is answered while the network does that: the reply, its body, and all that was recorded of it
-    once the network is back and the journal empty."""
+    """Sends an onboarding that is answered during a fault of the network. Returns the reply, the request's body and the
+    statuses of its audit rows, once the network works again and the journal is empty."""
     body = json.dumps({"agent_id": "late-%s" % uuid.uuid4(), "email": "late@example.com"}).encode()
     with network.doing(*trouble):
         reply = onboard(responder, body, headers)
-    until(20, "the database is asked again", lambda: ask(responder.socket, "GET", "/readyz").status == 200)
+    until(20, "the database is used again", lambda: ask(responder.socket, "GET", "/readyz").status == 200)
     until(20, "the call is on record", lambda: ends_of(bench, reply))
-    # What PostgreSQL was sent before has ended by then, so that a second row would be there.
+    # By then all statements sent before have ended, so a second row would be visible.
     time.sleep(1.0)
     return reply, body, ends_of(bench, reply)
 
@@ -257,7 +259,7 @@ def onboard(responder, body, headers=()):
 
 
 def ends_of(bench, reply):
-    """The statuses in the audit log of the call with this reply."""
+    """The statuses of the audit rows of the call with this reply."""
     return [row["status"] for row in bench.db.rows(
         "select status from acp.audit_logs where request_id = :'id'", id=reply.request_id)]
 
@@ -267,15 +269,15 @@ def tenants_of(bench, body):
 
 
 def works(bench, responder, reply, what):
-    """An onboarding that was answered so gave a key that opens the API."""
+    """Checks that the reply to an onboarding is 201 and that its key works."""
     equal(reply.status, 201, "%s: status; %s" % (what, reply))
     bench.keys.add(reply.json["api_key"])
     equal(scored(responder, reply.json["api_key"])[0], 200, "%s: status of a call with the key" % what)
 
 
 def test_an_onboarding_that_cannot_be_done_in_time(bench):
-    """Contract 2, 3: PostgreSQL answers nothing: nothing was done, the one audit row says so, and the same request sent
-    again without any key is answered 201."""
+    """Contract 2, 3: if PostgreSQL does not answer, the onboarding has no effect, and its one audit row says so. The
+    same request, repeated without a key, gets 201."""
     bench.need_own_stack("puts a network before the database")
 
     def refused_then_done(responder, network, trouble):
@@ -284,14 +286,14 @@ def test_an_onboarding_that_cannot_be_done_in_time(bench):
         equal((reply.status, reply.code), (503, "UNAVAILABLE"), "%s: %s" % (trouble, reply))
         equal((ends, tenants_of(bench, body)), (["error"], 0), "%s: audit rows and tenants" % trouble)
         works(bench, responder, onboard(responder, body), trouble)
-    each_apart(bench, [("mute",), ("stall",)], refused_then_done, db_timeout="1000")
+    each_in_parallel(bench, [("mute",), ("stall",)], refused_then_done, db_timeout="1000")
 
 
-# Commits that are late -----------------------------------------------------------------------------------------------
+# Late commits --------------------------------------------------------------------------------------------------------
 
-# So that an outcome is given up soon. A statement still has time on a busy machine.
+# An outcome soon counts as unknown, but a statement has enough time on a busy machine.
 HASTY = {"db_timeout": "1500", "db_commit_timeout": "2000"}
-LATE = ("commits", "commit-answers")  # it reaches PostgreSQL late, or is done at once and answered late
+LATE = ("commits", "commit-answers")  # the commit reaches PostgreSQL late, or runs at once and is answered late
 KEYS_CREATE = "iam.keys.create"
 
 
@@ -311,7 +313,7 @@ def effects_of(bench, params):
 
 
 def successes_of(bench, tenant, action, keys):
-    """The rows of calls that had an effect, replays left out, among those of these request ids."""
+    """The number of successful rows, without replays, among those with these request ids."""
     return bench.db.value(
         "select count(*) from acp.audit_logs where tenant_id = :'tenant' and action = :'action' and status = 'success' "
         "and error_code is null and request_id = any(string_to_array(:'ids', ',')::uuid[])",
@@ -319,13 +321,13 @@ def successes_of(bench, tenant, action, keys):
 
 
 def commits_again(responder, tenant):
-    """Calls that write are answered."""
+    """Waits until calls that write succeed again."""
     until(20, "a call that writes succeeds",
           lambda: manage(responder, tenant.key, CREATE, new_params(CREATE)).status == 200)
 
 
 def test_a_late_commit_is_waited_for(bench):
-    """Contract 2, OUTCOME_UNKNOWN: a commit that takes longer than db_timeout is answered as it ends."""
+    """Contract 2, OUTCOME_UNKNOWN: the reply to a commit that takes longer than db_timeout is its real outcome."""
     bench.need_own_stack("puts a network before the database")
 
     def waits_for_it(responder, network, mode, action):
@@ -343,21 +345,21 @@ def test_a_late_commit_is_waited_for(bench):
             reply = manage(responder, tenant.key, action, params)
             took = time.monotonic() - start
         equal(reply.status, 200, "%s, %s: status; %s" % (mode, action, reply))
-        check(took > 2.9, "%s, %s: answered after %.2f s, before its commit" % (mode, action, took))
+        check(took > 2.9, "%s, %s: answered after %.2f s, before the commit" % (mode, action, took))
         equal((ends_of(bench, reply), effects_of(bench, params)), (["success"], 1), "%s, %s" % (mode, action))
     cases = [(mode, action) for mode in LATE for action in (CREATE, KEYS_CREATE, ONBOARD)]
-    each_apart(bench, cases, waits_for_it, db_timeout="2000")
+    each_in_parallel(bench, cases, waits_for_it, db_timeout="2000")
 
 
 def key_of_unknown(reply, what):
-    """Under which a call may be repeated whose outcome is not known."""
+    """Checks that the outcome is unknown; returns the idempotency key with which to repeat the call."""
     equal((reply.status, reply.code), (503, "OUTCOME_UNKNOWN"), "%s: %s" % (what, reply))
     check(reply.header("Retry-After") and reply.json.get("idempotency_key"), "%s: %s" % (what, reply))
     return reply.json["idempotency_key"]
 
 
 def repeated(ask_again, what):
-    """The answer to a repetition, as often as it takes to get one that is no 'not yet'."""
+    """Repeats the call until the reply is neither 503 nor 409; returns it."""
     def decided():
         reply = ask_again()
         return reply if reply.status not in (503, 409) else None
@@ -365,11 +367,12 @@ def repeated(ask_again, what):
 
 
 def test_an_outcome_that_stays_unknown(bench):
-    """Contract 2, OUTCOME_UNKNOWN: a commit whose answer does not come within db_commit_timeout is told as unknown,
-    with a key; the same request with it has one effect and one row that says so, and gets the reply that was lost."""
+    """Contract 2, OUTCOME_UNKNOWN: if a commit is not answered within db_commit_timeout, the reply says that the
+    outcome is unknown, with a key. Repeating the request with this key returns the lost reply; there is one effect and
+    one row of it."""
     bench.need_own_stack("puts a network before the database")
     cases = [(mode, action) for mode in LATE for action in (CREATE, KEYS_CREATE)]
-    each_apart(bench, cases, lambda responder, network, mode, action: one_effect(
+    each_in_parallel(bench, cases, lambda responder, network, mode, action: one_effect(
         bench, responder, network, mode, bench.paid_tenant(), action), **HASTY)
 
 
@@ -390,7 +393,7 @@ def one_effect(bench, responder, network, mode, tenant, action):
 
 
 def test_a_key_of_the_client_s_while_commits_are_late(bench):
-    """The same with a key of the client's own, whose claim is a commit, too: whichever is late, there is one effect."""
+    """The same with the client's own key. Its claim is a commit too; whichever commit is late, there is one effect."""
     bench.need_own_stack("puts a network before the database")
 
     def one_effect_with_a_key(responder, network, mode):
@@ -402,12 +405,12 @@ def test_a_key_of_the_client_s_while_commits_are_late(bench):
         equal(first.status, 503, "%s: %s" % (mode, first))
         second = repeated(lambda: manage(responder, tenant.key, CREATE, params, idempotency_key=key), mode)
         equal((second.status, effects_of(bench, params)), (200, 1), "%s: %s" % (mode, second))
-    each_apart(bench, [(mode,) for mode in LATE], one_effect_with_a_key, **HASTY, idempotency_lease="5")
+    each_in_parallel(bench, [(mode,) for mode in LATE], one_effect_with_a_key, **HASTY, idempotency_lease="5")
 
 
 def test_an_onboarding_whose_outcome_stays_unknown(bench):
-    """Contract 2, 2.1: who asked first does not lose the agent_id: the same request with the key it was given is
-    answered 201, whether the first one made the tenant or not."""
+    """Contract 2, 2.1: the first applicant does not lose the agent_id. The same request with the key from the reply
+    gets 201, whether or not the first one created the tenant."""
     bench.need_own_stack("puts a network before the database")
 
     def agent_id_is_kept(responder, network, mode, headers):
@@ -421,11 +424,12 @@ def test_an_onboarding_whose_outcome_stays_unknown(bench):
         works(bench, responder, again, mode)
         equal(tenants_of(bench, body), 1, "%s: tenants" % mode)
     cases = [(mode, headers) for mode in LATE for headers in ({}, {"Idempotency-Key": str(uuid.uuid4())})]
-    each_apart(bench, cases, agent_id_is_kept, **HASTY)
+    each_in_parallel(bench, cases, agent_id_is_kept, **HASTY)
 
 
 def test_a_connection_that_breaks_during_its_commit(bench):
-    """The commit did not reach PostgreSQL, or its answer was lost: the answer is what the log says, not a guess."""
+    """If the commit did not reach PostgreSQL, or its answer was lost, the reply agrees with the audit row. It is no
+    guess."""
     bench.need_own_stack("puts a network before the database")
     tenant = bench.paid_tenant()
     with behind_a_network(bench) as (responder, network):
@@ -444,7 +448,7 @@ def test_a_connection_that_breaks_during_its_commit(bench):
 
 
 def test_a_command_whose_commit_is_not_answered(bench):
-    """acpctl does not say that it failed where it may have done its work: it says that nobody knows."""
+    """If acpctl may have done its work, it does not report a failure but an unknown outcome."""
     bench.need_own_stack("puts a network before the database")
     agent = "late-%s" % uuid.uuid4()
     with behind_a_network(bench) as (_, network):
@@ -463,8 +467,8 @@ def test_a_command_whose_commit_is_not_answered(bench):
 
 
 def test_late_commits_hold_up_nobody(bench):
-    """Contract 2: more calls than there are threads and connections wait for their commits; whoever wants something
-    else is served, and whoever comes to write while no commit is answered is refused before it begins."""
+    """Contract 2: while more calls than there are threads and connections wait for their commits, all other requests
+    are served. Calls that write are refused before they begin while no commit is answered."""
     bench.need_own_stack("puts a network before the database")
     tenant, other = bench.paid_tenant(), bench.paid_tenant()
     with behind_a_network(bench, db_timeout="1000", workers="4", db_connections="2") as (responder, network):
@@ -485,7 +489,7 @@ def test_late_commits_hold_up_nobody(bench):
 
 
 def test_policies_hold_while_commits_are_late(bench):
-    """Contract 2.2: what a policy denies is not done while no commit is answered, reads included."""
+    """Contract 2.2: a policy still denies calls, including reads, while no commit is answered."""
     bench.need_own_stack("puts a network before the database")
     tenant = bench.paid_tenant()
     deny = {"decision": "deny", "action": SCORE, "reason": "not now"}
@@ -494,13 +498,13 @@ def test_policies_hold_while_commits_are_late(bench):
         with network.doing("commits", 4):
             in_background(2, lambda: manage(responder, tenant.key, CREATE, new_params(CREATE)))
             time.sleep(1.5)
-            # Where even the end of a transaction that wrote nothing is held up, nobody knows what was decided.
+            # If even the end of a transaction without writes is delayed, the decision is not known.
             statuses = {scored(responder, tenant.key)[0] for _ in range(3)}
             check(statuses <= {403, 503}, "while commits are late: %s" % statuses)
 
 
 def slowest_of_others(responder, tenant, until_s):
-    """path -> the longest that a request which commits nothing took, over so many seconds."""
+    """Sends requests without a commit for until_s seconds. Returns the longest time of each path."""
     slowest, end = {}, time.monotonic() + until_s
     while time.monotonic() < end:
         for path in "/healthz", "/api/usage":
@@ -513,8 +517,8 @@ def slowest_of_others(responder, tenant, until_s):
 
 
 def test_late_commits_and_calls_that_change_nothing(bench):
-    """A call that only reads is answered from the journal once its commit is late, at once while others are known to
-    be; its row is there once, and it is charged once."""
+    """A call that only reads is answered from the journal once its commit is late, and at once while others are known
+    to be late. It has one row and is charged once."""
     bench.need_own_stack("puts a network before the database")
     tenants = [bench.paid_tenant(), bench.onboard()]
     with behind_a_network(bench, db_timeout="1000") as (responder, network):
@@ -527,6 +531,6 @@ def test_late_commits_and_calls_that_change_nothing(bench):
             check(max(seconds for _, seconds in found) < 1 + QUICK, "%s: %s" % (mode, found))
             check(sorted(seconds for _, seconds in found)[5] < 0.2, "%s: %s" % (mode, found))
             for tenant, used in zip(tenants, before):
-                until(20, "%s: five calls more" % mode, lambda: bench.usage(tenant.key)["calls_used"] == used + 5)
+                until(20, "%s: five more calls" % mode, lambda: bench.usage(tenant.key)["calls_used"] == used + 5)
             time.sleep(1)
             equal([bench.usage(tenant.key)["calls_used"] for tenant in tenants], [used + 5 for used in before], mode)

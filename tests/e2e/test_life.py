@@ -18,21 +18,21 @@ from stack import EXTERNAL, children, end_quietly, is_running
 from written import read
 
 VERSION = b'{"action":"meta.version"}'
-# Ends on a connection of its own: rows of calls that write nothing else wait for each other instead.
+# Calls of this action end on separate connections. Calls that write only their row would wait for each other instead.
 CREATE = "domain.leadscoring.models.create", {"name": "m", "model_type": "ml"}
 WAITING = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and application_name = 'acp-fcgi'"
 
 
 @contextlib.contextmanager
 def log_locked(bench):
-    """While it lasts no audit row can be written, so that no call ends; .execute("rollback;") ends it early."""
+    """Locks the audit log, so that no row can be written and no call ends; .execute("rollback;") unlocks it early."""
     with bench.db.session() as session:
         session.execute("begin; lock table acp.audit_logs in exclusive mode;")
         yield session
 
 
 class Background:
-    """work(0) … work(count - 1) in threads; results() waits for them. A Failure (no reply) is a result too."""
+    """Runs work(0) … work(count - 1) in threads; results() waits for them. A Failure (no reply) is a result too."""
 
     def __init__(self, count, work):
         self._results = [None] * count
@@ -47,7 +47,7 @@ class Background:
             self._results[number] = error
 
     def wait(self, seconds):
-        """Until all are done, or so long."""
+        """Waits until all threads have ended, at most this long."""
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0, deadline - time.monotonic()))
@@ -58,7 +58,7 @@ class Background:
 
 
 def slow_calls(bench, count, call):
-    """Calls that are in flight: they wait for the lock of log_locked()."""
+    """Starts calls that stay in flight because they wait for the lock of log_locked()."""
     background = Background(count, lambda _: call())
     until(10, "%d calls wait for the lock" % count, lambda: bench.db.value(WAITING) >= count)
     return background
@@ -69,15 +69,15 @@ def journal_is_empty(bench):
 
 
 def check_rows_of_successes(bench, replies):
-    """No 2xx without its audit row. Returns how many there were."""
-    until(20, "what was kept while PostgreSQL was away is stored", lambda: journal_is_empty(bench))
+    """Checks that every 2xx has its audit row; returns the number of 2xx."""
+    until(20, "the journal is empty", lambda: journal_is_empty(bench))
     good = [reply for reply in replies if getattr(reply, "status", 0) // 100 == 2]
     bench.audit_each(good, status="success")
     return len(good)
 
 
 def check_outage(bench, replies):
-    """Nothing but successes, which are on record, and 503 with Retry-After."""
+    """Checks that every reply is a success with its row, or a 503 with Retry-After."""
     for reply in replies:
         if reply.status != 200:
             refused(reply, 503, "UNAVAILABLE")
@@ -86,7 +86,7 @@ def check_outage(bench, replies):
 
 
 def works_again(bench, key):
-    """Within 10 s calls succeed again, all of them, at whichever process, also those that need the database."""
+    """Waits at most 10 s until all calls succeed, in every process, including those that need the database."""
     until(10, "calls succeed again", lambda: all(
         reply.status == 200 for reply in parallel(20, lambda _: bench.get("/api/usage", key))))
 
@@ -94,7 +94,7 @@ def works_again(bench, key):
 # Log ------------------------------------------------------------------------------------------------------------------
 
 def different_requests(bench):
-    """Requests of many kinds: (reply, path)."""
+    """Sends requests of many kinds; returns the tenant and their (reply, path)."""
     tenant = bench.onboard()
     return tenant, [(tenant.reply, "/api/onboard/leadscoring"), (bench.score(tenant.key), MANAGE),
                     (bench.call(tenant.key, "no.such"), MANAGE), (bench.call(None, "meta.version"), MANAGE),
@@ -104,7 +104,7 @@ def different_requests(bench):
 
 
 def lines_of(bench, replies):
-    """request id -> its log lines, once each has one."""
+    """Waits until each request has a log line; maps each request id to its lines."""
     def find():
         lines = read(bench.stack.log).splitlines()
         found = {reply.request_id: [line for line in lines if reply.request_id in line] for reply in replies}
@@ -113,7 +113,8 @@ def lines_of(bench, replies):
 
 
 def test_text_log(bench):
-    """Issue: one log line a request, with request id, method, path, status, code, time; no query, no key."""
+    """Issue: each request has one log line with request id, method, path, status, code and time, without query and
+    key."""
     bench.need_own_stack("its log")
     tenant, requests = different_requests(bench)
     lines = lines_of(bench, [reply for reply, _ in requests])
@@ -125,8 +126,8 @@ def test_text_log(bench):
             check(part in line + " ", "%r is not in: %s" % (part, line))
         check(re.search(r" ms=\d+\.\d+$", line) and " method=" in line and " code=" in line, line)
         check("geheim" not in line and tenant.key[12:] not in line, line)
-    check(" tenant=%s " % tenant.id in lines[requests[1][0].request_id][0], "the tenant of an authenticated call")
-    check(" key=%s " % tenant.key[:12] in lines[requests[1][0].request_id][0], "the shown part of the key")
+    check(" tenant=%s " % tenant.id in lines[requests[1][0].request_id][0], "no tenant of an authenticated call")
+    check(" key=%s " % tenant.key[:12] in lines[requests[1][0].request_id][0], "no public part of the key")
 
 
 def check_json_line(reply, path, lines):
@@ -137,7 +138,7 @@ def check_json_line(reply, path, lines):
 
 
 def test_log_rotation(bench):
-    """SIGHUP opens the log file again, so that it can be moved away; no line is lost."""
+    """SIGHUP reopens the log file, so that it can be rotated without losing a line."""
     key = bench.onboard().key
     with Responder(bench.stack) as responder:
         first = responder.call(key, VERSION)
@@ -146,7 +147,7 @@ def test_log_rotation(bench):
         responder.reload()
         until(10, "a new file", lambda: "reloaded" in responder.read_log())
         replies = [succeeded(responder.call(key, VERSION)) for _ in range(10)]
-        # An old worker that is just leaving still has the old file.
+        # An old worker that is about to end still writes to the old file.
         both = lambda: read(responder.log) + read(responder.log + ".1")
         until(5, "their lines", lambda: all(both().count(r.request_id) == 1 for r in replies))
         until(5, "a line in the new file", lambda: responder.call(key, VERSION).request_id in read(responder.log), 0.1)
@@ -155,7 +156,7 @@ def test_log_rotation(bench):
 # Reload and stop ------------------------------------------------------------------------------------------------------
 
 def test_reload_under_load(bench):
-    """Issue: SIGHUP while calls come: every one is answered with success, and every one has its row."""
+    """Issue: during SIGHUP every call succeeds and has its row."""
     bench.need_own_stack("sends signals to its processes")
     tenant = bench.paid_tenant()
     before = set(bench.stack.responders())
@@ -175,7 +176,8 @@ def test_reload_under_load(bench):
 
 
 def test_reload_takes_the_new_settings(bench):
-    """Issue: a reload takes new settings; a file with a fault is refused with its reason and the old ones stay."""
+    """Issue: a reload applies new settings. A file with an error is refused with a reason, and the old settings
+    stay."""
     tenant = bench.onboard()
     with Responder(bench.stack, free_calls_limit="50") as responder:
         limit = lambda: responder.ask("GET", "/api/usage", headers={"X-API-Key": tenant.key}).json["calls_limit"]
@@ -190,15 +192,15 @@ def test_reload_takes_the_new_settings(bench):
 
 
 def test_stop_lets_calls_finish(bench):
-    """Issue: SIGTERM while calls are in flight: they finish with success and on record, then the processes end."""
-    bench.need_own_stack("ends its responder")
+    """Issue: after SIGTERM, calls in flight finish with success and their row. Then the processes end."""
+    bench.need_own_stack("stops its responder")
     tenant = bench.paid_tenant()
     with log_locked(bench) as lock:
         calls = slow_calls(bench, 4, lambda: bench.call(tenant.key, *CREATE))
         workers = bench.stack.responders()
-        told = [bench.stack.supervisor] if bench.stack.supervised else workers
-        end_quietly(told, signal.SIGTERM)
-        time.sleep(0.5)  # long enough for a process that does not wait to be gone
+        targets = [bench.stack.supervisor] if bench.stack.supervised else workers
+        end_quietly(targets, signal.SIGTERM)
+        time.sleep(0.5)  # long enough for a process to end that does not wait for its calls
         check(any(is_running(pid) for pid in workers), "the workers ended while calls were in flight")
         lock.execute("rollback;")
     replies = calls.results()
@@ -207,16 +209,16 @@ def test_stop_lets_calls_finish(bench):
             if isinstance(reply, Failure):
                 raise reply
             succeeded(reply)
-        equal(check_rows_of_successes(bench, replies), 4, "successes on record")
-        until(10, "the processes end", lambda: not any(is_running(pid) for pid in set(told + workers)))
+        equal(check_rows_of_successes(bench, replies), 4, "successes with a row")
+        until(10, "the processes end", lambda: not any(is_running(pid) for pid in set(targets + workers)))
     finally:
         bench.stack.restart_responder()
     works_again(bench, tenant.key)
 
 
 def test_stop_has_a_time_limit(bench):
-    """Issue: requests in flight may take shutdown_timeout at most; then the responder ends with a failure and says
-    so."""
+    """Issue: requests in flight may take at most shutdown_timeout. Then the responder ends with a failure and logs
+    it."""
     tenant = bench.paid_tenant()
     with Responder(bench.stack, shutdown_timeout="1") as responder, log_locked(bench):
         body = json.dumps({"action": CREATE[0], "params": CREATE[1]}).encode()
@@ -226,14 +228,15 @@ def test_stop_has_a_time_limit(bench):
         responder.process.wait(20)
         took = time.monotonic() - start
         check(1 <= took < 5, "it ended after %.1f s" % took)
-        check("shutdown_timeout" in responder.read_log(), "the log says why: %s" % responder.read_log()[-500:])
-        check(not os.path.exists(responder.socket), "the socket is still there")
+        check("shutdown_timeout" in responder.read_log(), "the log lacks the reason: %s" % responder.read_log()[-500:])
+        check(not os.path.exists(responder.socket), "the socket still exists")
     check(all(isinstance(result, (Failure, OSError)) or result is None for result in calls.results()),
           "calls were answered")
 
 
 def test_stop_when_idle_is_quick(bench):
-    """SIGTERM without calls: gone within 2 s, status 0, socket removed; a second start takes the path."""
+    """After SIGTERM without calls the responder exits within 2 s with status 0 and removes its socket. A second one can
+    use the path."""
     for _ in range(2):
         with Responder(bench.stack) as responder:
             succeeded(responder.ask("GET", "/healthz"))
@@ -241,19 +244,19 @@ def test_stop_when_idle_is_quick(bench):
             responder.process.terminate()
             equal(responder.process.wait(20), 0, "exit status")
             check(time.monotonic() - start < 2, "took %.1f s" % (time.monotonic() - start))
-            check(not os.path.exists(responder.socket), "the socket is still there")
-            check("stopped" in responder.read_log(), "the log's last line")
+            check(not os.path.exists(responder.socket), "the socket still exists")
+            check("stopped" in responder.read_log(), "the log does not say that it stopped")
 
 
 def test_socket_left_behind(bench):
-    """A socket that a killed responder left behind does not stop the next start; no worker outlives its supervisor."""
+    """The socket of a killed responder does not prevent the next start. No worker outlives its supervisor."""
     with Responder(bench.stack) as first:
         until(10, "both workers run", lambda: len(children(first.process.pid)) == 2)
         workers = children(first.process.pid)
         first.process.kill()
         first.process.wait(20)
         until(10, "the workers end", lambda: not any(is_running(pid) for pid in workers))
-        check(os.path.exists(first.socket), "a killed program cannot remove its socket")
+        check(os.path.exists(first.socket), "the socket of the killed program is gone")
         with Responder(bench.stack, listen=first.socket) as second:
             until(10, "the second one answers", lambda: answers(second))
 
@@ -267,8 +270,8 @@ def answers(responder):
 
 @only_on(EXTERNAL, "the others replace their own processes")
 def test_killed_worker_is_replaced(bench):
-    """Issue: a worker killed with SIGKILL is replaced, the others go on meanwhile, and what was answered is on
-    record."""
+    """Issue: a worker that was killed with SIGKILL is replaced. The others continue meanwhile, and every answered call
+    has its row."""
     bench.need_own_stack("kills a worker")
     tenant = bench.paid_tenant()
     workers = bench.stack.responders()
@@ -279,21 +282,21 @@ def test_killed_worker_is_replaced(bench):
         seen = len(load.results)
         until(10, "calls go on", lambda: len(load.results) > seen + 50)
     lost = [reply for reply in load.results if reply.status != 200]
-    check(len(lost) <= 8, "%d calls failed; at most those that the worker had in hand may\n%s" % (len(lost), lost[:1]))
+    check(len(lost) <= 8, "%d calls failed; only the worker's calls in flight may\n%s" % (len(lost), lost[:1]))
     check_rows_of_successes(bench, load.results)
-    check("killed by signal 9" in read(bench.stack.log), "the log says so")
+    check("killed by signal 9" in read(bench.stack.log), "the log does not report the killed worker")
     works_again(bench, tenant.key)
 
 
-# The database away ----------------------------------------------------------------------------------------------------
+# Database outages -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.slow
 def test_idle_connections_lost(bench):
-    """Issue: after PostgreSQL was restarted while nobody called, the very first calls succeed, also those that need it,
-    and also where a thread of our own had found it away the moment before."""
+    """Issue: after a restart of PostgreSQL without traffic, the first calls succeed, including those that need it, even
+    if a background thread has just found it down."""
     bench.need_own_stack("restarts PostgreSQL")
     key = bench.onboard().key
-    for _ in range(6):  # as a rule one such thread meets one of them
+    for _ in range(6):  # usually such a thread runs during at least one of these restarts
         works_again(bench, key)
         bench.stack.restart_postgres()
         for reply in parallel(8, lambda _: bench.get("/api/usage", key)):
@@ -302,8 +305,8 @@ def test_idle_connections_lost(bench):
 
 
 def test_postgres_crash_under_load(bench):
-    """Contract 3, issue: PostgreSQL ends at once under calls and comes back: the same processes go on by themselves;
-    meanwhile 503 with Retry-After; no 2xx without its audit row."""
+    """Contract 3, issue: PostgreSQL stops abruptly during calls and restarts. The same processes continue by
+    themselves. Meanwhile replies are 503 with Retry-After, and no 2xx lacks its audit row."""
     bench.need_own_stack("restarts PostgreSQL")
     tenant = bench.paid_tenant()
     before = bench.stack.responders()
@@ -319,7 +322,7 @@ def test_postgres_crash_under_load(bench):
         seen = len(load.results)
         until(15, "calls succeed again", lambda: sum(r.status == 200 for r in load.results[seen:]) > 50)
     check_outage(bench, load.results)
-    check(any(reply.status == 503 for reply in load.results), "no call met the outage: it was none")
+    check(any(reply.status == 503 for reply in load.results), "no call noticed the outage")
     works_again(bench, tenant.key)
     if bench.stack.supervised:
         equal(sorted(bench.stack.responders()), sorted(before), "processes")
@@ -327,7 +330,7 @@ def test_postgres_crash_under_load(bench):
 
 @contextlib.contextmanager
 def postgres_stopped(bench):
-    """Every process of PostgreSQL stands still: what is sent to it is taken by the kernel, and nothing comes back."""
+    """Stops every process of PostgreSQL: the operating system accepts what is sent to it, but no answer comes back."""
     pids = [bench.stack.postmaster] + children(bench.stack.postmaster)
     end_quietly(pids, signal.SIGSTOP)
     try:
@@ -343,16 +346,16 @@ def timed(call):
 
 
 def test_postgres_hangs(bench):
-    """Issue: PostgreSQL that stands still (SIGSTOP) gives 503 within 6 s, not a hanging call, and what needs no
-    database goes on for keys that were just known; later all is well again."""
+    """Issue: if PostgreSQL is stopped (SIGSTOP), calls get 503 within 6 s instead of hanging. Calls that need no
+    database succeed for keys in the cache. Afterwards everything works again."""
     bench.need_own_stack("stops PostgreSQL")
     tenant = bench.onboard()
-    questions = [lambda: bench.get("/readyz"), lambda: bench.get("/api/usage", tenant.key)]
-    questions += [lambda: bench.call(tenant.key, "domain.leadscoring.models.list")] * 2
-    questions += [lambda: bench.call(tenant.key, "meta.version")] * 2
-    until(10, "all is well before", lambda: all(question().status == 200 for question in questions * 4))
+    requests = [lambda: bench.get("/readyz"), lambda: bench.get("/api/usage", tenant.key)]
+    requests += [lambda: bench.call(tenant.key, "domain.leadscoring.models.list")] * 2
+    requests += [lambda: bench.call(tenant.key, "meta.version")] * 2
+    until(10, "all is well before", lambda: all(request().status == 200 for request in requests * 4))
     with postgres_stopped(bench):
-        background = Background(len(questions), lambda number: timed(questions[number]))
+        background = Background(len(requests), lambda number: timed(requests[number]))
         alive, took = timed(lambda: bench.get("/healthz"))
         background.wait(12)
     check(alive.status == 200 and took < 1, "/healthz took %.1f s\n%s" % (took, alive))
@@ -365,7 +368,7 @@ def test_postgres_hangs(bench):
     works_again(bench, tenant.key)
     for reply, _ in results[-2:]:
         if not bench.stack.supervised and reply.status == 503:
-            continue  # one process a request: this one had not met the key
+            continue  # one process for each request: this process did not have the key in its cache
         succeeded(reply)
         until(10, "its row came in from the journal", lambda: bench.db.value(
             "select count(*) from acp.audit_logs where request_id = :'id'", id=reply.json["request_id"]) == 1)
@@ -398,8 +401,8 @@ def test_kill_9_of_everything(bench):
 # Others ---------------------------------------------------------------------------------------------------------------
 
 def test_partition_being_made(bench):
-    """Contract: a success has its row. Who makes a partition is seen to have made it before every session knows of it:
-    a row waits until then, rather than finding no partition."""
+    """Contract: a success has its row. The creator of a partition sees it before every other session does. Until then a
+    row waits, so that it does not miss its partition."""
     tenant = bench.paid_tenant()
     lock = "select pg_advisory_%s(hashtext('acp.ensure_partitions'));"
     with bench.db.session() as session:
@@ -411,7 +414,7 @@ def test_partition_being_made(bench):
 
 
 def test_json_log(bench):
-    """Issue: with log_format = json each line is one JSON object; one a request, with request id."""
+    """Issue: with log_format = json each line is one JSON object. Each request has one line, with its request id."""
     bench.arrange({"log_format": "json"})
     start = len(read(bench.stack.log).splitlines())
     tenant, requests = different_requests(bench)

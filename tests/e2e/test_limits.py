@@ -13,8 +13,8 @@ from test_usage import quota_rows
 
 KEYS_CREATE = "iam.keys.create"
 NEW_KEY = {"name": "k", "scopes": ["manage.read"]}
-CREATES = 20  # iam.keys.create and iam.keys.revoke, a key and minute
-CEILING = 25  # keys of a tenant
+CREATES = 20  # calls of iam.keys.create and of iam.keys.revoke, per key and minute
+CEILING = 25  # keys per tenant
 POLICY = re.compile(r'^"[a-z-]+";q=(\d+);w=60$')
 STATE = re.compile(r'^"[a-z-]+";r=(\d+);t=(\d+)$')
 
@@ -24,7 +24,7 @@ def create(bench, key, **members):
 
 
 def rate(reply):
-    """(quota, remaining, seconds) of the fields, whose syntax is that of the draft."""
+    """(quota, remaining, seconds) of the RateLimit fields, which must have the syntax of the draft."""
     fields = [reply.headers.get_all(name) or [] for name in ("RateLimit-Policy", "RateLimit")]
     equal([len(field) for field in fields], [1, 1], "RateLimit-Policy and RateLimit")
     policy, state = POLICY.match(fields[0][0]), STATE.match(fields[1][0])
@@ -33,7 +33,7 @@ def rate(reply):
 
 
 def limited(reply, quota):
-    """A refusal by the rate, with everything that tells the client when to come back."""
+    """Checks a refusal by the rate limit, and all fields that tell the client when to retry."""
     refused(reply, 429, "RATE_LIMITED")
     seconds = int(reply.header("Retry-After"))
     check(1 <= seconds <= 61, "Retry-After\n%s" % reply)
@@ -46,7 +46,8 @@ def live_keys(bench, tenant):
 
 
 def test_fields(bench):
-    """Contract 2: RateLimit-Policy and RateLimit (draft 10) on replies; each call leaves one less; default 1000/min."""
+    """Contract 2: replies have RateLimit-Policy and RateLimit (draft 10). Each call leaves one less; the default is
+    1000/min."""
     tenant = bench.onboard()
     for left in (999, 998, 997):
         reply = succeeded(bench.score(tenant.key))
@@ -56,7 +57,8 @@ def test_fields(bench):
 
 
 def test_exact_over_processes(bench):
-    """Issue: exact on one host over all its processes: of 60 calls by 8 threads 20 pass; the others are denied."""
+    """Issue: the limit is exact over all processes of one host: of 60 calls by 8 threads 20 pass; the others are
+    denied."""
     tenant = bench.onboard()
     replies = spread(8, range(60), lambda _: create(bench, tenant.key))
     passed = [reply for reply in replies if reply.status == 200]
@@ -72,7 +74,8 @@ def test_exact_over_processes(bench):
 
 
 def test_others_are_unaffected(bench):
-    """Issue: limits are per key and action: another action, another key of the tenant and another tenant go on."""
+    """Issue: limits are per key and action. Another action, another key of the tenant and another tenant are not
+    affected."""
     tenant = bench.onboard()
     other, _ = bench.make_key(tenant, "manage.read manage.iam")
     replies = spread(8, range(CREATES + 1), lambda _: create(bench, tenant.key, dry_run=True))
@@ -84,7 +87,7 @@ def test_others_are_unaffected(bench):
 
 
 def test_revoke(bench):
-    """Issue: iam.keys.revoke has 20 a minute."""
+    """Issue: iam.keys.revoke is limited to 20 a minute."""
     tenant = bench.onboard()
     victim = succeeded(create(bench, tenant.key)).data["api_key_id"]
     revoke = lambda _=None: bench.call(tenant.key, "iam.keys.revoke", {"api_key_id": victim})
@@ -93,7 +96,8 @@ def test_revoke(bench):
 
 
 def test_override(bench):
-    """Issue: a key's own rate_limit replaces the default, at once; what it refuses uses nothing and is not billed."""
+    """Issue: a key's own rate_limit replaces the default at once. A refused call uses no allowance and is not
+    billed."""
     tenant = bench.onboard()
     key_id = bench.audit(bench.call(tenant.key, "iam.keys.list"))["api_key_id"]
     succeeded(bench.call(tenant.key, "iam.keys.update", {"api_key_id": key_id, "rate_limit": 3}))
@@ -115,7 +119,7 @@ def test_override(bench):
 
 
 def test_a_key_made_with_a_limit(bench):
-    """Issue: iam.keys.create takes rate_limit; it is the new key's alone."""
+    """Issue: iam.keys.create accepts rate_limit, which applies only to the new key."""
     tenant = bench.onboard()
     params = {"name": "k", "scopes": ["manage.domain"], "rate_limit": 2}
     made = succeeded(bench.call(tenant.key, KEYS_CREATE, params)).data
@@ -125,7 +129,7 @@ def test_a_key_made_with_a_limit(bench):
 
 
 def test_what_is_counted(bench):
-    """Design: what a later rule denies does not count against the rate; what never reached the stage neither."""
+    """Design: a call that a later rule denies, or that never reached the stage, does not count against the rate."""
     tenant = bench.onboard()
     key_id = bench.audit(bench.call(tenant.key, "iam.keys.list"))["api_key_id"]
     bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", "0")
@@ -138,8 +142,8 @@ def test_what_is_counted(bench):
 
 
 def test_retry_after(bench):
-    """Contract 2: Retry-After says when the first of the places comes back. (That it then does, and that the window
-    slides, is tests/unit/shm/test_ratelimit.c's: here it would take a minute.)"""
+    """Contract 2: Retry-After says when the next call is possible again. tests/unit/shm/test_ratelimit.c tests that it
+    then is, and that the window slides; here that would take a minute."""
     tenant = bench.onboard()
     key, _ = bench.make_key(tenant, "manage.domain")
     bench.db.execute("update acp.api_keys set rate_limit = 2 where tenant_id = :'id'", id=tenant.id)
@@ -153,12 +157,13 @@ def test_retry_after(bench):
 # Ceilings -------------------------------------------------------------------------------------------------------------
 
 def test_ceiling_of_keys(bench):
-    """Issue: 25 live keys a tenant, exact with 8 concurrent creators; CEILING_EXCEEDED is 403, audited denied."""
+    """Issue: a tenant has at most 25 live keys, exact with 8 concurrent creators. CEILING_EXCEEDED is 403, audited as
+    denied."""
     tenant = bench.onboard()
     makers = [tenant.key] + [bench.make_key(tenant, "manage.iam manage.read")[0] for _ in range(2)]
     replies = spread(8, range(42), lambda number: create(bench, makers[number % 3]))
     passed = [reply for reply in replies if reply.status == 200]
-    equal(len(passed), CEILING - 3, "keys that were made")
+    equal(len(passed), CEILING - 3, "keys that were created")
     denied = [refused(reply, 403, "CEILING_EXCEEDED") for reply in replies if reply.status != 200]
     bench.audit_each(denied, status="denied", error_code="CEILING_EXCEEDED", billable=False)
     equal(live_keys(bench, tenant), CEILING, "keys")
@@ -175,7 +180,8 @@ def test_ceiling_of_keys(bench):
 
 
 def test_ceiling_of_webhooks(bench):
-    """Issue: 20 webhooks a tenant, exact with 8 concurrent creators, a dry run too; one deleted makes place for one."""
+    """Issue: a tenant has at most 20 webhooks, exact with 8 concurrent creators, also for dry runs. Deleting one makes
+    room for one."""
     tenant = bench.onboard()
     params = {"url": "https://example.com/hook", "events": ["key.created"]}
     make = lambda _=None, **members: bench.call(tenant.key, "webhooks.create", params, **members)
@@ -196,7 +202,8 @@ def address(bench, reply):
 
 
 def test_forwarded_for_is_not_believed(bench):
-    """Issue: the client address is REMOTE_ADDR; X-Forwarded-For counts from configured proxies: by default none."""
+    """Issue: the client address is REMOTE_ADDR. X-Forwarded-For is used only from configured proxies, by default
+    none."""
     tenant = bench.onboard()
     for forged in ("203.0.113.9", "203.0.113.9, 127.0.0.1", "::1", "'; drop table x"):
         reply = bench.call(tenant.key, "meta.version", headers={"X-Forwarded-For": forged})
@@ -209,7 +216,8 @@ def ask(responder, key, forwarded):
 
 
 def test_forwarded_for_of_a_proxy(bench):
-    """Issue: from a configured proxy the last address that is no proxy's counts, whatever the client put before it."""
+    """Issue: from a configured proxy, the last address that is not a proxy's is used, whatever the client put before
+    it."""
     bench.need_own_stack("starts a responder")
     tenant = bench.onboard()
     cases = {"203.0.113.9": "203.0.113.9", "198.51.100.1, 203.0.113.9": "203.0.113.9",
@@ -228,7 +236,8 @@ def onboard(responder, client):
 
 
 def test_onboarding_limits(bench):
-    """Issue, contract 2.1: onboarding is limited per address and in all: 429 with Retry-After, and no tenant."""
+    """Issue, contract 2.1: onboarding is limited per address and in total. Beyond that: 429 with Retry-After, no
+    tenant."""
     bench.need_own_stack("starts a responder")
     tenants = lambda: bench.db.value("select count(*) from acp.tenants")
     settings = {"trusted_proxies": "127.0.0.1", "onboard_per_ip": "3", "onboard_total": "5", "key_pepper_file": None,
@@ -240,6 +249,6 @@ def test_onboarding_limits(bench):
         denied = next(reply for reply in replies if reply.status == 429)
         check(0 < int(refused(denied, 429, "RATE_LIMITED").header("Retry-After")) <= 3660, "Retry-After\n%s" % denied)
         bench.audit(denied, status="denied", error_code="RATE_LIMITED", ip_address="203.0.113.1")
-        equal([onboard(responder, "203.0.113.2").status for _ in range(3)], [201, 201, 429], "from another, in all")
+        equal([onboard(responder, "203.0.113.2").status for _ in range(3)], [201, 201, 429], "from another, up to the total")
         refused(onboard(responder, "203.0.113.3"), 429, "RATE_LIMITED")
         equal(tenants() - before, 5, "tenants")

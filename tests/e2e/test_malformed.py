@@ -1,4 +1,4 @@
-"""Requests that no honest client sends: contract 2 (codes, limits) and 3 (one audit row each, also then)."""
+"""Requests that no honest client sends: contract 2 (codes, limits) and 3 (even these have one audit row each)."""
 
 import contextlib
 import gzip
@@ -15,12 +15,13 @@ MAX_BYTES, MAX_DEPTH, MAX_TOKENS = 262144, 32, 20000
 
 
 def in_params(value):
-    """A body whose only fault can be this text, in params."""
+    """A body that is valid except possibly for this text, in params."""
     return b'{"action":"no.such","params":{"v":' + (value if isinstance(value, bytes) else value.encode()) + b"}}"
 
 
 def check_all(bench, tenant, bodies, status, code):
-    """Each body gets this answer and leaves exactly one audit row of an unknown caller; the process still serves."""
+    """Checks that each body gets this answer and exactly one audit row of an unknown caller, and that calls still
+    work."""
     before = bench.audit_count(tenant)
     replies = [refused(bench.send("POST", MANAGE, body, key=tenant.key), status, code) for body in bodies]
     bench.audit_each(replies, tenant_id=NIL, status="error", error_code=code, billable=False, action=None,
@@ -30,12 +31,12 @@ def check_all(bench, tenant, bodies, status, code):
 
 
 def accepted(bench, tenant, body):
-    """Read without objection: the action is looked up (and not found)."""
+    """Checks that the body is parsed: its action is looked up (and not found)."""
     refused(bench.send("POST", MANAGE, body, key=tenant.key), 404, "NOT_FOUND")
 
 
 def test_not_json(bench):
-    """Contract 2: RFC 8259 strictly: 400 VALIDATION_ERROR."""
+    """Contract 2: a body that is not strictly RFC 8259 gets 400 VALIDATION_ERROR."""
     good = '{"action":"meta.version"}'
     bodies = ["", " ", "{", "}", '{"action"', '{"action":', '{"action":"meta.version"', good + "x", good + good,
               good + ",", "[" + good, '{"action":"meta.version",}', '{,"action":"meta.version"}',
@@ -46,7 +47,7 @@ def test_not_json(bench):
 
 
 def test_not_json_values(bench):
-    """Contract 2: numbers, words, strings and escapes that RFC 8259 does not have."""
+    """Contract 2: numbers, words, strings and escapes outside of RFC 8259 get 400."""
     values = ["01", "-", "+1", ".5", "1.", "1e", "1e+", "0x1", "1_000", "--1", "NaN", "Infinity", "-Infinity", "nan",
               "TRUE", "nulL", "tru", '"\n"', '"\t"', '"\x01"', r'"\x41"', r'"\a"', r'"\u12"', r'"\u12g4"', r'"\U0041"',
               '"\\', "[1,]", "[,]", "{1:2}", '{"a":1,}', '{"a"}', "'a'", r'"\ud800"', r'"\udc00"', r'"\ud800\u0041"',
@@ -55,7 +56,7 @@ def test_not_json_values(bench):
 
 
 def test_not_an_object(bench):
-    """Contract 3: arrays and scalars are JSON, but no call: 400; such a row has the hash of what was sent."""
+    """Contract 3: arrays and scalars are JSON but not calls: 400. The row has the hash of the body."""
     key = bench.onboard().key
     replies = [refused(bench.send("POST", MANAGE, body, key=key), 400, "VALIDATION_ERROR") for body in
                ["[]", '[{"action":"meta.version"}]', '"meta.version"', "5", "-0.5", "true", "false", "null", '""']]
@@ -63,7 +64,7 @@ def test_not_an_object(bench):
 
 
 def test_utf8(bench):
-    """Contract 2: real UTF-8: overlong forms, surrogates, cut sequences, bytes beyond U+10FFFF are 400."""
+    """Contract 2: invalid UTF-8 gets 400: overlong forms, surrogates, cut sequences, bytes beyond U+10FFFF."""
     broken = [b"\xc0\x80", b"\xc1\xbf", b"\xe0\x80\x80", b"\xe0\x9f\xbf", b"\xf0\x80\x80\x80", b"\xf0\x8f\xbf\xbf",
               b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xed\xa0\x80\xed\xb0\x80", b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98",
               b"\xc3x", b"\xe2x\x82", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xf8\x88\x80\x80\x80",
@@ -77,7 +78,7 @@ def test_utf8(bench):
 
 
 def test_nul(bench):
-    """Contract 2: no NUL byte and no \\u0000 anywhere: 400."""
+    """Contract 2: a NUL byte or \\u0000 anywhere gets 400."""
     bodies = [b"\0", b'{"action":"meta.version"}\0', b'\0{"action":"meta.version"}', b'{"action":"meta.version\0"}',
               b'{"action":"meta.version\\u0000"}', b'{"action":"meta.\\u0000version"}', in_params('"\\u0000"'),
               in_params('{"a\\u0000b":1}'), in_params(b"\0"), in_params(b'"\0"'), b'{"action\\u0000":"meta.version"}',
@@ -86,7 +87,8 @@ def test_nul(bench):
 
 
 def test_duplicate_names(bench):
-    """Contract 2: the same name twice in one object is 400, also when written with escapes; in two objects not."""
+    """Contract 2: the same name twice in one object gets 400, even if written with escapes. In two objects it is
+    fine."""
     tenant = bench.onboard()
     bodies = ['{"action":"meta.version","action":"meta.version"}', '{"action":"no.such","action":"meta.version"}',
               '{"action":"meta.version","params":{},"params":{}}',
@@ -98,14 +100,15 @@ def test_duplicate_names(bench):
 
 
 def test_field_of_a_parse_error(bench):
-    """Contract 2: field is the JSON Pointer of the value that is wrong."""
+    """Contract 2: field is the JSON Pointer of the invalid value."""
     key = bench.onboard().key
     for value, field in [('[1,{"x":01}]', "/params/v/1/x"), ('{"a/b":tru}', "/params/v/a~1b")]:
         refused(bench.send("POST", MANAGE, in_params(value), key=key), 400, "VALIDATION_ERROR", field)
 
 
 def test_numbers(bench):
-    """Contract 2: integers beyond 2^53 are refused where they would be rounded; what overflows a double is refused."""
+    """Contract 2: integers beyond 2^53 are refused if they would be rounded. Numbers that overflow a double are
+    refused."""
     tenant = bench.onboard()
     bodies = [in_params(n) for n in ["9007199254740993", "-9007199254740993", "[9007199254740995]",
                                      "18446744073709551615", "9223372036854775807", "1" + "2" * 400, "1e400", "-1e400",
@@ -117,7 +120,7 @@ def test_numbers(bench):
 
 
 def test_depth(bench):
-    """Contract 2: depth 32 is read, 33 and 1,000 and 100,000 are 413, also when the brackets never close."""
+    """Contract 2: depth 32 is accepted; 33, 1,000 and 100,000 get 413, even if the brackets never close."""
     tenant = bench.onboard()
     inner = MAX_DEPTH - 2
     accepted(bench, tenant, in_params("[" * inner + "]" * inner))
@@ -129,9 +132,9 @@ def test_depth(bench):
 
 
 def test_tokens(bench):
-    """Contract 2: 20,000 values and names are read, 20,001 are 413."""
+    """Contract 2: 20,000 values and names are accepted, 20,001 get 413."""
     tenant = bench.onboard()
-    # The envelope's: two objects, their three names, the action, the array.
+    # The envelope uses 7: two objects, their three names, the action, the array.
     room = MAX_TOKENS - 7
     accepted(bench, tenant, in_params("[" + ",".join(["0"] * room) + "]"))
     check_all(bench, tenant, [in_params("[" + ",".join(["0"] * (room + 1)) + "]"), "[" + ",".join(["0"] * 100000) + "]",
@@ -140,7 +143,7 @@ def test_tokens(bench):
 
 
 def test_body_size(bench):
-    """Contract 2: 256 KiB is read; one byte more, 2 MiB and 7 MiB are 413, whatever they hold."""
+    """Contract 2: 256 KiB is accepted; one byte more, 2 MiB and 7 MiB get 413, whatever the content."""
     tenant = bench.onboard()
     exact = b'{"action":"no.such"}'.ljust(MAX_BYTES)
     accepted(bench, tenant, exact)
@@ -152,7 +155,7 @@ def test_body_size(bench):
 
 
 def test_far_too_large(bench):
-    """A body of 16 MiB is 413, by the web server if not by the program; and both go on."""
+    """A body of 16 MiB gets 413 from the web server or the program, and both continue to work."""
     key = bench.onboard().key
     head = "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     reply = bench.raw((head % (MANAGE, 16 << 20)).encode() + b" " * 65536)
@@ -161,7 +164,7 @@ def test_far_too_large(bench):
 
 
 def test_content_type(bench):
-    """Contract 2: other content types, and none, are 415; application/json with parameters, in any case, is fine."""
+    """Contract 2: another or no content type gets 415. application/json is accepted with parameters and in any case."""
     key = bench.onboard().key
     body = {"action": "meta.version"}
     bad = ["text/plain", "text/json", "application/xml", "application/json5", "application/jsonlines", "json", "*/*",
@@ -176,7 +179,7 @@ def test_content_type(bench):
 
 
 def test_content_encoding(bench):
-    """Contract 2: a compressed body, or one that says so, is 415; identity is fine."""
+    """Contract 2: a body that is, or claims to be, compressed gets 415; identity is accepted."""
     key = bench.onboard().key
     body = b'{"action":"meta.version"}'
     replies = [refused(bench.send("POST", MANAGE, sent, {"Content-Encoding": name}, key), 415, "UNSUPPORTED_MEDIA_TYPE")
@@ -186,7 +189,8 @@ def test_content_encoding(bench):
 
 
 def test_methods(bench):
-    """Contract 2: other methods than POST are 405 with Allow: POST, and one audit row each, with or without a body."""
+    """Contract 2: methods other than POST get 405 with Allow: POST and have one audit row each, with or without a
+    body."""
     tenant = bench.onboard()
     before = bench.audit_count(tenant)
     replies = [refused(bench.send(method, MANAGE, body, key=tenant.key), 405, "METHOD_NOT_ALLOWED")
@@ -202,7 +206,7 @@ def test_methods(bench):
 
 
 def test_unknown_method(bench):
-    """A method nobody knows is refused by the web server (501) or by us (405, with its audit row)."""
+    """An unknown method is refused by the web server (501) or by us (405, with its audit row)."""
     tenant = bench.onboard()
     before = bench.audit_count(tenant)
     reply = bench.send("FOO", MANAGE, "{}")
@@ -216,7 +220,7 @@ def test_unknown_method(bench):
 
 @only_on([server for server in SERVERS if server not in NOT_CHUNKED], "the others refuse chunked bodies")
 def test_chunked(bench):
-    """README: a chunked body works like one with a length, broken chunks do not reach the program."""
+    """README: a chunked body works like one with a length; broken chunks do not reach the program."""
     tenant = bench.onboard()
     chunked = {"Transfer-Encoding": "chunked"}
     body = b"7\r\n{\"actio\r\n12\r\nn\":\"meta.version\"}\r\n0\r\n\r\n"
@@ -233,7 +237,7 @@ def test_chunked(bench):
 
 @only_on(NOT_CHUNKED, "the others pass on chunked bodies")
 def test_chunked_is_refused(bench):
-    """README: mod_fcgid and Caddy would cut a chunked body short, so it is 411, and nothing reaches the program."""
+    """README: mod_fcgid and Caddy would cut a chunked body short, so it gets 411 and does not reach the program."""
     tenant = bench.onboard()
     before = bench.audit_count(tenant)
     body = b"19\r\n{\"action\":\"meta.version\"}\r\n0\r\n\r\n"
@@ -243,7 +247,7 @@ def test_chunked_is_refused(bench):
 
 
 def test_path_tricks(bench):
-    """Contract 2: paths are routed on REQUEST_URI alone: what can be read in two ways is no call, and never a 5xx."""
+    """Contract 2: paths are routed on REQUEST_URI alone. An ambiguous path is never a call and never a 5xx."""
     tenant = bench.onboard()
     succeeded(bench.send("POST", MANAGE + "?x=1", {"action": "meta.version"}, key=tenant.key))
     before = bench.audit_count(tenant)
@@ -287,7 +291,8 @@ def test_absolute_form(bench):
 
 
 def test_lengths_that_lie(bench):
-    """A body shorter than announced, two lengths, a negative or a huge one: no success, no 5xx, and life goes on."""
+    """A body shorter than its length, two lengths, a negative or huge length: no success, no 5xx, and calls still
+    work."""
     key = bench.onboard().key
     start = "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-API-Key: %s\r\n" % (MANAGE, key)
     body = '{"action":"meta.version"}'
@@ -298,14 +303,14 @@ def test_lengths_that_lie(bench):
              "Transfer-Encoding: gzip\r\n\r\n" + body]
     for case in cases:
         reply = bench.raw((start + case).encode(), half_close=True)
-        # To a client that left before its body was whole mod_fcgid says 500.
+        # mod_fcgid answers 500 to a client that closed before its body was complete.
         allowed = (500, 501) if bench.stack.server == "apache-fcgid" else (501,)
         check(reply is None or 400 <= reply.status < 500 or reply.status in allowed, "%r\n%s" % (case, reply))
     succeeded(bench.call(key, "meta.version"))
 
 
 def test_header_tricks(bench):
-    """Odd headers are ignored or refused: never a 5xx, never another caller."""
+    """Unusual headers are ignored or refused. They never cause a 5xx and never change the caller."""
     tenant, other = bench.onboard(), bench.onboard()
     cases = ["X_API_Key: %s\r\n" % other.key, "X-Api-Key : %s\r\n" % other.key, "X-API-Key: \r\n",
              "Authorization: \x01\r\n", "Proxy: http://127.0.0.1:1/\r\n",
@@ -321,7 +326,7 @@ def test_header_tricks(bench):
 
 
 def test_nonsense_protocols(bench):
-    """Bytes that are no HTTP are closed or 400, and the server goes on."""
+    """Bytes that are not HTTP get 400 or a closed connection, and the server continues to work."""
     for data in [b"\0" * 100, b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"POST /api/manage\r\n\r\n",
                  b"\r\n" * 50, b"POST /api/manage HTTP/9.9\r\nHost: x\r\n\r\n", b"POST /api/manage HTTP/1.1\r\n\r\n"]:
         reply = bench.raw(data, half_close=True)
@@ -330,7 +335,7 @@ def test_nonsense_protocols(bench):
 
 
 def test_client_that_leaves(bench):
-    """A client that closes before its answer comes costs nothing but its own call."""
+    """A client that closes before its answer arrives affects only its own call."""
     tenant = bench.onboard()
     for _ in range(20):
         with socket.create_connection((bench.http.host, bench.http.port)) as connection:
@@ -340,7 +345,7 @@ def test_client_that_leaves(bench):
 
 
 def test_clients_that_stall(bench):
-    """100 clients that stop in the middle of their request hold up nobody else."""
+    """100 clients that stop in the middle of their request delay nobody else."""
     key = bench.onboard().key
     half = post(MANAGE, key)[:-5]
     with contextlib.ExitStack() as stalled:
@@ -354,7 +359,7 @@ def test_clients_that_stall(bench):
 
 
 def test_onboarding_takes_the_same_care(bench):
-    """Contract 2: the same limits at the other endpoint with a body."""
+    """Contract 2: the same limits apply to the other endpoint with a body, onboarding."""
     cases = [(b"\xff", 400), (b'{"agent_id":"a","agent_id":"b"}', 400), (b"[" * 1000, 413),
              (b'{"agent_id":"\\u0000"}', 400), (b"x" * 300000, 413), (b'{"agent_id":1e400}', 400)]
     replies = [bench.send("POST", ONBOARD, body) for body, _ in cases]
@@ -363,12 +368,13 @@ def test_onboarding_takes_the_same_care(bench):
 
 
 def test_random_bytes(bench):
-    """500 mutilated calls from a fixed seed: 4xx or a success, one audit row each, and the process lives."""
+    """500 randomly altered calls from a fixed seed get 4xx or a success and one audit row each, and the process
+    survives."""
     dice = random.Random(20261122)
     tenant = bench.onboard()
     good = json.dumps({"action": "domain.leadscoring.scores.compute", "dry_run": True, "idempotency_key": "x",
                        "params": {"weights": {"ü": 1.5}, "leads": [{"id": "a", "features": {"ü": 2}}]}}).encode()
-    bodies = [mutilated(dice, good) for _ in range(500)]
+    bodies = [altered(dice, good) for _ in range(500)]
     before = bench.audit_count(tenant)
     replies = spread(8, bodies, lambda body: bench.send("POST", MANAGE, body, key=tenant.key))
     for body, reply in zip(bodies, replies):
@@ -377,8 +383,8 @@ def test_random_bytes(bench):
     equal(bench.audit_count(tenant), before + len(bodies), "audit rows")
 
 
-def mutilated(dice, text):
-    """The text with one to four bytes changed, taken out, put in, or a piece of it said twice."""
+def altered(dice, text):
+    """The text with one to four changes: a byte replaced, removed or inserted, or a piece repeated."""
     out = bytearray(text)
     for _ in range(dice.randint(1, 4)):
         at = dice.randrange(len(out))

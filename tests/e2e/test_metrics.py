@@ -11,12 +11,12 @@ from client import MANAGE, SCORE, SCORE_PARAMS, refused, succeeded
 from checks import Skip, check, equal, parallel, until
 
 SAMPLE = re.compile(r'^([a-z_]+)(?:\{([^}]*)\})? (\S+)$')
-# Labels whose values are from closed lists; nothing else may be one.
+# Labels with values from closed lists. No other label is allowed.
 LABELS = {"endpoint", "code", "le", "action", "status", "state", "version", "api_version"}
 
 
 def scrape_text(bench):
-    """Not through bench.send: the reply is no JSON."""
+    """The text of the metrics, not through bench.send because the reply is not JSON."""
     reply = bench.http.request("GET", "/metrics", None, [])
     equal((reply.status, reply.header("Content-Type")), (200, "text/plain; version=0.0.4; charset=utf-8"),
           "status and type")
@@ -25,7 +25,7 @@ def scrape_text(bench):
 
 
 def samples(text):
-    """series -> value."""
+    """Maps each series to its value."""
     found = {}
     for line in text.splitlines():
         if line.startswith("#"):
@@ -47,7 +47,7 @@ def is_counter(series):
 
 
 def increase(before, after):
-    """The growth of the counters; none may have become smaller."""
+    """The increase of each counter. Checks that none has decreased."""
     for series, value in before.items():
         if is_counter(series):
             check(after.get(series, -1) >= value, "%s went from %s to %s" % (series, value, after.get(series)))
@@ -56,7 +56,7 @@ def increase(before, after):
 
 
 def test_form(bench):
-    """Contract 2.1: promtool finds nothing to say; labels are from closed lists; no tenant, key or address is named."""
+    """Contract 2.1: promtool accepts the metrics. Labels are from closed lists; no tenant, key or address appears."""
     tenant = bench.onboard()
     succeeded(bench.score(tenant.key))
     text = scrape_text(bench)
@@ -72,17 +72,17 @@ def test_form(bench):
                  "process_resident_memory_bytes", "process_start_time_seconds", 'acp_db_connections{state="idle"}'):
         check(any(series == name or series.startswith(name + "{") for series in found), "%s is missing" % name)
     if not shutil.which("promtool"):
-        raise Skip("the rest passed; promtool is not installed (package prometheus)")
+        raise Skip("promtool is not installed (package prometheus); the other checks passed")
     done = subprocess.run(["promtool", "check", "metrics"], input=text, text=True, timeout=60,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     equal((done.returncode, done.stdout), (0, ""), "promtool check metrics")
 
 
 def test_every_request_is_counted_once(bench):
-    """Contract 2.1: whichever process answers, the numbers are of all: calls, refusals, paths that are nothing."""
+    """Contract 2.1: whichever process answers, the counters cover all processes: calls, refusals, unknown paths."""
     tenant = bench.onboard()
     known = {"idempotency_key": "metrics-1"}
-    # Some web servers keep processes that have not started to serve; the first scrape may still be counted by itself.
+    # Some web servers keep processes that have not served yet. The first scrape may still be counted afterwards.
     before = scrape(bench)
     replies = parallel(8, lambda _: [succeeded(bench.score(tenant.key)) for _ in range(5)])
     equal(sum(len(some) for some in replies), 40, "calls")
@@ -108,7 +108,7 @@ def test_every_request_is_counted_once(bench):
     def counted():
         grown = increase(before, scrape(bench))
         return grown if all(grown.get(series) == value for series, value in wanted.items()) else None
-    # A request is counted when its reply has been sent: a moment later than the client has it.
+    # A request is counted after its reply is sent, so slightly after the client has it.
     try:
         grown = until(5, "the numbers", counted, 0.05)
     except AssertionError:
@@ -120,7 +120,8 @@ def test_every_request_is_counted_once(bench):
 
 
 def test_who_may_read(bench):
-    """acp.conf(5), metrics = local: this host; not what a proxy forwarded, whatever it says. GET and HEAD only."""
+    """acp.conf(5), metrics = local: only this host may read them, and no forwarded request, whatever its headers say.
+    GET and HEAD only."""
     for header in (("X-Forwarded-For", "203.0.113.9"), ("X-Forwarded-For", "127.0.0.1"),
                    ("Forwarded", "for=127.0.0.1")):
         refused(bench.get("/metrics", headers=[header]), 404, "NOT_FOUND")
@@ -130,7 +131,7 @@ def test_who_may_read(bench):
 
 
 def test_off_and_on(bench):
-    """acp.conf(5), metrics: off answers nobody, on everybody."""
+    """acp.conf(5), metrics: off allows nobody, on allows everybody."""
     bench.arrange({"metrics": "off"})
     refused(bench.get("/metrics"), 404, "NOT_FOUND")
     succeeded(bench.score(bench.onboard().key))
@@ -140,7 +141,7 @@ def test_off_and_on(bench):
 
 
 class Watch:
-    """Scrapes all the time; counters may never become smaller."""
+    """Scrapes continuously and checks that no counter decreases."""
 
     def __init__(self, bench):
         self.bench = bench
@@ -175,8 +176,8 @@ class Watch:
 
 
 def test_kills(bench):
-    """Contract 2.1: processes are killed under load: no counter becomes smaller, none counts what was not answered, and
-    at most the requests that were under way are missing; nothing stays in flight."""
+    """Contract 2.1: while processes are killed under load, no counter decreases and none counts unanswered requests. At
+    most the requests in flight are missing, and none stays counted as in flight."""
     bench.need_own_stack("kills processes")
     tenant = bench.paid_tenant()
     answered, broken = [], []
@@ -210,7 +211,7 @@ def test_kills(bench):
     equal(watch.wrong, [], "while processes were killed")
     check(watch.scrapes > 3, "only %d scrapes" % watch.scrapes)
     series = 'acp_requests_total{endpoint="%s",code="200"}' % MANAGE
-    # Four requests at a time, and each kill may have cut off that many between reply and count.
+    # There are four concurrent requests. Each of three kills may have cut them off between reply and count.
     grown = until(10, "the count", lambda: settled(bench, before, series), 0.1)
     check(len(answered) - 12 <= grown <= len(answered) + len(broken), "%d counted, %d answered, %d broken" %
           (grown, len(answered), len(broken)))
@@ -218,13 +219,14 @@ def test_kills(bench):
 
 
 def settled(bench, before, series):
-    """The growth of a series, once it stays and nothing is in flight but the scrape."""
+    """The increase of a series, once it is stable and only the scrape is in flight."""
     first = scrape(bench)
     return increase(before, first).get(series) if first["acp_requests_in_flight"] == 1 else None
 
 
 def test_database_away(bench):
-    """Contract 2.1: without the database the host's numbers are still there; acp_db_up and acp_journal_rows tell."""
+    """Contract 2.1: without the database the host's metrics are still there; acp_db_up and acp_journal_rows show the
+    outage."""
     bench.need_own_stack("stops PostgreSQL")
     tenant = bench.paid_tenant()
     succeeded(bench.score(tenant.key))
@@ -234,8 +236,8 @@ def test_database_away(bench):
         os.kill(pid, signal.SIGSTOP)
     try:
         found = until(30, "acp_db_up 0", lambda: (lambda s: s if s["acp_db_up"] == 0 else None)(scrape(bench)), 0.1)
-        check('acp_db_connections{state="idle"}' not in found, "numbers of a database that is away")
-        check("acp_requests_in_flight" in found, "numbers of the host are missing")
+        check('acp_db_connections{state="idle"}' not in found, "metrics of a database that is down")
+        check("acp_requests_in_flight" in found, "metrics of the host are missing")
         reply = bench.score(tenant.key)
         waiting = scrape(bench)["acp_journal_rows"]
         if reply.status == 200:

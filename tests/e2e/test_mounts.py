@@ -1,5 +1,5 @@
-"""Faults that a web server can cause, mount by mount: at /, at /api, and below another path. Each test here is one
-cell of the table in README.md, which tests/e2e/servers.py makes from the lines that they print.
+"""Problems that a web server can cause, for each mount: at /, at /api and below another path. Each test is one cell of
+the table in docs/servers.md, which tests/e2e/servers.py generates from the results.
 """
 
 import contextlib
@@ -18,17 +18,18 @@ from written import read
 
 MAX_BYTES = 262144
 MOUNTS = {"root": "/", "api": "/api", "prefix": "/acp"}
-# More than there are workers anywhere.
+# More clients than any web server has workers.
 CROWD = 48
 
 
 def stack_at(mount):
-    """conftest.py: the stack of a test, with the program mounted there and a log of what the web server hands over."""
+    """The stack that conftest.py arranges for a test: mounted at this path, with a debug log of the variables
+    received."""
     return {"settings": {"log_level": "debug", "log_format": "json"}, "mount": mount}
 
 
 def head_of(bench, path, key, length=None, more=""):
-    """The first part of a POST, as bytes."""
+    """The request line and headers of a POST, as bytes."""
     lines = ["POST %s%s HTTP/1.1" % (bench.http.prefix, path), "Host: x", "Content-Type: application/json",
              "X-API-Key: %s" % key]
     if length is not None:
@@ -47,7 +48,7 @@ def answer_on(connection, request):
 
 
 def effects(bench, tenant):
-    """The audit rows of the calls of a tenant."""
+    """The number of audit rows of the tenant's calls."""
     return bench.tenant_rows(tenant, "action = '%s'" % CREATE)
 
 
@@ -58,7 +59,7 @@ def create_body(name, length=0):
 # Paths and variables --------------------------------------------------------------------------------------------------
 
 def variables(bench, mount):
-    """SCRIPT_NAME is the mount, PATH_INFO the decoded rest, REQUEST_URI what was sent"""
+    """SCRIPT_NAME is the mount, PATH_INFO the decoded rest, REQUEST_URI the path as sent"""
     sent = bench.http.prefix + "/api/not%20there/%61?x=%20y"
     reply = bench.raw(head_of(bench, "/api/not%20there/%61?x=%20y", "none", 0))
     refused(reply, 404, "NOT_FOUND")
@@ -75,13 +76,13 @@ def variables(bench, mount):
 
 
 def call(bench, mount):
-    """a billable call succeeds and is on record"""
+    """a billable call succeeds and has its audit row"""
     tenant = bench.onboard()
     bench.audit(succeeded(bench.score(tenant.key)), tenant_id=tenant.id, ip_address="127.0.0.1", billable=True)
 
 
 def bearer(bench, mount):
-    """Authorization arrives; two different credentials are none"""
+    """Authorization arrives; two different credentials are refused"""
     tenant, other = bench.onboard(), bench.onboard()
     authorization = {"Authorization": "Bearer %s" % tenant.key}
     succeeded(bench.call(None, "meta.version", headers=authorization))
@@ -105,23 +106,23 @@ def links(bench, mount):
 
 
 def found(bench, mount):
-    """agents find /llms.txt and /.well-known/api-catalog; what sends them there names this mount"""
+    """agents find /llms.txt and /.well-known/api-catalog, and links to them name this mount"""
     for path, kind in (("/llms.txt", "text/plain"), ("/.well-known/api-catalog", "application/linkset+json")):
         reply = bench.http.request("GET", path, None, [])
         check(reply.status == 200 and reply.header("Content-Type").startswith(kind), "%s\n%s" % (path, reply))
         check(bench.stack.url + "/api" in reply.body.decode(), "no address of this mount in %s\n%s" % (path, reply))
     where = bench.onboard().reply.json["instructions"]["documentation_url"]
     equal(where, bench.stack.url + "/llms.txt", "documentation_url")
-    equal(bench.http.request("GET", where[len(bench.stack.url):], None, []).status, 200, "what documentation_url names")
+    equal(bench.http.request("GET", where[len(bench.stack.url):], None, []).status, 200, "status of documentation_url")
     for reply in (bench.get("/api/other"), bench.send("POST", "/api/onboard/nothing", {})):
-        said = " GET %s/llms.txt " % bench.http.prefix
-        check(said in refused(reply, 404, "NOT_FOUND").json["error"], "not %s\n%s" % (said, reply))
-    said = refused(bench.get("/console/other"), 404, "NOT_FOUND").json["error"]
-    check(said.endswith(" %s/console" % bench.http.prefix), said)
+        hint = " GET %s/llms.txt " % bench.http.prefix
+        check(hint in refused(reply, 404, "NOT_FOUND").json["error"], "not %s\n%s" % (hint, reply))
+    hint = refused(bench.get("/console/other"), 404, "NOT_FOUND").json["error"]
+    check(hint.endswith(" %s/console" % bench.http.prefix), hint)
 
 
 def query(bench, mount):
-    """the query string arrives as it was sent"""
+    """the query string arrives unchanged"""
     tenant = bench.onboard()
     month = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m")
     for form in (month, month.replace("-", "%2D"), month.replace("2", "%32")):
@@ -147,17 +148,17 @@ def hub_calls(bench, mount):
 
 
 def site(bench, mount):
-    """the rest of the site stays the web server's"""
+    """the web server serves the rest of the site"""
     outside = {"/": [], "/api": ["/", "/other", "/apix", "/functions/v2"], "/acp": ["/", "/api/manage", "/acpx"]}
     for path in outside[mount]:
         reply = bench.raw(("GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path).encode())
         check(reply and not reply.is_ours() and reply.status in (200, 403, 404), "%s\n%s" % (path, reply))
     reply = bench.get("/api/other")
-    check(reply.is_ours() and reply.status == 404, "what is the program's\n%s" % reply)
+    check(reply.is_ours() and reply.status == 404, "a path of the program\n%s" % reply)
 
 
 def encoded(bench, mount):
-    """percent-encoded letters are the letters; encoded slashes, dots and doubled slashes are no call"""
+    """percent-encoded letters work like plain ones; encoded slashes, dots and double slashes are refused"""
     tenant = bench.onboard()
     body = b'{"action":"meta.version"}'
     send = lambda path: bench.raw(head_of(bench, path, tenant.key, len(body), "Connection: close\r\n") + body)
@@ -172,7 +173,7 @@ def encoded(bench, mount):
 
 
 def address(bench, mount):
-    """the client's address is the connection's, whatever headers say"""
+    """the client's address is that of the connection, whatever the headers say"""
     tenant = bench.onboard()
     for name in ("X-Forwarded-For", "X_Forwarded_For", "Forwarded", "X-Real-IP", "Client-IP", "Remote-Addr"):
         reply = succeeded(bench.call(tenant.key, "meta.version", headers={name: "203.0.113.9"}))
@@ -182,7 +183,7 @@ def address(bench, mount):
 # Methods --------------------------------------------------------------------------------------------------------------
 
 def head(bench, mount):
-    """HEAD is answered as GET, without a body"""
+    """HEAD is answered like GET, without a body"""
     tenant = bench.onboard()
     reply = bench.send("HEAD", "/api/usage", key=tenant.key)
     equal((reply.status, reply.body), (200, b""), "HEAD /api/usage")
@@ -191,7 +192,7 @@ def head(bench, mount):
 
 
 def options(bench, mount):
-    """OPTIONS is 405 with Allow, by the program"""
+    """OPTIONS gets 405 with Allow from the program"""
     reply = refused(bench.send("OPTIONS", MANAGE), 405, "METHOD_NOT_ALLOWED")
     equal(reply.header("Allow"), "POST", "Allow")
 
@@ -205,7 +206,7 @@ def trace(bench, mount):
 # Bodies ---------------------------------------------------------------------------------------------------------------
 
 def body_limit(bench, mount):
-    """256 KiB is read; one byte more is 413, with JSON and an audit row"""
+    """a body of 256 KiB is accepted; one byte more gets 413, with JSON and an audit row"""
     tenant = bench.onboard()
     exact = b'{"action":"meta.version"}'.ljust(MAX_BYTES)
     succeeded(bench.send("POST", MANAGE, exact, key=tenant.key))
@@ -214,7 +215,7 @@ def body_limit(bench, mount):
 
 
 def body_huge(bench, mount):
-    """a body that says 16 MiB is 413 at once, by the web server if not by the program"""
+    """a body that announces 16 MiB gets 413 at once, from the web server or the program"""
     tenant = bench.onboard()
     before = bench.tenant_rows(tenant)
     reply = bench.raw(head_of(bench, MANAGE, tenant.key, 16 << 20) + b" " * 65536)
@@ -223,7 +224,7 @@ def body_huge(bench, mount):
 
 
 def chunked(bench, mount):
-    """a chunked body is read whole, or refused with 411 and JSON; a broken or cut one never runs"""
+    """a chunked body is read completely, or refused with 411 and JSON; a broken or incomplete one never runs"""
     tenant = bench.onboard()
     body = create_body("chunked")
     send = lambda data: bench.raw(head_of(bench, MANAGE, tenant.key, None, "Transfer-Encoding: chunked\r\n") + data,
@@ -244,7 +245,7 @@ def chunked(bench, mount):
 
 
 def expect(bench, mount):
-    """Expect: 100-continue: the body is asked for, or refused before it is sent"""
+    """Expect: 100-continue: the body is requested, or refused before it is sent"""
     tenant = bench.onboard()
     body = b'{"action":"meta.version"}'
     with connected(bench) as connection:
@@ -261,7 +262,7 @@ def expect(bench, mount):
 
 
 def body_cut(bench, mount):
-    """a client that leaves within its body has called nothing, also where what arrived is whole JSON"""
+    """a client that closes within its body has made no call, even if what arrived is complete JSON"""
     tenant = bench.onboard()
     for size, sent in ((200, 120), (100000, 50000), (200000, 199000)):
         with connected(bench) as connection:
@@ -272,13 +273,13 @@ def body_cut(bench, mount):
 
 
 def client_gone(bench, mount):
-    """a call whose client leaves before the answer runs to its end, once"""
+    """a call whose client closes before the answer runs to completion, once"""
     tenant = bench.onboard()
     body = create_body("gone")
     for _ in range(5):
         with connected(bench) as connection:
             connection.sendall(head_of(bench, MANAGE, tenant.key, len(body)) + body)
-    until(20, "all five are on record", lambda: effects(bench, tenant) >= 5)
+    until(20, "all five have their row", lambda: effects(bench, tenant) >= 5)
     time.sleep(0.3)
     equal(effects(bench, tenant), 5, "calls that ran")
 
@@ -294,7 +295,7 @@ def others_are_served(bench, key):
 
 
 def slow_bodies(bench, mount):
-    """more slow bodies than workers hold up nobody else"""
+    """more slow bodies than workers delay nobody else"""
     key = bench.onboard().key
     with contextlib.ExitStack() as slow:
         for number in range(CROWD):
@@ -305,7 +306,7 @@ def slow_bodies(bench, mount):
 
 
 def slow_readers(bench, mount):
-    """more clients than workers that do not read their answers hold up nobody else"""
+    """more clients than workers that do not read their answers delay nobody else"""
     key = bench.onboard().key
     request = "GET %s/api/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" % bench.http.prefix
     with contextlib.ExitStack() as slow:
@@ -319,7 +320,7 @@ def slow_readers(bench, mount):
 
 
 def keep_alive(bench, mount):
-    """several requests on one connection each get their own answer, also after a refusal"""
+    """several requests on one connection each get their own answer, even after a refusal"""
     tenant = bench.onboard()
     ids = set()
     with connected(bench) as connection:
@@ -337,7 +338,7 @@ FEATURES = [variables, call, bearer, links, found, query, health, hub_calls, sit
 
 
 def cell(name, mount, feature):
-    """The test of one feature at one mount."""
+    """Creates the test of one feature at one mount."""
     def test(bench):
         feature(bench, mount)
     test.__name__ = "test_%s_%s" % (name, feature.__name__)
@@ -352,7 +353,7 @@ for _name, _mount in MOUNTS.items():
 
 
 def test_back_at_the_root(bench):
-    """A mount is changed back by its configuration alone: what was stored under another one is still there."""
+    """The configuration alone changes a mount back. Data stored under another mount is still there."""
     bench.arrange(**stack_at("/acp"))
     tenant = bench.onboard()
     bench.arrange()
