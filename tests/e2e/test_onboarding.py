@@ -15,7 +15,7 @@ KEY_FORM = re.compile(r"(ock_)([0-9A-Za-z]{30,})([0-9A-Za-z]{6})")
 
 
 def check_digits(text):
-    """CRC-32 in six base62 digits (contract 1)."""
+    """The CRC-32 of the text in six base62 digits (contract 1)."""
     number, digits = zlib.crc32(text.encode()), ""
     for _ in range(6):
         number, digit = divmod(number, 62)
@@ -28,8 +28,8 @@ def application(bench, **more):
 
 
 def test_created(bench):
-    """Contract 2.1: 201 with every member; the tenant is free, with 100 calls, and says that payments are not
-    configured."""
+    """Contract 2.1: the reply is 201 with every member. The tenant is free, with 100 calls; the reply says that
+    payments are not configured."""
     body = application(bench, organization_name="Zürich & Söhne 株式会社")
     reply = succeeded(bench.onboard_reply(body), 201)
     got = reply.json
@@ -41,7 +41,7 @@ def test_created(bench):
     check(got["instructions"]["documentation_url"].startswith("http"), "documentation_url\n%s" % reply)
     check(set(got["upgrade_info"]) == {"message", "upgrade_url"}, "upgrade_info\n%s" % reply)
     check("Stripe is not configured" in got["upgrade_info"]["message"],
-          "payments are not configured: say so\n%s" % reply)
+          "the message does not say that payments are not configured\n%s" % reply)
     equal(got["pricing"], {"per_call": 0.001, "currency": "USD", "billing_period": "monthly"}, "pricing")
     tenant = bench.db.row("select * from acp.tenants where tenant_id = :'id'", id=got["tenant_uuid"])
     equal({name: tenant[name] for name in body if name != "email"}, {n: body[n] for n in body if n != "email"},
@@ -52,7 +52,7 @@ def test_created(bench):
 
 
 def test_example_request_works(bench):
-    """Contract 2.1: instructions.example_request is a call that succeeds as it is given."""
+    """Contract 2.1: instructions.example_request is a call that succeeds unchanged."""
     example = bench.onboard().reply.json["instructions"]["example_request"]
     check(example["url"].endswith("/api/manage"), "url %s" % example["url"])
     reply = bench.send("POST", "/api/manage", json.dumps(example["body"]), example["headers"], content_type=None)
@@ -61,18 +61,18 @@ def test_example_request_works(bench):
 
 
 def test_key_form(bench):
-    """Contract 1: <prefix><30 or more base62><CRC-32 in base62>, different each time, of even spread."""
+    """Contract 1: a key is <prefix><30 or more base62><CRC-32 in base62>, random and different each time."""
     keys = {bench.onboard().key for _ in range(5)}
     equal(len(keys), 5, "different keys")
     for key in keys:
         form = KEY_FORM.fullmatch(key)
-        check(form, "%d characters, not of the form" % len(key))
+        check(form, "the key of %d characters does not have the form" % len(key))
         equal(form.group(3), check_digits(form.group(1) + form.group(2)), "check digits")
-        check(len(set(form.group(2))) > 10, "the secret repeats itself")
+        check(len(set(form.group(2))) > 10, "the secret has too few different characters")
 
 
 def test_key_is_stored_as_prefix_only(bench):
-    """Contract 1: stored are the first 12 characters and a 32-byte HMAC, which is not a bare hash of the key."""
+    """Contract 1: only the first 12 characters and a 32-byte HMAC are stored, not a plain hash of the key."""
     tenant = bench.onboard()
     row = bench.db.row("select key_prefix, encode(key_hash, 'hex') as hash, scopes, revoked_at, expires_at "
                        "from acp.api_keys where tenant_id = :'id'", id=tenant.id)
@@ -83,7 +83,7 @@ def test_key_is_stored_as_prefix_only(bench):
 
 
 def test_audit_row(bench):
-    """Contract 3: an onboarding leaves one audit row, of the unknown tenant, that names the tenant it made."""
+    """Contract 3: an onboarding has one audit row, of the unknown tenant, which names the new tenant."""
     reply = bench.onboard().reply
     row = bench.audit(reply, tenant_id=NIL, action="onboard.leadscoring", status="success", billable=False, tier=None,
                       actor_type="anonymous", error_code=None, dry_run=False)
@@ -92,7 +92,7 @@ def test_audit_row(bench):
 
 
 def test_bad_emails(bench):
-    """Contract 2.1: email needs the syntax of an address and at most 254 characters: 400, field /email."""
+    """Contract 2.1: an email without valid syntax, or of more than 254 characters, gets 400 with field /email."""
     bad = ["", "x", "@", "a@", "@b.co", "a@b", "a b@c.de", "a@b..co", "a@.co", "a@-b.co", "a@b-.co", ".a@b.co",
            "a.@b.co",
            "a..b@c.de", "a@b.co ", " a@b.co", "a@b@c.de", "a@b.co\n", "a\tb@c.de", "a@b_c.de", "a@b.c.", "é@b.co",
@@ -104,13 +104,13 @@ def test_bad_emails(bench):
 
 
 def test_good_emails(bench):
-    """Contract 2.1: addresses as people have them are taken."""
+    """Contract 2.1: ordinary addresses are accepted."""
     for email in ["a@b.co", "first.last+tag@sub.example.co.uk", "o'hara_x-1@example-2.org", "A" * 64 + "@example.com"]:
         succeeded(bench.onboard_reply(application(bench, email=email)), 201)
 
 
 def test_agent_id(bench):
-    """Contract 2.1: agent_id is required, 1 to 128 of [A-Za-z0-9._:-]: 400, field /agent_id."""
+    """Contract 2.1: an agent_id that is not 1 to 128 characters of [A-Za-z0-9._:-] gets 400 with field /agent_id."""
     refused(bench.onboard_reply({"email": "a@b.co"}), 400, "VALIDATION_ERROR", "/agent_id")
     for agent_id in ["", "a" * 129, "a b", "a/b", "ä", "a\n", "a;b", "a\u0001", "a@b", None, 5, True, [], {}]:
         refused(bench.onboard_reply({"agent_id": agent_id, "email": "a@b.co"}), 400, "VALIDATION_ERROR", "/agent_id")
@@ -138,8 +138,8 @@ def test_organization_name_length(bench):
 
 
 def test_large_bodies(bench):
-    """Contract 2: valid JSON up to 16 KiB (onboard_max_body_bytes) is checked by its members: 400; more is 413; each
-    leaves one audit row."""
+    """Contract 2: valid JSON up to 16 KiB (onboard_max_body_bytes) has its members checked: 400. A larger body gets
+    413. Each has one audit row."""
     small = refused(bench.onboard_reply(application(bench, organization_name="x" * 15000)), 400, "VALIDATION_ERROR",
                     "/organization_name")
     replies = [refused(bench.onboard_reply(application(bench, organization_name="x" * size)), 413, "PAYLOAD_TOO_LARGE")
@@ -148,30 +148,30 @@ def test_large_bodies(bench):
 
 
 def test_get(bench):
-    """Contract 2: GET is 405 with Allow: POST, and one audit row."""
+    """Contract 2: GET gets 405 with Allow: POST, and has one audit row."""
     reply = refused(bench.get(ONBOARD), 405, "METHOD_NOT_ALLOWED")
     equal(reply.header("Allow"), "POST", "Allow")
     bench.audit(reply, tenant_id=NIL, status="error", error_code="METHOD_NOT_ALLOWED")
 
 
 def test_content_type(bench):
-    """Contract 2: another content type, or none, is 415."""
+    """Contract 2: another content type, or none, gets 415."""
     body = json.dumps(application(bench))
     for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", None]:
         reply = bench.send("POST", ONBOARD, body, content_type=kind)
         refused(reply, 415, "UNSUPPORTED_MEDIA_TYPE")
     equal(bench.db.value("select count(*) from acp.agents where agent_id = :'id'", id=json.loads(body)["agent_id"]), 0,
-          "tenants made")
+          "tenants created")
 
 
 def test_unknown_product(bench):
-    """Contract 2: a product that is not offered is 404, whatever the body is."""
+    """Contract 2: an unknown product gets 404, whatever the body."""
     for product in ["nothing", "leadscoring2", "", "leadscoring/x", "LEADSCORING"]:
         refused(bench.onboard_reply(application(bench), path="/api/onboard/" + product), 404, "NOT_FOUND")
 
 
 def test_same_agent_id(bench):
-    """Contract 2.1: the agent_id again, with the same or another e-mail: 409 without any credential."""
+    """Contract 2.1: the same agent_id again, with the same or another e-mail, gets 409 without any credential."""
     tenant = bench.onboard()
     for email in ["agent@example.com", "other@example.com"]:
         reply = refused(bench.onboard_reply({"agent_id": tenant.agent_id, "email": email}), 409, "ALREADY_ONBOARDED")
@@ -182,19 +182,19 @@ def test_same_agent_id(bench):
     equal(bench.db.value("select count(*) from acp.api_keys where tenant_id = :'id'", id=tenant.id), 1, "keys")
 
 
-def without_time(body):
-    """A reply without what tells two replies apart."""
+def without_request_id(body):
+    """A reply without its request_id, which differs between replies."""
     return {name: value for name, value in body.items() if name != "request_id"}
 
 
 def test_idempotency_key(bench):
-    """Contract 2.1: the same Idempotency-Key and body give the same reply, with the same key, which works."""
+    """Contract 2.1: the same Idempotency-Key and body return the same reply, with the same key, which works."""
     body, header = application(bench), {"Idempotency-Key": "e2e-%s" % uuid.uuid4()}
     first = succeeded(bench.onboard_reply(body, header), 201)
-    check(first.header("Idempotency-Replayed") is None, "the first reply is no replay\n%s" % first)
+    check(first.header("Idempotency-Replayed") is None, "the first reply is a replay\n%s" % first)
     again = succeeded(bench.onboard_reply(dict(reversed(list(body.items()))), header), 201)
     equal(again.header("Idempotency-Replayed"), "true", "Idempotency-Replayed")
-    equal(without_time(again.json), without_time(first.json), "the reply")
+    equal(without_request_id(again.json), without_request_id(first.json), "the reply")
     succeeded(bench.call(again.json["api_key"], "meta.version"))
     equal(bench.db.value("select count(*) from acp.tenants where agent_id = :'id'", id=body["agent_id"]), 1, "tenants")
     equal(bench.db.value("select count(*) from acp.api_keys where tenant_id = :'id'", id=first.json["tenant_uuid"]), 1,
@@ -203,7 +203,7 @@ def test_idempotency_key(bench):
 
 
 def test_idempotency_key_other_body(bench):
-    """Contract 2.1: the same Idempotency-Key with another body is 422, and nothing is made."""
+    """Contract 2.1: the same Idempotency-Key with another body gets 422 and creates nothing."""
     body, header = application(bench), {"Idempotency-Key": "e2e-%s" % uuid.uuid4()}
     succeeded(bench.onboard_reply(body, header), 201)
     for other in [dict(body, email="other@example.com"), dict(body, agent_id=bench.agent_id()),
@@ -214,14 +214,14 @@ def test_idempotency_key_other_body(bench):
 
 
 def test_other_idempotency_key(bench):
-    """Contract 2.1: the same agent_id with another Idempotency-Key is 409 like without one."""
+    """Contract 2.1: the same agent_id with another Idempotency-Key gets 409, as without one."""
     body = application(bench)
     succeeded(bench.onboard_reply(body, {"Idempotency-Key": str(uuid.uuid4())}), 201)
     refused(bench.onboard_reply(body, {"Idempotency-Key": str(uuid.uuid4())}), 409, "ALREADY_ONBOARDED")
 
 
 def test_bad_idempotency_key(bench):
-    """Contract 3: an idempotency key has 1 to 255 characters. (Web servers pass an empty header on as none.)"""
+    """Contract 3: an idempotency key has 1 to 255 characters. (Web servers drop an empty header.)"""
     for value in ["x" * 256, "schl\u00fcssel"]:
         refused(bench.onboard_reply(application(bench), {"Idempotency-Key": value}), 400, "VALIDATION_ERROR",
                 "/idempotency_key")
@@ -229,21 +229,22 @@ def test_bad_idempotency_key(bench):
 
 
 def test_idempotency_key_after_a_day(bench):
-    """Contract 2.1: after 24 h the Idempotency-Key is as new; the agent_id is still taken."""
+    """Contract 2.1: after 24 h the Idempotency-Key can be used again; the agent_id is still taken."""
     body, header = application(bench), {"Idempotency-Key": "e2e-%s" % uuid.uuid4()}
     succeeded(bench.onboard_reply(body, header), 201)
     equal(bench.db.value("select count(*) from acp.idempotency where action = 'onboard.leadscoring' and "
                          "expires_at between created_at + interval '23:59' and created_at + interval '24:01' and "
                          "created_at > acp.now() - interval '1 minute' and reply->>'tenant_id' = "
                          "(select tenant_id::text from acp.agents where agent_id = :'id')", id=body["agent_id"]), 1,
-          "rows that end after 24 h")
+          "rows that expire after 24 h")
     bench.db.execute("update acp.idempotency set expires_at = acp.now() where reply->>'tenant_id' = "
                      "(select tenant_id::text from acp.agents where agent_id = :'id')", id=body["agent_id"])
     refused(bench.onboard_reply(body, header), 409, "ALREADY_ONBOARDED")
 
 
 def test_race_with_idempotency_key(bench):
-    """Contract 2.1: 16 at once with one Idempotency-Key make one tenant and one key, and all are told that key."""
+    """Contract 2.1: 16 concurrent requests with one Idempotency-Key create one tenant and one key; all receive that
+    key."""
     body, header = application(bench), {"Idempotency-Key": "e2e-%s" % uuid.uuid4()}
     replies = parallel(16, lambda _: bench.onboard_reply(body, header))
     for reply in replies:
@@ -259,7 +260,7 @@ def test_race_with_idempotency_key(bench):
 
 
 def test_race_for_agent_id(bench):
-    """Contract 2.1: 16 at once with the same agent_id: exactly one 201, the others 409."""
+    """Contract 2.1: of 16 concurrent requests with the same agent_id, exactly one gets 201, the others 409."""
     body = application(bench)
     replies = parallel(16, lambda _: bench.onboard_reply(body))
     equal(sorted(reply.status for reply in replies), [201] + [409] * 15, "statuses")
@@ -268,8 +269,8 @@ def test_race_for_agent_id(bench):
 
 
 def test_key_is_nowhere(bench):
-    """Contract 1: the key is nowhere in the database (any table, in clear, hex, base64 or as a bare hash) nor in a
-    log."""
+    """Contract 1: the key is neither in any table of the database nor in a log, in plain text, hex, base64 or as a
+    plain hash."""
     name = "e2e-%s" % uuid.uuid4()
     body = application(bench)
     tenant_key = succeeded(bench.onboard_reply(body, {"Idempotency-Key": name}), 201).json["api_key"]
@@ -277,10 +278,10 @@ def test_key_is_nowhere(bench):
     last = bench.score(tenant_key)
     bench.call(tenant_key, "no.such.%s" % tenant_key, {"api_key": tenant_key, "note": "my key is %s." % tenant_key})
     everything = bench.db.dump()
-    check(last.request_id in everything, "the dump does not show what it should")
+    check(last.request_id in everything, "the dump is incomplete")
     logs = logs_of(bench.stack)
     if logs:
         until(10, "the log line of a request", lambda: last.request_id in read(bench.stack.log))
     for place, text in [("the database", everything), *((log, read(path)) for log, path in logs.items())]:
-        check(name not in text, "an Idempotency-Key of an onboarding is in %s in clear" % place)
+        check(name not in text, "an Idempotency-Key of an onboarding is in %s in plain text" % place)
     equal(keys_written_down(bench, everything), [], "places and keys")

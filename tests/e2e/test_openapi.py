@@ -1,4 +1,4 @@
-"""GET /api/openapi.json: contract 2.1 (OpenAPI 3.1, made from what is registered)."""
+"""GET /api/openapi.json: contract 2.1 (OpenAPI 3.1, generated from the registry)."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from client import CODES, MANAGE, refused, succeeded
 from checks import check, equal
 from hub import Hub
 
-# Paths of the program that need no setting to be there.
+# Paths that exist with any settings.
 ALWAYS = {"/api/manage": {"post"}, "/api/usage": {"get"}, "/api/upgrade/checkout": {"get", "post"},
           "/api/openapi.json": {"get"}, "/llms.txt": {"get"}, "/.well-known/api-catalog": {"get"}, "/console": {"get"},
           "/metrics": {"get"}, "/healthz": {"get"}, "/readyz": {"get"},
@@ -16,7 +16,7 @@ METHODS = {"get", "post", "put", "delete", "patch", "head", "options", "trace"}
 
 
 def document(bench):
-    """Not through bench.send: the one JSON reply whose request_id stands in the header alone."""
+    """The document, not through bench.send because it is the one JSON reply whose request_id is only in the header."""
     reply = bench.http.request("GET", "/api/openapi.json", None, [])
     equal((reply.status, reply.header("Content-Type")), (200, "application/json"), "status and type")
     check(reply.header("X-Request-Id"), "no X-Request-Id")
@@ -34,7 +34,7 @@ def nodes(value):
 
 
 def resolve(doc, reference):
-    check(reference.startswith("#/"), "a reference out of the document: %s" % reference)
+    check(reference.startswith("#/"), "the reference leaves the document: %s" % reference)
     found = doc
     for part in reference[2:].split("/"):
         check(part in found, "%s leads nowhere" % reference)
@@ -45,12 +45,13 @@ def resolve(doc, reference):
 def operations(doc):
     for path, item in doc["paths"].items():
         for method, operation in item.items():
-            check(method in METHODS, "%s: %s is no method" % (path, method))
+            check(method in METHODS, "%s: %s is not a method" % (path, method))
             yield path, method, operation
 
 
 def test_form(bench):
-    """Contract 2.1: the members that OpenAPI 3.1 asks for; unique operation ids; every reference leads somewhere."""
+    """Contract 2.1: the document has the members that OpenAPI 3.1 requires, unique operation ids and valid
+    references."""
     doc = document(bench)
     check(re.fullmatch(r"3\.1\.\d+", doc["openapi"]), "openapi: %s" % doc["openapi"])
     check({"title", "version"} <= set(doc["info"]), "info: %s" % doc["info"])
@@ -78,8 +79,8 @@ def test_form(bench):
 
 
 def test_paths_are_those_that_exist(bench):
-    """Contract 2.1, 2.2: every path that answers is described, with its methods; no other."""
-    Hub(bench)  # with a kernel key, the hub's are among them
+    """Contract 2.1, 2.2: exactly the paths that exist are described, with their methods."""
+    Hub(bench)  # skips the test without a kernel key; with one, the paths of the hub exist
     doc = document(bench)
     found = {path: set(item) for path, item in doc["paths"].items()}
     for path, methods in ALWAYS.items():
@@ -89,7 +90,7 @@ def test_paths_are_those_that_exist(bench):
     for path, methods in found.items():
         for method in {"get", "post"} - methods:
             reply = bench.send(method.upper(), path.replace("{product}", "leadscoring"), {} if method == "post" else None)
-            check(reply.status in (401, 405), "%s %s is not described and answers %d" % (method, path, reply.status))
+            check(reply.status in (401, 405), "%s %s is not described but answered %d" % (method, path, reply.status))
         for method in methods:
             reply = bench.http.request(method.upper(), path.replace("{product}", "leadscoring"),
                                        b"{}" if method == "post" else None, [("Content-Type", "application/json")])
@@ -98,7 +99,7 @@ def test_paths_are_those_that_exist(bench):
 
 
 def test_actions_are_those_of_meta_actions(bench):
-    """Contract 2.1: one source: the same actions as meta.actions, the same schemas, scopes and billing members."""
+    """Contract 2.1: the actions, schemas, scopes and billing members are the same as those of meta.actions."""
     doc = document(bench)
     schemas = doc["components"]["schemas"]
     actions = {action["name"]: action for action in actions_of(bench)}
@@ -111,7 +112,7 @@ def test_actions_are_those_of_meta_actions(bench):
         equal(call["properties"]["params"], action["params_schema"], "params of " + name)
         equal(call["description"], action["description"], "description of " + name)
         equal(call["x-action"], {member: action[member] for member in ("scope", "supports_dry_run", "billable", "billing_unit")},
-              "facts of " + name)
+              "x-action of " + name)
         equal(call["properties"]["dry_run"].get("const"), None if action["supports_dry_run"] else False, "dry_run of " + name)
         equal("params" in call["required"], bool(action["params_schema"].get("required")), "params required by " + name)
     body = doc["paths"][MANAGE]["post"]["requestBody"]["content"]["application/json"]["schema"]
@@ -119,7 +120,7 @@ def test_actions_are_those_of_meta_actions(bench):
 
 
 def test_errors_are_the_contract_s(bench):
-    """Contract 2: Error names every code; the response of each status has an example for each of its codes."""
+    """Contract 2: Error lists every code. The response of each status has an example for each of its codes."""
     doc = document(bench)
     equal(sorted(doc["components"]["schemas"]["Error"]["properties"]["code"]["enum"]), sorted(CODES), "codes")
     for name, response in doc["components"]["responses"].items():
@@ -131,11 +132,11 @@ def test_errors_are_the_contract_s(bench):
             equal((value["ok"], value["code"], bool(value["error"])), (False, code, True), "example of " + code)
     real = refused(bench.call(None, "meta.version"), 401, "INVALID_API_KEY").json
     shown = doc["components"]["responses"]["Error401"]["content"]["application/json"]["examples"]["INVALID_API_KEY"]["value"]
-    equal((real["error"], set(real)), (shown["error"], set(shown)), "an error that was answered")
+    equal((real["error"], set(real)), (shown["error"], set(shown)), "a real error")
 
 
 def test_methods_and_stability(bench):
-    """Contract 2: GET and HEAD only; every process gives the same document."""
+    """Contract 2: only GET and HEAD are allowed. Every process returns the same document."""
     refused(bench.send("POST", "/api/openapi.json", {}), 405, "METHOD_NOT_ALLOWED")
     texts = {json.dumps(document(bench), sort_keys=True) for _ in range(8)}
     equal(len(texts), 1, "different documents")

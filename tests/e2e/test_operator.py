@@ -1,4 +1,4 @@
-"""The work of an operator: acpctl, options and settings of acp.fcgi, migrations."""
+"""Tasks of an operator: acpctl, options and settings of acp.fcgi, migrations."""
 
 import contextlib
 import csv
@@ -41,7 +41,7 @@ def settings_file(text):
 # acpctl ---------------------------------------------------------------------------------------------------------------
 
 def test_migrate_twice(bench):
-    """Issue: running acpctl migrate a second time changes nothing and says that the schema is up to date."""
+    """Issue: running acpctl migrate a second time changes nothing and reports that the schema is up to date."""
     with scratch_database(bench) as database:
         first = migrated(bench, database)
         check("0001_foundation.sql" in first.stdout and "up to date" not in first.stdout, "first: %s" % first.stdout)
@@ -52,7 +52,7 @@ def test_migrate_twice(bench):
 
 
 def test_migrate_twenty_at_once(bench):
-    """Issue: twenty at once on a fresh database all end well, and one of them has done the work."""
+    """Issue: twenty concurrent runs on a fresh database all succeed, and one of them does the work."""
     with scratch_database(bench) as database:
         runs = parallel(20, lambda _: migrate(bench, database))
         equal([run.returncode for run in runs], [OK] * 20, "exit statuses; %s" % {run.stderr for run in runs})
@@ -61,7 +61,7 @@ def test_migrate_twenty_at_once(bench):
 
 
 def test_newer_schema_is_refused(bench):
-    """Issue: a newer breaking schema is refused with a sentence, by acpctl migrate and by /readyz; calls go nowhere."""
+    """Issue: acpctl migrate and /readyz refuse a newer, breaking schema with a message; calls are not executed."""
     with migrated_database(bench) as database:
         insert = ("insert into acp.schema_migrations (version, name, sha256, breaking) "
                   "values (999, '0999_x.sql', 'x', %s)")
@@ -73,7 +73,7 @@ def test_newer_schema_is_refused(bench):
             equal(done.returncode, FAILED, "acpctl migrate")
             check("breaking migration 999" in done.stderr and "upgrade acp-fcgi" in done.stderr, done.stderr)
             refused(responder.ask("GET", "/readyz"), 503, "UNAVAILABLE")
-            until(5, "the log's sentence", lambda: "breaking version 999" in responder.read_log())
+            until(5, "the log has the reason", lambda: "breaking version 999" in responder.read_log())
             succeeded(responder.ask("GET", "/healthz"))
             database.execute("delete from acp.schema_migrations where version = 999")
             database.execute(insert % "false")
@@ -82,7 +82,7 @@ def test_newer_schema_is_refused(bench):
 
 
 def test_no_schema(bench):
-    """/readyz of a database without the schema is 503; after acpctl migrate the same responder is ready."""
+    """With a database without the schema /readyz is 503; after acpctl migrate the same responder is ready."""
     with scratch_database(bench) as database:
         with Responder(bench.stack, database_url=database.as_role("acp_app").url) as responder:
             refused(responder.ask("GET", "/readyz"), 503, "UNAVAILABLE")
@@ -91,7 +91,7 @@ def test_no_schema(bench):
 
 
 def test_edited_migration_is_refused(bench):
-    """Issue: migrations are immutable: an applied one that was edited is refused with its name; nothing changes."""
+    """Issue: migrations are immutable. An applied migration that was edited is refused by name, and nothing changes."""
     with migrated_database(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         copy = os.path.join(folder, "sql")
         shutil.copytree(bench.stack.setting("sql_dir"), copy)
@@ -106,7 +106,7 @@ def test_edited_migration_is_refused(bench):
 
 
 def test_failing_migration_leaves_nothing(bench):
-    """A migration that fails is undone as a whole, and the error names it."""
+    """A migration that fails is rolled back completely, and the error names it."""
     with scratch_database(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         copy = os.path.join(folder, "sql")
         shutil.copytree(bench.stack.setting("sql_dir"), copy)
@@ -114,25 +114,25 @@ def test_failing_migration_leaves_nothing(bench):
             file.write("SELECT 1 / 0;\n")
         done = migrate(bench, database, ACP_SQL_DIR=copy)
         check(done.returncode == FAILED and "0001_foundation.sql" in done.stderr, "%s" % done)
-        equal(database.value("select to_regclass('acp.tenants') is null as x"), True, "the table is not there")
+        equal(database.value("select to_regclass('acp.tenants') is null as x"), True, "the table does not exist")
         migrated(bench, database)
 
 
 def test_functions_are_rerunnable(bench):
-    """Issue: functions that were changed are run again, and only then."""
+    """Issue: functions are run again if, and only if, they were changed."""
     with scratch_database(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         migrated(bench, database)
         copy = os.path.join(folder, "sql")
         shutil.copytree(bench.stack.setting("sql_dir"), copy)
         with open(os.path.join(copy, "functions", "10_clock.sql"), "a", encoding="utf-8") as file:
             file.write("COMMENT ON FUNCTION acp.now() IS 'changed';\n")
-        check("functions and views" in migrate(bench, database, ACP_SQL_DIR=copy).stdout, "they are run again")
+        check("functions and views" in migrate(bench, database, ACP_SQL_DIR=copy).stdout, "they were not run again")
         equal(database.value("select obj_description('acp.now()'::regprocedure) as x"), "changed", "the comment")
-        check("up to date" in migrate(bench, database, ACP_SQL_DIR=copy).stdout, "once is enough")
+        check("up to date" in migrate(bench, database, ACP_SQL_DIR=copy).stdout, "they were run twice")
 
 
 def test_usage_errors(bench):
-    """acpctl(8): a wrong command or option exits 64 with a sentence and changes nothing."""
+    """acpctl(8): after a wrong command or option, acpctl exits with 64 and a message, and changes nothing."""
     for line in ["nonsense", "key", "key nonsense", "migrate --force", "migrate now", "key create",
                  "key create --tenant", "key revoke", "tenant show", "tenant update", "tenant list extra",
                  "key list --nope x", "doctor --url", "--nope", "", "tenant list --json --csv", "usage --by hour",
@@ -144,13 +144,14 @@ def test_usage_errors(bench):
 
 
 def table(bench):
-    """The table of commands, as acpctl help --list writes it: name -> (operand, [options])."""
+    """The commands that acpctl help --list prints, as name -> (operand, [options])."""
     lines = [line.split("\t") for line in bench.stack.program("acpctl", "help", "--list").stdout.splitlines()]
     return {line[0]: (line[1], line[2:]) for line in lines}
 
 
 def test_option_forms(bench):
-    """acpctl(8): --name=value and --name value, options before or behind an operand, -- ends them; no abbreviations."""
+    """acpctl(8): --name=value and --name value are equivalent, options may precede or follow an operand, -- ends them,
+    and there are no abbreviations."""
     tenant = bench.onboard()
     ctl = lambda *words, **more: bench.stack.program("acpctl", *words, **more)
     shown = ctl("tenant", "show", tenant.id, "--json").stdout
@@ -170,13 +171,13 @@ def test_option_forms(bench):
             done = ctl(*words)
             check(done.returncode == CONFIG and path in done.stderr, "acpctl %s: %s" % (words, done))
         for words in (["version"], ["help"]):
-            equal(ctl(*words, "--config", path).returncode, OK, "acpctl %s reads no configuration" % words)
+            equal(ctl(*words, "--config", path).returncode, OK, "acpctl %s needs no configuration" % words)
     equal(ctl("tenant", "show", "--", "--json").stderr,
-          "acpctl: --json: no tenant has this UUID or agent_id; acpctl tenant list shows them\n", "an operand behind --")
+          "acpctl: --json: no tenant has this UUID or agent_id; acpctl tenant list shows them\n", "an operand after --")
 
 
 def test_wrong_options(bench):
-    """acpctl(8): each wrong argument is named in one sentence that says what to do, before the command's usage."""
+    """acpctl(8): the message names the wrong argument and what to do, in one sentence before the command's usage."""
     key = bench.onboard().key
     cases = [("key list --nope", "--nope: no such option; acpctl help key list shows its options"),
              ("key list --nope=1", "--nope: no such option; acpctl help key list shows its options"),
@@ -212,7 +213,7 @@ def test_wrong_options(bench):
 
 
 def test_help(bench):
-    """acpctl(8): help, help COMMAND and COMMAND --help say the same; every command is there, with its options."""
+    """acpctl(8): help, help COMMAND and COMMAND --help print the same, for every command and its options."""
     help_text = bench.stack.program("acpctl", "help").stdout
     equal(bench.stack.program("acpctl", "--help").stdout, help_text, "acpctl --help")
     commands = table(bench)
@@ -243,8 +244,8 @@ def test_version(bench):
 
 
 def test_output(bench):
-    """acpctl(8): every list comes as a table, as JSON and as CSV, and all three say the same; without rows CSV has
-    names."""
+    """acpctl(8): every list can be printed as a table, as JSON and as CSV, with the same content. Without rows, CSV has
+    the names."""
     bench.onboard()
     for words in LISTS:
         table = bench.stack.ctl(*words).stdout
@@ -260,21 +261,21 @@ def test_output(bench):
 
 
 def csv_text(value):
-    """A value of JSON as acpctl --csv writes it."""
+    """A JSON value in the form that acpctl --csv prints."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def test_output_of_names(bench):
-    """acpctl(8): CSV quotes what needs it; no control character that a tenant put into a name reaches a terminal."""
+    """acpctl(8): CSV quotes values where necessary. No control character in a tenant's name reaches a terminal."""
     name = 'a, "b"\n\x1b[31mred'
     tenant_id = bench.stack.ctl("tenant", "create", "--agent-id", bench.agent_id(), "--email", "a@b.co",
                                 "--organization", name).stdout.strip()
     lines = list(csv.DictReader(io.StringIO(bench.stack.ctl("tenant", "show", tenant_id, "--csv").stdout, newline="")))
     equal([line["organization_name"] for line in lines], [name], "the name in CSV")
     shown = bench.stack.ctl("tenant", "show", tenant_id).stdout
-    check('a, "b"??[31mred' in shown and "\x1b" not in shown, "for people: %r" % shown)
+    check('a, "b"??[31mred' in shown and "\x1b" not in shown, "in the table: %r" % shown)
 
 
 def on_terminal(bench, columns, *arguments, stderr=False):
@@ -288,7 +289,7 @@ def on_terminal(bench, columns, *arguments, stderr=False):
                           env=clean_environment(ACP_DATABASE_URL=bench.stack.database_url)) as process:
         os.close(theirs)
         text = b""
-        with contextlib.suppress(OSError):  # how a terminal ends
+        with contextlib.suppress(OSError):  # the end of a terminal's output
             while True:
                 text += os.read(ours, 65536)
         equal(process.wait(), OK, "acpctl %s" % " ".join(arguments))
@@ -297,7 +298,7 @@ def on_terminal(bench, columns, *arguments, stderr=False):
 
 
 def test_terminal(bench):
-    """acpctl(8): a terminal that is too narrow for a table gets each row as a block; a wide one the table."""
+    """acpctl(8): on a terminal that is too narrow for the table, each row is a block of lines."""
     tenant = bench.onboard()
     wide = on_terminal(bench, 250, "key", "list", "--tenant", tenant.id)
     equal(wide, bench.stack.ctl("key", "list", "--tenant", tenant.id).stdout, "on a wide terminal")
@@ -307,7 +308,7 @@ def test_terminal(bench):
 
 @contextlib.contextmanager
 def locked(bench, table, seconds):
-    """While the body runs, nobody reads the table; for so many seconds."""
+    """Locks the table for this many seconds, so that nobody can read it; the body starts once it is locked."""
     code = "begin; lock table %s; select 'locked' as x; select pg_sleep(%d); commit" % (table, seconds)
     with subprocess.Popen([PSQL, "-X", "-q", "-A", "-t", "-c", code, bench.stack.database_url], text=True,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=clean_environment()) as holder:
@@ -318,8 +319,8 @@ def locked(bench, table, seconds):
 
 
 def test_progress(bench):
-    """acpctl(8): what takes longer than two seconds shows on a terminal that it is at work, and takes that away
-    again."""
+    """acpctl(8): on a terminal, a command that takes longer than two seconds shows its progress, and erases it at the
+    end."""
     def on_a_terminal():
         with locked(bench, "acp.usage_counters", 4):
             return on_terminal(bench, 100, "reconcile", "--database", stderr=True)
@@ -330,13 +331,13 @@ def test_progress(bench):
 
     shown, done = parallel(2, lambda n: (on_a_terminal, elsewhere)[n]())
     check(re.search(r"\rreconciling \[ *#+ *\] [2-9] s", shown), "reconcile on a terminal: %r" % shown)
-    equal(shown.rstrip("\r").rpartition("\r")[2].strip(), "", "what stays on the line")
+    equal(shown.rstrip("\r").rpartition("\r")[2].strip(), "", "what remains on the line")
     equal((done.stderr, "no findings" in done.stdout), ("", True), "audit verify, without a terminal")
-    equal(on_terminal(bench, 100, "reconcile", "--database", stderr=True), "", "what is soon done shows nothing")
+    equal(on_terminal(bench, 100, "reconcile", "--database", stderr=True), "", "progress of a quick command")
 
 
 def test_usage_and_reports(bench):
-    """acpctl usage says what GET /api/usage says and what the lists add up to; every report is there."""
+    """acpctl usage agrees with GET /api/usage and with the sums of its lists. Every report works."""
     tenant = bench.onboard()
     for _ in range(3):
         succeeded(bench.score(tenant.key))
@@ -368,7 +369,7 @@ def completed(bench, *words):
 
 
 def test_completion(bench):
-    """bash completes commands, options and the values that they may have, from what acpctl help --list says."""
+    """bash completes commands, options and their possible values from the output of acpctl help --list."""
     bench.stack.need_programs()
     help_text = bench.stack.program("acpctl", "--help").stdout
     first = {line.split()[0] for line in help_text.splitlines() if re.match(r"  [a-z]", line)}
@@ -379,12 +380,12 @@ def test_completion(bench):
     equal(completed(bench, "tenant", "update", "x", "--tier", ""), ["free", "paid"], "values")
     check("denials" in completed(bench, "report", "") and "manage.iam" in completed(bench, "key", "create", "--scopes", ""),
           "reports and scopes")
-    check("failed" in completed(bench, "billing", "list", "--status", ""), "states of invoices")
+    check("failed" in completed(bench, "billing", "list", "--status", ""), "statuses of invoices")
     equal(completed(bench, "audit", "verify", COMPLETION[:-2]), [COMPLETION], "files")
-    equal(completed(bench, "key", "create", "--tenant", ""), [], "what only the operator knows")
+    equal(completed(bench, "key", "create", "--tenant", ""), [], "values that cannot be completed")
     equal(completed(bench, "tenant", "update", "x", "--tier", "=", "p"), ["paid"], "--tier=p")
     equal(completed(bench, "tenant", "update", "x", "--tier", "="), ["free", "paid"], "--tier=")
-    equal(completed(bench, "audit", "export", "-o", COMPLETION[:-2]), [COMPLETION], "a file behind a short option")
+    equal(completed(bench, "audit", "export", "-o", COMPLETION[:-2]), [COMPLETION], "a file after a short option")
     for name, (_, options) in table(bench).items():
         words = name.split()
         check(words[-1] in completed(bench, *words[:-1], ""), "the command %s" % name)
@@ -396,8 +397,8 @@ def test_completion(bench):
 
 
 def test_wrong_values(bench):
-    """acpctl(8): a value that cannot be exits with 64, one that is not there with 1; with a sentence, changing
-    nothing."""
+    """acpctl(8): the exit status is 64 for an invalid value and 1 for an object that does not exist. There is a
+    message, and nothing changes."""
     tenant = bench.onboard()
     before = bench.db.fingerprints(without=("acp.audit_logs",))
     update = "tenant update %s " % tenant.id
@@ -418,12 +419,13 @@ def test_wrong_values(bench):
         check(done.stderr.strip(), "acpctl %s gives no reason" % line)
         if line in never:
             check("\n  " + " ".join(line.split()[:2 if line.split()[0] not in ("reconcile", "report") else 1]) in done.stderr,
-                  "acpctl %s does not show what the command takes: %s" % (line, done.stderr))
+                  "acpctl %s does not show the command's usage: %s" % (line, done.stderr))
     equal(bench.db.fingerprints(without=("acp.audit_logs",)), before, "tables")
 
 
 def test_roles(bench):
-    """acpctl(8), ROLES: acp_app alone does what an operator does, acp_report alone reports; else the role is named."""
+    """acpctl(8), ROLES: acp_app is enough for an operator's commands, acp_report for reports. Otherwise the error names
+    the missing role."""
     bench.score(bench.onboard().key)
     bad = bench.onboard()
     run = lambda role, *words: bench.stack.program("acpctl", *words,
@@ -441,8 +443,8 @@ def test_roles(bench):
 
 
 def test_wrong_policies(bench):
-    """acpctl policy add takes what governance.propose_policy takes, and names the member at fault; nothing is in
-    force."""
+    """acpctl policy add accepts the same policies as governance.propose_policy. For others it names the invalid member
+    and stores nothing."""
     good = {"name": "e2e", "decision": "deny", "action": "e2e.nothing"}
     before = bench.db.fingerprints(without=("acp.audit_logs",))
     cases = [({"actoin": "x"}, "actoin", USAGE), ({"decision": "maybe"}, "decision", USAGE), ({"action": "a b"}, "action", USAGE),
@@ -462,7 +464,7 @@ def test_wrong_policies(bench):
 
 
 def test_key_given_for_its_id(bench):
-    """Contract 1: a key that is given where its id belongs is refused and not written out: that may be a log."""
+    """Contract 1: a key in place of its id is refused and not printed, because the output may go to a log."""
     tenant = bench.onboard()
     bench.watch.meant.add(tenant.key[:12])
     for arguments in (["key", "revoke"], ["tenant", "show"], ["key", "list", "--tenant"]):
@@ -502,7 +504,7 @@ def test_key_list(bench):
 
 
 def test_doctor(bench):
-    """acpctl doctor finds no problem in a good installation, also from outside; a wrong address is one."""
+    """acpctl doctor finds no problem in a good installation, even through its URL. A wrong URL is a problem."""
     done = bench.stack.program("acpctl", "doctor", "--url", bench.stack.url)
     wrong = [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
     check(all("public_url" in line and "http" in line for line in wrong), "doctor: %s%s" % (done.stdout, done.stderr))
@@ -524,7 +526,7 @@ fastcgi.server = ( "/" => (( "socket" => "%s", "check-local" => "disable", "fix-
 
 @contextlib.contextmanager
 def lighttpd(responder, lines):
-    """lighttpd in front of a responder, with a configuration of the test's own; gives its address."""
+    """Runs lighttpd in front of a responder, with the test's own configuration; yields its URL."""
     program = shutil.which("lighttpd", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if not program:
         raise Skip("lighttpd is not installed")
@@ -551,7 +553,7 @@ def listens(port):
 
 
 def test_doctor_names_the_line(bench):
-    """acpctl doctor --url finds what a web server keeps back, and names the line of that server that mends it."""
+    """acpctl doctor --url finds what a web server withholds, and names the line of its configuration that fixes it."""
     strips = 'setenv.set-request-header = ( "Authorization" => "", "X-Forwarded-For" => "198.51.100.9" )\n'
     small = "server.max-request-size = 100\n"
     cases = [("", [], 0),
@@ -573,18 +575,18 @@ def test_doctor_names_the_line(bench):
 
 
 def test_health_tells_what_it_received(bench):
-    """GET /healthz?received says which credential and address arrived, and shows no value of a header."""
+    """GET /healthz?received shows which credential and address arrived, but no value of a header."""
     for headers, member in [({"Authorization": "Bearer hunter2hunter2"}, "authorization"),
                             ({"X-API-Key": "hunter2hunter2"}, "x_api_key")]:
         reply = bench.get("/healthz?received", headers=headers)
         got = reply.json["received"]
         check(got[member] and "hunter2" not in json.dumps(reply.json), "received: %s" % got)
         equal([name for name in ("authorization", "x_api_key") if got[name]], [member], "credentials")
-    check("received" not in bench.get("/healthz").json, "received without being asked")
+    check("received" not in bench.get("/healthz").json, "received is shown without the parameter")
 
 
 def test_doctor_of_a_dead_database(bench):
-    """acpctl doctor says that the database cannot be reached, exits 1, and shows no password."""
+    """acpctl doctor reports that the database is not reachable, exits with 1, and shows no password."""
     url = "postgresql://someone:hunter2hunter2@127.0.0.1:9/acp"
     done = bench.stack.program("acpctl", "doctor", environment={"ACP_DATABASE_URL": url})
     check(done.returncode == FAILED and "not reachable" in done.stdout, "%s" % done)
@@ -594,7 +596,7 @@ def test_doctor_of_a_dead_database(bench):
 # Settings -------------------------------------------------------------------------------------------------------------
 
 def test_settings_file_errors(bench):
-    """Issue: an unknown or malformed setting stops the start with 78, file, line and reason."""
+    """Issue: an unknown or malformed setting prevents the start: exit status 78, with file, line and reason."""
     cases = [("nonsense = 1", "nonsense"), ("workers = many", "workers"), ("workers = 0", "workers"),
              ("workers = 99999999999999999999", "workers"), ("workers = 1x", "workers"),
              ("log_format = xml", "log_format"), ("onboarding = maybe", "onboarding"), ("just words", "name = value"),
@@ -610,7 +612,7 @@ def test_settings_file_errors(bench):
 
 
 def test_settings_that_do_not_fit(bench):
-    """Issue: values that are wrong together, or missing, stop the start with 78 and a sentence."""
+    """Issue: conflicting or missing values prevent the start: exit status 78 and a message."""
     cases = [({"api_key_prefix": "OCK"}, "api_key_prefix"), ({"key_pepper": "short"}, "key_pepper"),
              ({"url_prefix": "x/"}, "url_prefix"), ({"public_url": "ftp://x"}, "public_url"),
              ({"workers": "2", "processes": "3"}, "processes"), ({"listen_mode": "668"}, "listen_mode"),
@@ -625,14 +627,15 @@ def test_settings_that_do_not_fit(bench):
 
 
 def test_missing_settings_file(bench):
-    """A settings file that was named and is not there stops the start with 78."""
+    """A settings file that is named but does not exist prevents the start: exit status 78."""
     for program, arguments in [("acp.fcgi", []), ("acpctl", ["tenant", "list"])]:
         done = bench.stack.program(program, *arguments, config="/nonexistent/acp.conf")
         check(done.returncode == CONFIG and "/nonexistent/acp.conf" in done.stderr, "%s: %s" % (program, done))
 
 
 def test_environment(bench):
-    """Issue: ACP_NAME wins over the file; an unknown or malformed one stops the start with 78 and is named."""
+    """Issue: ACP_NAME overrides the file. An unknown or malformed variable prevents the start, with exit status 78 and
+    its name."""
     for name, value in [("ACP_NONSENSE", "1"), ("ACP_WORKERS", "many"), ("ACP_LOG_LEVEL", "loud"),
                         ("ACP_" + "X" * 100, "1"), ("ACP_DATABASEURL", "x")]:
         done = bench.stack.program("acp.fcgi", "--check-config", environment={name: value})
@@ -650,16 +653,17 @@ def test_print_config_hides_secrets(bench):
     done = bench.stack.program("acp.fcgi", "--print-config", environment=secrets)
     equal(done.returncode, OK, "exit status; %s" % done.stderr)
     check("hunter2" not in done.stdout and "pepperpepper" not in done.stdout, "shows a secret")
-    check("# database_url (set)" in done.stdout and "# key_pepper (set)" in done.stdout, "says that they are set")
+    check("# database_url (set)" in done.stdout and "# key_pepper (set)" in done.stdout, "they are not shown as set")
     names = re.findall(r"^(\w+) = ", done.stdout, re.M)
     check(len(names) == len(set(names)) > 20, "settings %s" % names)
     with settings_file(done.stdout) as path:
         again = bench.stack.program("acp.fcgi", "--print-config", config=path, environment=secrets)
-        equal(again.stdout, done.stdout, "what is printed can be read again")
+        equal(again.stdout, done.stdout, "the output is not a valid configuration")
 
 
 def test_options(bench):
-    """acp.fcgi(8): --version, --help, --check-config; wrong options exit 64; without a socket 78 and a sentence."""
+    """acp.fcgi(8): --version, --help and --check-config work. Wrong options exit with 64. Without a socket the exit
+    status is 78, with a message."""
     for program in ("acp.fcgi", "acpctl"):
         check(re.match(r"acp-fcgi \d+\.\d+", bench.stack.program(program, "--version").stdout), program + " --version")
         check("usage: " + program in bench.stack.program(program, "--help").stdout, program + " --help")
@@ -671,7 +675,8 @@ def test_options(bench):
 
 
 def test_socket_of_another(bench):
-    """A socket that another program serves, and a path that is no socket, are left alone: 78 and a sentence."""
+    """A socket that another program serves, and a path that is not a socket, are left alone: exit status 78 and a
+    message."""
     with Responder(bench.stack) as responder:
         again = bench.stack.program("acp.fcgi", config=responder.config)
         check(again.returncode == CONFIG and "another program listens there" in again.stderr, "%s" % again)
@@ -684,7 +689,8 @@ def test_socket_of_another(bench):
 
 
 def test_switched_off(bench):
-    """Design: with usage_enforcement and onboarding off the router works as without them; counting stays right."""
+    """Design: with usage_enforcement and onboarding off, the router has no limit and no onboarding, and still counts
+    correctly."""
     tenant = bench.onboard()
     bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", "1")
     body = json.dumps({"action": "domain.leadscoring.questions.list"}).encode()
@@ -698,7 +704,7 @@ def test_switched_off(bench):
 
 
 def test_limits_are_settings(bench):
-    """acp.conf(5): free_calls_limit, warn_at_percent and the limits of a body do what they say."""
+    """acp.conf(5): free_calls_limit, warn_at_percent and the limits of a body work as documented."""
     tenant = bench.onboard()
     settings = {"free_calls_limit": "2", "warn_at_percent": "50", "max_body_bytes": "1024", "max_json_depth": "4",
                 "max_json_tokens": "16"}
@@ -709,13 +715,13 @@ def test_limits_are_settings(bench):
             warning = succeeded(responder.call(tenant.key, body)).json["warning"]
             equal((warning["usage"]["calls_used"], warning["usage"]["calls_limit"]), (used, 2), "the warning")
         reply = refused(responder.call(tenant.key, body), 402, "UPGRADE_REQUIRED")
-        check("(2 calls)" in reply.json["error"], "sentence\n%s" % reply)
+        check("(2 calls)" in reply.json["error"], "message\n%s" % reply)
         for large in (b" " * 1025, deep, many):
             refused(responder.call(tenant.key, large), 413, "PAYLOAD_TOO_LARGE")
 
 
 def test_url_prefix(bench):
-    """acp.conf(5): with url_prefix the paths live below it, links and examples too, and nowhere else."""
+    """acp.conf(5): with url_prefix all paths are below it and nowhere else. Links and examples have it too."""
     with Responder(bench.stack, url_prefix="/acp") as responder:
         succeeded(responder.ask("GET", "/acp/healthz"))
         refused(responder.ask("GET", "/healthz"), 404, "NOT_FOUND")
@@ -730,7 +736,7 @@ def test_url_prefix(bench):
 
 
 def test_partitions_ahead(bench):
-    """Issue: audit partitions exist for a year ahead after acpctl migrate; no default partition hides a gap."""
+    """Issue: after acpctl migrate, audit partitions exist for the next year. No default partition hides a gap."""
     with scratch_database(bench) as database:
         migrated(bench, database)
         there = database.rows("select relname as name from pg_class c join pg_inherits i on inhrelid = c.oid "
@@ -741,7 +747,7 @@ def test_partitions_ahead(bench):
 
 
 def test_every_object_has_a_comment(bench):
-    """Issue: comments on every object of the schema."""
+    """Issue: every object of the schema has a comment."""
     bare = bench.db.rows("""
         select oid::regclass::text as name from pg_class where relkind in ('r', 'p', 'v')
             and relnamespace in ('acp'::regnamespace, 'acp_report'::regnamespace)

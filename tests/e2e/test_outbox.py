@@ -1,4 +1,5 @@
-"""The outbox: what Repo C owes is done once in effect, whatever fails; onboarding's customer; dead letters."""
+"""The outbox: each obligation of Repo C takes effect once, whatever fails; the customer of an onboarding; dead
+letters."""
 
 import json
 import tempfile
@@ -11,7 +12,7 @@ from test_usage import clock_shifted
 
 
 def ctl(bench, pay, *arguments):
-    """acpctl with the settings of the installation that takes payments."""
+    """Runs acpctl with the settings of the installation that accepts payments."""
     with tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="acp-e2e-") as file:
         kept = {name: bench.stack.setting(name) for name in ("database_url", "key_pepper", "key_pepper_file")}
         settings = {**kept, **{n: v for n, v in pay.settings.items() if n.startswith("stripe_")}}
@@ -27,13 +28,14 @@ def listed(bench, pay, state="owed"):
 
 
 def test_customer_with_onboarding(bench):
-    """Contract 2.1: tenant in B, customer through C with its id stored on the tenant, then the reply with the key."""
+    """Contract 2.1: first the tenant is created in B, then the customer through C, whose id is stored on the tenant.
+    Then comes the reply with the key."""
     with payments(bench) as pay:
         tenant = pay.onboard(organization_name="Wörks & Co")
         row = pay.tenant(tenant)
         customers = pay.customers(tenant)
-        equal([c["id"] for c in customers], [row["stripe_customer_id"]], "the customer, when the reply is there")
-        equal((customers[0]["email"], customers[0]["name"]), ("human@example.com", "Wörks & Co"), "who it is")
+        equal([c["id"] for c in customers], [row["stripe_customer_id"]], "the customer at the time of the reply")
+        equal((customers[0]["email"], customers[0]["name"]), ("human@example.com", "Wörks & Co"), "email and name")
         equal(tenant["payments"], "stripe", "payments")
         owed = pay.owed(tenant, "true")
         equal([(o["obligation"], o["attempts"], o["done_at"] is not None) for o in owed],
@@ -44,7 +46,7 @@ def test_customer_with_onboarding(bench):
 
 
 def test_same_onboarding_again(bench):
-    """Contract 2.1: the same Idempotency-Key gives the same reply, and no second customer."""
+    """Contract 2.1: the same Idempotency-Key returns the same reply and creates no second customer."""
     with payments(bench) as pay:
         body = {"agent_id": bench.agent_id(), "email": "human@example.com"}
         replies = parallel(4, lambda _: pay.send("POST", "/api/onboard/leadscoring", body, None,
@@ -57,7 +59,8 @@ def test_same_onboarding_again(bench):
 
 
 def test_stripe_down_at_onboarding(bench):
-    """Issue: Stripe down during onboarding: 201 within 2 s, the customer is made later, exactly once."""
+    """Issue: if Stripe is down during onboarding, the reply is 201 within 2 s, and the customer is created later,
+    exactly once."""
     with payments(bench) as pay:
         for trouble in ({"fail": {"path": "/v1/customers", "status": 503, "times": -1}},
                         {"slow": {"path": "/v1/customers", "seconds": 4, "times": -1}},
@@ -78,21 +81,21 @@ def test_stripe_down_at_onboarding(bench):
         start = time.monotonic()
         tenant = pay.onboard()
         took = time.monotonic() - start
-        check(took < 2 * slowness(), "nobody listens: onboarding took %.2f s" % took)
+        check(took < 2 * slowness(), "connection refused: onboarding took %.2f s" % took)
         equal(pay.tenant(tenant)["stripe_customer_id"], None, "customer")
         pay.stripe.start()
         with clock_shifted(bench, "1 hour"):
-            until(60, "the customer is made", lambda: pay.tenant(tenant)["stripe_customer_id"])
+            until(60, "the customer exists", lambda: pay.tenant(tenant)["stripe_customer_id"])
         equal([c["id"] for c in pay.customers(tenant)], [pay.tenant(tenant)["stripe_customer_id"]], "customers")
 
 
 def pay_customer(pay, tenant):
-    """Waits until Stripe holds the tenant's customer; its id."""
-    return until(40, "Stripe holds the customer", lambda: pay.customers(tenant), 0.1)[0]["id"]
+    """Waits until Stripe has the tenant's customer; returns its id."""
+    return until(40, "Stripe has the customer", lambda: pay.customers(tenant), 0.1)[0]["id"]
 
 
 def test_worker_killed(bench):
-    """Issue: a worker that is killed in the middle of an execution leaves one customer, not two and not none."""
+    """Issue: if a worker is killed in the middle of an execution, there is finally exactly one customer."""
     with payments(bench, processes="1") as pay:
         pay.stripe.stop()
         tenant = pay.onboard()
@@ -100,22 +103,22 @@ def test_worker_killed(bench):
         pay.stripe.control(slow={"path": "/v1/customers", "method": "POST", "seconds": 2, "times": 1},
                            drop={"path": "/v1/customers", "method": "POST", "times": 1})
         with pay.responder(processes="1") as other:
-            until(20, "the customer is being made", lambda: [o for o in pay.owed(tenant) if o["leased_until"]])
-            # Either may hold the lease; both are killed.
+            until(20, "the obligation is leased", lambda: [o for o in pay.owed(tenant) if o["leased_until"]])
+            # Either of them may have the lease, so both are killed.
             for process in (pay.process, other.process):
                 end_quietly([*children(process.pid), process.pid])
             pay.process.wait(20)
             other.process.wait(20)
         equal(pay.tenant(tenant)["stripe_customer_id"], None, "customer")
         with pay.responder(), clock_shifted(bench, "3 minutes"):
-            until(60, "the customer is made", lambda: pay.tenant(tenant)["stripe_customer_id"])
+            until(60, "the customer exists", lambda: pay.tenant(tenant)["stripe_customer_id"])
             pay.settled(tenant)
             equal([c["id"] for c in pay.customers(tenant)], [pay.tenant(tenant)["stripe_customer_id"]], "customers")
-            check(pay.owed(tenant, "true")[0]["attempts"] >= 2, "it was not tried again")
+            check(pay.owed(tenant, "true")[0]["attempts"] >= 2, "it was not retried")
 
 
 def test_many_workers(bench):
-    """Issue: several processes work one outbox off; each obligation is executed by one of them."""
+    """Issue: several processes can process one outbox; each obligation is executed by one of them."""
     with payments(bench) as pay:
         pay.stripe.stop()
         tenants = parallel(6, lambda _: pay.onboard())
@@ -128,33 +131,34 @@ def test_many_workers(bench):
             for tenant in tenants:
                 equal([c["id"] for c in pay.customers(tenant)], [pay.tenant(tenant)["stripe_customer_id"]], "customers")
             made = [r["idempotency_key"] for r in pay.stripe.requests("POST", "/v1/customers") if r["status"] == 200]
-            equal(sorted(made), sorted("customer-" + t["tenant_uuid"] for t in tenants), "requests that were done")
+            equal(sorted(made), sorted("customer-" + t["tenant_uuid"] for t in tenants), "keys of successful requests")
 
 
 def test_dead_letter(bench):
-    """Issue: what is refused for good is a dead letter: acpctl lists it, and revives it, and it is done."""
+    """Issue: a finally refused obligation is a dead letter. acpctl lists it; after acpctl outbox retry it is
+    executed."""
     with payments(bench) as pay:
         pay.stripe.control(fail={"path": "/v1/customers", "method": "POST", "status": 400, "times": 1})
         tenant = pay.onboard()
         dead = until(10, "the dead letter", lambda: pay.owed(tenant, "dead"))[0]
         check(dead["error"] and dead["error_code"], "without a reason: %s" % dead)
         time.sleep(2.5)
-        equal(pay.owed(tenant, "true")[0]["attempts"], 1, "attempts: nobody takes a dead one")
+        equal(pay.owed(tenant, "true")[0]["attempts"], 1, "attempts of the dead letter")
         shown = [o for o in listed(bench, pay, "dead") if o["outbox_id"] == dead["outbox_id"]]
         equal([(o["obligation"], o["state"], o["error_code"]) for o in shown],
               [(dead["obligation"], "dead", dead["error_code"])], "acpctl outbox list --state dead")
         done = ctl(bench, pay, "outbox", "retry", str(dead["outbox_id"]))
         equal((done.returncode, done.stdout), (0, "1 due now\n"), "acpctl outbox retry: %s" % done.stderr)
-        until(20, "the customer is made", lambda: pay.tenant(tenant)["stripe_customer_id"])
+        until(20, "the customer exists", lambda: pay.tenant(tenant)["stripe_customer_id"])
         equal(len(pay.customers(tenant)), 1, "customers")
 
 
 def test_acpctl(bench):
-    """Issue: acpctl outbox run works the outbox off where no responder does; drop ends an obligation."""
+    """Issue: acpctl outbox run processes the outbox if no responder does; acpctl outbox drop removes an obligation."""
     with payments(bench) as pay:
         pay.stripe.stop()
         tenants = [pay.onboard(), pay.onboard()]
-        # Not with SIGTERM, which lets an attempt that is under way come to its end, for 20 s.
+        # Not with SIGTERM, which would let a running attempt continue for 20 s.
         end_quietly([*children(pay.process.pid), pay.process.pid])
         pay.process.wait(20)
         numbers = [pay.owed(tenant)[0]["outbox_id"] for tenant in tenants]
@@ -168,7 +172,7 @@ def test_acpctl(bench):
         equal(ctl(bench, pay, "outbox", "run").stdout, "0 done, 0 failed\n", "while nothing is due")
         bench.db.execute("update acp.outbox set due_at = acp.now(), leased_until = acp.now() + interval '1 hour' "
                          "where outbox_id = :'n'", n=numbers[0])
-        equal(ctl(bench, pay, "outbox", "run").stdout, "0 done, 0 failed\n", "while another one is at it")
+        equal(ctl(bench, pay, "outbox", "run").stdout, "0 done, 0 failed\n", "while another process has the lease")
         bench.db.execute("update acp.outbox set leased_until = null where outbox_id = :'n'", n=numbers[0])
         done = ctl(bench, pay, "outbox", "run")
         equal((done.returncode, done.stdout), (0, "1 done, 0 failed\n"), "acpctl outbox run: %s" % done.stderr)
@@ -180,7 +184,8 @@ def test_acpctl(bench):
 
 
 def test_without_executor(bench):
-    """Issue: without Stripe onboarding owes nothing, and a responder without an executor leaves the outbox alone."""
+    """Issue: without Stripe, onboarding creates no obligation. A responder without an executor leaves the outbox
+    alone."""
     tenant = bench.onboard()
     equal(tenant.reply.json["payments"], "not_configured", "payments")
     equal(bench.db.value("select count(*) from acp.outbox where tenant_id = :'id'", id=tenant.id), 0, "owed")

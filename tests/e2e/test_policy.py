@@ -1,6 +1,6 @@
 """Policies, approvals, proposals: contract 2 (POLICY_DENIED, APPROVAL_REQUIRED), 2.2 (authorize), issue (item 4).
 
-Every policy here is one of its test's tenant, and is switched off at the end of the test.
+Every policy here belongs to the tenant of its test, and is disabled at the end of the test.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ PROPOSE = "governance.propose_policy"
 
 @contextlib.contextmanager
 def policies(bench, tenant, *wanted):
-    """These policies in force for the tenant; their ids."""
+    """Publishes these policies for the tenant and yields their ids; disables them at the end."""
     ids = [str(uuid.uuid4()) for _ in wanted]
     for policy_id, policy in zip(ids, wanted):
         bench.db.text("select acp.policy_add(:'policy', :'id', :'text')", policy=policy_id, id=tenant.id,
@@ -29,10 +29,10 @@ def policies(bench, tenant, *wanted):
     try:
         yield ids
     finally:
-        switch_off(bench, tenant)
+        disable_all(bench, tenant)
 
 
-def switch_off(bench, tenant):
+def disable_all(bench, tenant):
     bench.db.text("select acp.policy_enable(policy_id, false) from acp.policies where tenant_id = :'id' and enabled",
                   id=tenant.id)
 
@@ -46,7 +46,7 @@ def models(bench, tenant):
 
 
 def approvals(bench, tenant):
-    """approval_id -> status."""
+    """Maps each approval_id to its status."""
     rows = bench.db.rows("select approval_id, status from acp.approvals where tenant_id = :'id'", id=tenant.id)
     return {row["approval_id"]: row["status"] for row in rows}
 
@@ -55,8 +55,8 @@ def decide(bench, approval, status="approved"):
     return bench.db.value("select acp.approval_decide(:'id', :'status')", id=approval, status=status)
 
 
-def asked(bench, reply):
-    """The approval id of a refusal that waits for one."""
+def approval_of(bench, reply):
+    """Checks that the call was refused because it needs an approval; returns the approval's id."""
     refused(reply, 403, "APPROVAL_REQUIRED")
     approval = reply.json.get("approval_id")
     check(approval, "no approval_id\n%s" % reply)
@@ -77,7 +77,8 @@ def denied(bench, reply, policy_id):
 # Decisions ------------------------------------------------------------------------------------------------------------
 
 def test_deny(bench):
-    """Issue: a policy denies what its pattern fits, a dry run too; nothing is used; the audit row has the decision."""
+    """Issue: a policy denies calls that match its pattern, dry runs too. A denied call uses nothing; its audit row has
+    the decision."""
     tenant, other = bench.onboard(), bench.onboard()
     bench.audit(succeeded(create(bench, tenant.key)), policy_decision_id=None)
     key = fresh()
@@ -93,7 +94,7 @@ def test_deny(bench):
 
 
 def test_patterns(bench):
-    """Issue: action patterns with *: anchored at both ends; a name without * is that name; without one it is all."""
+    """Issue: action patterns with * are anchored at both ends. A pattern without * is a name; no pattern means all."""
     tenant = bench.onboard()
     cases = {"meta.version": 403, "meta.*": 403, "*version": 403, "*": 403, None: 403, "m*a.v*n": 403,
              "eta.version": 200,
@@ -104,7 +105,8 @@ def test_patterns(bench):
 
 
 def test_priority(bench):
-    """Contract 2.2: lowest priority number first, first match wins, also if made later; disabled ones do not count."""
+    """Contract 2.2: the matching policy with the lowest priority number wins, even if it is newer. Disabled ones do not
+    count."""
     tenant = bench.onboard()
     deny = {"action": "meta.*", "decision": "deny", "priority": 20}
     allow = {"action": "meta.version", "decision": "allow", "priority": 10}
@@ -129,7 +131,7 @@ def test_actor_type(bench):
 
 
 def test_amount(bench):
-    """Issue: an amount ceiling: calls whose params.amount is above it, exactly."""
+    """Issue: a policy with an amount ceiling applies exactly to calls whose params.amount is above it."""
     tenant = bench.onboard()
     cases = [(100, 200), (100.01, 403), (99.99, 200), (101, 403), (1e30, 403), (-5, 200), (None, 200)]
     rule = {"action": "e2e.*", "amount_over": 100, "decision": "deny"}
@@ -140,7 +142,7 @@ def test_amount(bench):
 
 
 def test_time_window(bench):
-    """Issue: a time window: inside it the policy applies, outside not; days and zones too."""
+    """Issue: a policy with a time window applies only within it; days and time zones count too."""
     tenant = bench.onboard()
     now = bench.db.row("select to_char(n - interval '1 hour', 'HH24:MI') as from, "
                        "to_char(n + interval '1 hour', 'HH24:MI') as to, extract(isodow from n)::int as day "
@@ -163,8 +165,8 @@ def test_time_window(bench):
 
 @contextlib.contextmanager
 def authorize_raises(bench, sqlstate):
-    """Instead of deciding, the database fails so."""
-    bench.need_own_stack("takes a function from the program")
+    """Makes the database fail with this SQLSTATE instead of deciding."""
+    bench.need_own_stack("replaces a function of the database")
     bench.db.execute("alter function acp.authorize(jsonb) rename to authorize_kept")
     try:
         bench.db.execute("create function acp.authorize(jsonb) returns jsonb language plpgsql as "
@@ -177,10 +179,11 @@ def authorize_raises(bench, sqlstate):
 
 
 def test_policy_engine_away(bench):
-    """Contract 3: policy fails closed for writes (503, nothing done) and open for reads, and the audit row says so."""
+    """Contract 3: without a policy decision, writes fail closed (503, no effect) and reads fail open, noted in the
+    audit row."""
     tenant = bench.onboard()
     with policies(bench, tenant, {"decision": "allow"}):
-        with authorize_raises(bench, "57P03"):  # what a server says that shuts down
+        with authorize_raises(bench, "57P03"):  # the error of a server that shuts down
             reply = refused(create(bench, tenant.key), 503, "UNAVAILABLE")
             check(reply.header("Retry-After"), "no Retry-After\n%s" % reply)
             read = succeeded(bench.score(tenant.key))
@@ -190,7 +193,8 @@ def test_policy_engine_away(bench):
 
 
 def test_policy_engine_broken(bench):
-    """Contract 3: a database that is there and cannot evaluate the policies is not away: reads are refused, too."""
+    """Contract 3: a database that is up but cannot evaluate the policies does not count as down: reads are refused
+    too."""
     tenant = bench.onboard()
     with policies(bench, tenant, {"decision": "deny"}) as ids:
         with authorize_raises(bench, "22007"):
@@ -205,8 +209,9 @@ UNEVALUABLE = [{"from": "9am", "to": "17:00"}, {"timezone": "Europe/Berln"}, {"d
 
 
 def test_policy_that_cannot_be_evaluated(bench):
-    """A policy that an older version let in and that cannot be evaluated refuses, whatever it says, and is named."""
-    bench.need_own_stack("writes into the policies")
+    """A policy that an older version accepted and that cannot be evaluated refuses calls, whatever its decision.
+    Messages name it."""
+    bench.need_own_stack("writes to acp.policies")
     tenant = bench.onboard()
     for window in UNEVALUABLE:
         bad = str(uuid.uuid4())
@@ -217,7 +222,7 @@ def test_policy_that_cannot_be_evaluated(bench):
             for reply in (create(bench, tenant.key), bench.score(tenant.key)):
                 denied(bench, reply, bad)
                 check("operator" in reply.json["error"], "the refusal does not say whom to tell: %s" % reply)
-            succeeded(bench.call(tenant.key, "meta.version"))  # decided by one that comes before
+            succeeded(bench.call(tenant.key, "meta.version"))  # a policy with a lower priority number decides
             doctor = bench.stack.program("acpctl", "doctor").stdout if window is UNEVALUABLE[0] else ""
         if doctor:
             check(re.search("WRONG .*%s .office.*calls that it applies to are refused" % bad, doctor), doctor)
@@ -233,41 +238,41 @@ APPROVE = {"action": CREATE, "decision": "require_approval"}
 
 
 def test_approval(bench):
-    """Issue: APPROVAL_REQUIRED carries an approval id; approved, exactly that call passes, once."""
+    """Issue: APPROVAL_REQUIRED has an approval id. After approval, exactly that call passes, once."""
     tenant = bench.onboard()
     with policies(bench, tenant, APPROVE):
-        approval = asked(bench, create(bench, tenant.key))
-        equal(asked(bench, create(bench, tenant.key)), approval, "approval of the same call")
+        approval = approval_of(bench, create(bench, tenant.key))
+        equal(approval_of(bench, create(bench, tenant.key)), approval, "approval of the same call")
         equal(approvals(bench, tenant), {approval: "pending"}, "approvals")
         equal((decide(bench, approval), decide(bench, approval)), (True, False), "decided")
-        other = asked(bench, create(bench, tenant.key, "another"))
+        other = approval_of(bench, create(bench, tenant.key, "another"))
         reply = succeeded(create(bench, tenant.key))
         row = bench.audit(reply, status="success", billable=True)
         equal(row["result_meta"]["policy"]["approval_id"], approval, "approval_id of the audit row")
         used = bench.db.row("select status, used_by from acp.approvals where approval_id = :'id'", id=approval)
         equal(used, {"status": "used", "used_by": row["event_id"]}, "the approval")
-        again = asked(bench, create(bench, tenant.key))
+        again = approval_of(bench, create(bench, tenant.key))
         equal(len({approval, other, again}), 3, "different approvals")
     equal((models(bench, tenant), bench.usage(tenant.key)["calls_used"]), (1, 1), "models and calls_used")
 
 
 def test_approval_is_of_key_and_tenant(bench):
-    """Issue: same hash, actor, tenant: another key's or tenant's same request needs an approval of its own."""
+    """Issue: an approval is for one hash, actor and tenant. The same request of another key or tenant needs its own."""
     tenant, stranger = bench.onboard(), bench.onboard()
     colleague, _ = bench.make_key(tenant, "manage.domain")
     with policies(bench, tenant, APPROVE), policies(bench, stranger, APPROVE):
-        approval = asked(bench, create(bench, tenant.key))
+        approval = approval_of(bench, create(bench, tenant.key))
         decide(bench, approval)
-        ids = {approval, asked(bench, create(bench, colleague)), asked(bench, create(bench, stranger.key))}
+        ids = {approval, approval_of(bench, create(bench, colleague)), approval_of(bench, create(bench, stranger.key))}
         equal(len(ids), 3, "different approvals")
         succeeded(create(bench, tenant.key))
 
 
 def test_concurrent_use(bench):
-    """Issue: an approved id lets a call through once: of 16 at the same time one passes, and has one effect."""
+    """Issue: an approved id lets a call through once: of 16 concurrent calls one passes, and has one effect."""
     tenant = bench.onboard()
     with policies(bench, tenant, APPROVE):
-        decide(bench, asked(bench, create(bench, tenant.key)))
+        decide(bench, approval_of(bench, create(bench, tenant.key)))
         replies = parallel(16, lambda _: create(bench, tenant.key))
         passed = [reply for reply in replies if reply.status == 200]
         equal(len(passed), 1, "calls that passed")
@@ -279,45 +284,47 @@ def test_concurrent_use(bench):
 
 
 def test_concurrent_asking(bench):
-    """Issue: one call has one approval id: 16 that ask at the same time do not make 16, each good for a call."""
+    """Issue: a call has one approval id: 16 concurrent requests do not create 16 approvals, each of which would let one
+    through."""
     tenant = bench.onboard()
     with policies(bench, tenant, APPROVE):
-        ids = {asked(bench, reply) for reply in parallel(16, lambda _: create(bench, tenant.key))}
+        ids = {approval_of(bench, reply) for reply in parallel(16, lambda _: create(bench, tenant.key))}
     equal(len(ids), 1, "approvals of one call")
 
 
 def test_rejected_and_expired(bench):
-    """Issue: a rejected approval lets nothing through; one that was not used for a week neither."""
+    """Issue: an approval that was rejected, or not used for a week, lets nothing through."""
     tenant = bench.onboard()
     with policies(bench, tenant, APPROVE):
-        no = asked(bench, create(bench, tenant.key))
+        no = approval_of(bench, create(bench, tenant.key))
         equal(decide(bench, no, "rejected"), True, "decided")
-        yes = asked(bench, create(bench, tenant.key))
+        yes = approval_of(bench, create(bench, tenant.key))
         check(yes != no, "the rejected approval again")
         decide(bench, yes)
         with clock_shifted(bench, "8 days"):
-            check(asked(bench, create(bench, tenant.key)) != yes, "the approval of a week ago")
+            check(approval_of(bench, create(bench, tenant.key)) != yes, "the approval of a week ago")
     equal(models(bench, tenant), 0, "models")
 
 
 def test_failed_call_keeps_its_approval(bench):
-    """Contract 3: stages leave nothing behind when a later one refuses: the approval is not used up."""
+    """Contract 3: if a later stage refuses a call, the earlier ones leave nothing behind: the approval is not used
+    up."""
     tenant = bench.onboard()
     params = {"model_id": NIL, "leads": SCORE_PARAMS["leads"]}
     with policies(bench, tenant, {**APPROVE, "action": SCORE}):
-        approval = asked(bench, bench.call(tenant.key, SCORE, params))
+        approval = approval_of(bench, bench.call(tenant.key, SCORE, params))
         decide(bench, approval)
         refused(bench.call(tenant.key, SCORE, params), 404, "NOT_FOUND")
         equal(approvals(bench, tenant), {approval: "approved"}, "approvals")
 
 
 def test_approval_and_dry_run(bench):
-    """Contract 3: a dry run needs no approval, makes none and uses none."""
+    """Contract 3: a dry run needs, creates and uses no approval."""
     tenant = bench.onboard()
     with policies(bench, tenant, APPROVE):
         succeeded(create(bench, tenant.key, dry_run=True))
         equal(approvals(bench, tenant), {}, "approvals")
-        approval = asked(bench, create(bench, tenant.key))
+        approval = approval_of(bench, create(bench, tenant.key))
         decide(bench, approval)
         succeeded(create(bench, tenant.key, dry_run=True))
         equal(approvals(bench, tenant), {approval: "approved"}, "approvals")
@@ -325,22 +332,23 @@ def test_approval_and_dry_run(bench):
 
 
 def test_approval_and_replay(bench):
-    """Contract 3 (order): the refusal frees the idempotency key; the approved call's replay needs no other approval."""
+    """Contract 3 (order): the refusal frees the idempotency key. A replay of the approved call needs no second
+    approval."""
     tenant = bench.onboard()
     key = fresh()
     with policies(bench, tenant, APPROVE):
-        decide(bench, asked(bench, create(bench, tenant.key, idempotency_key=key)))
+        decide(bench, approval_of(bench, create(bench, tenant.key, idempotency_key=key)))
         first = succeeded(create(bench, tenant.key, idempotency_key=key))
         replayed(bench, first, create(bench, tenant.key, idempotency_key=key))
 
 
 def test_approval_is_of_what_was_sent(bench):
-    """Issue: an approved id lets exactly that call through: not one that differs where audit rows show [REDACTED]."""
+    """Issue: an approved id lets exactly that call through, not one that differs where audit rows show [REDACTED]."""
     tenant = bench.onboard()
     name = "settings.update"
     ask = lambda value: bench.call(tenant.key, name, {"settings": {"metadata": {"token": value}}})
     with policies(bench, tenant, {**APPROVE, "action": name}):
-        decide(bench, asked(bench, ask("harmless")))
+        decide(bench, approval_of(bench, ask("harmless")))
         reply = ask("something else")
     refused(reply, 403, "APPROVAL_REQUIRED")
 
@@ -364,7 +372,7 @@ def publish(bench, proposal):
 
 
 def test_proposal_dry_run(bench):
-    """Issue: governance.propose_policy: the dry run is really dry: no table changes, no policy, no proposal."""
+    """Issue: a dry run of governance.propose_policy changes no table; it creates no policy and no proposal."""
     tenant = bench.onboard()
     before = bench.db.fingerprints(without=METERED)
     reply = succeeded(bench.call(tenant.key, PROPOSE, {"policy": POLICY}, dry_run=True))
@@ -375,7 +383,7 @@ def test_proposal_dry_run(bench):
 
 
 def test_proposal(bench):
-    """Issue: a proposal decides nothing until it is approved and published; then it does, for its tenant alone."""
+    """Issue: a proposal has no effect until it is approved and published. Then it applies to its tenant only."""
     tenant, other = bench.onboard(), bench.onboard()
     data = succeeded(bench.call(tenant.key, PROPOSE, {"policy": POLICY})).data
     equal(proposals(bench, tenant), [{"proposal_id": data["proposal_id"], "status": "proposed", "policy": POLICY}],
@@ -389,12 +397,12 @@ def test_proposal(bench):
         equal(refused(create(bench, tenant.key), 403, "POLICY_DENIED").json["error"], "frozen", "error")
         succeeded(create(bench, other.key))
     finally:
-        switch_off(bench, tenant)
+        disable_all(bench, tenant)
     succeeded(create(bench, tenant.key))
 
 
 def test_rejected_proposal(bench):
-    """Issue: a rejected proposal cannot be published, nor approved later."""
+    """Issue: a rejected proposal cannot be published or approved later."""
     tenant = bench.onboard()
     proposal = succeeded(bench.call(tenant.key, PROPOSE, {"policy": POLICY})).data["proposal_id"]
     equal((decide_proposal(bench, proposal, "rejected"), decide_proposal(bench, proposal, "approved"),
@@ -404,7 +412,7 @@ def test_rejected_proposal(bench):
 
 
 def test_bad_proposals(bench):
-    """Contract 3: a policy that cannot be is refused when it is proposed, with the member at fault."""
+    """Contract 3: an invalid policy is refused when it is proposed; the error names the invalid member."""
     tenant = bench.onboard()
     bad = [({"decision": "maybe"}, "decision"), ({"name": ""}, "name"), ({"priority": 0}, "priority"),
            ({"action": "IAM.*"}, "action"), ({"amount_over": -1}, "amount_over"),

@@ -20,7 +20,7 @@ from workload import Load
 
 @contextlib.contextmanager
 def pooled(bench, settings=None):
-    """The stack, with PgBouncer. Where it has it anyway (--pooler) nothing changes."""
+    """Restarts the stack with PgBouncer. If it already has it (--pooler), nothing changes."""
     bench.need_own_stack("puts PgBouncer in front of its database")
     if not shutil.which("pgbouncer"):
         raise Skip("pgbouncer is not installed")
@@ -43,8 +43,9 @@ def pool_size(bench):
 
 @pytest.mark.slow
 def test_no_call_fails(bench):
-    """Contract 4: behind PgBouncer in transaction mode no call fails, none is done twice, and every one is exact: each
-    statement may meet another server connection, which has prepared nothing. acpctl migrate leaves no lock there."""
+    """Contract 4: behind PgBouncer in transaction mode no call fails, none is done twice, and counts are exact,
+    although each statement may use another server connection without prepared statements. acpctl migrate leaves no lock
+    there."""
     with durability.write_settings() as settings, pooled(bench, settings):
         load = Load(bench.stack.url, 24, int(time.time()), "pooler-%s" % uuid.uuid4().hex[:8])
         since = bench.db.value("select acp.now() as now")
@@ -61,7 +62,7 @@ def test_no_call_fails(bench):
         check(not failed, "%d calls failed, for example %s" % (len(failed), failed and failed[0]))
         size = pool_size(bench)
         check(1 < servers <= size, "%d connections to PostgreSQL, of a pool of %d" % (servers, size))
-        # As a role that may not, it ends early, but not before it has asked for its lock.
+        # With a role that may not migrate, it ends early, but not before it has taken its lock.
         bench.stack.program("acpctl", "migrate", environment={"ACP_DATABASE_URL": bench.stack.setting("database_url")})
         held = bench.db.value("select count(*) from pg_locks where locktype = 'advisory'")
         check(held == 0, "%d advisory locks are held after acpctl migrate has ended" % held)
@@ -69,7 +70,8 @@ def test_no_call_fails(bench):
 
 @pytest.mark.slow
 def test_kills(bench):
-    """Contract 4: and when responders and PostgreSQL behind PgBouncer are killed, what was answered is there, once."""
+    """Contract 4: after responders and PostgreSQL behind PgBouncer were killed, the effect of every answered call is
+    there, once."""
     with durability.write_settings() as settings, pooled(bench, settings):
         verdict = durability.run(bench.stack, settings, seed=int(time.time()), seconds=8, clients=16, gaps=(0.3, 1.2))
         bench.keys.update(verdict.keys)
