@@ -248,7 +248,7 @@ def onboarded_while(bench, responder, network, trouble, headers):
     with network.doing(*trouble):
         reply = onboard(responder, body, headers)
     until(20, "the database is used again", lambda: ask(responder.socket, "GET", "/readyz").status == 200)
-    until(20, "the call is on record", lambda: ends_of(bench, reply))
+    until(20, "the call has its row", lambda: ends_of(bench, reply))
     # By then all statements sent before have ended, so a second row would be visible.
     time.sleep(1.0)
     return reply, body, ends_of(bench, reply)
@@ -385,7 +385,7 @@ def one_effect(bench, responder, network, mode, tenant, action):
     key = key_of_unknown(first, what)
     second = repeated(lambda: manage(responder, tenant.key, action, params, idempotency_key=key), what)
     equal((second.status, effects_of(bench, params)), (200, 1), "%s: repetition and effects; %s" % (what, second))
-    until(20, "%s: the first call is on record" % what, lambda: ends_of(bench, first))
+    until(20, "%s: the first call has its row" % what, lambda: ends_of(bench, first))
     equal(successes_of(bench, tenant, action, [first.request_id, second.request_id]), 1, "%s: rows of the effect" % what)
     if action == KEYS_CREATE:
         bench.keys.add(second.data["api_key"])

@@ -61,7 +61,8 @@ def test_migrate_twenty_at_once(bench):
 
 
 def test_newer_schema_is_refused(bench):
-    """Issue: acpctl migrate and /readyz refuse a newer, breaking schema with a message; calls are not executed."""
+    """Issue: acpctl migrate and /readyz refuse a newer, breaking schema with a message, so no calls are routed to
+    it."""
     with migrated_database(bench) as database:
         insert = ("insert into acp.schema_migrations (version, name, sha256, breaking) "
                   "values (999, '0999_x.sql', 'x', %s)")

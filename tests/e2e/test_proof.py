@@ -1,6 +1,6 @@
 """Proof of the audit log: chains, seals, exports, archives; counters and quotas that agree with the rows.
 
-Every attack is done as superuser, on a copy of a database with real calls."""
+Every attack is made as a superuser, on a copy of a database with real calls."""
 
 import contextlib
 import gzip
@@ -45,23 +45,23 @@ def score(responder, key, **headers):
 
 
 def onboarded(responder):
-    """A tenant's id and key."""
+    """Onboards a tenant; returns its id and key."""
     reply = succeeded(posted(responder, "/api/onboard/leadscoring",
                              {"agent_id": "proof-" + uuid.uuid4().hex[:8], "email": "a@example.com"}), 201)
     return reply.json["tenant_uuid"], reply.json["api_key"]
 
 
 def append(database, tenant, count=1):
-    """Rows with a value in every column, by the program's role and function; no free call is used."""
+    """Appends rows with a value in every column, with the program's role and function. They use no free call."""
     database.execute("set role acp_app; " + APPEND % count, tenant=tenant)
 
 
 def fill(bench, database):
-    """Real calls of every outcome in the chain of a process; chains of anybody; a seal, and rows after it. Returns the
-    tenant's id."""
+    """Fills a database: real calls of every outcome in the chain of a process, rows in shared chains, a seal, and rows
+    after it. Returns the tenant's id."""
     migrated(bench, database)
     with Responder(bench.stack, database_url=database.as_role("acp_app").url, audit_seal_interval=0,
-                   processes="1") as responder:  # the tests alter rows by their places in its chain
+                   processes="1") as responder:  # the tests alter rows by their position in its chain
         tenant, key = onboarded(responder)
         for n in range(6):
             succeeded(score(responder, key, **{"Idempotency-Key": "k%d" % n}))
@@ -71,7 +71,7 @@ def fill(bench, database):
         posted(responder, "/api/manage", {"action": SCORE, "params": SCORE_PARAMS, "dry_run": True}, key)
     with database.session() as session:
         session.execute("begin; select acp.audit_chain_take();")
-        append(database, tenant, 8)  # the other chain is taken
+        append(database, tenant, 8)  # the other chain is in use
         session.execute("rollback;")
     append(database, tenant, 4)
     seal(bench, database)
@@ -82,7 +82,7 @@ def fill(bench, database):
 
 @contextlib.contextmanager
 def filled(bench):
-    """A copy of the database that fill() made, with .tenant; dropped at the end."""
+    """A copy of the database that fill() creates, with .tenant; dropped at the end."""
     with copy_of(bench, fill) as copy:
         copy.tenant = copy.made
         yield copy
@@ -94,7 +94,7 @@ def ctl(bench, database, *arguments, **environment):
 
 
 def done(bench, database, *arguments):
-    """acpctl, which must succeed; its standard output."""
+    """Runs acpctl, which must succeed; returns its standard output."""
     run = ctl(bench, database, *arguments)
     equal(run.returncode, GOOD, "acpctl %s: %s%s" % (" ".join(arguments), run.stdout, run.stderr))
     return run.stdout
@@ -105,7 +105,7 @@ def seal(bench, database):
 
 
 def verified(bench, database, *arguments):
-    """The result of acpctl audit verify, whose exit status must fit."""
+    """Runs acpctl audit verify; returns its result, after checking that the exit status matches."""
     run = ctl(bench, database, "--json", "audit", "verify", *arguments)
     check(run.returncode in (GOOD, FOUND) and run.stdout, "acpctl audit verify: %s%s" % (run.stdout, run.stderr))
     result = json.loads(run.stdout)
@@ -128,7 +128,7 @@ def row_at(database, chain, seq):
 
 
 def drop_checks(database):
-    """Drops the checks, as a superuser would who wants to write anything."""
+    """Drops the check constraints, as a superuser could, to allow any change."""
     database.execute("select format('alter table acp.audit_logs drop constraint %I', conname) from pg_constraint "
                      "where conrelid = 'acp.audit_logs'::regclass and contype = 'c' \\gexec")
 
@@ -137,10 +137,11 @@ def ends_of(database):
     return {row["chain_id"]: row["seq"] for row in database.rows("select chain_id, seq from acp.audit_chains")}
 
 
-# Nothing was altered -----------------------------------------------------------------------------------------------
+# Unaltered logs ----------------------------------------------------------------------------------------------------
 
 def test_good_log_is_proved(bench):
-    """Contract 3: real calls, successes and refusals, verify and reconcile, for the owner and for the program."""
+    """Contract 3: after real calls, successes and refusals, verify and reconcile find nothing, with the owner's and the
+    program's role."""
     with filled(bench) as database:
         result = verified(bench, database)
         rows = database.value("select count(*) from acp.audit_logs")
@@ -148,8 +149,8 @@ def test_good_log_is_proved(bench):
         check(chains >= 3, "%d chains" % chains)
         equal((result["rows"], result["chains"], result["seals"]), (rows, chains, 1), "rows, chains, seals")
         equal((result["signatures_checked"], result["last_seal"]["unsealed"]), (True, 3), "signatures, unsealed rows")
-        said = done(bench, database, "audit", "verify")
-        check("3 rows since are chained but not yet sealed" in said and "no findings" in said, said)
+        output = done(bench, database, "audit", "verify")
+        check("3 rows since are chained but not yet sealed" in output and "no findings" in output, output)
         for role in (database, database.as_role("acp_app")):
             equal(json.loads(done(bench, role, "--json", "reconcile"))["differences"], [], "differences")
             equal(findings(bench, role), [], "findings")
@@ -158,7 +159,7 @@ def test_good_log_is_proved(bench):
 
 
 def test_proof_while_calls_go_on(bench):
-    """Reconcile and verify see one moment: while calls and seals go on they find nothing."""
+    """Reconcile and verify use one snapshot: they find nothing while calls and seals continue."""
     with filled(bench) as database, \
             Responder(bench.stack, database_url=database.as_role("acp_app").url, rate_limits="off") as responder:
         keys = [onboarded(responder)[1] for _ in range(4)]
@@ -177,7 +178,7 @@ def test_proof_while_calls_go_on(bench):
 
 
 def test_empty_log(bench):
-    """A log without a row: nothing to seal, nothing wrong; its export is a file that verifies; months can go."""
+    """An empty log has nothing to seal and no findings. Its export verifies, and its months can be dropped."""
     with migrated_database(bench) as database:
         check("nothing to seal" in seal(bench, database), "seal")
         result = verified(bench, database)
@@ -188,8 +189,8 @@ def test_empty_log(bench):
             equal((result["findings"], result["files"][0]["rows"]), ([], 0), "of the export")
         at_offset(database, "70 days")
         with tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
-            said = done(bench, database, "audit", "archive", "--older-than", "0", "--dir", folder, "--unbilled")
-            check(said.count("no rows; its empty partition was dropped") >= 2, said)
+            output = done(bench, database, "audit", "archive", "--older-than", "0", "--dir", folder, "--unbilled")
+            check(output.count("no rows; its empty partition was dropped") >= 2, output)
             equal(os.listdir(folder), [], "files")
 
 
@@ -229,7 +230,7 @@ def columns(database):
 
 
 def check_altered_column(bench, database, column, place):
-    """One byte of one column of the row at (chain, seq), then back again."""
+    """Alters one byte of one column of the row at (chain, seq), checks the findings, and restores the row."""
     chain, seq = place
     where = "chain_id = %d and chain_seq = %d" % place
     change = CHANGES[column["type"]].format(column["name"])
@@ -244,14 +245,14 @@ def check_altered_column(bench, database, column, place):
     equal(named, {event}, "rows named when %s was altered (%s)" % (column["name"], found))
     if column["name"] == "chain_id":
         check(("removed", chain, seq) in places(found), "chain_id: %s" % found)
-    elif column["name"] != "chain_seq":  # of two rows at one place the finding names the right one, see above
+    elif column["name"] != "chain_seq":  # with two rows at one position, the check above is enough
         equal(places(found), [("altered", chain, seq)], "findings when %s was altered" % column["name"])
     database.execute("delete from acp.audit_logs l using keep k where l.event_id = k.event_id "
                      "or l.request_id = k.request_id; insert into acp.audit_logs select * from keep; drop table keep")
 
 
 def test_each_altered_column_is_found(bench):
-    """One byte of any column, altered by a superuser: exactly that row is named, sealed or not."""
+    """If a superuser alters one byte of any column, exactly that row is named."""
     with filled(bench) as database:
         drop_checks(database)
         ends = ends_of(database)
@@ -265,11 +266,11 @@ def test_each_altered_column_is_found(bench):
         equal(len(every), 31, "columns")
         for column in every:
             check_altered_column(bench, database, column, place)
-        equal(findings(bench, database), [], "findings after all is as it was")
+        equal(findings(bench, database), [], "findings after all changes were undone")
 
 
 def test_finding_says_which_row(bench):
-    """The sentence names chain, place, event, tenant and time."""
+    """The message of a finding names chain, position, event, tenant and time."""
     with filled(bench) as database:
         row = row_at(database, 1, 3)
         database.execute("update acp.audit_logs set latency_ms = latency_ms + 1 where chain_id = 1 and chain_seq = 3")
@@ -281,7 +282,7 @@ def test_finding_says_which_row(bench):
 
 
 def test_removed_rows_are_found(bench):
-    """A row removed at the start, in the middle, at the end, and a whole chain: each gap is named."""
+    """Each gap is named: a row removed at the start, in the middle, at the end, and a whole chain."""
     with filled(bench) as database:
         ends = ends_of(database)
         for seq, wanted in ((1, ("removed", 1, 1)), (5, ("removed", 1, 5)), (ends[1], ("cut_off", 1, ends[1] - 1))):
@@ -293,11 +294,12 @@ def test_removed_rows_are_found(bench):
         equal(places(findings(bench, database)), [("cut_off", 2, 0)], "without chain 2")
         database.execute("delete from acp.audit_chains where chain_id = 2")
         found = findings(bench, database)
-        check(any("but seal 1 holds" in f["message"] for f in found), "without its end too: %s" % found)
+        check(any("but seal 1 holds" in f["message"] for f in found), "without its head too: %s" % found)
 
 
 def test_tail_removed_with_its_end(bench):
-    """The last rows removed and the chain's end set back: the seal tells; what was not sealed yet, it cannot."""
+    """If the last rows are removed and the chain's head is set back, the seal proves it, except for rows that were not
+    yet sealed."""
     with filled(bench) as database:
         sealed = database.row("select chain_ids, seqs from acp.audit_seals")
         for chain, seq in zip(sealed["chain_ids"], sealed["seqs"]):
@@ -318,7 +320,7 @@ def test_tail_removed_with_its_end(bench):
 
 
 def forge(database, chain, seq):
-    """A row that claims a place; its event_id."""
+    """Inserts a forged row at this position; returns its event_id."""
     event = str(uuid.uuid4())
     database.execute("insert into acp.audit_logs select (jsonb_populate_record(l, jsonb_build_object('event_id', "
                      ":'event', "
@@ -328,7 +330,7 @@ def forge(database, chain, seq):
 
 
 def test_inserted_rows_are_found(bench):
-    """A forged row is named: on a place that is taken, beyond the end, in no chain, without a place."""
+    """A forged row is named: at an existing position, beyond the end, in no chain, without a position."""
     with filled(bench) as database:
         ends = ends_of(database)
         database.execute("alter table acp.audit_logs alter chain_seq drop not null")
@@ -341,11 +343,11 @@ def test_inserted_rows_are_found(bench):
             database.execute("delete from acp.audit_logs where event_id = :'event'", event=event)
         event = forge(database, 1, 4)
         database.execute("update acp.audit_logs set chain_seq = null where event_id = :'event'", event=event)
-        equal([f["event_id"] for f in findings(bench, database)], [event], "a row without a place")
+        equal([f["event_id"] for f in findings(bench, database)], [event], "a row without a position")
 
 
 def test_swapped_rows_are_found(bench):
-    """Two rows that exchanged their places are both named."""
+    """Two rows with exchanged positions are both named."""
     with filled(bench) as database:
         four, six = row_at(database, 1, 4), row_at(database, 1, 6)
         database.execute("update acp.audit_logs l set chain_seq = o.chain_seq, chain_hash = o.chain_hash from "
@@ -356,8 +358,8 @@ def test_swapped_rows_are_found(bench):
         equal([f.get("event_id") for f in found], [six["event_id"], four["event_id"]], "rows named: %s" % found)
 
 
-# Changes a row of any kind: which rows a chain has differs from run to run.
-LIE = "update acp.audit_logs set latency_ms = latency_ms + 1 where chain_id = 1 and chain_seq = 3;"
+# Works for a row of any kind, because the rows of a chain differ from run to run.
+ALTER_ROW = "update acp.audit_logs set latency_ms = latency_ms + 1 where chain_id = 1 and chain_seq = 3;"
 REHASH = """
 do $$
 declare h bytea; r record; place bigint := %d;
@@ -374,28 +376,28 @@ end $$"""
 
 
 def test_rewritten_chain_is_found_by_its_seal(bench):
-    """A row altered and every hash after it made anew, the chain's end too: the seal of before says so."""
+    """If a row is altered and all later hashes and the chain's head are recomputed, an earlier seal proves it."""
     with filled(bench) as database:
         sealed = database.value("select seqs[1] from acp.audit_seals")
-        database.execute(LIE + REHASH % 3)
+        database.execute(ALTER_ROW + REHASH % 3)
         found = findings(bench, database)
         equal(places(found), [("rewritten", 1, sealed)], "findings")
         check("seal 1" in found[0]["message"] and "between row 1 and this one" in found[0]["message"], found)
-        seal(bench, database)  # a later seal does not heal it
+        seal(bench, database)  # a later seal does not hide it
         equal(places(findings(bench, database))[0], ("rewritten", 1, sealed), "findings after another seal")
     with filled(bench) as database:
         end = ends_of(database)[1]
-        database.execute(LIE + REHASH % 3)
+        database.execute(ALTER_ROW + REHASH % 3)
         database.execute("delete from acp.audit_seals")
-        equal(findings(bench, database), [], "without any seal nothing can tell")
+        equal(findings(bench, database), [], "without any seal it cannot be detected")
         database.execute("update acp.audit_chains set head = sha256('x') where chain_id = 1")
-        equal(places(findings(bench, database)), [("rewritten", 1, end)], "an altered end")
+        equal(places(findings(bench, database)), [("rewritten", 1, end)], "an altered head")
 
 
 # Seals --------------------------------------------------------------------------------------------------------------
 
 def test_forged_seals_are_found(bench):
-    """A seal altered, made without the pepper, removed, or put in another order is named."""
+    """A seal that was altered, forged without the pepper, removed or reordered is named."""
     with filled(bench) as database:
         for _ in range(2):
             append(database, database.tenant)
@@ -418,11 +420,11 @@ def test_forged_seals_are_found(bench):
 
 
 def test_seal_of_another_pepper(bench):
-    """A seal that whoever owns the database makes with a pepper of his own is forged."""
+    """A seal that the database's owner creates with another pepper counts as forged."""
     with filled(bench) as database:
         append(database, database.tenant)
         run = ctl(bench, database, "audit", "seal", ACP_KEY_PEPPER="x" * 40)
-        if run.returncode == CONFIG:  # the pepper's file and the variable exclude each other
+        if run.returncode == CONFIG:  # key_pepper_file and ACP_KEY_PEPPER exclude each other
             with settings_file("key_pepper = %s\n" % ("x" * 40)) as path:
                 run = bench.stack.program("acpctl", "audit", "seal", config=path,
                                           environment={"ACP_DATABASE_URL": database.url})
@@ -431,7 +433,7 @@ def test_seal_of_another_pepper(bench):
 
 
 def test_without_the_pepper(bench):
-    """Without the pepper the chains are checked and it is said that signatures were not; sealing is refused."""
+    """Without the pepper, the chains are checked, the output says that signatures were not, and sealing is refused."""
     with filled(bench) as database, settings_file("log_level = info\n") as path:
         settings = {"ACP_DATABASE_URL": database.url}
         run = bench.stack.program("acpctl", "audit", "verify", config=path, environment=settings)
@@ -442,7 +444,7 @@ def test_without_the_pepper(bench):
 
 
 def test_upkeep_seals(bench):
-    """The responder seals by itself when audit_seal_interval has passed: once, over all its processes, and logs it."""
+    """The responder seals automatically every audit_seal_interval, once over all its processes, and logs it."""
     with filled(bench) as database:
         settings = {"database_url": database.as_role("acp_app").url, "audit_seal_interval": 1, "processes": 4}
         with Responder(bench.stack, **settings) as responder:
@@ -464,7 +466,7 @@ def test_upkeep_seals(bench):
 
 
 def test_seals_are_append_only(bench):
-    """The program's role can add seals, not change them; archives it can only read."""
+    """The program's role can add seals but not change them. It can only read archives."""
     with filled(bench) as database:
         app = database.as_role("acp_app")
         changes = ["update acp.audit_seals set rows = 1", "delete from acp.audit_seals", "truncate acp.audit_seals",
@@ -478,7 +480,7 @@ def test_seals_are_append_only(bench):
 
 @contextlib.contextmanager
 def exported(bench, database, *arguments):
-    """Path of an export."""
+    """Creates an export; yields its path."""
     with tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         path = os.path.join(folder, "rows.jsonl")
         done(bench, database, "audit", "export", "-o", path, *arguments)
@@ -496,7 +498,7 @@ def write_lines(path, lines):
 
 
 def offline(bench):
-    """A database that is not there: files must not need one."""
+    """A database that does not exist, because verifying files must not need one."""
     return bench.db.named("e2e_is_not_there")
 
 
@@ -505,7 +507,8 @@ def rows_in(lines):
 
 
 def test_export_is_readable_and_verifies(bench):
-    """A row a line with the members of acp_report.audit_logs; verified without the database; gzip and a pipe too."""
+    """Each line of an export is a row with the members of acp_report.audit_logs. It verifies without the database. gzip
+    and standard output work too."""
     with filled(bench) as database, exported(bench, database) as path:
         result = verified(bench, offline(bench), path)
         rows = [json.loads(line) for n, line in enumerate(lines_of(path)) if n in rows_in(lines_of(path))]
@@ -541,10 +544,10 @@ def altered_member(line, name):
 
 
 def test_altered_exports_are_found(bench):
-    """One character of any member of a line, its text and its hash included: exactly that row is named."""
+    """If one character of any member of a line is altered, including its text and hash, exactly that row is named."""
     with filled(bench) as database, exported(bench, database) as path:
         lines = lines_of(path)
-        # A row with a value in every column (append()); which chain stands last in the file differs from run to run.
+        # Use a row with a value in every column (append()). The last chain in the file differs from run to run.
         number = [n for n in rows_in(lines) if '"trace_id":"abc"' in lines[n]][1]
         row = json.loads(lines[number])
         tried = 0
@@ -565,12 +568,12 @@ def test_altered_exports_are_found(bench):
 
 
 def test_every_byte_of_an_export_matters(bench):
-    """One byte changed, taken out or put in anywhere in a file, its header and trailer included: never unnoticed."""
+    """A byte that is changed, removed or inserted anywhere in a file, including header and trailer, is always found."""
     chance = random.Random(1)
     with filled(bench) as database, exported(bench, database) as path:
         with open(path, "rb") as file:
             good = file.read()
-        tail = good.rindex(b"\n", 0, -1)  # the trailer is short: as often as all the rest
+        tail = good.rindex(b"\n", 0, -1)  # the trailer is short, so test it as often as all the rest
         for number in range(120):
             at = chance.randrange(0 if number % 2 else tail, len(good))
             new = bytes([good[at] ^ 1 << chance.randrange(7)])
@@ -583,7 +586,8 @@ def test_every_byte_of_an_export_matters(bench):
 
 
 def test_lines_removed_from_exports(bench):
-    """A line removed, doubled, moved, added, cut off; the trailer gone, altered, or made without the pepper."""
+    """These are found: a line removed, repeated, moved, added, cut off; the trailer removed, altered, or created
+    without the pepper."""
     with filled(bench) as database, exported(bench, database) as path:
         lines = lines_of(path)
         row = rows_in(lines)[3]
@@ -607,11 +611,11 @@ def test_lines_removed_from_exports(bench):
             messages = [f["message"] for f in findings(bench, offline(bench), path)]
             check(any(said in m for m in messages), "%s: %s" % (what, messages))
         write_lines(path, lines)
-        equal(findings(bench, offline(bench), path), [], "findings of the file as it was")
+        equal(findings(bench, offline(bench), path), [], "findings of the original file")
 
 
 def test_parts_of_the_log(bench):
-    """Export and verification of a span of time, and of the rows of one tenant, which cannot show missing rows."""
+    """A time range can be exported and verified. So can the rows of one tenant, which cannot show missing rows."""
     with filled(bench) as database:
         middle = database.value("select acp.audit_instant(ts) as at from acp.audit_logs where chain_id = 1 and "
                                 "chain_seq = 6")
@@ -622,8 +626,8 @@ def test_parts_of_the_log(bench):
         equal(findings(bench, database, "--from", middle), [], "of the database")
         equal(findings(bench, database, "--to", middle), [], "of the database")
         with exported(bench, database, "--tenant", database.tenant) as path:
-            said = done(bench, offline(bench), "audit", "verify", path)
-            check("rows of one tenant" in said and "not whether one was missing" in said, said)
+            output = done(bench, offline(bench), "audit", "verify", path)
+            check("rows of one tenant" in output and "not whether one was missing" in output, output)
             lines = lines_of(path)
             write_lines(path, lines[:4] + [lines[4].replace("domain", "domaim")] + lines[5:])
             check(findings(bench, offline(bench), path)[0]["kind"] == "altered", "an altered row of a tenant")
@@ -634,7 +638,7 @@ def test_parts_of_the_log(bench):
 
 
 def test_export_remembers_the_seals(bench):
-    """All seals and rows rolled back together: the database alone cannot tell, an earlier export can."""
+    """If all seals and rows are rolled back together, the database alone cannot show it, but an earlier export can."""
     with filled(bench) as database, exported(bench, database) as path:
         equal(findings(bench, database, "--database", path), [], "findings")
         database.execute("delete from acp.audit_seals")
@@ -657,7 +661,7 @@ def month_back(database, months):
 
 
 def old_rows(database, months, count):
-    """Rows of the middle of a month that is so many months back, by the shifted clock."""
+    """Appends rows in the middle of the month that was months ago, by shifting the clock."""
     days = database.value("select (acp.period(now()) - make_interval(months => %d) + interval '14 days')::date - "
                           "now()::date "
                           "as d" % months)
@@ -668,7 +672,7 @@ def old_rows(database, months, count):
 
 @contextlib.contextmanager
 def with_old_months(bench):
-    """A database with rows of three and of two months ago, and a folder for archives."""
+    """A database with rows of three and two months ago, and a folder for archives."""
     with filled(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         old_rows(database, 3, 40)
         old_rows(database, 2, 20)
@@ -681,14 +685,14 @@ def archive(bench, database, folder, month, *more):
 
 
 def proved(bench, database, folder):
-    """Chains, archives and counters hold."""
+    """Checks that chains, archives and counters verify."""
     equal(findings(bench, database, "--archives", folder), [], "findings")
     equal(json.loads(done(bench, database, "--json", "reconcile"))["differences"], [], "differences")
     equal(database.rows("select * from acp_report.usage_drift"), [], "drift")
 
 
 def test_archived_months_stay_proved(bench):
-    """A month leaves the table for a file: chains go on across the hole, counters are still the rows."""
+    """After a month was archived to a file, chains still verify across the gap, and counters still match the rows."""
     with with_old_months(bench) as (database, folder):
         rows = database.value("select count(*) from acp.audit_logs")
         three, two = month_back(database, 3), month_back(database, 2)
@@ -704,19 +708,19 @@ def test_archived_months_stay_proved(bench):
         equal(findings(bench, offline(bench), *(os.path.join(folder, name) for name in os.listdir(folder))), [],
               "files")
         with exported(bench, database) as path:
-            equal(findings(bench, offline(bench), path), [], "an export of what is left")
+            equal(findings(bench, offline(bench), path), [], "an export of the remaining rows")
         database.execute("delete from acp.audit_logs where chain_id = 1 and chain_seq = 7")
-        equal(places(findings(bench, database)), [("removed", 1, 7)], "a row removed besides")
+        equal(places(findings(bench, database)), [("removed", 1, 7)], "a removed row that was not archived")
 
 
 def test_late_rows_of_an_archived_month(bench):
-    """A row that comes late for an archived month is not lost: it gets a partition, listed as late."""
+    """A late row of an archived month is not lost. It gets a new partition, which is listed as late."""
     with with_old_months(bench) as (database, folder):
         month = month_back(database, 3)
         archive(bench, database, folder, month)
         database.execute("select acp.ensure_partitions(acp.now() - interval '5 months', 5)")
         name = "acp.audit_logs_" + month.replace("-", "_")
-        equal(database.value("select to_regclass('%s') is null as x" % name), True, "made again without need")
+        equal(database.value("select to_regclass('%s') is null as x" % name), True, "no partition without late rows")
         old_rows(database, 3, 7)
         proved(bench, database, folder)
         state = json.loads(done(bench, database, "--json", "audit", "status"))
@@ -729,7 +733,7 @@ def test_late_rows_of_an_archived_month(bench):
 
 
 def test_older_than_and_keep(bench):
-    """--older-than takes every month that is that old, empty ones too; --keep leaves the detached table."""
+    """--older-than archives every month of this age, including empty ones. --keep leaves the detached table."""
     with with_old_months(bench) as (database, folder):
         done(bench, database, "audit", "archive", "--older-than", "1", "--dir", folder, "--keep", "--unbilled")
         kept = database.rows("select relname, (select count(*) from pg_inherits where inhrelid = c.oid) as attached "
@@ -738,12 +742,13 @@ def test_older_than_and_keep(bench):
         equal([row["attached"] for row in kept], [0, 0], "kept tables %s" % kept)
         equal(database.value("select count(*) from acp.%s" % kept[0]["relname"]), 40, "rows kept")
         equal(database.value("select min(ts) > now() - interval '62 days' as x from acp.audit_logs"), True,
-              "what is left is new")
+              "only new rows are left")
         proved(bench, database, folder)
 
 
 def test_altered_archives_are_found(bench):
-    """An archive's file altered or gone; its record, ranges or totals altered, forged or removed: each is named."""
+    """Each of these is named: an archive's file altered or missing; its record, ranges or totals altered, forged or
+    removed."""
     with with_old_months(bench) as (database, folder):
         archive(bench, database, folder, month_back(database, 3))
         path = os.path.join(folder, os.listdir(folder)[0])
@@ -766,7 +771,7 @@ def test_altered_archives_are_found(bench):
                                                                               "altered"),
                 ("update acp.audit_archive_totals set quantity = quantity + 1", "its totals were altered"),
                 ("delete from acp.audit_archives", "no such archive")]:
-            with database.session() as session:  # as the copy was
+            with database.session() as session:  # restores the tables
                 database.execute("".join("create table keep_%s as table acp.audit_%s; " % (t, t)
                                          for t in ("archives", "archive_runs", "archive_totals")) + change)
                 messages = [f["message"] for f in findings(bench, database)]
@@ -778,7 +783,7 @@ def test_altered_archives_are_found(bench):
 
 
 def test_altered_month_is_not_archived(bench):
-    """A month with a row that is not what was written stays where it is, and the row is named."""
+    """A month with an altered row is not archived, and the row is named."""
     with with_old_months(bench) as (database, folder):
         month = month_back(database, 3)
         event = database.value("select event_id from acp.audit_logs order by ts, chain_seq limit 1")
@@ -804,7 +809,8 @@ def kill(process):
 
 
 def test_interrupted_archives(bench):
-    """Killed while it writes, and killed when the file is there but the database not: nothing is lost; again: done."""
+    """If archiving is killed while it writes, or when the file is complete but the database unchanged, nothing is lost,
+    and another run completes it."""
     with with_old_months(bench) as (database, folder):
         month = month_back(database, 3)
         rows = database.value("select count(*) from acp.audit_logs")
@@ -815,14 +821,14 @@ def test_interrupted_archives(bench):
         with database.session() as session:
             session.execute("begin; lock table %s in access exclusive mode;" % table)
             process = start_archive(bench, database, folder, month)
-            until(20, "it waits for its rows", lambda: database.value(waiting) > 0)
+            until(20, "it waits for the lock", lambda: database.value(waiting) > 0)
             kill(process)
-            equal(os.listdir(folder), ["." + name], "files of the one killed while writing")
+            equal(os.listdir(folder), ["." + name], "files after the kill while writing")
         proved(bench, database, folder)
         with database.session() as session:
             session.execute("begin; select count(*) from acp.audit_logs;")
             process = start_archive(bench, database, folder, month)
-            until(20, "the file is there", lambda: os.path.exists(os.path.join(folder, name)))
+            until(20, "the file exists", lambda: os.path.exists(os.path.join(folder, name)))
             time.sleep(0.5)
             kill(process)
             equal(database.value("select count(*) from acp.audit_logs"), rows, "rows after the kill")
@@ -838,7 +844,7 @@ def test_interrupted_archives(bench):
 
 
 def test_archive_while_calls_go_on(bench):
-    """Calls go on while a month leaves the table, also behind a report that reads the log meanwhile: none fails."""
+    """No call fails while a month is archived, even if archiving waits for a report that reads the log."""
     with with_old_months(bench) as (database, folder), \
             Responder(bench.stack, database_url=database.as_role("acp_app").url, rate_limits="off") as responder:
         key = onboarded(responder)[1]
@@ -869,7 +875,7 @@ def differences(bench, database, *arguments):
 
 
 def test_links_made_by_the_program(bench):
-    """A row that the program linked has the hash that PostgreSQL would have given it, whatever its texts are."""
+    """A row that the program linked has the hash that PostgreSQL would compute, whatever its texts."""
     odd = ["a\"b", "back\\slash", "(x), y", "tab\there", " ", "\u00e9\u20ac\U0001f600", "line\nend", "{curly}", "\x01\x7f"]
     addresses = ["192.0.2.7", "2001:db8::1", "2001:DB8:0:0:1:0:0:1", "::ffff:192.0.2.1", "fe80::1:0:0:0", "::1"]
     with migrated_database(bench) as database:
@@ -884,13 +890,14 @@ def test_links_made_by_the_program(bench):
         linked = database.rows("select l.* from acp.audit_logs l join acp.audit_chains c using (chain_id) "
                                "where c.owner is not null")
         check(len(linked) > 3 * len(odd) - 3, "only %d rows were linked by the program" % len(linked))
-        check(any(row["result_meta"] for row in linked), "none with result_meta")
-        check(any(":" in row["ip_address"] for row in linked), "none with an IPv6 address")
+        check(any(row["result_meta"] for row in linked), "none has result_meta")
+        check(any(":" in row["ip_address"] for row in linked), "none has an IPv6 address")
         equal(findings(bench, database), [], "findings")
 
 
 def test_reconcile_finds_each_difference(bench):
-    """A changed counter, quantity, unit or quota, a removed row, a reservation more or less: named, and only it."""
+    """Exactly the difference is named: a changed counter, quantity, unit or quota, a removed row, a wrong number of
+    reservations."""
     with filled(bench) as database:
         tenant, period = database.tenant, database.value("select to_char(acp.now(), 'YYYY-MM')")
         quota = "acp.usage_quota where tenant_id = '%s'" % tenant
@@ -926,28 +933,28 @@ def test_reconcile_finds_each_difference(bench):
                                                                                                               t, t)
                               for t in tables)
             database.execute("begin; set session_replication_role = replica; %s commit" % restore)
-        equal(differences(bench, database), [], "differences after all is as it was")
+        equal(differences(bench, database), [], "differences after all changes were undone")
 
 
 def test_leaked_reservations(bench):
-    """A place held by a call that died is no difference for a while, then it is, and upkeep frees it."""
+    """A place held by a crashed call is at first not a difference. Later it is, and maintenance frees it."""
     with filled(bench) as database:
         insert = ("insert into acp.usage_reservations values ('%s', acp.period(acp.now()), gen_random_uuid(), "
                   "acp.now() - "
                   "interval '%%s'); update acp.usage_quota set reserved = reserved + 1" % database.tenant)
         database.execute(insert % "1 minute")
-        equal(differences(bench, database), [], "just expired: the next upkeep has it")
+        equal(differences(bench, database), [], "just expired: the next maintenance will free it")
         database.execute(insert % "1 hour")
         found = differences(bench, database)
         equal([(d["what"], d["counted"]) for d in found], [("places held by calls that died", 1)], "differences")
         with Responder(bench.stack, database_url=database.as_role("acp_app").url):
-            until(10, "upkeep frees both", lambda: database.value("select count(*) from acp.usage_reservations") == 0)
+            until(10, "both are freed", lambda: database.value("select count(*) from acp.usage_reservations") == 0)
         equal(database.value("select sum(reserved) from acp.usage_quota"), 0, "reserved")
-        equal(differences(bench, database), [], "differences after upkeep")
+        equal(differences(bench, database), [], "differences after maintenance")
 
 
 def test_drift_view_compares_quantity_and_unit(bench):
-    """acp_report.usage_drift names what differs in quantity or unit alone, as its reader."""
+    """acp_report.usage_drift, read as acp_report, shows rows that differ only in quantity or unit."""
     with filled(bench) as database:
         report = database.as_role("acp_report")
         equal(report.rows("select * from acp_report.usage_drift"), [], "drift")

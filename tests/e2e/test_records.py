@@ -1,5 +1,5 @@
-"""Malformed FastCGI straight at the responder's socket. Who may connect there is trusted like the web server; what a
-broken or confused one sends must still end with its own connection."""
+"""Malformed FastCGI sent directly to the responder's socket. Its clients are trusted like the web server, but the
+effect of a broken one must be limited to its own connection."""
 
 import contextlib
 import os
@@ -16,10 +16,10 @@ ABORT, GET_VALUES, DATA = 2, 9, 8
 BODY = b'{"action":"meta.version"}'
 
 
-def record(kind, content=b"", version=1, request=1, length=None, padding=b"", says=None):
-    """A record; length and says (how long the padding is) may lie."""
+def record(kind, content=b"", version=1, request=1, length=None, padding=b"", padding_length=None):
+    """A record. length and padding_length, if given, replace the real lengths."""
     return struct.pack(">BBHHBB", version, kind, request, len(content) if length is None else length,
-                       len(padding) if says is None else says, 0) + content + padding
+                       len(padding) if padding_length is None else padding_length, 0) + content + padding
 
 
 def start(role=1, flags=0, **more):
@@ -33,7 +33,7 @@ def variables(key, **more):
 
 
 class Peer:
-    """A responder of two processes, and what a web server that has gone wrong says to it."""
+    """A broken web server, connected to a responder with two processes."""
 
     def __init__(self, bench, responder):
         self.responder = responder
@@ -46,8 +46,8 @@ class Peer:
     def pids(self):
         return sorted(children(self.responder.process.pid))
 
-    def say(self, data, half_close=True):
-        """The status of the reply, or None."""
+    def send(self, data, half_close=True):
+        """Sends the data; returns the status of the reply, or None."""
         out = b""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(30)
@@ -60,8 +60,8 @@ class Peer:
                     out += block
         return status_of(out)
 
-    def lives(self, what):
-        """It answers others, and no process ended."""
+    def check_alive(self, what):
+        """Checks that the responder answers other clients and that no process has ended."""
         succeeded(self.responder.call(self.key, BODY))
         equal(self.pids(), self.workers, "processes after: " + what)
 
@@ -80,39 +80,39 @@ def status_of(out):
 
 @contextlib.contextmanager
 def peer(bench, quiet=False):
-    """quiet: without what the C library says of a process that it ends."""
+    """quiet: without the messages of the C library about a process that it aborts."""
     with Responder(bench.stack, quiet=quiet, processes="2", workers="4", io_timeout="2") as responder:
         until(10, "two processes", lambda: len(children(responder.process.pid)) == 2)
         yield Peer(bench, responder)
 
 
 def test_good_forms(bench):
-    """The counterpart: what FastCGI allows works: padding, many small records, a flag to keep the connection."""
+    """The counterpart: valid FastCGI works, with padding, many small records, or a flag to keep the connection."""
     with peer(bench) as p:
         small = b"".join(record(PARAMS, p.params[n:n + 1]) for n in range(len(p.params)))
         bytes_ = b"".join(record(STDIN, BODY[n:n + 1]) for n in range(len(BODY)))
         padded = start() + record(PARAMS, p.params, padding=b"\0" * 255) + record(PARAMS)
         for data in [p.good, start() + small + record(PARAMS) + bytes_ + record(STDIN), start(flags=1) + p.good[16:],
                      padded + record(STDIN, BODY, padding=b"\0" * 7) + record(STDIN)]:
-            equal(p.say(data), 200, "status")
-        p.lives("good requests")
+            equal(p.send(data), 200, "status")
+        p.check_alive("good requests")
 
 
 def test_cut_at_every_byte(bench):
-    """Issue 4: a good request cut at every byte is a call of nobody: no success, nobody else waits, no process ends."""
+    """Issue 4: a valid request cut at any byte never succeeds, delays nobody else and ends no process."""
     with peer(bench) as p:
         before = bench.audit_count()
-        found = [p.say(p.good[:end]) for end in range(len(p.good))]
+        found = [p.send(p.good[:end]) for end in range(len(p.good))]
         check(set(found) <= {None, 400, 401, 404, 405, 415}, "statuses: %s" % sorted(map(str, set(found))))
-        # Only the end of the stream of the body is missing, all of the body is there: not whole either.
+        # The whole body is there, but not the record that ends its stream. This is incomplete too.
         equal(found[-1], 400, "the last cut")
         check(bench.audit_count() - before <= len(found), "audit rows")
-        p.lives("requests cut at %d places" % len(found))
-        bench.outcome = "%d places" % len(found)
+        p.check_alive("requests cut at %d positions" % len(found))
+        bench.outcome = "%d positions" % len(found)
 
 
 def hostile(p):
-    """name -> bytes, and whether a success would be an honest answer to them."""
+    """Maps a name to (bytes, whether a success would be a correct reply)."""
     begin, params, rest, key = start(), record(PARAMS, p.params), p.rest, p.key
     other = dict(request=2)
     return {
@@ -125,7 +125,7 @@ def hostile(p):
         "role 0": (start(role=0) + params + rest, False),
         "role 9": (start(role=9) + params + rest, False),
         "request 0": (start(request=0) + params + rest, False),
-        "begin of no length": (record(BEGIN) + params + rest, False),
+        "begin without content": (record(BEGIN) + params + rest, False),
         "begin too short": (record(BEGIN, b"\0\1") + params + rest, False),
         "begin too long": (record(BEGIN, struct.pack(">HB5x", 1, 0) + b"more") + params + rest, False),
         "no begin": (params + rest, False),
@@ -143,10 +143,10 @@ def hostile(p):
                              False),
         "output from the web server": (begin + record(STDOUT, b"x") + params + rest, False),
         "end from the web server": (begin + record(END, b"\0" * 8) + params + rest, False),
-        "padding that is not there": (begin + record(PARAMS, p.params, says=255) + rest, False),
+        "missing padding": (begin + record(PARAMS, p.params, padding_length=255) + rest, False),
         "length too large": (begin + record(PARAMS, p.params, length=65535) + rest, False),
         "length too small": (begin + record(PARAMS, p.params, length=10) + rest, False),
-        "length 0 of something": (begin + record(PARAMS, p.params, length=0) + rest, False),
+        "length 0 with content": (begin + record(PARAMS, p.params, length=0) + rest, False),
         "a name of 2 GiB": (begin + record(PARAMS, b"\xff\xff\xff\xff\x01" + b"A" * 100) + rest, False),
         "a value of 2 GiB": (begin + record(PARAMS, b"\x01\xff\xff\xff\xffA") + rest, False),
         "both of 2 GiB": (begin + record(PARAMS, b"\xff" * 8 + b"A" * 100) + rest, False),
@@ -157,7 +157,7 @@ def hostile(p):
                                                 for n in range(17)) + params + rest, True),
         "= in a name": (begin + record(PARAMS, name_value(b"HTTP_X_API_KEY=%s" % key.encode(), b"") +
                                        variables(None)) + rest, False),
-        "queries for values that are none": (record(GET_VALUES, b"\xff" * 50, request=0) + p.good, False),
+        "queries for values that do not exist": (record(GET_VALUES, b"\xff" * 50, request=0) + p.good, False),
         "HTTP": (b"POST /api/manage HTTP/1.1\r\nHost: x\r\n\r\n", False),
         "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 200, False),
         "zeros": (b"\0" * 1000, False),
@@ -167,17 +167,18 @@ def hostile(p):
 
 
 def test_malformed_records(bench):
-    """Issue 4: versions, types, roles, ids, lengths and padding that lie: no success but where all that counts was
-    there, no process ends, others are served."""
+    """Issue 4: requests with wrong versions, types, roles, ids, lengths or padding succeed only if everything essential
+    is there. No process ends, and others are served."""
     with peer(bench) as p:
         for name, (data, honest) in hostile(p).items():
-            status = p.say(data)
+            status = p.send(data)
             check(status is None or 400 <= status < 500 or (honest and status == 200), "%s: %s" % (name, status))
-            p.lives(name)
+            p.check_alive(name)
 
 
 def test_silence_in_the_middle(bench):
-    """acp.conf(5), io_timeout: who says half a record and falls silent loses the connection; others are served."""
+    """acp.conf(5), io_timeout: a client that sends half a record and then nothing is disconnected; others are
+    served."""
     with peer(bench) as p:
         halves = [b"", p.good[:4], p.good[:16], p.good[:100], start() + record(PARAMS, p.params, length=65535),
                   p.good[:-20]]
@@ -186,40 +187,42 @@ def test_silence_in_the_middle(bench):
                 connection = stack.enter_context(socket.socket(socket.AF_UNIX))
                 connection.connect(p.responder.socket)
                 connection.sendall(data)
-            p.lives("three that fell silent, of four workers")
+            p.check_alive("three silent clients, with four workers")
         begun = time.monotonic()
-        found = parallel(len(halves), lambda n: p.say(halves[n], half_close=False))
+        found = parallel(len(halves), lambda n: p.send(halves[n], half_close=False))
         check(200 not in found, "statuses %s" % found)
-        check(time.monotonic() - begun < 30, "they were let go after %.0f s" % (time.monotonic() - begun))
-        p.lives("six that fell silent")
+        check(time.monotonic() - begun < 30, "they were disconnected after %.0f s" % (time.monotonic() - begun))
+        p.check_alive("six silent clients")
 
 
 def test_lengths_that_lie(bench):
-    """Issue 4: a CONTENT_LENGTH that is not the body's: too short, too long, negative, huge, in other notations."""
+    """Issue 4: a wrong CONTENT_LENGTH is refused: too short, too long, negative, huge, in other notations."""
     with peer(bench) as p:
         for text in ["0", "24", "26", "1000", "-1", "-18446744073709551591", "18446744073709551641", "9" * 30, "0x19",
                      "031", "+25", " 25", "25 ", "25,25", "25\n", "2.5e1", "NaN", "twenty-five"]:
             given = record(PARAMS, variables(p.key, CONTENT_LENGTH=text))
-            equal(p.say(start() + given + p.rest), 400, "CONTENT_LENGTH = %r" % text)
+            equal(p.send(start() + given + p.rest), 400, "CONTENT_LENGTH = %r" % text)
         for text in (None, "", "25", "0025"):
             given = record(PARAMS, variables(p.key, CONTENT_LENGTH=text))
-            equal(p.say(start() + given + p.rest), 200, "CONTENT_LENGTH = %r" % text)
-        p.lives("lengths that lie")
+            equal(p.send(start() + given + p.rest), 200, "CONTENT_LENGTH = %r" % text)
+        p.check_alive("wrong lengths")
 
 
 def test_oversized_body(bench):
-    """Issue 4: a body far over the limit is read and refused, whatever its length says; no memory is kept for it."""
+    """Issue 4: a body far over the limit is read and refused, whatever CONTENT_LENGTH says. No memory is kept for
+    it."""
     with peer(bench) as p:
         blocks = b"".join(record(STDIN, b"x" * 65535) for _ in range(160))  # 10 MiB
-        p.say(start() + record(PARAMS, variables(p.key, CONTENT_LENGTH="25")) + record(PARAMS) + blocks + record(STDIN))
+        given = record(PARAMS, variables(p.key, CONTENT_LENGTH="25"))
+        p.send(start() + given + record(PARAMS) + blocks + record(STDIN))
         used = sum(resident(pid) for pid in p.workers)
         for text in ("25", "10485600", "99999999999", None):
             given = record(PARAMS, variables(p.key, CONTENT_LENGTH=text))
-            status = p.say(start() + given + record(PARAMS) + blocks + record(STDIN))
+            status = p.send(start() + given + record(PARAMS) + blocks + record(STDIN))
             equal(status, 413, "CONTENT_LENGTH = %r" % text)
         more = sum(resident(pid) for pid in p.workers) - used
         check(more < 8 << 20, "%d more bytes are kept" % more)
-        p.lives("bodies of 10 MiB")
+        p.check_alive("bodies of 10 MiB")
 
 
 def resident(pid):
@@ -228,14 +231,15 @@ def resident(pid):
 
 
 def test_variables_that_forge(bench):
-    """Variables that name a header twice, or hold what no header may: never a caller, path or address of their own."""
+    """Variables that repeat a header, or have values that are impossible in a header, never set a false caller, path or
+    address."""
     with peer(bench) as p:
         good = p.responder.call(p.key, BODY)
         succeeded(good)
 
         def reply(more, **named):
             given = variables(p.key, **named) + more
-            return p.say(start() + stream(PARAMS, given) + p.rest)
+            return p.send(start() + stream(PARAMS, given) + p.rest)
         equal(reply(name_value(b"HTTP_X_API_KEY", b"other")), 401, "two keys")
         equal(reply(name_value(b"HTTP_AUTHORIZATION", b"Bearer other")), 401, "two credentials that differ")
         for uri in ("/api/manage\r\nX: y", "/api/manage\x01", "//api/manage", "/api/../api/manage", "", "api/manage",
@@ -249,20 +253,21 @@ def test_variables_that_forge(bench):
                              "interval '10 s' and ip_address::text !~ '^[0-9a-f.:/]+$'")
         equal(rows, [], "addresses in audit rows")
         refused(p.responder.ask("POST", "/nothing\r\nX", b""), 404, "NOT_FOUND")
-        p.lives("variables that forge")
+        p.check_alive("forged variables")
 
 
 def test_what_ends_a_process(bench):
-    """Two things that libfcgi itself cannot bear end the process that reads them: it is replaced, others serve on."""
+    """Two inputs that libfcgi itself cannot handle end the process that reads them. It is replaced; others serve on."""
     with peer(bench, quiet=True) as p:
-        # It asserts that memory was given; it writes past its buffer, which the stack protector finds.
+        # In one case libfcgi asserts a successful malloc(). In the other it overflows its buffer, which the stack
+        # protector detects.
         for name, data in [("2 GiB of variables", start() + record(PARAMS, b"\xbf\xff\xff\xff" * 2 + b"x") + p.rest),
-                           ("the same query again and again", record(GET_VALUES, name_value(b"FCGI_MAX_CONNS", b"") * 6,
+                           ("the same query repeatedly", record(GET_VALUES, name_value(b"FCGI_MAX_CONNS", b"") * 6,
                                                                      request=0) + p.good)]:
             for _ in range(2):
-                p.say(data)
+                p.send(data)
                 succeeded(p.responder.call(p.key, BODY))
             until(10, "two processes after: " + name, lambda: len(p.pids()) == 2)
         p.workers = p.pids()
-        p.lives("that")
-        bench.outcome = "for a peer on the socket only: no web server passes such records on"
+        p.check_alive("that")
+        bench.outcome = "only for a peer on the socket: no web server passes on such records"

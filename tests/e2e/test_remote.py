@@ -23,11 +23,11 @@ from scratch import migrated_database
 MODEL = {"name": "m", "model_type": "linear", "weights": {"a": 1}}
 LIST = "domain.leadscoring.models.list"
 JSON = {"Content-Type": "application/json"}
-ASKED_AGAIN = 1  # seconds; each process leaves a hub that did not answer alone for half a second
+ASKED_AGAIN = 1  # seconds; each process stops calling a hub that did not answer for half a second
 
 
 class Line:
-    """The network between A and the hub: a TCP forwarder that can be cut ("refuse") or fall silent ("hang")."""
+    """The network between A and the hub: a TCP forwarder that can refuse connections ("refuse") or stop ("hang")."""
 
     def __init__(self, host, port):
         self._target = (host, port)
@@ -100,7 +100,7 @@ class Line:
 
 
 class Kernel:
-    """Kernel A: a responder with a database of its own, asked on its socket."""
+    """Kernel A: a responder with its own database, called on its socket."""
 
     def __init__(self, bench, responder, database, line):
         self.bench, self.responder, self.db, self.line = bench, responder, database, line
@@ -130,8 +130,8 @@ class Kernel:
         return self.db.row("select * from acp.audit_logs where request_id = :'id'", id=reply.request_id)
 
     def delivered(self, seconds=15, given_away=0):
-        """Until the hub has every row; which are then the same in both databases, but for those that the hub gave away.
-        One process delivers for all: the others may think a while longer that the hub is away."""
+        """Waits until the hub has every row, and checks that the rows are the same in both databases, except for those
+        that the hub gave away. One process delivers for all; the others may consider the hub down a little longer."""
         until(seconds, "the outbox is empty", lambda: self.waiting() == 0)
         time.sleep(max(0, self.line.back + ASKED_AGAIN - time.monotonic()))
         columns = "event_id, request_id, ts, tenant_id, integration, action, status, billable, tier, billing_quantity, result_meta"
@@ -147,9 +147,9 @@ class Kernel:
         return ours
 
 
-class Elsewhere:
-    """The stack's settings with a copy of the program: who looks for the hub's processes by their file finds the
-    hub's."""
+class CopiedProgram:
+    """The stack's settings with a copy of the program, so that a search for the hub's processes by their file finds
+    only those."""
 
     def __init__(self, stack, folder):
         self.sbin = folder
@@ -167,7 +167,7 @@ def kernel_a(bench, **settings):
             options = {"database_url": with_user(database.url, "acp_app"), "hub_url": url, "hub_key": hub.key,
                        "kernel_id": "e2e-kernel-a", "key_pepper": "a" * 64, "key_pepper_file": None,
                        "onboard_per_ip": "100000", **settings}
-            with Responder(Elsewhere(bench.stack, folder), **options) as responder:
+            with Responder(CopiedProgram(bench.stack, folder), **options) as responder:
                 yield Kernel(bench, responder, database, line)
     finally:
         line.close()
@@ -184,7 +184,7 @@ def hub_calls(bench, tenant):
 
 @contextlib.contextmanager
 def policy(bench, tenant, decision, **more):
-    """A policy in force at the hub for a tenant."""
+    """Publishes a policy for a tenant at the hub; disables it at the end."""
     number = str(uuid.uuid4())
     text = json.dumps({"name": "e2e", "decision": decision, "action": CREATE, **more})
     bench.db.execute("select acp.policy_add(:'id', :'tenant', :'policy')", id=number, tenant=tenant, policy=text)
@@ -194,10 +194,10 @@ def policy(bench, tenant, decision, **more):
         bench.db.execute("select acp.policy_enable(:'id', false)", id=number)
 
 
-# Together ------------------------------------------------------------------------------------------------------------
+# With the hub --------------------------------------------------------------------------------------------------------
 
 def test_tenants_are_the_hub_s(bench):
-    """Contract 2.1: onboarding at A makes the tenant at the hub first; the key works at A only."""
+    """Contract 2.1: onboarding at A first creates the tenant at the hub. The key works only at A."""
     with kernel_a(bench) as a:
         tenant, key = a.tenant()
         here = a.db.row("select agent_id from acp.tenants where tenant_id = :'id'", id=tenant)
@@ -207,26 +207,26 @@ def test_tenants_are_the_hub_s(bench):
         refused(bench.call(key, "meta.version"), 401, "INVALID_API_KEY")
         again = a.request("POST", ONBOARD, {"agent_id": here["agent_id"], "email": "agent@example.com"})
         refused(again, 409, "ALREADY_ONBOARDED")
-        check("api_key" not in again.json, "a second onboarding gave a key")
+        check("api_key" not in again.json, "a second onboarding returned a key")
         taken = bench.onboard()
         refused(a.onboard(agent_id=taken.agent_id), 409, "ALREADY_ONBOARDED")
         a.delivered()
 
 
 def test_onboarding_replays(bench):
-    """Contract 2.1: with an Idempotency-Key the same key is given again, also through a hub."""
+    """Contract 2.1: with an Idempotency-Key the same key is returned again, even through a hub."""
     with kernel_a(bench) as a:
         body = {"agent_id": bench.agent_id(), "email": "agent@example.com"}
         replies = [a.request("POST", ONBOARD, body, headers={"Idempotency-Key": "k"}) for _ in range(2)]
         equal({(r.status, r.json["api_key"], r.json["tenant_uuid"]) for r in replies}.__len__(), 1, "different replies")
-        # Half of an onboarding: the hub has the tenant, A has not.
+        # An incomplete onboarding: the hub has the tenant, A does not.
         a.db.execute("truncate acp.api_keys, acp.key_lookup, acp.tenants, acp.agents, acp.idempotency cascade")
         finished = a.request("POST", ONBOARD, body)
         equal(succeeded(finished, 201).json["tenant_uuid"], replies[0].json["tenant_uuid"], "tenant of the second try")
 
 
 def test_other_kernels_get_no_key_to_it(bench):
-    """Contract 2.1: who knows agent_id and e-mail gets no key to a tenant of another kernel of the same hub."""
+    """Contract 2.1: agent_id and e-mail are not enough to get a key to a tenant of another kernel of the same hub."""
     with kernel_a(bench) as a:
         body = {"agent_id": bench.agent_id(), "email": "agent@example.com"}
         succeeded(a.request("POST", ONBOARD, body), 201)
@@ -235,8 +235,9 @@ def test_other_kernels_get_no_key_to_it(bench):
 
 
 def test_usage_is_exact_over_kernels(bench):
-    """Contract 3: never one call more than the allowance, over two kernels of one hub at once; refusals use nothing."""
-    # Every question is waited for: a slow hub would let calls go on without it.
+    """Contract 3: with concurrent calls on two kernels of one hub, the allowance is never exceeded. Refusals use
+    nothing."""
+    # The timeout is long, because calls would proceed without a slow hub.
     with kernel_a(bench, hub_timeout_ms="60000") as a:
         tenant, key = a.tenant()
         bench.db.execute("update acp.tenants set calls_limit = 7 where tenant_id = :'id'", id=tenant)
@@ -253,7 +254,8 @@ def test_usage_is_exact_over_kernels(bench):
 
 
 def test_usage_and_warning(bench):
-    """Contract 2.1, 3: A's /api/usage is the hub's; warnings count this call; a failed call gives its place back."""
+    """Contract 2.1, 3: A's /api/usage is the hub's. Warnings include the current call. A failed call gives its place
+    back."""
     with kernel_a(bench) as a:
         tenant, key = a.tenant()
         bench.db.execute("update acp.tenants set calls_limit = 3 where tenant_id = :'id'", id=tenant)
@@ -271,7 +273,8 @@ def test_usage_and_warning(bench):
 
 
 def test_paid_at_the_hub(bench):
-    """Contract 3: the hub's tier counts: upgraded there, nothing limits the tenant at A, and its rows say paid."""
+    """Contract 3: the hub's tier applies: after an upgrade there, the tenant has no limit at A, and its rows have tier
+    paid."""
     with kernel_a(bench) as a:
         tenant, key = a.tenant()
         bench.db.execute("update acp.tenants set calls_limit = 1 where tenant_id = :'id'", id=tenant)
@@ -284,8 +287,7 @@ def test_paid_at_the_hub(bench):
 
 
 def test_policies_are_the_hub_s(bench):
-    """Contract 2.2: a policy of the hub decides at A; a decision that was remembered dies with the next policy
-    version."""
+    """Contract 2.2: a policy of the hub decides at A. A cached decision ends with the next policy version."""
     with kernel_a(bench, processes="1") as a:
         tenant, key = a.tenant()
         succeeded(a.call(key, CREATE, MODEL))
@@ -293,7 +295,7 @@ def test_policies_are_the_hub_s(bench):
             reply = refused(a.call(key, CREATE, {**MODEL, "name": "other"}), 403, "POLICY_DENIED")
             check("frozen" in reply.json["error"], "reason: %s" % reply)
             check(a.audit(reply)["policy_decision_id"], "no policy_decision_id")
-            refused(a.call(key, CREATE, MODEL), 403, "POLICY_DENIED")  # allowed and remembered before
+            refused(a.call(key, CREATE, MODEL), 403, "POLICY_DENIED")  # allowed and cached before
             succeeded(a.call(key, LIST))
         succeeded(a.call(key, CREATE, {**MODEL, "name": "after"}))
         succeeded(Hub(bench).post("tenants/update", {"tenant_id": tenant, "status": "suspended"}))
@@ -301,8 +303,8 @@ def test_policies_are_the_hub_s(bench):
 
 
 def test_hub_that_cannot_decide(bench):
-    """Contract 3: reads go on without a hub that is away, not without one that fails to evaluate its policies."""
-    bench.need_own_stack("takes a right from the hub")
+    """Contract 3: reads continue if the hub is down, but not if it fails to evaluate its policies."""
+    bench.need_own_stack("revokes a privilege of the hub")
     with kernel_a(bench) as a:
         tenant, key = a.tenant()
         bench.db.execute("revoke execute on function acp.hub_authorize(jsonb, jsonb) from acp_app")
@@ -329,7 +331,7 @@ def test_approval_of_the_hub(bench):
 
 
 def test_decisions_and_connections_are_kept(bench):
-    """Issue: equal calls ask the hub once for a while, over connections that are kept."""
+    """Issue: equal calls ask the hub only once for some time, over persistent connections."""
     with kernel_a(bench, processes="1", workers="1", usage_enforcement="off") as a:
         _, key = a.tenant()
         succeeded(a.call(key, "meta.version"))
@@ -341,7 +343,7 @@ def test_decisions_and_connections_are_kept(bench):
         connections = a.line.connections
         for _ in range(20):
             succeeded(a.call(key, "meta.version"))
-        check(asked(log, "authorize") - before <= 1, "the hub was asked again and again")
+        check(asked(log, "authorize") - before <= 1, "the hub was asked repeatedly")
         a.delivered()
         check(a.line.connections - connections <= 4, "%d new connections" % (a.line.connections - connections))
 
@@ -352,7 +354,7 @@ def asked(log, name):
 
 
 def test_heartbeat(bench):
-    """Contract 2.2: A tells the hub that it is there."""
+    """Contract 2.2: A sends heartbeats to the hub."""
     with kernel_a(bench, kernel_id="e2e-%s" % uuid.uuid4()) as a:
         name = a.responder._settings["kernel_id"]
         until(10, "the heartbeat", lambda: bench.db.value("select count(*) from acp.kernels where kernel_id = :'id'", id=name))
@@ -365,21 +367,21 @@ def test_secrets_stay(bench):
         a.line.set("refuse")
         reply = refused(a.call(key, CREATE, MODEL), 503, "UNAVAILABLE")
         log = a.responder.read_log()
-        check(Hub(bench).key not in log, "hub_key stands in the log")
+        check(Hub(bench).key not in log, "hub_key is in the log")
         check(str(a.line.port) not in reply.body.decode(), "the reply names the hub")
 
 
 def test_configuration(bench):
-    """Issue: a hub without a key, over a network in clear, or beside a kernel_key of one's own stops the start."""
+    """Issue: a hub without a key, over an unencrypted network, or together with a kernel_key prevents the start."""
     good = {"ACP_HUB_URL": "https://hub.example.com", "ACP_HUB_KEY": "k" * 40, "ACP_KERNEL_KEY": ""}
-    equal(bench.stack.program("acp.fcgi", "--check-config", environment=good).returncode, 0, "a good one")
+    equal(bench.stack.program("acp.fcgi", "--check-config", environment=good).returncode, 0, "a valid configuration")
     for change in ({"ACP_HUB_KEY": ""}, {"ACP_HUB_URL": "http://hub.example.com"}, {"ACP_HUB_URL": "http://127.0.0.1.example.com"},
                    {"ACP_HUB_URL": "https://hub.example.com/"}, {"ACP_KERNEL_KEY": "x" * 40}):
         done = bench.stack.program("acp.fcgi", "--check-config", environment={**good, **change})
         equal(done.returncode, 78, "exit status with %r" % change)
 
 
-# Apart ---------------------------------------------------------------------------------------------------------------
+# Without the hub -----------------------------------------------------------------------------------------------------
 
 def away_and_back(bench, a, mode, limit_ms):
     tenant, key = a.tenant()
@@ -410,14 +412,13 @@ def away_and_back(bench, a, mode, limit_ms):
     equal(billable, 1 + 5 + 3, "billable rows of A")
     equal(hub_quota(bench, tenant), (before + 8, 0), "used, reserved at the hub")
     equal(hub_calls(bench, tenant), billable, "calls_used at the hub")
-    equal(len(succeeded(a.call(key, LIST)).data), 1, "models: refused writes did nothing")
+    equal(len(succeeded(a.call(key, LIST)).data), 1, "models; refused writes have no effect")
     succeeded(a.call(key, CREATE, {**MODEL, "name": "back"}))
     equal(bench.db.rows("select * from acp_report.usage_drift limit 5"), [], "drift at the hub")
 
 
 def test_unasked_calls_stay_within_the_allowance(bench):
-    """Contract 3: calls that went on without the hub are counted as far as there is room; the hub bills no further
-    one."""
+    """Contract 3: calls made without the hub are counted as long as allowance is left; the hub bills no others."""
     with kernel_a(bench) as a:
         tenant, key = a.tenant()
         bench.db.execute("update acp.tenants set calls_limit = 3 where tenant_id = :'id'", id=tenant)
@@ -437,20 +438,21 @@ def test_unasked_calls_stay_within_the_allowance(bench):
 
 
 def test_hub_refuses_connections(bench):
-    """Contract 3: the hub is gone: reads and usage go on and say so, writes answer 503; nothing is lost or doubled."""
+    """Contract 3: if the hub refuses connections, reads and billable calls proceed and their rows note it. Writes get
+    503. Nothing is lost or doubled."""
     with kernel_a(bench) as a:
         away_and_back(bench, a, "refuse", 6000)
 
 
 def test_hub_falls_silent(bench):
-    """Contract 3: the hub does not answer: deadlines hold, a silent hub is left alone, and all comes right
-    afterwards."""
+    """Contract 3: if the hub does not answer, deadlines hold, it is not called for a while, and afterwards all is
+    consistent."""
     with kernel_a(bench, hub_timeout_ms="300") as a:
         away_and_back(bench, a, "hang", 12000)
 
 
 def test_cut_between_reserve_and_settle(bench):
-    """Contract 3: a place that was held when the hub went away is counted once when the row arrives."""
+    """Contract 3: a place that was reserved when the hub went down is counted once when the row arrives."""
     with kernel_a(bench) as a:
         tenant, key = a.tenant()
         with bench.db.session() as session:
@@ -461,7 +463,7 @@ def test_cut_between_reserve_and_settle(bench):
             result = []
             thread = threading.Thread(target=lambda: result.append(a.score(key)))
             thread.start()
-            until(5, "the place is held", lambda: hub_quota(bench, tenant)[1] == 1)
+            until(5, "the place is reserved", lambda: hub_quota(bench, tenant)[1] == 1)
             time.sleep(0.2)
             a.line.set("refuse")
             thread.join(30)
@@ -473,7 +475,7 @@ def test_cut_between_reserve_and_settle(bench):
 
 
 def test_refused_event_is_put_aside(bench):
-    """Issue: an event that the hub will never take does not hold up the others, and is not lost."""
+    """Issue: an event that the hub never accepts does not delay the others, and is not lost."""
     with kernel_a(bench) as a:
         _, key = a.tenant()
         a.delivered()
@@ -486,11 +488,11 @@ def test_refused_event_is_put_aside(bench):
         a.line.set("pass")
         until(20, "the others are delivered", lambda: a.waiting() == 1)
         row = a.db.row("select event_id, refused from acp.audit_outbox")
-        check(row["event_id"] == bad and "request_id" in row["refused"], "what is left: %s" % row)
+        check(row["event_id"] == bad and "request_id" in row["refused"], "the remaining event: %s" % row)
 
 
 def test_killed_responder_loses_nothing(bench):
-    """Issue: kill -9 of A with rows waiting; the next A sends them."""
+    """Issue: after kill -9 of A with undelivered rows, the next process of A delivers them."""
     with kernel_a(bench) as a:
         _, key = a.tenant()
         a.delivered()
@@ -508,7 +510,7 @@ def test_killed_responder_loses_nothing(bench):
 
 @only_on(EXTERNAL, "kills the supervisor and the processes of the hub")
 def test_hub_killed_mid_run(bench):
-    """Issue: kill -9 of the hub's responder under load; when it is back, its rows and counters are A's."""
+    """Issue: after kill -9 of the hub's responder under load and a restart, its rows and counters match A's."""
     bench.need_own_stack("kills the hub")
     with kernel_a(bench, rate_limits="off") as a:
         tenant, key = a.tenant()

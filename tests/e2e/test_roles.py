@@ -1,4 +1,4 @@
-"""Roles of the database: contract 3 (append-only log), 4 (roles, report views)."""
+"""Database roles: contract 3 (append-only log), 4 (roles, report views)."""
 
 from client import refused, succeeded
 from checks import check, equal
@@ -17,28 +17,28 @@ def partitions(bench):
 
 
 def all_refused(database, statements):
-    """Every statement is refused for lack of rights."""
+    """Checks that every statement is refused for lack of privileges."""
     for statement, state in zip(statements, database.sqlstates(statements)):
         equal(state, DENIED, statement)
 
 
 def made_calls(bench):
-    """Rows of both kinds."""
+    """Makes calls for a billable and a non-billable row."""
     tenant = bench.onboard()
     succeeded(bench.score(tenant.key))
     refused(bench.call(None, "meta.version"), 401, "INVALID_API_KEY")
 
 
 def test_report_login_counts(bench):
-    """Contract 4: as a login of its own acp_report answers select … from audit_logs, without a schema name."""
+    """Contract 4: a login as acp_report can query audit_logs without a schema name."""
     made_calls(bench)
     rows = bench.db.as_role("acp_report").rows(COUNT)
     equal(sorted(row["billable"] for row in rows), [False, True], "groups")
-    equal(sum(row["count"] for row in rows), bench.db.value("select count(*) from acp.audit_logs"), "rows in all")
+    equal(sum(row["count"] for row in rows), bench.db.value("select count(*) from acp.audit_logs"), "total rows")
 
 
 def test_report_set_role_counts(bench):
-    """Contract 4: the same after SET ROLE, in schema acp_report or, where the search_path leads there, without it."""
+    """Contract 4: the same after SET ROLE, with schema acp_report or, if the search_path has it, without a schema."""
     made_calls(bench)
     select = "select billable, count(*) > 0 from acp_report.audit_logs group by 1 order by 1"
     equal(bench.db.text("set role acp_report; %s;" % select).split(), ["f|t", "t|t"], "groups")
@@ -47,7 +47,7 @@ def test_report_set_role_counts(bench):
 
 
 def test_report_reads_every_view(bench):
-    """Contract 4: every view of acp_report can be read by it."""
+    """Contract 4: acp_report can read every view of schema acp_report."""
     report = bench.db.as_role("acp_report")
     views = [row["viewname"] for row in bench.db.rows("select viewname from pg_views where schemaname = 'acp_report'")]
     check({"audit_logs", "usage_drift", "usage_by_tenant_month"} <= set(views), "views %s" % views)
@@ -56,7 +56,8 @@ def test_report_reads_every_view(bench):
 
 
 def test_report_reads_no_secrets(bench):
-    """Issue, contract 4: acp_report cannot read key hashes nor the tables behind the views; no view shows a hash."""
+    """Issue, contract 4: acp_report can read neither key hashes nor the tables behind the views. No view shows a
+    hash."""
     selects = ["select * from %s limit 1" % table for table in SECRET_TABLES + ["acp.audit_logs"]]
     all_refused(bench.db.as_role("acp_report"), selects)
     equal(bench.db.sqlstates(["set role acp_report"] + selects), ["00000"] + [DENIED] * len(selects), "after SET ROLE")
@@ -67,7 +68,7 @@ def test_report_reads_no_secrets(bench):
 
 
 def test_report_writes_nothing(bench):
-    """Contract 4: acp_report is read-only: no write through a view, no function that writes."""
+    """Contract 4: acp_report is read-only: it can neither write through a view nor call a function that writes."""
     statements = ["delete from acp.audit_logs", "delete from acp_report.tenants",
                   "update acp_report.tenants set status = 'closed'",
                   "insert into acp_report.tenants (agent_id) values ('x')", "create table acp_report.x ()",
@@ -75,13 +76,13 @@ def test_report_writes_nothing(bench):
                   "select acp.maintain()", "select acp.audit_append('{}')",
                   "select acp.tenant_update(gen_random_uuid(), 'paid', 'active', null, null)"]
     all_refused(bench.db.as_role("acp_report"), statements)
-    # Of two parts: nobody could write through it.
+    # This view is not updatable, for any role.
     state = bench.db.as_role("acp_report").sqlstate("delete from acp_report.audit_logs")
     equal(state, "55000", "delete through audit_logs")
 
 
 def test_app_cannot_change_the_log(bench):
-    """Contract 3: the program's role cannot UPDATE, DELETE or TRUNCATE the audit log, nor any of its partitions."""
+    """Contract 3: the program's role cannot UPDATE, DELETE or TRUNCATE the audit log or any of its partitions."""
     made_calls(bench)
     app = bench.db.as_role("acp_app")
     before = bench.db.value("select count(*) from acp.audit_logs")
@@ -95,7 +96,7 @@ def test_app_cannot_change_the_log(bench):
 
 
 def test_app_cannot_define(bench):
-    """Contract 4: the program's role has what it needs and nothing more: no DDL, no other role, no clock of its own."""
+    """Contract 4: the program's role has only the privileges it needs: no DDL, no other role, no clock offset."""
     app = bench.db.as_role("acp_app")
     statements = ["create table acp.x ()", "create table acp_report.x ()", "create table public.x ()",
                   "create schema x", "create function acp.x() returns int language sql as 'select 1'",
@@ -116,7 +117,8 @@ def test_app_cannot_define(bench):
 
 
 def test_app_is_an_ordinary_role(bench):
-    """Contract 4: none of the three roles has an attribute beyond LOGIN; app and report are members of no other."""
+    """Contract 4: none of the three roles has an attribute beyond LOGIN. acp_app and acp_report are members of no other
+    role."""
     rows = bench.db.rows("""
         select rolname from pg_roles where rolname in ('acp_owner', 'acp_app', 'acp_report')
         and (rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls)""")
@@ -127,7 +129,7 @@ def test_app_is_an_ordinary_role(bench):
 
 
 def test_public_has_nothing(bench):
-    """Contract 4: PUBLIC may execute no function and read no table of acp and acp_report."""
+    """Contract 4: PUBLIC can execute no function and access no table of acp and acp_report."""
     functions = bench.db.rows("""
         select oid::regprocedure::text as name from pg_proc
         where pronamespace in ('acp'::regnamespace, 'acp_report'::regnamespace)
@@ -143,7 +145,7 @@ def test_public_has_nothing(bench):
 
 
 def test_functions_pin_their_search_path(bench):
-    """Contract 4: every function pins search_path = pg_catalog, pg_temp, so that no caller's object gets in."""
+    """Contract 4: every function sets search_path = pg_catalog, pg_temp, so that it never uses a caller's object."""
     loose = bench.db.rows("""
         select oid::regprocedure::text as name, proconfig from pg_proc
         where pronamespace in ('acp'::regnamespace, 'acp_report'::regnamespace)

@@ -1,5 +1,5 @@
-"""Restarts while calls come: of the web server by its own means, and of the program behind it. What every answer of
-such a time must be: a success, and on record once; nothing is done that was not answered, and nothing twice.
+"""Restarts under load, of the web server by its own means and of the program behind it. Every answer must be a success
+with exactly one row. Nothing may be done without an answer, and nothing twice.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from test_life import CREATE, check_rows_of_successes, log_locked, slow_calls, w
 from written import read
 
 ROUNDS = 3
-# As root, the stack's programs have given root's rights up.
+# If root runs the tests, the stack's programs run as another user.
 WEB_USER = {"user": "www-data", "group": "www-data", "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 class Calls:
-    """Calls of one tenant by eight clients all the time: what they were answered, in the order of the answers."""
+    """Continuous calls of one tenant by eight clients, and their replies in order."""
 
     def __init__(self, bench):
         self.bench = bench
@@ -42,17 +42,17 @@ class Calls:
             return None, time.monotonic() - start
 
     def during(self, work):
-        """Runs work() while calls come, and until a hundred more have come after it."""
+        """Runs work() under load, and continues the load for a hundred more calls."""
         with Load(8, self.call) as load:
             until(60, "calls", lambda: len(load.results) > 300)
             work(load)
             seen = len(load.results)
-            until(60, "calls go on", lambda: len(load.results) > seen + 100)
+            until(60, "calls continue", lambda: len(load.results) > seen + 100)
         self.replies = [reply for reply, _ in load.results if reply]
         self.longest = max(took for _, took in load.results)
 
     def check_answers(self):
-        """If a web server gives up on calls: a success is recorded once, and no call was done twice."""
+        """For web servers that give up on calls: checks that each success has one row and no call was done twice."""
         good = check_rows_of_successes(self.bench, self.replies)
         failed = [reply for reply in self.replies if reply.status != 200]
         for reply in failed:
@@ -63,23 +63,23 @@ class Calls:
             len(self.replies) + len(self.lost), len(failed), len(self.lost), self.longest)
 
     def check_all(self):
-        """Every call was answered with success, and each is on record once."""
+        """Checks that every call succeeded and has exactly one row."""
         for error in self.lost:
             raise error
         for reply in self.replies:
             succeeded(reply)
-        equal(check_rows_of_successes(self.bench, self.replies), len(self.replies), "successes on record")
+        equal(check_rows_of_successes(self.bench, self.replies), len(self.replies), "successes with a row")
         equal(self.bench.tenant_rows(self.tenant), len(self.replies), "audit rows")
         self.bench.outcome = "%d calls, none lost, longest %.1f s" % (len(self.replies), self.longest)
 
 
-def calls_go_on(load, count=100):
+def wait_for_calls(load, count=100):
     seen = len(load.results)
-    until(60, "calls go on", lambda: len(load.results) > seen + count)
+    until(60, "calls continue", lambda: len(load.results) > seen + count)
 
 
 def reload_web_server(bench):
-    """As an operator does: with the means that the web server has for it."""
+    """Reloads the web server as an operator would, by its own means."""
     server, pid = bench.stack.server, bench.stack.web_server
     if server == "caddy":
         state = bench.stack.env["ACP_STATE"]
@@ -94,16 +94,16 @@ def reload_web_server(bench):
 
 # The web server -------------------------------------------------------------------------------------------------------
 
-# Not Caddy of Debian 12: see docs/servers.md.
+# Without Caddy of Debian 12; see docs/servers.md.
 RELOADED = ["lighttpd", "nginx", "apache-fcgid", "apache-proxy", "lighttpd-spawn"]
-CADDY_ENDS = "Caddy 2.6.2 may end, by a panic of its own, at or after a reload under load"
+CADDY_ENDS = "Caddy 2.6.2 may crash by a panic during or after a reload under load"
 
 
 @only_on(RELOADED, CADDY_ENDS)
 def test_web_server_reloads(bench):
-    """Issue: reload or graceful restart of the web server under load: no call is lost, none is done twice. Caddy closes
-    connections without an answer, and mod_fcgid may refuse calls (docs/servers.md): none of them is done in part or
-    twice either."""
+    """Issue: during a reload or graceful restart of the web server under load, no call is lost and none is done twice.
+    Caddy closes connections without an answer, and mod_fcgid may refuse calls (docs/servers.md); these calls are not
+    done in part or twice either."""
     bench.need_own_stack("reloads the web server")
     calls = Calls(bench)
 
@@ -114,7 +114,7 @@ def test_web_server_reloads(bench):
             if bench.stack.server not in EXTERNAL:
                 until(60, "the old processes are gone", lambda: not before & set(bench.stack.responders()))
             time.sleep(1)
-            calls_go_on(load)
+            wait_for_calls(load)
 
     calls.during(work)
     if bench.stack.server in ("apache-fcgid", "caddy"):
@@ -126,7 +126,7 @@ def test_web_server_reloads(bench):
 
 @only_on(RELOADED, CADDY_ENDS)
 def test_calls_in_flight_outlive_a_reload(bench):
-    """Issue: calls that run while the web server reloads are answered with success, once."""
+    """Issue: calls that run while the web server reloads succeed, once."""
     bench.need_own_stack("reloads the web server")
     tenant = bench.paid_tenant()
     with log_locked(bench) as lock:
@@ -138,15 +138,15 @@ def test_calls_in_flight_outlive_a_reload(bench):
         if isinstance(reply, Failure):
             raise reply
         succeeded(reply)
-    until(20, "what was kept meanwhile is stored", lambda: bench.tenant_rows(tenant) >= 4)
+    until(20, "all rows are stored", lambda: bench.tenant_rows(tenant) >= 4)
     equal(bench.tenant_rows(tenant), 4, "audit rows")
     works_again(bench, tenant.key)
 
 
 # The program ----------------------------------------------------------------------------------------------------------
 
-class Activated:
-    """Acts as systemd with a socket unit: holds the socket, and starts the program with it as descriptor 3."""
+class SocketUnit:
+    """Acts like systemd with a socket unit: keeps the socket open and starts the program with it as descriptor 3."""
 
     def __init__(self, bench):
         self._stack = bench.stack
@@ -174,14 +174,14 @@ class Activated:
             pass_fds=[self._socket.fileno()], stdin=subprocess.DEVNULL, env=clean_environment(), cwd="/", **WEB_USER))
 
     def restart(self):
-        """systemctl restart: the old one ends when its requests are done, then the new one starts."""
+        """Like systemctl restart: the old program ends after its requests, then the new one starts."""
         old = self._processes.pop()
         old.terminate()
         equal(old.wait(40), 0, "exit status of the program")
         self.start()
 
     def replace(self):
-        """The new one starts beside the old one, which then ends."""
+        """Starts the new program while the old one runs, then ends the old one."""
         old = self._processes.pop()
         self.start()
         time.sleep(0.5)
@@ -196,51 +196,52 @@ class Activated:
         self._stack.restart_responder()
 
 
-def renewals_behind_a_socket(bench, calls):
-    """systemd holds the socket; the program is stopped and started, and started beside the old one."""
-    with Activated(bench) as program:
+def restart_behind_a_socket(bench, calls):
+    """Restarts the program under load while systemd keeps the socket open, also by starting the new one before the old
+    ends."""
+    with SocketUnit(bench) as program:
         until(20, "the program answers", lambda: bench.get("/readyz").status == 200)
 
         def work(load):
             for change in (program.restart, program.replace, program.restart):
                 change()
-                calls_go_on(load)
+                wait_for_calls(load)
 
         calls.during(work)
 
 
-def renewals_one_by_one(bench, calls):
-    """SIGTERM to one process after the other; the web server starts others, from what is installed by then."""
+def restart_one_by_one(bench, calls):
+    """Sends SIGTERM to one process after the other. The web server starts new ones from the installed program."""
     def work(load):
         old = bench.stack.responders()
         for pid in old:
             end_quietly([pid], signal.SIGTERM)
             until(40, "process %d ends" % pid, lambda: not is_running(pid))
             if bench.stack.server == "lighttpd-spawn":
-                until(40, "another one starts", lambda: len(bench.stack.responders()) == len(old))
-            calls_go_on(load, 50)
-        check(not set(old) & set(bench.stack.responders()), "an old process is still there")
+                until(40, "another process starts", lambda: len(bench.stack.responders()) == len(old))
+            wait_for_calls(load, 50)
+        check(not set(old) & set(bench.stack.responders()), "an old process still runs")
 
     calls.during(work)
 
 
 def test_program_is_renewed(bench):
-    """README, issue: a rolling restart of the program under load, in the way that goes with the web server, loses no
+    """README, issue: a rolling restart of the program under load, in the way that suits the web server, loses no
     call."""
     bench.need_own_stack("restarts the program")
     calls = Calls(bench)
     if bench.stack.server in EXTERNAL:
-        renewals_behind_a_socket(bench, calls)
+        restart_behind_a_socket(bench, calls)
     else:
-        renewals_one_by_one(bench, calls)
+        restart_one_by_one(bench, calls)
     calls.check_all()
 
 
 @only_on(EXTERNAL, "the others start the program again")
 def test_program_away(bench):
-    """While nobody listens the web server answers 502 or 503 by itself, in time, and nothing is done; afterwards all is
-    well at once."""
-    bench.need_own_stack("ends the program")
+    """While the program is down, the web server itself answers 502 or 503 in time, and nothing is done. Afterwards
+    calls succeed at once."""
+    bench.need_own_stack("stops the program")
     tenant = bench.paid_tenant()
     supervisor = bench.stack.supervisor
     os.kill(supervisor, signal.SIGTERM)
@@ -259,7 +260,7 @@ def test_program_away(bench):
 
 @contextlib.contextmanager
 def web_settings(bench, **settings):
-    """Other values of directives in Apache's configuration, with a full restart of it before and after."""
+    """Changes directives in Apache's configuration, and restarts Apache before and after the block."""
     path = os.path.join(bench.stack.env["ACP_STATE"], "etc", "apache-fcgid.conf")
     text = read(path)
     for name, value in settings.items():
@@ -277,9 +278,9 @@ def web_settings(bench, **settings):
         bench.stack.up()
 
 
-@only_on(["apache-fcgid"], "where mod_fcgid ends idle processes")
+@only_on(["apache-fcgid"], "mod_fcgid ends idle processes")
 def test_idle_processes_end(bench):
-    """Issue: mod_fcgid ends processes that were idle for long, and starts others when calls come: no call is lost."""
+    """Issue: mod_fcgid ends processes after a long idle time and starts new ones for new calls. No call is lost."""
     bench.need_own_stack("changes Apache's configuration")
     settings = {"FcgidIdleTimeout": 1, "FcgidIdleScanInterval": 1, "FcgidMinProcessesPerClass": 0,
                 "FcgidMaxRequestsPerProcess": 50}
@@ -287,10 +288,10 @@ def test_idle_processes_end(bench):
         calls = Calls(bench)
         replies = []
         for _ in range(3):
-            calls.during(lambda load: calls_go_on(load, 200))
+            calls.during(lambda load: wait_for_calls(load, 200))
             replies += calls.replies
             busy = set(bench.stack.responders())
-            check(busy, "no process served that")
+            check(busy, "no process served the calls")
             until(30, "the idle processes end", lambda: not busy & set(bench.stack.responders()))
         calls.replies = replies
         calls.check_all()
@@ -307,8 +308,8 @@ def unless_refused(call):
 
 
 def test_systemd_starts_it_with_the_first_call(bench):
-    """acp.fcgi(8), issue: systemd's own program hands over the socket: the first connection starts the program, it
-    takes what waits there, and SIGTERM ends it when its requests are done."""
+    """acp.fcgi(8), issue: with systemd-socket-activate, the first connection starts the program, which accepts the
+    waiting connections. SIGTERM ends it after its requests."""
     activate = shutil.which("systemd-socket-activate")
     if not activate:
         raise Skip("systemd-socket-activate is not installed")
@@ -329,7 +330,7 @@ def test_systemd_starts_it_with_the_first_call(bench):
             process.terminate()
             equal(process.wait(40), 0, "exit status")
             check(os.path.exists(path), "the program removed a socket that is not its own")
-            check("stopped" in responder.read_log(), "the log's last line")
+            check("stopped" in responder.read_log(), "the log does not say that it stopped")
         finally:
             if process.poll() is None:
                 process.kill()

@@ -17,7 +17,7 @@ REDACTED = "[REDACTED]"
 
 
 def canonical_hash(value):
-    """SHA-256 of the RFC 8785 form: for ASCII names, integers and plain text this is it."""
+    """The SHA-256 of the RFC 8785 form. This serialization is correct for ASCII names, integers and plain text."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -25,7 +25,7 @@ def canonical_hash(value):
 # Envelope and order ---------------------------------------------------------------------------------------------------
 
 def test_success_reply(bench):
-    """Contract 3: a success has ok, request_id, data, dry_run, constraints_applied, and its audit row says all
+    """Contract 3: a success has ok, request_id, data, dry_run and constraints_applied, and its audit row has all
     columns."""
     tenant = bench.onboard()
     reply = succeeded(bench.score(tenant.key))
@@ -46,7 +46,8 @@ def test_success_reply(bench):
 
 
 def test_envelope_errors(bench):
-    """Contract 2, 3: each member of the envelope is checked and named as field; each refusal has one audit row."""
+    """Contract 2, 3: each member of the envelope is checked, and named in field if invalid. Each refusal has one audit
+    row."""
     key = bench.onboard().key
     good = {"action": "meta.version"}
     cases = [({}, "/action"), ({"action": ""}, "/action"), ({"action": None}, "/action"), ({"action": 5}, "/action"),
@@ -66,7 +67,7 @@ def test_envelope_errors(bench):
 
 
 def test_unknown_member_names(bench):
-    """Contract 2: field is a JSON Pointer, also for names with / and ~, for long names and for any script."""
+    """Contract 2: field is a JSON Pointer, even for names with / and ~, long names and names in any script."""
     key = bench.onboard().key
     for name in ["a/b", "a~b", "é" * 100, "a" + "é" * 100, "ab" + "字" * 100, "x" * 1000, "😀" * 40, ""]:
         reply = bench.send("POST", MANAGE, {"action": "meta.version", name: 1}, key=key)
@@ -79,7 +80,8 @@ def test_unknown_member_names(bench):
 
 
 def test_order_of_checks(bench):
-    """Contract 3: envelope, then authentication, look-up, scope, dry-run support, params: the first fault is told."""
+    """Contract 3: the first fault is reported, in this order: envelope, authentication, look-up, scope, dry-run
+    support, params."""
     tenant = bench.onboard()
     reader, _ = bench.make_key(tenant, "manage.read")
     bad = {"nonsense": 1}
@@ -93,8 +95,7 @@ def test_order_of_checks(bench):
 
 
 def test_scope_denied(bench):
-    """Contract 3: deny by default; a key without the action's scope gets 403, audited as denied, and nothing
-    happens."""
+    """Contract 3: deny by default: a key without the action's scope gets 403, audited as denied, and has no effect."""
     tenant = bench.onboard()
     reader, key_id = bench.make_key(tenant, "manage.read")
     succeeded(bench.call(reader, "domain.leadscoring.models.list"))
@@ -111,7 +112,7 @@ def test_scope_denied(bench):
 
 
 def test_unknown_action(bench):
-    """Contract 2: an unknown action is 404, with an audit row that has its name and no pack."""
+    """Contract 2: an unknown action gets 404, with an audit row that has its name and no pack."""
     tenant = bench.onboard()
     for action in ["no.such.action", "META.VERSION", "meta.version ", "meta", "meta.", "'; drop table x; --",
                    "x" * 3000]:
@@ -122,7 +123,7 @@ def test_unknown_action(bench):
 
 
 def test_unknown_action_in_any_script(bench):
-    """Contract 2, 3: names that are cut for the message or the row are cut between characters."""
+    """Contract 2, 3: long names in a message or row are truncated between characters."""
     key = bench.onboard().key
     for action in ["é" * 150, "a" + "é" * 150, "ab" + "字" * 100, "😀" * 100, "abc" + "😀" * 100, "\u202e" * 40]:
         reply = refused(bench.call(key, action), 404, "NOT_FOUND")
@@ -132,7 +133,7 @@ def test_unknown_action_in_any_script(bench):
 
 
 def test_credentials_are_not_echoed(bench):
-    """Contract 2, 3: a credential in the wrong place shows neither in the reply nor in the audit row nor in the log."""
+    """Contract 2, 3: a misplaced credential appears neither in the reply nor in the audit row nor in the log."""
     tenant = bench.onboard()
     live = "sk_live_" + "a1B2" * 6
     places = [{"action": "x " + tenant.key}, {"action": "x " + live}, {"action": "meta.version", tenant.key: 1},
@@ -148,7 +149,8 @@ def test_credentials_are_not_echoed(bench):
 
 
 def test_problem_json(bench):
-    """Contract 2: Accept: application/problem+json gives the same members as RFC 9457; a success stays JSON."""
+    """Contract 2: with Accept: application/problem+json, an error has the same members in the form of RFC 9457. A
+    success stays JSON."""
     tenant = bench.onboard()
     accept = {"Accept": "application/problem+json"}
     cases = [bench.call(tenant.key, "no.such", None, accept), bench.call(None, "meta.version", None, accept),
@@ -167,7 +169,7 @@ def test_problem_json(bench):
 
 
 def test_other_paths(bench):
-    """Contract 2: an unknown path is 404 with a request id; /healthz and /readyz answer GET."""
+    """Contract 2: an unknown path gets 404 with a request id. /healthz and /readyz answer GET."""
     before = bench.audit_count()
     for path in ["/", "/api", "/api/", "/api/nothing", "/healthz/x", "/favicon.ico", "/api/usage/x", "/api/managed"]:
         reply = refused(bench.get(path), 404, "NOT_FOUND")
@@ -203,7 +205,7 @@ def test_meta_actions(bench):
 
 
 def test_meta_version(bench):
-    """Contract 3: meta.version answers and is not billable; params may be left out or be empty."""
+    """Contract 3: meta.version works and is not billable; params may be omitted or empty."""
     tenant = bench.onboard()
     for params in (None, {}):
         reply = succeeded(bench.call(tenant.key, "meta.version", params))
@@ -213,7 +215,8 @@ def test_meta_version(bench):
 
 
 def test_models(bench):
-    """Contract 3: models.create {name, model_type, description?, weights?}; models.list is an array, oldest first."""
+    """Contract 3: models.create takes {name, model_type, description?, weights?}. models.list returns an array, oldest
+    first."""
     tenant = bench.onboard()
     given = [{"name": "m %d" % n, "model_type": kind, "weights": {"a": n, "ü": -0.25}, "description": "d “%d”" % n}
              for n, kind in enumerate(["linear", "ml", "rule_based"])]
@@ -226,14 +229,14 @@ def test_models(bench):
         check("“" not in json.dumps(row, ensure_ascii=False), "the row shows the payload: %s" % row)
         made.append(reply.data)
     bare = succeeded(bench.call(tenant.key, CREATE, {"name": "bare", "model_type": "linear"})).data
-    equal((bare["weights"], bare["description"]), ({}, None), "weights and description left out")
+    equal((bare["weights"], bare["description"]), ({}, None), "omitted weights and description")
     equal(succeeded(bench.call(tenant.key, "domain.leadscoring.models.list")).data, made + [bare], "the list")
     page = {"limit": 2, "after": made[0]["model_id"]}
     equal(succeeded(bench.call(tenant.key, "domain.leadscoring.models.list", page)).data, made[1:3], "a page")
 
 
 def test_questions(bench):
-    """Contract 3: questions.upsert_bulk makes or replaces 1 to 100 by key; questions.list shows them."""
+    """Contract 3: questions.upsert_bulk creates or replaces 1 to 100 questions by key. questions.list returns them."""
     key = bench.onboard().key
     first = [{"key": "q%03d" % n, "text": "Question %d?" % n, "weight": n / 4} for n in range(100)]
     equal(succeeded(bench.call(key, UPSERT, {"questions": first})).data, {"created": 100, "updated": 0}, "first time")
@@ -249,7 +252,7 @@ def test_questions(bench):
 
 
 def test_large_reply(bench):
-    """A reply of 400 KiB arrives whole: 200 questions of 2,000 characters."""
+    """A reply of 400 KiB, 200 questions of 2,000 characters, arrives complete."""
     key = bench.onboard().key
     wanted = [{"key": "q%03d" % n, "text": ("%03d " % n) * 500, "weight": 1} for n in range(200)]
     for part in (wanted[:100], wanted[100:]):
@@ -258,7 +261,7 @@ def test_large_reply(bench):
 
 
 def test_question_errors(bench):
-    """Contract 3: a bulk with one wrong question changes nothing; field points at it."""
+    """Contract 3: a bulk with one invalid question changes nothing; field points to that question."""
     tenant = bench.onboard()
     good = {"key": "k", "text": "t"}
     cases = [([], "/params/questions"), ([good] * 101, "/params/questions"), ([good, good], "/params/questions"),
@@ -275,7 +278,8 @@ def test_question_errors(bench):
 
 
 def test_scores(bench):
-    """Contract 3: a score is the sum of weight x feature; leads in their order; billed by the row, quantity = leads."""
+    """Contract 3: a score is the sum of weight x feature, and leads keep their order. It is billed by the row; quantity
+    is the number of leads."""
     key = bench.onboard().key
     weights = {"visits": 0.5, "size": 0.25, "age": -2}
     leads = [{"id": "a", "features": {"visits": 12, "size": 250}}, {"id": "ß", "features": {"age": 1.5, "unknown": 99}},
@@ -291,7 +295,7 @@ def test_scores(bench):
 
 
 def test_score_errors(bench):
-    """Contract 3: params are checked against the action's JSON Schema; field is the pointer of the first fault."""
+    """Contract 3: params are checked against the action's JSON Schema; field is the pointer to the first fault."""
     key = bench.onboard().key
     lead = {"id": "l", "features": {"a": 1}}
     cases = [(None, "/params/leads"), ({"leads": [lead]}, "/params"),
@@ -311,7 +315,7 @@ def test_score_errors(bench):
 
 
 def test_param_names_in_any_script(bench):
-    """Contract 2: long names in any script give 400 with a field, not a broken reply."""
+    """Contract 2: long names in any script get 400 with a field, not a broken reply."""
     key = bench.onboard().key
     for name in ["é" * 200, "a" + "é" * 200, "ab" + "字" * 200, "abc" + "😀" * 100, "/~" * 100]:
         for params in ({name: 1}, {"leads": [{"id": "l", "features": {name: "x"}}], "weights": {}}):
@@ -321,7 +325,7 @@ def test_param_names_in_any_script(bench):
 
 
 def test_other_tenants_models(bench):
-    """Contract 1: a tenant's model does not exist for another tenant."""
+    """Contract 1: a tenant's model is invisible to another tenant."""
     owner, other = bench.onboard(), bench.onboard()
     model = succeeded(bench.call(owner.key, CREATE, {"name": "m", "model_type": "linear", "weights": {"a": 1}})).data
     leads = [{"id": "l", "features": {"a": 7}}]
@@ -348,7 +352,8 @@ def prepared(bench, tenant):
 
 
 def test_dry_run(bench):
-    """Contract 3: a dry run answers the impact with the estimated cost (free: nothing); its row is not billable."""
+    """Contract 3: a dry run returns the impact with the estimated cost (0 on the free tier). Its row is not
+    billable."""
     tenant = bench.onboard()
     replies = []
     for action, params in dry_runs(prepared(bench, tenant)):
@@ -366,7 +371,7 @@ def test_dry_run(bench):
 
 
 def test_dry_run_persists_nothing(bench):
-    """Contract 3: after a dry run every table but audit_logs and the usage counters has the very same rows."""
+    """Contract 3: a dry run changes no table except audit_logs and the usage counters."""
     tenant = bench.onboard()
     calls = dry_runs(prepared(bench, tenant)) + [(SCORE, {"model_id": NIL, "leads": SCORE_PARAMS["leads"]})]
     changing = METERED
@@ -380,7 +385,7 @@ def test_dry_run_persists_nothing(bench):
 
 
 def test_dry_run_cost_of_paid_tenant(bench):
-    """Contract 3: estimated_cost is what the real call would cost this tenant now."""
+    """Contract 3: estimated_cost is the current cost of the real call for this tenant."""
     tenant = bench.paid_tenant()
     for action, params in [(CREATE, {"name": "m", "model_type": "ml"}), (SCORE, SCORE_PARAMS)]:
         reply = succeeded(bench.call(tenant.key, action, params, dry_run=True))
@@ -390,7 +395,8 @@ def test_dry_run_cost_of_paid_tenant(bench):
 
 
 def test_many_dry_runs_at_once(bench):
-    """Contract 3: 64 dry runs at once, of an action that reads the database, all tell their cost; none waits long."""
+    """Contract 3: 64 concurrent dry runs of an action that reads the database all return their cost without a long
+    wait."""
     tenant = bench.onboard()
     params = {"name": "m", "model_type": "ml"}
     start = time.monotonic()
@@ -401,7 +407,8 @@ def test_many_dry_runs_at_once(bench):
 
 
 def test_dry_run_not_supported(bench):
-    """Contract 3: dry_run on an action without support is 400, field /dry_run; dry_run false is fine everywhere."""
+    """Contract 3: dry_run for an action without support gets 400 with field /dry_run. dry_run false is always
+    accepted."""
     key = bench.onboard().key
     for action in sorted(ACTIONS - {CREATE, UPSERT, SCORE}):
         reply = refused(bench.call(key, action, dry_run=True), 400, "VALIDATION_ERROR", "/dry_run")
@@ -410,7 +417,7 @@ def test_dry_run_not_supported(bench):
 
 
 def test_dry_run_checks_as_the_call(bench):
-    """Contract 3: what the real call would be refused for, the dry run is refused for."""
+    """Contract 3: a dry run is refused for the same reasons as the real call."""
     key = bench.onboard().key
     refused(bench.call(key, CREATE, {"name": "m"}, dry_run=True), 400, "VALIDATION_ERROR", "/params/model_type")
     refused(bench.call(key, SCORE, {"model_id": NIL, "leads": SCORE_PARAMS["leads"]}, dry_run=True), 404, "NOT_FOUND")
@@ -421,7 +428,7 @@ def test_dry_run_checks_as_the_call(bench):
 # Audit: hash, redaction, trace, idempotency key -----------------------------------------------------------------------
 
 def test_request_hash_vector(bench):
-    """Contract 3: the vector of the contract; the action need not exist for that."""
+    """Contract 3: request_hash equals the contract's test vector, even if the action does not exist."""
     key = bench.onboard().key
     body = '{ "params": {"scopes": ["manage.read"], "name": "x"},\n "action": "iam.keys.create" }'
     reply = bench.send("POST", MANAGE, body, key=key)
@@ -429,14 +436,14 @@ def test_request_hash_vector(bench):
 
 
 def test_request_hash_vectors_of_json(bench):
-    """Contract 3: {} and {"a":1} hash as the contract says, though they are refused."""
+    """Contract 3: {} and {"a":1} have the hashes of the contract, although they are refused."""
     for body, digest in [("{}", "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"),
                          ('{"a":1}', "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862")]:
         bench.audit(refused(bench.send("POST", MANAGE, body), 400, "VALIDATION_ERROR"), request_hash=digest)
 
 
 def test_request_hash_canonical_form(bench):
-    """RFC 8785: numbers, escapes and the order of names (by UTF-16) as in its own examples."""
+    """RFC 8785: numbers, escapes and the order of names (by UTF-16) are as in the RFC's examples."""
     key = bench.onboard().key
     cases = [(r'{"numbers":[333333333.33333329,1E30,4.50,2e-3,0.000000000000000000000000001],'
               r'"string":"\u20ac$\u000F\u000aA' + "'" + r'\u0042\u0022\u005c\\\"\/","literals":[null,true,false]}',
@@ -453,7 +460,7 @@ def test_request_hash_canonical_form(bench):
 
 
 def test_request_hash_redaction(bench):
-    """Contract 3: values of credential names and credential-shaped text count as [REDACTED] in the hash."""
+    """Contract 3: the hash uses [REDACTED] for values of credential names and for text that looks like a credential."""
     tenant = bench.onboard()
     jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
     names = ["authorization", "Cookie", "X-API-Key", "api_key", "apiKey", "APIKEY", "token", "access_token",
@@ -475,7 +482,8 @@ def test_request_hash_redaction(bench):
 
 
 def test_request_hash_ignores_the_secret(bench):
-    """Contract 3: two calls that differ only in a secret's value have one hash; in anything else, two."""
+    """Contract 3: two calls that differ only in a secret's value have the same hash; any other difference changes
+    it."""
     key = bench.onboard().key
     hashes = [bench.audit(bench.call(key, "no.such", params))["request_hash"] for params in
               ({"password": "a", "n": 1}, {"password": "b", "n": 1}, {"password": "a", "n": 2})]
@@ -493,7 +501,7 @@ def test_trace_id(bench):
 
 
 def test_idempotency_key_forms(bench):
-    """Contract 3: header and member are the same thing; when both are there they must agree; the row keeps it."""
+    """Contract 3: header and member are equivalent, and must agree if both are given. The row has the key."""
     key = bench.onboard().key
     name = str(uuid.uuid4())
     for header, member in [(name, None), (None, name), (name, name)]:
@@ -512,7 +520,7 @@ def test_idempotency_key_forms(bench):
 
 
 def test_concurrent_upserts(bench):
-    """Contract 3: overlapping bulks at once neither deadlock nor lose a question."""
+    """Contract 3: concurrent overlapping bulks neither deadlock nor lose a question."""
     key = bench.onboard().key
     names = ["k%02d" % n for n in range(40)]
 
@@ -524,4 +532,4 @@ def test_concurrent_upserts(bench):
         succeeded(reply)
     listed = succeeded(bench.call(key, "domain.leadscoring.questions.list", {"limit": 200})).data
     equal([q["key"] for q in listed], names, "questions")
-    equal(len({q["text"] for q in listed}), 1, "bulks whose questions are left")
+    equal(len({q["text"] for q in listed}), 1, "bulks whose questions remain")

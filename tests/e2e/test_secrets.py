@@ -1,4 +1,4 @@
-"""Secrets are not left in memory that does not need them, and a crash leaves no core file."""
+"""Secrets do not stay in memory longer than needed, and a crash leaves no core file."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from stack import children
 from stripe import StandIn
 
 EXECUTOR_KEY = "e2e-secrets-key-" + "fedcba9876543210" * 2
-LARGEST = 256 << 20  # the shadow of a sanitizer is no place for a key
+LARGEST = 256 << 20  # skips the shadow memory of a sanitizer, which has no keys
 
 
 def memory_of(pid):
-    """The writable memory of a process: (name of the mapping, its bytes)."""
+    """Yields the writable memory of a process as (name of the mapping, its bytes)."""
     with open("/proc/%d/maps" % pid, encoding="ascii", errors="replace") as maps, \
             open("/proc/%d/mem" % pid, "rb", buffering=0) as memory:
         for line in maps:
@@ -29,11 +29,11 @@ def memory_of(pid):
                     memory.seek(first)
                     yield name, memory.read(end - first)
                 except OSError:
-                    continue  # gone, or only reserved
+                    continue  # unmapped meanwhile, or only reserved
 
 
 def places(responder, text):
-    """The occurrences of the text in processes of the responder, as (process, mapping)."""
+    """The occurrences of the text in the responder's processes, as (process, mapping)."""
     found = []
     for pid in [responder.process.pid] + children(responder.process.pid):
         for name, data in memory_of(pid):
@@ -43,10 +43,10 @@ def places(responder, text):
 
 def need_memory(responder):
     if os.geteuid() != 0:
-        raise Skip("only root may read the memory of a process that keeps it private")
+        raise Skip("only root may read the private memory of a process")
     with open("/proc/%d/maps" % responder.process.pid, encoding="ascii", errors="replace") as maps:
         if "libasan" in maps.read():
-            raise Skip("the address sanitizer keeps what is freed, and stacks of its own")
+            raise Skip("the address sanitizer keeps freed memory and has separate stacks")
 
 
 def ask(responder, action, params, headers):
@@ -63,8 +63,9 @@ def onboarded(responder):
 
 
 def test_keys_leave_memory(bench):
-    """Issue: once a call is answered, the key that it came with, and one that it made, are nowhere in the memory of the
-    responder's processes; nor are a webhook's secret and a key that onboarding gave. (The pepper is: it is needed.)"""
+    """Issue: after a call is answered, the memory of the responder's processes contains neither the key of the call nor
+    a key or webhook secret that it created, nor a key from onboarding. (It does contain the pepper, which is
+    needed.)"""
     with Responder(bench.stack) as responder:
         need_memory(responder)
         key = onboarded(responder)
@@ -78,18 +79,18 @@ def test_keys_leave_memory(bench):
             shown += [made.json["data"]["api_key"], hook.json["data"]["secret"]]
         bench.keys.update(text for text in shown if text.startswith("ock_"))
         wrong = key[:-1] + ("x" if key[-1] != "x" else "y")
-        equal(ask(responder, SCORE, SCORE_PARAMS, {"X-API-Key": wrong}).status, 401, "a key with a wrong end")
+        equal(ask(responder, SCORE, SCORE_PARAMS, {"X-API-Key": wrong}).status, 401, "a key with a wrong last character")
         with open(bench.stack.setting("key_pepper_file"), encoding="utf-8") as file:
             pepper = file.read().strip()
-        check(len(set(places(responder, pepper))) >= 3, "the search does not find what is there: the pepper")
-        # An answer is on its way before its memory is overwritten.
+        check(len(set(places(responder, pepper))) >= 3, "the search does not find the pepper, which is there")
+        # The answer is sent before its memory is overwritten.
         for text in shown:
             until(5, "the secret %s… left the memory" % text[:10], lambda: not places(responder, text[12:]), 0.2)
 
 
 def test_vendor_key_has_one_place(bench):
-    """Issue: Stripe's key and the executor's stand in the memory of a process once, as its settings, however many
-    calls went to Stripe."""
+    """Issue: the memory of a process contains Stripe's key and the executor's key only once, in its settings, even
+    after many calls of Stripe."""
     with StandIn(key="sk_test_" + uuid.uuid4().hex) as stand_in, \
             Responder(bench.stack, executor_key=EXECUTOR_KEY, **stand_in.settings()) as responder:
         need_memory(responder)
@@ -99,16 +100,16 @@ def test_vendor_key_has_one_place(bench):
                     "params": params, "request_hash": "0" * 64, "idempotency_key": str(uuid.uuid4())}
             reply = responder.ask("POST", "/functions/v1/execute", json.dumps(body).encode(),
                                   {"Content-Type": "application/json", "Authorization": "Bearer " + EXECUTOR_KEY})
-            check(reply.status == 200 and reply.json["ok"], "the customer was not made: %s" % reply)
+            check(reply.status == 200 and reply.json["ok"], "the customer was not created: %s" % reply)
         for text in (stand_in.key, EXECUTOR_KEY):
             for pid in [responder.process.pid] + children(responder.process.pid):
-                until(5, "%s… stands in process %d once" % (text[:8], pid), lambda: [
+                until(5, "%s… is in process %d once" % (text[:8], pid), lambda: [
                     place for place in places(responder, text) if place[0] == pid] == [(pid, "[heap]")], 0.2)
 
 
 def test_memory_is_private(bench):
-    """Issue: no process of the program leaves a core file or lets others of its user look into it: the limit is 0, and
-    it is not dumpable, which is what makes its files in /proc root's."""
+    """Issue: no process of the program leaves a core file or lets other processes of its user read its memory. The
+    limit is 0, and the process is not dumpable, so root owns its files in /proc."""
     bench.need_own_stack("its processes")
     pids = bench.stack.responders()
     check(pids, "no responder runs")
@@ -122,24 +123,24 @@ def test_memory_is_private(bench):
 
 
 def test_no_core_file(bench):
-    """Issue: a process that crashes leaves no core file, whatever the limit was before it started."""
+    """Issue: a process that crashes leaves no core file, whatever limit it was started with."""
     with Responder(bench.stack) as responder:
         worker = until(10, "a worker", lambda: children(responder.process.pid))[0]
         os.kill(worker, signal.SIGABRT)
-        until(10, "the supervisor notes it", lambda: "killed by signal %d" % signal.SIGABRT in responder.read_log())
+        until(10, "the supervisor logs it", lambda: "killed by signal %d" % signal.SIGABRT in responder.read_log())
         os.kill(responder.process.pid, signal.SIGABRT)
         deadline = time.monotonic() + 10
         pid = 0
         while not pid and time.monotonic() < deadline:
             pid, status = os.waitpid(responder.process.pid, os.WNOHANG)
             time.sleep(0.05)
-        equal(pid, responder.process.pid, "the process that ended")
-        responder.process.returncode = -signal.SIGABRT  # Popen must not wait once more
+        equal(pid, responder.process.pid, "pid of the ended process")
+        responder.process.returncode = -signal.SIGABRT  # Popen must not wait again
         check(os.WIFSIGNALED(status) and not os.WCOREDUMP(status), "status %d: a core file" % status)
 
 
 def test_password_of_the_database(bench):
-    """Issue: a password in database_url is in no log and no reply, also while the database cannot be reached."""
+    """Issue: a password in database_url is in no log and no reply, even while the database is not reachable."""
     password = "pw-%s" % uuid.uuid4().hex
     for url in ("postgresql://acp_nobody:%s@127.0.0.1:1/acp" % password,
                 "host=127.0.0.1 port=1 user=acp_nobody password=%s" % password):
@@ -147,7 +148,7 @@ def test_password_of_the_database(bench):
             reply = ask(responder, SCORE, SCORE_PARAMS, {"X-API-Key": bench.onboard().key})
             equal(reply.status, 503, "status of %s" % reply)
             ready = responder.ask("GET", "/readyz")
-            until(10, "the log says why", lambda: "database" in responder.read_log())
+            until(10, "the log has the reason", lambda: "database" in responder.read_log())
             for text in (reply.body.decode(), ready.body.decode(), responder.read_log()):
                 check(password not in text, "the password is in: %s" % text)
         done = bench.stack.program("acpctl", "doctor", environment={"ACP_DATABASE_URL": url})

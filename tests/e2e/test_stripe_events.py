@@ -1,4 +1,5 @@
-"""POST /api/webhooks/stripe: signatures over the raw body, one effect an event, whatever is repeated or forged."""
+"""POST /api/webhooks/stripe: signatures over the raw body; each event has one effect, whatever is repeated or
+forged."""
 
 import hashlib
 import hmac
@@ -25,7 +26,7 @@ def hook_rows(bench):
 
 
 def test_forged(bench):
-    """Contract 2.1: a signature that is missing, wrong, old or from the future is 400 and has no effect."""
+    """Contract 2.1: a signature that is missing, wrong, old or from the future gets 400 and has no effect."""
     with payments(bench) as pay:
         tenant = pay.onboard()
         event = pay.completed(tenant)
@@ -39,7 +40,7 @@ def test_forged(bench):
                 "zeros": dict(header="t=%d,v1=%s" % (time.time(), "0" * 64))}.items():
             status, reply = pay.deliver(event, **sent)
             equal((status, reply["code"]), (400, "VALIDATION_ERROR"), what)
-        # A good signature of another body, and of the same JSON in other bytes.
+        # A valid signature of another body, and of the same JSON in other bytes.
         at = int(time.time())
         mac = hmac.new(pay.stripe.secret.encode(), b"%d.%s" % (at, raw), hashlib.sha256).hexdigest()
         header = "t=%d,v1=%s" % (at, mac)
@@ -49,25 +50,26 @@ def test_forged(bench):
         row = pay.tenant(tenant)
         equal((row["tier"], row["payment_method_status"]), ("free", "none"), "the tenant")
         equal(hook_rows(bench), before, "audit rows")
-        check("refused an event that is not from Stripe" in pay.read_log(), "the log tells nothing")
-        check("whsec_" not in pay.read_log(), "the log holds a secret")
-        equal(pay.deliver(raw, header=header)[1]["effect"], "applied", "the real one")
+        check("refused an event that is not from Stripe" in pay.read_log(), "the log does not report it")
+        check("whsec_" not in pay.read_log(), "the log has a secret")
+        equal(pay.deliver(raw, header=header)[1]["effect"], "applied", "the real event")
 
 
 def test_rotation(bench):
-    """Contract 2.1: several v1, and two secrets during a rotation."""
+    """Contract 2.1: several v1 signatures are accepted, and two secrets during a rotation."""
     with payments(bench) as pay:
         old, new = pay.stripe.secret, "whsec_new" + uuid.uuid4().hex
         with pay.responder(stripe_webhook_secret="%s %s" % (old, new)) as both:
             pay.gate.socket = both.socket
             tenant = pay.onboard()
-            equal(pay.deliver(pay.completed(tenant), secret=old)[0], 200, "by the old secret")
-            equal(pay.deliver(pay.completed(tenant), secret=new)[0], 200, "by the new one")
-            equal(pay.deliver(pay.completed(tenant), secret=old + " " + new)[0], 400, "by both as one")
+            equal(pay.deliver(pay.completed(tenant), secret=old)[0], 200, "with the old secret")
+            equal(pay.deliver(pay.completed(tenant), secret=new)[0], 200, "with the new secret")
+            equal(pay.deliver(pay.completed(tenant), secret=old + " " + new)[0], 400, "with both as one secret")
 
 
 def test_malformed(bench):
-    """Contract 2: signed bytes that are no event are 400; another method 405; too large 413; not configured 404."""
+    """Contract 2: signed bytes that are not an event get 400, another method 405, a too large body 413, and without the
+    setting all get 404."""
     with payments(bench, max_body_bytes="20000") as pay:
         for body in (b"", b"{", b"[]", b"null", b'{"id":1}', b'{"id":"evt_1"}', b'{"id":"evt_1","type":"x"}',
                      b'{"id":"evt_1","type":"x","created":"now"}', b'{"id":"evt_1","type":"x","created":-5}',
@@ -84,7 +86,7 @@ def test_malformed(bench):
 
 
 def test_unknown_events(bench):
-    """Contract 2.1: events that mean nothing here are stored and answered with 200, without what they hold."""
+    """Contract 2.1: events without a meaning here get 200 and are stored without their payload."""
     with payments(bench) as pay:
         tenant = pay.onboard()
         for kind, subject in (("customer.created", {"id": "cus_1", "email": "private@example.com"}),
@@ -96,7 +98,7 @@ def test_unknown_events(bench):
             row = stored(bench, event)[0]
             equal((row["type"], row["effect"]), (kind, reply["effect"]), "the inbox")
             check("private@" not in json.dumps(row), "the payload is kept: %s" % row)
-        # What names two tenants, or one in its reference only, which a stranger can set in a payment link.
+        # An event that names two tenants, or one only in its reference, which a stranger can set in a payment link.
         other = pay.onboard()
         for more in ({"client_reference_id": other["tenant_uuid"]}, {"metadata": {}}, {"client_reference_id": None}):
             equal(pay.deliver(pay.completed(tenant, **more))[1]["effect"], "mismatch", "%s" % more)
@@ -104,7 +106,7 @@ def test_unknown_events(bench):
 
 
 def test_duplicates_at_once(bench):
-    """Contract 2.1: one event delivered sixteen times at once has one effect, and sixteen audit rows."""
+    """Contract 2.1: an event that is delivered sixteen times at once has one effect and sixteen audit rows."""
     with payments(bench, processes="4") as pay:
         tenant = pay.onboard()
         event = pay.completed(tenant)
@@ -120,7 +122,7 @@ def test_duplicates_at_once(bench):
 
 
 class Story:
-    """The objects and events of Stripe for one tenant: checkouts, payment methods, and methods that are removed."""
+    """Stripe's objects and events of one tenant: checkouts, payment methods, and removed methods."""
 
     def __init__(self, pay, tenant, chance):
         self.pay, self.tenant = pay, tenant
@@ -131,7 +133,7 @@ class Story:
             at += chance.choice((0, 1, 5))
             what = chance.random()
             if what < 0.55 or not self.method:
-                at += 1  # of two checkouts in one second either may count
+                at += 1  # two checkouts in the same second would have no defined order
                 self.method = self.give_card()
                 self.events.append(self.completed(at))
             elif what < 0.8:
@@ -143,7 +145,7 @@ class Story:
                     "metadata": {"tenant_uuid": tenant["tenant_uuid"]}, "customer": self.customer}, at))
 
     def give_card(self):
-        """A session at the stand-in, completed while its webhooks go nowhere; returns the method."""
+        """Completes a session at the stand-in, whose webhooks are not delivered; returns the payment method."""
         name = self.tenant["tenant_uuid"]
         params = {"mode": "setup", "customer": self.customer, "currency": "usd", "client_reference_id": name,
                   "metadata[tenant_uuid]": name, "success_url": "http://127.0.0.1/", "cancel_url": "http://127.0.0.1/"}
@@ -161,7 +163,8 @@ class Story:
 
 @pytest.mark.slow
 def test_storm(bench):
-    """Issue: 200 events duplicated, shuffled, partly forged: final states right, forged ones 400, one effect each."""
+    """Issue: after 200 deliveries, duplicated, shuffled and partly forged, the final states are right. Forged ones get
+    400; each event has one effect."""
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
     with payments(bench, processes="3") as pay:
@@ -174,9 +177,9 @@ def test_storm(bench):
         for event in events:
             sent += [("real", event)] * chance.choice((1, 1, 2, 3))
         for _ in range(40):
-            # What a forger would send: an upgrade of somebody, or a real event with a wrong signature.
-            lie = chance.choice((pay.completed(chance.choice(stories).tenant), chance.choice(events)))
-            sent.append(("forged", {**lie, "id": chance.choice((lie["id"], "evt_forged_" + uuid.uuid4().hex))}))
+            # A forger would send an upgrade of some tenant, or a real event with a wrong signature.
+            fake = chance.choice((pay.completed(chance.choice(stories).tenant), chance.choice(events)))
+            sent.append(("forged", {**fake, "id": chance.choice((fake["id"], "evt_forged_" + uuid.uuid4().hex))}))
         check(len(sent) >= 200, "%d deliveries" % len(sent))
         chance.shuffle(sent)
 
@@ -197,7 +200,7 @@ def test_storm(bench):
         for name, effects in firsts.items():
             equal(sum(effect != "duplicate" for effect in effects), 1, "first deliveries of %s: %s" % (name, effects))
         forged = bench.db.value("select count(*) from acp.stripe_events where event_id like 'evt_forged%'")
-        equal(forged, 0, "forged in the inbox")
+        equal(forged, 0, "forged events in the inbox")
         for story in stories:
             pay.settled(story.tenant, 60)
             row = pay.tenant(story.tenant)
@@ -209,7 +212,8 @@ def test_storm(bench):
 
 
 def test_from_the_stand_in(bench):
-    """The stand-in's own webhooks, duplicated and shuffled: every event arrives, states are right."""
+    """After duplicated and shuffled webhooks of the stand-in itself, every event has arrived and the states are
+    right."""
     with payments(bench, processes="2") as pay:
         pay.stripe.control(webhooks={"duplicate": 2, "shuffle": True, "hold": True})
         tenants = [pay.onboard() for _ in range(4)]
@@ -224,13 +228,14 @@ def test_from_the_stand_in(bench):
 
 
 def test_database_away(bench):
-    """Contract 2.1: 2xx only after commit: while PostgreSQL is away Stripe is told to come again."""
+    """Contract 2.1: the reply is 2xx only after the commit. While PostgreSQL is down it is 503, so that Stripe
+    retries."""
     bench.need_own_stack("stops PostgreSQL")
     with payments(bench) as pay:
         tenant = pay.onboard()
         event = pay.completed(tenant)
         bench.stack.restart_postgres(immediate=True)
-        until(30, "the event is taken", lambda: pay.deliver(event)[0] == 200, 0.2)
+        until(30, "the event is accepted", lambda: pay.deliver(event)[0] == 200, 0.2)
         equal(pay.tenant(tenant)["tier"], "paid", "tier")
         with pay.responder(database_url="postgresql://acp@127.0.0.1:9/acp", processes="1") as lost:
             pay.gate.socket = lost.socket
@@ -240,7 +245,7 @@ def test_database_away(bench):
 
 
 def test_over_the_web_server(bench):
-    """The raw body reaches the signature's check unchanged through the real web server, in any bytes and forms."""
+    """The real web server passes on the raw body unchanged, so that the signature verifies for any bytes and format."""
     secret = "whsec_" + uuid.uuid4().hex
     bench.arrange({"stripe_webhook_secret": secret})
     for text in ('{"id":"evt_%s","type":"x.y","created":5,'

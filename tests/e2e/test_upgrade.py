@@ -1,4 +1,5 @@
-"""The upgrade: an agent asks or hands its human the signed link, the human gives a card, the tenant is a paid one."""
+"""The upgrade: an agent requests a checkout or gives its human the signed link, the human enters a card, and the tenant
+is paid."""
 
 import json
 import time
@@ -15,7 +16,8 @@ def link_of(tenant):
 
 
 def test_whole_way(bench):
-    """Contract 2.1, issue: 402, the human's link, the checkout, paid calls; the card is the customer's default."""
+    """Contract 2.1, issue: the whole upgrade: 402, the human's link, the checkout, paid calls. The card becomes the
+    customer's default."""
     with payments(bench) as pay:
         tenant = pay.onboard()
         bench.stack.ctl("tenant", "update", tenant["tenant_uuid"], "--calls-limit", "1")
@@ -32,10 +34,10 @@ def test_whole_way(bench):
         back = pay.stripe.complete(headers["Location"])
         status, headers, page = pay.open(back, {"Accept": "text/html,application/xhtml+xml"})
         check(status == 200 and headers["Content-Type"].startswith("text/html") and b"Thank you" in page,
-              "the way back")
+              "the redirect back")
         row = pay.becomes(tenant, tier="paid", payment_method_status="active", effective_tier="paid")
         check(row["upgraded_at"], "upgraded_at")
-        equal(pay.score(tenant["api_key"])[0], 200, "a call now")
+        equal(pay.score(tenant["api_key"])[0], 200, "a call after the upgrade")
         pay.settled(tenant)
         customer = pay.customers(tenant)[0]
         method = pay.tenant(tenant)["stripe_payment_method"]
@@ -49,7 +51,7 @@ def test_whole_way(bench):
 
 
 def test_for_agents(bench):
-    """Contract 2.1: POST gives checkout_url and expires_at; client_reference_id and metadata.tenant_uuid are set."""
+    """Contract 2.1: POST returns checkout_url and expires_at. client_reference_id and metadata.tenant_uuid are set."""
     with payments(bench) as pay:
         tenant = pay.onboard()
         reply = pay.checkout(tenant)
@@ -62,13 +64,13 @@ def test_for_agents(bench):
         ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session["expires_at"]))
         equal(reply["expires_at"], ends, "expires_at")
         same = pay.send("POST", CHECKOUT, {"tenant_uuid": tenant["tenant_uuid"]}, tenant["api_key"])
-        equal((same[0], same[1]["checkout_url"]), (200, reply["checkout_url"]), "asked again")
-        equal(pay.open(link_of(tenant))[1]["Location"], reply["checkout_url"], "the link leads to the same one")
+        equal((same[0], same[1]["checkout_url"]), (200, reply["checkout_url"]), "requested again")
+        equal(pay.open(link_of(tenant))[1]["Location"], reply["checkout_url"], "the session of the link")
         equal(len(pay.stripe.all("/v1/checkout/sessions")), 1, "sessions")
 
 
 def test_refusals(bench):
-    """Contract 2: no key 401, another tenant's uuid 404, bodies that are none 400, links that are not ours 404."""
+    """Contract 2: no key gets 401, another tenant's uuid 404, an invalid body 400, a link that is not ours 404."""
     with payments(bench) as pay:
         tenant, other = pay.onboard(), pay.onboard()
         key = tenant["api_key"]
@@ -94,16 +96,16 @@ def test_refusals(bench):
 
 
 def test_head(bench):
-    """Contract 2.1: the link is 303; HEAD too, and without a body."""
+    """Contract 2.1: the link answers GET and HEAD with 303, HEAD without a body."""
     with payments(bench) as pay:
         tenant = pay.onboard()
         status, headers, body = pay.open(link_of(tenant), method="HEAD")
         equal((status, body), (303, b""), "HEAD")
-        equal(pay.open(link_of(tenant))[1]["Location"], headers["Location"], "GET leads to the same session")
+        equal(pay.open(link_of(tenant))[1]["Location"], headers["Location"], "the session of GET")
 
 
 def test_clicked_at_once(bench):
-    """Issue: an open session is reused: eight clicks at once open one session, under one key."""
+    """Issue: an open session is reused: eight clicks at once create one session, with one key."""
     with payments(bench) as pay:
         tenant = pay.onboard()
         pay.stripe.control(slow={"path": "/v1/checkout/sessions", "method": "POST", "seconds": 0.5, "times": -1})
@@ -115,7 +117,8 @@ def test_clicked_at_once(bench):
 
 
 def test_expiry(bench):
-    """Issue: setup_pending ends with its session, by Stripe's event and by time alone; then it can begin anew."""
+    """Issue: setup_pending ends when its session expires, by Stripe's event or by time alone. Then the upgrade can
+    start again."""
     with payments(bench) as pay:
         tenant = pay.onboard()
         first = pay.checkout(tenant)["checkout_url"]
@@ -123,7 +126,7 @@ def test_expiry(bench):
         pay.stripe.ask("POST", "/v1/checkout/sessions/%s/expire" % session)
         pay.becomes(tenant, payment_method_status="none")
         second = pay.checkout(tenant)["checkout_url"]
-        check(first != second, "the expired session was given again")
+        check(first != second, "the expired session was returned again")
         equal(pay.tenant(tenant)["payment_method_status"], "setup_pending", "state")
         pay.stripe.control(webhooks={"url": "http://127.0.0.1:9/"})
         with clock_shifted(bench, "25 hours"):
@@ -131,7 +134,7 @@ def test_expiry(bench):
 
 
 def test_already_paid(bench):
-    """A tenant that has a payment method: 409 for the agent, a page for the human; nothing is opened."""
+    """For a tenant with a payment method, the agent gets 409 and the human a page; no session is created."""
     with payments(bench) as pay:
         tenant = pay.onboard()
         pay.upgrade(tenant)
@@ -143,7 +146,7 @@ def test_already_paid(bench):
 
 
 def test_method_gone(bench):
-    """Contract 3, issue: a paid tenant whose payment method is gone is treated as free, and can upgrade again."""
+    """Contract 3, issue: a paid tenant whose payment method was removed is treated as free, and can upgrade again."""
     with payments(bench) as pay:
         tenant = pay.onboard()
         pay.upgrade(tenant)
@@ -159,7 +162,7 @@ def test_method_gone(bench):
         equal(pay.send("GET", "/api/usage", key=tenant["api_key"])[1]["tier"], "free", "tier")
         pay.upgrade(tenant)
         second = pay.tenant(tenant)
-        equal(second["upgraded_at"], first["upgraded_at"], "upgraded_at is that of the first time")
+        equal(second["upgraded_at"], first["upgraded_at"], "upgraded_at of the first upgrade")
         check(second["stripe_payment_method"] != first["stripe_payment_method"], "the method")
         pay.settled(tenant)
         equal(pay.customers(tenant)[0]["invoice_settings"]["default_payment_method"], second["stripe_payment_method"],
@@ -167,7 +170,7 @@ def test_method_gone(bench):
 
 
 def test_without_customer(bench):
-    """A tenant that was made before there was Stripe gets its customer with its first checkout."""
+    """A tenant that was created before Stripe was configured gets its customer with its first checkout."""
     with payments(bench) as pay:
         tenant = bench.onboard()
         status, reply = pay.send("POST", CHECKOUT, None, tenant.key)
@@ -177,7 +180,7 @@ def test_without_customer(bench):
 
 
 def test_stripe_away(bench):
-    """Contract 2: Stripe that fails is 502 with Retry-After; a reply that was lost does not open a second session."""
+    """Contract 2: if Stripe fails, the reply is 502 with Retry-After. A lost reply does not create a second session."""
     with payments(bench) as pay:
         tenant = pay.onboard()
         pay.stripe.control(fail={"path": "/v1/checkout/sessions", "status": 400, "times": 1})
@@ -198,7 +201,7 @@ def test_stripe_away(bench):
 
 
 def test_in_force_everywhere(bench):
-    """Contract 1: an upgrade takes effect on every process for calls that start 100 ms after it was answered."""
+    """Contract 1: an upgrade takes effect in every process for calls that start 100 ms after its answer."""
     with payments(bench, processes="4", key_cache_ms="100") as pay:
         tenant = pay.onboard()
         bench.stack.ctl("tenant", "update", tenant["tenant_uuid"], "--calls-limit", "0")
@@ -210,12 +213,12 @@ def test_in_force_everywhere(bench):
             equal({status for status, _ in parallel(16, lambda _: pay.score(tenant["api_key"]))}, {200}, "calls after")
             customer = pay.tenant(tenant)["stripe_customer_id"]
             gone = pay.detached("pm_%d" % round_, customer, time.time() + 10 * round_ + 5)
-            equal(pay.deliver(gone)[1]["effect"], "applied", "the method goes")
+            equal(pay.deliver(gone)[1]["effect"], "applied", "the method is removed")
             time.sleep(0.1)
 
 
 def test_not_configured(bench):
-    """Without Stripe: 503 with a sentence, for agents and humans; only a good link is told so."""
+    """Without Stripe, agents and humans get 503 with a message, humans only with a valid link."""
     tenant = bench.onboard()
     reply = bench.send("POST", CHECKOUT, b"", key=tenant.key, content_type=None)
     equal((reply.status, reply.code), (503, "UNAVAILABLE"), "POST")
@@ -226,7 +229,8 @@ def test_not_configured(bench):
 
 
 def test_described(bench):
-    """Contract 2.1: /api/openapi.json describes what is offered: Stripe's events only where they are taken."""
+    """Contract 2.1: /api/openapi.json describes only what is available, and Stripe's webhook only if it is
+    configured."""
     with payments(bench) as pay:
         paths = pay.send("GET", "/api/openapi.json")[1]["paths"]
         equal(set(paths["/api/webhooks/stripe"]), {"post"}, "the webhook")
@@ -238,22 +242,22 @@ def test_described(bench):
 
 
 def test_remote_executor(bench):
-    """Contract 2.3: with Repo C in another program the whole way works, and the vendor's key is only there."""
+    """Contract 2.3: the whole upgrade works with Repo C in another program, which alone has the vendor's key."""
     key = "e2e-executor-key-" + "0123456789abcdef" * 2
     with payments(bench, executor_key=key) as pay, Gate() as front:
         front.socket = pay.gate.socket
         with pay.responder(stripe_key=None, executor_url=front.url, executor_key=key) as kernel:
             pay.gate.socket = kernel.socket
             tenant = pay.onboard()
-            # Where the executor was slow, the onboarding was answered before it.
-            made = until(15, "the customer is on record", lambda: pay.tenant(tenant)["stripe_customer_id"])
+            # If the executor was slow, the onboarding was answered before it.
+            made = until(15, "the customer is stored", lambda: pay.tenant(tenant)["stripe_customer_id"])
             equal([c["id"] for c in pay.customers(tenant)], [made], "customers")
             pay.upgrade(tenant)
             equal(pay.score(tenant["api_key"])[0], 200, "a paid call")
 
 
 def test_calls_while_free_are_not_charged(bench):
-    """Contract 5: each call's tier is the tenant's at that moment: free before the upgrade, paid after it."""
+    """Contract 5: each call has the tenant's current tier: free before the upgrade, paid after it."""
     with payments(bench) as pay:
         tenant = pay.onboard()
         for _ in range(2):
@@ -263,7 +267,7 @@ def test_calls_while_free_are_not_charged(bench):
         equal(pay.send("POST", "/api/manage", {"action": CREATE, "params": {"name": "m", "model_type": "linear"}},
                        tenant["api_key"])[0], 200, "a paid call")
         equal(pay.score(tenant["api_key"])[0], 200, "another")
-        tiers = until(10, "the rows are there", lambda: [r["tier"] for r in bench.db.rows(
+        tiers = until(10, "the rows are stored", lambda: [r["tier"] for r in bench.db.rows(
             "select tier from acp.audit_logs where tenant_id = :'id' and billable order by ts",
             id=tenant["tenant_uuid"])])
         equal(tiers, ["free", "free", "paid", "paid"], "tiers of the billable rows")

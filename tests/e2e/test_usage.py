@@ -11,12 +11,12 @@ from client import CREATE, NIL, SCORE, SCORE_PARAMS, refused, succeeded
 from checks import check, equal, parallel, spread, until
 
 LIMIT = 100
-IN_FORCE = 0.1  # seconds from the answer on: a change by another program (acpctl) is known everywhere
+IN_FORCE = 0.1  # seconds after the answer a change by another program (acpctl) is in effect everywhere
 NO_MODEL = {"model_id": NIL, "leads": SCORE_PARAMS["leads"]}
 
 
 def use(bench, tenant, calls):
-    """Makes so many billable calls; returns the replies."""
+    """Makes this number of billable calls; returns the replies."""
     return [succeeded(reply) for reply in spread(8, range(calls), lambda _: bench.score(tenant.key))]
 
 
@@ -29,7 +29,7 @@ def next_month(day):
 
 
 def today(bench):
-    """By the program's clock."""
+    """Today by the program's clock."""
     return datetime.date.fromisoformat(bench.db.value("select acp.day(acp.now())"))
 
 
@@ -43,7 +43,7 @@ def midnight(day):
 
 @contextlib.contextmanager
 def clock_shifted(bench, offset):
-    """acp.now() as if so much time had passed."""
+    """Shifts acp.now() by the offset for the block."""
     bench.db.execute("select format('alter database %I set acp.clock_offset = %L', current_database(), :'o') \\gexec\n",
                      o=offset)
     try:
@@ -57,14 +57,14 @@ def quota_rows(bench, tenant):
 
 
 def test_first_call(bench):
-    """Contract 3: one call, and calls_used is 1; the usage object has every member of contract 2.1."""
+    """Contract 3: after one call, calls_used is 1. The usage object has every member of contract 2.1."""
     tenant = bench.onboard()
     equal(bench.usage(tenant.key)["calls_used"], 0, "calls_used before")
     reply = succeeded(bench.score(tenant.key))
     check("warning" not in reply.json, "a warning\n%s" % reply)
     usage, day = bench.usage(tenant.key), today(bench)
     usage.pop("request_id")
-    check("manage.domain" in usage.pop("scopes"), "what the key may use")
+    check("manage.domain" in usage.pop("scopes"), "the scopes of the key")
     equal(usage, {"ok": True, "tenant_id": tenant.id, "tier": "free", "calls_used": 1, "calls_limit": LIMIT,
                   "calls_remaining": LIMIT - 1, "period_start": midnight(day.replace(day=1)),
                   "period_end": midnight(next_month(day)),
@@ -73,7 +73,7 @@ def test_first_call(bench):
 
 
 def test_reading_usage_costs_nothing(bench):
-    """Contract 2.1: GET /api/usage is never billed, counted, or an audit row."""
+    """Contract 2.1: GET /api/usage is never billed or counted, and has no audit row."""
     tenant = bench.onboard()
     for _ in range(5):
         bench.usage(tenant.key)
@@ -82,7 +82,7 @@ def test_reading_usage_costs_nothing(bench):
 
 
 def test_usage_errors(bench):
-    """Contract 2, 2.1: period is YYYY-MM, else 400 with its field; no key is 401; POST is 405."""
+    """Contract 2, 2.1: a period that is not YYYY-MM gets 400 with its field, no key 401, POST 405."""
     key = bench.onboard().key
     bad = ["", "2026", "2026-1", "2026-13", "2026-00", "2026-11-01", "26-11", "abcd-ef", "2026-11x", "2026%2D1a",
            "0000-01",
@@ -96,7 +96,7 @@ def test_usage_errors(bench):
 
 
 def test_usage_of_other_periods(bench):
-    """Contract 2.1: ?period= shows any month; one without calls is empty."""
+    """Contract 2.1: ?period= shows any month; a month without calls is empty."""
     tenant = bench.onboard()
     use(bench, tenant, 2)
     this = today(bench)
@@ -108,7 +108,7 @@ def test_usage_of_other_periods(bench):
 
 
 def test_sums(bench):
-    """Contract 2.1: the sums of by_action and by_day are calls_used, and what the audit rows say."""
+    """Contract 2.1: the sums of by_action and by_day equal calls_used and agree with the audit rows."""
     tenant = bench.onboard()
     use(bench, tenant, 5)
     for name in "ab":
@@ -127,7 +127,7 @@ def test_sums(bench):
 
 def check_warning(reply, used):
     warning = succeeded(reply).json.get("warning")
-    check(warning, "no warning on the call that makes %d\n%s" % (used, reply))
+    check(warning, "no warning on call %d\n%s" % (used, reply))
     equal(set(warning), {"message", "upgrade_url", "usage"}, "members of warning")
     equal(warning["usage"], {"calls_used": used, "calls_limit": LIMIT, "calls_remaining": LIMIT - used, "tier": "free"},
           "usage of the warning")
@@ -135,12 +135,13 @@ def check_warning(reply, used):
 
 
 def test_warning_from_90_on(bench):
-    """Contract 3: no warning on the call that makes 89 used; one, counting this call, from the call that makes 90."""
+    """Contract 3: the call that brings calls_used to 89 has no warning. From 90 on there is one, which includes the
+    current call."""
     tenant = bench.onboard()
     for reply in use(bench, tenant, 87):
         check("warning" not in reply.json, "a warning too early\n%s" % reply)
     for used in (88, 89):
-        check("warning" not in succeeded(bench.score(tenant.key)).json, "a warning on the call that makes %d" % used)
+        check("warning" not in succeeded(bench.score(tenant.key)).json, "a warning on call %d" % used)
     for used in (90, 91):
         check_warning(bench.score(tenant.key), used)
     check("warning" not in succeeded(bench.call(tenant.key, "meta.version")).json, "a warning on a free action")
@@ -159,12 +160,12 @@ def check_refusal(bench, reply):
           "usage")
     equal(reply.json["retryable"], False, "retryable")
     equal(reply.json["resets_at"], midnight(next_month(today(bench))), "resets_at")
-    check(reply.header("Retry-After") is None, "Retry-After on what is never retryable\n%s" % reply)
+    check(reply.header("Retry-After") is None, "Retry-After on a refusal that is not retryable\n%s" % reply)
 
 
 def test_call_101(bench):
-    """Contract 3: call 101 is 402 with every member; a refused call uses nothing; meta.* and GET /api/usage still
-    answer."""
+    """Contract 3: call 101 gets 402 with every member. A refused call uses nothing; meta.* and GET /api/usage still
+    work."""
     tenant = bench.onboard()
     use_all(bench, tenant)
     replies = [bench.score(tenant.key) for _ in range(3)]
@@ -179,7 +180,8 @@ def test_call_101(bench):
 
 
 def test_at_the_limit(bench):
-    """Contract 3: at the limit the checks before usage still come first, and a dry run, which uses nothing, answers."""
+    """Contract 3: at the limit, the checks before usage still come first, and dry runs, which use nothing, still
+    work."""
     tenant = bench.onboard()
     use_all(bench, tenant)
     refused(bench.call(tenant.key, SCORE, {}), 400, "VALIDATION_ERROR")
@@ -193,14 +195,14 @@ def test_at_the_limit(bench):
 
 
 def path_of(bench, url):
-    """The address as this client reaches it; public_url may be another."""
+    """The path and query of the URL, because public_url may differ from the client's address."""
     parts = urllib.parse.urlsplit(url)
     check(parts.scheme in ("http", "https") and parts.netloc, "upgrade_url %s" % url)
     return parts.path + "?" + parts.query
 
 
 def test_upgrade_url(bench):
-    """Contract 2.1: upgrade_url is a signed link that answers; what is not signed by us, or was changed, is 404."""
+    """Contract 2.1: upgrade_url is a signed link that works. A link that is altered or not signed by us gets 404."""
     tenant = bench.onboard()
     use_all(bench, tenant)
     path = path_of(bench, bench.score(tenant.key).json["upgrade_url"])
@@ -217,7 +219,8 @@ def test_upgrade_url(bench):
 
 
 def test_failing_calls_use_nothing(bench):
-    """Contract 3: bad params, a failing handler, a refused scope and a dry run use nothing; the place is given back."""
+    """Contract 3: invalid params, a failing handler, a refused scope and a dry run use nothing; the place is given
+    back."""
     tenant = bench.onboard()
     reader, _ = bench.make_key(tenant, "manage.read")
     calls = [lambda: bench.call(tenant.key, SCORE, {}), lambda: bench.call(tenant.key, SCORE, NO_MODEL),
@@ -233,7 +236,7 @@ def test_failing_calls_use_nothing(bench):
 
 
 def test_many_failures_then_all_100(bench):
-    """Contract 3: after 150 calls that failed in their handler, 100 calls succeed, not one less."""
+    """Contract 3: after 150 calls that failed in their handler, all 100 calls still succeed."""
     tenant = bench.onboard()
     for reply in spread(8, range(150), lambda _: bench.call(tenant.key, SCORE, NO_MODEL)):
         refused(reply, 404, "NOT_FOUND")
@@ -242,7 +245,7 @@ def test_many_failures_then_all_100(bench):
 
 
 def test_paid_is_unlimited(bench):
-    """Contract 1, 3: with tier paid and an active payment method the next call goes through; cost grows by $0.001."""
+    """Contract 1, 3: with tier paid and an active payment method the next call succeeds; cost grows by $0.001."""
     tenant = bench.onboard()
     use_all(bench, tenant)
     refused(bench.score(tenant.key), 402, "UPGRADE_REQUIRED")
@@ -259,7 +262,8 @@ def test_paid_is_unlimited(bench):
 
 
 def test_paid_without_payment_method(bench):
-    """Contract 3: paid without an active payment method is limited like free, also after it was unlimited."""
+    """Contract 3: a paid tenant without an active payment method is limited like a free one, even after it was
+    unlimited."""
     tenant = bench.onboard()
     bench.stack.ctl("tenant", "update", tenant.id, "--tier", "paid")
     use_all(bench, tenant)
@@ -272,8 +276,7 @@ def test_paid_without_payment_method(bench):
 
 
 def test_own_limit(bench):
-    """A tenant may have a limit of its own (acpctl tenant update --calls-limit), effective at once; 0 is none at
-    all."""
+    """A tenant may have its own limit (acpctl tenant update --calls-limit), effective at once; 0 allows no calls."""
     tenant = bench.onboard()
     for limit, statuses in [(3, [200, 200, 200, 402]), (0, [402]), (4, [200, 402])]:
         bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", str(limit))
@@ -283,7 +286,7 @@ def test_own_limit(bench):
 
 
 def check_account(bench, tenant, replies):
-    """Exactly the allowance succeeded, and every call has its one row."""
+    """Checks that exactly the allowance succeeded, and that every call has exactly one row."""
     bench.audit_each(replies, tenant_id=tenant.id)
     equal(bench.tenant_rows(tenant), len(replies), "audit rows")
     equal(bench.tenant_rows(tenant, "billable and status = 'success'"), LIMIT, "billable successes")
@@ -292,7 +295,8 @@ def check_account(bench, tenant, replies):
 
 
 def test_64_clients(bench):
-    """Contract 3: 64 clients at once, 400 calls, one fresh free tenant: exactly 100 succeed, 300 are 402, 400 rows."""
+    """Contract 3: of 400 calls by 64 clients at once for one fresh free tenant, exactly 100 succeed and 300 get 402;
+    there are 400 rows."""
     tenant = bench.onboard()
     replies = spread(64, range(400), lambda _: bench.score(tenant.key))
     statuses = [reply.status for reply in replies]
@@ -304,7 +308,7 @@ def test_64_clients(bench):
 
 
 def test_64_clients_that_write(bench):
-    """Contract 3: the same with an action that writes: as many effects as successes, and they are in the list."""
+    """Contract 3: the same with an action that writes: every success, and nothing else, has its effect."""
     tenant = bench.onboard()
     bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", "30")
     replies = spread(64, range(128), lambda n: bench.call(tenant.key, CREATE, {"name": "m%d" % n, "model_type": "ml"}))
@@ -318,8 +322,8 @@ def test_64_clients_that_write(bench):
 
 
 def test_repeated_statement_of_the_last_place(bench):
-    """A connection is lost while the statement that stores the last free call runs: its repetition, which waits for the
-    same quota, finds the row that the first one commits meanwhile, and is not refused."""
+    """A connection is lost while the statement that stores the last free call runs. The repeated statement waits for
+    the same quota, then finds the row that the first one has committed, and is not refused."""
     tenant = bench.onboard()
     bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", "1")
     event = ("jsonb_populate_record(null::acp.audit_logs, jsonb_build_object('event_id', '%s', 'request_id', '%s', "
@@ -337,11 +341,11 @@ def test_repeated_statement_of_the_last_place(bench):
             answer = []
             waiting = threading.Thread(target=lambda: answer.extend(second.execute(settle % "true")))
             waiting.start()
-            until(5, "the repetition waits", lambda: bench.db.value(
+            until(5, "the repeated statement waits", lambda: bench.db.value(
                 "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%settle_rows%'"))
             first.execute("commit;")
             waiting.join()
-        equal(answer, ["-1"], "the repetition")
+        equal(answer, ["-1"], "the repeated statement")
     finally:
         bench.db.execute("drop table e2e_event")
     equal(bench.db.value("select count(*) from acp.audit_logs where tenant_id = :'id' and billable", id=tenant.id), 1, "rows")
@@ -349,27 +353,28 @@ def test_repeated_statement_of_the_last_place(bench):
 
 
 def mixed_call(bench, tenant, number):
-    """Two of four succeed if there is room; one has bad params, one fails in its handler."""
+    """Of four numbers, two are calls that succeed within the allowance, one has invalid params, one fails in its
+    handler."""
     params = [SCORE_PARAMS, {}, SCORE_PARAMS, NO_MODEL][number % 4]
     return bench.call(tenant.key, SCORE, params)
 
 
 def test_64_clients_with_failing_calls(bench):
-    """Contract 3: the same with failing calls in between: they hold a place for a moment and give it back."""
+    """Contract 3: the same with failing calls in between, which briefly hold a place and give it back."""
     tenant = bench.onboard()
     replies = spread(64, range(400), lambda number: mixed_call(bench, tenant, number))
     for number, reply in enumerate(replies):
         check(reply.status in [(200, 402), (400,), (200, 402), (404, 402)][number % 4], "call %d\n%s" % (number, reply))
     check(sum(reply.status == 200 for reply in replies) <= LIMIT, "more than the allowance")
-    # Places that were given back after the last good call had come are still to be had.
+    # Places that were given back after the last valid call are still available.
     while len(replies) == 400 or replies[-1].status == 200:
         replies.append(bench.score(tenant.key))
-        check(len(replies) < 700, "no end of calls that succeed")
+        check(len(replies) < 700, "more calls succeed than allowed")
     check_account(bench, tenant, replies)
 
 
 def test_warning_count_is_exact_for_lists(bench):
-    """Contract 3: every billable action counts, by the call, whatever its unit is."""
+    """Contract 3: every billable action counts as one call, whatever its billing unit."""
     tenant = bench.onboard()
     bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", "10")
     leads = [{"id": "x", "features": {}}] * 100
@@ -381,7 +386,8 @@ def test_warning_count_is_exact_for_lists(bench):
 
 
 def test_next_month(bench):
-    """Contract 3: next month the allowance is back; the old month's usage stays readable with ?period=."""
+    """Contract 3: in the next month the full allowance is available again. The old month's usage stays readable with
+    ?period=."""
     tenant = bench.onboard()
     use_all(bench, tenant)
     refused(bench.score(tenant.key), 402, "UPGRADE_REQUIRED")
@@ -395,11 +401,11 @@ def test_next_month(bench):
         equal((usage["calls_used"], usage["period_start"]), (1, midnight(new.replace(day=1))), "the new month")
         equal(bench.usage(tenant.key, month(old))["calls_used"], LIMIT, "the old month")
     refused(bench.score(tenant.key), 402, "UPGRADE_REQUIRED")
-    equal(bench.usage(tenant.key)["calls_used"], LIMIT, "the old month, being in it again")
+    equal(bench.usage(tenant.key)["calls_used"], LIMIT, "the old month, with the clock back in it")
 
 
 def test_a_year_later(bench):
-    """The clock far ahead: audit rows find their partition, resets_at is right in December too."""
+    """With the clock far ahead, audit rows still have a partition, and resets_at is right in December too."""
     tenant = bench.onboard()
     bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", "1")
     now = today(bench)
@@ -412,17 +418,19 @@ def test_a_year_later(bench):
 
 
 def test_sessions_cannot_shift_the_clock(bench):
-    """Design: acp.now() follows the database's setting only, at once in open sessions; a session cannot set its own."""
+    """Design: acp.now() follows only the database's setting, at once in open sessions. A session cannot set its own
+    offset."""
     with bench.db.session() as session:
         shifted = "set acp.clock_offset = '40 days'; select acp.now() - now() < interval '1 day';"
-        equal(session.execute(shifted), ["t"], "a session's own shift has no effect")
+        equal(session.execute(shifted), ["t"], "no effect of a session's own offset")
         with clock_shifted(bench, "40 days"):
-            equal(session.execute("select acp.now() - now() = interval '40 days';"), ["t"], "the database's shift")
+            equal(session.execute("select acp.now() - now() = interval '40 days';"), ["t"], "the database's offset")
         equal(session.execute("select acp.now() = now();"), ["t"], "after the reset")
 
 
 def call_whose_check_fails(bench, tenant, used, call):
-    """The reply of a call whose usage check exceeds its deadline; at its end it finds so many calls used."""
+    """Makes a call whose usage check exceeds its deadline; when it settles, this number of calls is used. Returns the
+    reply."""
     waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%acp.settle%'"
     with bench.db.session() as session:
         session.execute("begin; update acp.usage_quota set used = %d where tenant_id = '%s';" % (used, tenant.id))
@@ -430,14 +438,14 @@ def call_whose_check_fails(bench, tenant, used, call):
         def call_or_unlock(number):
             if number == 0:
                 return call()
-            until(20, "the call has gone on to its end", lambda: bench.db.value(waiting))
+            until(20, "the call settles", lambda: bench.db.value(waiting))
             return session.execute("commit;")
 
         return parallel(2, call_or_unlock)[0]
 
 
 def test_check_fails_open(bench):
-    """Contract 3: when the usage check exceeds its deadline the call proceeds, is counted, and its row says so."""
+    """Contract 3: if the usage check exceeds its deadline, the call proceeds and is counted, and its row notes it."""
     tenant = bench.onboard()
     use(bench, tenant, 1)
     create = lambda: bench.call(tenant.key, CREATE, {"name": "m", "model_type": "ml"})
@@ -448,7 +456,7 @@ def test_check_fails_open(bench):
 
 
 def test_failing_open_stays_exact(bench):
-    """Contract 3: never one more, also when the check failed: such a call is refused at its end and leaves no
+    """Contract 3: the allowance is not exceeded even if the check failed: such a call is refused at its end and has no
     effect."""
     tenant = bench.onboard()
     bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", "2")
@@ -463,7 +471,7 @@ def test_failing_open_stays_exact(bench):
 
 
 def test_place_of_a_crashed_call(bench):
-    """Design: the place that a crashed process holds is free again when its reservation has expired, not before."""
+    """Design: a place held by a crashed process is free again after its reservation has expired, not before."""
     tenant = bench.onboard()
     bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", "2")
     use(bench, tenant, 1)

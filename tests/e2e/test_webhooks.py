@@ -1,7 +1,7 @@
 """Webhooks: contract 3 (pack webhooks: real signed delivery and retries), https://www.standardwebhooks.com/.
 
-The receivers are HTTP servers of the test on loopback, which the settings of this file allow; the last tests show that
-without them nothing private is reached.
+The receivers are HTTP servers of the test on loopback, which the settings of this file allow. The last tests show that
+without these settings no private address is reached.
 """
 
 import base64
@@ -19,7 +19,7 @@ from checks import check, equal, only_on, spread, until
 from stack import EXTERNAL, end_quietly
 from test_usage import LIMIT, clock_shifted
 
-# Whatever the suite's other settings are, these tests onboard a few tenants each.
+# Each of these tests onboards a few tenants, whatever the suite's other settings.
 SETTINGS = {"webhook_allow_http": "on", "webhook_allow_private": "on", "webhook_poll_ms": "100",
             "onboard_per_ip": "100000", "onboard_total": "100000"}
 STACK = {"settings": SETTINGS}  # conftest.py: the stack of each test here
@@ -36,11 +36,11 @@ class Request:
 
 
 class Receiver:
-    """An HTTP server that remembers what it gets; answer(request) gives the status. A context manager."""
+    """An HTTP server that records its requests; answer(request) returns the status of the reply. A context manager."""
 
     def __init__(self, answer=lambda request: 204):
         self.requests = []
-        self.together = 0  # the most requests with one id that it had at the same time
+        self.together = 0  # the maximum number of concurrent requests with one id
         self._open = {}
         self._lock = threading.Lock()
         outer = self
@@ -94,7 +94,7 @@ class Receiver:
 
 
 def signature(secret, request):
-    """By a program that knows nothing of ours: what Standard Webhooks say."""
+    """The signature according to Standard Webhooks, computed independently of the program."""
     key = base64.b64decode(secret[len("whsec_"):])
     stamp = request.headers["webhook-timestamp"]
     text = b"%s.%s.%s" % (request.id.encode(), stamp.encode(), request.body)
@@ -107,7 +107,7 @@ def verify(secret, request):
 
 
 def create(bench, tenant, url, *events):
-    """A webhook: the reply's data, with its secret."""
+    """Creates a webhook; returns the data of the reply, with its secret."""
     return succeeded(bench.call(tenant.key, "webhooks.create", {"url": url, "events": list(events)})).data
 
 
@@ -116,7 +116,8 @@ def deliveries(bench, tenant, **params):
 
 
 def test_delivery(bench):
-    """Contract 3: a test delivery arrives, signed; type, timestamp and data; webhooks.deliveries shows how it ended."""
+    """Contract 3: a test delivery arrives signed, with type, timestamp and data. webhooks.deliveries shows its
+    outcome."""
     tenant = bench.onboard()
     with Receiver() as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")
@@ -125,7 +126,7 @@ def test_delivery(bench):
         request = receiver.wait(1)[0]
         verify(hook["secret"], request)
         check(signature("whsec_" + base64.b64encode(b"x" * 32).decode(), request) not in
-              request.headers["webhook-signature"], "a signature that any secret verifies")
+              request.headers["webhook-signature"], "any secret verifies the signature")
         equal((request.path, request.id, request.headers["Content-Type"]),
               ("/hook", made["delivery_id"], "application/json"), "path, webhook-id, type")
         equal((request.json["type"], request.json["data"]["webhook_id"], set(request.json)),
@@ -139,7 +140,8 @@ def test_delivery(bench):
 
 
 def test_key_events(bench):
-    """Contract 3: keys that are created, rotated, revoked are told to those that ask for it, without any secret."""
+    """Contract 3: webhooks that subscribe to key events receive created, rotated and revoked keys, without any
+    secret."""
     tenant = bench.onboard()
     with Receiver() as all_of_them, Receiver() as revoked:
         create(bench, tenant, all_of_them.url, "*")
@@ -162,7 +164,7 @@ def test_key_events(bench):
 
 
 def test_undone_calls_tell_nobody(bench):
-    """Design: an event belongs to its cause: a call that is refused or a dry run sends nothing."""
+    """Design: an event is sent only for an effect: a refused call or a dry run sends nothing."""
     tenant = bench.onboard()
     with Receiver() as receiver:
         create(bench, tenant, receiver.url, "*")
@@ -175,7 +177,8 @@ def test_undone_calls_tell_nobody(bench):
 
 
 def test_retry(bench):
-    """Contract 3: after a 500 it is sent again some 5 s later, with the same id and body and a new, valid signature."""
+    """Contract 3: after a 500 a delivery is retried about 5 s later, with the same id and body and a new, valid
+    signature."""
     tenant = bench.onboard()
     arrivals = []
 
@@ -187,7 +190,7 @@ def test_retry(bench):
         hook = create(bench, tenant, receiver.url, "key.*")
         succeeded(bench.call(tenant.key, "webhooks.test", {"webhook_id": hook["webhook_id"]}))
         receiver.wait(1)
-        failed = until(10, "the failure is on record",
+        failed = until(10, "the failure is stored",
                        lambda: [d for d in deliveries(bench, tenant) if d["last_status"]])[0]
         equal((failed["status"], failed["attempts"], failed["last_status"]), ("pending", 1, 500), "the first attempt")
         check(failed["last_error"] and failed["next_attempt_at"], "last_error and next_attempt_at: %r" % failed)
@@ -202,13 +205,13 @@ def test_retry(bench):
 
 
 def test_redirects_are_not_followed(bench):
-    """Design: a redirect is a failed attempt, not a way to another address."""
+    """Design: a redirect counts as a failed attempt and is not followed."""
     tenant = bench.onboard()
     with Receiver(lambda _: 307) as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")
         succeeded(bench.call(tenant.key, "webhooks.test", {"webhook_id": hook["webhook_id"]}))
-        until(10, "the failure is on record", lambda: [d for d in deliveries(bench, tenant) if d["last_status"] == 307])
-        equal([request.path for request in receiver.requests], ["/hook"], "paths asked for")
+        until(10, "the failure is stored", lambda: [d for d in deliveries(bench, tenant) if d["last_status"] == 307])
+        equal([request.path for request in receiver.requests], ["/hook"], "requested paths")
     succeeded(bench.call(tenant.key, "webhooks.delete", {"webhook_id": hook["webhook_id"]}))
 
 
@@ -232,7 +235,7 @@ def test_gone(bench):
 
 
 def test_secret_is_shown_once(bench):
-    """Contract 3: the secret is in the reply that makes it and nowhere else; after a rotation both sign for a while."""
+    """Contract 3: a secret is only in the reply that creates it. After a rotation both secrets sign for a while."""
     tenant = bench.onboard()
     with Receiver() as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")
@@ -250,11 +253,11 @@ def test_secret_is_shown_once(bench):
         for secret in (hook["secret"], turned["secret"]):
             raw = base64.b64decode(secret[len("whsec_"):])
             check(secret.encode() not in shown, "a list shows the secret")
-            check(secret[len("whsec_"):] not in stored and raw.hex() not in stored, "the database holds the secret")
+            check(secret[len("whsec_"):] not in stored and raw.hex() not in stored, "the database has the secret")
 
 
 def test_replayed_create(bench):
-    """Contract 3: under one idempotency key one webhook is made, and the replay gives the same secret."""
+    """Contract 3: with one idempotency key one webhook is created, and the replay returns the same secret."""
     tenant = bench.onboard()
     params = {"url": "https://example.com/hook", "events": ["*"]}
     first, second = [bench.call(tenant.key, "webhooks.create", params, idempotency_key="w") for _ in range(2)]
@@ -263,7 +266,8 @@ def test_replayed_create(bench):
 
 
 def test_urls(bench):
-    """Issue: user and password, other schemes and what is no URL are refused when a webhook is made or changed."""
+    """Issue: URLs with user and password, other schemes and invalid URLs are refused when a webhook is created or
+    changed."""
     tenant = bench.onboard()
     hook = create(bench, tenant, "https://example.com/", "*")["webhook_id"]
     for url in ["ftp://example.com/", "https://u:p@example.com/", "https://", "example.com", "https://example.com/#x",
@@ -275,7 +279,8 @@ def test_urls(bench):
 
 
 def test_ceiling(bench):
-    """Contract 3, issue: 20 webhooks a tenant, also when made at the same time; the refusal is audited denied."""
+    """Contract 3, issue: a tenant has at most 20 webhooks, even if created concurrently. The refusal is audited as
+    denied."""
     tenant = bench.onboard()
     params = {"url": "https://example.com/hook", "events": ["usage.*"]}
     replies = spread(8, range(24), lambda _: bench.call(tenant.key, "webhooks.create", params))
@@ -294,7 +299,7 @@ def test_scope(bench):
 
 
 def test_other_tenants(bench):
-    """Issue: another tenant's webhook is NOT_FOUND for every action, and nothing happens to it."""
+    """Issue: another tenant's webhook gets NOT_FOUND for every action and stays unchanged."""
     owner, other = bench.onboard(), bench.onboard()
     hook = create(bench, owner, "https://example.com/", "usage.*")
     one = {"webhook_id": hook["webhook_id"]}
@@ -308,7 +313,7 @@ def test_other_tenants(bench):
 
 
 def test_dry_runs(bench):
-    """Contract 3: a dry run names what would change and changes nothing but adding its audit row."""
+    """Contract 3: a dry run lists what would change. It changes nothing except for its audit row."""
     tenant = bench.onboard()
     hook = create(bench, tenant, "https://example.com/a", "usage.*")["webhook_id"]
     before = bench.db.fingerprints(without=METERED)
@@ -325,11 +330,12 @@ def test_dry_runs(bench):
         {"deletes": [{"type": "webhook", "webhook_id": hook, "url": "https://example.com/a", "count": 1}]},
         {"creates": [{"type": "webhook_delivery", "event": "webhook.test", "webhook_id": hook,
                       "url": "https://example.com/a", "count": 1}]}], "impacts")
-    check(not any("secret" in impact for impact in impacts), "a dry run that gives a secret")
+    check(not any("secret" in impact for impact in impacts), "a dry run returned a secret")
 
 
 def test_usage_events(bench):
-    """Issue: over 120 calls by 16 clients usage.warning comes once, at the 90th call, and usage.limit_reached once."""
+    """Issue: during 120 calls by 16 clients, usage.warning is sent once, at the 90th call, and usage.limit_reached
+    once."""
     tenant = bench.onboard()
     with Receiver() as receiver:
         hook = create(bench, tenant, receiver.url, "usage.*")
@@ -338,8 +344,8 @@ def test_usage_events(bench):
         receiver.wait(2)
         time.sleep(1)
         equal(receiver.events(), ["usage.limit_reached", "usage.warning"], "events")
-        told = {request.json["type"]: request.json["data"] for request in receiver.requests}
-        numbers = [(told[name]["calls_used"], told[name]["calls_remaining"])
+        sent = {request.json["type"]: request.json["data"] for request in receiver.requests}
+        numbers = [(sent[name]["calls_used"], sent[name]["calls_remaining"])
                    for name in ("usage.warning", "usage.limit_reached")]
         equal(numbers, [(90, 10), (LIMIT, 0)], "calls_used, calls_remaining")
         for request in receiver.requests:
@@ -347,7 +353,7 @@ def test_usage_events(bench):
 
 
 def test_one_sender_at_a_time(bench):
-    """Issue: several processes share the queue; none sends what another one is sending, and none sends it again."""
+    """Issue: several processes share the queue; each delivery is sent once, by one of them."""
     tenant = bench.onboard()
     with Receiver(lambda _: time.sleep(0.03) or 200) as receiver, Responder(bench.stack, processes="4", **SETTINGS):
         for number in range(4):
@@ -360,11 +366,11 @@ def test_one_sender_at_a_time(bench):
         time.sleep(0.5)
         ids = [request.id for request in receiver.requests]
         equal((len(ids), len(set(ids)), receiver.together), (60, 60, 1),
-              "requests, ids, the most at a time with one id")
+              "requests, ids, concurrent requests with one id")
 
 
 def test_crashed_sender(bench):
-    """Issue: what a crashed process was sending is sent again after its lease, with the same id; not before."""
+    """Issue: a delivery of a crashed process is sent again after its lease, not before, with the same id."""
     bench.need_own_stack("kills processes")
     tenant = bench.onboard()
     release = threading.Event()
@@ -387,7 +393,7 @@ def test_crashed_sender(bench):
 
 @only_on(EXTERNAL, "the others start its processes themselves")
 def test_graceful_stop(bench):
-    """Issue: SIGTERM ends an idle process at once, and one that is sending when the delivery has ended."""
+    """Issue: SIGTERM ends an idle process at once, and a sending process after its delivery."""
     tenant = bench.onboard()
     with Receiver(lambda _: time.sleep(2) or 200) as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")
@@ -405,13 +411,13 @@ def test_graceful_stop(bench):
 # Other settings -------------------------------------------------------------------------------------------------------
 
 def test_private_address_at_delivery(bench):
-    """Issue: an address that is private when the delivery is sent is refused, whatever was allowed before."""
+    """Issue: an address that is private at the time of delivery is refused, whatever was allowed before."""
     tenant = bench.onboard()
     with Receiver() as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")
         bench.arrange({**SETTINGS, "webhook_allow_private": "off"})
         succeeded(bench.call(tenant.key, "webhooks.test", {"webhook_id": hook["webhook_id"]}))
-        failed = until(10, "the failure is on record",
+        failed = until(10, "the failure is stored",
                        lambda: [d for d in deliveries(bench, tenant) if d["last_error"]])[0]
         equal((failed["status"], failed["last_status"]), ("pending", None), "status")
         equal(receiver.requests, [], "requests")
@@ -419,7 +425,7 @@ def test_private_address_at_delivery(bench):
 
 
 def test_default_settings(bench):
-    """Issue: by default only https://, and no address that is private by its own words."""
+    """Issue: by default only https:// URLs are accepted, and none with a literal private address or localhost."""
     bench.arrange()
     tenant = bench.onboard()
     for url in ["http://example.com/", "https://127.0.0.1/", "https://[::1]/", "https://10.0.0.1:8443/x",
