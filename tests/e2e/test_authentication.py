@@ -178,7 +178,7 @@ def test_key_of_acpctl_has_the_form(bench):
     key, key_id = bench.make_key(tenant, "manage.read manage.domain")
     equal(key[-6:], check_digits(key[:-6]), "check digits")
     bench.audit(succeeded(bench.score(key)), api_key_id=key_id, tenant_id=tenant.id)
-    equal(bench.usage(tenant.key)["calls_used"], 1, "calls_used of the tenant, made with another of its keys")
+    equal(bench.usage(tenant.key)["calls_used"], 1, "calls_used of the tenant after a call with another key")
 
 
 def test_unknown_tenant(bench):

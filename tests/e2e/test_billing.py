@@ -163,7 +163,7 @@ def test_paid_calls(bench):
         m.becomes(tenant, month, "paid")
         held = m.invoices(tenant)
         equal([(i["total"], i["status"], i["metadata"]["period"], i["metadata"]["invoice_hash"]) for i in held],
-              [(120, "paid", month, real["invoices"][0]["hash"])], "what Stripe holds")
+              [(120, "paid", month, real["invoices"][0]["hash"])], "invoices at Stripe")
         shown = m.invoice(tenant, month)
         equal((shown["status"], shown["stripe_invoice_id"], shown["charges"]["total_charge"], shown["hash"]),
               ("paid", held[0]["id"], 1.2, real["invoices"][0]["hash"]), "the tenant's invoice")
@@ -188,7 +188,7 @@ def test_hash_a_year_later(bench):
         m.ctl("price", "add", "--amount", "5", "--currency", "USD", "--action", "e2e.*")
         m.clock(-12)
         m.ctl("price", "add", "--amount", "7", "--currency", "USD", "--action", "e2e.1")
-        equal(m.run(month, "--dry-run")["invoices"], real["invoices"], "computed anew")
+        equal(m.run(month, "--dry-run")["invoices"], real["invoices"], "recomputed")
         equal(m.run(month)["invoices"], [{**invoice, "status": "paid"} for invoice in real["invoices"]], "run again")
         equal(m.ctl("billing", "show", tenant["tenant_uuid"], "--period", month, "--text"), text, "the text")
         done = m.try_ctl("price", "add", "--amount", "1", "--currency", "EUR")
@@ -209,7 +209,7 @@ def test_carried_over(bench):
             m.run(m.month(back))
             m.becomes(tenant, m.month(back), status)
             equal(m.period(tenant, m.month(back))["amount"], amount, "amount")
-        equal([i["total"] for i in m.invoices(tenant)], [60], "what Stripe holds")
+        equal([i["total"] for i in m.invoices(tenant)], [60], "invoices at Stripe")
         m.now()
         m.proved()
 
@@ -228,8 +228,8 @@ def test_credit_and_decline(bench):
         m.run(month)
         m.becomes(tenant, month, "failed")
         equal([(i["total"], i["status"]) for i in m.invoices(tenant)], [(120, "open")], "at Stripe")
-        check("Credit: an outage" in m.ctl("billing", "show", tenant["tenant_uuid"], "--period", month), "the credit is shown")
-        equal(m.differences(), [], "a failed invoice is no difference")
+        check("Credit: an outage" in m.ctl("billing", "show", tenant["tenant_uuid"], "--period", month), "the credit is missing")
+        equal(m.differences(), [], "differences with a failed invoice")
         m.ctl("billing", "retry")
         m.becomes(tenant, month, "failed")
         until(20, "the retry is done", lambda: not m.pay.owed(tenant), 0.1)

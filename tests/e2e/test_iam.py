@@ -216,7 +216,7 @@ def test_changes_hold_everywhere_at_once(bench):
         equal({reply.status for reply in parallel(8, lambda _: bench.score(made["api_key"]))}, {200}, "before")
         succeeded(bench.call(tenant.key, UPDATE, {**params, "scopes": ["manage.read"]}))
         time.sleep(0.1)
-        equal({reply.status for reply in parallel(8, lambda _: bench.score(made["api_key"]))}, {403}, "scope gone")
+        equal({reply.status for reply in parallel(8, lambda _: bench.score(made["api_key"]))}, {403}, "without the scope")
         succeeded(bench.call(tenant.key, REVOKE, params))
         time.sleep(0.1)
         equal({reply.status for reply in parallel(8, lambda _: bench.score(made["api_key"]))}, {401}, "revoked")

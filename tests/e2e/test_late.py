@@ -159,7 +159,7 @@ grant usage on schema late to acp_app;
 
 
 def test_a_slow_read_is_nobody_elses_outage(bench):
-    """If an action that only reads repeatedly takes longer than db_timeout, its own calls fail and no others do."""
+    """If an action that only reads takes longer than db_timeout, repeatedly, its own calls fail and no others do."""
     bench.need_own_stack("starts its own responders")
     caller, other = bench.paid_tenant(), bench.paid_tenant()
     slow = action("e2e.slow", {"kind": "sql", "function": "late.slow"}, writes=False)

@@ -165,7 +165,7 @@ def test_reload_under_load(bench):
         for _ in range(3):
             seen = len(load.results)
             end_quietly(targets, signal.SIGHUP)
-            until(20, "calls go on", lambda: len(load.results) > seen + 100)
+            until(20, "calls continue", lambda: len(load.results) > seen + 100)
     for reply in load.results:
         succeeded(reply)
     equal(check_rows_of_successes(bench, load.results), len(load.results), "successes")
@@ -280,7 +280,7 @@ def test_killed_worker_is_replaced(bench):
         end_quietly(workers[:1])
         until(10, "another worker", lambda: len(set(bench.stack.responders()) - set(workers)) == 1)
         seen = len(load.results)
-        until(10, "calls go on", lambda: len(load.results) > seen + 50)
+        until(10, "calls continue", lambda: len(load.results) > seen + 50)
     lost = [reply for reply in load.results if reply.status != 200]
     check(len(lost) <= 8, "%d calls failed; only the worker's calls in flight may\n%s" % (len(lost), lost[:1]))
     check_rows_of_successes(bench, load.results)
@@ -353,7 +353,7 @@ def test_postgres_hangs(bench):
     requests = [lambda: bench.get("/readyz"), lambda: bench.get("/api/usage", tenant.key)]
     requests += [lambda: bench.call(tenant.key, "domain.leadscoring.models.list")] * 2
     requests += [lambda: bench.call(tenant.key, "meta.version")] * 2
-    until(10, "all is well before", lambda: all(request().status == 200 for request in requests * 4))
+    until(10, "all requests succeed at first", lambda: all(request().status == 200 for request in requests * 4))
     with postgres_stopped(bench):
         background = Background(len(requests), lambda number: timed(requests[number]))
         alive, took = timed(lambda: bench.get("/healthz"))
@@ -370,7 +370,7 @@ def test_postgres_hangs(bench):
         if not bench.stack.supervised and reply.status == 503:
             continue  # one process for each request: this process did not have the key in its cache
         succeeded(reply)
-        until(10, "its row came in from the journal", lambda: bench.db.value(
+        until(10, "its row is stored from the journal", lambda: bench.db.value(
             "select count(*) from acp.audit_logs where request_id = :'id'", id=reply.json["request_id"]) == 1)
 
 

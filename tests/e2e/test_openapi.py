@@ -37,7 +37,7 @@ def resolve(doc, reference):
     check(reference.startswith("#/"), "the reference leaves the document: %s" % reference)
     found = doc
     for part in reference[2:].split("/"):
-        check(part in found, "%s leads nowhere" % reference)
+        check(part in found, "the target of %s does not exist" % reference)
         found = found[part]
     return found
 

@@ -141,7 +141,7 @@ def test_usage_errors(bench):
                  "webhook deliveries --status x", "webhook deliveries --limit many"]:
         done = bench.stack.program("acpctl", *line.split())
         equal((done.returncode, done.stdout), (USAGE, ""), "acpctl %s: exit status and output" % line)
-        check(done.stderr.strip(), "acpctl %s gives no reason" % line)
+        check(done.stderr.strip(), "acpctl %s prints no reason" % line)
 
 
 def table(bench):
@@ -210,7 +210,7 @@ def test_wrong_options(bench):
     for line, sentence in cases:
         done = bench.stack.program("acpctl", *line.split())
         equal((done.returncode, done.stdout), (USAGE, ""), "acpctl %s: exit status and output" % line)
-        equal(done.stderr.splitlines()[0], "acpctl: " + sentence, "acpctl %s: the sentence" % line)
+        equal(done.stderr.splitlines()[0], "acpctl: " + sentence, "acpctl %s: the message" % line)
 
 
 def test_help(bench):
@@ -255,7 +255,7 @@ def test_output(bench):
         check(len(lines) >= 1 and len(lines[0]) > 1, "%s --csv: no line of names" % (words,))
         equal(len(lines) - 1, len(rows), "%s: rows of CSV and of JSON" % (words,))
         check(all(len(line) == len(lines[0]) for line in lines), "%s --csv: lines of different length" % (words,))
-        check("(%d row" % len(rows) in table, "%s: the table does not tell %d rows" % (words, len(rows)))
+        check("(%d row" % len(rows) in table, "%s: the table does not show %d rows" % (words, len(rows)))
         for row, line in zip(rows, lines[1:]):
             equal(list(row), lines[0], "%s: names" % (words,))
             equal(line, [csv_text(value) for value in row.values()], "%s: values" % (words,))
@@ -417,7 +417,7 @@ def test_wrong_values(bench):
         done = bench.stack.program("acpctl", *line.split())
         equal((done.returncode, done.stdout), (USAGE if line in never else FAILED, ""),
               "acpctl %s: exit status and output" % line)
-        check(done.stderr.strip(), "acpctl %s gives no reason" % line)
+        check(done.stderr.strip(), "acpctl %s prints no reason" % line)
         if line in never:
             check("\n  " + " ".join(line.split()[:2 if line.split()[0] not in ("reconcile", "report") else 1]) in done.stderr,
                   "acpctl %s does not show the command's usage: %s" % (line, done.stderr))

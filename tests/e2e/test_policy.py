@@ -154,9 +154,9 @@ def test_time_window(bench):
         equal(ask(), 403, "inside")
         for offset, status in (("2 hours", 200), ("-2 hours", 200), ("24 hours", 403)):
             with clock_shifted(bench, offset):
-                equal(ask(), status, "status %s away" % offset)
+                equal(ask(), status, "status at an offset of %s" % offset)
     with policies(bench, tenant, deny({**now, "timezone": "Asia/Tokyo"})):
-        equal(ask(), 200, "9 hours away")
+        equal(ask(), 200, "status in a time zone 9 hours away")
     with policies(bench, tenant, deny({"days": [day % 7 + 1]})):
         equal(ask(), 200, "on another day")
         with clock_shifted(bench, "24 hours"):
@@ -221,7 +221,7 @@ def test_policy_that_cannot_be_evaluated(bench):
                           "acp.policy_version() + 1, acp.now())", bad=bad, id=tenant.id, window=json.dumps(window))
             for reply in (create(bench, tenant.key), bench.score(tenant.key)):
                 denied(bench, reply, bad)
-                check("operator" in reply.json["error"], "the refusal does not say whom to tell: %s" % reply)
+                check("operator" in reply.json["error"], "the refusal does not name the operator: %s" % reply)
             succeeded(bench.call(tenant.key, "meta.version"))  # a policy with a lower priority number decides
             doctor = bench.stack.program("acpctl", "doctor").stdout if window is UNEVALUABLE[0] else ""
         if doctor:

@@ -252,7 +252,7 @@ def check_altered_column(bench, database, column, place):
 
 
 def test_each_altered_column_is_found(bench):
-    """If a superuser alters one byte of any column, exactly that row is named."""
+    """If a superuser alters one byte of any column, exactly that row is named, sealed or not."""
     with filled(bench) as database:
         drop_checks(database)
         ends = ends_of(database)
@@ -461,7 +461,7 @@ def test_upkeep_seals(bench):
         check("audit seal 2 over " in log and ", hash " in log, log)
         equal(database.value("select count(*) from (select at - lag(at) over (order by seal_id) d from "
                              "acp.audit_seals) x "
-                             "where d < interval '0.9 s'"), 0, "seals closer to each other than the interval")
+                             "where d < interval '0.9 s'"), 0, "seals closer together than the interval")
         equal(findings(bench, database), [], "findings")
 
 

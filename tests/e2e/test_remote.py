@@ -343,7 +343,7 @@ def test_decisions_and_connections_are_kept(bench):
         connections = a.line.connections
         for _ in range(20):
             succeeded(a.call(key, "meta.version"))
-        check(asked(log, "authorize") - before <= 1, "the hub was asked repeatedly")
+        check(asked(log, "authorize") - before <= 1, "the hub was called repeatedly")
         a.delivered()
         check(a.line.connections - connections <= 4, "%d new connections" % (a.line.connections - connections))
 

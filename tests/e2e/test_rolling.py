@@ -329,7 +329,7 @@ def test_systemd_starts_it_with_the_first_call(bench):
                 succeeded(call())
             process.terminate()
             equal(process.wait(40), 0, "exit status")
-            check(os.path.exists(path), "the program removed a socket that is not its own")
+            check(os.path.exists(path), "the program removed a socket that it did not create")
             check("stopped" in responder.read_log(), "the log does not say that it stopped")
         finally:
             if process.poll() is None:

@@ -97,7 +97,7 @@ def test_unknown_events(bench):
             check(status == 200 and reply["effect"] in ("ignored", "unknown_tenant"), "%s: %s" % (kind, reply))
             row = stored(bench, event)[0]
             equal((row["type"], row["effect"]), (kind, reply["effect"]), "the inbox")
-            check("private@" not in json.dumps(row), "the payload is kept: %s" % row)
+            check("private@" not in json.dumps(row), "the payload is stored: %s" % row)
         # An event that names two tenants, or one only in its reference, which a stranger can set in a payment link.
         other = pay.onboard()
         for more in ({"client_reference_id": other["tenant_uuid"]}, {"metadata": {}}, {"client_reference_id": None}):
