@@ -71,7 +71,7 @@ def no_key_was_written_down(bench):
 
 
 def no_credential_was_written_down(bench):
-    """Issue: at the end, no log and no row contains anything that looks like a key, a webhook's secret, Stripe's key,
+    """At the end, no log and no row contains anything that looks like a key, a webhook's secret, Stripe's key,
     an Authorization header or a database password. This includes credentials that the tests made up."""
     places = {"the database": bench.db.dump()}
     if bench.stack.own:
@@ -84,7 +84,7 @@ def no_credential_was_written_down(bench):
 
 
 def no_credential_was_an_argument(bench):
-    """Issue: no process of the program ever had a credential among its arguments during the run."""
+    """No process of the program ever had a credential among its arguments during the run."""
     check(not bench.stack.own or bench.watch.looks > 0, "no arguments were read")
     equal(sorted(bench.watch.shown), [], "programs, and the credentials in their arguments")
 
@@ -104,7 +104,7 @@ def log_is_clean(bench):
 
 
 def no_sanitizer_report(bench):
-    """Issue: a build with sanitizers reports nothing. No worker died of a signal other than the SIGKILL of a test."""
+    """A build with sanitizers reports nothing. No worker died of a signal other than the SIGKILL of a test."""
     if not bench.stack.own:
         return
     for name in (bench.stack.log, os.path.join(bench.stack.logs, "web-error.log")):

@@ -59,7 +59,7 @@ def stalled_connections(bench, count, stack):
 @only_on([server for server in ("lighttpd", "lighttpd-spawn", "nginx", "caddy")],
          "Apache uses a thread for each connection with an unfinished request; see the next test")
 def test_ten_thousand_wait(bench):
-    """Issue 4: calls are still answered while 10,000 connections have sent nothing, half a header or half a body."""
+    """Calls are still answered while 10,000 connections have sent nothing, half a header or half a body."""
     bench.need_own_stack("depends on the web server's settings")
     allowed = min(allow_files(WAITING + 500) - 500, max_connections(bench) - 200)
     count = min(WAITING, allowed)
@@ -104,7 +104,7 @@ def test_apache_lets_go(bench):
 
 
 def test_slow_senders(bench):
-    """Issue 4: 200 clients that send header and body a byte at a time delay nobody else."""
+    """200 clients that send header and body a byte at a time delay nobody else."""
     tenant = bench.onboard()
     data = post(MANAGE, tenant.key)
     with contextlib.ExitStack() as stack:
@@ -122,7 +122,7 @@ def test_slow_senders(bench):
 # Floods -------------------------------------------------------------------------------------------------------------
 
 def test_refusals_are_small(bench):
-    """Issue 4: any request of a stranger costs one row and one log line, both small, without its body and headers."""
+    """Any request of a stranger costs one row and one log line, both small, without its body and headers."""
     long_text = "long%s" % ("x" * 6000)
     responder_settings = {"processes": "1", "log_level": "debug"}
     with Responder(bench.stack, **responder_settings) as responder:
@@ -187,7 +187,7 @@ HOSTILE = ["a\nb", "a\r\nb", "\x1b[2J\x1b]0;x\x07", "\x01\x02\x7f", 'a" b="c', "
 
 
 def test_log_injection(bench):
-    """Issue 4: newlines, escape sequences and quotes in logged values: each request is one line, without control
+    """Newlines, escape sequences and quotes in logged values: each request is one line, without control
     characters for a terminal."""
     for form in ("text", "json"):
         with Responder(bench.stack, processes="1", log_format=form, log_level="debug",
@@ -351,7 +351,7 @@ WEBHOOKS = {"webhook_allow_http": "on", "webhook_poll_ms": "100", "processes": "
 
 
 def test_webhooks_inside(bench):
-    """Issue 4: no spelling of a private address makes a webhook reach it. It is refused on creation or on delivery."""
+    """No spelling of a private address makes a webhook reach it. It is refused on creation or on delivery."""
     tenant = bench.onboard()
     with Receiver() as receiver, Responder(bench.stack, **WEBHOOKS) as responder:
         port = int(receiver.url.rsplit(":", 1)[1].split("/")[0])
@@ -378,7 +378,7 @@ class Redirector(http.server.BaseHTTPRequestHandler):
 
 
 def test_name_that_changes(bench):
-    """Issue 4: DNS rebinding: a name with a public address when the webhook is created and a private one on delivery is
+    """DNS rebinding: a name with a public address when the webhook is created and a private one on delivery is
     refused."""
     if not can_stand_apart():
         raise Skip("needs to mount a file over /etc/hosts for one process (root, or user namespaces)")
@@ -427,7 +427,7 @@ def test_name_that_changes(bench):
 
 
 def test_redirects_inside(bench):
-    """Issue 4: a redirect from an allowed address to a private one is not followed."""
+    """A redirect from an allowed address to a private one is not followed."""
     tenant = bench.onboard()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirector)
     server.daemon_threads = True

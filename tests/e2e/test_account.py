@@ -70,14 +70,14 @@ def test_no_key_was_written_down(bench):
 
 
 def test_no_credential_was_written_down(bench):
-    """Issue: at the end, no log and no row contains anything that looks like a key, a webhook's secret, Stripe's key,
+    """At the end, no log and no row contains anything that looks like a key, a webhook's secret, Stripe's key,
     an Authorization header or a database password. This includes credentials that the tests made up."""
     traffic(bench)
     account.no_credential_was_written_down(bench)
 
 
 def test_no_credential_was_an_argument(bench):
-    """Issue: no process of the program ever had a credential among its arguments during the run."""
+    """No process of the program ever had a credential among its arguments during the run."""
     bench.need_own_stack("its processes and logs")
     traffic(bench)
     account.no_credential_was_an_argument(bench)
@@ -92,7 +92,7 @@ def test_log_is_clean(bench):
 
 
 def test_no_sanitizer_report(bench):
-    """Issue: a build with sanitizers reports nothing. No worker died of a signal other than the SIGKILL of a test."""
+    """A build with sanitizers reports nothing. No worker died of a signal other than the SIGKILL of a test."""
     bench.need_own_stack("its processes and logs")
     traffic(bench)
     account.no_sanitizer_report(bench)

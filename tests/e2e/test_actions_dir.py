@@ -1,5 +1,5 @@
-"""Actions without C code: contract 3 (actions.d, kinds sql and http), issue (reload on SIGHUP, two shipped
-examples)."""
+"""Actions without C code: contract 3 (actions.d, kinds sql and http), reload on SIGHUP, and the two
+shipped examples."""
 
 import contextlib
 import json
@@ -199,7 +199,7 @@ def sql_responder(bench):
 
 
 def test_sql_example(bench):
-    """Issue: the shipped sql example works, is listed like any other action, and is billed by the row found."""
+    """The shipped sql example works, is listed like any other action, and is billed by the row found."""
     tenant = bench.onboard()
     with schema(bench, "demo", example("sql", "contacts.sql")), Folder() as folder:
         folder.put("contacts", example("actions.d", "contacts.json"))
@@ -323,7 +323,7 @@ def shipped_upstream():
 
 
 def test_http_example(bench):
-    """Issue: the shipped http example works. It is billed by the word, as its upstream reports; replays are not
+    """The shipped http example works. It is billed by the word, as its upstream reports; replays are not
     billed."""
     tenant = bench.onboard()
     text = {"text": "the cat and the hat"}
@@ -422,7 +422,7 @@ def test_http_bad_replies(bench):
 
 
 def test_upstream_down(bench):
-    """Issue: if the upstream is down or late, the reply is 502, nothing is billed, and the place in the allowance is
+    """If the upstream is down or late, the reply is 502, nothing is billed, and the place in the allowance is
     free again."""
     tenant = bench.onboard()
     limit = {"free_calls_limit": "1"}
@@ -527,12 +527,12 @@ def check_reload(bench, kind):
 
 
 def test_reload_with_supervisor(bench):
-    """Issue: SIGHUP with a broken file keeps the old set and logs the reason; with a valid file it adds the action."""
+    """SIGHUP with a broken file keeps the old set and logs the reason; with a valid file it adds the action."""
     check_reload(bench, Responder)
 
 
 def test_reload_of_a_single_process(bench):
-    """Issue: the same for a single process that a web server started. It serves calls meanwhile."""
+    """The same for a single process that a web server started. It serves calls meanwhile."""
     check_reload(bench, SingleProcess)
 
 

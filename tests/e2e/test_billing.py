@@ -137,7 +137,7 @@ def money(bench, **settings):
 # Real calls ---------------------------------------------------------------------------------------------------------
 
 def test_paid_calls(bench):
-    """Issue: 1,250 paid calls, 50 of which fail, cost 1,200 x 0.001 = 1.20. Calls of the free tier are not billed."""
+    """1,250 paid calls, 50 of which fail, cost 1,200 x 0.001 = 1.20. Calls of the free tier are not billed."""
     with money(bench, rate_limits="off") as m:
         m.clock(1)
         month = m.month(1)
@@ -172,7 +172,7 @@ def test_paid_calls(bench):
 
 
 def test_hash_a_year_later(bench):
-    """Issue: recomputing a month a year later, after price changes, produces the same bytes and hash."""
+    """Recomputing a month a year later, after price changes, produces the same bytes and hash."""
     with money(bench) as m:
         tenant = m.paying()
         m.clock(1)
@@ -197,7 +197,7 @@ def test_hash_a_year_later(bench):
 
 
 def test_carried_over(bench):
-    """Issue: an amount too small for an invoice is carried over, and billed once enough has accumulated."""
+    """An amount too small for an invoice is carried over, and billed once enough has accumulated."""
     with money(bench) as m:
         m.db.execute("insert into acp.prices (unit, action_pattern, unit_amount, currency, valid_from) values "
                      "('call', 'e2e.*', 0.2, 'USD', '2020-01-01')")
@@ -332,7 +332,7 @@ def killed_at_every_message(m, arguments, before, after_each=None):
 
 @pytest.mark.slow
 def test_killed_runs(bench):
-    """Issue: billing runs of 20 random tenants are killed at every step and repeated, or run in parallel; the outbox
+    """Billing runs of 20 random tenants are killed at every step and repeated, or run in parallel; the outbox
     run is killed too. Each tenant has exactly one correct invoice a month at Stripe, and reconcile finds no
     difference."""
     chance = random.Random(uuid.uuid4().int)
@@ -460,7 +460,7 @@ def test_remote_hub_has_the_invoice(bench):
 # Reconciliation and archives ----------------------------------------------------------------------------------------
 
 def test_reconcile_names_what_stripe_has_wrong(bench):
-    """Issue: reconcile compares with the invoices at Stripe, with zero tolerance, and names each difference."""
+    """Reconcile compares with the invoices at Stripe, with zero tolerance, and names each difference."""
     with money(bench) as m:
         tenant = m.paying()
         customer = m.pay.tenant(tenant)["stripe_customer_id"]

@@ -153,7 +153,7 @@ def test_described(bench):
 
 
 def test_unknown_actions(bench):
-    """Issue: there is an allow-list of actions. Any other action is refused without a request to Stripe, and
+    """There is an allow-list of actions. Any other action is refused without a request to Stripe, and
     audited."""
     with executor(bench) as c:
         for action in ("stripe.charges.create", "stripe.customers.delete", "stripe.customers", "stripe.", "shop.do.it"):
@@ -258,7 +258,7 @@ def test_wrong_sums(bench):
 
 
 def test_declined(bench):
-    """Issue: a declined card leaves the invoice open. A later payment is attempted with a separate key."""
+    """A declined card leaves the invoice open. A later payment is attempted with a separate key."""
     with executor(bench) as c:
         tenant, customer = c.paying("4000000000000341")
         answer = c.execute("stripe.invoices.create", invoice_of(tenant, customer), "billing-x")
@@ -302,7 +302,7 @@ def test_list(bench):
 # Faults ---------------------------------------------------------------------------------------------------------------
 
 def test_passing_faults(bench):
-    """Issue: after 409, 429, 5xx and lost replies, the request is retried with backoff and the same key; there is one
+    """After 409, 429, 5xx and lost replies, the request is retried with backoff and the same key; there is one
     effect."""
     with executor(bench) as c:
         for status in (409, 429, 500, 502, 503):
@@ -317,7 +317,7 @@ def test_passing_faults(bench):
 
 
 def test_lost_replies(bench):
-    """Issue: Stripe executes a step of an invoice and its reply is lost. For every step, exactly one of each object
+    """Stripe executes a step of an invoice and its reply is lost. For every step, exactly one of each object
     exists."""
     with executor(bench) as c:
         tenant, customer = c.paying()
@@ -333,7 +333,7 @@ def test_lost_replies(bench):
 
 
 def test_stripe_s_advice(bench):
-    """Issue: Stripe-Should-Retry is followed, both true and false."""
+    """Stripe-Should-Retry is followed, both true and false."""
     with executor(bench) as c:
         c.stripe.control(fail={"path": "/v1/customers", "status": 500, "should_retry": False})
         params = {"tenant_uuid": NIL, "agent_id": "a", "email": "a@example.com"}
@@ -345,7 +345,7 @@ def test_stripe_s_advice(bench):
 
 
 def test_refusals_are_final(bench):
-    """Issue: a request is never retried after any other 4xx."""
+    """A request is never retried after any other 4xx."""
     with executor(bench) as c:
         for status in (400, 402, 403, 404, 422):
             c.stripe.control(fail={"path": "/v1/customers", "status": status, "times": 5})
@@ -382,7 +382,7 @@ def test_kept_errors(bench):
 
 
 def test_slow(bench):
-    """Issue: a time limit covers the whole execution. If the reply is late, the outcome is "not known"; there is one
+    """A time limit covers the whole execution. If the reply is late, the outcome is "not known"; there is one
     effect."""
     with executor(bench) as c:
         c.stripe.control(slow={"path": "/v1/customers", "seconds": 3})
@@ -399,7 +399,7 @@ def test_slow(bench):
 
 
 def test_away(bench):
-    """Issue: if Stripe is down, the failure is temporary. Once Stripe is back, the same action is executed once."""
+    """If Stripe is down, the failure is temporary. Once Stripe is back, the same action is executed once."""
     with executor(bench) as c:
         c.customer()
         c.stripe.stop()
@@ -415,7 +415,7 @@ def test_away(bench):
 
 
 def test_tls(bench):
-    """Issue: TLS is on and verified. A server without a valid certificate never receives the key."""
+    """TLS is on and verified. A server without a valid certificate never receives the key."""
     with tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         pem, key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
@@ -458,7 +458,7 @@ def test_wrong_key_of_stripe(bench):
 
 
 def test_parallel(bench):
-    """Issue: executing the same obligation several times at once creates one invoice and returns the same answer to
+    """Executing the same obligation several times at once creates one invoice and returns the same answer to
     each."""
     with executor(bench) as c:
         tenant, customer = c.paying()
@@ -473,7 +473,7 @@ def test_parallel(bench):
 
 
 def test_old_obligations(bench):
-    """Issue: an obligation older than 23 h is first looked up by its metadata, and continued from its current state."""
+    """An obligation older than 23 h is first looked up by its metadata, and continued from its current state."""
     with executor(bench) as c:
         old = {"obliged_at": int(time.time()) - 30 * 3600}
         tenant, customer = c.paying()
@@ -628,7 +628,7 @@ def test_remote(bench):
 
 
 def test_remote_faults(bench):
-    """Issue: the connection to C is as unreliable as the one to Stripe. C can be busy, lose replies or be down; there
+    """The connection to C is as unreliable as the one to Stripe. C can be busy, lose replies or be down; there
     is one effect."""
     with kernel_a(bench) as (a, front, c):
         for number, replies in enumerate([[503], [429, 502], [None], [None, 500, None]]):
@@ -676,7 +676,7 @@ def check_config(bench, **settings):
 
 
 def test_settings(bench):
-    """Issue: the vendor's key is either here or at the executor, never both. Nothing crosses a network unencrypted."""
+    """The vendor's key is either here or at the executor, never both. Nothing crosses a network unencrypted."""
     good = {"executor_url": "https://c.example.com/acp", "executor_key": KEY}
     equal(check_config(bench, **good)[0], 0, "a remote executor")
     wrong = [({**good, "stripe_key": "sk_test_x"}, "stripe_key and executor_url"),
@@ -694,7 +694,7 @@ def test_settings(bench):
 
 
 def test_vendor_key_file(bench):
-    """Issue: the vendor's key can be read from a file, and is not in the arguments of any process."""
+    """The vendor's key can be read from a file, and is not in the arguments of any process."""
     with StandIn() as stand_in:
         responder = Responder(bench.stack, stripe_url=stand_in.url, executor_key=KEY, stripe_key_file="/dev/null")
         path = os.path.join(responder.dir.name, "stripe_key")

@@ -1,4 +1,4 @@
-"""Packs iam and settings: contract 1 (keys), 3 (packs, dry_run), issue (items 5)."""
+"""Packs iam and settings: contract 1 (keys), 3 (packs, dry_run)."""
 
 import datetime
 import re
@@ -121,7 +121,7 @@ def test_scopes_that_the_caller_lacks(bench):
 
 
 def test_bad_params(bench):
-    """Issue: unknown scopes, a past expiry and unknown members are refused; the error names the invalid member."""
+    """Unknown scopes, a past expiry and unknown members are refused; the error names the invalid member."""
     tenant = bench.onboard()
     good = {"name": "k", "scopes": ["manage.read"]}
     bad = [({"scopes": ["manage.everything"]}, "/params/scopes/0"),
@@ -157,7 +157,7 @@ def test_dry_create(bench):
 
 
 def test_update(bench):
-    """Issue: update changes exactly the given members; its dry run lists exactly these."""
+    """Update changes exactly the given members; its dry run lists exactly these."""
     tenant = bench.onboard()
     made = make(bench, tenant, "manage.read", "manage.domain")
     changed = {"name": "new name", "scopes": ["manage.read"], "rate_limit": 7}
@@ -223,7 +223,7 @@ def test_changes_hold_everywhere_at_once(bench):
 
 
 def test_revoking_oneself(bench):
-    """Issue: a key may revoke itself; the dry run warns about it."""
+    """A key may revoke itself; the dry run warns about it."""
     tenant = bench.onboard()
     made = make(bench, tenant, "manage.iam")
     reply = bench.call(made["api_key"], REVOKE, {"api_key_id": made["api_key_id"]}, dry_run=True)
@@ -235,7 +235,7 @@ def test_revoking_oneself(bench):
 # Rotation -------------------------------------------------------------------------------------------------------------
 
 def test_rotate(bench):
-    """Issue: both keys work for the grace period, with one quota. Then the old key ends and the new one still works."""
+    """Both keys work for the grace period, with one quota. Then the old key ends and the new one still works."""
     tenant = bench.onboard()
     old = make(bench, tenant, "manage.domain", "manage.read", rate_limit=77)
     params = {"api_key_id": old["api_key_id"], "grace_seconds": 3600}
@@ -260,7 +260,7 @@ def test_rotate(bench):
 
 
 def test_rotate_at_once_and_by_default(bench):
-    """Issue: grace_seconds 0 ends the old key at once. The default is 24 hours. An earlier expiry stays."""
+    """Grace_seconds 0 ends the old key at once. The default is 24 hours. An earlier expiry stays."""
     tenant = bench.onboard()
     old = make(bench, tenant)
     succeeded(bench.call(tenant.key, ROTATE, {"api_key_id": old["api_key_id"], "grace_seconds": 0}))

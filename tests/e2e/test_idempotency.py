@@ -1,4 +1,4 @@
-"""Idempotency: contract 3 (idempotency, claim and replay) and 2 (codes 200, 409, 422), issue (null, false, 0)."""
+"""Idempotency: contract 3 (idempotency, claim and replay) and 2 (codes 200, 409, 422)."""
 
 import contextlib
 import json
@@ -90,7 +90,7 @@ def test_replay(bench):
 
 
 def test_replay_of_an_array(bench):
-    """Issue: an array is replayed as stored, even if the same request would now have another result."""
+    """An array is replayed as stored, even if the same request would now have another result."""
     tenant = bench.onboard()
     key = fresh()
     first = succeeded(bench.call(tenant.key, LIST, {}, idempotency_key=key))
@@ -101,7 +101,7 @@ def test_replay_of_an_array(bench):
 
 
 def test_replay_of_null_false_zero(bench):
-    """Issue: all results, including null, false and 0, are replayed; each call ran once."""
+    """All results, including null, false and 0, are replayed; each call ran once."""
     tenant = bench.onboard()
     values = [None, False, 0, "", [], {}, True, -0.5, 9007199254740991, [None, {"a": [False, 0]}], "\u00e4\U0001f600\n"]
     with echo(bench) as responder:
@@ -138,7 +138,7 @@ def test_stored_result_is_unreadable(bench):
 
 
 def test_header_and_member_are_one(bench):
-    """Issue: the Idempotency-Key header and the body's member are equivalent; different values get 400."""
+    """The Idempotency-Key header and the body's member are equivalent; different values get 400."""
     tenant = bench.onboard()
     key = fresh()
     first = succeeded(bench.call(tenant.key, CREATE, MODEL, {"Idempotency-Key": key}))
@@ -190,7 +190,7 @@ def test_keys_are_of_tenant_and_action(bench):
 
 
 def test_concurrent_first_calls(bench):
-    """Issue: 32 concurrent first calls with one key have one effect and one billed row. The other 31 get 409 or the
+    """32 concurrent first calls with one key have one effect and one billed row. The other 31 get 409 or the
     replay."""
     tenant = bench.onboard()
     key = fresh()
@@ -212,7 +212,7 @@ def test_concurrent_first_calls(bench):
 
 
 def test_concurrent_key_creation(bench):
-    """Issue, for a secret: concurrent first calls create one key, and all that receive it receive the same text."""
+    """For a secret: concurrent first calls create one key, and all that receive it receive the same text."""
     tenant = bench.onboard()
     key = fresh()
     replies = parallel(16, lambda _: bench.call(tenant.key, KEYS_CREATE, NEW_KEY, idempotency_key=key))
@@ -242,7 +242,7 @@ def age_claim(bench, tenant, key, lease):
 
 
 def test_crashed_claim(bench):
-    """Issue: the claim of a crashed call gets 409 until its lease expires. Then the key works for any request again."""
+    """The claim of a crashed call gets 409 until its lease expires. Then the key works for any request again."""
     tenant = bench.onboard()
     key = fresh()
     ask = lambda params=MODEL: bench.call(tenant.key, CREATE, params, idempotency_key=key)
@@ -261,7 +261,7 @@ def test_crashed_claim(bench):
 
 
 def test_claim_of_a_crash(bench):
-    """Issue: a claim without a result (the row that a killed process leaves) is free after its lease."""
+    """A claim without a result (the row that a killed process leaves) is free after its lease."""
     tenant = bench.onboard()
     key = fresh()
     bench.db.execute("insert into acp.idempotency (tenant_id, action, key, fingerprint, state, owner, lease_until, "
@@ -309,7 +309,7 @@ def test_free_limit(bench):
 
 
 def test_ceiling(bench):
-    """Issue: replays are never refused by a ceiling."""
+    """Replays are never refused by a ceiling."""
     tenant = bench.onboard()
     key = fresh()
     first = succeeded(bench.call(tenant.key, KEYS_CREATE, NEW_KEY, idempotency_key=key))

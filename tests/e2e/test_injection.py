@@ -223,7 +223,7 @@ def texts_for(schema, path):
 
 
 def test_actions(bench):
-    """Issue 4: SQL, JSON, format and control characters in any string of any action stay text, or the reply is 400."""
+    """SQL, JSON, format and control characters in any string of any action stay text, or the reply is 400."""
     tenant, params = bases(bench)
     bench.stack.ctl("tenant", "update", tenant.id, "--tier", "paid", "--payment-method", "active")
     bench.db.execute("update acp.api_keys set rate_limit = 1000000 where tenant_id = :'id'", id=tenant.id)

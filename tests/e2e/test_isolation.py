@@ -1,4 +1,4 @@
-"""Tenant isolation (issue, Must show): no action or endpoint returns another tenant's data for another tenant's ids.
+"""Tenant isolation: no action or endpoint returns another tenant's data for another tenant's ids.
 
 The reply to another tenant's id is the same as the reply to an id that does not exist.
 """
@@ -98,7 +98,7 @@ def absent(kind):
 
 
 def test_every_action_is_tried(bench):
-    """Issue, "every action": the tables of this file list each action and each of its members that is an id."""
+    """The tables of this file list each action and each of its members that is an id."""
     actions = succeeded(bench.call(bench.onboard().key, "meta.actions")).data["actions"]
     tried = {(name, member) for name, member, _, _ in WITH_IDS}
     equal({entry["name"] for entry in actions}, {name for name, _ in tried} | set(PLAIN), "actions")
@@ -108,7 +108,7 @@ def test_every_action_is_tried(bench):
 
 
 def test_ids_of_another_tenant(bench):
-    """Issue: another tenant's id gets NOT_FOUND or an empty result, in a dry run or not, exactly like an absent id."""
+    """Another tenant's id gets NOT_FOUND or an empty result, in a dry run or not, exactly like an absent id."""
     victim, thief = Victim(bench), bench.onboard()
     with victim.untouched(bench):
         for name, member, kind, more in WITH_IDS:
@@ -142,7 +142,7 @@ def test_ids_work_for_their_owner(bench):
 
 
 def test_lists_and_writes(bench):
-    """Issue: every other action, called by another tenant, shows and changes nothing of the first one."""
+    """Every other action, called by another tenant, shows and changes nothing of the first one."""
     victim, thief = Victim(bench), bench.onboard()
     with victim.untouched(bench):
         for name in (MODELS, QUESTIONS, "webhooks.list", "webhooks.deliveries", "iam.team.list"):
@@ -200,7 +200,7 @@ def test_onboarding_as_another(bench):
 
 
 def test_keys_of_two_tenants_are_counted_apart(bench):
-    """Issue: quota, ceilings and limits are per tenant: the usage of one does not affect another."""
+    """Quota, ceilings and limits are per tenant: the usage of one does not affect another."""
     one, two = bench.onboard(), bench.onboard()
     bench.stack.ctl("tenant", "update", one.id, "--calls-limit", "2")
     equal([bench.score(one.key).status for _ in range(3)], [200, 200, 402], "statuses")

@@ -1,5 +1,5 @@
-"""Stops, reloads, crashes and outages: contract 3 (an answered success has its row), issue (graceful stop, reload,
-log)."""
+"""Stops, reloads, crashes and outages: contract 3 (an answered success has its row), graceful stop, reload, and
+the log."""
 
 import contextlib
 import json
@@ -113,7 +113,7 @@ def lines_of(bench, replies):
 
 
 def test_text_log(bench):
-    """Issue: each request has one log line with request id, method, path, status, code and time, without query and
+    """Each request has one log line with request id, method, path, status, code and time, without query and
     key."""
     bench.need_own_stack("its log")
     tenant, requests = different_requests(bench)
@@ -156,7 +156,7 @@ def test_log_rotation(bench):
 # Reload and stop ------------------------------------------------------------------------------------------------------
 
 def test_reload_under_load(bench):
-    """Issue: during SIGHUP every call succeeds and has its row."""
+    """During SIGHUP every call succeeds and has its row."""
     bench.need_own_stack("sends signals to its processes")
     tenant = bench.paid_tenant()
     before = set(bench.stack.responders())
@@ -176,7 +176,7 @@ def test_reload_under_load(bench):
 
 
 def test_reload_takes_the_new_settings(bench):
-    """Issue: a reload applies new settings. A file with an error is refused with a reason, and the old settings
+    """A reload applies new settings. A file with an error is refused with a reason, and the old settings
     stay."""
     tenant = bench.onboard()
     with Responder(bench.stack, free_calls_limit="50") as responder:
@@ -192,7 +192,7 @@ def test_reload_takes_the_new_settings(bench):
 
 
 def test_stop_lets_calls_finish(bench):
-    """Issue: after SIGTERM, calls in flight finish with success and their row. Then the processes end."""
+    """After SIGTERM, calls in flight finish with success and their row. Then the processes end."""
     bench.need_own_stack("stops its responder")
     tenant = bench.paid_tenant()
     with log_locked(bench) as lock:
@@ -217,7 +217,7 @@ def test_stop_lets_calls_finish(bench):
 
 
 def test_stop_has_a_time_limit(bench):
-    """Issue: requests in flight may take at most shutdown_timeout. Then the responder ends with a failure and logs
+    """Requests in flight may take at most shutdown_timeout. Then the responder ends with a failure and logs
     it."""
     tenant = bench.paid_tenant()
     with Responder(bench.stack, shutdown_timeout="1") as responder, log_locked(bench):
@@ -270,7 +270,7 @@ def answers(responder):
 
 @only_on(EXTERNAL, "the others replace their own processes")
 def test_killed_worker_is_replaced(bench):
-    """Issue: a worker that was killed with SIGKILL is replaced. The others continue meanwhile, and every answered call
+    """A worker that was killed with SIGKILL is replaced. The others continue meanwhile, and every answered call
     has its row."""
     bench.need_own_stack("kills a worker")
     tenant = bench.paid_tenant()
@@ -292,7 +292,7 @@ def test_killed_worker_is_replaced(bench):
 
 @pytest.mark.slow
 def test_idle_connections_lost(bench):
-    """Issue: after a restart of PostgreSQL without traffic, the first calls succeed, including those that need it, even
+    """After a restart of PostgreSQL without traffic, the first calls succeed, including those that need it, even
     if a background thread has just found it down."""
     bench.need_own_stack("restarts PostgreSQL")
     key = bench.onboard().key
@@ -305,7 +305,7 @@ def test_idle_connections_lost(bench):
 
 
 def test_postgres_crash_under_load(bench):
-    """Contract 3, issue: PostgreSQL stops abruptly during calls and restarts. The same processes continue by
+    """Contract 3: PostgreSQL stops abruptly during calls and restarts. The same processes continue by
     themselves. Meanwhile replies are 503 with Retry-After, and no 2xx lacks its audit row."""
     bench.need_own_stack("restarts PostgreSQL")
     tenant = bench.paid_tenant()
@@ -346,7 +346,7 @@ def timed(call):
 
 
 def test_postgres_hangs(bench):
-    """Issue: if PostgreSQL is stopped (SIGSTOP), calls get 503 within 6 s instead of hanging. Calls that need no
+    """If PostgreSQL is stopped (SIGSTOP), calls get 503 within 6 s instead of hanging. Calls that need no
     database succeed for keys in the cache. Afterwards everything works again."""
     bench.need_own_stack("stops PostgreSQL")
     tenant = bench.onboard()
@@ -414,7 +414,7 @@ def test_partition_being_made(bench):
 
 
 def test_json_log(bench):
-    """Issue: with log_format = json each line is one JSON object. Each request has one line, with its request id."""
+    """With log_format = json each line is one JSON object. Each request has one line, with its request id."""
     bench.arrange({"log_format": "json"})
     start = len(read(bench.stack.log).splitlines())
     tenant, requests = different_requests(bench)

@@ -1,4 +1,4 @@
-"""Rate limits, ceilings, client addresses: contract 2 (429, CEILING_EXCEEDED) and 3 (order), issue (items 2, 3)."""
+"""Rate limits, ceilings, client addresses: contract 2 (429, CEILING_EXCEEDED) and 3 (order)."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def test_fields(bench):
 
 
 def test_exact_over_processes(bench):
-    """Issue: the limit is exact over all processes of one host: of 60 calls by 8 threads 20 pass; the others are
+    """The limit is exact over all processes of one host: of 60 calls by 8 threads 20 pass; the others are
     denied."""
     tenant = bench.onboard()
     replies = spread(8, range(60), lambda _: create(bench, tenant.key))
@@ -74,7 +74,7 @@ def test_exact_over_processes(bench):
 
 
 def test_others_are_unaffected(bench):
-    """Issue: limits are per key and action. Another action, another key of the tenant and another tenant are not
+    """Limits are per key and action. Another action, another key of the tenant and another tenant are not
     affected."""
     tenant = bench.onboard()
     other, _ = bench.make_key(tenant, "manage.read manage.iam")
@@ -87,7 +87,7 @@ def test_others_are_unaffected(bench):
 
 
 def test_revoke(bench):
-    """Issue: iam.keys.revoke is limited to 20 a minute."""
+    """Iam.keys.revoke is limited to 20 a minute."""
     tenant = bench.onboard()
     victim = succeeded(create(bench, tenant.key)).data["api_key_id"]
     revoke = lambda _=None: bench.call(tenant.key, "iam.keys.revoke", {"api_key_id": victim})
@@ -96,7 +96,7 @@ def test_revoke(bench):
 
 
 def test_override(bench):
-    """Issue: a key's own rate_limit replaces the default at once. A refused call uses no allowance and is not
+    """A key's own rate_limit replaces the default at once. A refused call uses no allowance and is not
     billed."""
     tenant = bench.onboard()
     key_id = bench.audit(bench.call(tenant.key, "iam.keys.list"))["api_key_id"]
@@ -119,7 +119,7 @@ def test_override(bench):
 
 
 def test_a_key_made_with_a_limit(bench):
-    """Issue: iam.keys.create accepts rate_limit, which applies only to the new key."""
+    """Iam.keys.create accepts rate_limit, which applies only to the new key."""
     tenant = bench.onboard()
     params = {"name": "k", "scopes": ["manage.domain"], "rate_limit": 2}
     made = succeeded(bench.call(tenant.key, KEYS_CREATE, params)).data
@@ -157,7 +157,7 @@ def test_retry_after(bench):
 # Ceilings -------------------------------------------------------------------------------------------------------------
 
 def test_ceiling_of_keys(bench):
-    """Issue: a tenant has at most 25 live keys, exact with 8 concurrent creators. CEILING_EXCEEDED is 403, audited as
+    """A tenant has at most 25 live keys, exact with 8 concurrent creators. CEILING_EXCEEDED is 403, audited as
     denied."""
     tenant = bench.onboard()
     makers = [tenant.key] + [bench.make_key(tenant, "manage.iam manage.read")[0] for _ in range(2)]
@@ -180,7 +180,7 @@ def test_ceiling_of_keys(bench):
 
 
 def test_ceiling_of_webhooks(bench):
-    """Issue: a tenant has at most 20 webhooks, exact with 8 concurrent creators, also for dry runs. Deleting one makes
+    """A tenant has at most 20 webhooks, exact with 8 concurrent creators, also for dry runs. Deleting one makes
     room for one."""
     tenant = bench.onboard()
     params = {"url": "https://example.com/hook", "events": ["key.created"]}
@@ -202,7 +202,7 @@ def address(bench, reply):
 
 
 def test_forwarded_for_is_not_believed(bench):
-    """Issue: the client address is REMOTE_ADDR. X-Forwarded-For is used only from configured proxies, by default
+    """The client address is REMOTE_ADDR. X-Forwarded-For is used only from configured proxies, by default
     none."""
     tenant = bench.onboard()
     for forged in ("203.0.113.9", "203.0.113.9, 127.0.0.1", "::1", "'; drop table x"):
@@ -216,7 +216,7 @@ def ask(responder, key, forwarded):
 
 
 def test_forwarded_for_of_a_proxy(bench):
-    """Issue: from a configured proxy, the last address that is not a proxy's is used, whatever the client put before
+    """From a configured proxy, the last address that is not a proxy's is used, whatever the client put before
     it."""
     bench.need_own_stack("starts a responder")
     tenant = bench.onboard()
@@ -236,7 +236,7 @@ def onboard(responder, client):
 
 
 def test_onboarding_limits(bench):
-    """Issue, contract 2.1: onboarding is limited per address and in total. Beyond that: 429 with Retry-After, no
+    """Contract 2.1: onboarding is limited per address and in total. Beyond that: 429 with Retry-After, no
     tenant."""
     bench.need_own_stack("starts a responder")
     tenants = lambda: bench.db.value("select count(*) from acp.tenants")

@@ -41,7 +41,7 @@ def settings_file(text):
 # acpctl ---------------------------------------------------------------------------------------------------------------
 
 def test_migrate_twice(bench):
-    """Issue: running acpctl migrate a second time changes nothing and reports that the schema is up to date."""
+    """Running acpctl migrate a second time changes nothing and reports that the schema is up to date."""
     with scratch_database(bench) as database:
         first = migrated(bench, database)
         check("0001_foundation.sql" in first.stdout and "up to date" not in first.stdout, "first: %s" % first.stdout)
@@ -52,7 +52,7 @@ def test_migrate_twice(bench):
 
 
 def test_migrate_twenty_at_once(bench):
-    """Issue: twenty concurrent runs on a fresh database all succeed, and one of them does the work."""
+    """Twenty concurrent runs on a fresh database all succeed, and one of them does the work."""
     with scratch_database(bench) as database:
         runs = parallel(20, lambda _: migrate(bench, database))
         equal([run.returncode for run in runs], [OK] * 20, "exit statuses; %s" % {run.stderr for run in runs})
@@ -61,7 +61,7 @@ def test_migrate_twenty_at_once(bench):
 
 
 def test_newer_schema_is_refused(bench):
-    """Issue: acpctl migrate and /readyz refuse a newer, breaking schema with a message, so no calls are routed to
+    """Acpctl migrate and /readyz refuse a newer, breaking schema with a message, so no calls are routed to
     it."""
     with migrated_database(bench) as database:
         insert = ("insert into acp.schema_migrations (version, name, sha256, breaking) "
@@ -92,7 +92,7 @@ def test_no_schema(bench):
 
 
 def test_edited_migration_is_refused(bench):
-    """Issue: migrations are immutable. An applied migration that was edited is refused by name, and nothing changes."""
+    """Migrations are immutable. An applied migration that was edited is refused by name, and nothing changes."""
     with migrated_database(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         copy = os.path.join(folder, "sql")
         shutil.copytree(bench.stack.setting("sql_dir"), copy)
@@ -120,7 +120,7 @@ def test_failing_migration_leaves_nothing(bench):
 
 
 def test_functions_are_rerunnable(bench):
-    """Issue: functions are run again if, and only if, they were changed."""
+    """Functions are run again if, and only if, they were changed."""
     with scratch_database(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
         migrated(bench, database)
         copy = os.path.join(folder, "sql")
@@ -597,7 +597,7 @@ def test_doctor_of_a_dead_database(bench):
 # Settings -------------------------------------------------------------------------------------------------------------
 
 def test_settings_file_errors(bench):
-    """Issue: an unknown or malformed setting prevents the start: exit status 78, with file, line and reason."""
+    """An unknown or malformed setting prevents the start: exit status 78, with file, line and reason."""
     cases = [("nonsense = 1", "nonsense"), ("workers = many", "workers"), ("workers = 0", "workers"),
              ("workers = 99999999999999999999", "workers"), ("workers = 1x", "workers"),
              ("log_format = xml", "log_format"), ("onboarding = maybe", "onboarding"), ("just words", "name = value"),
@@ -613,7 +613,7 @@ def test_settings_file_errors(bench):
 
 
 def test_settings_that_do_not_fit(bench):
-    """Issue: conflicting or missing values prevent the start: exit status 78 and a message."""
+    """Conflicting or missing values prevent the start: exit status 78 and a message."""
     cases = [({"api_key_prefix": "OCK"}, "api_key_prefix"), ({"key_pepper": "short"}, "key_pepper"),
              ({"url_prefix": "x/"}, "url_prefix"), ({"public_url": "ftp://x"}, "public_url"),
              ({"workers": "2", "processes": "3"}, "processes"), ({"listen_mode": "668"}, "listen_mode"),
@@ -635,7 +635,7 @@ def test_missing_settings_file(bench):
 
 
 def test_environment(bench):
-    """Issue: ACP_NAME overrides the file. An unknown or malformed variable prevents the start, with exit status 78 and
+    """ACP_NAME overrides the file. An unknown or malformed variable prevents the start, with exit status 78 and
     its name."""
     for name, value in [("ACP_NONSENSE", "1"), ("ACP_WORKERS", "many"), ("ACP_LOG_LEVEL", "loud"),
                         ("ACP_" + "X" * 100, "1"), ("ACP_DATABASEURL", "x")]:
@@ -648,7 +648,7 @@ def test_environment(bench):
 
 
 def test_print_config_hides_secrets(bench):
-    """Issue: --print-config shows every setting and no secret."""
+    """--print-config shows every setting and no secret."""
     secrets = {"ACP_DATABASE_URL": "postgresql://u:hunter2hunter2@h/d", "ACP_KEY_PEPPER": "pepper" * 8,
                "ACP_KERNEL_KEY": "hunter2-" * 5}
     done = bench.stack.program("acp.fcgi", "--print-config", environment=secrets)
@@ -737,7 +737,7 @@ def test_url_prefix(bench):
 
 
 def test_partitions_ahead(bench):
-    """Issue: after acpctl migrate, audit partitions exist for the next year. No default partition hides a gap."""
+    """After acpctl migrate, audit partitions exist for the next year. No default partition hides a gap."""
     with scratch_database(bench) as database:
         migrated(bench, database)
         there = database.rows("select relname as name from pg_class c join pg_inherits i on inhrelid = c.oid "
@@ -748,7 +748,7 @@ def test_partitions_ahead(bench):
 
 
 def test_every_object_has_a_comment(bench):
-    """Issue: every object of the schema has a comment."""
+    """Every object of the schema has a comment."""
     bare = bench.db.rows("""
         select oid::regclass::text as name from pg_class where relkind in ('r', 'p', 'v')
             and relnamespace in ('acp'::regnamespace, 'acp_report'::regnamespace)

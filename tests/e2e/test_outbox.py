@@ -59,7 +59,7 @@ def test_same_onboarding_again(bench):
 
 
 def test_stripe_down_at_onboarding(bench):
-    """Issue: if Stripe is down during onboarding, the reply is 201 within 2 s, and the customer is created later,
+    """If Stripe is down during onboarding, the reply is 201 within 2 s, and the customer is created later,
     exactly once."""
     with payments(bench) as pay:
         for trouble in ({"fail": {"path": "/v1/customers", "status": 503, "times": -1}},
@@ -95,7 +95,7 @@ def pay_customer(pay, tenant):
 
 
 def test_worker_killed(bench):
-    """Issue: if a worker is killed in the middle of an execution, there is finally exactly one customer."""
+    """If a worker is killed in the middle of an execution, there is finally exactly one customer."""
     with payments(bench, processes="1") as pay:
         pay.stripe.stop()
         tenant = pay.onboard()
@@ -118,7 +118,7 @@ def test_worker_killed(bench):
 
 
 def test_many_workers(bench):
-    """Issue: several processes can process one outbox; each obligation is executed by one of them."""
+    """Several processes can process one outbox; each obligation is executed by one of them."""
     with payments(bench) as pay:
         pay.stripe.stop()
         tenants = parallel(6, lambda _: pay.onboard())
@@ -135,7 +135,7 @@ def test_many_workers(bench):
 
 
 def test_dead_letter(bench):
-    """Issue: a finally refused obligation is a dead letter. acpctl lists it; after acpctl outbox retry it is
+    """A finally refused obligation is a dead letter. acpctl lists it; after acpctl outbox retry it is
     executed."""
     with payments(bench) as pay:
         pay.stripe.control(fail={"path": "/v1/customers", "method": "POST", "status": 400, "times": 1})
@@ -154,7 +154,7 @@ def test_dead_letter(bench):
 
 
 def test_acpctl(bench):
-    """Issue: acpctl outbox run processes the outbox if no responder does; acpctl outbox drop removes an obligation."""
+    """Acpctl outbox run processes the outbox if no responder does; acpctl outbox drop removes an obligation."""
     with payments(bench) as pay:
         pay.stripe.stop()
         tenants = [pay.onboard(), pay.onboard()]
@@ -184,7 +184,7 @@ def test_acpctl(bench):
 
 
 def test_without_executor(bench):
-    """Issue: without Stripe, onboarding creates no obligation. A responder without an executor leaves the outbox
+    """Without Stripe, onboarding creates no obligation. A responder without an executor leaves the outbox
     alone."""
     tenant = bench.onboard()
     equal(tenant.reply.json["payments"], "not_configured", "payments")

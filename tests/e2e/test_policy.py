@@ -1,4 +1,4 @@
-"""Policies, approvals, proposals: contract 2 (POLICY_DENIED, APPROVAL_REQUIRED), 2.2 (authorize), issue (item 4).
+"""Policies, approvals, proposals: contract 2 (POLICY_DENIED, APPROVAL_REQUIRED), 2.2 (authorize).
 
 Every policy here belongs to the tenant of its test, and is disabled at the end of the test.
 """
@@ -77,7 +77,7 @@ def denied(bench, reply, policy_id):
 # Decisions ------------------------------------------------------------------------------------------------------------
 
 def test_deny(bench):
-    """Issue: a policy denies calls that match its pattern, dry runs too. A denied call uses nothing; its audit row has
+    """A policy denies calls that match its pattern, dry runs too. A denied call uses nothing; its audit row has
     the decision."""
     tenant, other = bench.onboard(), bench.onboard()
     bench.audit(succeeded(create(bench, tenant.key)), policy_decision_id=None)
@@ -94,7 +94,7 @@ def test_deny(bench):
 
 
 def test_patterns(bench):
-    """Issue: action patterns with * are anchored at both ends. A pattern without * is a name; no pattern means all."""
+    """Action patterns with * are anchored at both ends. A pattern without * is a name; no pattern means all."""
     tenant = bench.onboard()
     cases = {"meta.version": 403, "meta.*": 403, "*version": 403, "*": 403, None: 403, "m*a.v*n": 403,
              "eta.version": 200,
@@ -122,7 +122,7 @@ def test_priority(bench):
 
 
 def test_actor_type(bench):
-    """Issue: a policy for another type of actor does not apply."""
+    """A policy for another type of actor does not apply."""
     tenant = bench.onboard()
     with policies(bench, tenant, {"decision": "deny", "actor_type": "user"}):
         succeeded(bench.call(tenant.key, "meta.version"))
@@ -131,7 +131,7 @@ def test_actor_type(bench):
 
 
 def test_amount(bench):
-    """Issue: a policy with an amount ceiling applies exactly to calls whose params.amount is above it."""
+    """A policy with an amount ceiling applies exactly to calls whose params.amount is above it."""
     tenant = bench.onboard()
     cases = [(100, 200), (100.01, 403), (99.99, 200), (101, 403), (1e30, 403), (-5, 200), (None, 200)]
     rule = {"action": "e2e.*", "amount_over": 100, "decision": "deny"}
@@ -142,7 +142,7 @@ def test_amount(bench):
 
 
 def test_time_window(bench):
-    """Issue: a policy with a time window applies only within it; days and time zones count too."""
+    """A policy with a time window applies only within it; days and time zones count too."""
     tenant = bench.onboard()
     now = bench.db.row("select to_char(n - interval '1 hour', 'HH24:MI') as from, "
                        "to_char(n + interval '1 hour', 'HH24:MI') as to, extract(isodow from n)::int as day "
@@ -238,7 +238,7 @@ APPROVE = {"action": CREATE, "decision": "require_approval"}
 
 
 def test_approval(bench):
-    """Issue: APPROVAL_REQUIRED has an approval id. After approval, exactly that call passes, once."""
+    """APPROVAL_REQUIRED has an approval id. After approval, exactly that call passes, once."""
     tenant = bench.onboard()
     with policies(bench, tenant, APPROVE):
         approval = approval_of(bench, create(bench, tenant.key))
@@ -257,7 +257,7 @@ def test_approval(bench):
 
 
 def test_approval_is_of_key_and_tenant(bench):
-    """Issue: an approval is for one hash, actor and tenant. The same request of another key or tenant needs its own."""
+    """An approval is for one hash, actor and tenant. The same request of another key or tenant needs its own."""
     tenant, stranger = bench.onboard(), bench.onboard()
     colleague, _ = bench.make_key(tenant, "manage.domain")
     with policies(bench, tenant, APPROVE), policies(bench, stranger, APPROVE):
@@ -269,7 +269,7 @@ def test_approval_is_of_key_and_tenant(bench):
 
 
 def test_concurrent_use(bench):
-    """Issue: an approved id lets a call through once: of 16 concurrent calls one passes, and has one effect."""
+    """An approved id lets a call through once: of 16 concurrent calls one passes, and has one effect."""
     tenant = bench.onboard()
     with policies(bench, tenant, APPROVE):
         decide(bench, approval_of(bench, create(bench, tenant.key)))
@@ -284,7 +284,7 @@ def test_concurrent_use(bench):
 
 
 def test_concurrent_asking(bench):
-    """Issue: a call has one approval id: 16 concurrent requests do not create 16 approvals, each of which would let one
+    """A call has one approval id: 16 concurrent requests do not create 16 approvals, each of which would let one
     through."""
     tenant = bench.onboard()
     with policies(bench, tenant, APPROVE):
@@ -293,7 +293,7 @@ def test_concurrent_asking(bench):
 
 
 def test_rejected_and_expired(bench):
-    """Issue: an approval that was rejected, or not used for a week, lets nothing through."""
+    """An approval that was rejected, or not used for a week, lets nothing through."""
     tenant = bench.onboard()
     with policies(bench, tenant, APPROVE):
         no = approval_of(bench, create(bench, tenant.key))
@@ -343,7 +343,7 @@ def test_approval_and_replay(bench):
 
 
 def test_approval_is_of_what_was_sent(bench):
-    """Issue: an approved id lets exactly that call through, not one that differs where audit rows show [REDACTED]."""
+    """An approved id lets exactly that call through, not one that differs where audit rows show [REDACTED]."""
     tenant = bench.onboard()
     name = "settings.update"
     ask = lambda value: bench.call(tenant.key, name, {"settings": {"metadata": {"token": value}}})
@@ -372,7 +372,7 @@ def publish(bench, proposal):
 
 
 def test_proposal_dry_run(bench):
-    """Issue: a dry run of governance.propose_policy changes no table; it creates no policy and no proposal."""
+    """A dry run of governance.propose_policy changes no table; it creates no policy and no proposal."""
     tenant = bench.onboard()
     before = bench.db.fingerprints(without=METERED)
     reply = succeeded(bench.call(tenant.key, PROPOSE, {"policy": POLICY}, dry_run=True))
@@ -383,7 +383,7 @@ def test_proposal_dry_run(bench):
 
 
 def test_proposal(bench):
-    """Issue: a proposal has no effect until it is approved and published. Then it applies to its tenant only."""
+    """A proposal has no effect until it is approved and published. Then it applies to its tenant only."""
     tenant, other = bench.onboard(), bench.onboard()
     data = succeeded(bench.call(tenant.key, PROPOSE, {"policy": POLICY})).data
     equal(proposals(bench, tenant), [{"proposal_id": data["proposal_id"], "status": "proposed", "policy": POLICY}],
@@ -402,7 +402,7 @@ def test_proposal(bench):
 
 
 def test_rejected_proposal(bench):
-    """Issue: a rejected proposal cannot be published or approved later."""
+    """A rejected proposal cannot be published or approved later."""
     tenant = bench.onboard()
     proposal = succeeded(bench.call(tenant.key, PROPOSE, {"policy": POLICY})).data["proposal_id"]
     equal((decide_proposal(bench, proposal, "rejected"), decide_proposal(bench, proposal, "approved"),

@@ -99,7 +99,7 @@ def test_good_forms(bench):
 
 
 def test_cut_at_every_byte(bench):
-    """Issue 4: a valid request cut at any byte never succeeds, delays nobody else and ends no process."""
+    """A valid request cut at any byte never succeeds, delays nobody else and ends no process."""
     with peer(bench) as p:
         before = bench.audit_count()
         found = [p.send(p.good[:end]) for end in range(len(p.good))]
@@ -167,7 +167,7 @@ def hostile(p):
 
 
 def test_malformed_records(bench):
-    """Issue 4: requests with wrong versions, types, roles, ids, lengths or padding succeed only if everything essential
+    """Requests with wrong versions, types, roles, ids, lengths or padding succeed only if everything essential
     is there. No process ends, and others are served."""
     with peer(bench) as p:
         for name, (data, honest) in hostile(p).items():
@@ -196,7 +196,7 @@ def test_silence_in_the_middle(bench):
 
 
 def test_lengths_that_lie(bench):
-    """Issue 4: a wrong CONTENT_LENGTH is refused: too short, too long, negative, huge, in other notations."""
+    """A wrong CONTENT_LENGTH is refused: too short, too long, negative, huge, in other notations."""
     with peer(bench) as p:
         for text in ["0", "24", "26", "1000", "-1", "-18446744073709551591", "18446744073709551641", "9" * 30, "0x19",
                      "031", "+25", " 25", "25 ", "25,25", "25\n", "2.5e1", "NaN", "twenty-five"]:
@@ -209,7 +209,7 @@ def test_lengths_that_lie(bench):
 
 
 def test_oversized_body(bench):
-    """Issue 4: a body far over the limit is read and refused, whatever CONTENT_LENGTH says. No memory is kept for
+    """A body far over the limit is read and refused, whatever CONTENT_LENGTH says. No memory is kept for
     it."""
     with peer(bench) as p:
         blocks = b"".join(record(STDIN, b"x" * 65535) for _ in range(160))  # 10 MiB

@@ -1,5 +1,5 @@
-"""A kernel A whose hub is another acp-fcgi: contract 3 (fail-open usage, fail-closed writes), issue (nothing is
-lost)."""
+"""A kernel A whose hub is another acp-fcgi: contract 3 (fail-open usage, fail-closed writes). Nothing is
+lost."""
 
 import contextlib
 import json
@@ -331,7 +331,7 @@ def test_approval_of_the_hub(bench):
 
 
 def test_decisions_and_connections_are_kept(bench):
-    """Issue: equal calls ask the hub only once for some time, over persistent connections."""
+    """Equal calls ask the hub only once for some time, over persistent connections."""
     with kernel_a(bench, processes="1", workers="1", usage_enforcement="off") as a:
         _, key = a.tenant()
         succeeded(a.call(key, "meta.version"))
@@ -372,7 +372,7 @@ def test_secrets_stay(bench):
 
 
 def test_configuration(bench):
-    """Issue: a hub without a key, over an unencrypted network, or together with a kernel_key prevents the start."""
+    """A hub without a key, over an unencrypted network, or together with a kernel_key prevents the start."""
     good = {"ACP_HUB_URL": "https://hub.example.com", "ACP_HUB_KEY": "k" * 40, "ACP_KERNEL_KEY": ""}
     equal(bench.stack.program("acp.fcgi", "--check-config", environment=good).returncode, 0, "a valid configuration")
     for change in ({"ACP_HUB_KEY": ""}, {"ACP_HUB_URL": "http://hub.example.com"}, {"ACP_HUB_URL": "http://127.0.0.1.example.com"},
@@ -475,7 +475,7 @@ def test_cut_between_reserve_and_settle(bench):
 
 
 def test_refused_event_is_put_aside(bench):
-    """Issue: an event that the hub never accepts does not delay the others, and is not lost."""
+    """An event that the hub never accepts does not delay the others, and is not lost."""
     with kernel_a(bench) as a:
         _, key = a.tenant()
         a.delivered()
@@ -492,7 +492,7 @@ def test_refused_event_is_put_aside(bench):
 
 
 def test_killed_responder_loses_nothing(bench):
-    """Issue: after kill -9 of A with undelivered rows, the next process of A delivers them."""
+    """After kill -9 of A with undelivered rows, the next process of A delivers them."""
     with kernel_a(bench) as a:
         _, key = a.tenant()
         a.delivered()
@@ -510,7 +510,7 @@ def test_killed_responder_loses_nothing(bench):
 
 @only_on(EXTERNAL, "kills the supervisor and the processes of the hub")
 def test_hub_killed_mid_run(bench):
-    """Issue: after kill -9 of the hub's responder under load and a restart, its rows and counters match A's."""
+    """After kill -9 of the hub's responder under load and a restart, its rows and counters match A's."""
     bench.need_own_stack("kills the hub")
     with kernel_a(bench, rate_limits="off") as a:
         tenant, key = a.tenant()

@@ -56,7 +56,7 @@ def test_report_reads_every_view(bench):
 
 
 def test_report_reads_no_secrets(bench):
-    """Issue, contract 4: acp_report can read neither key hashes nor the tables behind the views. No view shows a
+    """Contract 4: acp_report can read neither key hashes nor the tables behind the views. No view shows a
     hash."""
     selects = ["select * from %s limit 1" % table for table in SECRET_TABLES + ["acp.audit_logs"]]
     all_refused(bench.db.as_role("acp_report"), selects)

@@ -101,7 +101,7 @@ CADDY_ENDS = "Caddy 2.6.2 may crash by a panic during or after a reload under lo
 
 @only_on(RELOADED, CADDY_ENDS)
 def test_web_server_reloads(bench):
-    """Issue: during a reload or graceful restart of the web server under load, no call is lost and none is done twice.
+    """During a reload or graceful restart of the web server under load, no call is lost and none is done twice.
     Caddy closes connections without an answer, and mod_fcgid may refuse calls (docs/servers.md); these calls are not
     done in part or twice either."""
     bench.need_own_stack("reloads the web server")
@@ -126,7 +126,7 @@ def test_web_server_reloads(bench):
 
 @only_on(RELOADED, CADDY_ENDS)
 def test_calls_in_flight_outlive_a_reload(bench):
-    """Issue: calls that run while the web server reloads succeed, once."""
+    """Calls that run while the web server reloads succeed, once."""
     bench.need_own_stack("reloads the web server")
     tenant = bench.paid_tenant()
     with log_locked(bench) as lock:
@@ -226,7 +226,7 @@ def restart_one_by_one(bench, calls):
 
 
 def test_program_is_renewed(bench):
-    """README, issue: a rolling restart of the program under load, in the way that suits the web server, loses no
+    """README: a rolling restart of the program under load, in the way that suits the web server, loses no
     call."""
     bench.need_own_stack("restarts the program")
     calls = Calls(bench)
@@ -280,7 +280,7 @@ def web_settings(bench, **settings):
 
 @only_on(["apache-fcgid"], "mod_fcgid ends idle processes")
 def test_idle_processes_end(bench):
-    """Issue: mod_fcgid ends processes after a long idle time and starts new ones for new calls. No call is lost."""
+    """Mod_fcgid ends processes after a long idle time and starts new ones for new calls. No call is lost."""
     bench.need_own_stack("changes Apache's configuration")
     settings = {"FcgidIdleTimeout": 1, "FcgidIdleScanInterval": 1, "FcgidMinProcessesPerClass": 0,
                 "FcgidMaxRequestsPerProcess": 50}
@@ -308,7 +308,7 @@ def unless_refused(call):
 
 
 def test_systemd_starts_it_with_the_first_call(bench):
-    """acp.fcgi(8), issue: with systemd-socket-activate, the first connection starts the program, which accepts the
+    """acp.fcgi(8): with systemd-socket-activate, the first connection starts the program, which accepts the
     waiting connections. SIGTERM ends it after its requests."""
     activate = shutil.which("systemd-socket-activate")
     if not activate:

@@ -63,7 +63,7 @@ def onboarded(responder):
 
 
 def test_keys_leave_memory(bench):
-    """Issue: after a call is answered, the memory of the responder's processes contains neither the key of the call nor
+    """After a call is answered, the memory of the responder's processes contains neither the key of the call nor
     a key or webhook secret that it created, nor a key from onboarding. (It does contain the pepper, which is
     needed.)"""
     with Responder(bench.stack) as responder:
@@ -89,7 +89,7 @@ def test_keys_leave_memory(bench):
 
 
 def test_vendor_key_has_one_place(bench):
-    """Issue: the memory of a process contains Stripe's key and the executor's key only once, in its settings, even
+    """The memory of a process contains Stripe's key and the executor's key only once, in its settings, even
     after many calls of Stripe."""
     with StandIn(key="sk_test_" + uuid.uuid4().hex) as stand_in, \
             Responder(bench.stack, executor_key=EXECUTOR_KEY, **stand_in.settings()) as responder:
@@ -108,7 +108,7 @@ def test_vendor_key_has_one_place(bench):
 
 
 def test_memory_is_private(bench):
-    """Issue: no process of the program leaves a core file or lets other processes of its user read its memory. The
+    """No process of the program leaves a core file or lets other processes of its user read its memory. The
     limit is 0, and the process is not dumpable, so root owns its files in /proc."""
     bench.need_own_stack("its processes")
     pids = bench.stack.responders()
@@ -123,7 +123,7 @@ def test_memory_is_private(bench):
 
 
 def test_no_core_file(bench):
-    """Issue: a process that crashes leaves no core file, whatever limit it was started with."""
+    """A process that crashes leaves no core file, whatever limit it was started with."""
     with Responder(bench.stack) as responder:
         worker = until(10, "a worker", lambda: children(responder.process.pid))[0]
         os.kill(worker, signal.SIGABRT)
@@ -140,7 +140,7 @@ def test_no_core_file(bench):
 
 
 def test_password_of_the_database(bench):
-    """Issue: a password in database_url is in no log and no reply, even while the database is not reachable."""
+    """A password in database_url is in no log and no reply, even while the database is not reachable."""
     password = "pw-%s" % uuid.uuid4().hex
     for url in ("postgresql://acp_nobody:%s@127.0.0.1:1/acp" % password,
                 "host=127.0.0.1 port=1 user=acp_nobody password=%s" % password):

@@ -163,7 +163,7 @@ class Story:
 
 @pytest.mark.slow
 def test_storm(bench):
-    """Issue: after 200 deliveries, duplicated, shuffled and partly forged, the final states are right. Forged ones get
+    """After 200 deliveries, duplicated, shuffled and partly forged, the final states are right. Forged ones get
     400; each event has one effect."""
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)

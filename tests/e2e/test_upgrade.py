@@ -16,7 +16,7 @@ def link_of(tenant):
 
 
 def test_whole_way(bench):
-    """Contract 2.1, issue: the whole upgrade: 402, the human's link, the checkout, paid calls. The card becomes the
+    """Contract 2.1: the whole upgrade: 402, the human's link, the checkout, paid calls. The card becomes the
     customer's default."""
     with payments(bench) as pay:
         tenant = pay.onboard()
@@ -105,7 +105,7 @@ def test_head(bench):
 
 
 def test_clicked_at_once(bench):
-    """Issue: an open session is reused: eight clicks at once create one session, with one key."""
+    """An open session is reused: eight clicks at once create one session, with one key."""
     with payments(bench) as pay:
         tenant = pay.onboard()
         pay.stripe.control(slow={"path": "/v1/checkout/sessions", "method": "POST", "seconds": 0.5, "times": -1})
@@ -117,7 +117,7 @@ def test_clicked_at_once(bench):
 
 
 def test_expiry(bench):
-    """Issue: setup_pending ends when its session expires, by Stripe's event or by time alone. Then the upgrade can
+    """Setup_pending ends when its session expires, by Stripe's event or by time alone. Then the upgrade can
     start again."""
     with payments(bench) as pay:
         tenant = pay.onboard()
@@ -146,7 +146,7 @@ def test_already_paid(bench):
 
 
 def test_method_gone(bench):
-    """Contract 3, issue: a paid tenant whose payment method was removed is treated as free, and can upgrade again."""
+    """Contract 3: a paid tenant whose payment method was removed is treated as free, and can upgrade again."""
     with payments(bench) as pay:
         tenant = pay.onboard()
         pay.upgrade(tenant)

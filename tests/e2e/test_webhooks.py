@@ -216,7 +216,7 @@ def test_redirects_are_not_followed(bench):
 
 
 def test_gone(bench):
-    """Issue: 410 Gone disables the webhook; it can be enabled again."""
+    """410 Gone disables the webhook; it can be enabled again."""
     tenant = bench.onboard()
     with Receiver(lambda _: 410) as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")["webhook_id"]
@@ -266,7 +266,7 @@ def test_replayed_create(bench):
 
 
 def test_urls(bench):
-    """Issue: URLs with user and password, other schemes and invalid URLs are refused when a webhook is created or
+    """URLs with user and password, other schemes and invalid URLs are refused when a webhook is created or
     changed."""
     tenant = bench.onboard()
     hook = create(bench, tenant, "https://example.com/", "*")["webhook_id"]
@@ -279,7 +279,7 @@ def test_urls(bench):
 
 
 def test_ceiling(bench):
-    """Contract 3, issue: a tenant has at most 20 webhooks, even if created concurrently. The refusal is audited as
+    """Contract 3: a tenant has at most 20 webhooks, even if created concurrently. The refusal is audited as
     denied."""
     tenant = bench.onboard()
     params = {"url": "https://example.com/hook", "events": ["usage.*"]}
@@ -299,7 +299,7 @@ def test_scope(bench):
 
 
 def test_other_tenants(bench):
-    """Issue: another tenant's webhook gets NOT_FOUND for every action and stays unchanged."""
+    """Another tenant's webhook gets NOT_FOUND for every action and stays unchanged."""
     owner, other = bench.onboard(), bench.onboard()
     hook = create(bench, owner, "https://example.com/", "usage.*")
     one = {"webhook_id": hook["webhook_id"]}
@@ -334,7 +334,7 @@ def test_dry_runs(bench):
 
 
 def test_usage_events(bench):
-    """Issue: during 120 calls by 16 clients, usage.warning is sent once, at the 90th call, and usage.limit_reached
+    """During 120 calls by 16 clients, usage.warning is sent once, at the 90th call, and usage.limit_reached
     once."""
     tenant = bench.onboard()
     with Receiver() as receiver:
@@ -353,7 +353,7 @@ def test_usage_events(bench):
 
 
 def test_one_sender_at_a_time(bench):
-    """Issue: several processes share the queue; each delivery is sent once, by one of them."""
+    """Several processes share the queue; each delivery is sent once, by one of them."""
     tenant = bench.onboard()
     with Receiver(lambda _: time.sleep(0.03) or 200) as receiver, Responder(bench.stack, processes="4", **SETTINGS):
         for number in range(4):
@@ -370,7 +370,7 @@ def test_one_sender_at_a_time(bench):
 
 
 def test_crashed_sender(bench):
-    """Issue: a delivery of a crashed process is sent again after its lease, not before, with the same id."""
+    """A delivery of a crashed process is sent again after its lease, not before, with the same id."""
     bench.need_own_stack("kills processes")
     tenant = bench.onboard()
     release = threading.Event()
@@ -393,7 +393,7 @@ def test_crashed_sender(bench):
 
 @only_on(EXTERNAL, "the others start its processes themselves")
 def test_graceful_stop(bench):
-    """Issue: SIGTERM ends an idle process at once, and a sending process after its delivery."""
+    """SIGTERM ends an idle process at once, and a sending process after its delivery."""
     tenant = bench.onboard()
     with Receiver(lambda _: time.sleep(2) or 200) as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")
@@ -411,7 +411,7 @@ def test_graceful_stop(bench):
 # Other settings -------------------------------------------------------------------------------------------------------
 
 def test_private_address_at_delivery(bench):
-    """Issue: an address that is private at the time of delivery is refused, whatever was allowed before."""
+    """An address that is private at the time of delivery is refused, whatever was allowed before."""
     tenant = bench.onboard()
     with Receiver() as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")
@@ -425,7 +425,7 @@ def test_private_address_at_delivery(bench):
 
 
 def test_default_settings(bench):
-    """Issue: by default only https:// URLs are accepted, and none with a literal private address or localhost."""
+    """By default only https:// URLs are accepted, and none with a literal private address or localhost."""
     bench.arrange()
     tenant = bench.onboard()
     for url in ["http://example.com/", "https://127.0.0.1/", "https://[::1]/", "https://10.0.0.1:8443/x",
