@@ -38,7 +38,7 @@ static const struct ctl_command commands[] = {
 
 /* Finding ---------------------------------------------------------------------------------------------------------- */
 
-/* Is this word the first of the command's name? */
+/* Returns whether this is the first word of the command's name. */
 static bool begins_with(const struct ctl_command *command, const char *word)
 {
 	size_t len = strcspn(command->name, " ");
@@ -100,15 +100,13 @@ void ctl_usage_all(FILE *out)
 	fputs("usage: acpctl [--config FILE] [--json | --csv] COMMAND\n\n", out);
 	for (size_t i = 0; i < ACP_COUNT(commands); i++)
 		ctl_usage_of(out, &commands[i]);
-	fputs("\n--config, --json, --csv, --help and --version may stand before the command or after it. Options are "
-	      "written\n"
-	      "in full, as --name VALUE or --name=VALUE; -- ends them. The database is the setting database_url "
-	      "(acp.conf(5),\n"
-	      "or ACP_DATABASE_URL).\n",
+	fputs("\n--config, --json, --csv, --help and --version may come before or after the command. Write options in\n"
+	      "full, as --name VALUE or --name=VALUE; -- ends them. The setting database_url (acp.conf(5), or\n"
+	      "ACP_DATABASE_URL) names the database.\n",
 	      out);
 }
 
-/* Writes a line for each command, for programs: name, operand and options, with tabs between them. */
+/* Writes one line per command, for programs: name, operand and options, separated by tabs. */
 static void put_list(FILE *out)
 {
 	for (size_t i = 0; i < ACP_COUNT(commands); i++) {

@@ -7,7 +7,7 @@
 /* An option of a command. */
 struct ctl_option {
 	const char *name;  /* without the dashes; NULL ends a list */
-	const char *value; /* how help shows its value, as "TIME" or "free|paid"; NULL: the option takes none */
+	const char *value; /* its value in help, for example "TIME" or "free|paid"; NULL: the option takes none */
 	bool required;     /* with alternatives: one of them must be given */
 	bool alternative;  /* excludes the option before it in the list */
 	char letter;       /* its short form; '\0': none */
@@ -24,8 +24,8 @@ struct ctl_command {
 
 /* The table -------------------------------------------------------------------------------------------------------- */
 
-/* The command that argv begins with, and in *words how many words its name has. NULL: none; *words is then the number
- * of commands whose first word is argv[0]. argv: at least one word. */
+/* Returns the command that argv begins with, and sets *words to the number of words in its name. NULL: none; *words is
+ * then the number of commands whose first word is argv[0]. argv: at least one word. */
 const struct ctl_command *ctl_find_command(int argc, char *const *argv, int *words);
 
 /* Writes the usage of all commands. */
@@ -39,20 +39,20 @@ void ctl_usage_like(FILE *out, const char *first);
 
 /* Reading a command line ------------------------------------------------------------------------------------------- */
 
-/* A word of the command line for a message: cut to 99 bytes, and without an API key that was typed by mistake. Returns
- * text. */
+/* Prepares a word of the command line for a message: cuts it to 99 bytes and hides an API key that was typed by
+ * mistake. Returns text. */
 const char *ctl_shown(const char *word, char text[100]);
 
-/* The text of an option in the usage, without brackets: "--tier free|paid". Cut to 96 bytes. */
+/* Writes the text of an option in the usage, without brackets: "--tier free|paid". Cut to 96 bytes. */
 void ctl_option_text(const struct ctl_option *option, char text[96]);
 
 /* Reads the options before the command (--config, --json, --csv, --help, --version) into ctl. Returns the index in argv
- * of the first word that is none; -1 after one sentence on standard error. */
+ * of the first word that is not such an option; -1 after one sentence on standard error. */
 int ctl_parse_global(struct ctl *ctl, int argc, char **argv);
 
 /* Reads the arguments of ctl->command into ctl: its options and operands, and the global options. argv[0] is the last
- * word of the command's name, and argv is written over: ctl->operands points into it. Where ctl->help or ctl->version
- * is set afterwards, nothing else was checked. False after one sentence on standard error. */
+ * word of the command's name. argv is overwritten: ctl->operands points into it. If ctl->help or ctl->version is set
+ * afterwards, nothing else was checked. False after one sentence on standard error. */
 bool ctl_parse(struct ctl *ctl, int argc, char **argv);
 
 #endif

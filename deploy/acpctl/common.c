@@ -1,4 +1,4 @@
-/* common.c - shared by commands: faults, arguments, statements. */
+/* common.c - shared by commands: errors, arguments, statements. */
 #include "acpctl.h"
 
 #include "progress.h"
@@ -77,7 +77,7 @@ bool ctl_tenant_id(struct ctl *ctl, const char *given, char uuid[ACP_UUID_LEN])
 	bool found = json_object_array_length(rows) == 1;
 	char shown[160];
 	snprintf(shown, sizeof shown, "%s", given);
-	acp_redact_in_place(shown, sizeof shown, ctl->config.api_key_prefix); /* an API key, given by mistake */
+	acp_redact_in_place(shown, sizeof shown, ctl->config.api_key_prefix); /* an API key that was typed by mistake */
 	if (found)
 		snprintf(uuid, ACP_UUID_LEN, "%s", json_object_get_string(ctl_value(rows, "tenant_id")));
 	else

@@ -1,7 +1,7 @@
 /* main.c - reads the command line and runs the command. */
 #include "commands.h"
 
-/* Refuses words that are not a command, and lists the commands that begin with the first one; like: their number. */
+/* Refuses words that are not a command, and lists the commands that begin with the first one. like: their number. */
 static int no_such_command(int argc, char *const *argv, int like)
 {
 	char first[100], second[100];
@@ -14,7 +14,7 @@ static int no_such_command(int argc, char *const *argv, int like)
 	return ACPCTL_USAGE;
 }
 
-/* "acpctl key --help" asks for the commands that begin with key. */
+/* Recognises "acpctl key --help", a request for the commands that begin with key. */
 static bool asks_about(int argc, char *const *argv, int like)
 {
 	return like && argc > 1 && strcmp(argv[1], "--help") == 0;

@@ -1,4 +1,4 @@
-/* options.c - reads a command line by the table of commands, with getopt_long(3). */
+/* options.c - parses a command line according to the table of commands, with getopt_long(3). */
 #include "commands.h"
 
 #include "redact.h"
@@ -14,13 +14,13 @@ static const struct option global_options[] = {{"config", required_argument, NUL
 					       {"help", no_argument, NULL, HELP},
 					       {"version", no_argument, NULL, VERSION}};
 
-/* One reading. */
+/* The state of parsing one command line. */
 struct reading {
 	struct ctl *ctl;
 	const char *name; /* of the command, for messages; NULL: before the command */
 	const struct ctl_option *own;
 	struct option options[CTL_MAX_OPTIONS + ACP_COUNT(global_options) + 1];
-	char letters[3 + 2 * CTL_MAX_OPTIONS]; /* as getopt(3) takes them */
+	char letters[3 + 2 * CTL_MAX_OPTIONS]; /* in the form of getopt(3) */
 	const char *word;                      /* the word that is being read */
 };
 
@@ -33,7 +33,7 @@ const char *ctl_shown(const char *word, char text[100])
 
 /* Values ----------------------------------------------------------------------------------------------------------- */
 
-/* Does the value fit one of the alternatives of "free|paid", "YYYY-MM|all" or "TIME"? */
+/* Returns whether the value matches one of the alternatives, for example of "free|paid", "YYYY-MM|all" or "TIME". */
 static bool value_fits(const char *alternatives, const char *value)
 {
 	for (const char *at = alternatives; *at; at += at[strcspn(at, "|")] ? strcspn(at, "|") + 1 : strlen(at)) {
@@ -61,20 +61,20 @@ static bool refuse_value(const struct ctl_option *option, const char *value)
 	return ctl_refuse("--%s %s: must be one of: %s", option->name, ctl_shown(value, text), list);
 }
 
-static bool take_own(struct reading *r, size_t place, const char *value)
+static bool set_own(struct reading *r, size_t index, const char *value)
 {
-	const struct ctl_option *option = &r->own[place];
-	r->ctl->values[place] = option->value ? value : "";
+	const struct ctl_option *option = &r->own[index];
+	r->ctl->values[index] = option->value ? value : "";
 	return !option->value || value_fits(option->value, value) || refuse_value(option, value);
 }
 
 /* Options ---------------------------------------------------------------------------------------------------------- */
 
-static void add_own(struct reading *r, size_t place, char *letters)
+static void add_own(struct reading *r, size_t index, char *letters)
 {
-	const struct ctl_option *option = &r->own[place];
-	r->options[place] =
-		(struct option){option->name, option->value ? required_argument : no_argument, NULL, OWN + (int)place};
+	const struct ctl_option *option = &r->own[index];
+	r->options[index] =
+		(struct option){option->name, option->value ? required_argument : no_argument, NULL, OWN + (int)index};
 	if (option->letter) {
 		size_t len = strlen(letters);
 		letters[len] = option->letter;
@@ -82,8 +82,8 @@ static void add_own(struct reading *r, size_t place, char *letters)
 	}
 }
 
-/* own: the options of the command; NULL before the command, where the first word that is not an option ends the reading
- * ('+'). After the command such words come in their order ('-'), whatever POSIXLY_CORRECT says. */
+/* own: the options of the command, or NULL before the command. There, the first word that is not an option ends the
+ * parsing ('+'). After the command, getopt returns such words in order ('-'), whatever POSIXLY_CORRECT says. */
 static void prepare(struct reading *r, struct ctl *ctl, const char *name, const struct ctl_option *own)
 {
 	static const struct ctl_option none[1];
@@ -93,15 +93,15 @@ static void prepare(struct reading *r, struct ctl *ctl, const char *name, const 
 		add_own(r, count, r->letters);
 	for (size_t i = 0; i < ACP_COUNT(global_options); i++)
 		r->options[count++] = global_options[i];
-	optind = 0; /* getopt starts again */
+	optind = 0; /* restarts getopt */
 }
 
-static size_t place_of_letter(const struct ctl_option *own, int letter)
+static size_t index_of_letter(const struct ctl_option *own, int letter)
 {
-	size_t place = 0;
-	while (own[place].name && own[place].letter != letter)
-		place++;
-	return place;
+	size_t index = 0;
+	while (own[index].name && own[index].letter != letter)
+		index++;
+	return index;
 }
 
 static bool no_such_option(const struct reading *r)
@@ -120,11 +120,11 @@ static bool value_missing(const struct reading *r)
 	if (optopt >= OWN)
 		ctl_option_text(&r->own[optopt - OWN], text);
 	else if (optopt < CONFIG)
-		ctl_option_text(&r->own[place_of_letter(r->own, optopt)], text);
+		ctl_option_text(&r->own[index_of_letter(r->own, optopt)], text);
 	return ctl_refuse("%s needs a value; write %s", r->word, text);
 }
 
-/* Refuses an option that does not exist, or that has a value and takes none. */
+/* Refuses an option that does not exist, or that has a value but takes none. */
 static bool refuse_option(const struct reading *r)
 {
 	bool is_long = strncmp(r->word, "--", 2) == 0;
@@ -140,7 +140,7 @@ static bool is_abbreviated(const struct reading *r, int index)
 	return strncmp(r->word, "--", 2) == 0 && strcspn(r->word + 2, "=") != strlen(r->options[index].name);
 }
 
-static bool take_global(struct ctl *ctl, int code)
+static bool set_global(struct ctl *ctl, int code)
 {
 	switch (code) {
 	case CONFIG: ctl->config_file = optarg; return true;
@@ -151,8 +151,8 @@ static bool take_global(struct ctl *ctl, int code)
 	}
 }
 
-/* Takes an option, or refuses it. code, index: from getopt_long(). */
-static bool take(struct reading *r, int code, int index)
+/* Stores an option, or refuses it. code, index: from getopt_long(). */
+static bool set_option(struct reading *r, int code, int index)
 {
 	if (code == '?' || code == ':')
 		return code == ':' ? value_missing(r) : refuse_option(r);
@@ -160,8 +160,8 @@ static bool take(struct reading *r, int code, int index)
 		return ctl_refuse("%.*s: write --%s in full", (int)strcspn(r->word, "="), r->word,
 				  r->options[index].name);
 	if (code >= CONFIG && code < OWN)
-		return take_global(r->ctl, code);
-	return take_own(r, code >= OWN ? (size_t)(code - OWN) : place_of_letter(r->own, code), optarg);
+		return set_global(r->ctl, code);
+	return set_own(r, code >= OWN ? (size_t)(code - OWN) : index_of_letter(r->own, code), optarg);
 }
 
 static bool output_ok(const struct ctl *ctl)
@@ -178,7 +178,7 @@ int ctl_parse_global(struct ctl *ctl, int argc, char **argv)
 		r.word = argv[optind ? optind : 1];
 		if ((code = getopt_long(argc, argv, r.letters, r.options, &index)) == -1)
 			return output_ok(ctl) ? optind : -1;
-		if (!take(&r, code, index))
+		if (!set_option(&r, code, index))
 			return -1;
 	}
 }
@@ -242,7 +242,7 @@ static bool arguments_ok(const struct ctl *ctl)
 
 bool ctl_parse(struct ctl *ctl, int argc, char **argv)
 {
-	enum { WORD = 1 }; /* getopt's code for a word that is no option */
+	enum { WORD = 1 }; /* getopt's code for a word that is not an option */
 	struct reading r;
 	int code, index;
 	prepare(&r, ctl, ctl->command->name, ctl->command->options);
@@ -253,7 +253,7 @@ bool ctl_parse(struct ctl *ctl, int argc, char **argv)
 			break;
 		if (code == WORD)
 			ctl->operands[ctl->operand_count++] = optarg;
-		else if (!take(&r, code, index))
+		else if (!set_option(&r, code, index))
 			return false;
 	}
 	while (optind < argc) /* after -- */

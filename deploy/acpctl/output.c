@@ -75,7 +75,7 @@ static void measure(struct table *table, struct json_object *rows)
 	}
 }
 
-/* row NULL: the names. No blanks follow the last column. */
+/* row: NULL prints the names. No blanks follow the last column. */
 static void print_line(const struct table *table, struct json_object *row)
 {
 	for (int i = 0; i < table->count; i++) {
@@ -89,14 +89,15 @@ static void print_line(const struct table *table, struct json_object *row)
 	putchar('\n');
 }
 
-/* Width of the terminal on standard output, in columns; 0: not a terminal, or not known. */
+/* Returns the width of the terminal on standard output, in columns. 0: not a terminal, or unknown. */
 static int terminal_width(void)
 {
 	struct winsize size = {0};
 	return isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
 
-/* Prints a block of lines for each row, for a narrow terminal: a UUID that is cut off cannot be copied. */
+/* Prints a block of lines for each row, for a narrow terminal. A table would cut UUIDs off, and a UUID that is cut off
+ * cannot be copied. */
 static void print_blocks(const struct table *table, struct json_object *rows)
 {
 	int widest = 0;
@@ -169,7 +170,7 @@ static void print_csv(const struct table *table, struct json_object *rows)
 
 /* Rows ------------------------------------------------------------------------------------------------------------- */
 
-/* The columns are those of the first row; without rows, those of the last statement. */
+/* Uses the columns of the first row or, if there are no rows, those of the last statement. */
 static struct table columns_of(const struct ctl *ctl, struct json_object *rows)
 {
 	struct table table = {0};
@@ -267,7 +268,7 @@ void ctl_checks_begin(const struct ctl *ctl)
 	checks = ctl->json || ctl->csv ? json_object_new_array() : NULL;
 }
 
-/* ok: NULL where the check was skipped. */
+/* ok: NULL if the check was skipped. */
 static void add_check(const char *mark, const char *name, struct json_object *ok, const char *text)
 {
 	if (!checks) {

@@ -9,7 +9,7 @@
 enum { BAR = 30, FIRST_US = 2000000, AGAIN_US = 200000 };
 static const char full[] = "##############################";
 
-/* Is there a line of progress on the terminal? */
+/* Returns whether a progress line is on the terminal. */
 static bool line_there;
 
 static void clear_line(void)
@@ -74,7 +74,7 @@ void ctl_progress_end(struct ctl_progress *progress)
 
 /* Of one statement that returns nothing until it ends -------------------------------------------------------------- */
 
-/* Draws a block that moves to and fro, and the time. */
+/* Draws a block that moves back and forth, and the elapsed time. */
 static void draw_busy(const struct ctl_busy *busy, uint64_t waited)
 {
 	enum { BLOCK = 6 };

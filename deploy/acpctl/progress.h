@@ -1,5 +1,5 @@
-/* progress.h - what a terminal shows, on standard error, while something takes longer than two seconds. Nothing is
- * written where standard error is no terminal. One at a time. */
+/* progress.h - shows progress on standard error while something takes longer than two seconds. Writes nothing if
+ * standard error is not a terminal. Only one at a time. */
 #ifndef ACP_ACPCTL_PROGRESS_H
 #define ACP_ACPCTL_PROGRESS_H
 
@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Of a known number of rows. label: the caller's, kept. */
+/* The progress through a known number of rows. label: borrowed. */
 struct ctl_progress {
 	const char *label;
 	int64_t total, done;
@@ -15,11 +15,11 @@ struct ctl_progress {
 	bool share;            /* shown in percent, not in rows */
 };
 void ctl_progress_begin(struct ctl_progress *progress, const char *label, int64_t total);
-void ctl_progress_step(struct ctl_progress *progress);             /* one row more */
-void ctl_progress_at(struct ctl_progress *progress, int64_t done); /* so much of the total; from now on in percent */
+void ctl_progress_step(struct ctl_progress *progress);             /* adds one row */
+void ctl_progress_at(struct ctl_progress *progress, int64_t done); /* amount done; from now on in percent */
 void ctl_progress_end(struct ctl_progress *progress);
 
-/* Of one statement that says nothing until it ends: the time. Ending it twice is harmless. */
+/* The elapsed time of one statement that reports nothing until it ends. Ending it twice is harmless. */
 struct ctl_busy {
 	const char *label;
 	pthread_t thread;
@@ -30,7 +30,7 @@ struct ctl_busy {
 void ctl_busy_begin(struct ctl_busy *busy, const char *label);
 void ctl_busy_end(struct ctl_busy *busy);
 
-/* Removes the line of progress, if there is one, before something else is written. It is drawn again later. */
+/* Removes the progress line, if there is one, before something else is written. The line is drawn again later. */
 void ctl_progress_hide(void);
 
 #endif

@@ -1,8 +1,8 @@
 /* archive.c - acpctl audit archive: moves a month of the audit log to a file.
  *
- * First the file is written, synced, read back and checked. Then one transaction stores its hashes and totals and drops
- * the partition. If the program or the machine dies, the rows are still in the table, or the archive is recorded and
- * its file is on the disk. A second run has the same result. */
+ * First the file is written, flushed to disk, read back and checked. Then one transaction stores its hashes and totals
+ * and drops the partition. If the program or the machine dies, either the rows are still in the table, or the archive
+ * is recorded and its file is on disk. A second run has the same result. */
 #include "ctl_audit.h"
 
 #include <errno.h>
@@ -18,7 +18,7 @@ struct archiving {
 	bool unbilled; /* also archive months with paid calls that are on no invoice */
 	/* The current month. */
 	const char *month, *from, *to, *part;
-	char name[64], path[4096], fresh[4096]; /* fresh: the name of the file until it is complete */
+	char name[64], path[4096], fresh[4096]; /* fresh: the file's name until it is complete */
 	struct audit_sums sums;
 	char sha256[ACP_SHA256_HEX];
 	int64_t bytes;
@@ -67,7 +67,7 @@ static bool sync_dir(const char *dir)
 	return ok;
 }
 
-static bool give_name(struct archiving *a)
+static bool rename_file(struct archiving *a)
 {
 	if (rename(a->fresh, a->path) != 0)
 		return ctl_refuse("%s: %s", a->path, strerror(errno));
@@ -180,7 +180,7 @@ static enum outcome attempt(struct archiving *a)
 	}
 	if (!a->sums.rows)
 		unlink(a->fresh);
-	else if (!give_name(a))
+	else if (!rename_file(a))
 		return FAILED;
 	return in_transaction(a);
 }
@@ -221,7 +221,7 @@ static int wanted(const struct archiving *a, struct json_object *month, bool nam
 		return named ? -1 : 0;
 	}
 	if (acp_json_bool(month, "there") && unbilled && !a->unbilled) {
-		ctl_fail("%s: %lld paid calls are on no invoice yet, and archived calls cannot be billed any more: "
+		ctl_fail("%s: %lld paid calls are on no invoice yet, and archived calls can no longer be billed: "
 			 "run acpctl billing run first, or give --unbilled",
 			 name, (long long)unbilled);
 		return -1;
@@ -256,7 +256,7 @@ static int archive_all(struct archiving *a, const char *month, const char *older
 	return status;
 }
 
-/* Takes the lock that lets one run at a time archive, and seals the rows before they leave. */
+/* Acquires the lock that lets one run at a time archive, and seals the rows before they leave. */
 static bool prepare(struct archiving *a)
 {
 	int64_t id, rows;
@@ -288,7 +288,7 @@ int ctl_audit_archive(struct ctl *ctl)
 	if (months && (!*months || strlen(months) > 4 || months[strspn(months, "0123456789")]))
 		return ctl_misuse("--older-than %.80s: must be a number of months", months);
 	if (strlen(a.dir) > 3900)
-		return ctl_misuse("--dir: the name is too long; 3900 bytes are the most");
+		return ctl_misuse("--dir: the name is too long; it may have at most 3900 bytes");
 	if (!*ctl->config.key_pepper)
 		return ctl_fail(
 			"key_pepper is not set, and archives are signed with it; name the configuration file of "

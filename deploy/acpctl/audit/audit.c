@@ -118,7 +118,7 @@ static long start_gzip(const char *option, int in, int out)
 	return -1;
 }
 
-/* Puts gzip between the program and file->fd. */
+/* Connects the program to file->fd through gzip. */
 static bool through_gzip(struct audit_file *file, bool writing)
 {
 	int ends[2];

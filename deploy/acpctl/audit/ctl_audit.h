@@ -21,7 +21,7 @@ struct audit_report {
 	struct json_object *list; /* of findings, with --json or --csv; NULL: they are printed at once */
 };
 
-/* Reports a finding; an acp_report_finding whose argument is the report. */
+/* Reports a finding. Has the type acp_report_finding; its argument is the report. */
 void audit_finding(void *report, const struct acp_finding *finding);
 
 /* Reports a finding that does not concern a row of a chain. */
@@ -38,7 +38,7 @@ struct audit_row {
 };
 
 /* Makes the text of a row from its columns (a literal), its form (NULL: 1), its salt and its erased values (NULL:
- * none), and points link to it: valid until the next call. The text of a broken row is its literal. */
+ * none), and points link to it. The text is valid until the next call. The text of a broken row is its literal. */
 void audit_row_text(struct audit_row *row, const char *literal, const char *form, const char *salt, const char *erased,
 		    struct acp_chain_link *link);
 void audit_row_release(struct audit_row *row);
@@ -59,10 +59,10 @@ bool audit_file_create(struct audit_file *file, const char *path, bool gzip);
 /* Opens a file for reading, through gzip if its name ends in .gz. False after reporting the error. */
 bool audit_file_open(struct audit_file *file, const char *path);
 
-/* Closes the file and waits for gzip; sync: also syncs it to disk. False after reporting the error. */
+/* Closes the file and waits for gzip. sync: also flushes it to disk. False after reporting the error. */
 bool audit_file_close(struct audit_file *file, bool sync);
 
-/* Computes SHA-256 and length of a file. False after reporting the error. */
+/* Computes the SHA-256 and the length of a file. False after reporting the error. */
 bool audit_file_hash(const char *path, char hex[ACP_SHA256_HEX], int64_t *bytes);
 
 /* The rows of an export, and their sums. */
@@ -81,13 +81,13 @@ void audit_trailer_line(const struct audit_sums *sums, const char *ends, const c
 /* Writes an export, in the open snapshot. False after reporting the error. */
 bool audit_export(struct ctl *ctl, const struct audit_selection *selection, FILE *out, struct audit_sums *sums);
 
-/* The seals of the database, for comparison with those of a file: the hash of seal i is at [i - 1]. */
+/* The seals of the database, to compare with those of a file. The hash of seal i is at [i - 1]. */
 struct audit_seals {
 	int64_t count;
 	char (*hash)[ACP_SHA256_HEX];
 };
 
-/* The result of the check of a file. */
+/* The result of checking a file. */
 struct audit_file_facts {
 	struct acp_chain_counts chains;
 	int64_t seals;
@@ -95,7 +95,7 @@ struct audit_file_facts {
 	bool signature_checked;
 };
 
-/* Checks an exported file, with the seals of the database or NULL. False: it cannot be read, after reporting why. */
+/* Checks an exported file, with the seals of the database or NULL. False after reporting why it cannot be read. */
 bool audit_verify_file(struct audit_report *report, const char *path, const struct audit_seals *seals,
 		       struct audit_file_facts *facts);
 
@@ -105,7 +105,8 @@ struct audit_archive {
 };
 void audit_archive_sign(const struct ctl *ctl, const struct audit_archive *archive, char hex[ACP_SHA256_HEX]);
 
-/* SHA-256 of the lines of a stream (run stream, total stream) of an archive. False after reporting the error. */
+/* Computes the SHA-256 of the lines of a stream (run stream, total stream) of an archive. False after reporting the
+ * error. */
 bool audit_lines_hash(struct ctl *ctl, const char *statement, const char *month, const char *part,
 		      char hex[ACP_SHA256_HEX]);
 

@@ -1,7 +1,7 @@
 /* erase.c - acpctl audit erase: removes personal values from the audit log; its chains still verify.
  *
- * Each table has its own transaction, which also writes the audit row about it. If the program dies in between, a
- * second run does the rest. */
+ * Each table has its own transaction, which also writes the audit row about the erasure. If the program dies in
+ * between, a second run does the rest. */
 #include "ctl_audit.h"
 
 struct erasure {
@@ -18,7 +18,7 @@ static int64_t number_in(struct json_object *rows, const char *column)
 	return json_object_get_int64(ctl_value(rows, column));
 }
 
-/* Erases in one table of the log. False after reporting the error. */
+/* Erases values in one table of the log. False after reporting the error. */
 static bool erase_table(struct erasure *e, const char *name)
 {
 	const char *values[] = {name, e->tenant, e->before, e->ctl->config.kernel_id, e->dry ? "t" : "f"};
@@ -41,7 +41,7 @@ static bool erase_tables(struct erasure *e)
 	return ok;
 }
 
-/* Erases in rows that wait for a remote hub. */
+/* Erases values in rows that wait for a remote hub. */
 static bool erase_outbox(struct erasure *e)
 {
 	const char *values[] = {e->tenant, e->before};
@@ -52,7 +52,7 @@ static bool erase_outbox(struct erasure *e)
 	return e->dry || rows;
 }
 
-/* Finds archives with such rows. Their files are not changed. */
+/* Finds archives with rows of the selection. Their files are not changed. */
 static bool find_archives(struct erasure *e)
 {
 	const char *values[] = {e->tenant, e->before};
@@ -63,7 +63,7 @@ static bool find_archives(struct erasure *e)
 	return e->archives != NULL;
 }
 
-/* Reads the time as UTC, whatever the time zone of the server is. */
+/* Reads the time as UTC, whatever the server's time zone. */
 static bool read_before(struct erasure *e)
 {
 	const char *values[] = {e->before, NULL};

@@ -18,7 +18,7 @@ struct writer {
 	struct acp_head last;  /* chain 0: nothing yet */
 	struct audit_sums *sums;
 	struct ctl_progress progress;
-	struct ctl_busy busy; /* shown until the first row comes, while PostgreSQL sorts */
+	struct ctl_busy busy; /* shown until the first row arrives, while PostgreSQL sorts */
 };
 
 static bool put_line(struct writer *w)
@@ -77,7 +77,7 @@ static bool put_seal(void *arg, const char *const *columns)
 	return put_line(w);
 }
 
-/* Writes the place of a range of a chain that is in an archive; the rows after it follow. */
+/* Writes the position of an archived range of a chain. The rows after it follow. */
 static bool put_archived(void *arg, const char *const *columns)
 {
 	struct writer *w = arg;
@@ -88,7 +88,7 @@ static bool put_archived(void *arg, const char *const *columns)
 	return put_line(w);
 }
 
-/* Ends the range of rows whose last one is w->last; chain_too: the chain ends with it. */
+/* Ends the range of rows whose last row is w->last. chain_too: the chain ends with it. */
 static void end_run(struct writer *w, bool chain_too)
 {
 	char hex[ACP_SHA256_HEX], text[160];
@@ -197,7 +197,7 @@ bool audit_export(struct ctl *ctl, const struct audit_selection *selection, FILE
 	return ok;
 }
 
-/* Exports to a file, which is then complete or does not exist; without a path, to standard output. */
+/* Exports to a file, which is afterwards complete or does not exist. Without a path, exports to standard output. */
 static bool export_to(struct ctl *ctl, const struct audit_selection *selection, const char *path, bool gzip,
 		      struct audit_sums *sums)
 {

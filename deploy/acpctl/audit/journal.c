@@ -37,7 +37,7 @@ static void add_file(void *arg, const struct acp_journal_file *file)
 	survey->complete = false;
 }
 
-/* True if no event waits. A file that a process has just created has no events. */
+/* Returns whether no event waits. A file that a process has just created has no events. */
 static bool is_empty(const struct survey *survey)
 {
 	return survey->events == 0 && survey->damaged == 0 && survey->aside == 0;
@@ -74,7 +74,7 @@ static void print_text(struct ctl *ctl, const struct survey *survey)
 	ctl_print(ctl, json_object_get(survey->files));
 }
 
-/* True if the journal is on. False after reporting that it is off. */
+/* Returns whether the journal is on, after reporting if it is off. */
 static bool is_on(const struct ctl *ctl)
 {
 	if (!*ctl->config.journal_dir)
@@ -140,7 +140,7 @@ int ctl_journal_replay(struct ctl *ctl)
 		return ctl_fail(
 			"the replay stopped (see the lines above); the events that were not stored are still there");
 	if (counts.put_aside)
-		return ctl_fail("%lld file%s put aside: see *.bad in %s", (long long)counts.put_aside,
+		return ctl_fail("%lld file%s could not be replayed: see *.bad in %s", (long long)counts.put_aside,
 				counts.put_aside == 1 ? "" : "s", ctl->config.journal_dir);
 	return ACPCTL_OK;
 }

@@ -11,7 +11,7 @@ struct verification {
 	struct acp_seal_check seal_check;
 	struct acp_chain_check *chains;
 	struct ctl_progress progress;
-	struct ctl_busy busy; /* shown until the first row comes, while PostgreSQL sorts */
+	struct ctl_busy busy; /* shown until the first row arrives, while PostgreSQL sorts */
 	struct audit_row row;
 	int64_t erased; /* rows whose personal values were erased */
 	struct json_object *summary;
@@ -114,7 +114,7 @@ static void check_archive_file(struct verification *v, struct json_object *archi
 	if (strcmp(sha256, text_in(archive, "sha256")) == 0)
 		return;
 	audit_problem(&v->report, "archive", "%s is not the file that was archived: its SHA-256 is %s", path, sha256);
-	/* The check of the file names the row. */
+	/* The check of the file reports the row. */
 	if (!audit_verify_file(&v->report, path, NULL, &facts))
 		audit_problem(&v->report, "archive", "%s is not readable as an archive", path);
 }

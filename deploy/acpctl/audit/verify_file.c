@@ -2,7 +2,8 @@
  *
  * export.c writes a header, the seals, the rows in the order of their chains, and a trailer. A line must equal, byte
  * for byte, the line that export.c writes for its text. The text of form 2 does not hold the personal values, so the
- * members of such a line must also give its text. Every change shows, in the readable members or in the text. */
+ * members of such a line must also produce its text. Every change is found, whether in the readable members or in the
+ * text. */
 #include "ctl_audit.h"
 
 #include "clock.h"
@@ -10,16 +11,16 @@
 
 #include <errno.h>
 
-/* A known place of a chain. Marks at the same place are used in the order of their kinds. */
+/* A known position in a chain. Marks at the same position are used in the order of their kinds. */
 enum mark_kind { ARCHIVED, SEALED, END };
 struct mark {
 	enum mark_kind kind;
-	int64_t seq; /* its place; for an archived range, the first place */
+	int64_t seq; /* its position; for an archived range, the first position */
 	struct acp_head head;
 	int64_t seal; /* for SEALED: the number of the seal */
 };
 
-/* Depth of the JSON of a line: result_meta may be deeply nested. */
+/* The largest depth of the JSON of a line: result_meta may be deeply nested. */
 enum { MAX_DEPTH = 4096 };
 
 struct reader {
@@ -108,7 +109,7 @@ static void use_mark(struct reader *r, const struct mark *mark)
 		acp_chain_head(r->chains, &mark->head);
 }
 
-/* Uses the marks of the places before this one. */
+/* Uses the marks at the positions before this one. */
 static void marks_before(struct reader *r, int64_t chain, int64_t seq)
 {
 	if (!r->sorted && r->mark_count)
@@ -191,7 +192,7 @@ static bool archived_line(struct reader *r, struct json_object *line)
 	return add_mark(r, mark);
 }
 
-/* Remembers where chains end in this file. */
+/* Records where chains end in this file. */
 static void note_end(struct reader *r, const struct acp_chain_link *link)
 {
 	char hex[ACP_SHA256_HEX];
@@ -206,7 +207,8 @@ static void note_end(struct reader *r, const struct acp_chain_link *link)
 	memcpy(r->last.hash, link->hash, sizeof link->hash);
 }
 
-/* A member as PostgreSQL writes the column; NULL: null. result_meta comes from the text, to keep its bytes. */
+/* Returns a member in the form in which PostgreSQL writes the column. NULL: null. result_meta comes from the text, to
+ * keep its bytes. */
 static const char *shown_value(struct reader *r, struct json_object *line, int i)
 {
 	struct json_object *value = acp_json_member(line, acp_fields[i].name);
@@ -230,9 +232,9 @@ static const char *shown_value(struct reader *r, struct json_object *line, int i
 	return r->moment;
 }
 
-/* Makes the text of a line of form 2 from its members and its salt. A personal value that is null and has a commitment
- * was erased. Fills shown and kept. */
-static bool members_give_text(struct reader *r, struct json_object *line, const struct acp_chain_link *link)
+/* Makes the text of a line of form 2 from its members and its salt, and returns whether it is the line's text. A
+ * personal value that is null and has a commitment was erased. Fills shown and kept. */
+static bool text_matches_members(struct reader *r, struct json_object *line, const struct acp_chain_link *link)
 {
 	r->kept.salt = acp_json_string(line, "salt");
 	for (int i = 0; i < ACP_FIELDS; i++) {
@@ -247,14 +249,14 @@ static bool members_give_text(struct reader *r, struct json_object *line, const 
 	       memcmp(r->again.ptr, link->text, link->len) == 0;
 }
 
-/* Checks that the line follows from the place and the text of the row and, in form 2, from its members. */
+/* Checks that the line follows from the position and the text of the row and, in form 2, from its members. */
 static void compare_line(struct reader *r, struct json_object *line, const struct acp_chain_link *link,
 			 const char *bytes, size_t len)
 {
 	struct json_object *form = acp_json_member(line, "form");
 	bool readable = acp_row_parse(&r->row, link->text, link->len);
 	if (readable && form)
-		readable = json_object_get_int(form) == ACP_CHAIN_FORM && members_give_text(r, line, link);
+		readable = json_object_get_int(form) == ACP_CHAIN_FORM && text_matches_members(r, line, link);
 	acp_buf_clear(&r->again);
 	if (readable)
 		acp_row_line(form ? &r->shown : &r->row, link, form ? &r->kept : NULL, &r->again);
@@ -284,7 +286,7 @@ static void pass_on(struct reader *r)
 	note_end(r, link);
 }
 
-static void stray(struct reader *r)
+static void report_stray(struct reader *r)
 {
 	r->waits = false;
 	bool readable = acp_row_parse(&r->row, r->waiting.text, r->waiting.len);
@@ -293,20 +295,20 @@ static void stray(struct reader *r)
 			      .chain = r->waiting.chain,
 			      .seq = r->waiting.seq,
 			      .kind = "misplaced",
-			      .message = "stands between rows of other places: it was moved, or its place was altered",
+			      .message = "is between rows of other places: it was moved, or its place was altered",
 			      .event_id = readable ? r->row.field[ACP_AT_event_id] : "",
 			      .tenant_id = readable ? r->row.field[ACP_AT_tenant_id] : "",
 			      .ts = readable ? r->row.field[ACP_AT_ts] : ""});
 }
 
-/* Each row waits for the next one: a single row at a wrong place must not affect the rows after it. */
-static void wait_with(struct reader *r, const struct acp_chain_link *link)
+/* Holds each row back until the next one: a single row at a wrong position must not affect the rows after it. */
+static void hold_back(struct reader *r, const struct acp_chain_link *link)
 {
 	bool other_chain = r->waiting.chain != r->chain && link->chain == r->chain;
 	bool too_early = r->waiting.chain == link->chain && r->waiting.seq > link->seq &&
 			 (r->chain != link->chain || link->seq > r->last.seq);
 	if (r->waits && r->chain && (other_chain || too_early))
-		stray(r);
+		report_stray(r);
 	pass_on(r);
 	acp_buf_clear(&r->waiting_text);
 	acp_buf_add(&r->waiting_text, link->text, link->len);
@@ -326,12 +328,12 @@ static bool row_line(struct reader *r, struct json_object *line, const char *byt
 	link.len = (size_t)json_object_get_string_len(text);
 	link.has_before = acp_unhex(text_of(line, "before"), link.before, sizeof link.before);
 	compare_line(r, line, &link, bytes, len);
-	wait_with(r, &link);
+	hold_back(r, &link);
 	ctl_progress_step(&r->progress);
 	return true;
 }
 
-/* The fault of the trailer, or NULL. Faults that were already reported are not reported again. */
+/* Returns the fault of the trailer, or NULL. Faults that were already reported are not reported again. */
 static const char *trailer_fault(struct reader *r, struct json_object *line, const char *bytes, size_t len)
 {
 	uint8_t digest[ACP_SHA256_LEN];
@@ -387,7 +389,7 @@ static bool has(struct json_object *line, const char *name)
 	return json_object_object_get_ex(line, name, NULL);
 }
 
-/* False: the check cannot go on, after reporting why. */
+/* False after reporting why the check cannot go on. */
 static bool one_line(struct reader *r, const char *bytes, size_t len)
 {
 	r->line_number++;

@@ -1,4 +1,4 @@
-/* console.c - acpctl console: a link that opens the operator's view of the console, once. */
+/* console.c - acpctl console: prints a link that opens the operator's view of the console once. */
 #include "acpctl.h"
 
 enum { LINK_MINUTES = 10 };

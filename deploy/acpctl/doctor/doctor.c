@@ -88,7 +88,7 @@ static void check_journal_dir(const struct ctl *ctl)
 	name_of(status.st_uid, owner);
 	unsigned long long left = (unsigned long long)room.f_bavail * room.f_frsize;
 	if (geteuid() != 0 && access(dir, W_OK) != 0)
-		ctl_check(false, "journal_dir", "%s belongs to %s: acp.fcgi must run as that user, and this as well",
+		ctl_check(false, "journal_dir", "%s belongs to %s: acp.fcgi and acpctl doctor must run as that user",
 			  dir, owner);
 	else if (left < (unsigned long long)ctl->config.journal_max_bytes)
 		ctl_check(false, "journal_dir", "%s has room for %llu bytes, less than journal_max_bytes = %lld", dir,
@@ -158,7 +158,7 @@ static void check_rights(struct json_object *rows)
 
 static void check_drift(struct ctl *ctl)
 {
-	/* These settings keep PostgreSQL from compiling the statement for seconds. */
+	/* These settings prevent PostgreSQL from spending seconds on compiling the statement. */
 	bool ready = ctl_run(ctl, "begin", NULL) && ctl_run(ctl, "proof settings", NULL);
 	struct json_object *rows = ready ? ctl_query(ctl, "drift", NULL) : NULL;
 	ctl_run(ctl, "rollback", NULL);
@@ -250,7 +250,7 @@ static void check_function(struct ctl *ctl, const struct acp_action *action)
 	json_object_put(rows);
 }
 
-/* Loads the actions; NULL: none to check. */
+/* Loads the actions. NULL: there are none to check. */
 static struct acp_actions *check_actions(const struct ctl *ctl)
 {
 	char why[1024];

@@ -1,12 +1,12 @@
-/* billing.c - acpctl billing and acpctl price: makes, shows, corrects and retries invoices.
+/* billing.c - acpctl billing and acpctl price: creates, shows, corrects and retries invoices.
  *
- * A run is a sequence of steps, each a transaction that bills some tenants. A run that is killed and started again goes
- * on at the same place, and each tenant is billed once. */
+ * A run is a sequence of steps, each a transaction that bills some tenants. A run that is killed and started again
+ * continues at the same place, and each tenant is billed once. */
 #include "acpctl.h"
 
 #include "progress.h"
 
-/* Decimal text, as PostgreSQL's numeric takes it; no sign, no exponent. */
+/* Accepts decimal text as PostgreSQL's numeric reads it, without sign and exponent. */
 static bool amount_ok(const char *text)
 {
 	size_t digits = strspn(text, "0123456789");
@@ -21,7 +21,7 @@ static bool amount_ok(const char *text)
 
 /* Runs ------------------------------------------------------------------------------------------------------------- */
 
-/* Bills the remaining tenants, some in each step. */
+/* Bills the remaining tenants, several in each step. */
 static bool bill_all(struct ctl *ctl, const char *key)
 {
 	char after[ACP_UUID_LEN] = "";
@@ -38,14 +38,14 @@ static bool bill_all(struct ctl *ctl, const char *key)
 			ctl_progress_end(&progress);
 			return rows != NULL;
 		}
-		/* Tenants are billed in the order of their UUIDs. These are random, so the first digits tell the
+		/* Tenants are billed in the order of their UUIDs. These are random, so the first digits show the
 		 * progress. */
 		const char digits[] = {after[0], after[1], after[2], after[3], '\0'};
 		ctl_progress_at(&progress, (int64_t)strtoul(digits, NULL, 16));
 	}
 }
 
-/* Begins the run of this key, or continues it; period: the month of the run. */
+/* Begins the run of this key, or continues it. period: set to the month of the run. */
 static bool do_run(struct ctl *ctl, const char *key, const char *wanted, char period[8])
 {
 	const char *values[] = {key, wanted, ctl->config.invoice_minimum};
@@ -122,7 +122,7 @@ int ctl_billing_list(struct ctl *ctl)
 	return ctl_print_query(ctl, "billing list", values);
 }
 
-/* Prints the text whose SHA-256 is the hash, computed again, without a newline after it. */
+/* Computes the text whose SHA-256 is the hash again, and prints it without a newline after it. */
 static int show_text(struct ctl *ctl, const char *const *values)
 {
 	struct json_object *rows = ctl_query(ctl, "billing text", values);
@@ -187,7 +187,7 @@ int ctl_billing_credit(struct ctl *ctl)
 	if (!amount_ok(amount))
 		return ACPCTL_USAGE;
 	if (!*reason || strlen(reason) > 500)
-		return ctl_misuse("--reason: must have 1 to 500 characters; it stands on the invoice");
+		return ctl_misuse("--reason: must have 1 to 500 characters; it is shown on the invoice");
 	if (!ctl_tenant_id(ctl, ctl_operand(ctl), tenant))
 		return ACPCTL_FAILED;
 	const char *values[] = {tenant, amount, reason};
@@ -227,7 +227,7 @@ int ctl_price_list(struct ctl *ctl)
 	return ctl_print_query(ctl, "price list", NULL);
 }
 
-/* Prices are looked up by the name of an action, or by the beginning of a name and *. */
+/* Accepts the forms by which prices are looked up: the name of an action, or the beginning of a name followed by *. */
 static bool pattern_ok(const char *text)
 {
 	size_t name = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_.");

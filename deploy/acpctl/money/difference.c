@@ -1,4 +1,4 @@
-/* difference.c - acpctl reconcile: one difference that was found. */
+/* difference.c - acpctl reconcile: reports a difference. */
 #include "reconcile.h"
 
 void reconcile_add(struct json_object *object, const char *name, const char *text)
@@ -9,7 +9,7 @@ void reconcile_add(struct json_object *object, const char *name, const char *tex
 		acp_json_add_null(object, name);
 }
 
-/* Counts as numbers; amounts and hashes as text. */
+/* Converts counts to numbers, and amounts and hashes to text. */
 static struct json_object *number_or_text(const char *text)
 {
 	if (!text)

@@ -5,8 +5,8 @@
 #include "acpctl.h"
 #include "plane.h"
 
-/* A control plane over the database of ctl, which must outlive it. It takes obligations of the outbox, notes their end
- * and stores audit events; it has no other function. */
+/* Returns a control plane over the database of ctl, which must outlive it. It claims obligations of the outbox, records
+ * their end and stores audit events. It has no other function. */
 struct acp_control_plane ctl_executor_plane(struct ctl *ctl);
 
 #endif

@@ -1,4 +1,4 @@
-/* outbox.c - acpctl outbox: shows the work that is queued for the executor, does it, retries or cancels it. */
+/* outbox.c - acpctl outbox: lists, does, retries and cancels the work that is queued for the executor. */
 #include "acpctl.h"
 
 #include "executor_open.h"
@@ -36,7 +36,7 @@ int ctl_outbox_retry(struct ctl *ctl)
 	}
 	json_object_put(rows);
 	if (!count && !all)
-		return ctl_fail("%s: no such obligation is owed, or it is being executed", id);
+		return ctl_fail("%s: no such obligation is queued, or it is being executed", id);
 	printf("%lld due now\n", (long long)count);
 	return ACPCTL_OK;
 }
@@ -53,13 +53,13 @@ int ctl_outbox_drop(struct ctl *ctl)
 	bool dropped = json_object_get_boolean(ctl_value(rows, "dropped"));
 	json_object_put(rows);
 	if (!dropped)
-		return ctl_fail("%s: no such obligation is owed, or it is being executed", id);
+		return ctl_fail("%s: no such obligation is queued, or it is being executed", id);
 	ctl_print_done(ctl, "outbox_id", id, "dropped");
 	return ACPCTL_OK;
 }
 
-/* Runs a query whose only parameter is what, and whose only row has the reply. */
-static enum acp_code ask(struct ctl *ctl, const char *query, struct json_object *what, struct json_object **reply)
+/* Runs a query whose only parameter is what. Its only row has the reply. */
+static enum acp_code run_query(struct ctl *ctl, const char *query, struct json_object *what, struct json_object **reply)
 {
 	const char *values[] = {json_object_to_json_string_ext(what, JSON_C_TO_STRING_PLAIN)};
 	struct json_object *rows = ctl_query(ctl, query, values);
@@ -74,14 +74,14 @@ static enum acp_code obligations_take(void *self, struct json_object *what, stru
 				      struct acp_refusal *refusal)
 {
 	(void)refusal;
-	return ask(self, "outbox take", what, reply);
+	return run_query(self, "outbox take", what, reply);
 }
 
 static enum acp_code obligation_done(void *self, struct json_object *what, struct json_object **reply,
 				     struct acp_refusal *refusal)
 {
 	(void)refusal;
-	return ask(self, "outbox done", what, reply);
+	return run_query(self, "outbox done", what, reply);
 }
 
 /* Stores an audit event of the executor. */
@@ -104,7 +104,7 @@ struct acp_control_plane ctl_executor_plane(struct ctl *ctl)
 					  .payments.obligation_done = obligation_done};
 }
 
-/* Works until nothing is due. It ends, because an obligation that fails is due again later. */
+/* Works until nothing is due. This ends, because an obligation that fails is due again only later. */
 static int run(const struct acp_kernel *kernel)
 {
 	int done = 0, failed = 0;

@@ -1,4 +1,4 @@
-/* reconcile.c - acpctl reconcile: counters, quotas, archives and invoices agree with the audit rows. */
+/* reconcile.c - acpctl reconcile: compares counters, quotas, archives and invoices with the audit rows. */
 #include "reconcile.h"
 
 /* A row of "difference stream" or "billing difference stream": tenant, period, what, counted, rows. */
@@ -38,7 +38,7 @@ static void print_result(const struct reconciliation *r, const char *period)
 
 int ctl_reconcile(struct ctl *ctl)
 {
-	/* In seconds: two rounds of maintenance, which releases the places of dead calls. */
+	/* In seconds: two rounds of maintenance, which releases the reservations of dead calls. */
 	static const char grace[] = "1200";
 	const char *period = ctl_option(ctl, "period");
 	char limit[24];

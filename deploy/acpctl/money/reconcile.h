@@ -16,20 +16,20 @@ struct reconciliation {
 	bool compared; /* the invoices that Stripe holds were compared */
 };
 
-/* One difference. said, found: NULL is nothing. */
+/* One difference. said, found: NULL means nothing. */
 struct difference {
 	const char *tenant, *period, *what, *said, *found;
-	const char *who; /* before found: "the rows say" */
+	const char *who; /* printed before found: "the rows say" */
 };
 
-/* Adds a text to a JSON object; null where text is NULL. */
+/* Adds a text to a JSON object, or null if text is NULL. */
 void reconcile_add(struct json_object *object, const char *name, const char *text);
 
 /* Counts a difference, and prints it or adds it to the list. */
 void reconcile_difference(struct reconciliation *r, const struct difference *difference);
 
-/* Compares invoices with those that Stripe holds, if there is an executor. Ends the snapshot. period: YYYY-MM; NULL is
- * all. False after saying what failed. */
+/* Compares invoices with those that Stripe holds, if there is an executor. Ends the snapshot. period: YYYY-MM, or NULL
+ * for all. False after reporting the error. */
 bool reconcile_stripe(struct reconciliation *r, const char *period);
 
 #endif

@@ -1,8 +1,8 @@
-/* reconcile_stripe.c - acpctl reconcile: the invoices at Stripe are those that were billed here.
+/* reconcile_stripe.c - acpctl reconcile: compares the invoices at Stripe with those that were billed here.
  *
- * Every invoice at Stripe whose metadata names a tenant and a month is compared with ours of that tenant and month.
- * There must be one each, with the same amount, currency and hash, and both paid or both not. Ours are read first,
- * because an invoice is at Stripe before its row here says so. */
+ * Every invoice at Stripe whose metadata names a tenant and a month is compared with our invoice for that tenant and
+ * month. There must be exactly one of each, with the same amount, currency and hash, and both must be paid or both
+ * unpaid. Our invoices are read first, because an invoice is at Stripe before its row here says so. */
 #include "reconcile.h"
 
 #include "executor_open.h"
@@ -43,7 +43,7 @@ static bool same(const char *a, const char *b)
 	return a && b && strcmp(a, b) == 0;
 }
 
-/* May an invoice with this status here have that status at Stripe? */
+/* Returns whether an invoice with the status ours here may have the status theirs at Stripe. */
 static bool statuses_fit(const char *ours, const char *theirs)
 {
 	if (strcmp(theirs, "paid") == 0)
@@ -95,7 +95,7 @@ static void take_theirs(const struct comparison *c, struct json_object *theirs)
 	}
 }
 
-/* Compares one page of invoices. last: the id after which the next page begins, "" at the end. */
+/* Compares one page of invoices. last: the id after which the next page begins, or "" at the end. */
 static bool take_page(const struct comparison *c, char last[256])
 {
 	struct acp_executed done = {0};
@@ -134,7 +134,7 @@ static bool compare_all(struct comparison *c)
 	return c->r->compared = true;
 }
 
-/* With an executor: reads our invoices, then compares those at Stripe. */
+/* If there is an executor, reads our invoices and then compares those at Stripe. */
 static bool with_executor(struct comparison *c)
 {
 	const char *values[] = {c->period};

@@ -31,7 +31,7 @@ static bool fits_schema(struct json_object *policy)
 	struct json_object *params = json_object_new_object();
 	json_object_object_add(params, "policy", json_object_get(policy));
 	bool good = schema && acp_schema_check(schema, params, &bad);
-	/* "/policy/time_window/from" is time_window/from of what was given */
+	/* "/policy/time_window/from" is time_window/from of the given policy */
 	const char *place = strncmp(bad.pointer, "/policy/", 8) == 0 ? bad.pointer + 8 : "it";
 	if (!good)
 		ctl_fail("the policy: %s %s; acpctl(8) lists the members of a policy", place, bad.message);
@@ -72,7 +72,7 @@ int ctl_policy_add(struct ctl *ctl)
 	return ACPCTL_OK;
 }
 
-/* Runs a statement (id, word) that returns whether it changed anything. */
+/* Runs a statement with the parameters (id, word) that returns whether it changed anything. */
 static int decide(struct ctl *ctl, const char *statement, const char *word, const char *done)
 {
 	char id_name[32];

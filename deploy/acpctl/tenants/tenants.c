@@ -124,7 +124,7 @@ int ctl_key_list(struct ctl *ctl)
 	return ctl_tenant_option(ctl, tenant, &values[0]) ? ctl_print_query(ctl, "key list", values) : ACPCTL_FAILED;
 }
 
-/* Scopes must be known: a misspelt one would never match, and nobody would notice. */
+/* Scopes must be known: a misspelt scope would never match, and nobody would notice. */
 static bool scopes_ok(const char *scopes)
 {
 	static const char known[] =

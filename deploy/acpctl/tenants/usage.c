@@ -65,15 +65,15 @@ static const struct report {
 	{"revenue_by_tenant_month", "the same for each tenant", false},
 	{"revenue_lines", "the same for each action and price", false},
 	{"invoices", "invoices, their amounts and states", false},
-	{"invoice_lines", "their lines", false},
+	{"invoice_lines", "the lines of invoices", false},
 	{"tenants", "tenants; --period: onboarded in it", false},
-	{"prices", "prices; --period: valid from a moment in it on", false},
+	{"prices", "prices; --period: those that become valid in it", false},
 	{"audit_months", "months that have a partition of the log", false},
 	{"conversion_by_month", "tenants onboarded in a month, and how many of them became paid", false},
 	{"denials", "refused calls by day, code and action (reads the log)", true},
 	{"latency_by_action_day", "latency of calls by day and action (reads the log)", true},
 	{"billed_calls", "each paid call and the invoice line that charges it (reads the log)", true},
-	{"usage_drift", "differences of counters and audit rows; none is right (reads the log)", true},
+	{"usage_drift", "differences between counters and audit rows; must be empty (reads the log)", true},
 };
 
 static int list_reports(struct ctl *ctl)
@@ -102,7 +102,7 @@ static const struct report *find_report(const char *name)
 	return NULL;
 }
 
-/* The month of a report, which the caller releases; NULL after saying what failed. */
+/* Returns the current month, which the caller releases. NULL after reporting the error. */
 static struct json_object *this_month(struct ctl *ctl)
 {
 	struct json_object *rows = ctl_query(ctl, "this month", NULL);
@@ -122,7 +122,7 @@ int ctl_report(struct ctl *ctl)
 	const struct report *report = find_report(ctl_operand(ctl));
 	if (!report)
 		return ACPCTL_USAGE;
-	/* The settings of the snapshot keep PostgreSQL from compiling a short statement for seconds. */
+	/* The settings of the snapshot prevent PostgreSQL from spending seconds on compiling a short statement. */
 	if (!ctl_begin(ctl, "snapshot"))
 		return ACPCTL_FAILED;
 	if (!period && report->reads_log && !(month = this_month(ctl)))
