@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs acp.fcgi on a host without systemd: acp-fcgi.sh start | stop | reload, as root. With another init system, run
 #   ACP_LISTEN=/run/acp-fcgi/acp.sock acp.fcgi
-# as user acp in the foreground; this script does the same, and makes the folder of the socket.
+# as user acp in the foreground. This script does the same, and also makes the folder of the socket.
 set -eu
 PATH=$PATH:/usr/sbin:/usr/local/sbin
 PROGRAM=$(command -v acp.fcgi)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Example of an upstream behind an action of kind http (actions.d/wordcount.json): counts words.
 
-  upstream.py [PORT]      listens on 127.0.0.1, port 8765 unless told otherwise
+  upstream.py [PORT]      listens on 127.0.0.1, by default on port 8765
 
-A request has {action, params, dry_run, tenant_id, request_id, idempotency_key}, a reply {data, quantity, result_meta}; the
-quantity is billed. An upstream that changes something should keep its replies by tenant_id, action and idempotency_key for
-a day, and answer a repeated call with the kept reply.
+A request has {action, params, dry_run, tenant_id, request_id, idempotency_key}. A reply has {data, quantity,
+result_meta}; the quantity is billed. An upstream that changes something should store its replies by tenant_id, action
+and idempotency_key for a day, and answer a repeated call with the stored reply.
 """
 
 import json

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Building and installing the programs, with the output in a log and one line of progress.
+# Builds and installs the programs, with the output in a log and one line of progress.
 
-# logged LOG TITLE COMMAND…: runs the command quietly; if it fails, shows the tail of the log and returns 1.
+# logged LOG TITLE COMMAND…: runs the command quietly. If it fails, shows the end of the log and returns 1.
 logged() {
 	local log=$1 what=$2 began=$SECONDS
 	shift 2
@@ -15,7 +15,7 @@ logged() {
 	return 1
 }
 
-# For such paths the messages of Automake and configure name neither the cause nor a remedy.
+# Refuses paths for which the messages of Automake and configure name neither the cause nor a remedy.
 check_source_path() {
 	case $REPO in
 	*[!A-Za-z0-9._/+@:,=-]*) fail "$REPO: configure does not accept a character in this path; move the source folder" ;;
@@ -31,7 +31,7 @@ ensure_configure() {
 	fi
 }
 
-# build_tree NAME LOG CONFIGURE-ARGUMENT…: builds in $REPO/NAME; configures it the first time.
+# build_tree NAME LOG CONFIGURE-ARGUMENT…: builds in $REPO/NAME, and configures it the first time.
 build_tree() {
 	local name=$1 log=$2
 	shift 2
@@ -60,7 +60,7 @@ install_tree() {
 	}
 }
 
-# copy_source TO: the source files, without what builds, demos and packaging made among them.
+# copy_source TO: copies the source files, without files that builds, demos and packaging made among them.
 copy_source() {
 	mkdir -p "$1"
 	tar -C "$REPO" -c --exclude-vcs --exclude='./build*' --exclude=./var --exclude=./autom4te.cache --exclude=./aclocal.m4 \

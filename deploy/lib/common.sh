@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Shared by deploy/demo, deploy/check and deploy/lib/stack: messages, users, processes, waiting.
+# Functions shared by deploy/demo, deploy/check and deploy/lib/stack: messages, users, processes, waiting.
 
 PROGRAM=${PROGRAM:-$(basename "$0")}
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
@@ -34,7 +34,7 @@ choose_users() {
 	WEB_GROUP=$(id -gn "$WEB_USER")
 }
 
-# as USER COMMAND…: runs it with the rights of that user, without a login or a PAM session.
+# as USER COMMAND…: runs it as that user, without a login or a PAM session.
 as() {
 	local user=$1
 	shift
@@ -54,7 +54,7 @@ make_dir() {
 	fi
 }
 
-# make_log FILE OWNER: makes a log that the program can still write after it has given up the rights of root.
+# make_log FILE OWNER: makes a log that the program can still write after it has dropped root privileges.
 make_log() {
 	touch "$1"
 	chmod 640 "$1"
@@ -63,7 +63,7 @@ make_log() {
 	fi
 }
 
-# write_file PATH MODE GROUP <text: replaces the file atomically, readable by the group; true if it changed.
+# write_file PATH MODE GROUP <text: replaces the file atomically, readable by the group. True if it changed.
 write_file() {
 	local new
 	new=$(mktemp "$1.XXXXXX")
@@ -85,7 +85,8 @@ quoted() {
 	printf "'%s'" "$escaped"
 }
 
-# env_line NAME VALUE: a line of a file for a shell to source; the programs that this shell starts see the variable too.
+# env_line NAME VALUE: prints a line of a file for a shell to source. Programs that this shell starts see the variable
+# too.
 env_line() {
 	printf 'export %s=%s\n' "$1" "$(quoted "$2")"
 }
@@ -103,8 +104,8 @@ url_encoded_path() {
 	printf '%s' "$out"
 }
 
-# process_started PID: prints its start time in clock ticks since boot. PID and start time identify one process for ever.
-# False for a zombie.
+# process_started PID: prints its start time in clock ticks since boot. PID and start time together identify a process
+# uniquely. False for a zombie.
 process_started() {
 	local stat
 	local -a field
@@ -113,21 +114,21 @@ process_started() {
 	[ "${field[0]}" != Z ] && printf '%s' "${field[19]}"
 }
 
-# record_pid FILE PID: stores the number and start time of a process that was just started.
+# record_pid FILE PID: stores the PID and start time of a process that was just started.
 record_pid() {
 	local since
 	since=$(process_started "$2") || return 1
 	printf '%s %s\n' "$2" "$since" >"$1"
 }
 
-# recorded_pid FILE: prints the recorded process number if the same process still runs (not another one with its number).
+# recorded_pid FILE: prints the recorded PID if the same process still runs, and not another one with this PID.
 recorded_pid() {
 	local pid since
 	[ -r "$1" ] && read -r pid since <"$1" || return 1
 	[[ $pid =~ ^[0-9]+$ ]] && [ "$(process_started "$pid")" = "$since" ] && printf '%s\n' "$pid"
 }
 
-# stop_process PID SECONDS: sends SIGTERM, and SIGKILL if the process still runs after so many seconds.
+# stop_process PID SECONDS: sends SIGTERM, and SIGKILL if the process still runs after this time.
 stop_process() {
 	local pid=$1 since deadline=$((SECONDS + $2))
 	since=$(process_started "$pid") || return 0
@@ -143,7 +144,7 @@ stop_process() {
 	done
 }
 
-# start_daemon PIDFILE USER LOG COMMAND…: starts it in a session of its own, which Ctrl-C in the terminal does not reach.
+# start_daemon PIDFILE USER LOG COMMAND…: starts it in a separate session, which Ctrl-C in the terminal does not reach.
 start_daemon() {
 	local pidfile=$1 user=$2 log=$3
 	local -a become=()
@@ -159,7 +160,7 @@ start_daemon() {
 	}
 }
 
-# wait_for SECONDS COMMAND…: waits until the command succeeds; false if it did not in that time.
+# wait_for SECONDS COMMAND…: waits until the command succeeds. False if it did not succeed in this time.
 wait_for() {
 	local deadline=$((SECONDS + $1))
 	shift

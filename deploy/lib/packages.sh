@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Debian packages: finds the missing ones, and installs them without starting services of the machine.
+# Finds missing Debian packages, and installs them without starting services of the machine.
 
 BUILD_PACKAGES=(gcc make libc6-dev autoconf automake pkg-config libfcgi-dev libjson-c-dev libcurl4-openssl-dev libpq-dev
 	libssl-dev libcunit1-dev)
@@ -13,7 +13,7 @@ TEST_PACKAGES=(clang libclang-rt-14-dev pgtap libtap-parser-sourcehandler-pgtap-
 	shellcheck universal-ctags prometheus pgbouncer chromium cppcheck clang-tidy)
 PACKAGE_PACKAGES=(debhelper dpkg-dev fakeroot lintian debootstrap systemd-container)
 BENCH_PACKAGES=(wrk nginx)
-# For the parts that run only if they are named.
+# For parts that run only if they are named.
 ANALYSIS_PACKAGES=(clang-tools valgrind gcovr)
 
 POLICY=/usr/sbin/policy-rc.d
@@ -28,7 +28,7 @@ have_package() {
 	[ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ] || command -v "$1" >/dev/null
 }
 
-# The folder with initdb, pg_ctl, postgres of the highest version.
+# Prints the folder with initdb, pg_ctl and postgres of the newest version.
 newest_postgres_bin() {
 	local found
 	found=$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | sort -V | tail -n 1)
@@ -42,13 +42,13 @@ missing_packages() {
 	done
 }
 
-# ensure_packages LOG NAME…: as root, installs the missing packages; otherwise prints the command for root and returns 1.
+# ensure_packages LOG NAME…: as root, installs the missing packages. Otherwise prints the command for root, and returns 1.
 ensure_packages() {
 	local log=$1
 	local -a missing
 	shift
 	if ! command -v dpkg-query >/dev/null; then
-		say "This is not Debian; it must have what these Debian packages contain: $*"
+		say "This is not Debian; install the contents of these Debian packages yourself: $*"
 		return 0
 	fi
 	mapfile -t missing < <(missing_packages "$@")
@@ -75,7 +75,7 @@ apt_install() {
 	DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "$@"
 }
 
-# Runs in a subshell, which undoes the temporary changes at its end in any case.
+# Runs in a subshell, which always undoes the temporary changes at its end.
 install_quietly() {
 	set -e
 	local name
@@ -92,7 +92,7 @@ install_quietly() {
 	disable_new_services "$@"
 }
 
-# Packages run this script before they start a service. An existing one of the machine is left as it is.
+# Packages run this script before they start a service. An existing script of the machine is not changed.
 forbid_service_starts() {
 	if [ ! -e "$POLICY" ] || grep -qxF "$POLICY_MARK" "$POLICY"; then
 		printf '#!/bin/sh\n%s\nexit 101\n' "$POLICY_MARK" >"$POLICY"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# PgBouncer in transaction mode between the responder and PostgreSQL (stack --pooler).
+# Runs PgBouncer in transaction mode between the responder and PostgreSQL (stack --pooler).
 
 POOLER_PORT=6432
 
@@ -16,7 +16,7 @@ app_database_url() {
 	fi
 }
 
-# It runs as the web server's user, which PostgreSQL maps to acp_app.
+# PgBouncer runs as the web server's user, which PostgreSQL maps to acp_app.
 start_pooler() {
 	if recorded_pid "$RUN/pooler.pid" >/dev/null; then
 		return 0

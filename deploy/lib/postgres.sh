@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# A private PostgreSQL cluster: Unix socket only, durable, one database "acp".
+# Manages a private PostgreSQL cluster: Unix socket only, durable, one database "acp".
 
 # database_url ROLE DATABASE
 database_url() {
@@ -36,7 +36,7 @@ make_cluster() {
 	as "$PG_USER" sh -c 'echo "include '\''acp.conf'\''" >>"$1/postgresql.conf" && : >"$1/acp.made"' sh "$PGDATA"
 }
 
-# Durability has the defaults of PostgreSQL: fsync, full_page_writes and synchronous_commit are on.
+# The durability settings are PostgreSQL's defaults: fsync, full_page_writes and synchronous_commit are on.
 postgres_settings() {
 	cat <<-END
 		listen_addresses = ''
@@ -49,7 +49,7 @@ postgres_settings() {
 	END
 }
 
-# Maps system users to roles: PostgreSQL learns the system user of a connection from the kernel (peer).
+# Maps system users to roles. PostgreSQL gets the system user of a connection from the kernel (peer).
 postgres_ident() {
 	local role
 	for role in postgres acp_app acp_report; do
@@ -73,8 +73,8 @@ configure_cluster() {
 	postgres_ident | write_as_postgres "$PGDATA/pg_ident.conf"
 }
 
-# After kill -9 of the postmaster its children soon end by themselves. The files with its number prevent the next start
-# as long as a process has that number, be it the zombie of the old one or another process.
+# After kill -9 of the postmaster its children soon end by themselves. The files with its PID prevent the next start as
+# long as any process has that PID, whether the zombie of the old one or another process.
 clear_dead_postgres() {
 	wait_for 30 no_postgres_left || fail "processes of a dead PostgreSQL still run in $PGDATA: stop them, then run this again"
 	rm -f "$PGDATA/postmaster.pid" "$PG_SOCKETS/.s.PGSQL.5432.lock"
@@ -118,7 +118,7 @@ stop_postgres() {
 	}
 }
 
-# sql [PSQL-ARGUMENT…]: runs psql as superuser, with plain output; stops at the first error.
+# sql [PSQL-ARGUMENT…]: runs psql as superuser, with plain output, and stops at the first error.
 sql() {
 	"$PGBIN/psql" -X -q -A -t -v ON_ERROR_STOP=1 -d "$(database_url postgres acp)" "$@"
 }
@@ -141,8 +141,8 @@ migrate() {
 	}
 }
 
-# No other program uses this database, so reports need no schema name: select … from audit_logs. JIT is off, as for the
-# program's roles: compiling these queries takes seconds, running them takes milliseconds.
+# No other program uses this database, so reports need no schema name: select … from audit_logs. JIT is off, as it is
+# for the program's roles: compiling these queries takes seconds, and running them takes milliseconds.
 open_roles() {
 	sql -c 'alter role acp_app login' -c 'alter role acp_report login' \
 		-c 'alter database acp set search_path = acp_report, acp, public' -c 'alter database acp set jit = off' >>"$LOG/migrate.log" 2>&1 || {

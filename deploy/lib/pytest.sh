@@ -1,9 +1,10 @@
 # shellcheck shell=bash
-# tests/e2e by pytest.
+# Runs tests/e2e with pytest.
 
 E2E=$REPO/tests/e2e
 
-# find_pytest: sets PYTEST, the command. Debian's packages belong to its own python3, which need not be the first on PATH.
+# find_pytest: sets PYTEST, the command. Debian's packages are installed for its own python3, which may not be the first
+# on PATH.
 find_pytest() {
 	local python
 	for python in python3 /usr/bin/python3; do
@@ -15,14 +16,14 @@ find_pytest() {
 	fail "pytest or its xdist is missing: apt-get install python3-pytest python3-pytest-xdist"
 }
 
-# How many tests run at the same time, each worker with a stack of its own.
+# Prints how many tests run at the same time, each worker with a separate stack.
 e2e_workers() {
 	local n
 	n=$(nproc)
 	echo $((n < 2 ? 2 : n > 4 ? 4 : n))
 }
 
-# tests_named AREA[.TEST]…: as pytest names them.
+# tests_named AREA[.TEST]…: prints the names that pytest uses for them.
 tests_named() {
 	local name
 	for name in "$@"; do
@@ -33,7 +34,7 @@ tests_named() {
 	done
 }
 
-# A port of 127.0.0.1 that is free.
+# Prints a free port of 127.0.0.1.
 free_port() {
 	PYTHONPATH=$E2E python3 -B -c 'from stack import free_port; print(free_port())'
 }

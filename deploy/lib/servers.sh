@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# The responder and the web server in front of it. Values of SERVER:
+# Manages the responder and the web server in front of it. Values of SERVER:
 #   lighttpd, nginx, apache-proxy, caddy
 #                   the responder is a supervisor on a Unix socket, started here; the web server passes requests to it
 #   lighttpd-spawn  lighttpd starts two of the responder's processes (bin-path) and hands each its socket
 #   apache-fcgid    Apache's mod_fcgid starts the responder's processes and hands each its socket
 #   none            neither: only the database
 SERVERS=(lighttpd lighttpd-spawn nginx apache-fcgid apache-proxy caddy)
-# Values of MOUNT: everything at /; /api and the other paths of the program; or all of it below /acp.
+# Values of MOUNT: / (every path), /api (with the other paths of the program), or /acp (everything below it).
 MOUNTS=(/ /api /acp)
 
 # check_server NAME
@@ -27,7 +27,7 @@ check_mount() {
 	fail "--mount $1: unknown; must be one of: ${MOUNTS[*]}"
 }
 
-# True if the responder is started here, and not by the web server.
+# True if the responder is started here, not by the web server.
 starts_responder() {
 	case $SERVER in
 	lighttpd | nginx | apache-proxy | caddy) return 0 ;;
@@ -44,7 +44,8 @@ check_number() {
 	[[ $2 =~ ^[1-9][0-9]{0,4}$ ]] && [ "$2" -le "$3" ] || fail "$1 $2: must be a number from 1 to $3"
 }
 
-# Programs or settings have changed since the start. A file remembers it, even if this run fails.
+# Records in a file that programs or settings have changed since the start, so that this is known even if this run
+# fails.
 note_change() {
 	: >"$STATE/restart"
 }
@@ -119,7 +120,7 @@ responder_settings() {
 	fi
 }
 
-# The settings of --conf replace ours: the program refuses a name that is given twice.
+# Drops our settings that --conf also has: the program refuses a name that is given twice.
 with_extra_settings() {
 	if [ -z "$EXTRA_CONF" ]; then
 		cat
@@ -155,7 +156,7 @@ write_responder_config() {
 	}
 }
 
-# fill TEMPLATE: prints it, with the value of NAME in place of @NAME@.
+# fill TEMPLATE: prints it, with @NAME@ replaced by the value of NAME.
 fill() {
 	local name script='' out
 	for name in "${PLACEHOLDERS[@]}"; do
@@ -179,7 +180,8 @@ web_values() {
 	if [ "$hard" != unlimited ] && [ "$hard" -lt "$MAX_FDS" ]; then
 		MAX_FDS=$hard
 	fi
-	# lighttpd allows half as many connections as descriptors: enough for 10,000 clients that wait or send slowly.
+	# lighttpd allows half as many connections as descriptors. This is enough for 10,000 clients that wait or send
+	# slowly.
 	MAX_CONNECTIONS=$((MAX_FDS / 2))
 	POOL=${WORKERS:-16}
 	POOL_MIN=$((POOL < 4 ? POOL : 4))
@@ -191,7 +193,7 @@ web_values() {
 	if is_root; then
 		USER_LINE="user $WEB_USER $WEB_GROUP;"
 	fi
-	# The lines of a template for other mounts, and for the other way to start the program, become comments.
+	# Lines of a template for other mounts, and for the other way to start the program, become comments.
 	AT_ROOT='# ' AT_API='# ' AT_PREFIX='# ' EXTERNAL='# ' SPAWNED='# '
 	case $MOUNT in
 	/) AT_ROOT= ;;
@@ -226,7 +228,8 @@ write_web_config() {
 
 # The examples -------------------------------------------------------------------------------------------------------
 
-# Two actions without C (deploy/examples): a function over a sample table, and an upstream of one small Python program.
+# Writes two actions without C (deploy/examples): a function over a sample table, and an upstream, which is a small
+# Python program.
 write_examples() {
 	local file
 	UPSTREAM_PORT=$((PORT < 65535 ? PORT + 1 : PORT - 1))
@@ -290,7 +293,7 @@ write_stripe() {
 	done
 }
 
-# Keys are passed in the environment: every user can see arguments.
+# Passes keys in the environment, because every user can see arguments.
 start_stripe() {
 	local -x STAND_IN_KEY STAND_IN_WEBHOOK_SECRET
 	if recorded_pid "$RUN/stripe.pid" >/dev/null && stripe_listens; then
@@ -358,8 +361,8 @@ stop_responder() {
 	stop_left_over responder
 }
 
-# our_processes all|responder: prints the numbers of the processes that run this folder's copy of the responder (and, with
-# all, a web server with this folder's configuration). It finds children whose parent was killed.
+# our_processes all|responder: prints the PIDs of the processes that run this folder's copy of the responder (and, with
+# all, a web server with this folder's configuration). It also finds children whose parent was killed.
 our_processes() {
 	local proc
 	local -a args
@@ -367,7 +370,8 @@ our_processes() {
 		mapfile -d '' -t args <"$proc/cmdline" || continue
 		case ${args[0]:-}:${args[*]: -1} in
 		"$SBIN/acp.fcgi:"* | */lighttpd:"$ETC"/lighttpd*.conf | */apache2:"$ETC"/apache-*.conf | */caddy:"$ETC/caddy.conf") ;;
-		# nginx sets its title in one word. Its workers do not show the configuration; they end with their master.
+		# nginx sets its title as one word. Its workers do not show the configuration, but they end with their
+		# master.
 		"nginx: master process"*"$ETC/nginx.conf"*) ;;
 		*) continue ;;
 		esac
@@ -377,8 +381,8 @@ our_processes() {
 	done 2>/dev/null
 }
 
-# stop_left_over all|responder: stops those processes. A responder may finish its requests; Apache's children ignore SIGTERM
-# after their parent has ended, so they get little time.
+# stop_left_over all|responder: stops those processes. A responder may finish its requests. Apache's children ignore
+# SIGTERM after their parent has ended, so they get little time.
 stop_left_over() {
 	local patience=3
 	local -a pids
@@ -390,7 +394,7 @@ stop_left_over() {
 	if [ "$1" = responder ]; then
 		patience=35
 	fi
-	# Only these: processes that a web server starts in their place shall stay.
+	# Kill only these: processes that a web server starts in their place must stay.
 	wait_for "$patience" none_runs "${pids[@]}" || kill -KILL "${pids[@]}" 2>/dev/null || true
 }
 
@@ -401,7 +405,7 @@ none_runs() {
 	done
 }
 
-# Prints the number of a running responder: the supervisor, or one of the processes of mod_fcgid.
+# Prints the PID of a running responder: the supervisor, or one of the processes of mod_fcgid.
 responder_pid() {
 	if starts_responder; then
 		recorded_pid "$RUN/responder.pid"
@@ -458,11 +462,11 @@ start_web() {
 	case $SERVER in
 	lighttpd*) start_daemon "$RUN/web.pid" "$ME" "$LOG/web.log" "$WEB_SERVER" -D -f "$WEB_CONF" ;;
 	nginx) start_daemon "$RUN/web.pid" "$ME" "$LOG/web.log" "$WEB_SERVER" -e stderr -c "$WEB_CONF" ;;
-	# Caddy does not give up the rights of root by itself.
+	# Caddy does not drop root privileges by itself.
 	caddy) HOME=$RUN/web start_daemon "$RUN/web.pid" "$WEB_USER" "$LOG/web.log" \
 		"$WEB_SERVER" run --adapter caddyfile --config "$WEB_CONF" ;;
 	apache-*)
-		# It is not running (see above); Apache would trust a number that now belongs to another process.
+		# Apache is not running (see above). It would trust a PID that now belongs to another process.
 		rm -f "$RUN/apache.pid"
 		start_daemon "$RUN/web.pid" "$ME" "$LOG/web.log" "$WEB_SERVER" -D FOREGROUND -f "$WEB_CONF"
 		;;
@@ -481,7 +485,7 @@ stop_web() {
 	esac
 }
 
-# Runs before anything is started: with a wrong port, nothing is left behind.
+# Runs before anything is started, so that a wrong port leaves nothing behind.
 check_port() {
 	if web_running; then
 		return 0
@@ -493,7 +497,7 @@ check_port() {
 }
 
 web_ready() {
-	# A server that has ended will never be ready; the caller checks that.
+	# A server that has ended will never be ready. The caller checks for that.
 	! web_running || [ "$(curl -s -o /dev/null -m 5 -w '%{http_code}' --noproxy '*' "http://127.0.0.1:$PORT$(url_prefix)/readyz")" = 200 ]
 }
 

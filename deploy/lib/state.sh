@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The state folder of a stack. DIR is the folder that the user names; DIR/state is the state folder itself, or a link to one
-# that the unprivileged users can reach.
+# Manages the state folder of a stack. DIR is the folder that the user names. DIR/state is the state folder itself, or a
+# link to one that the unprivileged users can reach.
 
 STATE_MARK=.acp-stack
 
@@ -35,13 +35,13 @@ need_state() {
 	[ -n "$STATE" ] || fail "$DIR: no stack was started there"
 }
 
-# Prints the folder that DIR/state links to if it cannot be in DIR: one for each DIR.
+# Prints the folder that DIR/state links to if the state cannot be in DIR. Each DIR has its own.
 outside_state() {
 	printf '/var/tmp/acp-demo-%s' "$(printf '%s' "$DIR" | sha256sum | cut -c1-10)"
 }
 
-# The path of a socket has at most 107 bytes, an environment value of mod_fcgid at most 127, and configuration files have
-# quoting rules of their own: only a short, plain path that every user can reach is used as it is.
+# The path of a socket has at most 107 bytes, an environment value of mod_fcgid at most 127, and configuration files
+# have different quoting rules. So DIR is used only if its path is short and plain, and every user can reach it.
 state_fits_in_dir() {
 	local user
 	case $DIR in
@@ -83,7 +83,7 @@ make_state() {
 	make_dir "$STATE/journal" 700 "$WEB_USER"
 }
 
-# Somebody removed DIR, maybe while it ran: clears its state folder in /var/tmp.
+# Clears the state folder in /var/tmp of a DIR that was removed, perhaps while its stack ran.
 clear_left_over() {
 	[ -e "$1" ] || [ -L "$1" ] || return 0
 	[ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] && [ "$(cat "$1/$STATE_MARK" 2>/dev/null)" = "$DIR" ] ||
@@ -103,16 +103,16 @@ remove_state() {
 	STATE=
 }
 
-# One command at a time for each DIR.
+# Allows one command at a time for each DIR.
 lock_dir() {
 	mkdir -p "$DIR" || fail "$DIR: cannot make this folder"
 	exec 9>"$DIR/.lock" || fail "$DIR/.lock: cannot write; it belongs to $(stat -c %U "$DIR/.lock" 2>/dev/null)"
 	flock -w 120 9 || fail "another stack or demo has been working on $DIR for two minutes"
-	# Another run may have made the state folder before it released the lock.
+	# Another run may have made the state folder while this one waited for the lock.
 	set_dir "$DIR"
 }
 
-# secret NAME PREFIX: prints a secret, which is made the first time.
+# secret NAME PREFIX: prints a secret, and makes it the first time.
 secret() {
 	local file=$SECRETS/$1
 	if [ ! -s "$file" ]; then

@@ -1,8 +1,8 @@
 -- Example of an action of kind sql (actions.d/contacts.json): a table of the operator, and the function that the action
 -- runs. Run this file once as the owner of the database: psql -d acp -f contacts.sql
 --
--- The function gets the calling tenant, the call's params (checked against params_schema) and ctx: request_id, event_id,
--- api_key_id, dry_run, ts. It runs in the call's transaction: a failed call undoes its writes.
+-- The function receives the calling tenant, the call's params (checked against params_schema) and ctx: request_id,
+-- event_id, api_key_id, dry_run, ts. It runs in the call's transaction: a failed call undoes its writes.
 
 CREATE SCHEMA IF NOT EXISTS demo;
 
