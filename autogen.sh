@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes configure. Needs autoconf, automake and pkg-config.
+# Creates configure. Needs autoconf, automake and pkg-config.
 set -e
 cd "$(dirname "$0")"
 autoreconf -i --force
