@@ -33,6 +33,21 @@ start_pooler() {
 	}
 }
 
+# Waits until PostgreSQL can be reached through the pooler, if one runs. After a failed login PgBouncer refuses calls for
+# server_login_retry, even if PostgreSQL accepts connections again.
+wait_for_pooler() {
+	recorded_pid "$RUN/pooler.pid" >/dev/null || return 0
+	wait_for 10 reaches_postgres || {
+		show_tail "$LOG/pooler.log"
+		fail "PostgreSQL cannot be reached through PgBouncer"
+	}
+}
+
+reaches_postgres() {
+	POOLER=yes
+	"$PGBIN/psql" -X -q -A -t -d "$(app_database_url)" -c 'select 1' >/dev/null 2>&1
+}
+
 stop_pooler() {
 	local pid
 	if pid=$(recorded_pid "$RUN/pooler.pid"); then
