@@ -18,8 +18,8 @@ static void write_journal(const char *path, struct acp_buf *out)
 	acp_buf_printf(out, "acp_journal_rows %lld\n", (long long)waiting.rows);
 	acp_metrics_head(out, "acp_journal_bytes", "gauge", "Bytes that these rows use of journal_max_bytes.");
 	acp_buf_printf(out, "acp_journal_bytes %lld\n", (long long)waiting.bytes);
-	acp_metrics_head(out, "acp_journal_bad_files", "gauge", "Journal files put aside because of damage.");
-	acp_buf_printf(out, "acp_journal_bad_files %lld\n", (long long)waiting.aside);
+	acp_metrics_head(out, "acp_journal_bad_files", "gauge", "Journal files that are kept because of damage.");
+	acp_buf_printf(out, "acp_journal_bad_files %lld\n", (long long)waiting.bad);
 }
 
 /* The database ------------------------------------------------------------------------------------------------ */

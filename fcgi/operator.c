@@ -86,7 +86,7 @@ static void add_journal(const struct acp_kernel *kernel, struct json_object *bod
 		return;
 	acp_json_add(journal, "rows", json_object_new_int64((int64_t)waiting.rows));
 	acp_json_add(journal, "bytes", json_object_new_int64((int64_t)waiting.bytes));
-	acp_json_add(journal, "bad_files", json_object_new_int64((int64_t)waiting.aside));
+	acp_json_add(journal, "bad_files", json_object_new_int64((int64_t)waiting.bad));
 	acp_json_add(body, "journal", journal);
 }
 

@@ -45,13 +45,13 @@ bool acp_journal_pending(const struct acp_journal *journal);
 typedef enum acp_code acp_journal_commit(void *arg, const char *events, size_t count);
 
 struct acp_journal_counts {
-	int64_t files;     /* replayed and removed */
-	int64_t events;    /* committed */
-	int64_t in_use;    /* files left alone because a process writes or replays them */
-	int64_t torn;      /* files with an incomplete last line, whose call had not been answered */
-	int64_t damaged;   /* lines with a wrong checksum */
-	int64_t refused;   /* events that can never be stored */
-	int64_t put_aside; /* files renamed to *.bad because of damaged or refused */
+	int64_t files;   /* replayed and removed */
+	int64_t events;  /* committed */
+	int64_t in_use;  /* files left alone because a process writes or replays them */
+	int64_t torn;    /* files with an incomplete last line, whose call had not been answered */
+	int64_t damaged; /* lines with a wrong checksum */
+	int64_t refused; /* events that can never be stored */
+	int64_t bad;     /* files renamed to *.bad because of damaged or refused */
 };
 
 /* Replays the file of this process (the next append starts another one) and the files that no living process holds.
@@ -72,7 +72,7 @@ struct acp_journal_file {
 	int64_t events;  /* whole lines */
 	int64_t damaged; /* lines with a wrong checksum */
 	bool in_use;
-	bool aside;      /* *.bad: not replayed */
+	bool bad;        /* *.bad: not replayed */
 	char oldest[40]; /* the smallest ts; "": none */
 };
 
@@ -85,7 +85,7 @@ bool acp_journal_survey(const char *dir, void (*each)(void *arg, const struct ac
 struct acp_journal_waiting {
 	int64_t rows;
 	int64_t bytes;
-	int64_t aside; /* files *.bad */
+	int64_t bad; /* files *.bad */
 };
 struct acp_journal_waiting acp_journal_waiting(const char *dir);
 

@@ -6,7 +6,7 @@
 #include "journal.h"
 
 #define ACP_JOURNAL_LIVE ".journal"
-#define ACP_JOURNAL_ASIDE ".bad"
+#define ACP_JOURNAL_BAD ".bad"
 
 enum {
 	ACP_JOURNAL_HEAD = 26,          /* bytes of a line before its JSON */

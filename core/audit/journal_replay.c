@@ -38,7 +38,7 @@ static int is_live(const struct dirent *entry)
 
 static int is_any(const struct dirent *entry)
 {
-	return is_live(entry) || acp_journal_named(entry->d_name, ACP_JOURNAL_ASIDE);
+	return is_live(entry) || acp_journal_named(entry->d_name, ACP_JOURNAL_BAD);
 }
 
 static int open_file(int dir, const char *name)
@@ -139,11 +139,11 @@ static enum acp_code replay_lines(struct replay *replay, struct acp_journal_read
 static bool rename_to_bad(struct replay *replay)
 {
 	char name[300];
-	snprintf(name, sizeof name, "%.*s" ACP_JOURNAL_ASIDE, (int)(strlen(replay->name) - strlen(ACP_JOURNAL_LIVE)),
+	snprintf(name, sizeof name, "%.*s" ACP_JOURNAL_BAD, (int)(strlen(replay->name) - strlen(ACP_JOURNAL_LIVE)),
 		 replay->name);
 	if (renameat(replay->dir, replay->name, replay->dir, name) != 0)
 		return false;
-	replay->counts->put_aside++;
+	replay->counts->bad++;
 	acp_log(ACP_LOG_ERROR,
 		"journal: %s: %lld damaged lines, %lld events that PostgreSQL refuses; the rest is stored, the "
 		"file is kept as %s",
@@ -154,11 +154,11 @@ static bool rename_to_bad(struct replay *replay)
 /* Finishes a file after all events that can be stored have been stored. */
 static enum acp_code end_file(struct replay *replay)
 {
-	bool aside = replay->damaged || replay->refused;
-	bool gone = aside ? rename_to_bad(replay) : unlinkat(replay->dir, replay->name, 0) == 0;
+	bool bad = replay->damaged || replay->refused;
+	bool gone = bad ? rename_to_bad(replay) : unlinkat(replay->dir, replay->name, 0) == 0;
 	replay->counts->damaged += replay->damaged;
 	replay->counts->refused += replay->refused;
-	replay->counts->files += gone && !aside;
+	replay->counts->files += gone && !bad;
 	if (gone && fsync(replay->dir) == 0)
 		return ACP_OK;
 	acp_log(ACP_LOG_ERROR, "journal: %s is stored but cannot be removed: %s", replay->name, strerror(errno));
@@ -265,7 +265,7 @@ static bool survey_file(int dir, const char *name, struct acp_journal_file *file
 	int fd = open_file(dir, name);
 	if (fd < 0)
 		return errno == ENOENT;
-	*file = (struct acp_journal_file){.name = name, .aside = acp_journal_named(name, ACP_JOURNAL_ASIDE)};
+	*file = (struct acp_journal_file){.name = name, .bad = acp_journal_named(name, ACP_JOURNAL_BAD)};
 	file->bytes = fstat(fd, &status) == 0 ? status.st_size : 0;
 	file->in_use = flock(fd, LOCK_SH | LOCK_NB) != 0;
 	if (!file->in_use)
@@ -323,8 +323,8 @@ struct acp_journal_waiting acp_journal_waiting(const char *dir)
 	while (open && (entry = readdir(open))) {
 		if (is_live(entry))
 			count_lines(dirfd(open), entry->d_name, &waiting);
-		else if (acp_journal_named(entry->d_name, ACP_JOURNAL_ASIDE))
-			waiting.aside++;
+		else if (acp_journal_named(entry->d_name, ACP_JOURNAL_BAD))
+			waiting.bad++;
 	}
 	if (open)
 		closedir(open);

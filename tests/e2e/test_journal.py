@@ -108,7 +108,7 @@ def test_replay_once(bench):
         all_of_them = [old, *events(bench, tenant, 1200)]
         first = kept.write("20260101T000000Z-1-00000001.journal", *all_of_them)
         shown = kept.status()
-        equal([shown[name] for name in ("empty", "events", "bytes", "oldest", "in_use", "put_aside")],
+        equal([shown[name] for name in ("empty", "events", "bytes", "oldest", "in_use", "bad_files")],
               [False, 1201, os.path.getsize(first), old["ts"], 0, 0], "status")
         equal(shown["files"][0]["state"], "waiting", "state")
         text = kept.ctl("status").stdout
@@ -154,10 +154,10 @@ def test_cut_and_damaged(bench):
         unknown = {**event(bench, tenant), "tenant_id": str(uuid.uuid4()), "tier": "free"}
         kept.write("unknown.journal", good[0], unknown, *events(bench, tenant, 1))
         equal(kept.replay(FAILED), {"events_stored": 2, "events_stored_before": 2, "events_refused": 1,
-                                    "lines_damaged": 1, "files_put_aside": 2}, "counts")
+                                    "lines_damaged": 1, "files_bad": 2}, "counts")
         equal(kept.files(), ["damaged.bad", "unknown.bad"], "files")
         shown = kept.status()
-        equal((shown["empty"], shown["put_aside"]), (False, 2), "status")
+        equal((shown["empty"], shown["bad_files"]), (False, 2), "status")
         done = bench.stack.program("acpctl", "doctor", environment=kept.environment)
         check(done.returncode == FAILED and "WRONG journal" in done.stdout, "doctor: %s" % done.stdout)
         equal(kept.replay(), {}, "counts of a replay with only *.bad files")

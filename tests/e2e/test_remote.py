@@ -474,7 +474,7 @@ def test_cut_between_reserve_and_settle(bench):
         equal(hub_quota(bench, tenant), (2, 0), "used, reserved")
 
 
-def test_refused_event_is_put_aside(bench):
+def test_refused_event_is_kept(bench):
     """An event that the hub never accepts does not delay the others, and is not lost."""
     with kernel_a(bench) as a:
         _, key = a.tenant()

@@ -6,7 +6,7 @@
 
 struct survey {
 	struct json_object *files;
-	int64_t events, bytes, damaged, aside, in_use;
+	int64_t events, bytes, damaged, bad, in_use;
 	char oldest[40];
 	bool complete;
 };
@@ -18,7 +18,7 @@ static void add_file(void *arg, const struct acp_journal_file *file)
 	survey->events += file->events;
 	survey->bytes += file->bytes;
 	survey->damaged += file->damaged;
-	survey->aside += file->aside;
+	survey->bad += file->bad;
 	survey->in_use += file->in_use;
 	if (*file->oldest && (!*survey->oldest || strcmp(file->oldest, survey->oldest) < 0))
 		snprintf(survey->oldest, sizeof survey->oldest, "%s", file->oldest);
@@ -27,7 +27,7 @@ static void add_file(void *arg, const struct acp_journal_file *file)
 		  acp_json_add(row, "bytes", json_object_new_int64(file->bytes)) &&
 		  acp_json_add(row, "damaged", json_object_new_int64(file->damaged)) &&
 		  acp_json_add_string(row, "state",
-				      file->aside    ? "put aside"
+				      file->bad      ? "bad"
 				      : file->in_use ? "in use"
 						     : "waiting") &&
 		  (*file->oldest ? acp_json_add_string(row, "oldest", file->oldest) : acp_json_add_null(row, "oldest"));
@@ -40,7 +40,7 @@ static void add_file(void *arg, const struct acp_journal_file *file)
 /* Returns whether no event waits. A file that a process has just created has no events. */
 static bool is_empty(const struct survey *survey)
 {
-	return survey->events == 0 && survey->damaged == 0 && survey->aside == 0;
+	return survey->events == 0 && survey->damaged == 0 && survey->bad == 0;
 }
 
 static void print_json(const struct ctl *ctl, const struct survey *survey)
@@ -52,7 +52,7 @@ static void print_json(const struct ctl *ctl, const struct survey *survey)
 		  acp_json_add(all, "events", json_object_new_int64(survey->events)) &&
 		  acp_json_add(all, "bytes", json_object_new_int64(survey->bytes)) &&
 		  acp_json_add(all, "in_use", json_object_new_int64(survey->in_use)) &&
-		  acp_json_add(all, "put_aside", json_object_new_int64(survey->aside)) &&
+		  acp_json_add(all, "bad_files", json_object_new_int64(survey->bad)) &&
 		  (*survey->oldest ? acp_json_add_string(all, "oldest", survey->oldest)
 				   : acp_json_add_null(all, "oldest")) &&
 		  acp_json_add(all, "files", json_object_get(survey->files));
@@ -110,11 +110,15 @@ static void print_replay(struct ctl *ctl, const struct acp_pg_journal *pg, const
 	const struct {
 		const char *name;
 		int64_t value;
-	} lines[] = {{"events_stored", pg->stored},          {"events_stored_before", pg->duplicates},
-		     {"events_not_billable", pg->uncounted}, {"events_refused", counts->refused},
-		     {"lines_damaged", counts->damaged},     {"lines_cut", counts->torn},
-		     {"files_removed", counts->files},       {"files_in_use", counts->in_use},
-		     {"files_put_aside", counts->put_aside}};
+	} lines[] = {{"events_stored", pg->stored},
+		     {"events_stored_before", pg->duplicates},
+		     {"events_not_billable", pg->uncounted},
+		     {"events_refused", counts->refused},
+		     {"lines_damaged", counts->damaged},
+		     {"lines_cut", counts->torn},
+		     {"files_removed", counts->files},
+		     {"files_in_use", counts->in_use},
+		     {"files_bad", counts->bad}};
 	struct json_object *rows = json_object_new_array();
 	struct json_object *row = json_object_new_object();
 	for (size_t i = 0; i < ACP_COUNT(lines); i++)
@@ -139,8 +143,8 @@ int ctl_journal_replay(struct ctl *ctl)
 	if (code != ACP_OK)
 		return ctl_fail(
 			"the replay stopped (see the lines above); the events that were not stored are still there");
-	if (counts.put_aside)
-		return ctl_fail("%lld file%s could not be replayed: see *.bad in %s", (long long)counts.put_aside,
-				counts.put_aside == 1 ? "" : "s", ctl->config.journal_dir);
+	if (counts.bad)
+		return ctl_fail("%lld file%s could not be replayed: see *.bad in %s", (long long)counts.bad,
+				counts.bad == 1 ? "" : "s", ctl->config.journal_dir);
 	return ACPCTL_OK;
 }

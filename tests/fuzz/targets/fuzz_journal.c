@@ -122,11 +122,11 @@ static enum acp_code commit(void *arg, const char *events, size_t count)
 
 static void check_replay(const struct acp_buf *file, struct lines *lines)
 {
-	char name[128], aside[128];
+	char name[128], bad[128];
 	struct acp_buf all;
 	struct acp_journal_counts counts = {0};
 	snprintf(name, sizeof name, "%s/1" ACP_JOURNAL_LIVE, fuzz_folder());
-	snprintf(aside, sizeof aside, "%s/1" ACP_JOURNAL_ASIDE, fuzz_folder());
+	snprintf(bad, sizeof bad, "%s/1" ACP_JOURNAL_BAD, fuzz_folder());
 	FILE *out = fopen(name, "w");
 	if (!out || fwrite(file->ptr, 1, file->len, out) != file->len || fclose(out) != 0)
 		abort();
@@ -136,7 +136,7 @@ static void check_replay(const struct acp_buf *file, struct lines *lines)
 	FUZZ_CHECK(counts.events == lines->count && counts.damaged == lines->damaged && counts.torn == lines->cut,
 		   "%lld events, %lld damaged, %lld torn", (long long)counts.events, (long long)counts.damaged,
 		   (long long)counts.torn);
-	FUZZ_CHECK((access(aside, F_OK) == 0) == (lines->damaged > 0), "a damaged file must be kept, others must not");
+	FUZZ_CHECK((access(bad, F_OK) == 0) == (lines->damaged > 0), "a damaged file must be kept, others must not");
 	FUZZ_CHECK(access(name, F_OK) != 0, "the file is still there");
 	for (size_t i = 0; i < lines->whole.len; i++)
 		if (lines->whole.ptr[i] == '\0')
@@ -144,7 +144,7 @@ static void check_replay(const struct acp_buf *file, struct lines *lines)
 	FUZZ_CHECK(all.len == lines->whole.len && (!all.len || memcmp(all.ptr, lines->whole.ptr, all.len) == 0),
 		   "%s was committed, not %s", all.ptr, lines->whole.ptr);
 	acp_buf_release(&all);
-	unlink(aside);
+	unlink(bad);
 }
 
 void fuzz_journal(const uint8_t *data, size_t size)

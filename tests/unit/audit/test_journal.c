@@ -294,7 +294,7 @@ static void test_zero_tail(void)
 	struct acp_journal_counts counts = replay(NULL, ACP_OK);
 	CU_ASSERT_EQUAL(counts.events, 5);
 	CU_ASSERT_EQUAL(counts.torn, 1);
-	CU_ASSERT_EQUAL(counts.put_aside, 0);
+	CU_ASSERT_EQUAL(counts.bad, 0);
 	free(whole);
 	end();
 }
@@ -303,7 +303,7 @@ static void test_zero_tail(void)
 static void test_damaged(void)
 {
 	size_t len, kept_len;
-	char path[400], aside[400];
+	char path[400], bad[400];
 	begin();
 	char *whole = closed_journal(3, path, &len);
 	size_t line = len / 3;
@@ -314,16 +314,16 @@ static void test_damaged(void)
 		write_all(path, whole, len);
 		struct acp_journal_counts counts = replay(NULL, ACP_OK);
 		CU_ASSERT_EQUAL(counts.damaged, 1);
-		CU_ASSERT_EQUAL(counts.put_aside, 1);
+		CU_ASSERT_EQUAL(counts.bad, 1);
 		CU_ASSERT_EQUAL(seen[0], 1);
 		/* A line without its newline also loses the next one. */
 		CU_ASSERT_EQUAL(seen[1] + seen[2], at == 2 * line - 1 ? 0 : 1);
-		CU_ASSERT_EQUAL_FATAL(find_file(".bad", aside), 1);
-		char *kept = read_all(aside, &kept_len);
+		CU_ASSERT_EQUAL_FATAL(find_file(".bad", bad), 1);
+		char *kept = read_all(bad, &kept_len);
 		CU_ASSERT(kept_len == len && memcmp(kept, whole, len) == 0);
 		free(kept);
 		CU_ASSERT_EQUAL(replay(NULL, ACP_OK).events, 0); /* the file is not replayed again */
-		unlink(aside);
+		unlink(bad);
 		whole[at] ^= 4;
 	}
 	free(whole);
@@ -335,7 +335,7 @@ static void test_short_lines(void)
 {
 	enum { LONGEST = 40 };
 	size_t len, used = 0;
-	char path[400], aside[400];
+	char path[400], bad[400];
 	char lines[LONGEST * (LONGEST + 3) / 2 + 1];
 	begin();
 	char *whole = closed_journal(1, path, &len);
@@ -352,7 +352,7 @@ static void test_short_lines(void)
 	struct acp_journal_counts counts = replay(NULL, ACP_OK);
 	CU_ASSERT_EQUAL(counts.damaged, LONGEST + 1);
 	CU_ASSERT_EQUAL(counts.events, 1);
-	CU_ASSERT_EQUAL(find_file(".bad", aside), 1);
+	CU_ASSERT_EQUAL(find_file(".bad", bad), 1);
 	free(all);
 	free(whole);
 	end();
@@ -376,7 +376,7 @@ static void test_endless_line(void)
 	struct acp_journal_counts counts = replay(NULL, ACP_OK);
 	CU_ASSERT_EQUAL(counts.events, 4);
 	CU_ASSERT_EQUAL(counts.damaged, 1);
-	CU_ASSERT_EQUAL(counts.put_aside, 1);
+	CU_ASSERT_EQUAL(counts.bad, 1);
 	CU_ASSERT_TRUE(were_seen(0, 4, 1));
 	free(grown);
 	free(whole);
@@ -463,7 +463,7 @@ static void test_kill(void)
 		struct acp_journal_counts counts = replay(NULL, ACP_OK);
 		CU_ASSERT_TRUE(were_seen(0, acknowledged, 1));
 		CU_ASSERT(counts.events >= acknowledged && counts.events <= acknowledged + 1);
-		CU_ASSERT_EQUAL(counts.put_aside, 0);
+		CU_ASSERT_EQUAL(counts.bad, 0);
 	}
 	CU_ASSERT(acknowledged > 0);
 	end();
@@ -671,7 +671,7 @@ static void test_poison(void)
 	struct acp_journal_counts counts = replay(journal, ACP_OK);
 	CU_ASSERT_EQUAL(counts.events, 699);
 	CU_ASSERT_EQUAL(counts.refused, 1);
-	CU_ASSERT_EQUAL(counts.put_aside, 1);
+	CU_ASSERT_EQUAL(counts.bad, 1);
 	CU_ASSERT_EQUAL(seen[321], 0);
 	CU_ASSERT_TRUE(were_seen(0, 321, 1) && were_seen(322, 378, 1));
 	CU_ASSERT_EQUAL_FATAL(find_file(".bad", path), 1);
@@ -769,7 +769,7 @@ static void test_no_folder(void)
 }
 
 struct shown {
-	int files, in_use, aside;
+	int files, in_use, bad;
 	int64_t events, bytes, damaged;
 	char oldest[40];
 };
@@ -779,7 +779,7 @@ static void show(void *arg, const struct acp_journal_file *file)
 	struct shown *shown = arg;
 	shown->files++;
 	shown->in_use += file->in_use;
-	shown->aside += file->aside;
+	shown->bad += file->bad;
 	shown->events += file->events;
 	shown->bytes += file->bytes;
 	shown->damaged += file->damaged;
@@ -807,7 +807,7 @@ static void test_survey(void)
 	CU_ASSERT_TRUE(append(journal, 5, 4));
 	json_object_put(old);
 	struct shown shown = survey();
-	CU_ASSERT(shown.files == 1 && shown.in_use == 1 && shown.aside == 0 && shown.events == 9 && shown.damaged == 0);
+	CU_ASSERT(shown.files == 1 && shown.in_use == 1 && shown.bad == 0 && shown.events == 9 && shown.damaged == 0);
 	CU_ASSERT_STRING_EQUAL(shown.oldest, "2026-11-21 09:30:00+00");
 	CU_ASSERT_EQUAL(find_file(".journal", path), 1);
 	CU_ASSERT(stat(path, &status) == 0 && status.st_size == shown.bytes);
@@ -816,7 +816,7 @@ static void test_survey(void)
 	poison = 3;
 	replay(NULL, ACP_OK);
 	shown = survey();
-	CU_ASSERT(shown.files == 1 && shown.in_use == 0 && shown.aside == 1 && shown.events == 9);
+	CU_ASSERT(shown.files == 1 && shown.in_use == 0 && shown.bad == 1 && shown.events == 9);
 	end();
 }
 
