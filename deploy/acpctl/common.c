@@ -58,16 +58,6 @@ bool ctl_is_month(const char *text)
 	       strspn(text + 5, "0123456789") == 2 && strcmp(text + 5, "01") >= 0 && strcmp(text + 5, "12") <= 0;
 }
 
-const char *ctl_limit(const struct ctl *ctl)
-{
-	const char *limit = ctl_option(ctl, "limit") ? ctl_option(ctl, "limit") : "100";
-	size_t digits = strspn(limit, "0123456789");
-	if (digits >= 1 && digits <= 6 && !limit[digits])
-		return limit;
-	ctl_fail("--limit %.80s: must be a number of rows, at most 999999", limit);
-	return NULL;
-}
-
 bool ctl_tenant_id(struct ctl *ctl, const char *given, char uuid[ACP_UUID_LEN])
 {
 	const char *values[] = {given};
@@ -84,13 +74,6 @@ bool ctl_tenant_id(struct ctl *ctl, const char *given, char uuid[ACP_UUID_LEN])
 		ctl_fail("%s: no tenant has this UUID or agent_id; acpctl tenant list shows them", shown);
 	json_object_put(rows);
 	return found;
-}
-
-bool ctl_tenant_option(struct ctl *ctl, char uuid[ACP_UUID_LEN], const char **tenant)
-{
-	const char *given = ctl_option(ctl, "tenant");
-	*tenant = given ? uuid : NULL;
-	return !given || ctl_tenant_id(ctl, given, uuid);
 }
 
 /* Database --------------------------------------------------------------------------------------------------------- */

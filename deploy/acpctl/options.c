@@ -282,3 +282,20 @@ const char *ctl_operand(const struct ctl *ctl)
 {
 	return ctl->operand_count ? ctl->operands[0] : NULL;
 }
+
+bool ctl_tenant_option(struct ctl *ctl, char uuid[ACP_UUID_LEN], const char **tenant)
+{
+	const char *given = ctl_option(ctl, "tenant");
+	*tenant = given ? uuid : NULL;
+	return !given || ctl_tenant_id(ctl, given, uuid);
+}
+
+const char *ctl_limit(const struct ctl *ctl)
+{
+	const char *limit = ctl_option(ctl, "limit") ? ctl_option(ctl, "limit") : "100";
+	size_t digits = strspn(limit, "0123456789");
+	if (digits >= 1 && digits <= 6 && !limit[digits])
+		return limit;
+	ctl_fail("--limit %.80s: must be a number of rows, at most 999999", limit);
+	return NULL;
+}
