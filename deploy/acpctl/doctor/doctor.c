@@ -34,14 +34,14 @@ static void check_configuration(const struct ctl *ctl)
 }
 
 struct waiting {
-	long long events, aside;
+	long long events, bad;
 };
 
 static void count_waiting(void *arg, const struct acp_journal_file *file)
 {
 	struct waiting *waiting = arg;
-	waiting->events += file->aside ? 0 : file->events;
-	waiting->aside += file->aside;
+	waiting->events += file->bad ? 0 : file->events;
+	waiting->bad += file->bad;
 }
 
 /* Waiting events are not a fault: acp.fcgi stores them when PostgreSQL is back. */
@@ -54,8 +54,8 @@ static void check_journal(const struct ctl *ctl)
 		ctl_check(true, "journal", "off: calls are refused while PostgreSQL is not reachable");
 	else if (!acp_journal_survey(dir, count_waiting, &waiting, why, sizeof why))
 		ctl_check(false, "journal", "%s", why);
-	else if (waiting.aside)
-		ctl_check(false, "journal", "%lld files *.bad in %s: see acpctl journal in acpctl(8)", waiting.aside,
+	else if (waiting.bad)
+		ctl_check(false, "journal", "%lld files *.bad in %s: see acpctl journal in acpctl(8)", waiting.bad,
 			  dir);
 	else
 		ctl_check(true, "journal", "%lld events wait in %s", waiting.events, dir);
