@@ -139,7 +139,7 @@ static bool parse_literal(struct acp_row *row, const char *text, const char *end
 	do {
 		text = field(text + 1, end, &out, &row->field[count++]);
 	} while (text && *text == ',' && count < ACP_FIELDS);
-	return text && *text == ')' && text + 1 == end && (count == ACP_FIELDS_OF_10 || count == ACP_FIELDS);
+	return text && *text == ')' && text + 1 == end && count >= ACP_FIELDS_OF_10;
 }
 
 /* Converts microseconds since 1970 to the form in which PostgreSQL writes a time; at most 32 bytes. */

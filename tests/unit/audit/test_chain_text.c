@@ -162,9 +162,9 @@ static void test_parsed_texts(void)
 		struct acp_chain_row stored = row_of(vector);
 		const char *text = string_of(vector, "text");
 		CU_ASSERT_TRUE_FATAL(acp_row_parse(&row, text, strlen(text)));
-		CU_ASSERT_STRING_EQUAL(row.field[ACP_ROW_EVENT], stored.value[ACP_ROW_EVENT]);
-		CU_ASSERT_STRING_EQUAL(row.field[ACP_ROW_TENANT], stored.value[ACP_ROW_TENANT]);
-		CU_ASSERT_EQUAL(strncmp(row.field[ACP_ROW_TS], stored.value[ACP_ROW_TS], 19), 0);
+		CU_ASSERT_STRING_EQUAL(row.field[ACP_AT_event_id], stored.value[ACP_AT_event_id]);
+		CU_ASSERT_STRING_EQUAL(row.field[ACP_AT_tenant_id], stored.value[ACP_AT_tenant_id]);
+		CU_ASSERT_EQUAL(strncmp(row.field[ACP_AT_ts], stored.value[ACP_AT_ts], 19), 0);
 		for (size_t len = 0; len < strlen(text); len++)
 			CU_ASSERT_FALSE(acp_row_parse(&row, text, len));
 	}
