@@ -20,8 +20,8 @@ static void test_row(void)
 {
 	struct acp_row row = {0};
 	CU_ASSERT_TRUE_FATAL(acp_row_parse(&row, text_a, sizeof text_a - 1));
-	CU_ASSERT_STRING_EQUAL(row.field[ACP_ROW_EVENT], "11111111-1111-4111-8111-111111111111");
-	CU_ASSERT_STRING_EQUAL(row.field[ACP_ROW_TS], "2026-11-22 12:00:00.5");
+	CU_ASSERT_STRING_EQUAL(row.field[ACP_AT_event_id], "11111111-1111-4111-8111-111111111111");
+	CU_ASSERT_STRING_EQUAL(row.field[ACP_AT_ts], "2026-11-22 12:00:00.5");
 	CU_ASSERT_STRING_EQUAL(row.field[13], "a \"b\", \\c)");
 	CU_ASSERT_STRING_EQUAL(row.field[14], "{\"n\": 1.50}");
 	CU_ASSERT_PTR_NULL(row.field[12]);
