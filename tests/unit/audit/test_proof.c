@@ -30,6 +30,14 @@ static void test_row(void)
 	acp_row_release(&row);
 }
 
+/* A literal of so many fields, all of them null. */
+static bool parses_fields(int count)
+{
+	char text[ACP_FIELDS + 8];
+	snprintf(text, sizeof text, "(%.*s)", count - 1, ",,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,");
+	return parses(text);
+}
+
 static void test_row_broken(void)
 {
 	char cut[sizeof text_a];
@@ -37,8 +45,10 @@ static void test_row_broken(void)
 		snprintf(cut, sizeof cut, "%.*s", (int)len, text_a);
 		CU_ASSERT_FALSE(parses(cut));
 	}
-	CU_ASSERT_FALSE(parses("(,,,,,,,,,,,,,,,,,,,,,,,,,)"));
-	CU_ASSERT_TRUE(parses("(,,,,,,,,,,,,,,,,,,,,,,,,)"));
+	CU_ASSERT_FALSE(parses_fields(ACP_FIELDS_OF_10 - 1));
+	CU_ASSERT_TRUE(parses_fields(ACP_FIELDS_OF_10));
+	CU_ASSERT_TRUE(parses_fields(ACP_FIELDS));
+	CU_ASSERT_FALSE(parses_fields(ACP_FIELDS + 1));
 	CU_ASSERT_FALSE(parses("(,,,,,,,,,,,,,,,,,,,,,,,,) "));
 	CU_ASSERT_FALSE(parses("(,,,,,,,,,,,,,,,,,,,,,,,,\"x)"));
 }
