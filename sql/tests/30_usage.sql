@@ -407,7 +407,7 @@ SELECT results_eq('SELECT chain_id, seq, head FROM acp.audit_chain_own(pg_temp.e
 
 CREATE TEMP TABLE before AS SELECT tenant_id, day, action, status, billable, tier, billing_unit, sum(calls) AS calls, sum(quantity) AS quantity
 	FROM acp.usage_counters GROUP BY 1, 2, 3, 4, 5, 6, 7;
--- What each tenant sees of every month.
+-- The usage of each tenant in every month, as acp.usage_of() returns it.
 CREATE TEMP VIEW tenant_usage AS SELECT x.tenant_id, u.day, u.action, u.status, u.billable, u.tier, u.billing_unit, sum(u.calls) AS calls, sum(u.quantity) AS quantity
 	FROM (SELECT DISTINCT tenant_id, date_trunc('month', day)::date AS month FROM before) x, acp.usage_of(x.tenant_id, x.month) u
 	GROUP BY 1, 2, 3, 4, 5, 6, 7;

@@ -1,4 +1,4 @@
-"""What an agent finds that knows only the address: /llms.txt, the API catalog, and errors that name the next step."""
+"""An agent that knows only the address finds: /llms.txt, the API catalog, and errors that name the next step."""
 
 import json
 import re

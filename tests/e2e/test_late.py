@@ -409,8 +409,8 @@ def test_a_key_of_the_client_s_while_commits_are_late(bench):
 
 
 def test_an_onboarding_whose_outcome_stays_unknown(bench):
-    """Contract 2, 2.1: the first applicant does not lose the agent_id. The same request with the key from the reply
-    gets 201, whether or not the first one created the tenant."""
+    """Contract 2, 2.1: the first agent to ask for an agent_id does not lose it. The same request with the key from the
+    reply gets 201, whether or not the first one created the tenant."""
     bench.need_own_stack("puts a network before the database")
 
     def agent_id_is_kept(responder, network, mode, headers):

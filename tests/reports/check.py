@@ -86,11 +86,11 @@ def write_document(url):
 def dashboard_queries():
     """(title of the panel, query)."""
     with open(DASHBOARD, encoding="utf-8") as file:
-        board = json.load(file)
-    for panel in board["panels"]:
+        dashboard = json.load(file)
+    for panel in dashboard["panels"]:
         for target in panel.get("targets", []):
             yield panel["title"], target["rawSql"]
-    for variable in board["templating"]["list"]:
+    for variable in dashboard["templating"]["list"]:
         if variable["type"] == "query":
             yield "variable " + variable["name"], variable["query"]
 
