@@ -10,7 +10,7 @@ import uuid
 
 import pytest
 
-from checks import Skip, check
+from checks import Skip, check, until
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
 import durability
@@ -64,8 +64,9 @@ def test_no_call_fails(bench):
         check(1 < servers <= size, "%d connections to PostgreSQL, of a pool of %d" % (servers, size))
         # With a role that may not migrate, it ends early, but not before it has taken its lock.
         bench.stack.program("acpctl", "migrate", environment={"ACP_DATABASE_URL": bench.stack.setting("database_url")})
-        held = bench.db.value("select count(*) from pg_locks where locktype = 'advisory'")
-        check(held == 0, "%d advisory locks are held after acpctl migrate has ended" % held)
+        # A lock that migrate left in a session of PgBouncer stays. Others belong to short transactions of the responder.
+        held = "select count(*) from pg_locks where locktype = 'advisory'"
+        until(10, "no advisory lock is held after acpctl migrate", lambda: bench.db.value(held) == 0)
 
 
 @pytest.mark.slow
