@@ -42,16 +42,22 @@ missing_packages() {
 	done
 }
 
-# ensure_packages LOG NAME…: as root, installs the missing packages. Otherwise prints the command for root, and returns 1.
+# ensure_packages LOG NAME… [-- NAME…]: as root, installs the missing packages. Otherwise prints the command for root, and
+# returns 1. Those after -- are installed in the background; await_packages waits for them.
 ensure_packages() {
 	local log=$1
-	local -a missing
+	local -a missing now=()
 	shift
+	while [ $# -gt 0 ] && [ "$1" != -- ]; do
+		now+=("$1")
+		shift
+	done
+	[ $# -eq 0 ] || shift
 	if ! command -v dpkg-query >/dev/null; then
-		say "This is not Debian; install the contents of these Debian packages yourself: $*"
+		say "This is not Debian; install the contents of these Debian packages yourself: ${now[*]} $*"
 		return 0
 	fi
-	mapfile -t missing < <(missing_packages "$@")
+	mapfile -t missing < <(missing_packages "${now[@]}" "$@")
 	if [ "${#missing[@]}" -eq 0 ]; then
 		return 0
 	fi
@@ -65,10 +71,31 @@ ensure_packages() {
 	fi
 	say "Installing ${#missing[@]} Debian packages; services that come with them stay stopped and disabled (log: $log)"
 	printf 'Installing %s\n' "${missing[*]}" >>"$log"
-	(install_quietly "${missing[@]}") >>"$log" 2>&1 </dev/null || {
-		show_tail "$log"
-		fail "apt-get could not install: ${missing[*]} (log: $log)"
-	}
+	PACKAGES_LOG=$log
+	update_packages >>"$log" 2>&1 </dev/null || packages_failed
+	mapfile -t missing < <(missing_packages "${now[@]}")
+	(install_quietly "${missing[@]}") >>"$log" 2>&1 </dev/null || packages_failed
+	mapfile -t missing < <(missing_packages "$@")
+	(install_quietly "${missing[@]}") >>"$log" 2>&1 </dev/null &
+	PACKAGES_JOB=$!
+	[ $# -gt 0 ] || await_packages
+}
+
+PACKAGES_JOB=
+
+# Waits for the packages that ensure_packages installs in the background.
+await_packages() {
+	[ -z "$PACKAGES_JOB" ] || wait "$PACKAGES_JOB" || packages_failed
+	PACKAGES_JOB=
+}
+
+packages_failed() {
+	show_tail "$PACKAGES_LOG"
+	fail "apt-get could not install the packages (log: $PACKAGES_LOG)"
+}
+
+update_packages() {
+	DEBIAN_FRONTEND=noninteractive apt-get update
 }
 
 apt_install() {
@@ -79,10 +106,10 @@ apt_install() {
 install_quietly() {
 	set -e
 	local name
+	[ $# -gt 0 ] || return 0
 	trap restore_service_policy EXIT
 	trap 'exit 130' INT TERM
 	forbid_service_starts
-	DEBIAN_FRONTEND=noninteractive apt-get update
 	for name in "$@"; do
 		if [ "$name" = postgresql ]; then
 			forbid_main_cluster
