@@ -4,6 +4,7 @@
 #include "crypto.h"
 #include "endpoints.h"
 #include "log.h"
+#include "redact.h"
 
 #include <fcgiapp.h>
 #include <pthread.h>
@@ -215,14 +216,26 @@ static const char *show_status(int status, char out[12])
 	return acp_digits(out + 11, (uint64_t)status);
 }
 
-static void log_request(const struct acp_http *http, const struct acp_response *response, uint64_t us)
+/* A client may put a key into a path, or into another part of a request that has none. NULL stays NULL. */
+static const char *show_path(const char *path, const struct acp_config *config, char out[ACP_PATH_MAX + 1])
+{
+	if (!path || !acp_redact_needed(path, strlen(path), config->api_key_prefix))
+		return path;
+	acp_copy(out, ACP_PATH_MAX + 1, path);
+	acp_redact_in_place(out, ACP_PATH_MAX + 1, config->api_key_prefix);
+	return out;
+}
+
+static void log_request(const struct acp_http *http, const struct acp_response *response,
+			const struct acp_config *config, uint64_t us)
 {
 	char status[12];
 	char ms[32];
+	char path[ACP_PATH_MAX + 1];
 	const struct acp_log_field fields[] = {
 		{"request_id", http->request_id, false},
 		{"method", http->method, false},
-		{"path", *http->path ? http->path : "(refused)", false},
+		{"path", *http->path ? show_path(http->path, config, path) : "(refused)", false},
 		{"status", show_status(response->status, status), true},
 		{"code", response->code, false},
 		{"action", response->action, false},
@@ -240,13 +253,14 @@ static void log_mount(const struct acp_exchange *exchange, const struct acp_http
 	char **variables = exchange->fcgi.envp;
 	const char *sent = FCGX_GetParam("REQUEST_URI", variables);
 	char uri[ACP_PATH_MAX + 1] = "";
+	char clean[3][ACP_PATH_MAX + 1];
 	if (sent)
 		snprintf(uri, sizeof uri, "%.*s", (int)strcspn(sent, "?"), sent);
 	const struct acp_log_field fields[] = {
 		{"request_id", http->request_id, false},
-		{"request_uri", uri, false},
-		{"script_name", FCGX_GetParam("SCRIPT_NAME", variables), false},
-		{"path_info", FCGX_GetParam("PATH_INFO", variables), false},
+		{"request_uri", show_path(uri, exchange->config, clean[0]), false},
+		{"script_name", show_path(FCGX_GetParam("SCRIPT_NAME", variables), exchange->config, clean[1]), false},
+		{"path_info", show_path(FCGX_GetParam("PATH_INFO", variables), exchange->config, clean[2]), false},
 		{"url_prefix", exchange->config->url_prefix, false},
 	};
 	acp_log_fields(ACP_LOG_DEBUG, fields, ACP_COUNT(fields));
@@ -299,7 +313,7 @@ static void *finish_here(void *arg)
 	wipe(exchange);
 	FCGX_Finish_r(&exchange->fcgi);
 	uint64_t us = acp_monotonic_us() - http->request.started_us;
-	log_request(http, &exchange->response, us);
+	log_request(http, &exchange->response, exchange->config, us);
 	count_request(exchange->metrics, &exchange->response, us);
 	exchange->left(exchange->arg);
 	return NULL;

@@ -7,7 +7,8 @@ import uuid
 
 from client import CREATE, MANAGE, NIL, SCORE, SCORE_PARAMS, refused, succeeded
 from database import METERED
-from checks import check, equal, parallel, slowness
+from checks import check, equal, parallel, slowness, until
+from written import read
 
 ACTIONS = {"meta.actions", "meta.version", CREATE, "domain.leadscoring.models.list",
            "domain.leadscoring.questions.upsert_bulk", "domain.leadscoring.questions.list", SCORE}
@@ -179,6 +180,15 @@ def test_other_paths(bench):
         reply = refused(bench.send("POST", path, "{}"), 405, "METHOD_NOT_ALLOWED")
         equal(reply.header("Allow"), "GET, HEAD", "Allow")
     equal(bench.audit_count(), before, "audit rows")
+
+
+def test_key_in_a_path_is_not_logged(bench):
+    """Contract 2: a client that puts its key into the path gets 404, and the log does not have the key."""
+    key = bench.onboard().key
+    for path in ("/api/manage/%s", "/%s", "/api/usage/%s/x", "/api/onboard/%s"):
+        bench.send("POST", path % key, "{}")
+    until(5, "the paths are in the log", lambda: "/api/onboard/[REDACTED]" in read(bench.stack.log))
+    check(key not in read(bench.stack.log), "the log has the key")
 
 
 # Actions --------------------------------------------------------------------------------------------------------------
