@@ -55,9 +55,9 @@ struct acp_journal_counts {
 };
 
 /* Replays the file of this process (the next append starts another one) and the files that no living process holds.
- * Removes a file when all of its events are committed. Returns ACP_OK, or the reason why it stopped: the code of
- * commit, or ACP_INTERNAL_ERROR if the folder cannot be read. Fills counts in either case. Other replays, here or in
- * other processes, and appends may run at the same time. */
+ * Removes a file when all of its events are committed. Returns ACP_OK; the code of commit, if that stopped the replay;
+ * or ACP_INTERNAL_ERROR if the folder or a file cannot be read, although the other files were replayed. Fills counts in
+ * any case. Other replays, here or in other processes, and appends may run at the same time. */
 enum acp_code acp_journal_replay(struct acp_journal *journal, acp_journal_commit *commit, void *arg,
 				 struct acp_journal_counts *counts);
 

@@ -23,6 +23,7 @@ struct replay {
 	size_t ends[ACP_JOURNAL_BATCH];
 	size_t count;
 	int64_t damaged, refused;
+	bool unreadable; /* a file could not be opened; the other files are replayed all the same */
 };
 
 /* Lists the names in a folder that wanted accepts, sorted. A name starts with its time, so the oldest comes first. */
@@ -186,7 +187,8 @@ static enum acp_code replay_file(struct replay *replay, const char *name)
 		return ACP_OK; /* another replay has handled it */
 	if (fd < 0) {
 		acp_log(ACP_LOG_ERROR, "journal: %s: %s", name, strerror(errno));
-		return ACP_INTERNAL_ERROR;
+		replay->unreadable = true;
+		return ACP_OK;
 	}
 	if (flock(fd, LOCK_EX | LOCK_NB) != 0)
 		replay->counts->in_use++;
@@ -224,7 +226,7 @@ enum acp_code acp_journal_replay_dir(const char *dir, acp_journal_commit *commit
 	acp_buf_release(&replay.batch);
 	if (replay.dir >= 0)
 		close(replay.dir);
-	return code;
+	return code == ACP_OK && replay.unreadable ? ACP_INTERNAL_ERROR : code;
 }
 
 /* Reports ------------------------------------------------------------------------------------------- */

@@ -685,6 +685,23 @@ static void test_poison(void)
 	end();
 }
 
+/* A name that cannot be opened as a file, here a folder, is reported, and the files after it are replayed. */
+static void test_unreadable(void)
+{
+	size_t len;
+	char path[400], folder[400];
+	struct acp_journal_counts counts;
+	begin();
+	free(closed_journal(20, path, &len));
+	snprintf(folder, sizeof folder, "%s/0.journal", dir);
+	CU_ASSERT_EQUAL(mkdir(folder, 0700), 0);
+	CU_ASSERT_EQUAL(acp_journal_replay_dir(dir, commit, NULL, &counts), ACP_INTERNAL_ERROR);
+	CU_ASSERT_EQUAL(counts.events, 20);
+	CU_ASSERT_TRUE(were_seen(0, 20, 1));
+	CU_ASSERT_EQUAL(rmdir(folder), 0);
+	end();
+}
+
 /* If two processes replay the same folder, only one gets the file. */
 static struct acp_journal_counts nested;
 
@@ -838,6 +855,7 @@ CU_TestInfo acp_tests[] = {{"once", test_once},
 			   {"disk_full", test_disk_full},
 			   {"commit_fails", test_commit_fails},
 			   {"poison", test_poison},
+			   {"unreadable", test_unreadable},
 			   {"two_replays", test_two_replays},
 			   {"permissions", test_permissions},
 			   {"no_folder", test_no_folder},
