@@ -58,7 +58,16 @@ const char *ctl_limit(const struct ctl *ctl);
 /* Returns whether the text has the form YYYY-MM. */
 bool ctl_is_month(const char *text);
 
-/* Errors ----------------------------------------------------------------------------------------------------------- */
+/* Errors, and messages without the API keys that a user may type at a wrong place -------------------------------- */
+
+/* Sets the beginning of API keys: that of the configuration instead of the default. */
+void ctl_set_key_prefix(const char *prefix);
+
+/* Returns whether a part of the word has the form of an API key or of another credential (redact.h). */
+bool ctl_is_credential(const char *word);
+
+/* Formats a message without credentials. */
+void ctl_format(char *text, size_t size, const char *format, va_list args);
 
 /* Writes "acpctl: …" to standard error; returns ACPCTL_FAILED. */
 int ctl_fail(const char *format, ...) ACP_PRINTF(1, 2);

@@ -125,7 +125,6 @@ static void put_list(FILE *out)
 int ctl_help(struct ctl *ctl)
 {
 	int words;
-	char first[100], second[100];
 	if (ctl_flag(ctl, "list")) {
 		put_list(stdout);
 		return ACPCTL_OK;
@@ -136,12 +135,10 @@ int ctl_help(struct ctl *ctl)
 	}
 	const struct ctl_command *command = ctl_find_command(ctl->operand_count, ctl->operands, &words);
 	if (command && ctl->operand_count > words)
-		return ctl_misuse("%s: unexpected argument; help takes one command",
-				  ctl_shown(ctl->operands[words], first));
+		return ctl_misuse("%.99s: unexpected argument; help takes one command", ctl->operands[words]);
 	if (!command && (ctl->operand_count > 1 || !words))
-		return ctl_misuse("%s%s%s: no such command; acpctl help lists all of them",
-				  ctl_shown(ctl->operands[0], first), ctl->operand_count > 1 ? " " : "",
-				  ctl->operand_count > 1 ? ctl_shown(ctl->operands[1], second) : "");
+		return ctl_misuse("%.99s%s%.99s: no such command; acpctl help lists all of them", ctl->operands[0],
+				  ctl->operand_count > 1 ? " " : "", ctl->operand_count > 1 ? ctl->operands[1] : "");
 	if (command)
 		ctl_usage_of(stdout, command);
 	else

@@ -39,10 +39,6 @@ void ctl_usage_like(FILE *out, const char *first);
 
 /* Reading a command line ------------------------------------------------------------------------------------------- */
 
-/* Prepares a word of the command line for a message: cuts it to 99 bytes and hides an API key that was typed by
- * mistake. Returns text. */
-const char *ctl_shown(const char *word, char text[100]);
-
 /* Writes the text of an option in the usage, without brackets: "--tier free|paid". Cut to 96 bytes. */
 void ctl_option_text(const struct ctl_option *option, char text[96]);
 

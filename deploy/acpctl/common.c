@@ -8,12 +8,30 @@
 
 /* Faults ----------------------------------------------------------------------------------------------------------- */
 
+static char key_prefix[16] = "ock_";
+
+void ctl_set_key_prefix(const char *prefix)
+{
+	acp_copy(key_prefix, sizeof key_prefix, prefix);
+}
+
+bool ctl_is_credential(const char *word)
+{
+	return acp_redact_needed(word, strlen(word), key_prefix);
+}
+
+void ctl_format(char *text, size_t size, const char *format, va_list args)
+{
+	vsnprintf(text, size, format, args);
+	acp_redact_in_place(text, size, key_prefix);
+}
+
 static void say(const char *format, va_list args)
 {
+	char text[4096];
+	ctl_format(text, sizeof text, format, args);
 	ctl_progress_hide();
-	fputs("acpctl: ", stderr);
-	vfprintf(stderr, format, args);
-	fputc('\n', stderr);
+	fprintf(stderr, "acpctl: %s\n", text);
 }
 
 int ctl_fail(const char *format, ...)
@@ -65,13 +83,10 @@ bool ctl_tenant_id(struct ctl *ctl, const char *given, char uuid[ACP_UUID_LEN])
 	if (!rows)
 		return false;
 	bool found = json_object_array_length(rows) == 1;
-	char shown[160];
-	snprintf(shown, sizeof shown, "%s", given);
-	acp_redact_in_place(shown, sizeof shown, ctl->config.api_key_prefix); /* an API key that was typed by mistake */
 	if (found)
 		snprintf(uuid, ACP_UUID_LEN, "%s", json_object_get_string(ctl_value(rows, "tenant_id")));
 	else
-		ctl_fail("%s: no tenant has this UUID or agent_id; acpctl tenant list shows them", shown);
+		ctl_fail("%s: no tenant has this UUID or agent_id; acpctl tenant list shows them", given);
 	json_object_put(rows);
 	return found;
 }

@@ -1,8 +1,6 @@
 /* options.c - parses a command line according to the table of commands, with getopt_long(3). */
 #include "commands.h"
 
-#include "redact.h"
-
 #include <getopt.h>
 
 enum { CONFIG = 1000, JSON, CSV, HELP, VERSION }; /* beyond all letters; OWN + i is option i of the command */
@@ -24,13 +22,6 @@ struct reading {
 	const char *word;                      /* the word that is being read */
 };
 
-const char *ctl_shown(const char *word, char text[100])
-{
-	snprintf(text, 100, "%s", word);
-	acp_redact_in_place(text, 100, "ock_");
-	return text;
-}
-
 /* Values ----------------------------------------------------------------------------------------------------------- */
 
 /* Returns whether the value matches one of the alternatives, for example of "free|paid", "YYYY-MM|all" or "TIME". */
@@ -49,16 +40,15 @@ static bool value_fits(const char *alternatives, const char *value)
 /* Names the possible values; returns false. */
 static bool refuse_value(const struct ctl_option *option, const char *value)
 {
-	char text[100], list[96];
+	char list[96];
 	snprintf(list, sizeof list, "%s", option->value);
 	for (char *c = list; *c; c++)
 		*c = *c == '|' ? ' ' : *c;
 	if (strcmp(list, "YYYY-MM") == 0)
-		return ctl_refuse("--%s %s: must be YYYY-MM, a UTC month", option->name, ctl_shown(value, text));
+		return ctl_refuse("--%s %.99s: must be YYYY-MM, a UTC month", option->name, value);
 	if (strcmp(list, "YYYY-MM all") == 0)
-		return ctl_refuse("--%s %s: must be YYYY-MM, a UTC month, or all", option->name,
-				  ctl_shown(value, text));
-	return ctl_refuse("--%s %s: must be one of: %s", option->name, ctl_shown(value, text), list);
+		return ctl_refuse("--%s %.99s: must be YYYY-MM, a UTC month, or all", option->name, value);
+	return ctl_refuse("--%s %.99s: must be one of: %s", option->name, value, list);
 }
 
 static bool set_own(struct reading *r, size_t index, const char *value)
@@ -106,12 +96,11 @@ static size_t index_of_letter(const struct ctl_option *own, int letter)
 
 static bool no_such_option(const struct reading *r)
 {
-	char text[100], word[100];
+	char word[100];
 	snprintf(word, sizeof word, "%.*s", (int)strcspn(r->word, "="), r->word);
 	if (r->name)
-		return ctl_refuse("%s: no such option; acpctl help %s shows its options", ctl_shown(word, text),
-				  r->name);
-	return ctl_refuse("%s: no such option before a command; acpctl help shows the options", ctl_shown(word, text));
+		return ctl_refuse("%s: no such option; acpctl help %s shows its options", word, r->name);
+	return ctl_refuse("%s: no such option before a command; acpctl help shows the options", word);
 }
 
 static bool value_missing(const struct reading *r)
@@ -217,17 +206,16 @@ static bool option_ok(const struct ctl *ctl, const struct ctl_option *option, co
 /* Checks the number of operands. */
 static bool operands_ok(const struct ctl *ctl)
 {
-	char text[100];
 	const char *takes = ctl->command->operand;
 	bool optional = *takes == '[' || !*takes;
 	if (ctl->operand_count == 0)
 		return optional || ctl_refuse("%s needs %s", ctl->command->name, takes);
 	if (strstr(takes, "...]") || (ctl->operand_count == 1 && *takes))
 		return true;
-	const char *extra = ctl_shown(ctl->operands[*takes ? 1 : 0], text);
+	const char *extra = ctl->operands[*takes ? 1 : 0];
 	if (!*takes)
-		return ctl_refuse("%s: unexpected argument; %s takes none", extra, ctl->command->name);
-	return ctl_refuse("%s: unexpected argument; %s takes one %.*s", extra, ctl->command->name,
+		return ctl_refuse("%.99s: unexpected argument; %s takes none", extra, ctl->command->name);
+	return ctl_refuse("%.99s: unexpected argument; %s takes one %.*s", extra, ctl->command->name,
 			  (int)strcspn(takes + (*takes == '['), "]"), takes + (*takes == '['));
 }
 

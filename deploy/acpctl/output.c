@@ -289,7 +289,7 @@ void ctl_check(bool good, const char *name, const char *format, ...)
 	va_list args;
 	problems += !good;
 	va_start(args, format);
-	vsnprintf(text, sizeof text, format, args);
+	ctl_format(text, sizeof text, format, args);
 	va_end(args);
 	add_check(good ? "ok" : "WRONG", name, json_object_new_boolean(good), text);
 }

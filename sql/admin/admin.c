@@ -121,7 +121,7 @@ static const char *role_of(const char *name)
 {
 	if (begins(name, "report ") || strcmp(name, "drift") == 0)
 		return "acp_report";
-	bool owner = begins(name, "price add") || begins(name, "archive ");
+	bool owner = begins(name, "price add") || begins(name, "archive ") || begins(name, "erase ");
 	return owner ? "acp_owner" : "acp_app";
 }
 

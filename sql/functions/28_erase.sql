@@ -44,6 +44,16 @@ $$;
 COMMENT ON FUNCTION acp.audit_erase(text, uuid, timestamptz, text, boolean) IS
 	'Removes the personal values from the rows of a table, of one tenant or (null) of all, before a time or (null) of all time. The rows keep the commitments, so that their chains still verify; an audit row records the erasure. p_dry: only counts. values_of: number of rows that had values. old: number of rows of the old form (chain_form is null) that keep their values, because the hashed text contains them.';
 
+CREATE OR REPLACE FUNCTION acp.audit_erase_waiting(p_tenant uuid, p_before timestamptz) RETURNS SETOF uuid
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT o.event_id FROM acp.audit_outbox o
+	WHERE (o.tenant_id = p_tenant OR p_tenant IS NULL) AND (o.ts < p_before OR p_before IS NULL)
+	  AND (o.event ?| '{error_message_redacted,ip_address,idempotency_key}'::text[] OR o.event->'actor' ? 'id')
+$$;
+COMMENT ON FUNCTION acp.audit_erase_waiting(uuid, timestamptz) IS 'Lists the rows with personal values that wait for a remote hub, of one tenant or (null) of all, before a time or (null) of all time.';
+
 CREATE OR REPLACE FUNCTION acp.audit_erase_outbox(p_tenant uuid, p_before timestamptz) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -53,7 +63,7 @@ DECLARE
 BEGIN
 	UPDATE acp.audit_outbox o SET event = o.event - '{error_message_redacted,ip_address,idempotency_key}'::text[] || jsonb_build_object(
 		'actor', coalesce(nullif(o.event->'actor', 'null'), '{}') - 'id')
-	WHERE (o.tenant_id = p_tenant OR p_tenant IS NULL) AND (o.ts < p_before OR p_before IS NULL);
+	WHERE o.event_id IN (SELECT acp.audit_erase_waiting(p_tenant, p_before));
 	GET DIAGNOSTICS changed = ROW_COUNT;
 	RETURN changed;
 END
@@ -65,9 +75,9 @@ RETURNS TABLE (file text, rows bigint)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT a.file, CASE WHEN p_tenant IS NULL THEN a.rows ELSE sum(t.calls)::bigint END
+	SELECT a.file, sum(t.calls)::bigint
 	FROM acp.audit_archives a JOIN acp.audit_archive_totals t ON t.month = a.month AND t.part = a.part
-	WHERE (t.tenant_id = p_tenant OR p_tenant IS NULL) AND (p_before IS NULL OR acp.period_start(a.month) < p_before)
+	WHERE (t.tenant_id = p_tenant OR p_tenant IS NULL) AND (p_before IS NULL OR t.day::timestamp AT TIME ZONE 'UTC' < p_before)
 	GROUP BY a.month, a.part ORDER BY a.month, a.part
 $$;
-COMMENT ON FUNCTION acp.audit_erase_archives(uuid, timestamptz) IS 'Lists archives whose files hold rows of a tenant, or rows from before a time. The files are outside this database.';
+COMMENT ON FUNCTION acp.audit_erase_archives(uuid, timestamptz) IS 'Lists archives whose files hold rows of a tenant, or rows of days that began before a time. The files are outside this database, and their rows may have been erased before they were archived.';

@@ -131,7 +131,8 @@ SELECT set_eq($$
 	WHERE pronamespace = 'acp'::regnamespace AND NOT has_function_privilege('acp_app', oid, 'EXECUTE')$$,
 	ARRAY['acp.audit_archive_begin(date)', 'acp.audit_archive_end(date,bigint,integer)',
 		'acp.audit_erase(text,uuid,timestamp with time zone,text,boolean)', 'acp.audit_erase_archives(uuid,timestamp with time zone)',
-		'acp.audit_erase_outbox(uuid,timestamp with time zone)', 'acp.audit_erase_tables()', 'acp.audit_insert(acp.audit_logs[])',
+		'acp.audit_erase_outbox(uuid,timestamp with time zone)', 'acp.audit_erase_tables()',
+		'acp.audit_erase_waiting(uuid,timestamp with time zone)', 'acp.audit_insert(acp.audit_logs[])',
 		'acp.console_calls()', 'acp.console_drift(date)', 'acp.console_money()', 'acp.console_month(date,integer)', 'acp.console_state()'],
 	'acp_app may run all functions of acp except those that remove a month or a value from the log, store unlinked rows, or read reports without a session');
 

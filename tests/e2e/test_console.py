@@ -70,6 +70,7 @@ def test_no_invoice(bench):
 def test_operator(bench):
     """acpctl console prints a link that opens one session. Without a session the operator's view shows nothing."""
     bench.stack.need_programs()
+    bench.onboard()  # so that there is something to see
     link = bench.stack.ctl("console").stdout.strip()
     check(re.fullmatch(r"https?://\S+/console#operator=[0-9a-f]{64}", link), link)
     token = link.rpartition("=")[2]

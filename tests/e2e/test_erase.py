@@ -208,6 +208,20 @@ def test_rows_before_a_moment_are_erased(bench):
         proved(bench, database, folder)
 
 
+def test_times_are_bounded(bench):
+    """acpctl(8): a time outside the years 1970 to 9999 chooses no rows. It is refused, and nothing is erased."""
+    with filled(bench) as database:
+        count = with_values(database)
+        for time in ("infinity", "-infinity", "4714-11-24 BC", "1969-12-31", "10000-01-01"):
+            for more in ([], ["--dry-run"]):
+                run = ctl(bench, database, "audit", "erase", "--before=" + time, *more)
+                equal(run.returncode, FOUND, "--before %s: %s%s" % (time, run.stdout, run.stderr))
+                check("1970 to 9999" in run.stderr, "%s: %s" % (time, run.stderr))
+            run = ctl(bench, database, "audit", "export", "--from=" + time)
+            equal((run.returncode, run.stdout), (FOUND, ""), "--from " + time)
+        equal(with_values(database), count, "rows with values")
+
+
 def test_tampering_after_erasure_is_found(bench):
     """Verification names an erased row if a superuser alters it or its commitment, or puts a value back."""
     with filled(bench) as database:
@@ -262,6 +276,7 @@ def test_archives_are_named(bench):
               "rows of the month that is kept")
         proved(bench, database, folder)
         equal(erase(bench, database, "--before", three + "-01")["archived_rows"], 0, "rows in archives of before")
+        equal(erase(bench, database, "--before", two + "-01", status=KEPT)["archived_rows"], 40, "rows of one archive")
 
 
 def test_archive_of_erased_rows(bench):
@@ -274,6 +289,8 @@ def test_archive_of_erased_rows(bench):
         with open(os.path.join(folder, name), encoding="utf-8") as file:
             text = file.read()
         check("192.0.2.7" not in text and "ock_abcdefgh" not in text and text.count('"erased":[') == 40, "the file")
+        facts = verified(bench, database, os.path.join(folder, name))["files"][0]
+        equal((facts["rows"], facts["erased_rows"]), (40, 40), "rows of the file, and erased ones")
 
 
 def test_rows_on_their_way_are_erased(bench):
@@ -283,7 +300,9 @@ def test_rows_on_their_way_are_erased(bench):
                          "acp.audit_event_json(l) from acp.audit_logs l where tenant_id = '%s'" % database.tenant)
         rows = database.value("select count(*) from acp.audit_outbox")
         equal(erase(bench, database, "--tenant", OTHER)["waiting"], 0, "of another tenant")
+        equal(erase(bench, database, "--tenant", database.tenant, "--dry-run")["waiting"], rows, "rows of a dry run")
         equal(erase(bench, database, "--tenant", database.tenant)["waiting"], rows, "rows")
+        equal(erase(bench, database, "--tenant", database.tenant)["waiting"], 0, "rows of a repetition")
         text = database.value("select string_agg(event::text, '') as t from acp.audit_outbox")
         check("192.0.2.7" not in text and "ock_abcdefgh" not in text and "k-1" not in text, "a value was not erased")
 
@@ -295,7 +314,8 @@ def test_who_may_erase(bench):
         count = with_values(database)
         app = database.as_role("acp_app")
         run = ctl(bench, app, "audit", "erase", "--tenant", database.tenant)
-        check(run.returncode == FOUND and "permission denied" in run.stderr, "%s%s" % (run.stdout, run.stderr))
+        check(run.returncode == FOUND and "permission denied" in run.stderr and "member of acp_owner" in run.stderr,
+              "%s%s" % (run.stdout, run.stderr))
         table = database.value("select 'audit_logs_' || to_char(acp.now(), 'YYYY_MM') as t")
         equal(app.sqlstates(["update acp.audit_logs set ip_address = null, salt = null",
                              "select acp.audit_erase('%s', null, now(), 'x', false)" % table,

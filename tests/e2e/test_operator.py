@@ -244,6 +244,19 @@ def test_version(bench):
     equal(shown["schema"], bench.db.value("select max(version) from acp.schema_migrations"), "the schema's version")
 
 
+def test_output_that_is_lost(bench):
+    """acpctl(8): if standard output cannot be written, the exit status is 1, also of a command that did its work."""
+    tenant = bench.onboard()
+    bench.stack.need_programs()
+    for words in ("tenant list", "report", "--version", "help", "audit status", "audit export",
+                  "key create --tenant %s --name lost --scopes manage.read" % tenant.id):
+        done = subprocess.run("exec %s/acpctl --config %s %s >/dev/full" % (bench.stack.sbin, bench.stack.config, words),
+                              shell=True, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+                              env=clean_environment(ACP_DATABASE_URL=bench.stack.database_url))
+        equal(done.returncode, FAILED, "acpctl %s: exit status, with %s" % (words, done.stderr))
+        check("standard output" in done.stderr, "acpctl %s: %s" % (words, done.stderr))
+
+
 def test_output(bench):
     """acpctl(8): every list can be printed as a table, as JSON and as CSV, with the same content. Without rows, CSV has
     the names."""
@@ -470,8 +483,26 @@ def test_key_given_for_its_id(bench):
     bench.watch.meant.add(tenant.key[:12])
     for arguments in (["key", "revoke"], ["tenant", "show"], ["key", "list", "--tenant"]):
         done = bench.stack.program("acpctl", *arguments, tenant.key)
-        equal(done.returncode, USAGE if "revoke" in arguments else FAILED, "acpctl %s KEY: exit status" % " ".join(arguments))
+        equal(done.returncode, USAGE, "acpctl %s KEY: exit status" % " ".join(arguments))
         check(tenant.key not in done.stderr + done.stdout, "acpctl %s KEY repeats the key" % " ".join(arguments))
+
+
+def test_key_given_anywhere(bench):
+    """Contract 2: an API key that was typed in a wrong place is in no output, and does not reach the log of
+    PostgreSQL."""
+    key = bench.onboard().key
+    bench.watch.meant.add(key[:12])
+    for words in ("outbox list --limit K", "outbox retry K", "outbox drop K", "webhook deliveries --limit K", "webhook retry K",
+                  "report K", "usage K", "usage --period K", "price add --amount K --currency USD",
+                  "price add --amount 1 --currency K", "price add --amount 1 --currency USD --action K.x",
+                  "price add --amount 1 --currency USD --from K", "tenant update x --calls-limit K", "tenant list --K", "K", "tenant K",
+                  "tenant create --agent-id e2e --email K", "tenant create --agent-id e2e --email a@b.co --product K",
+                  "audit verify K", "audit export --from K", "audit export -o /nowhere/K", "audit erase --before K",
+                  "audit archive --dir /nowhere --older-than K", "policy add K", "billing show --tenant K", "doctor --url K",
+                  "--config K tenant list", "help K"):
+        done = bench.stack.program("acpctl", *words.replace("K", key).split())
+        check(done.returncode in (USAGE, CONFIG), "acpctl %s: exit status %d" % (words, done.returncode))
+        check(key not in done.stderr + done.stdout, "acpctl %s repeats the key" % words)
 
 
 def test_tenants(bench):

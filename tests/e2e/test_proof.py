@@ -9,6 +9,7 @@ import os
 import random
 import re
 import signal
+import stat
 import subprocess
 import tempfile
 import threading
@@ -689,6 +690,23 @@ def proved(bench, database, folder):
     equal(findings(bench, database, "--archives", folder), [], "findings")
     equal(json.loads(done(bench, database, "--json", "reconcile"))["differences"], [], "differences")
     equal(database.rows("select * from acp_report.usage_drift"), [], "drift")
+
+
+def test_export_to_a_pipe(bench):
+    """acpctl(8): an export to what is not a file is written there, and does not replace it. A compressed export is
+    recognised under any name."""
+    with filled(bench) as database, tempfile.TemporaryDirectory(prefix="acp-e2e-") as folder:
+        pipe, copy, packed = (os.path.join(folder, name) for name in ("pipe", "copy.jsonl", "packed.jsonl"))
+        os.mkfifo(pipe)
+        with open(copy, "wb") as file, subprocess.Popen(["cat", pipe], stdout=file):
+            done(bench, database, "audit", "export", "-o", pipe)
+        check(stat.S_ISFIFO(os.stat(pipe).st_mode), "the pipe was replaced")
+        done(bench, database, "audit", "export", "--gzip", "-o", packed)
+        with open(packed, "rb") as file:
+            equal(file.read(2), b"\x1f\x8b", "the beginning of a compressed file")
+        rows = len(rows_in(lines_of(copy)))
+        equal([file["rows"] for file in verified(bench, database, copy, packed)["files"]], [rows] * 2, "rows")
+        equal(done(bench, database, "audit", "export", "-o", "-").count("\n"), len(lines_of(copy)), "lines on standard output")
 
 
 def test_archived_months_stay_proved(bench):

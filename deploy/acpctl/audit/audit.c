@@ -99,6 +99,20 @@ void audit_problem(struct audit_report *report, const char *kind, const char *fo
 	audit_finding(report, &(struct acp_finding){.kind = kind, .message = message});
 }
 
+/* Times ------------------------------------------------------------------------------------------------------------ */
+
+struct json_object *audit_instants(struct ctl *ctl, const char *first, const char *past)
+{
+	const char *values[] = {first, past};
+	struct json_object *rows = ctl_query(ctl, "instants", values);
+	if (!rows || json_object_get_boolean(ctl_value(rows, "usable")))
+		return rows;
+	ctl_fail("%s%s%s: a time must be in the years 1970 to 9999", first ? first : "", first && past ? ", " : "",
+		 past ? past : "");
+	json_object_put(rows);
+	return NULL;
+}
+
 /* Files ------------------------------------------------------------------------------------------------------------ */
 
 /* Starts gzip between two descriptors. Returns its process id, or -1 after reporting the error. */
@@ -134,6 +148,14 @@ static bool through_gzip(struct audit_file *file, bool writing)
 	return false;
 }
 
+/* Returns whether a file that is open for reading is compressed. Its position stays. A pipe cannot be read twice. */
+static bool is_gzip(int fd)
+{
+	static const uint8_t magic[2] = {0x1f, 0x8b}; /* RFC 1952 */
+	uint8_t start[sizeof magic];
+	return pread(fd, start, sizeof start, 0) == sizeof start && memcmp(start, magic, sizeof magic) == 0;
+}
+
 static bool open_file(struct audit_file *file, const char *path, bool writing, bool gzip)
 {
 	*file = (struct audit_file){.path = path};
@@ -143,6 +165,7 @@ static bool open_file(struct audit_file *file, const char *path, bool writing, b
 		ctl_fail("%s: %s", path, strerror(errno));
 		return false;
 	}
+	gzip = writing ? gzip : is_gzip(file->fd);
 	if (gzip ? through_gzip(file, writing) : (file->stream = fdopen(dup(file->fd), writing ? "w" : "r")) != NULL)
 		return true;
 	close(file->fd);
@@ -156,8 +179,7 @@ bool audit_file_create(struct audit_file *file, const char *path, bool gzip)
 
 bool audit_file_open(struct audit_file *file, const char *path)
 {
-	size_t len = strlen(path);
-	return open_file(file, path, false, len > 3 && strcmp(path + len - 3, ".gz") == 0);
+	return open_file(file, path, false, false);
 }
 
 bool audit_file_close(struct audit_file *file, bool sync)

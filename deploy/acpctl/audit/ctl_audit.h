@@ -43,6 +43,12 @@ void audit_row_text(struct audit_row *row, const char *literal, const char *form
 		    struct acp_chain_link *link);
 void audit_row_release(struct audit_row *row);
 
+/* Times ------------------------------------------------------------------------------------------------------------ */
+
+/* Converts times (NULL: none) to texts in UTC: the columns first and past (null: none) of one row. The caller owns the
+ * rows. NULL after reporting the error: PostgreSQL cannot read a time, or it is outside the years 1970 to 9999. */
+struct json_object *audit_instants(struct ctl *ctl, const char *first, const char *past);
+
 /* Files ------------------------------------------------------------------------------------------------------------ */
 
 /* A file that is written or read line by line, directly or through gzip. */
@@ -56,7 +62,7 @@ struct audit_file {
 /* Creates or truncates a file (mode 0640) for writing. False after reporting the error. path is borrowed. */
 bool audit_file_create(struct audit_file *file, const char *path, bool gzip);
 
-/* Opens a file for reading, through gzip if its name ends in .gz. False after reporting the error. */
+/* Opens a file for reading, through gzip if it is compressed. False after reporting the error. */
 bool audit_file_open(struct audit_file *file, const char *path);
 
 /* Closes the file and waits for gzip. sync: also flushes it to disk. False after reporting the error. */
@@ -91,6 +97,7 @@ struct audit_seals {
 struct audit_file_facts {
 	struct acp_chain_counts chains;
 	int64_t seals;
+	int64_t erased; /* rows whose personal values were erased */
 	bool tenant_only;
 	bool signature_checked;
 };

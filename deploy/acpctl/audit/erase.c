@@ -45,11 +45,11 @@ static bool erase_tables(struct erasure *e)
 static bool erase_outbox(struct erasure *e)
 {
 	const char *values[] = {e->tenant, e->before};
-	struct json_object *rows = e->dry ? NULL : ctl_query(e->ctl, "erase outbox", values);
+	struct json_object *rows = ctl_query(e->ctl, e->dry ? "erase outbox dry" : "erase outbox", values);
 	if (rows)
 		e->waiting = number_in(rows, "rows");
 	json_object_put(rows);
-	return e->dry || rows;
+	return rows != NULL;
 }
 
 /* Finds archives with rows of the selection. Their files are not changed. */
@@ -66,10 +66,9 @@ static bool find_archives(struct erasure *e)
 /* Reads the time as UTC, whatever the server's time zone. */
 static bool read_before(struct erasure *e)
 {
-	const char *values[] = {e->before, NULL};
 	if (!ctl_begin(e->ctl, "begin"))
 		return false;
-	struct json_object *rows = e->before ? ctl_query(e->ctl, "instants", values) : NULL;
+	struct json_object *rows = e->before ? audit_instants(e->ctl, e->before, NULL) : NULL;
 	if (e->before && !rows)
 		return false;
 	if (rows)
@@ -82,10 +81,12 @@ static bool read_before(struct erasure *e)
 /* Locks out acpctl audit archive, which would otherwise write unerased rows to a file. */
 static bool lock(struct erasure *e)
 {
+	if (e->dry)
+		return true;
 	struct json_object *rows = ctl_query(e->ctl, "archive lock", NULL);
 	bool mine = rows && json_object_get_boolean(ctl_value(rows, "mine"));
 	if (rows && !mine)
-		ctl_fail("acpctl audit archive is running: run this again when it has ended");
+		ctl_fail("acpctl audit archive or acpctl audit erase is running: run this again when it has ended");
 	json_object_put(rows);
 	return mine;
 }
@@ -102,6 +103,9 @@ static void print(const struct erasure *e)
 	else
 		printf("%s the personal values of %lld audit row%s\n", e->dry ? "would erase" : "erased",
 		       (long long)e->erased, e->erased == 1 ? "" : "s");
+	if (e->waiting && !e->ctl->json && !e->ctl->csv)
+		printf("%s those of %lld row%s on the way to the hub\n", e->dry ? "would erase" : "erased",
+		       (long long)e->waiting, e->waiting == 1 ? "" : "s");
 }
 
 /* Reports rows that keep their values; exit status 3 if there are any. */
@@ -116,9 +120,11 @@ static int conclude(const struct erasure *e)
 			 (long long)e->old);
 	for (size_t i = 0; i < json_object_array_length(e->archives); i++) {
 		struct json_object *archive = json_object_array_get_idx(e->archives, i);
-		ctl_fail("the archive %s has %lld of these rows: files are not changed; delete it, or keep it apart",
-			 acp_json_string(archive, "file"),
-			 (long long)json_object_get_int64(acp_json_member(archive, "rows")));
+		ctl_fail(
+			"the archive %s has %lld of these rows, and files are not changed: if acpctl audit verify FILE "
+			"finds fewer erased rows, keep it apart or delete it",
+			acp_json_string(archive, "file"),
+			(long long)json_object_get_int64(acp_json_member(archive, "rows")));
 	}
 	return e->old || e->archived ? ACPCTL_WAITING : ACPCTL_OK;
 }

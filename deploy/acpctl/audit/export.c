@@ -3,6 +3,7 @@
 
 #include "progress.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* An export while it is written. */
@@ -42,8 +43,7 @@ static void member(struct acp_buf *line, const char *name, const char *text)
 static bool put_header(struct writer *w, const struct audit_selection *selection, bool whole)
 {
 	struct json_object *rows = ctl_query(w->ctl, "audit size", NULL);
-	const char *bounds[] = {selection->from, selection->to};
-	struct json_object *span = rows ? ctl_query(w->ctl, "instants", bounds) : NULL;
+	struct json_object *span = rows ? audit_instants(w->ctl, selection->from, selection->to) : NULL;
 	if (!span) {
 		json_object_put(rows);
 		return false;
@@ -197,21 +197,25 @@ bool audit_export(struct ctl *ctl, const struct audit_selection *selection, FILE
 	return ok;
 }
 
-/* Exports to a file, which is afterwards complete or does not exist. Without a path, exports to standard output. */
+/* Exports to a file, which is afterwards complete or does not exist, or to a device or pipe. Without a path, exports to
+ * standard output. */
 static bool export_to(struct ctl *ctl, const struct audit_selection *selection, const char *path, bool gzip,
 		      struct audit_sums *sums)
 {
 	char part[4096];
 	struct audit_file file;
+	struct stat there;
+	/* A device or a pipe must not be replaced by a file. */
+	bool direct = path && stat(path, &there) == 0 && !S_ISREG(there.st_mode);
 	if (!path)
 		return audit_export(ctl, selection, stdout, sums);
-	snprintf(part, sizeof part, "%s.part", path);
+	snprintf(part, sizeof part, direct ? "%s" : "%s.part", path);
 	if (!audit_file_create(&file, part, gzip))
 		return false;
 	bool ok = audit_export(ctl, selection, file.stream, sums);
-	ok = audit_file_close(&file, true) && ok;
-	if (ok && rename(part, path) == 0)
-		return true;
+	ok = audit_file_close(&file, !direct) && ok;
+	if (direct || (ok && rename(part, path) == 0))
+		return ok;
 	unlink(part);
 	return ok && ctl_refuse("%s: cannot rename the complete file to this name", path);
 }
@@ -224,6 +228,8 @@ int ctl_audit_export(struct ctl *ctl)
 	struct audit_sums sums;
 	const char *path = ctl_option(ctl, "output");
 	bool gzip = ctl_flag(ctl, "gzip");
+	if (path && strcmp(path, "-") == 0)
+		path = NULL;
 	if (gzip && !path)
 		return ctl_misuse("--gzip needs -o FILE; or pipe the output through gzip");
 	/* A UUID is not looked up: this database may have rows of a tenant that it does not know. */

@@ -210,6 +210,12 @@ static void add_counts(struct verification *v)
 		     json_object_new_boolean(*v->report.ctl->config.key_pepper != '\0'));
 }
 
+static void print_erased(int64_t rows)
+{
+	if (rows)
+		printf("the personal values of %lld row%s were erased\n", (long long)rows, rows == 1 ? "" : "s");
+}
+
 static void print_counts(struct verification *v)
 {
 	char ago[48];
@@ -217,9 +223,7 @@ static void print_counts(struct verification *v)
 	printf("database: %s rows in %s chains, %s more in %s archives, %s seals\n", text_in(v->summary, "rows"),
 	       text_in(v->summary, "chains"), text_in(v->summary, "archived_rows"), text_in(v->summary, "archives"),
 	       text_in(v->summary, "seals"));
-	if (v->erased)
-		printf("the personal values of %lld row%s were erased\n", (long long)v->erased,
-		       v->erased == 1 ? "" : "s");
+	print_erased(v->erased);
 	if (v->from || v->to)
 		puts("only this time was checked, without the rows before and after it and the ends of the chains");
 	if (!seal)
@@ -284,6 +288,7 @@ static void print_file(const struct verification *v, const char *path, const str
 	       facts->signature_checked            ? "signatures checked"
 	       : *v->report.ctl->config.key_pepper ? "without a signature"
 						   : "signatures were not checked: key_pepper is not set");
+	print_erased(facts->erased);
 	if (facts->tenant_only)
 		printf("%s: these are the rows of one tenant: each was checked, but not whether one was missing when "
 		       "the file was "
@@ -301,6 +306,7 @@ static bool verify_file(struct verification *v, const char *path, struct json_ob
 	acp_json_add(object, "rows", json_object_new_int64(facts.chains.rows));
 	acp_json_add(object, "chains", json_object_new_int64(facts.chains.chains));
 	acp_json_add(object, "seals", json_object_new_int64(facts.seals));
+	acp_json_add(object, "erased_rows", json_object_new_int64(facts.erased));
 	acp_json_add(object, "signature_checked", json_object_new_boolean(facts.signature_checked));
 	acp_json_add(object, "one_tenant", json_object_new_boolean(facts.tenant_only));
 	json_object_array_add(list, object);

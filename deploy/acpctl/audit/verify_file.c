@@ -236,6 +236,7 @@ static const char *shown_value(struct reader *r, struct json_object *line, int i
  * personal value that is null and has a commitment was erased. Fills shown and kept. */
 static bool text_matches_members(struct reader *r, struct json_object *line, const struct acp_chain_link *link)
 {
+	bool erased = false;
 	r->kept.salt = acp_json_string(line, "salt");
 	for (int i = 0; i < ACP_FIELDS; i++) {
 		const char *value = shown_value(r, line, i);
@@ -243,7 +244,9 @@ static bool text_matches_members(struct reader *r, struct json_object *line, con
 		r->kept.erased[i] = acp_fields[i].personal && !value && r->row.field[i];
 		if (r->kept.erased[i])
 			acp_copy(r->kept.commitment[i], ACP_SHA256_HEX, r->row.field[i]);
+		erased = erased || r->kept.erased[i];
 	}
+	r->facts->erased += erased;
 	acp_buf_clear(&r->again);
 	return acp_chain_row_text(&r->again, &r->kept) && r->again.len == link->len &&
 	       memcmp(r->again.ptr, link->text, link->len) == 0;
