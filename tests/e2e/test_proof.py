@@ -70,15 +70,21 @@ def fill(bench, database):
         posted(responder, "/api/manage", {"action": "no.such"}, key)
         posted(responder, "/api/manage", {"action": "meta.version"})
         posted(responder, "/api/manage", {"action": SCORE, "params": SCORE_PARAMS, "dry_run": True}, key)
-    with database.session() as session:
-        session.execute("begin; select acp.audit_chain_take();")
-        append(database, tenant, 8)  # the other chain is in use
-        session.execute("rollback;")
-    append(database, tenant, 4)
+    append_beside(database, 1, tenant, 8)  # makes another shared chain
+    append_beside(database, 1, tenant, 4)
     seal(bench, database)
-    append(database, tenant, 3)
+    append_beside(database, 3, tenant, 3)
     database.execute("select acp.usage_roll_up()")
+    equal(ends_of(database), {1: 10, 2: 4, 3: 12}, "the chains and their rows, which the tests rely on")
     return tenant
+
+
+def append_beside(database, chain, tenant, count):
+    """Adds rows to a shared chain other than this one, which is in use. Without it, any shared chain could get them."""
+    with database.session() as session:
+        session.execute("begin; select chain_id from acp.audit_chains where chain_id = %d for update;" % chain)
+        append(database, tenant, count)
+        session.execute("rollback;")
 
 
 @contextlib.contextmanager
