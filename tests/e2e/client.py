@@ -67,8 +67,9 @@ class Watch:
 
     def _is_ours(self, word):
         folder, name = os.path.split(word)
-        # With valgrind (deploy/check) the program is an argument, under another name.
-        return name.replace(".itself", "") in ("acp.fcgi", "acpctl") and self._sbin in (None, folder)
+        if name in ("acp.fcgi.itself", "acpctl.itself"):
+            return True  # an argument of valgrind, in a folder of deploy/check
+        return name in ("acp.fcgi", "acpctl") and self._sbin in (None, folder)
 
 
 class Reply:
