@@ -70,19 +70,21 @@ def fill(bench, database):
         posted(responder, "/api/manage", {"action": "no.such"}, key)
         posted(responder, "/api/manage", {"action": "meta.version"})
         posted(responder, "/api/manage", {"action": SCORE, "params": SCORE_PARAMS, "dry_run": True}, key)
-    append_beside(database, 1, tenant, 8)  # makes another shared chain
-    append_beside(database, 1, tenant, 4)
+    append_unless(database, "chain_id = 1", tenant, 8)  # makes another shared chain, if there is none
+    append_unless(database, "chain_id = 1", tenant, 4)
+    # A call whose row met a locked chain has it in another one.
+    append_unless(database, "chain_id <> 1", tenant, 7 - ends_of(database)[1])
     seal(bench, database)
-    append_beside(database, 3, tenant, 3)
+    append_unless(database, "chain_id <> 1", tenant, 3)
     database.execute("select acp.usage_roll_up()")
-    equal(ends_of(database), {1: 10, 2: 4, 3: 12}, "the chains and their rows, which the tests rely on")
+    check(ends_of(database)[1] >= 10, "chain 1 has too few rows for the tests: %s" % ends_of(database))
     return tenant
 
 
-def append_beside(database, chain, tenant, count):
-    """Adds rows to a shared chain other than this one, which is in use. Without it, any shared chain could get them."""
+def append_unless(database, used, tenant, count):
+    """Adds rows to a shared chain, while the chains with this condition are in use. A row goes to any that is free."""
     with database.session() as session:
-        session.execute("begin; select chain_id from acp.audit_chains where chain_id = %d for update;" % chain)
+        session.execute("begin; select chain_id from acp.audit_chains where %s for update;" % used)
         append(database, tenant, count)
         session.execute("rollback;")
 
