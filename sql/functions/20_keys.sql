@@ -164,6 +164,7 @@ DECLARE
 	idem_key CONSTANT text := p->>'idempotency_key';
 	earlier  acp.idempotency;
 	made_at  timestamptz;
+	customer text;
 BEGIN
 	created_at := acp.now();
 	IF idem_key IS NOT NULL THEN
@@ -218,14 +219,17 @@ BEGIN
 			jsonb_build_object('tenant_id', tenant_id, 'api_key_id', api_key_id, 'salt', salt), created_at, created_at + interval '24 hours');
 	END IF;
 	IF (p->>'customer')::boolean THEN
-		PERFORM acp.outbox_customer(tenant_id);
+		customer := acp.outbox_customer(tenant_id);
+		-- The caller claims this obligation by name and replies within 2 seconds. Until then it is due for nobody else.
+		UPDATE acp.outbox o SET due_at = o.due_at + interval '2 seconds'
+		WHERE o.tenant_id = onboard.tenant_id AND o.obligation = customer;
 	END IF;
 	PERFORM acp.onboard_record(api_key_id, p_event || acp.onboard_meta(tenant_id));
 	verdict := 'created';
 END
 $$;
 COMMENT ON FUNCTION acp.onboard(jsonb, bytea, jsonb) IS
-	'Creates in one transaction: the tenant, its first key, the audit row p_event and, with member customer, the obligation to create the Stripe customer. verdict: created (also for a repeat with the same api_key_id, which changes nothing); replay (same Idempotency-Key, same request: ids and salt of the first call); mismatch (same key, other request); taken (agent_id in use). Fails if acp.onboard_give_up() came first.';
+	'Creates in one transaction: the tenant, its first key, the audit row p_event and, with member customer, the obligation to create the Stripe customer, which is due after 2 seconds unless the caller claims it by name. verdict: created (also for a repeat with the same api_key_id, which changes nothing); replay (same Idempotency-Key, same request: ids and salt of the first call); mismatch (same key, other request); taken (agent_id in use). Fails if acp.onboard_give_up() came first.';
 
 GRANT EXECUTE ON FUNCTION acp.onboard_decide(uuid, text), acp.onboard_record(uuid, jsonb), acp.onboard_give_up(uuid), acp.effective_tier(text, text), acp.authenticate(bytea, bigint), acp.key_create(uuid, uuid, bytea, text, text, text[], timestamptz),
 	acp.key_revoke(uuid), acp.tenant_create(uuid, text, text, text, text), acp.tenant_update(uuid, text, text, text, integer),

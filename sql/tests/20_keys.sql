@@ -9,7 +9,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(87);
+SELECT plan(91);
 
 -- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -161,7 +161,7 @@ SELECT ok(NOT acp.key_revoke(gen_random_uuid()), 'an unknown key cannot be revok
 
 -- One request: agent, Idempotency-Key (null: none), fingerprint of the body, number of the attempt, product.
 CREATE FUNCTION pg_temp.apply(agent text, idem_key text, asked text, attempt integer,
-	product text DEFAULT 'leadscoring', tenant integer DEFAULT NULL,
+	product text DEFAULT 'leadscoring', tenant integer DEFAULT NULL, customer boolean DEFAULT NULL,
 	OUT verdict text, OUT tenant_id uuid, OUT api_key_id uuid, OUT salt text, OUT created_at timestamptz)
 LANGUAGE sql AS $$
 	SELECT o.* FROM acp.onboard(jsonb_strip_nulls(jsonb_build_object('product', product, 'agent_id', agent, 'email',
@@ -169,7 +169,7 @@ LANGUAGE sql AS $$
 			'tenant_id', '22222222-0000-4000-8000-' || lpad(coalesce(tenant, attempt)::text, 12, '0'),
 			'api_key_id', '22222222-0000-4000-9000-' || lpad(attempt::text, 12, '0'),
 			'key_prefix', 'ock_' || lpad(attempt::text, 8, '0'), 'key_name', 'first key', 'salt', 'salt' || attempt,
-			'scopes', '["manage.read", "manage.domain"]'::jsonb, 'idempotency_key', idem_key,
+			'scopes', '["manage.read", "manage.domain"]'::jsonb, 'idempotency_key', idem_key, 'customer', customer,
 			'fingerprint', encode(sha256(convert_to(asked, 'UTF8')), 'hex'))),
 		pg_temp.hash('onboarded ' || attempt),
 		jsonb_build_object('event_id', '22222222-0000-4000-a000-' || lpad(attempt::text, 12, '0'),
@@ -279,6 +279,19 @@ SELECT throws_ok(format($$SELECT acp.onboard(jsonb_build_object('product', 'p', 
 	pg_temp.id('a000', 9)),
 	'23505', NULL, 'a repeated event is refused');
 SELECT is((SELECT count(*) FROM acp.agents WHERE agent_id = 'new:10'), 0::bigint, 'the refusal rolls the tenant back');
+
+-- The customer of a new tenant. Only the process that onboards the tenant may create it within the first 2 seconds.
+CREATE FUNCTION pg_temp.due(name text DEFAULT NULL) RETURNS bigint LANGUAGE sql AS $$
+	SELECT count(*) FROM jsonb_array_elements(acp.outbox_take(1000, interval '1 s', pg_temp.id('8000', 13), name)) o
+	WHERE o->>'obligation' = 'customer-' || pg_temp.id('8000', 13)
+$$;
+SELECT is((SELECT verdict FROM pg_temp.apply('new:13', NULL, 'body 13', 13, customer => true)), 'created', 'a tenant with a customer is created');
+SELECT is(pg_temp.due(), 0::bigint, 'the customer is not due for others');
+SELECT is(pg_temp.due('customer-' || pg_temp.id('8000', 13)), 1::bigint, 'the customer can be claimed by name');
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-06-03 00:00:02+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT is(pg_temp.due(), 1::bigint, 'after 2 seconds the customer is due for everybody');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -3,6 +3,7 @@ letters."""
 
 import json
 import tempfile
+import threading
 import time
 
 from checks import check, equal, parallel, slowness, until
@@ -45,6 +46,25 @@ def test_customer_with_onboarding(bench):
         equal(made, [200], "requests with the obligation's key")
 
 
+def test_customer_while_others_look_for_work(bench):
+    """Contract 2.1: the reply waits for the customer, although other processes claim whatever is due in the outbox."""
+    with payments(bench) as pay:
+        over = threading.Event()
+
+        def claim():
+            while not over.is_set():
+                bench.db.value("select acp.outbox_take(10, interval '1 second')")
+        rival = threading.Thread(target=claim)
+        rival.start()
+        try:
+            tenants = [pay.onboard() for _ in range(40)]
+            without = [tenant["tenant_uuid"] for tenant in tenants if not pay.tenant(tenant)["stripe_customer_id"]]
+        finally:
+            over.set()
+            rival.join()
+        equal(without, [], "tenants without a customer at the time of the reply")
+
+
 def test_same_onboarding_again(bench):
     """Contract 2.1: the same Idempotency-Key returns the same reply and creates no second customer."""
     with payments(bench) as pay:
@@ -85,7 +105,7 @@ def test_stripe_down_at_onboarding(bench):
         equal(pay.tenant(tenant)["stripe_customer_id"], None, "customer")
         pay.stripe.start()
         with clock_shifted(bench, "1 hour"):
-            until(60, "the customer exists", lambda: pay.tenant(tenant)["stripe_customer_id"])
+            pay.customer(tenant)
         equal([c["id"] for c in pay.customers(tenant)], [pay.tenant(tenant)["stripe_customer_id"]], "customers")
 
 
@@ -111,7 +131,7 @@ def test_worker_killed(bench):
             other.process.wait(20)
         equal(pay.tenant(tenant)["stripe_customer_id"], None, "customer")
         with pay.responder(), clock_shifted(bench, "3 minutes"):
-            until(60, "the customer exists", lambda: pay.tenant(tenant)["stripe_customer_id"])
+            pay.customer(tenant)
             pay.settled(tenant)
             equal([c["id"] for c in pay.customers(tenant)], [pay.tenant(tenant)["stripe_customer_id"]], "customers")
             check(pay.owed(tenant, "true")[0]["attempts"] >= 2, "it was not retried")
@@ -149,7 +169,7 @@ def test_dead_letter(bench):
               [(dead["obligation"], "dead", dead["error_code"])], "acpctl outbox list --state dead")
         done = ctl(bench, pay, "outbox", "retry", str(dead["outbox_id"]))
         equal((done.returncode, done.stdout), (0, "1 due now\n"), "acpctl outbox retry: %s" % done.stderr)
-        until(20, "the customer exists", lambda: pay.tenant(tenant)["stripe_customer_id"])
+        pay.customer(tenant)
         equal(len(pay.customers(tenant)), 1, "customers")
 
 
