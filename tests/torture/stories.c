@@ -901,10 +901,19 @@ static void write_file(const char *path, const char *text)
 		abort();
 }
 
+/* The process that makes the baseline. Its children use the same files, so that a child that a library ends leaves them
+ * to the next one. */
+static int first_pid(void)
+{
+	static int pid;
+	pid = pid ? pid : (int)getpid();
+	return pid;
+}
+
 static void prepare_config(void)
 {
 	begin_start();
-	snprintf(file, sizeof file, "/tmp/acp-torture-%d.conf", (int)getpid());
+	snprintf(file, sizeof file, "/tmp/acp-torture-%d.conf", first_pid());
 	setenv("ACP_KEY_PEPPER", FAKE_PEPPER, 1);
 	write_file(file, "# a comment\nworkers = 4\npublic_url = \"https://api.example.com\"\nurl_prefix = /acp\n"
 			 "products = leadscoring other\nrate_limits = off\n");
@@ -936,7 +945,7 @@ static void prepare_actions(void)
 	char path[128];
 	begin_start();
 	fake_config_init(&own_config);
-	snprintf(folder, sizeof folder, "/tmp/acp-torture-%d.d", (int)getpid());
+	snprintf(folder, sizeof folder, "/tmp/acp-torture-%d.d", first_pid());
 	mkdir(folder, 0700);
 	snprintf(path, sizeof path, "%s/a.json", folder);
 	write_file(path,
