@@ -181,3 +181,11 @@ class Responder:
                 return file.read()
         except FileNotFoundError:
             return ""
+
+    def log_of(self, replies):
+        """Waits until the log has the line of each request, which is written after the reply is sent; returns it."""
+        def log():
+            text = self.read_log()
+            done = "".join(line for line in text.splitlines() if "status=" in line or '"status":' in line)
+            return text if all(reply.request_id in done for reply in replies) else None
+        return until(10, "a line for each request", log)

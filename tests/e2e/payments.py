@@ -140,6 +140,10 @@ class Payments:
         """Waits until the tenant has no open obligation."""
         until(seconds, "nothing is owed", lambda: not self.owed(tenant, "done_at is null and not dead"), 0.05)
 
+    def customer(self, tenant, seconds=60):
+        """Waits until the tenant has a customer, which a slow onboarding leaves to the outbox; returns its id."""
+        return until(seconds, "the customer exists", lambda: self.tenant(tenant)["stripe_customer_id"], 0.05)
+
     def customers(self, tenant):
         """The customers of the tenant at Stripe."""
         name = tenant["tenant_uuid"]
@@ -164,7 +168,7 @@ class Payments:
         return self.event("checkout.session.completed", {
             "id": session, "object": "checkout.session", "mode": "setup", "status": "complete",
             "client_reference_id": tenant["tenant_uuid"], "metadata": {"tenant_uuid": tenant["tenant_uuid"]},
-            "customer": self.tenant(tenant)["stripe_customer_id"], "setup_intent": "seti_" + session[8:],
+            "customer": self.customer(tenant), "setup_intent": "seti_" + session[8:],
             **more}, created)
 
     def detached(self, method, customer, created=None):

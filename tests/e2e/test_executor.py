@@ -452,7 +452,7 @@ def test_wrong_key_of_stripe(bench):
         params = {"tenant_uuid": NIL, "agent_id": "a", "email": "a@example.com"}
         reply = c.post(envelope("stripe.customers.create", params, "k"))
         equal((reply.json["ok"], reply.json["status"]), (False, 401), "answer")
-        for place in (reply.body.decode(), c.responder.read_log(), json.dumps(c.event(reply.request_id))):
+        for place in (reply.body.decode(), c.responder.log_of([reply]), json.dumps(c.event(reply.request_id))):
             check(wrong not in place and wrong[:16] not in place and KEY not in place, "a key is in %s" % place)
         equal(len(c.stripe.requests("POST", "/v1/customers")), 1, "requests")
 

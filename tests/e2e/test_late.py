@@ -359,11 +359,12 @@ def key_of_unknown(reply, what):
 
 
 def repeated(ask_again, what):
-    """Repeats the call until the reply is neither 503 nor 409; returns it."""
+    """Repeats the call, not more often than the action's rate limit permits, until the reply is neither 503 nor 409;
+    returns it."""
     def decided():
         reply = ask_again()
         return reply if reply.status not in (503, 409) else None
-    return until(20, "%s: the repetition is answered" % what, decided)
+    return until(20, "%s: the repetition is answered" % what, decided, 1.2)
 
 
 def test_an_outcome_that_stays_unknown(bench):

@@ -142,7 +142,7 @@ def test_log_rotation(bench):
     key = bench.onboard().key
     with Responder(bench.stack) as responder:
         first = responder.call(key, VERSION)
-        until(5, "a line", lambda: first.request_id in responder.read_log())
+        responder.log_of([first])
         os.rename(responder.log, responder.log + ".1")
         responder.reload()
         until(10, "a new file", lambda: "reloaded" in responder.read_log())

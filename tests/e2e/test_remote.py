@@ -366,7 +366,7 @@ def test_secrets_stay(bench):
         _, key = a.tenant()
         a.line.set("refuse")
         reply = refused(a.call(key, CREATE, MODEL), 503, "UNAVAILABLE")
-        log = a.responder.read_log()
+        log = a.responder.log_of([reply])
         check(Hub(bench).key not in log, "hub_key is in the log")
         check(str(a.line.port) not in reply.body.decode(), "the reply names the hub")
 
@@ -383,7 +383,7 @@ def test_configuration(bench):
 
 # Without the hub -----------------------------------------------------------------------------------------------------
 
-def away_and_back(bench, a, mode, limit_ms):
+def away_and_back(bench, a, mode, limit_ms, onboarding_codes):
     tenant, key = a.tenant()
     succeeded(a.call(key, CREATE, MODEL))
     a.delivered()
@@ -403,7 +403,8 @@ def away_and_back(bench, a, mode, limit_ms):
     for reply in reads:
         equal(a.audit(reply)["result_meta"]["policy_check"], "failed_open", "policy_check")
     refused(a.request("GET", "/api/usage", key=key), 503, "UNAVAILABLE")
-    refused(a.onboard(), 503, "UNAVAILABLE")
+    reply = a.onboard()
+    check(reply.status == 503 and reply.code in onboarding_codes, "onboarding\n%s" % reply)
     succeeded(a.request("GET", "/readyz"))
     check(a.waiting() >= 11, "%d rows wait" % a.waiting())
     a.line.set("pass")
@@ -441,14 +442,15 @@ def test_hub_refuses_connections(bench):
     """Contract 3: if the hub refuses connections, reads and billable calls proceed and their rows note it. Writes get
     503. Nothing is lost or doubled."""
     with kernel_a(bench) as a:
-        away_and_back(bench, a, "refuse", 6000)
+        away_and_back(bench, a, "refuse", 6000, {"UNAVAILABLE"})
 
 
 def test_hub_falls_silent(bench):
     """Contract 3: if the hub does not answer, deadlines hold, it is not called for a while, and afterwards all is
     consistent."""
     with kernel_a(bench, hub_timeout_ms="300") as a:
-        away_and_back(bench, a, "hang", 12000)
+        # Half a second after its last silence the hub is asked again; what it did with that request is not known.
+        away_and_back(bench, a, "hang", 12000, {"UNAVAILABLE", "OUTCOME_UNKNOWN"})
 
 
 def test_cut_between_reserve_and_settle(bench):

@@ -126,7 +126,7 @@ class Story:
 
     def __init__(self, pay, tenant, chance):
         self.pay, self.tenant = pay, tenant
-        self.customer = pay.tenant(tenant)["stripe_customer_id"]
+        self.customer = pay.customer(tenant)
         self.events, self.method, self.gone = [], None, set()
         at = time.time() - 1000
         for _ in range(chance.randint(2, 6)):
