@@ -1,5 +1,6 @@
 """Starts a separate responder for a test, on a Unix socket, and sends it FastCGI requests without a web server."""
 
+import hashlib
 import http.client
 import io
 import os
@@ -103,6 +104,14 @@ def can_stand_apart():
                           stderr=subprocess.DEVNULL).returncode == 0
 
 
+JOURNALS = tempfile.TemporaryDirectory(prefix="acp-e2e-journals-")
+
+
+def journal_of(database_url):
+    """The journal of all responders with this database. In the default folder they would replay rows of others."""
+    return os.path.join(JOURNALS.name, hashlib.sha256(database_url.encode()).hexdigest()[:16])
+
+
 class Responder:
     """acp.fcgi with the stack's settings, some of them replaced; a context manager that stops it. apart: as on a
     separate host. quiet: discards its standard error and the reports of sanitizers, for a process that its input is
@@ -123,6 +132,7 @@ class Responder:
         kept.update(listen=self.socket, log_file=self.log, workers="4", processes="2", onboard_per_ip="100000",
                     onboard_total="1000000")
         self._settings = {**kept, **settings}
+        self._settings.setdefault("journal_dir", journal_of(self._settings["database_url"]))
         self.write_config()
 
     def stand_under(self, command):
@@ -182,10 +192,10 @@ class Responder:
         except FileNotFoundError:
             return ""
 
-    def log_of(self, replies):
+    def log_of(self, replies, seconds=5):
         """Waits until the log has the line of each request, which is written after the reply is sent; returns it."""
         def log():
             text = self.read_log()
             done = "".join(line for line in text.splitlines() if "status=" in line or '"status":' in line)
             return text if all(reply.request_id in done for reply in replies) else None
-        return until(10, "a line for each request", log)
+        return until(seconds, "a line for each request", log)
