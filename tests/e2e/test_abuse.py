@@ -145,7 +145,8 @@ def test_refusals_are_small(bench):
         size = bench.db.value("select max(pg_column_size(a.*)) from acp.audit_logs a where request_id = any(:'ids')",
                               ids="{%s}" % ",".join(reply.request_id for reply in replies))
         check(size <= 1600, "a row of %d bytes" % size)
-        lines = [line for line in responder.log_of(replies).splitlines() if any(reply.request_id in line for reply in replies)]
+        lines = [line for line in responder.log_of(replies, 10).splitlines()
+                 if any(reply.request_id in line for reply in replies)]
         requests = [line for line in lines if " status=" in line]
         equal(len(requests), len(replies), "log lines of requests")
         check(max(map(len, lines)) <= 8192, "a line of %d characters" % max(map(len, lines)))
@@ -201,7 +202,7 @@ def test_log_injection(bench):
                             responder.ask("POST", "/api/onboard/" + text, body, headers),
                             responder.ask(text, "/api/manage?" + text, body, headers),
                             ask_with(responder, text)]
-            responder.log_of(replies)
+            responder.log_of(replies, 10)
             with open(responder.log, "rb") as file:
                 data = file.read()
         text = data.decode()  # fails if it is not UTF-8

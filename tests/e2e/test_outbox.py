@@ -169,7 +169,7 @@ def test_dead_letter(bench):
               [(dead["obligation"], "dead", dead["error_code"])], "acpctl outbox list --state dead")
         done = ctl(bench, pay, "outbox", "retry", str(dead["outbox_id"]))
         equal((done.returncode, done.stdout), (0, "1 due now\n"), "acpctl outbox retry: %s" % done.stderr)
-        pay.customer(tenant)
+        pay.customer(tenant, 20)
         equal(len(pay.customers(tenant)), 1, "customers")
 
 

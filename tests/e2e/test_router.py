@@ -7,7 +7,7 @@ import uuid
 
 from client import CREATE, MANAGE, NIL, SCORE, SCORE_PARAMS, refused, succeeded
 from database import METERED
-from checks import check, equal, parallel, slowness, until
+from checks import check, equal, parallel, slowness
 from fcgi import Responder
 
 ACTIONS = {"meta.actions", "meta.version", CREATE, "domain.leadscoring.models.list",

@@ -249,7 +249,7 @@ def test_remote_executor(bench):
         with pay.responder(stripe_key=None, executor_url=front.url, executor_key=key) as kernel:
             pay.gate.socket = kernel.socket
             tenant = pay.onboard()
-            made = pay.customer(tenant)
+            made = pay.customer(tenant, 15)
             equal([c["id"] for c in pay.customers(tenant)], [made], "customers")
             pay.upgrade(tenant)
             equal(pay.score(tenant["api_key"])[0], 200, "a paid call")
