@@ -34,7 +34,10 @@ bool acp_exchange_init(void)
 	return FCGX_Init() == 0;
 }
 
-enum { ERROR_MAX = 1024 }; /* bytes reserved for the reply that reports that memory ran out */
+enum {
+	ERROR_MAX = 1024,    /* bytes reserved for the reply that reports that memory ran out */
+	KEEP_MAX = 64 << 10, /* bytes of a buffer that are kept for the next request */
+};
 
 struct acp_exchange *acp_exchange_new(const struct acp_config *config)
 {
@@ -311,6 +314,8 @@ static void *finish_here(void *arg)
 	FCGX_FClose(exchange->fcgi.err);
 	FCGX_FClose(exchange->fcgi.out);
 	wipe(exchange);
+	acp_buf_shrink(&exchange->response.body, KEEP_MAX);
+	acp_buf_shrink(&exchange->body, KEEP_MAX);
 	FCGX_Finish_r(&exchange->fcgi);
 	uint64_t us = acp_monotonic_us() - http->request.started_us;
 	log_request(http, &exchange->response, exchange->config, us);

@@ -23,6 +23,7 @@ static struct acp_kernel_ref *make(const struct acp_config *config, const struct
 	struct acp_kernel_ref *made = calloc(1, sizeof *made);
 	if (made && acp_kernel_init(&made->kernel, config, plane, acp_actions_packs(actions), why, why_size)) {
 		made->kernel.limits = parts->limits;
+		made->kernel.shares = parts->shares;
 		made->kernel.metrics = parts->metrics;
 		made->kernel.hub = parts->hub;
 		made->kernel.executor = parts->executor;
@@ -82,7 +83,7 @@ void acp_live_release(struct acp_live *live, struct acp_kernel_ref *ref)
 bool acp_live_reload(struct acp_live *live, char *why, size_t why_size)
 {
 	const struct acp_kernel *old = &live->current->kernel; /* only this thread replaces it */
-	const struct acp_live_parts parts = {old->limits, old->metrics, old->hub, old->executor};
+	const struct acp_live_parts parts = {old->limits, old->shares, old->metrics, old->hub, old->executor};
 	struct acp_actions *actions = acp_actions_load(old->config, why, why_size);
 	struct acp_kernel_ref *fresh =
 		actions ? make(old->config, old->plane, &parts, actions, actions, why, why_size) : NULL;

@@ -11,6 +11,7 @@ struct acp_kernel_ref; /* a counted reference: one for each request, and one whi
 /* The parts that all kernels of the process share; each may be NULL. The caller keeps ownership. */
 struct acp_live_parts {
 	struct acp_ratelimit *limits;
+	struct acp_shares *shares;
 	struct acp_metrics *metrics;
 	struct acp_hub *hub;
 	const struct acp_executor *executor;

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -62,6 +63,8 @@ static void prepare_process(void)
 	sigaddset(&signals, SIGHUP);
 	sigprocmask(SIG_BLOCK, &signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	/* Large blocks go back to the system when they are freed. By default glibc keeps ever larger ones for itself. */
+	mallopt(M_MMAP_THRESHOLD, 256 * 1024);
 	signal(SIGXFSZ, SIG_IGN); /* exceeding a file size limit then appears as a failed write */
 }
 
@@ -73,6 +76,9 @@ static void fit_to_manager(struct acp_config *config)
 		config->processes = 1;
 	if (!acp_config_given(config, "workers"))
 		config->workers = config->processes;
+	/* Each call that waits keeps a process of the manager busy. */
+	if (!acp_config_given(config, "tenant_upstream_calls"))
+		config->tenant_upstream_calls = 8;
 }
 
 static int run(struct acp_config *config, struct acp_actions **actions, const char *file)

@@ -2,6 +2,7 @@
  * (contract 2.1). These requests are never billed, counted or refused by the quota. They are not calls of the router:
  * they leave a log line, but no audit row. */
 #include "auth.h"
+#include "clock.h"
 #include "endpoints.h"
 #include "envelope.h"
 
@@ -20,11 +21,28 @@ bool acp_period_ok(const char *period)
 /* A function of the control plane that reads a tenant's month. */
 typedef enum acp_code get_month(void *self, const char *tenant_id, const char *period, struct json_object **out);
 
+/* These requests read many rows, so each tenant has a limit of its own for them. */
+static enum acp_code check_rate(const struct acp_kernel *kernel, const struct acp_principal *caller,
+				struct acp_rate *rate)
+{
+	char name[64];
+	int64_t limit = kernel->config->rate_limit_reads / kernel->config->rate_limit_hosts;
+	if (!kernel->limits)
+		return ACP_OK;
+	snprintf(name, sizeof name, "reads %s", caller->tenant_id);
+	acp_ratelimit_acquire(kernel->limits, name, limit > 0 ? limit : 1, 60, acp_monotonic_us(), rate);
+	return rate->allowed ? ACP_OK : ACP_RATE_LIMITED;
+}
+
 static enum acp_code fetch(const struct acp_kernel *kernel, const struct acp_http *http, get_month *get,
-			   const char *period, struct acp_principal *caller, struct json_object **out)
+			   const char *period, struct acp_principal *caller, struct acp_reply *reply)
 {
 	enum acp_code code = acp_authenticate(kernel, http->request.credential, caller);
-	return code == ACP_OK ? get(kernel->plane->self, caller->tenant_id, period, out) : code;
+	if (code == ACP_OK)
+		code = check_rate(kernel, caller, &reply->rate);
+	if (code == ACP_RATE_LIMITED)
+		reply->retry_after = (int)reply->rate.reset;
+	return code == ACP_OK ? get(kernel->plane->self, caller->tenant_id, period, &reply->body) : code;
 }
 
 /* Adds the scopes of the calling key, so that a client can avoid calls that would be refused and audited. */
@@ -50,7 +68,7 @@ static void answer(const struct acp_kernel *kernel, const struct acp_http *http,
 		reply.body =
 			acp_error_body(reply.code, http->request_id, "period must be a month like 2026-11", "/period");
 	} else {
-		reply.code = fetch(kernel, http, get, asked ? period : NULL, &caller, &reply.body);
+		reply.code = fetch(kernel, http, get, asked ? period : NULL, &caller, &reply);
 	}
 	if (reply.code == ACP_OK) {
 		if (get == kernel->plane->usage.get)
@@ -61,7 +79,8 @@ static void answer(const struct acp_kernel *kernel, const struct acp_http *http,
 		reply.body = acp_error_body(reply.code, http->request_id, "", "");
 	}
 	reply.http = acp_code_http(reply.code);
-	reply.retry_after = acp_code_retry_after(reply.code);
+	if (!reply.retry_after)
+		reply.retry_after = acp_code_retry_after(reply.code);
 	memcpy(reply.tenant_id, caller.tenant_id, sizeof reply.tenant_id);
 	memcpy(reply.key_shown, caller.key_shown, sizeof reply.key_shown);
 	acp_http_reply(http, &reply, response);

@@ -2,11 +2,13 @@
  *
  * Each thread has its own epoll set, and waits in it for the listening socket (EPOLLEXCLUSIVE: the kernel wakes one
  * thread) and for an eventfd that signals the stop. While connections are queued, a thread accepts several in a row
- * without calling epoll. While a thread waits long for a commit, a spare thread replaces it, so that other requests are
- * served. Signals are blocked in all threads; the main thread receives them with sigtimedwait(), so that no system call
+ * without calling epoll. While a thread waits long (for a commit, an upstream, a connection), a spare thread replaces it,
+ * so that other requests are served. If all threads are busy for some time with anything else, the watch starts spare
+ * threads too. Signals are blocked in all threads; the main thread receives them with sigtimedwait(), so that no system call
  * of a request is ever interrupted. */
 #include "worker.h"
 
+#include "clock.h"
 #include "delivery_worker.h"
 #include "endpoints.h"
 #include "exchange.h"
@@ -21,8 +23,10 @@
 #include "thread.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -45,8 +49,14 @@ struct worker {
 	struct slot *free;
 	int slots, most, taken;
 	int waiting; /* threads that wait for a slot */
-	int blocked; /* threads that wait for a commit */
+	int blocked; /* threads that wait for something slow */
 	int spares;  /* extra threads that replace blocked ones */
+	int wanted;  /* spare threads that the watch wants besides */
+	bool watch_ends;
+	pthread_cond_t watched;   /* signals that the watch must look or end */
+	atomic_bool watch_sleeps; /* the watch waits until no thread is idle */
+	atomic_int idle;          /* threads that wait for a connection */
+	atomic_uint served;       /* connections taken so far */
 	struct acp_thread_owner owner;
 };
 
@@ -59,7 +69,7 @@ struct slot {
 	struct slot *next;
 };
 
-enum { SLOTS_PER_THREAD = 16, SPARE_MS = 1000, STACK = 512 * 1024 };
+enum { SLOTS_PER_THREAD = 16, SPARE_MS = 1000, WATCH_MS = 20, STACK = 512 * 1024 };
 
 static struct slot *new_slot(struct worker *worker)
 {
@@ -145,11 +155,21 @@ static bool watch(int epoll, int fd, uint32_t events)
 	return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
+static void wake_watch(struct worker *worker)
+{
+	pthread_mutex_lock(&worker->lock);
+	pthread_cond_signal(&worker->watched);
+	pthread_mutex_unlock(&worker->lock);
+}
+
 /* Waits at most ms milliseconds (-1: forever) for a connection or the stop signal. False: stop. */
-static bool wait_for_work(int epoll, const struct worker *worker, int ms)
+static bool wait_for_work(int epoll, struct worker *worker, int ms)
 {
 	struct epoll_event events[2];
+	atomic_fetch_add(&worker->idle, 1);
 	int count = epoll_wait(epoll, events, 2, ms);
+	if (atomic_fetch_sub(&worker->idle, 1) == 1 && atomic_load(&worker->watch_sleeps))
+		wake_watch(worker);
 	for (int i = 0; i < count; i++)
 		if (events[i].data.fd == worker->stop_fd)
 			return false;
@@ -161,6 +181,7 @@ static bool serve_one(struct worker *worker)
 {
 	int connection = accept4(worker->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 	if (connection >= 0) {
+		atomic_fetch_add(&worker->served, 1);
 		struct slot *slot = acquire_slot(worker);
 		const struct acp_kernel *kernel = acp_live_acquire(worker->live, &slot->ref);
 		acp_exchange_serve(slot->exchange, kernel, connection, release_slot, slot);
@@ -210,11 +231,11 @@ static void *serve(void *arg)
 	return NULL;
 }
 
-/* True if this spare thread should continue, because other threads are blocked. Otherwise it is no longer counted. */
+/* True if this spare thread should continue, because other threads are blocked or busy. Otherwise it is no longer counted. */
 static bool should_continue(struct worker *worker, bool good)
 {
 	pthread_mutex_lock(&worker->lock);
-	bool wanted = good && worker->spares <= worker->blocked;
+	bool wanted = good && worker->spares <= worker->blocked + worker->wanted;
 	worker->spares -= !wanted;
 	if (!wanted)
 		pthread_cond_broadcast(&worker->left);
@@ -264,6 +285,68 @@ static void thread_goes_on(void *arg)
 	pthread_mutex_lock(&worker->lock);
 	worker->blocked--;
 	pthread_mutex_unlock(&worker->lock);
+}
+
+/* The watch ------------------------------------------------------------------------------------------------------- */
+
+/* True if a connection is queued that no thread takes. */
+static bool nobody_serves(const struct worker *worker, unsigned served_before)
+{
+	struct pollfd queue = {worker->listen_fd, POLLIN, 0};
+	return atomic_load(&worker->idle) == 0 && atomic_load(&worker->served) == served_before &&
+	       poll(&queue, 1, 0) > 0;
+}
+
+static void want_spare(struct worker *worker)
+{
+	pthread_mutex_lock(&worker->lock);
+	if (worker->spares < worker->most && start_spare(worker)) {
+		worker->spares++;
+		worker->wanted++;
+	}
+	pthread_mutex_unlock(&worker->lock);
+}
+
+/* Waits until no thread is idle. If some are for SPARE_MS, no spare threads are wanted any more. False: the watch must
+ * end. */
+static bool wait_until_busy(struct worker *worker)
+{
+	const struct timespec calm = acp_monotonic_after(SPARE_MS * UINT64_C(1000));
+	pthread_mutex_lock(&worker->lock);
+	atomic_store(&worker->watch_sleeps, true);
+	while (!worker->watch_ends && atomic_load(&worker->idle) > 0) {
+		if (!worker->wanted)
+			pthread_cond_wait(&worker->watched, &worker->lock);
+		else if (pthread_cond_timedwait(&worker->watched, &worker->lock, &calm) == ETIMEDOUT)
+			worker->wanted = 0;
+	}
+	atomic_store(&worker->watch_sleeps, false);
+	bool goes_on = !worker->watch_ends;
+	pthread_mutex_unlock(&worker->lock);
+	return goes_on;
+}
+
+/* Starts a spare thread whenever all threads are busy and took no connection for WATCH_MS although one is queued. */
+static void *watch_queue(void *arg)
+{
+	struct worker *worker = arg;
+	const struct timespec pause = {.tv_nsec = WATCH_MS * 1000000L};
+	while (wait_until_busy(worker)) {
+		unsigned served = atomic_load(&worker->served);
+		nanosleep(&pause, NULL);
+		if (nobody_serves(worker, served))
+			want_spare(worker);
+	}
+	return NULL;
+}
+
+static void end_watch(struct worker *worker, pthread_t watch)
+{
+	pthread_mutex_lock(&worker->lock);
+	worker->watch_ends = true;
+	pthread_cond_signal(&worker->watched);
+	pthread_mutex_unlock(&worker->lock);
+	pthread_join(watch, NULL);
 }
 
 static void reload(const struct acp_config *config, struct acp_live *live)
@@ -359,10 +442,12 @@ static int serve_until_stopped(const struct acp_config *config, const struct acp
 				.lock = PTHREAD_MUTEX_INITIALIZER,
 				.left = PTHREAD_COND_INITIALIZER,
 				.most = count * SLOTS_PER_THREAD};
+	pthread_t watch;
+	acp_monotonic_cond(&worker.watched);
 	worker.owner = (struct acp_thread_owner){thread_blocks, thread_goes_on, &worker};
 	pthread_t *threads = calloc((size_t)count, sizeof *threads);
 	if (!threads || worker.stop_fd < 0 || !make_slots(&worker, count) ||
-	    start_threads(&worker, threads, count) < count) {
+	    start_threads(&worker, threads, count) < count || pthread_create(&watch, NULL, watch_queue, &worker) != 0) {
 		acp_log(ACP_LOG_ERROR, "workers = %d: not enough memory or threads", count);
 		exit(1);
 	}
@@ -371,6 +456,7 @@ static int serve_until_stopped(const struct acp_config *config, const struct acp
 	acp_live_release(live, ref);
 	struct acp_delivery_worker *deliveries = acp_delivery_worker_start(config, plane, executor);
 	wait_for_stop(&worker, plane, signals);
+	end_watch(&worker, watch);
 	stop_all(&worker, deliveries, threads, count);
 	close(worker.stop_fd);
 	free_slots(&worker);
@@ -406,6 +492,8 @@ static bool open_process(struct process *process, const struct acp_config *confi
 	zone_name(config, zone);
 	if (config->rate_limits && !(process->parts.limits = acp_ratelimit_open(zone, why, why_size)))
 		return false;
+	if (!(process->parts.shares = acp_shares_open(zone, why, why_size)))
+		return false;
 	if (strcmp(config->metrics, "off") != 0 &&
 	    !(process->parts.metrics = acp_metrics_open(zone, acp_paths_names(), threads, why, why_size)))
 		return false;
@@ -429,6 +517,7 @@ static bool open_process(struct process *process, const struct acp_config *confi
 static void close_process(struct process *process)
 {
 	acp_ratelimit_close(process->parts.limits);
+	acp_shares_close(process->parts.shares);
 	acp_metrics_close(process->parts.metrics);
 	acp_hub_free(process->parts.hub);
 	acp_executor_close(process->executor);

@@ -57,6 +57,7 @@ static const char http_schema[] =
 		"\"url\":{\"type\":\"string\",\"maxLength\":2000},\"method\":{\"enum\":[\"POST\",\"PUT\",\"PATCH\"]},"
 		"\"timeout_ms\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":30000},"
 		"\"max_reply_bytes\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":16777216},"
+		"\"concurrency\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":100000},"
 		"\"allow_private\":{\"type\":\"boolean\"},\"allow_http\":{\"type\":\"boolean\"},"
 		"\"headers\":{\"type\":\"object\",\"maxProperties\":20,"
 		"\"additionalProperties\":{\"type\":\"string\",\"maxLength\":4000}}");
@@ -216,6 +217,7 @@ static bool read_handler(const struct source *source, struct loaded *loaded)
 		row->sql_function = acp_json_string(handler, "function");
 	else
 		row->upstream = &loaded->upstream;
+	row->concurrency = (int)number(handler, "concurrency", 0);
 	return !http || read_http(source, handler, &loaded->upstream);
 }
 

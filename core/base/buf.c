@@ -27,6 +27,16 @@ void acp_buf_clear(struct acp_buf *buf)
 		buf->ptr[0] = '\0';
 }
 
+void acp_buf_shrink(struct acp_buf *buf, size_t keep)
+{
+	acp_buf_clear(buf);
+	char *less = buf->cap > keep ? realloc(buf->ptr, keep) : NULL;
+	if (!less)
+		return;
+	buf->ptr = less;
+	buf->cap = keep;
+}
+
 static bool grow(struct acp_buf *buf, size_t need)
 {
 	size_t cap = buf->cap ? buf->cap : 128;

@@ -31,6 +31,9 @@ void acp_buf_release(struct acp_buf *buf) ACP_NONNULL;
 /* Empties the buffer and keeps its memory for the next use. Also clears the failed mark. */
 void acp_buf_clear(struct acp_buf *buf) ACP_NONNULL;
 
+/* Empties the buffer and gives back what it has allocated beyond keep bytes. */
+void acp_buf_shrink(struct acp_buf *buf, size_t keep) ACP_NONNULL;
+
 void acp_buf_add(struct acp_buf *buf, const void *bytes, size_t len);
 void acp_buf_puts(struct acp_buf *buf, const char *text) ACP_NONNULL;
 void acp_buf_putc(struct acp_buf *buf, char c) ACP_NONNULL;

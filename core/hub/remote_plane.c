@@ -488,10 +488,10 @@ static enum acp_code live_count(void *self, const char *tenant_id, const char *r
 	return remote->local.usage.live_count(remote->local.self, tenant_id, resource, count);
 }
 
-static enum acp_code begin(void *self, bool read_only, struct acp_tx **tx)
+static enum acp_code begin(void *self, const char *tenant_id, bool read_only, struct acp_tx **tx)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.call.begin(remote->local.self, read_only, tx);
+	return remote->local.call.begin(remote->local.self, tenant_id, read_only, tx);
 }
 
 static enum acp_code read(void *self, const char *function, const char *tenant_id, struct json_object *params,

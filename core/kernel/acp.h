@@ -38,6 +38,7 @@ struct acp_action {
 	bool changes_access;                 /* changes keys or their rights */
 	bool supports_dry_run;
 	bool billable;
+	int concurrency;     /* calls that may wait for its upstream at a time on a host; 0: half of upstream_calls */
 	int rate_limit;      /* calls per minute and key, if lower than usual; 0: the usual limit */
 	const char *ceiling; /* the kind of object it creates, if that kind has a ceiling (ceilings.def); NULL: none */
 	const char *billing_unit; /* NULL, "call", "token", "row" or "sec" */

@@ -10,6 +10,7 @@
 #include "plane.h"
 #include "ratelimit.h"
 #include "schema.h"
+#include "shares.h"
 
 /* An action ready to run: its row, its pack, its compiled schema and the ActionDef that meta.actions shows. */
 struct acp_entry {
@@ -23,6 +24,7 @@ struct acp_kernel {
 	const struct acp_config *config;
 	const struct acp_control_plane *plane;
 	struct acp_ratelimit *limits;        /* set by the host after init; NULL: no rate limits */
+	struct acp_shares *shares;           /* set by the host after init; NULL: calls may hold as much as they want */
 	struct acp_metrics *metrics;         /* set by the host after init; NULL: no metrics */
 	struct acp_hub *hub;                 /* set by the host after init (hub.h); NULL: no hub for other kernels */
 	const struct acp_executor *executor; /* set by the host after init (executor.h); NULL: no payments */

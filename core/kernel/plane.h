@@ -149,8 +149,9 @@ struct acp_plane_call {
 
 	/* The call's transaction, for handlers that keep their data in the hub's database. run calls
 	 * acp.<function>(tenant, params, ctx), or schema.function(…) if a schema is named. refusal is filled when the
-	 * function refuses; the caller owns *data. settle or rollback ends the transaction and frees it. */
-	enum acp_code (*begin)(void *self, bool read_only, struct acp_tx **tx);
+	 * function refuses; the caller owns *data. settle or rollback ends the transaction and frees it.
+	 * ACP_RATE_LIMITED: the tenant's calls hold as much of the database as one tenant may. */
+	enum acp_code (*begin)(void *self, const char *tenant_id, bool read_only, struct acp_tx **tx);
 	enum acp_code (*run)(struct acp_tx *tx, const char *function, const char *tenant_id, struct json_object *params,
 			     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal);
 	void (*rollback)(struct acp_tx *tx);

@@ -10,6 +10,7 @@
 #include "log.h"
 #include "policy.h"
 #include "redact.h"
+#include "share.h"
 #include "usage.h"
 
 enum { RATE_WINDOW = 60 }; /* seconds */
@@ -84,6 +85,50 @@ static enum acp_code check_dry_run(struct acp_call *call)
 			     "action %s does not support dry_run; leave it out to run it", call->action_name);
 }
 
+/* Makes the name of the limit of refused calls, which applies to a tenant. */
+static void refusals_name(const struct acp_call *call, char out[160])
+{
+	snprintf(out, 160, "refused %s", call->principal.tenant_id);
+}
+
+static int64_t refusals_limit(const struct acp_config *config)
+{
+	int64_t limit = config->rate_limit / config->rate_limit_hosts;
+	return limit > 0 ? limit : 1;
+}
+
+/* Calls that a rule refuses do not count against the rate limit of their key and action, but each of them costs a row.
+ * So a tenant whose calls are refused too often must wait. */
+static enum acp_code check_refusals(struct acp_call *call)
+{
+	char name[160];
+	struct acp_rate rate;
+	int64_t limit = refusals_limit(call->kernel->config);
+	if (!call->kernel->limits)
+		return ACP_OK;
+	refusals_name(call, name);
+	acp_ratelimit_look(call->kernel->limits, name, limit, RATE_WINDOW, acp_monotonic_us(), &rate);
+	if (rate.allowed)
+		return ACP_OK;
+	call->rate = rate;
+	call->retry_after = (int)rate.reset;
+	return acp_call_fail(call, ACP_RATE_LIMITED, NULL,
+			     "more than %lld calls of this tenant were refused within a minute; try again in %lld s",
+			     (long long)limit, (long long)rate.reset);
+}
+
+static void count_refusal(const struct acp_call *call)
+{
+	char name[160];
+	struct acp_rate ignored;
+	if (!call->kernel->limits || !call->authenticated || call->code == ACP_RATE_LIMITED ||
+	    acp_code_outcome(call->code) != ACP_DENIED)
+		return;
+	refusals_name(call, name);
+	acp_ratelimit_acquire(call->kernel->limits, name, refusals_limit(call->kernel->config), RATE_WINDOW,
+			      acp_monotonic_us(), &ignored);
+}
+
 /* Makes the name of the rate limit, which applies to one key calling one action. */
 static void rate_name(const struct acp_call *call, char out[160])
 {
@@ -116,7 +161,7 @@ static enum acp_code check_rate(struct acp_call *call)
 static void release_rate(struct acp_call *call)
 {
 	char name[160];
-	if (!call->rate.allowed || call->code == ACP_RATE_LIMITED || acp_code_outcome(call->code) != ACP_DENIED)
+	if (!call->rate.allowed || acp_code_outcome(call->code) != ACP_DENIED)
 		return;
 	rate_name(call, name);
 	acp_ratelimit_release(call->kernel->limits, name, RATE_WINDOW, call->rate_taken_us);
@@ -266,10 +311,12 @@ static stage *const stages[] = {
 	acp_envelope_parse,
 	acp_envelope_check,
 	authenticate,
+	check_refusals,
 	look_up,
 	check_scope,
 	check_dry_run,
 	check_rate,
+	acp_share_enter,
 	check_params,
 	acp_idempotency_claim,
 	check_ceiling,
@@ -284,6 +331,7 @@ static void run_stages(struct acp_call *call)
 	call->code = ACP_OK;
 	for (size_t i = 0; i < ACP_COUNT(stages) && call->code == ACP_OK; i++)
 		call->code = stages[i](call);
+	acp_share_leave(call);
 }
 
 static void log_lost(const struct acp_event *event)
@@ -303,6 +351,7 @@ static void record_exit(struct acp_call *call)
 	const struct acp_control_plane *plane = call->kernel->plane;
 	roll_back(call);
 	release_rate(call);
+	count_refusal(call);
 	if (call->recorded)
 		return;
 	struct acp_event event;
@@ -459,7 +508,8 @@ static enum acp_code run_sql(struct acp_call *call, const char *function, struct
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
 	/* A dry run cannot write even if its function tries to: its transaction is read-only. */
-	enum acp_code code = call->tx ? ACP_OK : plane->call.begin(plane->self, call->dry_run, &call->tx);
+	enum acp_code code =
+		call->tx ? ACP_OK : plane->call.begin(plane->self, call->principal.tenant_id, call->dry_run, &call->tx);
 	if (code != ACP_OK)
 		return code;
 	return plane->call.run(call->tx, function, call->principal.tenant_id, params, ctx, data, refusal);

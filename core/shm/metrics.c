@@ -1,9 +1,9 @@
 #include "metrics.h"
 
+#include "process.h"
 #include "shm.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -117,50 +117,10 @@ static void lock(struct registry *registry)
 		pthread_mutex_consistent(&registry->lock);
 }
 
-/* Statistics of a process, from /proc. */
-struct process_stats {
-	uint64_t started, ticks, resident;
-	long threads;
-};
-
-/* Returns field number field (the first is 1) of a line of /proc/PID/stat. after_name points after the second field,
- * the name. */
-static uint64_t stat_field(const char *after_name, int field)
-{
-	for (int at = 3; at < field && after_name; at++) {
-		after_name = strchr(after_name + 1, ' ');
-	}
-	return after_name ? strtoull(after_name, NULL, 10) : 0;
-}
-
-/* False: the process does not exist, or it is a zombie. */
-static bool read_stats(pid_t pid, struct process_stats *stats)
-{
-	char path[32];
-	char text[1024];
-	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t got = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
-	if (fd >= 0)
-		close(fd);
-	if (got <= 0)
-		return false;
-	text[got] = '\0';
-	const char *name_end = strrchr(text, ')');
-	if (!name_end || !name_end[1] || !name_end[2] || name_end[2] == 'Z' || name_end[2] == 'X')
-		return false;
-	const char *state = name_end + 1;
-	*stats = (struct process_stats){.started = stat_field(state, 22),
-					.ticks = stat_field(state, 14) + stat_field(state, 15),
-					.resident = stat_field(state, 24) * (uint64_t)sysconf(_SC_PAGESIZE),
-					.threads = (long)stat_field(state, 20)};
-	return true;
-}
-
 /* Is this process still alive? If so, fills stats. */
-static bool is_alive(const struct process *process, struct process_stats *stats)
+static bool is_alive(const struct process *process, struct acp_process_stats *stats)
 {
-	return read_stats(process->pid, stats) && stats->started == process->started;
+	return acp_process_alive(process->pid, process->started, stats);
 }
 
 /* Removes a process. The processor time that it used stays in the total. */
@@ -175,10 +135,10 @@ static void unregister_process(struct registry *registry, struct process *proces
 /* Registers this process. NULL: live processes occupy all entries, so the gauges do not include this one. */
 static struct process *register_process(struct registry *registry, int workers)
 {
-	struct process_stats stats;
-	struct process_stats own = {0};
+	struct acp_process_stats stats;
+	struct acp_process_stats own = {0};
 	struct process *slot = NULL;
-	if (!read_stats(getpid(), &own))
+	if (!acp_process_read(getpid(), &own))
 		return NULL;
 	lock(registry);
 	for (size_t i = 0; i < PROCESSES && !slot; i++) {
@@ -221,7 +181,7 @@ struct acp_metrics *acp_metrics_open(const char *zone, const char *const *endpoi
 
 void acp_metrics_close(struct acp_metrics *metrics)
 {
-	struct process_stats stats;
+	struct acp_process_stats stats;
 	if (!metrics)
 		return;
 	if (metrics->self) {
@@ -434,7 +394,7 @@ struct totals {
 
 static void count_processes(struct registry *registry, struct totals *all)
 {
-	struct process_stats stats;
+	struct acp_process_stats stats;
 	lock(registry);
 	for (size_t i = 0; i < PROCESSES; i++) {
 		struct process *process = &registry->processes[i];

@@ -162,8 +162,8 @@ static int64_t seconds_until_allowed(const struct slot *slot, uint64_t length, u
 	return (int64_t)((length * COUNTS + 999999) / 1000000);
 }
 
-void acp_ratelimit_acquire(struct acp_ratelimit *limits, const char *name, int64_t limit, int64_t window, uint64_t now,
-			   struct acp_rate *out)
+static void decide(struct acp_ratelimit *limits, const char *name, int64_t limit, int64_t window, uint64_t now,
+		   bool count, struct acp_rate *out)
 {
 	uint8_t id[ID_LEN];
 	uint64_t length = span_length(window);
@@ -173,7 +173,7 @@ void acp_ratelimit_acquire(struct acp_ratelimit *limits, const char *name, int64
 	advance(slot, span);
 	*out = (struct acp_rate){.limit = limit, .window = window};
 	out->allowed = slot->total < limit;
-	if (out->allowed) {
+	if (out->allowed && count) {
 		/* Another process may have read the clock later and be one span ahead, so count in the newest span. */
 		slot->counts[slot->newest % COUNTS]++;
 		slot->total++;
@@ -181,6 +181,18 @@ void acp_ratelimit_acquire(struct acp_ratelimit *limits, const char *name, int64
 	out->remaining = slot->total < limit ? limit - slot->total : 0;
 	out->reset = out->allowed ? window : seconds_until_allowed(slot, length, now);
 	pthread_mutex_unlock(&set->lock);
+}
+
+void acp_ratelimit_acquire(struct acp_ratelimit *limits, const char *name, int64_t limit, int64_t window, uint64_t now,
+			   struct acp_rate *out)
+{
+	decide(limits, name, limit, window, now, true, out);
+}
+
+void acp_ratelimit_look(struct acp_ratelimit *limits, const char *name, int64_t limit, int64_t window, uint64_t now,
+			struct acp_rate *out)
+{
+	decide(limits, name, limit, window, now, false, out);
 }
 
 void acp_ratelimit_release(struct acp_ratelimit *limits, const char *name, int64_t window, uint64_t now)

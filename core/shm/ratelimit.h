@@ -30,6 +30,10 @@ void acp_ratelimit_close(struct acp_ratelimit *table);
 void acp_ratelimit_acquire(struct acp_ratelimit *table, const char *name, int64_t limit, int64_t window, uint64_t now,
 			   struct acp_rate *out);
 
+/* The same decision without counting an event. */
+void acp_ratelimit_look(struct acp_ratelimit *table, const char *name, int64_t limit, int64_t window, uint64_t now,
+			struct acp_rate *out);
+
 /* Takes back the event that was counted at now, because a later check refused it. */
 void acp_ratelimit_release(struct acp_ratelimit *table, const char *name, int64_t window, uint64_t now);
 

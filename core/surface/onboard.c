@@ -6,6 +6,7 @@
 #include "log.h"
 #include "outbox.h"
 #include "subkey.h"
+#include "thread.h"
 #include "upgrade_link.h"
 
 #include <ctype.h>
@@ -204,18 +205,36 @@ static struct json_object *event_json(const struct onboarding *o)
 	return json;
 }
 
-/* Has Repo C create the customer before the reply. If it is unreachable or slow, the outbox creates the customer later:
- * the obligation was committed with the tenant. */
-static void make_customer(const struct onboarding *o)
+enum {
+	WITHIN_MS = 1700, /* counted from the request's start; the reply is promised within 2 s */
+	MOST_WAITING = 64 /* onboardings that may wait for Repo C at a time on this host */
+};
+
+/* Works on the obligation of the customer while another thread serves requests in place of this one. */
+static bool wait_for_customer(const struct onboarding *o)
 {
-	enum { WITHIN_MS = 1700 }; /* counted from the request's start; the reply is promised within 2 s */
 	char obligation[ACP_OBLIGATION_MAX + 1];
 	int64_t spent_ms = (int64_t)(acp_monotonic_us() - o->request->started_us) / 1000;
 	snprintf(obligation, sizeof obligation, "customer-%s", o->tenant.tenant_id);
-	if (acp_outbox_work_on(o->kernel, o->tenant.tenant_id, obligation, o->request->request_id,
-			       (int)(WITHIN_MS - spent_ms)) != ACP_OUTBOX_DONE)
+	acp_thread_blocks();
+	enum acp_outbox_step step = acp_outbox_work_on(o->kernel, o->tenant.tenant_id, obligation,
+						       o->request->request_id, (int)(WITHIN_MS - spent_ms));
+	acp_thread_goes_on();
+	return step == ACP_OUTBOX_DONE;
+}
+
+/* Has Repo C create the customer before the reply. If it is unreachable or slow, or if many onboardings wait for it, the
+ * outbox creates the customer later: the obligation was committed with the tenant. */
+static void make_customer(const struct onboarding *o)
+{
+	struct acp_share share = {0};
+	struct acp_shares *shares = o->kernel->shares;
+	bool may_wait = !shares || acp_shares_acquire(shares, "onboarding", MOST_WAITING, &share);
+	if (!may_wait || !wait_for_customer(o))
 		acp_log(ACP_LOG_INFO, "request %s: the customer of tenant %s will be created later",
 			o->request->request_id, o->tenant.tenant_id);
+	if (shares)
+		acp_shares_release(shares, &share);
 }
 
 static struct json_object *example_request(const struct onboarding *o)

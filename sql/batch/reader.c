@@ -197,9 +197,9 @@ void acp_read_release(struct acp_read *read)
 	*read = (struct acp_read){0};
 }
 
-/* Runs a statement. The caller releases its rows. */
-static enum acp_db_status run(struct acp_reader *reader, const struct acp_db_statement *sql, const char *const *values,
-			      struct acp_read_rows **out, struct acp_db_error *error)
+/* Runs a statement. The caller releases its rows. tenant: whose share of the connections it uses. */
+static enum acp_db_status run(struct acp_reader *reader, const char *tenant, const struct acp_db_statement *sql,
+			      const char *const *values, struct acp_read_rows **out, struct acp_db_error *error)
 {
 	struct acp_read_rows *rows = calloc(1, sizeof *rows);
 	*out = NULL;
@@ -207,7 +207,7 @@ static enum acp_db_status run(struct acp_reader *reader, const struct acp_db_sta
 		*error = (struct acp_db_error){.message = "out of memory"};
 		return ACP_DB_REFUSED;
 	}
-	enum acp_db_status status = acp_db_read_again(reader->pool, sql, values, &rows->rows, error);
+	enum acp_db_status status = acp_db_read_again(reader->pool, tenant, sql, values, &rows->rows, error);
 	if (status != ACP_DB_OK) {
 		free(rows);
 		return status;
@@ -335,7 +335,9 @@ static void send_shared(struct acp_reader *reader, struct function *function, st
 	for (struct waiting *call = self; call; call = call->next, count++)
 		memcpy(values + VALUES * count, call->values, sizeof call->values);
 	uint64_t began = acp_monotonic_us();
-	enum acp_db_status status = run(reader, count > 1 ? &function->many : &function->one, values, &rows, &error);
+	/* The statement serves several tenants, so it counts to nobody's share. It is fast: slow calls go apart. */
+	enum acp_db_status status =
+		run(reader, NULL, count > 1 ? &function->many : &function->one, values, &rows, &error);
 	uint64_t took = acp_monotonic_us() - began;
 	hand_over(function, count, took, apart_until(took, status, count > 1), status == ACP_DB_AWAY ? last : NULL);
 	end_calls(function, self, count > 1, status, rows, &error);
@@ -369,7 +371,7 @@ static enum acp_db_status read_apart(struct acp_reader *reader, const struct fun
 				     struct acp_db_error *error)
 {
 	struct acp_read_rows *rows = NULL;
-	enum acp_db_status status = run(reader, &function->one, values, &rows, error);
+	enum acp_db_status status = run(reader, values[0], &function->one, values, &rows, error);
 	if (status == ACP_DB_OK)
 		take_row(read, rows, 0);
 	release_rows(rows);

@@ -238,7 +238,7 @@ static enum acp_db_status try_batch(struct acp_writer *writer, struct batch *bat
 {
 	bool free_calls;
 	enum acp_db_status status = ACP_DB_REFUSED;
-	struct acp_db_conn *conn = acp_db_acquire(writer->pool, ACP_DB_TO_STORE, error);
+	struct acp_db_conn *conn = acp_db_acquire(writer->pool, ACP_DB_TO_STORE, NULL, error);
 	if (!conn)
 		return ACP_DB_AWAY;
 	if (!again && may_link(writer, batch, &free_calls))

@@ -34,6 +34,8 @@ struct acp_db_error {
 	char sqlstate[6]; /* "" if none */
 	char rule[64];    /* name of the violated constraint; "" if none */
 	bool timed_out;   /* the deadline passed, so a retry would take as long again */
+	bool busy;        /* no connection became free in time; this says nothing about the server */
+	bool share_used;  /* busy, because the tenant's calls hold as many connections as one tenant may */
 	char message[256];
 	char detail[256];
 	char hint[256];
@@ -44,6 +46,7 @@ struct acp_db_conn;
 
 struct acp_db_limits {
 	int connections;       /* maximum, not counting those with a late commit */
+	int of_one_tenant;     /* maximum that calls of one tenant hold at a time; the rest stays for others */
 	int connect_timeout_s; /* for each host of the connection string */
 	int timeout_ms;        /* of a statement, and of the wait for a connection */
 	int commit_timeout_ms; /* of a commit, from its request */
@@ -61,10 +64,12 @@ void acp_db_pool_stop(struct acp_db_pool *pool);
  * that late commits leave connections for the others. The writer (writer.h) has its own limit. */
 enum acp_db_purpose { ACP_DB_TO_READ, ACP_DB_TO_WRITE, ACP_DB_TO_STORE, ACP_DB_PURPOSES };
 
-/* Takes a live idle connection, or connects. Waits at most the time-out of the pool. NULL with a reason in error. This
- * includes the case that the purpose is not reading, a commit got no answer within the statement time-out, and another
- * caller is testing the server. */
-struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_error *error);
+/* Takes a live idle connection, or connects. Waits at most the time-out of the pool. tenant: whose share of the
+ * connections this one counts to; NULL: nobody's, for short statements of the program itself. NULL with a reason in
+ * error. This includes the case that the purpose is not reading, a commit got no answer within the statement time-out,
+ * and another caller is testing the server. */
+struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose purpose, const char *tenant,
+				   struct acp_db_error *error);
 
 /* True if the server did not answer the last attempt. */
 bool acp_db_away(struct acp_db_pool *pool);
@@ -137,10 +142,10 @@ enum acp_db_status acp_db_attempt(struct acp_db_pool *pool, enum acp_db_purpose 
 enum acp_db_status acp_db_read(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
 			       int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
 
-/* The same with a repeated statement. */
-enum acp_db_status acp_db_read_again(struct acp_db_pool *pool, const struct acp_db_statement *statement,
-				     const char *const *values, PGresult **result,
-				     struct acp_db_error *error) ACP_MUSTCHECK;
+/* The same with a repeated statement. tenant: see acp_db_acquire. */
+enum acp_db_status acp_db_read_again(struct acp_db_pool *pool, const char *tenant,
+				     const struct acp_db_statement *statement, const char *const *values,
+				     PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
 
 /* Opens a connection outside any pool, for acpctl. NULL with the reason in error. */
 struct acp_db_conn *acp_db_connect(const char *url, const struct acp_db_limits *limits, struct acp_db_error *error);

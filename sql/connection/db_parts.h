@@ -22,8 +22,15 @@ struct acp_db_conn {
 	bool warned;                        /* the server sent a warning after the commit request */
 	unsigned spell;                     /* value of pool->spells when it was made */
 	unsigned server;                    /* value of pool->server for its server */
+	struct acp_db_holder *holder;       /* the tenant to whose share it counts; NULL: nobody's */
 	const char *prepared[PREPARED_MAX]; /* names of prepared statements; unused entries are NULL */
 	struct acp_db_conn *next;           /* next in the idle list of the pool */
+};
+
+/* How many connections the calls of a tenant hold. Unused if that is 0. */
+struct acp_db_holder {
+	char tenant[40];
+	int held;
 };
 
 struct acp_db_pool {
@@ -34,10 +41,11 @@ struct acp_db_pool {
 	struct acp_db_conn *idle; /* last in, first out: the others may age and be replaced */
 	int count;                /* connections that exist or are being opened, without those with a late commit */
 	int writing;              /* connections taken for writing, including late ones */
-	char host[256];           /* server of the newest connection, if database_url names several */
-	unsigned server;          /* counts changes of host */
-	atomic_bool stopping;     /* stop waiting for answers */
-	atomic_bool unprepared;   /* prepared statements do not work through this pooler */
+	struct acp_db_holder *holders; /* limits.connections entries */
+	char host[256];                /* server of the newest connection, if database_url names several */
+	unsigned server;               /* counts changes of host */
+	atomic_bool stopping;          /* stop waiting for answers */
+	atomic_bool unprepared;        /* prepared statements do not work through this pooler */
 	/* Monotonic times until which connecting, or committing, is not tried; 0: the server answers. When one passes,
 	 * one caller moves it forward and tries. */
 	atomic_uint_fast64_t away_until, late_until;
@@ -123,12 +131,20 @@ bool acp_db_commits_late(struct acp_db_pool *pool, bool *tries, struct acp_db_er
 
 /* The slots of a pool (slots.c) ------------------------------------------------------------------------------------ */
 
-/* Waits until a connection is idle or may be opened. The caller holds the lock. False: no slot in time. */
-bool acp_db_wait_for_slot(struct acp_db_pool *pool, enum acp_db_purpose purpose);
+/* Waits until a connection is idle or may be opened, and the share of the tenant (NULL: nobody's) has room. The caller
+ * holds the lock. False: no slot in time. */
+bool acp_db_wait_for_slot(struct acp_db_pool *pool, enum acp_db_purpose purpose, const char *tenant);
+
+/* Counts a connection to the share of a tenant, which has room. Returns NULL for tenant NULL. The caller holds the
+ * lock. */
+struct acp_db_holder *acp_db_hold(struct acp_db_pool *pool, const char *tenant);
+
+/* True if the tenant holds its whole share. The caller holds the lock. */
+bool acp_db_share_used(const struct acp_db_pool *pool, const char *tenant);
 
 /* Signals that a connection is free, or (counted) that a connection is closed and another one may be opened. writes: it
- * was taken for writing. */
-void acp_db_release_slot(struct acp_db_pool *pool, bool counted, bool writes);
+ * was taken for writing. holder: whose share it counted to, or NULL. */
+void acp_db_release_slot(struct acp_db_pool *pool, bool counted, bool writes, struct acp_db_holder *holder);
 
 /* Removes a connection with a late commit from the pool's count: it delays only its own caller, and the pool may open
  * another connection for the others. */

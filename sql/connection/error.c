@@ -20,7 +20,7 @@ void acp_db_read_error(struct acp_db_error *error, const PGresult *result)
 {
 	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
 	const char *rule = PQresultErrorField(result, PG_DIAG_CONSTRAINT_NAME);
-	error->timed_out = false;
+	error->timed_out = error->busy = error->share_used = false;
 	snprintf(error->sqlstate, sizeof error->sqlstate, "%s", sqlstate ? sqlstate : "");
 	snprintf(error->rule, sizeof error->rule, "%s", rule ? rule : "");
 	first_line(error->message, PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY));

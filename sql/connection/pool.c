@@ -9,7 +9,9 @@
 struct acp_db_pool *acp_db_pool_new(const char *url, const struct acp_db_limits *limits)
 {
 	struct acp_db_pool *pool = calloc(1, sizeof *pool);
-	if (!pool || !(pool->url = strdup(url))) {
+	if (!pool || !(pool->url = strdup(url)) ||
+	    !(pool->holders = calloc((size_t)limits->connections, sizeof *pool->holders))) {
+		free(pool ? pool->url : NULL);
 		free(pool);
 		return NULL;
 	}
@@ -39,6 +41,7 @@ void acp_db_pool_free(struct acp_db_pool *pool)
 	pthread_mutex_destroy(&pool->lock);
 	acp_wipe(pool->url, strlen(pool->url));
 	free(pool->url);
+	free(pool->holders);
 	free(pool);
 }
 
@@ -88,22 +91,35 @@ static void register_connection(struct acp_db_pool *pool, struct acp_db_conn *co
 	pthread_mutex_unlock(&pool->lock);
 }
 
-/* Takes an idle connection (*conn), or permission to open one (*conn is NULL). False: the pool is full. */
-static bool acquire_slot(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_conn **conn)
+/* Takes an idle connection (*conn), or permission to open one (*conn is NULL), and counts it to the share of the
+ * tenant. False, with a reason in error: none became free. */
+static bool acquire_slot(struct acp_db_pool *pool, enum acp_db_purpose purpose, const char *tenant,
+			 struct acp_db_conn **conn, struct acp_db_holder **holder, struct acp_db_error *error)
 {
 	pthread_mutex_lock(&pool->lock);
-	bool found = acp_db_wait_for_slot(pool, purpose);
+	bool found = acp_db_wait_for_slot(pool, purpose, tenant);
+	bool share_used = !found && acp_db_share_used(pool, tenant);
 	*conn = found ? pop_idle(pool, purpose) : NULL;
+	*holder = found ? acp_db_hold(pool, tenant) : NULL;
 	pool->count += found && !*conn;
 	pool->writing += found && purpose == ACP_DB_TO_WRITE;
 	pthread_mutex_unlock(&pool->lock);
-	return found;
+	if (found)
+		return true;
+	acp_db_set_error(error, share_used ? "the calls of one tenant hold its share of the connections "
+					     "(tenant_db_connections)"
+					   : "every connection of the pool is busy (db_connections)");
+	error->timed_out = error->busy = true;
+	error->share_used = share_used;
+	return false;
 }
 
-struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose purpose, struct acp_db_error *error)
+struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose purpose, const char *tenant,
+				   struct acp_db_error *error)
 {
 	bool tries = false;
 	struct acp_db_conn *conn;
+	struct acp_db_holder *holder;
 	if (acp_db_still_away(pool)) {
 		acp_db_set_error(error, "PostgreSQL was away a moment ago");
 		error->timed_out = true;
@@ -114,9 +130,7 @@ struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose
 			acp_db_note_away(pool); /* this caller was testing the server, but may not write */
 		return NULL;
 	}
-	if (!acquire_slot(pool, purpose, &conn)) {
-		acp_db_set_error(error, "every connection of the pool is busy (db_connections)");
-		error->timed_out = true;
+	if (!acquire_slot(pool, purpose, tenant, &conn, &holder, error)) {
 		if (acp_db_away(pool))
 			acp_db_note_away(pool); /* this caller was testing the server, but got no connection */
 		return NULL;
@@ -125,12 +139,13 @@ struct acp_db_conn *acp_db_acquire(struct acp_db_pool *pool, enum acp_db_purpose
 		register_connection(pool, conn);
 	if (conn) {
 		conn->writes = purpose == ACP_DB_TO_WRITE;
+		conn->holder = holder;
 		conn->tries = tries;
 		conn->commit_timeout_ms = pool->limits.commit_timeout_ms;
 		return conn;
 	}
 	acp_db_note_away(pool);
-	acp_db_release_slot(pool, true, purpose == ACP_DB_TO_WRITE);
+	acp_db_release_slot(pool, true, purpose == ACP_DB_TO_WRITE, holder);
 	return NULL;
 }
 
@@ -150,14 +165,16 @@ void acp_db_release(struct acp_db_pool *pool, struct acp_db_conn *conn)
 {
 	bool good = !conn->lost && !acp_db_in_transaction(conn);
 	bool writes = conn->writes;
+	struct acp_db_holder *holder = conn->holder;
 	conn->writes = false;
+	conn->holder = NULL;
 	pthread_mutex_lock(&pool->lock);
 	bool kept = good && put_back(pool, conn);
 	pthread_mutex_unlock(&pool->lock);
 	bool counted = !kept && !conn->uncounted;
 	if (!kept)
 		acp_db_close(conn);
-	acp_db_release_slot(pool, counted, writes);
+	acp_db_release_slot(pool, counted, writes, holder);
 }
 
 /* On any connection ---------------------------------------------------------------------------------------------- */
@@ -168,7 +185,7 @@ static enum acp_db_status write_within(struct acp_db_pool *pool, enum acp_db_pur
 {
 	enum acp_db_status status = ACP_DB_AWAY;
 	for (int attempt = 0; attempt < 2 && status == ACP_DB_AWAY; attempt++) {
-		struct acp_db_conn *conn = acp_db_acquire(pool, purpose, error);
+		struct acp_db_conn *conn = acp_db_acquire(pool, purpose, NULL, error);
 		if (!conn)
 			return ACP_DB_AWAY;
 		conn->commit_timeout_ms = commit_timeout_ms;
@@ -194,11 +211,11 @@ enum acp_db_status acp_db_attempt(struct acp_db_pool *pool, enum acp_db_purpose 
 	return write_within(pool, purpose, sql, count, values, timeout_ms, timeout_ms, result, error);
 }
 
-static enum acp_db_status read_once(struct acp_db_pool *pool, const struct acp_db_statement *statement,
-				    const char *const *values, int timeout_ms, PGresult **result,
-				    struct acp_db_error *error)
+static enum acp_db_status read_once(struct acp_db_pool *pool, const char *tenant,
+				    const struct acp_db_statement *statement, const char *const *values, int timeout_ms,
+				    PGresult **result, struct acp_db_error *error)
 {
-	struct acp_db_conn *conn = acp_db_acquire(pool, ACP_DB_TO_READ, error);
+	struct acp_db_conn *conn = acp_db_acquire(pool, ACP_DB_TO_READ, tenant, error);
 	if (!conn)
 		return ACP_DB_AWAY;
 	enum acp_db_status status =
@@ -209,25 +226,26 @@ static enum acp_db_status read_once(struct acp_db_pool *pool, const struct acp_d
 	return status;
 }
 
-static enum acp_db_status read_twice(struct acp_db_pool *pool, const struct acp_db_statement *statement,
-				     const char *const *values, int timeout_ms, PGresult **result,
-				     struct acp_db_error *error)
+static enum acp_db_status read_twice(struct acp_db_pool *pool, const char *tenant,
+				     const struct acp_db_statement *statement, const char *const *values,
+				     int timeout_ms, PGresult **result, struct acp_db_error *error)
 {
-	enum acp_db_status status = read_once(pool, statement, values, timeout_ms, result, error);
+	enum acp_db_status status = read_once(pool, tenant, statement, values, timeout_ms, result, error);
 	if (status != ACP_DB_AWAY || error->timed_out)
 		return status;
-	return read_once(pool, statement, values, timeout_ms, result, error);
+	return read_once(pool, tenant, statement, values, timeout_ms, result, error);
 }
 
 enum acp_db_status acp_db_read(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
 			       int timeout_ms, PGresult **result, struct acp_db_error *error)
 {
 	const struct acp_db_statement statement = {.sql = sql, .count = count};
-	return read_twice(pool, &statement, values, timeout_ms, result, error);
+	return read_twice(pool, NULL, &statement, values, timeout_ms, result, error);
 }
 
-enum acp_db_status acp_db_read_again(struct acp_db_pool *pool, const struct acp_db_statement *statement,
-				     const char *const *values, PGresult **result, struct acp_db_error *error)
+enum acp_db_status acp_db_read_again(struct acp_db_pool *pool, const char *tenant,
+				     const struct acp_db_statement *statement, const char *const *values,
+				     PGresult **result, struct acp_db_error *error)
 {
-	return read_twice(pool, statement, values, 0, result, error);
+	return read_twice(pool, tenant, statement, values, 0, result, error);
 }

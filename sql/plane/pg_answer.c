@@ -31,6 +31,8 @@ enum acp_code acp_pg_code(enum acp_db_status status, const struct acp_db_error *
 		error->sqlstate);
 	if (status == ACP_DB_UNKNOWN)
 		return ACP_OUTCOME_UNKNOWN;
+	if (error->share_used)
+		return ACP_RATE_LIMITED;
 	return status == ACP_DB_AWAY || is_temporary(error->sqlstate) ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
 }
 

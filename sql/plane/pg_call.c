@@ -42,9 +42,9 @@ static enum acp_code query_principal(struct acp_pg_plane *pg, const uint8_t key_
 	acp_key_cache_ask(pg->keys, &feed, &ask_clock);
 	snprintf(since, sizeof since, "%lld", (long long)feed.since);
 	const char *values[] = {hash, since};
-	enum acp_db_status status = acp_db_read_again(pg->pool, &statement, values, &rows, &error);
+	enum acp_db_status status = acp_db_read_again(pg->pool, NULL, &statement, values, &rows, &error);
 	/* This statement is fast and waits for no lock, unlike the reads of an action. */
-	if (status == ACP_DB_AWAY && error.timed_out)
+	if (status == ACP_DB_AWAY && error.timed_out && !error.busy)
 		acp_db_unresponsive(pg->pool);
 	enum acp_code code = acp_pg_code(status, &error, "authenticate");
 	if (code != ACP_OK)
@@ -100,7 +100,7 @@ void acp_pg_end_tx(struct acp_tx *tx)
 	free(tx);
 }
 
-enum acp_code acp_pg_begin(void *self, bool read_only, struct acp_tx **out)
+enum acp_code acp_pg_begin(void *self, const char *tenant_id, bool read_only, struct acp_tx **out)
 {
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
@@ -109,7 +109,7 @@ enum acp_code acp_pg_begin(void *self, bool read_only, struct acp_tx **out)
 		return ACP_INTERNAL_ERROR;
 	tx->pg = pg;
 	tx->read_only = read_only;
-	tx->conn = acp_db_acquire(pg->pool, read_only ? ACP_DB_TO_READ : ACP_DB_TO_WRITE, &error);
+	tx->conn = acp_db_acquire(pg->pool, read_only ? ACP_DB_TO_READ : ACP_DB_TO_WRITE, tenant_id, &error);
 	if (!tx->conn) {
 		free(tx);
 		return acp_pg_code(ACP_DB_AWAY, &error, "begin");

@@ -72,7 +72,7 @@ static enum acp_code forward_take(void *self, int64_t most, struct acp_tx **out,
 	char number[24];
 	snprintf(number, sizeof number, "%lld", (long long)most);
 	const char *values[] = {number};
-	enum acp_code code = acp_pg_begin(self, false, &tx);
+	enum acp_code code = acp_pg_begin(self, NULL, false, &tx);
 	if (code != ACP_OK)
 		return code;
 	enum acp_db_status status = acp_db_exec(tx->conn, "SELECT acp.forward_take($1)", 1, values, 0, &rows, &error);

@@ -50,7 +50,7 @@ bool acp_pg_enforces(const struct acp_config *config);
 
 /* A transaction. begin sets *out on ACP_OK; rollback or end_tx ends it. end_tx closes a connection that is still in a
  * transaction. */
-enum acp_code acp_pg_begin(void *self, bool read_only, struct acp_tx **out);
+enum acp_code acp_pg_begin(void *self, const char *tenant_id, bool read_only, struct acp_tx **out);
 void acp_pg_rollback(struct acp_tx *tx);
 void acp_pg_end_tx(struct acp_tx *tx);
 

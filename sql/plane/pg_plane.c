@@ -93,6 +93,7 @@ static void maintain(void *self)
 static struct acp_db_pool *make_pool(const struct acp_config *config)
 {
 	const struct acp_db_limits limits = {.connections = (int)config->db_connections,
+					     .of_one_tenant = (int)config->tenant_db_connections,
 					     .connect_timeout_s = (int)config->db_connect_timeout,
 					     .timeout_ms = (int)config->db_timeout,
 					     .commit_timeout_ms = (int)config->db_commit_timeout};

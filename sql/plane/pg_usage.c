@@ -17,7 +17,7 @@ static enum acp_code get_usage(void *self, const char *tenant_id, const char *pe
 	struct acp_db_error error;
 	PGresult *rows = NULL;
 	const char *values[] = {tenant_id, period, pg->free_limit};
-	enum acp_db_status status = acp_db_read_again(pg->pool, &statement, values, &rows, &error);
+	enum acp_db_status status = acp_db_read_again(pg->pool, NULL, &statement, values, &rows, &error);
 	return acp_pg_take_json(status, rows, usage, &error, "usage");
 }
 

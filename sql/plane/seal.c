@@ -82,7 +82,7 @@ void acp_seal_when_due(struct acp_db_pool *pool, const struct acp_config *config
 	struct acp_seal_made made;
 	if (!config->audit_seal_interval || !*config->key_pepper)
 		return;
-	struct acp_db_conn *conn = acp_db_acquire(pool, ACP_DB_TO_WRITE, &error);
+	struct acp_db_conn *conn = acp_db_acquire(pool, ACP_DB_TO_WRITE, NULL, &error);
 	enum acp_db_status status = ACP_DB_AWAY;
 	if (conn) {
 		/* Upkeep has the same interval. Without slack, a run that is slightly early would skip a whole

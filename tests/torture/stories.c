@@ -67,9 +67,9 @@ static enum acp_code safe_get_price(void *self, const char *unit, const char *ac
 	SAFE(enum acp_code, fake.plane.usage.get_price(self, unit, action, quantity, price));
 }
 
-static enum acp_code safe_begin(void *self, bool read_only, struct acp_tx **tx)
+static enum acp_code safe_begin(void *self, const char *tenant, bool read_only, struct acp_tx **tx)
 {
-	SAFE(enum acp_code, fake.plane.call.begin(self, read_only, tx));
+	SAFE(enum acp_code, fake.plane.call.begin(self, tenant, read_only, tx));
 }
 
 static enum acp_code safe_run(struct acp_tx *tx, const char *function, const char *tenant, struct json_object *params,

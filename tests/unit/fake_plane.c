@@ -107,9 +107,10 @@ static enum acp_code get_price(void *self, const char *unit, const char *action,
 	return leave(fake, code);
 }
 
-static enum acp_code begin(void *self, bool read_only, struct acp_tx **tx)
+static enum acp_code begin(void *self, const char *tenant_id, bool read_only, struct acp_tx **tx)
 {
 	struct fake_plane *fake = self;
+	(void)tenant_id;
 	enum acp_code code = enter(fake, FAKE_BEGIN);
 	fake->read_only = read_only;
 	if (code == ACP_OK) {

@@ -1,0 +1,131 @@
+"""What one tenant, or strangers, do to the others: each attack is a list of requests that many connections repeat."""
+
+import json
+import os
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+SLOW_UPSTREAM, SLOW_SQL, SLOW_RECEIVER = 4, 2.5, 14  # seconds
+LARGE = 8 << 20  # bytes
+
+FUNCTIONS = """
+create schema if not exists fair;
+create or replace function fair.sleep(t uuid, p jsonb, c jsonb) returns jsonb language plpgsql as
+$$ begin perform pg_sleep(%g); return '{}'; end $$;
+grant usage on schema fair to acp_app;
+grant execute on function fair.sleep(uuid, jsonb, jsonb) to acp_app;
+""" % SLOW_SQL
+
+
+class Upstream:
+    """The upstream of the http actions, and the receiver of webhooks; a context manager. /slow answers late, /large with
+    much, /late after the time limit of a delivery; /webhook/N notes when a delivery arrived."""
+
+    def __enter__(self):
+        upstream = self
+        self.arrived = {}  # by the path: times
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                upstream.arrived.setdefault(self.path, []).append(time.monotonic())
+                time.sleep({"/slow": SLOW_UPSTREAM, "/late": SLOW_RECEIVER}.get(self.path, 0))
+                body = b'{"data":"%s"}' % (b"x" * (LARGE if self.path == "/large" else 1))
+                try:
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+                except OSError:
+                    pass  # the client did not wait
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = "http://127.0.0.1:%d" % self.server.server_port
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def write_actions(folder, upstream):
+    """The operator's actions that the attacks call."""
+    http = {"kind": "http", "allow_private": True, "allow_http": True, "timeout_ms": 8000}
+    handlers = {"fair.slow": {**http, "url": upstream.url + "/slow"},
+                "fair.large": {**http, "url": upstream.url + "/large", "max_reply_bytes": 16777216},
+                "fair.sleep": {"kind": "sql", "function": "fair.sleep"}}
+    for name, handler in handlers.items():
+        document = {"name": name, "scope": "manage.domain", "description": "For tests.", "billable": False,
+                    "params_schema": {"type": "object"}, "handler": handler}
+        with open(os.path.join(folder, name + ".json"), "w", encoding="utf-8") as file:
+            json.dump(document, file)
+
+
+def call(key, action, params=None, **members):
+    return {"method": "POST", "path": "/api/manage", "key": key,
+            "body": {"action": action, "params": params or {}, **members}}
+
+
+SCORE = ("domain.leadscoring.scores.compute", {"weights": {"v": 1}, "leads": [{"id": "a", "features": {"v": 1}}]})
+
+
+class Attack:
+    """requests: made from the Setting of the run. prepare: called before, with it."""
+
+    def __init__(self, name, connections, requests, prepare=None, pause=0.05):
+        self.name, self.connections, self.requests, self.prepare, self.pause = name, connections, requests, prepare, pause
+
+
+def slow_webhooks(setting):
+    hook = setting.webhook(setting.attacker, "/late")
+    return [call(setting.attacker, "webhooks.test", {"webhook_id": hook})]
+
+
+def require_approval(setting):
+    setting.stack.ctl("policy", "create", "--name", "fair", "--action", "settings.update", "--decision",
+                      "require_approval", "--tenant", setting.attacker_id)
+
+
+def fill_team(setting):
+    """As many members as one page of requests makes; what is beyond the ceiling is refused."""
+    for n in range(200):
+        setting.client.call(setting.attacker, "iam.team.invite", {"email": "m%d@example.com" % n, "role": "viewer"})
+
+
+def onboarding(setting):
+    return [{"method": "POST", "path": "/api/onboard/leadscoring",
+             "body": {"agent_id": "fair-%d-%%UNIQUE%%" % time.time_ns(), "email": "fair@example.com"}}]
+
+
+def slow_stripe(setting):
+    setting.stripe({"slow": {"path": "/v1/customers", "seconds": 3, "times": -1}})
+
+
+ATTACKS = [
+    Attack("slow upstream", 160, lambda s: [call(s.attacker, "fair.slow")]),
+    Attack("slow upstream, few", 48, lambda s: [call(s.attacker, "fair.slow")]),
+    Attack("slow SQL", 24, lambda s: [call(s.attacker, "fair.sleep")]),
+    Attack("slow SQL, many", 160, lambda s: [call(s.attacker, "fair.sleep")]),
+    Attack("slow receiver", 4, slow_webhooks),
+    Attack("slow Stripe", 48, onboarding, slow_stripe),
+    Attack("usage and invoice", 32, lambda s: [
+        {"method": "GET", "path": path, "key": s.attacker} for path in ("/api/usage", "/api/billing/invoice")]),
+    Attack("large replies", 96, lambda s: [call(s.attacker, "fair.large")]),
+    Attack("refused by the quota", 64, lambda s: [call(s.exhausted, *SCORE)]),
+    Attack("refused by an approval", 64, lambda s: [
+        call(s.attacker, "settings.update", {"locale": "en", "metadata": {"n": "%UNIQUE%"}})], require_approval),
+    Attack("stored replies", 16, lambda s: [
+        call(s.attacker, "iam.team.list", idempotency_key="fair-%d-%%UNIQUE%%" % time.time_ns())], fill_team),
+    Attack("wrong keys", 64, lambda s: [call("ock_" + "0" * 36, "meta.version")]),
+    Attack("flood", 64, lambda s: [call(s.attacker, "meta.version")], pause=0),
+    Attack("flood of paid calls", 64, lambda s: [call(key, *SCORE) for key in s.many_keys], pause=0),
+]
