@@ -4,7 +4,6 @@
 #include "log.h"
 #include "redact.h"
 #include "share.h"
-#include "thread.h"
 
 #include <strings.h>
 
@@ -207,16 +206,6 @@ static enum acp_code refused_by_upstream(struct acp_call *call, const struct acp
 	return code;
 }
 
-/* Sends the call while another thread serves requests in place of this one. */
-static enum acp_outbound_result send_and_wait(struct acp_call *call, const struct acp_buf *body,
-					      struct acp_outbound_reply *reply)
-{
-	acp_thread_blocks();
-	enum acp_outbound_result sent = send_call(call, body, reply);
-	acp_thread_goes_on();
-	return sent;
-}
-
 static enum acp_code read_reply(struct acp_call *call, const struct acp_outbound_reply *reply,
 				struct acp_result *result)
 {
@@ -243,7 +232,7 @@ enum acp_code acp_run_http(struct acp_call *call, struct json_object *params, st
 		return code;
 	code = ACP_INTERNAL_ERROR;
 	if (make_body(call, params, &body)) {
-		enum acp_outbound_result sent = send_and_wait(call, &body, &reply);
+		enum acp_outbound_result sent = send_call(call, &body, &reply);
 		call->acted = !call->dry_run && (sent == ACP_OUTBOUND_REPLIED || sent == ACP_OUTBOUND_UNKNOWN);
 		code = sent == ACP_OUTBOUND_REPLIED
 			       ? read_reply(call, &reply, result)

@@ -3,6 +3,7 @@
 #include "clock.h"
 #include "crypto.h"
 #include "journal_file.h"
+#include "journal_shares.h"
 #include "log.h"
 
 #include <dirent.h>
@@ -36,11 +37,12 @@ struct file {
 
 struct acp_journal {
 	char *dir;
-	int64_t max_bytes;
-	pthread_mutex_t lock; /* protects the members below */
-	pthread_cond_t ended; /* signals the end of a sync */
-	struct file *file;    /* the current file; NULL: the next append creates one */
-	int64_t others;       /* bytes of the other files at measured_us; 0: not measured */
+	struct acp_journal_limits limits;
+	pthread_mutex_t lock;              /* protects the members below */
+	pthread_cond_t ended;              /* signals the end of a sync */
+	struct file *file;                 /* the current file; NULL: the next append creates one */
+	struct acp_journal_shares *shares; /* of that file */
+	int64_t others;                    /* bytes of the other files at measured_us; 0: not measured */
 	uint64_t measured_us;
 	uint64_t complained_us;
 	atomic_bool pending;
@@ -119,7 +121,8 @@ static int open_dir(const char *dir, char *why, size_t why_size)
 	return -1;
 }
 
-struct acp_journal *acp_journal_open(const char *dir, int64_t max_bytes, char *why, size_t why_size)
+struct acp_journal *acp_journal_open(const char *dir, const struct acp_journal_limits *limits, char *why,
+				     size_t why_size)
 {
 	int fd = open_dir(dir, why, why_size);
 	if (fd < 0)
@@ -135,7 +138,7 @@ struct acp_journal *acp_journal_open(const char *dir, int64_t max_bytes, char *w
 		free(journal);
 		return NULL;
 	}
-	journal->max_bytes = max_bytes;
+	journal->limits = *limits;
 	pthread_mutex_init(&journal->lock, NULL);
 	pthread_cond_init(&journal->ended, NULL);
 	return journal;
@@ -167,14 +170,14 @@ static bool has_room(struct acp_journal *journal, int64_t bytes)
 	uint64_t now = acp_monotonic_us();
 	int64_t own = bytes + (journal->file ? journal->file->written : 0);
 	if (!journal->measured_us || now - journal->measured_us >= MEASURE_US ||
-	    own + journal->others > journal->max_bytes) {
+	    own + journal->others > journal->limits.all) {
 		journal->others = measure_others(journal);
 		journal->measured_us = now;
 	}
-	if (own + journal->others <= journal->max_bytes)
+	if (own + journal->others <= journal->limits.all)
 		return true;
 	complain(journal, "%s is full (journal_max_bytes = %lld): calls are refused until PostgreSQL is back",
-		 journal->dir, (long long)journal->max_bytes);
+		 journal->dir, (long long)journal->limits.all);
 	return false;
 }
 
@@ -243,6 +246,7 @@ static void end_file(struct acp_journal *journal)
 	struct file *file = journal->file;
 	journal->file = NULL;
 	journal->measured_us = 0;
+	acp_journal_share_end(&journal->shares);
 	if (file)
 		release_file(file);
 }
@@ -321,6 +325,22 @@ static bool append(struct acp_journal *journal, const struct acp_buf *lines)
 	return ok;
 }
 
+/* Appends the lines of these events if their tenants have room in the current file. */
+static bool append_within_shares(struct acp_journal *journal, struct json_object *const *events, size_t count,
+				 const struct acp_buf *lines)
+{
+	const char *why;
+	if (!acp_journal_share_take(&journal->shares, &journal->limits, events, count, (int64_t)lines->len, &why)) {
+		complain(journal, "%s: %s: their calls are refused until PostgreSQL is back", journal->dir, why);
+		return false;
+	}
+	const struct acp_journal_shares *taken = journal->shares;
+	bool ok = append(journal, lines);
+	if (!ok && journal->shares == taken)
+		acp_journal_share_give_back(journal->shares, events, count, (int64_t)lines->len);
+	return ok;
+}
+
 bool acp_journal_append(struct acp_journal *journal, struct json_object *const *events, size_t count)
 {
 	struct acp_buf lines;
@@ -332,7 +352,7 @@ bool acp_journal_append(struct acp_journal *journal, struct json_object *const *
 	if (!ok)
 		complain(journal, "an event lacks event_id, tenant_id or ts, or is too long");
 	else if (count > 0)
-		ok = append(journal, &lines);
+		ok = append_within_shares(journal, events, count, &lines);
 	pthread_mutex_unlock(&journal->lock);
 	acp_buf_release(&lines);
 	return ok;

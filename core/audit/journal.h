@@ -21,17 +21,24 @@ enum { ACP_JOURNAL_BATCH = 500 }; /* maximum number of events in one commit */
 
 struct acp_journal;
 
+/* Limits in bytes. Those of a tenant and of strangers (events of ACP_NIL_UUID, together) hold for the file that this
+ * process writes: one of them cannot fill the journal for the others. */
+struct acp_journal_limits {
+	int64_t all; /* for all files of the folder together, except *.bad */
+	int64_t tenant, strangers;
+};
+
 /* Opens the journal of this process. Call it after fork. Creates the folder (mode 0700) if it is missing; the first
- * event creates the file. max_bytes: limit for all files of the folder together, except *.bad. Returns NULL with a
- * sentence in why. */
-struct acp_journal *acp_journal_open(const char *dir, int64_t max_bytes, char *why, size_t why_size) ACP_MUSTCHECK;
+ * event creates the file. Returns NULL with a sentence in why. */
+struct acp_journal *acp_journal_open(const char *dir, const struct acp_journal_limits *limits, char *why,
+				     size_t why_size) ACP_MUSTCHECK;
 
 /* Closes the journal. No append or replay may be running. A file with events stays, for others to replay. */
 void acp_journal_close(struct acp_journal *journal);
 
 /* Appends events: objects whose members are the columns of audit_logs (audit.c), with event_id, tenant_id and ts set.
- * True: all of them are on the disk. False: none of them is (the journal is full, the disk failed, or an event lacks
- * one of the three members). The reason is logged, at most once a second. Thread-safe; concurrent appends share one
+ * True: all of them are on the disk. False: none of them is (the journal or the share of a tenant is full, the disk failed,
+ * or an event lacks one of the three members). The reason is logged, at most once a second. Thread-safe; concurrent appends share one
  * fdatasync. */
 bool acp_journal_append(struct acp_journal *journal, struct json_object *const *events, size_t count) ACP_MUSTCHECK;
 

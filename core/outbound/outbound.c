@@ -1,6 +1,7 @@
 #include "outbound.h"
 
 #include "crypto.h"
+#include "thread.h"
 #include "version.h"
 
 #include <arpa/inet.h>
@@ -435,6 +436,15 @@ static enum acp_outbound_result classify(CURL *curl, CURLcode code, struct excha
 	return *x->refused && !x->opened ? ACP_OUTBOUND_REFUSED : ACP_OUTBOUND_FAILED;
 }
 
+/* The other side may be slow, so another thread serves requests in place of this one meanwhile. */
+static CURLcode wait_for_reply(CURL *curl)
+{
+	acp_thread_blocks();
+	CURLcode code = curl_easy_perform(curl);
+	acp_thread_goes_on();
+	return code;
+}
+
 static enum acp_outbound_result perform(CURL *curl, struct exchange *x)
 {
 	SET(CURLOPT_URL, x->request->url);
@@ -451,7 +461,7 @@ static enum acp_outbound_result perform(CURL *curl, struct exchange *x)
 	if (x->option_failed)
 		snprintf(x->reply->error, sizeof x->reply->error, "libcurl refused an option of the request");
 	else
-		result = classify(curl, curl_easy_perform(curl), x);
+		result = classify(curl, wait_for_reply(curl), x);
 	/* Otherwise the kept handle would still point to memory that is about to be freed. */
 	if (keeps_connection(x->request))
 		curl_easy_reset(curl);

@@ -6,7 +6,6 @@
 #include "log.h"
 #include "outbox.h"
 #include "subkey.h"
-#include "thread.h"
 #include "upgrade_link.h"
 
 #include <ctype.h>
@@ -210,17 +209,13 @@ enum {
 	MOST_WAITING = 64 /* onboardings that may wait for Repo C at a time on this host */
 };
 
-/* Works on the obligation of the customer while another thread serves requests in place of this one. */
 static bool wait_for_customer(const struct onboarding *o)
 {
 	char obligation[ACP_OBLIGATION_MAX + 1];
 	int64_t spent_ms = (int64_t)(acp_monotonic_us() - o->request->started_us) / 1000;
 	snprintf(obligation, sizeof obligation, "customer-%s", o->tenant.tenant_id);
-	acp_thread_blocks();
-	enum acp_outbox_step step = acp_outbox_work_on(o->kernel, o->tenant.tenant_id, obligation,
-						       o->request->request_id, (int)(WITHIN_MS - spent_ms));
-	acp_thread_goes_on();
-	return step == ACP_OUTBOX_DONE;
+	return acp_outbox_work_on(o->kernel, o->tenant.tenant_id, obligation, o->request->request_id,
+				  (int)(WITHIN_MS - spent_ms)) == ACP_OUTBOX_DONE;
 }
 
 /* Has Repo C create the customer before the reply. If it is unreachable or slow, or if many onboardings wait for it, the

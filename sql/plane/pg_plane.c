@@ -51,7 +51,12 @@ static void open_journal(struct acp_pg_plane *pg)
 	char why[512];
 	if (!*pg->config->journal_dir)
 		return;
-	pg->journal = acp_journal_open(pg->config->journal_dir, pg->config->journal_max_bytes, why, sizeof why);
+	/* All processes of this host share the folder. */
+	int64_t part = pg->config->journal_max_bytes / pg->config->processes;
+	const struct acp_journal_limits limits = {.all = pg->config->journal_max_bytes,
+						  .tenant = part * pg->config->journal_tenant_percent / 100,
+						  .strangers = part * pg->config->journal_strangers_percent / 100};
+	pg->journal = acp_journal_open(pg->config->journal_dir, &limits, why, sizeof why);
 	if (!pg->journal)
 		acp_log(ACP_LOG_WARNING, "%s; calls are refused while PostgreSQL is away", why);
 }

@@ -1160,7 +1160,8 @@ static enum acp_code store(void *arg, const char *text, size_t count)
 static void keep_journal(void)
 {
 	struct acp_journal_counts counts;
-	struct acp_journal *journal = acp_journal_open(journal_dir, 1 << 20, why, sizeof why);
+	struct acp_journal *journal =
+		acp_journal_open(journal_dir, &(struct acp_journal_limits){1 << 20, 1 << 20, 1 << 20}, why, sizeof why);
 	if (!journal)
 		return;
 	appended = acp_journal_append(journal, events, 3);

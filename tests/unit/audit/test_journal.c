@@ -19,6 +19,8 @@
 
 enum { MAX_EVENTS = 8192, PLENTY = 1 << 30 };
 
+static const struct acp_journal_limits plenty = {PLENTY, PLENTY, PLENTY};
+
 static char base[64]; /* this test's folder; the journal is base/journal */
 static char dir[80];
 static char why[512];
@@ -90,7 +92,8 @@ static void end(void)
 
 static struct acp_journal *open_journal(int64_t max_bytes)
 {
-	struct acp_journal *journal = acp_journal_open(dir, max_bytes, why, sizeof why);
+	const struct acp_journal_limits limits = {max_bytes, PLENTY, PLENTY};
+	struct acp_journal *journal = acp_journal_open(dir, &limits, why, sizeof why);
 	CU_ASSERT_FATAL(journal != NULL);
 	return journal;
 }
@@ -433,7 +436,7 @@ static pid_t append_for_ever(int to)
 	pid_t pid = fork();
 	if (pid != 0)
 		return pid;
-	struct acp_journal *journal = acp_journal_open(dir, PLENTY, why, sizeof why);
+	struct acp_journal *journal = acp_journal_open(dir, &plenty, why, sizeof why);
 	for (int i = 0; journal && i < MAX_EVENTS; i++)
 		if (!append(journal, i, 1) || write(to, &i, sizeof i) != (ssize_t)sizeof i)
 			break;
@@ -747,7 +750,7 @@ static void test_permissions(void)
 	acp_journal_close(journal);
 	/* A folder that others can write to is refused: their rows would be billed. */
 	CU_ASSERT_EQUAL(chmod(dir, 0720), 0);
-	CU_ASSERT_PTR_NULL(acp_journal_open(dir, PLENTY, why, sizeof why));
+	CU_ASSERT_PTR_NULL(acp_journal_open(dir, &plenty, why, sizeof why));
 	CU_ASSERT_PTR_NOT_NULL(strstr(why, dir));
 	CU_ASSERT_PTR_NOT_NULL(strstr(why, "chmod go-w"));
 	CU_ASSERT_EQUAL(replay(NULL, ACP_INTERNAL_ERROR).events, 0);
@@ -765,9 +768,9 @@ static void test_no_folder(void)
 	snprintf(file, sizeof file, "%s/file", base);
 	write_all(file, "", 0);
 	snprintf(dir, sizeof dir, "%s/file/journal", base);
-	CU_ASSERT_PTR_NULL(acp_journal_open(dir, PLENTY, why, sizeof why));
+	CU_ASSERT_PTR_NULL(acp_journal_open(dir, &plenty, why, sizeof why));
 	CU_ASSERT_PTR_NOT_NULL(strstr(why, dir));
-	CU_ASSERT_PTR_NULL(acp_journal_open("", PLENTY, why, sizeof why));
+	CU_ASSERT_PTR_NULL(acp_journal_open("", &plenty, why, sizeof why));
 	/* Parent folders are created, too. While the journal is open, the folder may disappear and is created again. */
 	snprintf(dir, sizeof dir, "%s/a/b", base);
 	struct acp_journal *journal = open_journal(PLENTY);
@@ -837,6 +840,42 @@ static void test_survey(void)
 	end();
 }
 
+/* Appends events of a tenant until one is refused; returns how many were taken. */
+static int fill(struct acp_journal *journal, const char *tenant, const char *actor)
+{
+	int taken = 0;
+	bool ok = true;
+	for (; ok && taken < 1000; taken += ok) {
+		struct json_object *one = event(taken);
+		acp_json_add_string(one, "tenant_id", tenant);
+		acp_json_add_string(one, "actor_type", actor);
+		ok = acp_journal_append(journal, &one, 1);
+		json_object_put(one);
+	}
+	return taken;
+}
+
+/* A tenant, and strangers together, use only their share. The others still have room, and a replay gives it back. */
+static void test_shares(void)
+{
+	static const char one[] = "22222222-0000-4000-8000-000000000001",
+			  other[] = "22222222-0000-4000-8000-000000000002";
+	static const char none[] = "00000000-0000-0000-0000-000000000000";
+	const struct acp_journal_limits limits = {PLENTY, 10000, 3000};
+	begin();
+	struct acp_journal *journal = acp_journal_open(dir, &limits, why, sizeof why);
+	CU_ASSERT_FATAL(journal != NULL);
+	int of_one = fill(journal, one, "api_key");
+	CU_ASSERT(of_one > 20 && of_one < 60);
+	CU_ASSERT_EQUAL(fill(journal, one, "api_key"), 0);
+	int of_strangers = fill(journal, none, "anonymous");
+	CU_ASSERT(of_strangers > 5 && of_strangers < of_one);
+	CU_ASSERT_EQUAL(fill(journal, other, "api_key"), of_one);
+	CU_ASSERT_EQUAL(fill(journal, none, "system"), 1000);
+	acp_journal_close(journal);
+	end();
+}
+
 const char *const acp_suite_name = "journal";
 CU_TestInfo acp_tests[] = {{"once", test_once},
 			   {"refused_events", test_refused_events},
@@ -860,4 +899,5 @@ CU_TestInfo acp_tests[] = {{"once", test_once},
 			   {"permissions", test_permissions},
 			   {"no_folder", test_no_folder},
 			   {"survey", test_survey},
+			   {"shares", test_shares},
 			   CU_TEST_INFO_NULL};
