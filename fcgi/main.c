@@ -63,7 +63,7 @@ static void prepare_process(void)
 	sigaddset(&signals, SIGHUP);
 	sigprocmask(SIG_BLOCK, &signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
-	/* Large blocks go back to the system when they are freed. By default glibc keeps ever larger ones for itself. */
+	/* Large blocks go back to the system when they are freed. By default glibc keeps ever larger ones. */
 	mallopt(M_MMAP_THRESHOLD, 256 * 1024);
 	signal(SIGXFSZ, SIG_IGN); /* exceeding a file size limit then appears as a failed write */
 }

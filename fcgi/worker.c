@@ -2,10 +2,10 @@
  *
  * Each thread has its own epoll set, and waits in it for the listening socket (EPOLLEXCLUSIVE: the kernel wakes one
  * thread) and for an eventfd that signals the stop. While connections are queued, a thread accepts several in a row
- * without calling epoll. While a thread waits long (for a commit, an upstream, a connection), a spare thread replaces it,
- * so that other requests are served. If all threads are busy for some time with anything else, the watch starts spare
- * threads too. Signals are blocked in all threads; the main thread receives them with sigtimedwait(), so that no system call
- * of a request is ever interrupted. */
+ * without calling epoll. While a thread waits long (for a commit, an upstream, a connection), a spare thread replaces
+ * it, so that other requests are served. If all threads are busy for some time with anything else, the watch starts
+ * spare threads too. Signals are blocked in all threads; the main thread receives them with sigtimedwait(), so that no
+ * system call of a request is ever interrupted. */
 #include "worker.h"
 
 #include "clock.h"
@@ -231,7 +231,8 @@ static void *serve(void *arg)
 	return NULL;
 }
 
-/* True if this spare thread should continue, because other threads are blocked or busy. Otherwise it is no longer counted. */
+/* True if this spare thread should continue, because other threads are blocked or busy. Otherwise it is no longer
+ * counted. */
 static bool should_continue(struct worker *worker, bool good)
 {
 	pthread_mutex_lock(&worker->lock);

@@ -37,9 +37,9 @@ struct acp_journal *acp_journal_open(const char *dir, const struct acp_journal_l
 void acp_journal_close(struct acp_journal *journal);
 
 /* Appends events: objects whose members are the columns of audit_logs (audit.c), with event_id, tenant_id and ts set.
- * True: all of them are on the disk. False: none of them is (the journal or the share of a tenant is full, the disk failed,
- * or an event lacks one of the three members). The reason is logged, at most once a second. Thread-safe; concurrent appends share one
- * fdatasync. */
+ * True: all of them are on the disk. False: none of them is (the journal or the share of a tenant is full, the disk
+ * failed, or an event lacks one of the three members). The reason is logged, at most once a second. Thread-safe;
+ * concurrent appends share one fdatasync. */
 bool acp_journal_append(struct acp_journal *journal, struct json_object *const *events, size_t count) ACP_MUSTCHECK;
 
 /* True if this process has appended events that it has not replayed yet. Cheap. It does not cover files that dead

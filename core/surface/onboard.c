@@ -218,8 +218,8 @@ static bool wait_for_customer(const struct onboarding *o)
 				  (int)(WITHIN_MS - spent_ms)) == ACP_OUTBOX_DONE;
 }
 
-/* Has Repo C create the customer before the reply. If it is unreachable or slow, or if many onboardings wait for it, the
- * outbox creates the customer later: the obligation was committed with the tenant. */
+/* Has Repo C create the customer before the reply. If it is unreachable or slow, or if many onboardings wait for it,
+ * the outbox creates the customer later: the obligation was committed with the tenant. */
 static void make_customer(const struct onboarding *o)
 {
 	struct acp_share share = {0};
