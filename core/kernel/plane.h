@@ -90,6 +90,7 @@ struct acp_onboarding {
 	const char *salt;            /* for deriving the key, and for deriving it again on a replay */
 	const char *idempotency_key; /* its HMAC in hex */
 	const char *fingerprint;     /* hex SHA-256 of the canonical body */
+	int64_t per_email;           /* free tenants that may have one e-mail address; 0: any number */
 	bool customer;               /* queue the creation of a customer in the outbox, for the executor */
 	struct json_object *event;   /* audit event of a success, written with the tenant; the hub adds result_meta */
 };

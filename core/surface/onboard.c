@@ -370,6 +370,14 @@ static enum acp_code repeat_reply(struct onboarding *o)
 	return refuse(o, ACP_INTERNAL_ERROR, "", "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
 }
 
+static enum acp_code refuse_email(struct onboarding *o)
+{
+	return refuse(o, ACP_CEILING_EXCEEDED, "/email",
+		      "%lld agents without a payment method have this e-mail address already, as many as may; add a "
+		      "payment method to one of them, or use another address",
+		      (long long)o->kernel->config->onboard_per_email);
+}
+
 /* Creates the tenant, then its customer at Repo C, then completes the reply with the key. The hub creates tenant and
  * key in one transaction, so no tenant exists whose key nobody has. */
 static enum acp_code create_tenant(struct onboarding *o)
@@ -402,6 +410,7 @@ static enum acp_code create_tenant(struct onboarding *o)
 		.salt = salt,
 		.idempotency_key = idempotency_key,
 		.fingerprint = fingerprint,
+		.per_email = o->kernel->config->onboard_per_email,
 		.customer = acp_outbox_offered(o->kernel),
 		.event = ready ? event_json(o) : NULL,
 	};
@@ -409,7 +418,8 @@ static enum acp_code create_tenant(struct onboarding *o)
 	json_object_put(in.event);
 	if (code != ACP_OK) {
 		o->tenant.tenant_id[0] = '\0';
-		return refuse(o, code, "", "%s", acp_code_sentence(code));
+		return code == ACP_CEILING_EXCEEDED ? refuse_email(o)
+						    : refuse(o, code, "", "%s", acp_code_sentence(code));
 	}
 	if (o->tenant.replay)
 		return repeat_reply(o);

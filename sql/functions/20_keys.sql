@@ -162,6 +162,7 @@ DECLARE
 	nil      CONSTANT uuid := '00000000-0000-0000-0000-000000000000';
 	op       CONSTANT text := 'onboard.' || (p->>'product');
 	idem_key CONSTANT text := p->>'idempotency_key';
+	per_email CONSTANT bigint := coalesce((p->>'per_email')::bigint, 0);
 	earlier  acp.idempotency;
 	made_at  timestamptz;
 	customer text;
@@ -194,6 +195,10 @@ BEGIN
 	tenant_id := p->>'tenant_id';
 	api_key_id := p->>'api_key_id';
 	salt := p->>'salt';
+	IF per_email > 0 THEN
+		-- Concurrent tenants with one address wait for each other, so that all of them are counted.
+		PERFORM pg_advisory_xact_lock(hashtextextended('email ' || lower(p->>'email'), 0));
+	END IF;
 	IF NOT acp.tenant_create(tenant_id, p->>'product', p->>'agent_id', p->>'email', p->>'organization_name') THEN
 		-- This call may have created it before and be repeated because its answer was lost. (A tenant_id from a
 		-- hub may be older.)
@@ -209,6 +214,9 @@ BEGIN
 		tenant_id := NULL;
 		api_key_id := NULL;
 		RETURN;
+	END IF;
+	IF (SELECT count(*) FROM acp.tenants t WHERE lower(t.billing_email) = lower(p->>'email') AND t.tier = 'free') > nullif(per_email, 0) THEN
+		PERFORM acp.fail('CEILING_EXCEEDED', format('%s free tenants already have this e-mail address', per_email), '/email');
 	END IF;
 	PERFORM acp.key_create(tenant_id, api_key_id, p_key_hash, p->>'key_prefix', p->>'key_name',
 		ARRAY(SELECT jsonb_array_elements_text(p->'scopes')), NULL);
@@ -229,7 +237,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.onboard(jsonb, bytea, jsonb) IS
-	'Creates in one transaction: the tenant, its first key, the audit row p_event and, with member customer, the obligation to create the Stripe customer, which is due after 2 seconds unless the caller claims it by name. verdict: created (also for a repeat with the same api_key_id, which changes nothing); replay (same Idempotency-Key, same request: ids and salt of the first call); mismatch (same key, other request); taken (agent_id in use). Fails if acp.onboard_give_up() came first.';
+	'Creates in one transaction: the tenant, its first key, the audit row p_event and, with member customer, the obligation to create the Stripe customer, which is due after 2 seconds unless the caller claims it by name. verdict: created (also for a repeat with the same api_key_id, which changes nothing); replay (same Idempotency-Key, same request: ids and salt of the first call); mismatch (same key, other request); taken (agent_id in use). With member per_email (above 0), refuses a further free tenant with the same e-mail address. Fails if acp.onboard_give_up() came first.';
 
 GRANT EXECUTE ON FUNCTION acp.onboard_decide(uuid, text), acp.onboard_record(uuid, jsonb), acp.onboard_give_up(uuid), acp.effective_tier(text, text), acp.authenticate(bytea, bigint), acp.key_create(uuid, uuid, bytea, text, text, text[], timestamptz),
 	acp.key_revoke(uuid), acp.tenant_create(uuid, text, text, text, text), acp.tenant_update(uuid, text, text, text, integer),

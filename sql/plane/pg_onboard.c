@@ -23,6 +23,7 @@ static struct json_object *onboarding_json(const struct acp_onboarding *in)
 	     acp_json_add_string(p, "key_prefix", in->key_shown) && acp_json_add_string(p, "key_name", "first key") &&
 	     acp_json_add_string(p, "salt", in->salt) && acp_json_add_string(p, "fingerprint", in->fingerprint) &&
 	     acp_json_add(p, "scopes", json_object_get(scopes)) &&
+	     acp_json_add(p, "per_email", json_object_new_int64(in->per_email)) &&
 	     acp_json_add(p, "customer", json_object_new_boolean(in->customer)) &&
 	     (!in->organization_name || acp_json_add_string(p, "organization_name", in->organization_name)) &&
 	     acp_json_add_string(p, "idempotency_key", in->idempotency_key);
