@@ -338,8 +338,8 @@ static bool take_text(struct scan *s, char *out, size_t *len)
 
 /* Checks that the object on top has no member of this name yet (of two, ACP_JSON_ANY keeps the last one), and makes
  * room for one. json-c (up to 0.18) leaks its copy of the name when its table cannot grow. So when a table is more than
- * half full (it grows at two thirds), a placeholder whose name is not copied makes it grow, and attach then replaces the placeholder with the real member.
- * The table's hash has a random seed, so colliding names are hard to choose. */
+ * half full (it grows at two thirds), a placeholder whose name is not copied makes it grow, and attach then replaces
+ * the placeholder with the real member. The table's hash has a random seed, so colliding names are hard to choose. */
 static bool reserve_member(struct scan *s, size_t start)
 {
 	struct frame *top = &s->frames[s->depth - 1];
