@@ -20,6 +20,7 @@ static const struct {
 	[ACP_FOR_ONBOARDING_KEY] = {"acp-fcgi onboarding key v1|", PLAIN},
 	[ACP_FOR_ONBOARDING_IDEMPOTENCY] = {"acp-fcgi onboarding idempotency v1|", PLAIN},
 	[ACP_FOR_TENANT_AT_HUB] = {"acp-fcgi tenant at the hub v1|", PLAIN},
+	[ACP_FOR_UPSTREAM_KEY] = {"acp-fcgi upstream key v1", KEYED},
 	[ACP_FOR_SHARED_MEMORY] = {"acp-fcgi rate limit zone v1", PLAIN},
 };
 

@@ -17,6 +17,7 @@ enum acp_purpose {
 	ACP_FOR_ONBOARDING_KEY,          /* seed of an API key; data: "SALT|IDEMPOTENCY_KEY" */
 	ACP_FOR_ONBOARDING_IDEMPOTENCY,  /* replaces an Idempotency-Key in the database; data: that key */
 	ACP_FOR_TENANT_AT_HUB,           /* Idempotency-Key for requests to the hub; data: hex hash of the request */
+	ACP_FOR_UPSTREAM_KEY,            /* Idempotency-Key for an upstream; data: "KERNEL|TENANT|ACTION|KEY" */
 	ACP_FOR_SHARED_MEMORY,           /* name of the installation's shared memory; no data */
 	ACP_PURPOSES
 };

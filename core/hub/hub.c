@@ -41,6 +41,8 @@ struct hub_call {
 	enum acp_code code;
 	char error[256];
 	char field[280];
+	const char *idempotency_key; /* of a change: the kernel's, or own_key */
+	char own_key[ACP_UUID_LEN];  /* for the case that the outcome is unknown */
 	char event_id[ACP_UUID_LEN]; /* id and time of the audit row, also for a success that arrives late */
 	char ts[ACP_TS_LEN];
 };
@@ -97,18 +99,26 @@ static enum acp_code check_tenant(struct hub_call *call)
 		if (!acp_json_add_string(call->body, "product", first))
 			return ACP_INTERNAL_ERROR;
 	}
+	return ACP_OK;
+}
+
+/* A change that was answered under a key is not made again. If the kernel sends no key, the change gets one, which the
+ * reply names if the outcome is unknown. */
+static enum acp_code choose_idempotency_key(struct hub_call *call)
+{
 	const char *key = call->request->idempotency_key;
 	if (key && (!*key || strlen(key) > 255))
 		return refuse(call, ACP_VALIDATION_ERROR, "/idempotency_key",
 			      "Idempotency-Key must have 1 to 255 characters");
+	acp_uuid(call->own_key);
+	call->idempotency_key = key ? key : call->own_key;
 	return ACP_OK;
 }
 
 /* The key identifies the run: without one, a repeated request would start another run. */
 static enum acp_code check_billing(struct hub_call *call)
 {
-	const char *key = call->request->idempotency_key;
-	if (key && *key && strlen(key) <= 255)
+	if (call->request->idempotency_key)
 		return ACP_OK;
 	return refuse(call, ACP_VALIDATION_ERROR, "/idempotency_key",
 		      "send a header Idempotency-Key of 1 to 255 characters: a repeated key returns the same run");
@@ -347,7 +357,8 @@ static enum acp_code check_body(struct hub_call *call)
 		return bad.no_memory ? ACP_INTERNAL_ERROR
 				     : refuse(call, ACP_VALIDATION_ERROR, bad.pointer, "%s %s",
 					      *bad.pointer ? bad.pointer : "the body", bad.message);
-	return row->check ? row->check(call) : ACP_OK;
+	enum acp_code code = row->check ? row->check(call) : ACP_OK;
+	return code == ACP_OK && row->changes ? choose_idempotency_key(call) : code;
 }
 
 /* The audit row of a change that a kernel requested; it belongs to no tenant. */
@@ -382,9 +393,9 @@ static struct json_object *make_context(const struct hub_call *call)
 	bool ok = ctx && acp_json_add_string(ctx, "id", id);
 	if (ok && call->endpoint->row->changes)
 		ok = acp_json_add(ctx, "event", event_json(call));
-	if (ok && call->request->idempotency_key)
+	if (ok && call->idempotency_key)
 		ok = acp_json_hash(call->body, fingerprint) && acp_json_add_string(ctx, "fingerprint", fingerprint) &&
-		     acp_json_add_string(ctx, "idempotency_key", call->request->idempotency_key);
+		     acp_json_add_string(ctx, "idempotency_key", call->idempotency_key);
 	if (ok)
 		return ctx;
 	json_object_put(ctx);
@@ -440,6 +451,15 @@ static struct json_object *success_body(const struct hub_call *call, struct json
 	return NULL;
 }
 
+/* A reply about an unknown outcome names the key under which the request can be repeated. NULL: out of memory. */
+static struct json_object *refusal_body(const struct hub_call *call)
+{
+	struct json_object *body = acp_error_body(call->code, call->request->request_id, call->error, call->field);
+	if (body && call->code == ACP_OUTCOME_UNKNOWN && call->idempotency_key)
+		acp_json_add_string(body, "idempotency_key", call->idempotency_key);
+	return body;
+}
+
 void acp_hub_call(const struct acp_kernel *kernel, const struct acp_hub_endpoint *endpoint,
 		  const struct acp_request *request, struct json_object *query, struct acp_reply *reply)
 {
@@ -455,8 +475,7 @@ void acp_hub_call(const struct acp_kernel *kernel, const struct acp_hub_endpoint
 		record_refusal(&call);
 	*reply = (struct acp_reply){.code = call.code, .action = endpoint->row->action};
 	reply->http = call.code == ACP_OK ? endpoint->row->http : acp_code_http(call.code);
-	reply->body = call.code == ACP_OK ? success_body(&call, data)
-					  : acp_error_body(call.code, request->request_id, call.error, call.field);
+	reply->body = call.code == ACP_OK ? success_body(&call, data) : refusal_body(&call);
 	reply->retry_after = acp_code_retry_after(call.code);
 	const char *tenant = acp_json_string(call.body, "tenant_id");
 	if (tenant && acp_is_uuid(tenant))

@@ -272,6 +272,17 @@ static enum acp_code settle_at_hub(struct acp_remote_plane *remote, const struct
 	return code;
 }
 
+/* Only the hub can use up an approval. */
+static enum acp_code use_approval(void *self, const char *tenant_id, const char *approval_id, const char *event_id,
+				  const char *ts, struct acp_refusal *refusal)
+{
+	int64_t ignored;
+	struct acp_event event = {.tenant_id = tenant_id, .event_id = event_id, .ts = ts};
+	const struct acp_settlement claim = {.event = &event, .approval = approval_id};
+	(void)refusal;
+	return settle_at_hub(self, &claim, "success", &ignored);
+}
+
 /* The end of a call -------------------------------------------------------------------------------------------- */
 
 static void wake_sender(struct acp_remote_plane *remote)
@@ -291,16 +302,14 @@ static void make_local(const struct acp_settlement *end, struct acp_settlement *
 	end->event->forward = true;
 }
 
-/* Asks the hub before anything is committed. ACP_OK: go on. Only the hub can use up an approval. */
+/* Asks the hub before anything is committed. ACP_OK: go on. */
 static enum acp_code settle_before(struct acp_remote_plane *remote, const struct acp_settlement *end, int64_t *used)
 {
-	if (!end->reserved && !end->approval)
+	if (!end->reserved)
 		return ACP_OK;
 	enum acp_code code = settle_at_hub(remote, end, "success", used);
-	if (code == ACP_OK || code == ACP_UPGRADE_REQUIRED || code == ACP_APPROVAL_REQUIRED)
+	if (code == ACP_OK || code == ACP_UPGRADE_REQUIRED)
 		return code;
-	if (end->approval)
-		return ACP_UNAVAILABLE;
 	return acp_event_failed_open(end->event) ? ACP_OK : ACP_INTERNAL_ERROR;
 }
 
@@ -329,14 +338,16 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 	return code;
 }
 
-/* Releases the reservation. If the hub is unreachable now, the reservation ends when the row arrives, or when it
- * expires. */
+/* Releases the reservation and gives the approval back. If the hub is unreachable now, the reservation ends when the
+ * row arrives, or when it expires; the approval stays used. */
 static void release_reservation(struct acp_remote_plane *remote, const struct acp_settlement *end)
 {
 	int64_t ignored;
-	const struct acp_settlement release = {.event = end->event, .reserved = end->reserved};
-	if (end->reserved && settle_at_hub(remote, &release, "failure", &ignored) != ACP_OK)
-		acp_log(ACP_LOG_INFO, "hub: a reservation will be released later");
+	const struct acp_settlement release = {
+		.event = end->event, .reserved = end->reserved, .approval = end->approval};
+	if ((end->reserved || end->approval) && settle_at_hub(remote, &release, "failure", &ignored) != ACP_OK)
+		acp_log(ACP_LOG_INFO, "hub: event %s: a reservation will be released later%s", end->event->event_id,
+			end->approval ? ", and its approval stays used" : "");
 }
 
 static enum acp_code record(void *self, const struct acp_settlement *end)
@@ -686,6 +697,7 @@ struct acp_remote_plane *acp_remote_plane_new(const struct acp_config *config, c
 		.call.run = local->call.run,
 		.call.rollback = local->call.rollback,
 		.call.authorize = authorize,
+		.call.use_approval = use_approval,
 		.call.claim = claim,
 		.call.settle = settle,
 		.call.record = record,

@@ -27,6 +27,18 @@ enum acp_json_verdict {
 	ACP_JSON_NO_MEMORY
 };
 
+/* Which documents are read, and how. */
+enum acp_json_rules {
+	ACP_JSON_STRICT, /* callers' requests: nothing that two readers could understand differently */
+	ACP_JSON_OWN,    /* made by this program or the hub: as strict, but every number keeps its digits */
+	/* From elsewhere, to be passed on: every document that RFC 8259 permits. Numbers of any size keep their digits,
+	 * of two members of one name the last one counts, a byte order mark is skipped, strings may contain U+0000
+	 * (names may not), and half a surrogate pair becomes U+FFFD. */
+	ACP_JSON_ANY
+};
+
+enum { ACP_JSON_ANY_DEPTH = 512 }; /* of acp_json_parse_any */
+
 struct acp_json_error {
 	size_t offset;     /* of the first byte that is rejected */
 	char message[160]; /* for people: the problem at that byte; never quotes a string of the document */
@@ -40,12 +52,23 @@ struct acp_json_error {
 enum acp_json_verdict acp_json_parse(const char *text, size_t len, const struct acp_json_limits *limits,
 				     struct json_object **out, struct acp_json_error *error) ACP_MUSTCHECK;
 
+/* The same by these rules. */
+enum acp_json_verdict acp_json_parse_by(enum acp_json_rules rules, const char *text, size_t len,
+					const struct acp_json_limits *limits, struct json_object **out,
+					struct acp_json_error *error) ACP_MUSTCHECK;
+
 /* The same for a document made by this program or the hub. It may have any size. An integer that fits none of our types
  * keeps its digits. */
 enum acp_json_verdict acp_json_parse_own(const char *text, size_t len, struct json_object **out,
 					 struct acp_json_error *error) ACP_MUSTCHECK;
 
-/* The same for a text known to be valid. NULL: out of memory. */
+/* The same by the rules ACP_JSON_ANY, for a document that is passed on: the reply of an upstream, and the stored reply.
+ * The caller bounds its size; at most ACP_JSON_ANY_DEPTH arrays and objects may be open. A number in the tree may be
+ * infinite as a double: only its digits count. */
+enum acp_json_verdict acp_json_parse_any(const char *text, size_t len, struct json_object **out,
+					 struct acp_json_error *error) ACP_MUSTCHECK;
+
+/* acp_json_parse_own for a text known to be valid. NULL: out of memory. */
 struct json_object *acp_json_own(const char *text) ACP_NONNULL;
 
 /* Returns the text that json-c makes of value. value owns the text; flags are json-c's. NULL: out of memory (json-c

@@ -20,7 +20,7 @@ struct frame {
 /* The tree is built while the text is read. Each value goes into its container at once (containers when they open), so
  * that root owns everything. */
 struct scan {
-	bool own; /* true if the document was made by this program or the hub */
+	enum acp_json_rules rules;
 	const char *text;
 	size_t len;
 	size_t pos;
@@ -200,6 +200,8 @@ static bool scan_unicode_escape(struct scan *s, size_t start)
 	int32_t unit = hex4(s);
 	if (unit < 0)
 		return fail(s, "\\u needs four hex digits");
+	if (s->rules == ACP_JSON_ANY)
+		return true;
 	if (unit == 0)
 		return fail_at(s, start, ACP_JSON_MALFORMED, "the character U+0000 is not allowed");
 	if (unit >= 0xdc00 && unit <= 0xdfff)
@@ -279,6 +281,22 @@ static size_t put_utf8(char *out, uint32_t code)
 	return len;
 }
 
+/* Returns the code point of the \\u escape whose digits *p points at, and moves past it. A surrogate without its other
+ * half, which only ACP_JSON_ANY lets through, is no character: it becomes U+FFFD. */
+static uint32_t escaped_code(const char **p, const char *end)
+{
+	uint32_t code = known_hex4(*p);
+	*p += 4;
+	if (code < 0xd800 || code > 0xdfff)
+		return code;
+	bool pair = code <= 0xdbff && end - *p >= 6 && (*p)[0] == '\\' && (*p)[1] == 'u';
+	uint32_t second = pair ? known_hex4(*p + 2) : 0;
+	if (second < 0xdc00 || second > 0xdfff)
+		return 0xfffd;
+	*p += 6;
+	return 0x10000 + ((code - 0xd800) << 10) + (second - 0xdc00);
+}
+
 /* Resolves the escapes of the string content at p, which scan_string has accepted. Returns the length written to out,
  * which never exceeds len. */
 static size_t unescape(char *out, const char *p, size_t len)
@@ -303,13 +321,7 @@ static size_t unescape(char *out, const char *p, size_t len)
 			out[written++] = found ? to[found - from] : kind;
 			continue;
 		}
-		uint32_t code = known_hex4(p);
-		p += 4;
-		if (code >= 0xd800 && code <= 0xdbff) {
-			code = 0x10000 + ((code - 0xd800) << 10) + (known_hex4(p + 2) - 0xdc00);
-			p += 6;
-		}
-		written += put_utf8(out + written, code);
+		written += put_utf8(out + written, escaped_code(&p, end));
 	}
 }
 
@@ -324,17 +336,20 @@ static bool take_text(struct scan *s, char *out, size_t *len)
 	return true;
 }
 
-/* Checks that the object on top has no member of this name yet, and makes room for one. json-c (up to 0.18) leaks its
- * copy of the name when its table cannot grow. So when a table is more than half full (it grows at two thirds), a
- * placeholder whose name is not copied makes it grow, and attach then replaces the placeholder with the real member.
- * The table's hash has a random seed, so colliding names are hard to choose. */
+/* Checks that the object on top has no member of this name yet (of two, ACP_JSON_ANY keeps the last one), and makes
+ * room for one. json-c (up to 0.18) leaks its copy of the name when its table cannot grow. So when a table is more than
+ * half full (it grows at two thirds), a placeholder whose name is not copied makes it grow, and attach then replaces
+ * the placeholder with the real member. The table's hash has a random seed, so colliding names are hard to choose. */
 static bool reserve_member(struct scan *s, size_t start)
 {
 	struct frame *top = &s->frames[s->depth - 1];
 	const struct lh_table *table = json_object_get_object(top->container);
 	unsigned how = JSON_C_OBJECT_ADD_KEY_IS_NEW | JSON_C_OBJECT_KEY_IS_CONSTANT;
-	if (table->count && json_object_object_get_ex(top->container, top->name, NULL))
-		return fail_at(s, start, ACP_JSON_MALFORMED, "an object has two members of the same name");
+	if (table->count && json_object_object_get_ex(top->container, top->name, NULL)) {
+		if (s->rules != ACP_JSON_ANY)
+			return fail_at(s, start, ACP_JSON_MALFORMED, "an object has two members of the same name");
+		json_object_object_del(top->container, top->name);
+	}
 	top->reserved = table->count >= table->size / 2;
 	return !top->reserved || json_object_object_add_ex(top->container, top->name, NULL, how) == 0 || no_memory(s);
 }
@@ -350,6 +365,8 @@ static bool scan_name(struct scan *s)
 	if (!count_token(s) || !take_text(s, top->name, &top->name_len))
 		return false;
 	top->inside = true;
+	if (strlen(top->name) != top->name_len)
+		return fail_at(s, start, ACP_JSON_MALFORMED, "the character U+0000 is not allowed in a name");
 	if (!reserve_member(s, start))
 		return false;
 	skip_space(s);
@@ -383,12 +400,12 @@ static bool take_double(struct scan *s, size_t start)
 	memcpy(digits, s->text + start, len);
 	digits[len] = '\0';
 	double value = strtod(digits, NULL);
-	if (!__builtin_isfinite(value))
+	if (!__builtin_isfinite(value) && s->rules != ACP_JSON_ANY)
 		return fail_at(s, start, ACP_JSON_MALFORMED, "a number is too large to be represented");
 	return attach_new(s, json_object_new_double_s(value, digits));
 }
 
-/* Rejects an integer that int64 or double would change. */
+/* Rejects an integer that int64 or double would change, or keeps its digits. */
 static bool take_integer(struct scan *s, size_t start)
 {
 	char digits[24];
@@ -400,10 +417,11 @@ static bool take_integer(struct scan *s, size_t start)
 		int64_t value = strtoll(digits, NULL, 10);
 		double rounded = (double)value;
 		/* 2^63 as a double does not fit back into int64. */
-		if (!errno && rounded < 9223372036854775808.0 && (int64_t)rounded == value)
+		bool changed = s->rules == ACP_JSON_ANY && strcmp(digits, "-0") == 0;
+		if (!errno && rounded < 9223372036854775808.0 && (int64_t)rounded == value && !changed)
 			return attach_new(s, json_object_new_int64(value));
 	}
-	if (s->own)
+	if (s->rules != ACP_JSON_STRICT)
 		return take_double(s, start);
 	return fail_at(s, start, ACP_JSON_MALFORMED, "an integer is too large to be represented exactly");
 }
@@ -551,6 +569,8 @@ static bool scan_document(struct scan *s)
 static enum acp_json_verdict parse(struct scan *s, struct json_object **out)
 {
 	memset(s->error, 0, sizeof *s->error);
+	if (s->rules == ACP_JSON_ANY && s->len >= 3 && memcmp(s->text, "\xef\xbb\xbf", 3) == 0)
+		s->pos = 3; /* RFC 8259 permits a reader to ignore a byte order mark */
 	if (!scan_document(s)) {
 		json_object_put(s->root);
 		s->root = NULL;
@@ -561,18 +581,30 @@ static enum acp_json_verdict parse(struct scan *s, struct json_object **out)
 	return s->verdict;
 }
 
+enum acp_json_verdict acp_json_parse_by(enum acp_json_rules rules, const char *text, size_t len,
+					const struct acp_json_limits *limits, struct json_object **out,
+					struct acp_json_error *error)
+{
+	struct scan s = {.rules = rules, .text = text, .len = len, .limits = limits, .error = error};
+	return parse(&s, out);
+}
+
 enum acp_json_verdict acp_json_parse(const char *text, size_t len, const struct acp_json_limits *limits,
 				     struct json_object **out, struct acp_json_error *error)
 {
-	struct scan s = {.text = text, .len = len, .limits = limits, .error = error, .verdict = ACP_JSON_OK};
-	return parse(&s, out);
+	return acp_json_parse_by(ACP_JSON_STRICT, text, len, limits, out, error);
 }
 
 enum acp_json_verdict acp_json_parse_own(const char *text, size_t len, struct json_object **out,
 					 struct acp_json_error *error)
 {
 	const struct acp_json_limits limits = {SIZE_MAX, 128, UINT32_MAX};
-	struct scan s = {
-		.text = text, .len = len, .limits = &limits, .error = error, .verdict = ACP_JSON_OK, .own = true};
-	return parse(&s, out);
+	return acp_json_parse_by(ACP_JSON_OWN, text, len, &limits, out, error);
+}
+
+enum acp_json_verdict acp_json_parse_any(const char *text, size_t len, struct json_object **out,
+					 struct acp_json_error *error)
+{
+	const struct acp_json_limits limits = {SIZE_MAX, ACP_JSON_ANY_DEPTH, UINT32_MAX};
+	return acp_json_parse_by(ACP_JSON_ANY, text, len, &limits, out, error);
 }

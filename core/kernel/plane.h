@@ -59,7 +59,7 @@ struct acp_settlement {
 	const char *fingerprint; /* NULL, or the fingerprint of the request: a success then first makes the claim */
 	const uint8_t *sealed;   /* a success stores this as the claim's result */
 	size_t sealed_len;
-	const char *approval; /* a success uses this approval up; NULL: none */
+	const char *approval; /* record and resolve give this approval back: it is used up, but nothing was done */
 	bool changes_access;  /* keys or their rights changed: every process must learn of it before the reply */
 };
 
@@ -142,6 +142,13 @@ struct acp_plane_call {
 	 * which then counts as a deny. ACP_UNAVAILABLE: the policies are unreachable. ACP_OUTCOME_UNKNOWN: an approval
 	 * may have been requested. */
 	enum acp_code (*authorize)(void *self, struct json_object *query, struct json_object **decision);
+
+	/* Uses up the approval of a decision for the call with this event id, in a commit of its own, before the
+	 * handler runs: of several calls with one approval, one gets it. Repeating it for the same call changes
+	 * nothing. ts: from its principal. ACP_APPROVAL_REQUIRED: another call has it, or it has expired. Only called
+	 * with an approval_id from authorize. */
+	enum acp_code (*use_approval)(void *self, const char *tenant_id, const char *approval_id, const char *event_id,
+				      const char *ts, struct acp_refusal *refusal);
 
 	/* Idempotency of calls (NULL: off). May the call with this event id run under the client's key? The call holds
 	 * the claim until it ends, or until the hub's lease for crashed calls expires. */

@@ -5,6 +5,7 @@
 #include "version.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <curl/curl.h>
 #include <malloc.h>
 #include <pthread.h>
@@ -282,6 +283,25 @@ static size_t receive_header(char *line, size_t size, size_t count, void *arg)
 		snprintf(x->reply->headers[i], sizeof x->reply->headers[i], "%.*s", (int)(end - at), line + at);
 	}
 	return len;
+}
+
+int acp_outbound_retry_after(const char *value, int64_t now)
+{
+	int64_t seconds = 0;
+	size_t digits = strspn(value, "0123456789");
+	if (digits && !value[digits]) {
+		seconds = digits > 9 ? ACP_OUTBOUND_RETRY_MAX : strtoll(value, NULL, 10);
+	} else if (isalpha((unsigned char)*value)) { /* curl_getdate() reads more than HTTP dates */
+		time_t at = curl_getdate(value, NULL);
+		if (at < 0)
+			return 0;
+		seconds = (int64_t)at - now;
+	} else {
+		return 0;
+	}
+	if (seconds < 1)
+		return 1;
+	return seconds < ACP_OUTBOUND_RETRY_MAX ? (int)seconds : ACP_OUTBOUND_RETRY_MAX;
 }
 
 /* Setting up ----------------------------------------------------------------------------------------------------- */

@@ -58,6 +58,11 @@ bool acp_outbound_init(void) ACP_MUSTCHECK;
 enum acp_outbound_result acp_outbound_send(const struct acp_outbound_request *request,
 					   struct acp_outbound_reply *reply) ACP_MUSTCHECK;
 
+/* Reads the value of a Retry-After header: seconds, or an HTTP date, as seconds from now (seconds since 1970). Returns
+ * 1 to ACP_OUTBOUND_RETRY_MAX, or 0 if there is none that can be read. */
+enum { ACP_OUTBOUND_RETRY_MAX = 86400 };
+int acp_outbound_retry_after(const char *value, int64_t now);
+
 /* Checks a URL. If it is not acceptable, writes a sentence to why. Does not check the address that the host name
  * resolves to. */
 bool acp_outbound_url_ok(const char *url, bool allow_http, char *why, size_t why_size) ACP_MUSTCHECK;

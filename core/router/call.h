@@ -31,7 +31,8 @@ struct acp_call {
 	char own_key[ACP_UUID_LEN];       /* key for storing a write that came without one; "" = not stored */
 	char fingerprint[ACP_SHA256_HEX]; /* for own_key */
 	struct json_object *decision;     /* by the policy engine; owned; NULL: it was not asked */
-	const char *approval;             /* in decision: the approval that this call uses up if it succeeds */
+	const char *approval;             /* in decision: the approval that lets this call through */
+	bool approval_used;               /* it is used up, or may be, by this call */
 	bool policy_check_failed;         /* a read proceeded without a decision */
 	bool acted;                       /* the call was sent to an upstream: its effect cannot be undone */
 	struct acp_tx *tx;                /* open transaction of the handler, or NULL */

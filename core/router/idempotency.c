@@ -46,14 +46,13 @@ static void sealing_key(const struct acp_call *call, uint8_t key[ACP_SHA256_LEN]
 static enum acp_code replay(struct acp_call *call, const struct acp_claim *claim)
 {
 	struct acp_json_error ignored;
-	const struct acp_json_limits limits = {SEALED_MAX, 128, 10000000};
 	uint8_t key[ACP_SHA256_LEN];
 	size_t len =
 		claim->sealed && claim->sealed_len >= ACP_ENCRYPT_EXTRA ? claim->sealed_len - ACP_ENCRYPT_EXTRA : 0;
 	uint8_t *text = malloc(len + 1);
 	sealing_key(call, key);
 	bool ok = text && claim->sealed && acp_decrypt(key, claim->sealed, claim->sealed_len, text) &&
-		  acp_json_parse((const char *)text, len, &limits, &call->result.data, &ignored) == ACP_JSON_OK;
+		  acp_json_parse_any((const char *)text, len, &call->result.data, &ignored) == ACP_JSON_OK;
 	if (text)
 		acp_wipe(text, len);
 	free(text);

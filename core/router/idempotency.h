@@ -14,7 +14,7 @@
  * cases it is the event's id, which an upstream also gets. */
 const char *acp_idempotency_key(const struct acp_call *call);
 
-/* Adds that key to the reply of a call with unknown outcome. */
+/* Adds that key to the reply of a call with unknown outcome, or whose upstream may have acted. */
 void acp_idempotency_tell(struct acp_call *call);
 
 /* The stage of the pipeline. ACP_IDEMPOTENT_REPLAY: an earlier call succeeded, and call->result.data is its result.

@@ -244,7 +244,6 @@ static bool make_end(struct acp_call *call)
 {
 	call->end = (struct acp_settlement){.event = &call->event,
 					    .reserved = call->reserved,
-					    .approval = call->approval,
 					    .changes_access = call->entry->action->changes_access};
 	if (!acp_audit_event(call, &call->event)) {
 		call->code = fail_plain(call, ACP_INTERNAL_ERROR);
@@ -263,8 +262,10 @@ static enum acp_code resolve(struct acp_call *call)
 {
 	struct acp_event event;
 	const struct acp_control_plane *plane = call->kernel->plane;
-	const struct acp_settlement end = {
-		.event = &event, .reserved = call->reserved, .claim = call->claimed ? call->idempotency_key : NULL};
+	const struct acp_settlement end = {.event = &event,
+					   .reserved = call->reserved,
+					   .claim = call->claimed ? call->idempotency_key : NULL,
+					   .approval = acp_policy_unused_approval(call)};
 	fail_plain(call, ACP_UNAVAILABLE);
 	if (!plane->call.resolve || !acp_audit_event(call, &event))
 		return ACP_OUTCOME_UNKNOWN;
@@ -322,6 +323,7 @@ static stage *const stages[] = {
 	check_ceiling,
 	acp_policy_check,
 	acp_usage_reserve,
+	acp_policy_use_approval,
 	run_handler,
 };
 /* clang-format on */
@@ -355,8 +357,10 @@ static void record_exit(struct acp_call *call)
 	if (call->recorded)
 		return;
 	struct acp_event event;
-	const struct acp_settlement end = {
-		.event = &event, .reserved = call->reserved, .claim = call->claimed ? call->idempotency_key : NULL};
+	const struct acp_settlement end = {.event = &event,
+					   .reserved = call->reserved,
+					   .claim = call->claimed ? call->idempotency_key : NULL,
+					   .approval = acp_policy_unused_approval(call)};
 	bool made = acp_audit_event(call, &event);
 	if (!made || plane->call.record(plane->self, &end) != ACP_OK) {
 		log_lost(made ? &event : NULL);
@@ -393,7 +397,7 @@ static void finish(struct acp_call *call, struct acp_reply *reply)
 		fail_plain(call, ACP_INTERNAL_ERROR);
 	if (call->code != ACP_OK)
 		record_exit(call);
-	if (call->code == ACP_OUTCOME_UNKNOWN)
+	if (call->code == ACP_OUTCOME_UNKNOWN || (call->code == ACP_UPSTREAM_FAILED && call->acted))
 		acp_idempotency_tell(call);
 	acp_envelope_reply(call, reply);
 	release(call);

@@ -82,3 +82,27 @@ enum acp_code acp_policy_check(struct acp_call *call)
 	call->policy_check_failed = true;
 	return ACP_OK;
 }
+
+enum acp_code acp_policy_use_approval(struct acp_call *call)
+{
+	struct acp_refusal refusal = {0};
+	const struct acp_control_plane *plane = call->kernel->plane;
+	if (!call->approval)
+		return ACP_OK;
+	enum acp_code code = plane->call.use_approval(plane->self, call->principal.tenant_id, call->approval,
+						      call->event_id, call->principal.ts, &refusal);
+	/* If it may have been used, the row of this call gives it back: the handler has not run. */
+	call->approval_used = code == ACP_OK || code == ACP_OUTCOME_UNKNOWN;
+	if (code == ACP_OK)
+		return code;
+	if (code != ACP_APPROVAL_REQUIRED && code != ACP_INTERNAL_ERROR)
+		code = ACP_UNAVAILABLE;
+	return acp_call_fail(call, code, NULL, "%s",
+			     code == ACP_APPROVAL_REQUIRED && *refusal.message ? refusal.message
+									       : acp_code_sentence(code));
+}
+
+const char *acp_policy_unused_approval(const struct acp_call *call)
+{
+	return call->approval_used && !call->acted ? call->approval : NULL;
+}

@@ -13,6 +13,13 @@
  * ACP_UNAVAILABLE; ACP_INTERNAL_ERROR: the policies could not be evaluated. */
 enum acp_code acp_policy_check(struct acp_call *call) ACP_MUSTCHECK;
 
+/* The stage before the handler: uses up the approval, if the call has one, before anything can be done with it. Once
+ * the handler may have acted, it stays used, whatever happens. ACP_APPROVAL_REQUIRED: another call was faster. */
+enum acp_code acp_policy_use_approval(struct acp_call *call) ACP_MUSTCHECK;
+
+/* The approval to give back with the row of a failed call: it is used up, but nothing was done. NULL: none. */
+const char *acp_policy_unused_approval(const struct acp_call *call);
+
 /* If a policy could not be evaluated for this decision, logs its name. */
 void acp_policy_note(struct json_object *decision);
 

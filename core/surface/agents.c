@@ -49,7 +49,7 @@ static void put_onboarding(const struct acp_kernel *kernel, struct acp_buf *out)
 	put_text(config, out, "    POST %/api/onboard/");
 	acp_buf_add(out, config->products, strcspn(config->products, " "));
 	acp_buf_printf(out,
-		       "\n    Idempotency-Key: <a random text; repeat it to get a lost reply again>\n\n"
+		       "\n    Idempotency-Key: <a random UUID; repeat it to get a lost reply again>\n\n"
 		       "    {\"agent_id\": \"<a name you choose>\", \"email\": \"<your human's>\"}\n\n"
 		       "The reply (201) has api_key, which is shown only once: store it. Products: %s.\n",
 		       config->products);

@@ -141,6 +141,35 @@ static void choose_idempotency_key(struct onboarding *o)
 	o->idempotency_key = o->request->idempotency_key ? o->request->idempotency_key : o->own_key;
 }
 
+/* Whoever repeats an onboarding gets its API key, so its Idempotency-Key must not be guessable: no "1", no "order-1". A
+ * random UUID always passes, although one in some ten thousand has fewer different characters than other keys need. */
+static bool key_unguessable(const char *key)
+{
+	enum { CHARACTERS = 20, DIFFERENT = 10, DIFFERENT_IN_UUID = 7 };
+	bool seen[256] = {false};
+	int different = 0;
+	for (const char *c = key; *c; c++) {
+		different += !seen[(unsigned char)*c];
+		seen[(unsigned char)*c] = true;
+	}
+	return strlen(key) >= CHARACTERS && different >= (acp_is_uuid(key) ? DIFFERENT_IN_UUID : DIFFERENT);
+}
+
+static enum acp_code check_idempotency_key(struct onboarding *o)
+{
+	const char *key = o->request->idempotency_key;
+	if (key && strlen(key) > 255)
+		return refuse(o, ACP_VALIDATION_ERROR, "/idempotency_key",
+			      "Idempotency-Key must have at most 255 characters");
+	if (key && !key_unguessable(key))
+		return refuse(
+			o, ACP_VALIDATION_ERROR, "/idempotency_key",
+			"Idempotency-Key must have at least 20 characters, at least 10 of them different, because "
+			"whoever repeats it gets this API key; send a random UUID");
+	choose_idempotency_key(o);
+	return ACP_OK;
+}
+
 static enum acp_code read_request(struct onboarding *o)
 {
 	const struct acp_config *config = o->kernel->config;
@@ -161,11 +190,7 @@ static enum acp_code read_request(struct onboarding *o)
 	if (o->organization_name && count_characters(o->organization_name) > 255)
 		return refuse(o, ACP_VALIDATION_ERROR, "/organization_name",
 			      "organization_name must have at most 255 characters");
-	if (o->request->idempotency_key && (!*o->request->idempotency_key || strlen(o->request->idempotency_key) > 255))
-		return refuse(o, ACP_VALIDATION_ERROR, "/idempotency_key",
-			      "Idempotency-Key must have 1 to 255 characters");
-	choose_idempotency_key(o);
-	return ACP_OK;
+	return check_idempotency_key(o);
 }
 
 /* Derives the new API key from the stored salt, the pepper, and the Idempotency-Key, which is not stored. The first

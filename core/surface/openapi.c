@@ -124,7 +124,7 @@ static struct json_object *error_response(struct draft *draft, int status)
 	}
 	draft->ok = acp_buf_ok(&text) && draft->ok;
 	put_string(draft, response, "description", text.ptr ? text.ptr : "");
-	if (status == 429 || status == 503 || status == 409)
+	if (status == 429 || status == 502 || status == 503 || status == 409)
 		put(draft, acp_json_member(response, "headers"), "Retry-After",
 		    reference("#/components/headers/", "Retry-After"));
 	acp_buf_release(&text);

@@ -138,11 +138,13 @@ enum acp_db_status acp_db_attempt(struct acp_db_pool *pool, enum acp_db_purpose 
 				  const char *const *values, int timeout_ms, PGresult **result,
 				  struct acp_db_error *error) ACP_MUSTCHECK;
 
-/* Runs one statement that changes nothing. A connection that breaks meanwhile is replaced once. */
+/* Runs one statement that changes nothing, in a read-only transaction. A connection that breaks meanwhile is replaced
+ * once, so the statement may run twice. A statement that writes is refused. */
 enum acp_db_status acp_db_read(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
 			       int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
 
-/* The same with a repeated statement. tenant: see acp_db_acquire. */
+/* The same with a repeated statement, without a transaction around it, because it runs with every call: its SQL must
+ * keep itself from writing. sql/tests/00_rules.sql checks that. tenant: see acp_db_acquire. */
 enum acp_db_status acp_db_read_again(struct acp_db_pool *pool, const char *tenant,
 				     const struct acp_db_statement *statement, const char *const *values,
 				     PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;

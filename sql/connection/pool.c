@@ -211,6 +211,23 @@ enum acp_db_status acp_db_attempt(struct acp_db_pool *pool, enum acp_db_purpose 
 	return write_within(pool, purpose, sql, count, values, timeout_ms, timeout_ms, result, error);
 }
 
+/* Runs a statement in a transaction that the server keeps from writing: a statement that writes, and is read here by
+ * mistake, fails every time instead of being repeated. */
+static enum acp_db_status read_only(struct acp_db_conn *conn, const struct acp_db_statement *statement,
+				    const char *const *values, int timeout_ms, PGresult **result,
+				    struct acp_db_error *error)
+{
+	struct acp_db_error ignored;
+	enum acp_db_status status = acp_db_exec(conn, "BEGIN READ ONLY", 0, NULL, timeout_ms, NULL, error);
+	if (status != ACP_DB_OK)
+		return status;
+	status = acp_db_exec(conn, statement->sql, statement->count, values, timeout_ms, result, error);
+	if (!conn->lost && acp_db_exec(conn, "ROLLBACK", 0, NULL, timeout_ms, NULL, &ignored) != ACP_DB_OK)
+		conn->lost = true;
+	/* Elsewhere this SQLSTATE means a standby, where a retry helps. */
+	return strcmp(error->sqlstate, "25006") == 0 && status == ACP_DB_AWAY ? ACP_DB_REFUSED : status;
+}
+
 static enum acp_db_status read_once(struct acp_db_pool *pool, const char *tenant,
 				    const struct acp_db_statement *statement, const char *const *values, int timeout_ms,
 				    PGresult **result, struct acp_db_error *error)
@@ -219,9 +236,8 @@ static enum acp_db_status read_once(struct acp_db_pool *pool, const char *tenant
 	if (!conn)
 		return ACP_DB_AWAY;
 	enum acp_db_status status =
-		statement->name
-			? acp_db_exec_again(conn, statement, values, NULL, timeout_ms, result, error)
-			: acp_db_exec(conn, statement->sql, statement->count, values, timeout_ms, result, error);
+		statement->name ? acp_db_exec_again(conn, statement, values, NULL, timeout_ms, result, error)
+				: read_only(conn, statement, values, timeout_ms, result, error);
 	acp_db_release(pool, conn);
 	return status;
 }

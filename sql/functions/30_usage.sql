@@ -243,7 +243,10 @@ BEGIN
 		PERFORM acp.usage_release((p_event->>'tenant_id')::uuid, p_reservation, (p_event->>'ts')::timestamptz);
 	END IF;
 	IF p_approval IS NOT NULL AND p_event->>'status' = 'success' THEN
+		-- Programs of schema version 10 use it up only here.
 		PERFORM acp.approval_use((p_event->>'tenant_id')::uuid, p_approval, (p_event->>'event_id')::uuid);
+	ELSIF p_approval IS NOT NULL THEN
+		PERFORM acp.approval_give_back((p_event->>'tenant_id')::uuid, p_approval, (p_event->>'event_id')::uuid);
 	END IF;
 	IF p_fingerprint IS NOT NULL AND p_event->>'status' = 'success' THEN
 		PERFORM acp.idempotency_store((p_event->>'tenant_id')::uuid, p_event->>'action', p_claim, p_fingerprint,
@@ -264,7 +267,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer, text) IS
-	'Ends a call in the transaction of the caller: consumes or releases its reservation, ends its idempotency claim (p_claim: the key; a success stores p_sealed; with p_fingerprint the program chose the key and has not claimed it), consumes p_approval, counts the call and writes its audit row. p_default_limit null: the allowance is not enforced. Returns the free calls used, including this one; null if the call used none.';
+	'Ends a call in the transaction of the caller: consumes or releases its reservation, ends its idempotency claim (p_claim: the key; a success stores p_sealed; with p_fingerprint the program chose the key and has not claimed it), gives p_approval back unless it is a success, counts the call and writes its audit row. p_default_limit null: the allowance is not enforced. Returns the free calls used, including this one; null if the call used none.';
 
 CREATE OR REPLACE FUNCTION acp.settle_found(p_event jsonb) RETURNS boolean
 LANGUAGE plpgsql
@@ -283,7 +286,8 @@ END
 $$;
 COMMENT ON FUNCTION acp.settle_found(jsonb) IS 'Returns the outcome of the call of this event. True: success; false: refused; null: no audit row. The answer is as durable as an acknowledged commit of that row.';
 
-CREATE OR REPLACE FUNCTION acp.settle_doubt(p_event jsonb, p_reservation uuid, p_claim text) RETURNS boolean
+DROP FUNCTION IF EXISTS acp.settle_doubt(jsonb, uuid, text); -- signature up to schema version 10
+CREATE OR REPLACE FUNCTION acp.settle_doubt(p_event jsonb, p_reservation uuid, p_claim text, p_approval uuid DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -293,7 +297,7 @@ BEGIN
 	PERFORM acp.audit_pending((p_event->>'event_id')::uuid);
 	done := acp.settle_found(p_event);
 	IF done IS NULL THEN
-		PERFORM acp.settle(p_event, p_reservation, NULL, p_claim);
+		PERFORM acp.settle(p_event, p_reservation, NULL, p_claim, NULL, p_approval);
 		RETURN false;
 	END IF;
 	RETURN done;
@@ -306,7 +310,7 @@ EXCEPTION WHEN unique_violation THEN
 	RETURN done;
 END
 $$;
-COMMENT ON FUNCTION acp.settle_doubt(jsonb, uuid, text) IS
+COMMENT ON FUNCTION acp.settle_doubt(jsonb, uuid, text, uuid) IS
 	'Resolves a call whose commit was not acknowledged. True: it was committed. False: it was not; p_event, a refusal with the same event_id and ts, is now its audit row, so a commit that arrives later fails. Waits for a commit in progress.';
 
 CREATE OR REPLACE FUNCTION acp.settle_far(p_rows acp.audit_logs[], p_skipped boolean[], p_default_limit integer, p_warn_percent integer)
@@ -555,4 +559,4 @@ GRANT EXECUTE ON FUNCTION acp.usage_of(uuid, date, boolean), acp.usage_roll_up()
 	acp.settle_rows(acp.audit_logs[], boolean[], integer, integer, boolean),
 	acp.settle_batch(uuid[], uuid[], timestamptz[], uuid[], text[], text[], text[], text[], text[], uuid[], text[], text[], text[], text[],
 		jsonb[], real[], inet[], text[], boolean[], uuid[], text[], boolean[], text[], bigint[], text[], boolean[], integer, integer, boolean, bigint, boolean),
-	acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer, text), acp.settle_found(jsonb), acp.settle_doubt(jsonb, uuid, text), acp.price(text, text, timestamptz), acp.usage(uuid, date, integer), acp.pricing(text, text, bigint) TO acp_app;
+	acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer, text), acp.settle_found(jsonb), acp.settle_doubt(jsonb, uuid, text, uuid), acp.price(text, text, timestamptz), acp.usage(uuid, date, integer), acp.pricing(text, text, bigint) TO acp_app;

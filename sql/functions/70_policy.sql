@@ -117,7 +117,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.authorize(jsonb) IS
-	'Decides a call {tenant_id, api_key_id, actor_type, action, request_hash, amount, event_id, dry_run}: decision allow, deny or require_approval. approval_id with allow: the approval to consume when the call succeeds; with require_approval: the approval that a person must give. fault: the policy that cannot be evaluated, for the log.';
+	'Decides a call {tenant_id, api_key_id, actor_type, action, request_hash, amount, event_id, dry_run}: decision allow, deny or require_approval. approval_id with allow: the approval to use up before the call runs (acp.approval_use); with require_approval: the approval that a person must give. fault: the policy that cannot be evaluated, for the log.';
 
 CREATE OR REPLACE FUNCTION acp.approval_use(p_tenant uuid, p_approval uuid, p_event uuid) RETURNS void
 LANGUAGE plpgsql
@@ -125,13 +125,26 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	UPDATE acp.approvals SET status = 'used', used_by = p_event
-	WHERE tenant_id = p_tenant AND approval_id = p_approval AND status = 'approved' AND expires_at > acp.now();
+	WHERE tenant_id = p_tenant AND approval_id = p_approval
+	  AND ((status = 'approved' AND expires_at > acp.now()) OR (status = 'used' AND used_by = p_event));
 	IF NOT FOUND THEN
 		PERFORM acp.fail('APPROVAL_REQUIRED', 'the approval of this call was used by another one; send it again to ask for a new one');
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION acp.approval_use(uuid, uuid, uuid) IS 'Consumes an approval in the transaction of the approved call. One approval allows one call.';
+COMMENT ON FUNCTION acp.approval_use(uuid, uuid, uuid) IS
+	'Uses up an approval for the call p_event, before anything is done. One approval allows one call. Repeating it for the same call changes nothing.';
+
+CREATE OR REPLACE FUNCTION acp.approval_give_back(p_tenant uuid, p_approval uuid, p_event uuid) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	UPDATE acp.approvals SET status = 'approved', used_by = NULL
+	WHERE tenant_id = p_tenant AND approval_id = p_approval AND status = 'used' AND used_by = p_event;
+END
+$$;
+COMMENT ON FUNCTION acp.approval_give_back(uuid, uuid, uuid) IS 'Undoes acp.approval_use() for a call that has done nothing.';
 
 CREATE OR REPLACE FUNCTION acp.policy_fault(p_policy jsonb, OUT place text, OUT why text)
 LANGUAGE sql STABLE
@@ -290,6 +303,6 @@ $$;
 COMMENT ON FUNCTION acp.approval_decide(uuid, text) IS 'Approves or rejects a call. False: no such pending approval.';
 
 GRANT EXECUTE ON FUNCTION acp.pattern_fits(text, text), acp.window_open(jsonb, timestamptz), acp.policy_version(), acp.find_policy(jsonb),
-	acp.approval_for(jsonb), acp.authorize(jsonb), acp.approval_use(uuid, uuid, uuid), acp.policy_fault(jsonb),
+	acp.approval_for(jsonb), acp.authorize(jsonb), acp.approval_use(uuid, uuid, uuid), acp.approval_give_back(uuid, uuid, uuid), acp.policy_fault(jsonb),
 	acp.check_policy(jsonb), acp.policy_faults(), acp.governance_propose_policy(uuid, jsonb, jsonb), acp.proposal_decide(uuid, text),
 	acp.policy_publish(uuid, uuid), acp.policy_add(uuid, uuid, jsonb), acp.policy_enable(uuid, boolean), acp.approval_decide(uuid, text) TO acp_app;

@@ -43,40 +43,68 @@ $$;
 COMMENT ON FUNCTION acp.hub_changed(jsonb, jsonb) IS
 	'Writes the audit row for a change by a kernel. The row belongs to the hub; result_meta names the tenant affected.';
 
-CREATE OR REPLACE FUNCTION acp.hub_tenants_create(p jsonb, p_ctx jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION acp.hub_replay(p_op text, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	nil      CONSTANT uuid := '00000000-0000-0000-0000-000000000000';
-	op       CONSTANT text := 'hub.tenants.create';
 	idem_key CONSTANT text := p_ctx->>'idempotency_key';
 	earlier  acp.idempotency;
-	result   jsonb;
 BEGIN
-	IF idem_key IS NOT NULL THEN
-		-- Of two first calls with one key, the second waits here and then finds the row of the first.
-		PERFORM pg_advisory_xact_lock(hashtextextended(op || idem_key, 0));
-		SELECT * INTO earlier FROM acp.idempotency i WHERE i.tenant_id = nil AND i.action = op AND i.key = idem_key;
-		IF earlier.expires_at > acp.now() THEN
-			IF earlier.fingerprint <> p_ctx->>'fingerprint' THEN
-				PERFORM acp.fail('IDEMPOTENCY_MISMATCH', 'this idempotency key was used with another request; use a separate key for each request');
-			END IF;
-			PERFORM acp.hub_changed(p_ctx, jsonb_build_object('tenant_id', earlier.reply->'tenant_uuid', 'replay', true));
-			RETURN earlier.reply;
+	IF idem_key IS NULL THEN
+		RETURN NULL;
+	END IF;
+	-- Of two first calls with one key, the second waits here and then finds the row of the first.
+	PERFORM pg_advisory_xact_lock(hashtextextended(p_op || idem_key, 0));
+	SELECT * INTO earlier FROM acp.idempotency i WHERE i.tenant_id = nil AND i.action = p_op AND i.key = idem_key;
+	IF earlier.expires_at > acp.now() THEN
+		IF earlier.fingerprint <> p_ctx->>'fingerprint' THEN
+			PERFORM acp.fail('IDEMPOTENCY_MISMATCH', 'this idempotency key was used with another request; use a separate key for each request');
 		END IF;
-		DELETE FROM acp.idempotency i WHERE i.tenant_id = nil AND i.action = op AND i.key = idem_key;
+		PERFORM acp.hub_changed(p_ctx, jsonb_build_object('tenant_id', coalesce(earlier.reply->'tenant_uuid', earlier.reply->'tenant_id'),
+			'replay', true));
+		RETURN earlier.reply;
+	END IF;
+	DELETE FROM acp.idempotency i WHERE i.tenant_id = nil AND i.action = p_op AND i.key = idem_key;
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION acp.hub_replay(text, jsonb) IS
+	'Returns the reply to an earlier request of a kernel with the same Idempotency-Key and body, within 24 hours, and writes the audit row of this one; null: there was none, and acp.hub_keep() must follow.';
+
+CREATE OR REPLACE FUNCTION acp.hub_keep(p_op text, p_ctx jsonb, p_reply jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF p_ctx->>'idempotency_key' IS NOT NULL THEN
+		INSERT INTO acp.idempotency (tenant_id, action, key, fingerprint, state, reply, created_at, expires_at)
+		VALUES ('00000000-0000-0000-0000-000000000000', p_op, p_ctx->>'idempotency_key', p_ctx->>'fingerprint', 'done', p_reply, acp.now(),
+			acp.now() + interval '24 hours');
+	END IF;
+	RETURN p_reply;
+END
+$$;
+COMMENT ON FUNCTION acp.hub_keep(text, jsonb, jsonb) IS 'Keeps the reply to a request of a kernel under its Idempotency-Key, or under the key that the program gave it. Returns the reply.';
+
+CREATE OR REPLACE FUNCTION acp.hub_tenants_create(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	op     CONSTANT text := 'hub.tenants.create';
+	result jsonb := acp.hub_replay(op, p_ctx);
+BEGIN
+	IF result IS NOT NULL THEN
+		RETURN result;
 	END IF;
 	IF NOT acp.tenant_create((p_ctx->>'id')::uuid, p->>'product', p->>'agent_id', p->>'email', p->>'organization_name') THEN
 		PERFORM acp.fail('ALREADY_ONBOARDED', 'this agent_id is taken; choose another one');
 	END IF;
 	result := jsonb_build_object('tenant_uuid', p_ctx->'id', 'tier', 'free', 'created_at', acp.rfc3339(acp.now()));
-	IF idem_key IS NOT NULL THEN
-		INSERT INTO acp.idempotency (tenant_id, action, key, fingerprint, state, reply, created_at, expires_at)
-		VALUES (nil, op, idem_key, p_ctx->>'fingerprint', 'done', result, acp.now(), acp.now() + interval '24 hours');
-	END IF;
 	PERFORM acp.hub_changed(p_ctx, jsonb_build_object('tenant_id', p_ctx->'id'));
-	RETURN result;
+	RETURN acp.hub_keep(op, p_ctx, result);
 END
 $$;
 COMMENT ON FUNCTION acp.hub_tenants_create(jsonb, jsonb) IS
@@ -87,16 +115,21 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	t acp.tenants := acp.hub_tenant(p);
+	op     CONSTANT text := 'hub.tenants.update';
+	t      acp.tenants := acp.hub_tenant(p);
+	result CONSTANT jsonb := acp.hub_replay(op, p_ctx);
 BEGIN
+	IF result IS NOT NULL THEN
+		RETURN result;
+	END IF;
 	PERFORM acp.tenant_update(t.tenant_id, p->>'tier', p->>'payment_method_status', p->>'status', NULL);
 	UPDATE acp.tenants SET stripe_customer_id = coalesce(p->>'stripe_customer_id', stripe_customer_id)
 	WHERE tenant_id = t.tenant_id RETURNING * INTO t;
 	PERFORM acp.hub_changed(p_ctx, jsonb_build_object('tenant_id', t.tenant_id,
 		'changed', (SELECT jsonb_agg(key ORDER BY key) FROM jsonb_object_keys(p - 'tenant_id') key)));
-	RETURN jsonb_build_object('tenant_id', t.tenant_id, 'tier', t.tier, 'payment_method_status', t.payment_method_status,
-		'stripe_customer_id', t.stripe_customer_id, 'status', t.status, 'upgraded_at', acp.rfc3339(t.upgraded_at),
-		'updated_at', acp.rfc3339(t.updated_at));
+	RETURN acp.hub_keep(op, p_ctx, jsonb_build_object('tenant_id', t.tenant_id, 'tier', t.tier,
+		'payment_method_status', t.payment_method_status, 'stripe_customer_id', t.stripe_customer_id, 'status', t.status,
+		'upgraded_at', acp.rfc3339(t.upgraded_at), 'updated_at', acp.rfc3339(t.updated_at)));
 END
 $$;
 COMMENT ON FUNCTION acp.hub_tenants_update(jsonb, jsonb) IS 'tenants/update: sets the given members of tier, payment_method_status, status and stripe_customer_id.';
@@ -184,18 +217,23 @@ BEGIN
 		IF p ? 'approval_id' THEN
 			PERFORM acp.approval_use(t.tenant_id, (p->>'approval_id')::uuid, (p->>'event_id')::uuid);
 		END IF;
-	ELSIF NOT acp.usage_release(t.tenant_id, (p->>'event_id')::uuid, at) THEN
-		DELETE FROM acp.usage_settled
-		WHERE tenant_id = t.tenant_id AND period = acp.period(at) AND reservation_id = (p->>'event_id')::uuid;
-		IF FOUND THEN
-			UPDATE acp.usage_quota SET used = used - 1 WHERE tenant_id = t.tenant_id AND period = acp.period(at);
+	ELSE
+		IF p ? 'approval_id' THEN
+			PERFORM acp.approval_give_back(t.tenant_id, (p->>'approval_id')::uuid, (p->>'event_id')::uuid);
+		END IF;
+		IF NOT acp.usage_release(t.tenant_id, (p->>'event_id')::uuid, at) THEN
+			DELETE FROM acp.usage_settled
+			WHERE tenant_id = t.tenant_id AND period = acp.period(at) AND reservation_id = (p->>'event_id')::uuid;
+			IF FOUND THEN
+				UPDATE acp.usage_quota SET used = used - 1 WHERE tenant_id = t.tenant_id AND period = acp.period(at);
+			END IF;
 		END IF;
 	END IF;
 	RETURN jsonb_build_object('calls_used', now_used);
 END
 $$;
 COMMENT ON FUNCTION acp.hub_usage_settle(jsonb, jsonb) IS
-	'usage/settle: called before a kernel commits a call. Success counts it and consumes its approval, or refuses it. Failure releases the reservation.';
+	'usage/settle: called before a kernel commits a call. Success counts it and uses up its approval, or refuses it; with reserved false it only uses up the approval, before the call runs. Failure releases the reservation and gives the approval back.';
 
 CREATE OR REPLACE FUNCTION acp.hub_event_row(p_event jsonb) RETURNS acp.audit_logs
 LANGUAGE plpgsql
@@ -367,12 +405,17 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+	op     CONSTANT text := 'hub.policy-propose';
 	t      CONSTANT acp.tenants := acp.hub_tenant(p);
-	result CONSTANT jsonb := acp.governance_propose_policy(t.tenant_id, p, jsonb_build_object('event_id', p_ctx->'id',
-		'api_key_id', '00000000-0000-0000-0000-000000000000'));
+	result jsonb := acp.hub_replay(op, p_ctx);
 BEGIN
+	IF result IS NOT NULL THEN
+		RETURN result;
+	END IF;
+	result := acp.governance_propose_policy(t.tenant_id, p, jsonb_build_object('event_id', p_ctx->'id',
+		'api_key_id', '00000000-0000-0000-0000-000000000000'));
 	PERFORM acp.hub_changed(p_ctx, jsonb_build_object('tenant_id', t.tenant_id, 'resource_type', 'policy_proposal', 'resource_id', p_ctx->'id'));
-	RETURN result;
+	RETURN acp.hub_keep(op, p_ctx, result);
 END
 $$;
 COMMENT ON FUNCTION acp.hub_policy_propose(jsonb, jsonb) IS 'policy-propose: governance.propose_policy for a tenant, without a key (nil api_key_id).';
@@ -382,9 +425,15 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+	op     CONSTANT text := 'hub.revoke';
 	tenant uuid;
 	ended  uuid[];
+	fresh  bigint;
+	result CONSTANT jsonb := acp.hub_replay(op, p_ctx);
 BEGIN
+	IF result IS NOT NULL THEN
+		RETURN result;
+	END IF;
 	IF p ? 'tenant_id' THEN
 		tenant := (acp.hub_tenant(p)).tenant_id;
 	ELSE
@@ -393,16 +442,20 @@ BEGIN
 			PERFORM acp.fail('NOT_FOUND', 'no key has this api_key_id', '/api_key_id');
 		END IF;
 	END IF;
-	WITH gone AS (
-		UPDATE acp.api_keys SET revoked_at = acp.now()
-		WHERE tenant_id = tenant AND revoked_at IS NULL AND (NOT p ? 'api_key_id' OR api_key_id = (p->>'api_key_id')::uuid)
-		RETURNING api_key_id)
-	SELECT coalesce(array_agg(api_key_id ORDER BY api_key_id), '{}') INTO ended FROM gone;
-	PERFORM acp.hub_changed(p_ctx, jsonb_build_object('tenant_id', tenant, 'resource_type', 'api_key', 'count', cardinality(ended)));
-	RETURN jsonb_build_object('tenant_id', tenant, 'revoked', to_jsonb(ended));
+	UPDATE acp.api_keys SET revoked_at = acp.now()
+	WHERE tenant_id = tenant AND revoked_at IS NULL AND (NOT p ? 'api_key_id' OR api_key_id = (p->>'api_key_id')::uuid);
+	GET DIAGNOSTICS fresh = ROW_COUNT;
+	-- A repeated request answers what the first one did: if nothing is left to revoke, the keys that were revoked last.
+	SELECT coalesce(array_agg(k.api_key_id ORDER BY k.api_key_id), '{}') INTO ended FROM acp.api_keys k
+	WHERE k.tenant_id = tenant AND (NOT p ? 'api_key_id' OR k.api_key_id = (p->>'api_key_id')::uuid)
+	  AND k.revoked_at = (SELECT max(l.revoked_at) FROM acp.api_keys l
+		WHERE l.tenant_id = tenant AND (NOT p ? 'api_key_id' OR l.api_key_id = (p->>'api_key_id')::uuid));
+	PERFORM acp.hub_changed(p_ctx, jsonb_build_object('tenant_id', tenant, 'resource_type', 'api_key', 'count', fresh));
+	RETURN acp.hub_keep(op, p_ctx, jsonb_build_object('tenant_id', tenant, 'revoked', to_jsonb(ended)));
 END
 $$;
-COMMENT ON FUNCTION acp.hub_revoke(jsonb, jsonb) IS 'revoke: revokes one key or all keys of a tenant. revoked: ids of the keys that were usable until now.';
+COMMENT ON FUNCTION acp.hub_revoke(jsonb, jsonb) IS
+	'revoke: revokes one key or all keys of a tenant. revoked: ids of the keys that this request revoked; if it found nothing to revoke, those that were revoked last.';
 
 -- Transfer to a remote hub -------------------------------------------------------------------------------------------
 
@@ -450,7 +503,7 @@ AS $$ SELECT acp.forward_refused(p_event, p_reason) $$;
 COMMENT ON FUNCTION acp.outbox_refused(jsonb, text) IS 'The old name of acp.forward_refused().';
 
 GRANT EXECUTE ON FUNCTION acp.audit_event_json(acp.audit_logs), acp.hub_tenant(jsonb), acp.hub_changed(jsonb, jsonb),
-	acp.hub_tenants_create(jsonb, jsonb), acp.hub_tenants_update(jsonb, jsonb), acp.hub_usage(jsonb, jsonb),
+	acp.hub_replay(text, jsonb), acp.hub_keep(text, jsonb, jsonb), acp.hub_tenants_create(jsonb, jsonb), acp.hub_tenants_update(jsonb, jsonb), acp.hub_usage(jsonb, jsonb),
 	acp.hub_usage_reserve(jsonb, jsonb), acp.hub_usage_consume(jsonb, jsonb), acp.hub_usage_settle(jsonb, jsonb),
 	acp.hub_event_row(jsonb), acp.hub_count(acp.audit_logs[], integer), acp.hub_audit_ingest(jsonb, jsonb), acp.hub_audit_query(jsonb, jsonb),
 	acp.hub_authorize(jsonb, jsonb), acp.hub_heartbeat(jsonb, jsonb), acp.hub_policy_propose(jsonb, jsonb), acp.hub_revoke(jsonb, jsonb),

@@ -92,6 +92,20 @@ static enum acp_code authorize(void *self, struct json_object *query, struct jso
 	return acp_pg_take_json(status, rows, decision, &error, "policy");
 }
 
+static enum acp_code use_approval(void *self, const char *tenant_id, const char *approval_id, const char *event_id,
+				  const char *ts, struct acp_refusal *refusal)
+{
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	const char *values[] = {tenant_id, approval_id, event_id};
+	(void)ts;
+	enum acp_db_status status =
+		acp_db_write(pg->pool, "SELECT acp.approval_use($1, $2, $3)", 3, values, 0, NULL, &error);
+	enum acp_code code = acp_pg_code(status, &error, "approval");
+	acp_pg_refusal(code, &error, refusal);
+	return code;
+}
+
 /* The call's transaction --------------------------------------------------------------------------------------- */
 
 void acp_pg_end_tx(struct acp_tx *tx)
@@ -221,6 +235,7 @@ const struct acp_plane_call acp_pg_call = {
 	.authenticate = authenticate,
 	.onboard = acp_pg_onboard,
 	.authorize = authorize,
+	.use_approval = use_approval,
 	.claim = claim,
 	.begin = acp_pg_begin,
 	.run = run,

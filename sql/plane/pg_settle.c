@@ -146,7 +146,7 @@ enum acp_code acp_pg_record(void *self, const struct acp_settlement *end)
 	/* A call that failed because the database is away has waited long enough. */
 	const char *code = end->event->error_code;
 	int timeout_ms = code && strcmp(code, acp_code_name(ACP_UNAVAILABLE)) == 0 ? 1000 : 0;
-	/* If only the row is kept, the claim becomes free when its lease ends. */
+	/* If only the row is kept, the claim becomes free when its lease ends; the approval stays used. */
 	struct acp_writer_result result = {.used = -1, .error = &error};
 	result.status = settle_on(pg, NULL, end, timeout_ms, &used, &error);
 	return end_store(pg, end->event, &result);
@@ -156,15 +156,16 @@ enum acp_code acp_pg_record(void *self, const struct acp_settlement *end)
 static enum acp_db_status query_outcome(struct acp_pg_plane *pg, const struct acp_settlement *end, bool *done,
 					struct acp_db_error *error)
 {
-	static const char sql[] = "SELECT acp.settle_doubt($1, $2, $3)";
+	static const char sql[] = "SELECT acp.settle_doubt($1, $2, $3, $4)";
 	const struct timespec pause = {.tv_nsec = 100 * 1000000L};
 	uint64_t deadline = acp_monotonic_us() + (uint64_t)pg->config->db_timeout * 1000u;
 	enum acp_db_status status;
 	PGresult *rows = NULL;
 	struct json_object *event = acp_event_json(end->event);
-	const char *values[] = {acp_pg_text(event), end->reserved ? end->event->event_id : NULL, end->claim};
+	const char *values[] = {acp_pg_text(event), end->reserved ? end->event->event_id : NULL, end->claim,
+				end->approval};
 	acp_thread_blocks();
-	while ((status = acp_db_write(pg->pool, sql, 3, values, 0, &rows, error)) != ACP_DB_OK &&
+	while ((status = acp_db_write(pg->pool, sql, 4, values, 0, &rows, error)) != ACP_DB_OK &&
 	       acp_monotonic_us() < deadline)
 		nanosleep(&pause, NULL);
 	acp_thread_goes_on();

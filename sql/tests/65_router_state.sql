@@ -11,7 +11,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(154);
+SELECT plan(164);
 
 -- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -97,6 +97,15 @@ CREATE FUNCTION pg_temp.q(t integer, action text, e integer, more jsonb DEFAULT 
 $$;
 CREATE FUNCTION pg_temp.decision(t integer, action text, more jsonb DEFAULT '{}') RETURNS text LANGUAGE sql AS $$
 	SELECT acp.authorize(pg_temp.q(t, action, 800, more))->>'decision'
+$$;
+CREATE FUNCTION pg_temp.approval(n integer) RETURNS text LANGUAGE sql AS $$
+	SELECT status || ' ' || coalesce(used_by::text, '-') FROM acp.approvals WHERE approval_id = pg_temp.e(n)
+$$;
+-- The audit row of call n of tenant t.
+CREATE FUNCTION pg_temp.event(t integer, n integer, more jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
+	SELECT jsonb_build_object('event_id', pg_temp.e(n), 'request_id', pg_temp.e(n), 'ts', acp.now(), 'tenant_id', pg_temp.t(t),
+		'integration', 'pgtap', 'pack', 'test', 'action', 'a.b', 'actor_type', 'api_key', 'status', 'success', 'latency_ms', 2,
+		'dry_run', false, 'billable', false, 'billing_quantity', 1, 'tier', 'free') || more
 $$;
 CREATE FUNCTION pg_temp.policy(p integer, t integer, policy jsonb) RETURNS void LANGUAGE sql AS $$
 	SELECT acp.policy_add(pg_temp.p(p), pg_temp.t(t), '{"name": "p"}' || policy)
@@ -304,9 +313,25 @@ SELECT ok(acp.approval_decide(pg_temp.e(1), 'approved') AND NOT acp.approval_dec
 SELECT is(pg_temp.decision(6, 'a.b'), 'allow', 'the approved call is allowed');
 SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(5), pg_temp.e(1), pg_temp.e(7))$$),
 	ARRAY['APPROVAL_REQUIRED', ''], 'another tenant cannot use the approval');
-SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(6), pg_temp.e(1), pg_temp.e(7))$$), NULL, 'the approval is used');
+SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(6), pg_temp.e(1), pg_temp.e(7))$$), NULL, 'the approval is used: ' || n)
+FROM (VALUES ('once'), ('a repetition for the same call changes nothing')) v (n);
 SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(6), pg_temp.e(1), pg_temp.e(8))$$),
 	ARRAY['APPROVAL_REQUIRED', ''], 'an approval is used once');
+SELECT acp.approval_give_back(pg_temp.t(6), pg_temp.e(1), pg_temp.e(8)) \gset ignored_
+SELECT is(pg_temp.approval(1), 'used ' || pg_temp.e(7), 'another call cannot give it back');
+SELECT acp.settle(pg_temp.event(6, 8, '{"status": "error", "error_code": "NOT_FOUND"}'), NULL, NULL, NULL, NULL, pg_temp.e(1)) \gset ignored_
+SELECT is(pg_temp.approval(1), 'used ' || pg_temp.e(7), 'the end of another failed call does not give it back');
+SELECT acp.settle(pg_temp.event(6, 7, '{"status": "error", "error_code": "NOT_FOUND"}'), NULL, NULL, NULL, NULL, pg_temp.e(1)) \gset ignored_
+SELECT is(pg_temp.approval(1), 'approved -', 'a call that did nothing gives it back');
+SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(6), pg_temp.e(1), pg_temp.e(10))$$), NULL, 'it is used again');
+SELECT is(acp.settle_doubt(pg_temp.event(6, 10, '{"status": "error", "error_code": "UNAVAILABLE"}'), NULL, NULL, pg_temp.e(1)), false,
+	'a call whose commit is not known was not committed');
+SELECT is(pg_temp.approval(1), 'approved -', 'it gives its approval back');
+SELECT is(pg_temp.refusal($$SELECT acp.approval_use(pg_temp.t(6), pg_temp.e(1), pg_temp.e(11))$$), NULL, 'it is used again');
+SELECT acp.settle(pg_temp.event(6, 11), NULL, NULL) \gset ignored_
+SELECT is(acp.settle_doubt(pg_temp.event(6, 11, '{"status": "error", "error_code": "UNAVAILABLE"}'), NULL, NULL, pg_temp.e(1)), true,
+	'a call whose commit is not known was committed');
+SELECT is(pg_temp.approval(1), 'used ' || pg_temp.e(11), 'it keeps its approval');
 SELECT ok(acp.approval_decide(pg_temp.e(3), 'rejected'), 'an approval is rejected');
 SELECT is(acp.authorize(pg_temp.q(6, 'a.b', 20, jsonb_build_object('request_hash', repeat('b', 64))))->>'decision',
 	'require_approval', 'a rejected approval allows nothing');

@@ -2,6 +2,7 @@
 shipped examples."""
 
 import contextlib
+import email.utils
 import json
 import os
 import re
@@ -344,8 +345,7 @@ def test_http_example(bench):
 
 
 def test_http_request(bench):
-    """Contract 3: the upstream receives the call, its request id, its idempotency key (or else the event's id) and a
-    valid trace."""
+    """Contract 3: the upstream receives the call, its request id, an idempotency key of its own and a valid trace."""
     tenant = bench.onboard()
     with Upstream() as upstream, behind(bench, upstream, supports_dry_run=True,
                                         handler={"headers": {"X-Own": "1"}}) as responder:
@@ -354,71 +354,220 @@ def test_http_request(bench):
         path, headers, body = upstream.seen[0]
         equal(body, {"action": "e2e.http", "params": {"n": 2.5, "ä": [None]}, "dry_run": False, "tenant_id": tenant.id,
                      "request_id": reply.request_id, "idempotency_key": "key-1"}, "body")
-        wanted = {"Content-Type": "application/json", "X-Request-Id": reply.request_id, "Idempotency-Key": "key-1",
-                  "traceparent": TRACE, "X-Own": "1"}
+        wanted = {"Content-Type": "application/json", "X-Request-Id": reply.request_id, "traceparent": TRACE, "X-Own": "1"}
+        check(OPAQUE.fullmatch(headers["Idempotency-Key"]), "%r" % headers)
         equal((path, {name: headers.get(name) for name in wanted}), ("/do", wanted), "path and headers")
         check(tenant.key not in json.dumps(headers), "the upstream received the API key")
         reply = succeeded(call(responder, tenant.key, "e2e.http", {}, {"traceparent": TRACE[:-1] + "x"}))
         _, headers, body = upstream.seen[1]
-        equal((headers["Idempotency-Key"], body["idempotency_key"]), (bench.audit(reply)["event_id"], None), "no key")
+        check(OPAQUE.fullmatch(headers["Idempotency-Key"]) and body["idempotency_key"] is None, "no key: %r" % headers)
         check("traceparent" not in headers, "an invalid trace")
         succeeded(call(responder, tenant.key, "e2e.http", idempotency_key="a\r\nX-Evil: ä"))
         _, headers, body = upstream.seen[2]
-        check(re.fullmatch("[0-9a-f]{64}", headers["Idempotency-Key"]) and "X-Evil" not in headers, "%r" % headers)
+        check(OPAQUE.fullmatch(headers["Idempotency-Key"]) and "X-Evil" not in headers, "%r" % headers)
         equal(body["idempotency_key"], "a\r\nX-Evil: ä", "the key in the body")
         succeeded(call(responder, tenant.key, "e2e.http", idempotency_key="key-2", dry_run=True))
         _, headers, body = upstream.seen[3]
         equal((body["dry_run"], body["idempotency_key"]), (True, None), "dry run")
-        check(headers["Idempotency-Key"] != "key-2", "a dry run has the key of the call that it simulates")
+        succeeded(call(responder, tenant.key, "e2e.http", idempotency_key="key-2"))
+        check(headers["Idempotency-Key"] != upstream.seen[4][1]["Idempotency-Key"],
+              "a dry run has the key of the call that it simulates")
+
+
+def test_http_keys_are_scoped(bench):
+    """Contract 3: the upstream's Idempotency-Key differs by tenant, action and key. It is the same for every repetition,
+    in every process, so that an upstream can recognise one."""
+    tenants = [bench.onboard(), bench.onboard()]
+    with Upstream() as upstream, Folder() as folder:
+        for name in "e2e.one", "e2e.two":
+            folder.put(name, action(name, upstream.handler()))
+        upstream.says(502, {})  # nothing is stored, so each call reaches the upstream
+        sent = set()
+        for _ in range(2):
+            with Responder(bench.stack, actions_dir=folder.path) as responder:
+                for tenant in tenants:
+                    for name in "e2e.one", "e2e.two":
+                        for key in "order-1", "order-2":
+                            refused(call(responder, tenant.key, name, idempotency_key=key), 502, "UPSTREAM_FAILED")
+                            _, headers, body = upstream.seen[-1]
+                            sent.add((tenant.id, name, key, headers["Idempotency-Key"]))
+                            equal(body["idempotency_key"], key, "the key in the body")
+        equal((len(sent), len({header for *_, header in sent}), len(upstream.seen)), (8, 8, 16), "keys and requests")
 
 
 SECRET = "Bearer abcdefghijklmnop"
-# The upstream's reply, then the call's data and quantity.
-GOOD_REPLIES = [({"data": None}, None, 1), ({"data": [1], "quantity": 0}, [1], 0), ([1, 2], [1, 2], 1), (None, None, 1),
-                ({"a": 1, "quantity": 9}, {"a": 1, "quantity": 9}, 1),
-                ({"data": {}, "result_meta": {"token": "x", "note": SECRET}}, {}, 1)]
-BAD_REPLIES = [(500, {}, "UPSTREAM_FAILED"), (503, b"", "UPSTREAM_FAILED"), (409, {}, "UPSTREAM_FAILED"),
-               (401, {}, "UPSTREAM_FAILED"), (302, b"", "UPSTREAM_FAILED"), (200, b"", "UPSTREAM_FAILED"),
-               (200, b"{", "UPSTREAM_FAILED"), (200, b'{"a":1,"a":2}', "UPSTREAM_FAILED"),
+OPAQUE = re.compile("[0-9a-f]{64}")
+DEEP = b"[" * 500 + b"]" * 500
+# The upstream's status and reply, then the call's data as it must appear in the reply, and the quantity.
+GOOD_REPLIES = [
+    (200, b'{"data":null}', b"null", 1), (200, b'{"data":[1],"quantity":0}', b"[1]", 0), (201, b"[1,2]", b"[1,2]", 1),
+    (200, b"null", b"null", 1), (200, b'{"a":1,"quantity":9}', b'{"a":1,"quantity":9}', 1),
+    # The quantity in every form of a whole number.
+    (200, b'{"data":1,"quantity":1.0}', b"1", 1), (200, b'{"data":1,"quantity":1e0}', b"1", 1),
+    (200, b'{"data":1,"quantity":70.00e-1}', b"1", 7), (200, b'{"data":1,"quantity":-0.0}', b"1", 0),
+    # Nothing.
+    (200, b"", b"null", 1), (204, b"", b"null", 1), (205, b"", b"null", 1), (202, b" \r\n", b"null", 1),
+    # Numbers that no type of the program holds arrive as they were written.
+    (200, b'{"data":[9007199254740993,18446744073709551617,-9223372036854775809,1e400,-0,0.10,1E+2]}',
+     b"[9007199254740993,18446744073709551617,-9223372036854775809,1e400,-0,0.10,1E+2]", 1),
+    (200, b'{"data":0.1234567890123456789012345678901234567890}', b"0.1234567890123456789012345678901234567890", 1),
+    (200, b"1" * 400, b"1" * 400, 1),
+    # Scalars, a byte order mark, depth, two members of one name, characters that requests may not contain.
+    (200, b'"text"', b'"text"', 1), (200, b"true", b"true", 1), (200, b"\xef\xbb\xbf{\"data\":2}", b"2", 1),
+    (200, DEEP, DEEP, 1), (200, b'{"a":1,"b":2,"a":3}', b'{"b":2,"a":3}', 1),
+    (200, b'{"data":"a\\u0000b"}', b'"a\\u0000b"', 1), (200, b'{"data":"\\ud800"}', '"\ufffd"'.encode(), 1)]
+BAD_REPLIES = [(500, {}, "UPSTREAM_FAILED"), (503, b"", "UPSTREAM_FAILED"), (401, {}, "UPSTREAM_FAILED"),
+               (302, b"", "UPSTREAM_FAILED"), (200, b"{", "UPSTREAM_FAILED"), (200, b"\xff", "UPSTREAM_FAILED"),
                (200, {"data": 1, "quantity": -1}, "UPSTREAM_FAILED"),
                (200, {"data": 1, "quantity": 1.5}, "UPSTREAM_FAILED"),
+               (200, {"data": 1, "quantity": 1e30}, "UPSTREAM_FAILED"),
                (200, {"data": 1, "quantity": "1"}, "UPSTREAM_FAILED"),
-               (200, {"data": 1, "result_meta": 1}, "UPSTREAM_FAILED"), (200, {"data": "x" * 2000}, "UPSTREAM_FAILED"),
+               (200, {"data": 1, "result_meta": 1}, "UPSTREAM_FAILED"),
+               (200, {"data": 1, "result_meta": {"n": "\0"}}, "UPSTREAM_FAILED"),
+               (200, b'{"data":1,"result_meta":{"n":1e999999}}', "UPSTREAM_FAILED"),
+               (200, {"data": "x" * 2000}, "UPSTREAM_FAILED"),
                (404, {"error": "no such thing"}, "NOT_FOUND"), (404, b"<html>", "NOT_FOUND"),
+               (409, {"error": {"message": "is sold"}}, "CONFLICT"), (409, b"", "CONFLICT"),
                (400, {"error": "bad " + SECRET}, "VALIDATION_ERROR"),
                (422, {"error": "ä" * 300, "field": "/params/x"}, "VALIDATION_ERROR"), (422, b"", "VALIDATION_ERROR")]
 
 
 def test_http_good_replies(bench):
-    """Contract 3: the upstream's reply sets data, quantity and result_meta (without credentials)."""
+    """Contract 3: the upstream's reply sets data and quantity, if RFC 8259 permits it. Its values reach the caller as
+    they were written, and so do those of a replay."""
     tenant = bench.paid_tenant()
     with Upstream() as upstream, behind(bench, upstream) as responder:
-        for document, data, quantity in GOOD_REPLIES:
-            upstream.says(200, document)
-            reply = succeeded(call(responder, tenant.key, "e2e.http"))
-            equal(reply.data, data, "data of %r" % (document,))
-            row = bench.audit(reply, billable=True, billing_quantity=quantity, billing_unit=None)
-        equal(row["result_meta"], {"token": "[REDACTED]", "note": "[REDACTED]"}, "result_meta")
+        for number, (status, document, data, quantity) in enumerate(GOOD_REPLIES):
+            upstream.says(status, document)
+            first = call(responder, tenant.key, "e2e.http", idempotency_key="good-%d" % number)
+            again = call(responder, tenant.key, "e2e.http", idempotency_key="good-%d" % number)
+            for reply in first, again:
+                check(reply.status == 200 and b'"data":%s,' % data in reply.body, "reply to %r\n%s" % (document, reply))
+            equal(again.code, "IDEMPOTENT_REPLAY", "code of the second reply to %r" % document)
+            bench.audit(first, billable=True, billing_quantity=quantity, billing_unit=None)
+        equal(len(upstream.seen), len(GOOD_REPLIES), "requests")
+        upstream.says(200, {"data": {}, "result_meta": {"token": "x", "note": SECRET, "n": 2 ** 70}})
+        row = bench.audit(succeeded(call(responder, tenant.key, "e2e.http")))
+        equal({**row["result_meta"], "n": None}, {"token": "[REDACTED]", "note": "[REDACTED]", "n": None}, "result_meta")
 
 
 def test_http_bad_replies(bench):
     """Contract 3: a refusal of the upstream is passed on without credentials. Any other bad reply is 502. Neither is
     billed."""
     tenant = bench.onboard()
-    codes = {"UPSTREAM_FAILED": 502, "NOT_FOUND": 404, "VALIDATION_ERROR": 400}
+    codes = {"UPSTREAM_FAILED": 502, "NOT_FOUND": 404, "VALIDATION_ERROR": 400, "CONFLICT": 409}
     with Upstream() as upstream, behind(bench, upstream, handler={"max_reply_bytes": 2000}) as responder:
         for status, document, code in BAD_REPLIES:
             upstream.says(status, document, **({"Location": upstream.url} if status == 302 else {}))
             seen = len(upstream.seen)
             reply = refused(call(responder, tenant.key, "e2e.http"), codes[code], code)
             check(reply.header("Retry-After") is None and SECRET not in reply.body.decode(), "%s" % reply)
+            acts = code == "UPSTREAM_FAILED" and status != 401
+            equal("may or may not have acted" in reply.json["error"], acts, "%s: %s" % (status, reply.json["error"]))
             bench.audit(reply, billable=False, status="error", error_code=code)
             equal(len(upstream.seen), seen + 1, "requests for one call")
             if code == "VALIDATION_ERROR":
                 equal(reply.json["field"], "/params/x" if b"params" in upstream.body else "/params", "field")
-        upstream.says(404, {"error": "no such thing"})
-        equal(call(responder, tenant.key, "e2e.http").json["error"], "no such thing", "the upstream's message")
     none_billed(bench, tenant)
+
+
+def test_http_sentences(bench):
+    """Contract 3: 400, 404, 409 and 422 reach the caller with the upstream's sentence, in each of its common forms. What
+    an upstream says with 401, 403 or 5xx is for the operator: it is in the log, without credentials and cut."""
+    tenant = bench.onboard()
+    forms = [{"error": "is sold"}, {"error": {"message": "is sold", "code": 3}}, {"message": "is sold"},
+             {"title": "Conflict", "detail": "is sold"}, {"error": "", "title": "is sold"}]
+    with Upstream() as upstream, behind(bench, upstream) as responder:
+        for status in 400, 404, 409, 422:
+            for form in forms:
+                upstream.says(status, form)
+                equal(call(responder, tenant.key, "e2e.http").json["error"], "is sold", "%d, %s" % (status, form))
+        for status in 401, 403, 500:
+            upstream.says(status, {"error": "no entry for %s %s" % (status, SECRET)})
+            error = refused(call(responder, tenant.key, "e2e.http"), 502, "UPSTREAM_FAILED").json["error"]
+            check("no entry" not in error, error)
+            check("status %d: no entry for %d" % (status, status) in responder.read_log(), responder.read_log()[-600:])
+        upstream.says(401, b"<b>\x00\xffkey expired</b>" + b"y" * 5000)
+        refused(call(responder, tenant.key, "e2e.http"), 502, "UPSTREAM_FAILED")
+        log = responder.read_log()
+        check("key expired</b>yyy" in log and "y" * 250 not in log and SECRET not in log, log[-600:])
+
+
+def test_http_retry_after(bench):
+    """Contract 3: 429 and 503 of an upstream keep their Retry-After, as seconds or as a date, within a day."""
+    tenant = bench.onboard()
+    soon = lambda seconds: email.utils.formatdate(time.time() + seconds, usegmt=True)
+    cases = [("7", 7, 7), ("0", 1, 1), ("999999999999", 86400, 86400), (soon(600), 580, 600), (soon(-600), 1, 1),
+             (soon(9e6), 86400, 86400), ("soon", None, None), ("-1", None, None), ("", None, None), ("1.5", None, None)]
+    with Upstream() as upstream, behind(bench, upstream) as responder:
+        for status in 429, 503, 500:
+            for value, least, most in cases:
+                upstream.says(status, {"error": "busy"}, **{"Retry-After": value})
+                reply = refused(call(responder, tenant.key, "e2e.http"), 502, "UPSTREAM_FAILED")
+                given = reply.header("Retry-After")
+                if least is None or status == 500:
+                    equal(given, None, "Retry-After of %d, %r" % (status, value))
+                else:
+                    check(given and least <= int(given) <= most, "%r became %r" % (value, given))
+                equal("nothing was done" in reply.json["error"], status == 429, reply.json["error"])
+    none_billed(bench, tenant)
+
+
+class Impolite:
+    """An upstream that reads a request, and closes the connection without an answer: at once, or from the second request
+    of a connection on."""
+
+    def __init__(self, answers):
+        self._answers = answers
+        self.requests = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = "http://127.0.0.1:%d/" % self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._listener.close()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection):
+        with connection, connection.makefile("rb") as lines:
+            for number in range(self._answers + 1):
+                length = None
+                for line in lines:
+                    if line.lower().startswith(b"content-length:"):
+                        length = int(line.split(b":")[1])
+                    if line == b"\r\n":
+                        break
+                if length is None:
+                    return
+                lines.read(length)
+                self.requests += 1
+                if number < self._answers:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1")
+
+
+def test_http_is_sent_once(bench):
+    """Contract 3: an upstream that reads a request, acts and closes the connection is not asked again, on a new and on a
+    kept connection. (libcurl repeats a request whose kept connection was closed.)"""
+    tenant = bench.onboard()
+    settings = {"processes": "1", "workers": "1"}
+    for answers in 0, 1:
+        with Impolite(answers) as upstream, Folder() as folder:
+            folder.put("http", action("e2e.http", {"kind": "http", "url": upstream.url, "allow_private": True,
+                                                   "allow_http": True}))
+            with Responder(bench.stack, actions_dir=folder.path, **settings) as responder:
+                for _ in range(answers):
+                    succeeded(call(responder, tenant.key, "e2e.http"))
+                reply = refused(call(responder, tenant.key, "e2e.http"), 502, "UPSTREAM_FAILED")
+                check("may or may not have acted" in reply.json["error"], "%s" % reply)
+                equal(upstream.requests, answers + 1, "requests")
 
 
 def test_upstream_down(bench):

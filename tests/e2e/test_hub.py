@@ -157,7 +157,8 @@ def test_update(bench):
 
 
 def test_revoke(bench):
-    """Contract 2.2: revoke ends one key or all keys of a tenant; each call has its audit row."""
+    """Contract 2.2: revoke ends one key or all keys of a tenant; each call has its audit row. A repeated request answers
+    what the first one did."""
     hub = Hub(bench)
     tenant = bench.onboard()
     key, key_id = bench.make_key(tenant, "manage.read")
@@ -165,8 +166,13 @@ def test_revoke(bench):
     equal(succeeded(hub.post("revoke", {"api_key_id": key_id})).json["revoked"], [key_id], "revoked")
     refused(bench.call(key, "meta.version"), 401, "INVALID_API_KEY")
     succeeded(bench.call(tenant.key, "meta.version"))
-    equal(succeeded(hub.post("revoke", {"api_key_id": key_id})).json["revoked"], [], "revoked again")
+    again = succeeded(hub.post("revoke", {"api_key_id": key_id}))
+    equal(again.json["revoked"], [key_id], "revoked again")
+    bench.audit(again, action="hub.revoke",
+                result_meta={"tenant_id": tenant.id, "resource_type": "api_key", "count": 0})
     reply = succeeded(hub.post("revoke", {"tenant_id": tenant.id}))
+    equal(succeeded(hub.post("revoke", {"tenant_id": tenant.id})).json["revoked"], reply.json["revoked"],
+          "revoked of the tenant again")
     equal(len(reply.json["revoked"]), 1, "revoked of the tenant")
     refused(bench.call(tenant.key, "meta.version"), 401, "INVALID_API_KEY")
     bench.audit(reply, action="hub.revoke", tenant_id=NIL,
@@ -175,6 +181,28 @@ def test_revoke(bench):
         refused(hub.post("revoke", body), 400, "VALIDATION_ERROR")
     refused(hub.post("revoke", {"api_key_id": str(uuid.uuid4())}), 404, "NOT_FOUND")
     refused(hub.post("revoke", {"tenant_id": str(uuid.uuid4())}), 404, "NOT_FOUND")
+
+
+def test_changes_with_a_key(bench):
+    """Contract 2.2: a change that is repeated with its Idempotency-Key is made once, answers the same, and has its audit
+    row. Another body is a mismatch; another key is another change."""
+    hub = Hub(bench)
+    tenant = bench.onboard()
+    propose = {"tenant_id": tenant.id, "policy": {"name": "n", "decision": "deny", "action": "a.*"}}
+    changes = {"policy-propose": propose, "tenants/update": {"tenant_id": tenant.id, "tier": "paid"},
+               "revoke": {"tenant_id": tenant.id}}
+    for name, body in changes.items():
+        header = {"Idempotency-Key": str(uuid.uuid4())}
+        first, second = (succeeded(hub.post(name, body, header)) for _ in range(2))
+        equal({**second.json, "request_id": None}, {**first.json, "request_id": None}, "%s again" % name)
+        equal(bench.audit(second)["result_meta"].get("replay"), True, "%s: replay" % name)
+        refused(hub.post(name, {**body, "tenant_id": bench.onboard().id}, header), 422, "IDEMPOTENCY_MISMATCH")
+        refused(hub.post(name, body, {"Idempotency-Key": "x" * 256}), 400, "VALIDATION_ERROR", "/idempotency_key")
+    count = lambda: bench.db.value("select count(*) from acp.policy_proposals where tenant_id = :'id'", id=tenant.id)
+    equal(count(), 1, "proposals")
+    for _ in range(2):
+        succeeded(hub.post("policy-propose", propose, {"Idempotency-Key": str(uuid.uuid4())}))
+    equal(count(), 3, "proposals with other keys")
 
 
 # Usage ---------------------------------------------------------------------------------------------------------------
@@ -471,8 +499,14 @@ def test_authorize_approval(bench):
         equal(succeeded(hub.authorize(tenant, actor=actor)).json["decision"], "allow", "once approved")
         equal(succeeded(hub.authorize(tenant)).json["decision"], "require_approval", "another actor")
         use = {"reserved": False, "approval_id": asked["approval_id"]}
-        succeeded(settle(hub, tenant, str(uuid.uuid4()), ts, **use))
+        event = str(uuid.uuid4())
+        for _ in range(2):  # a kernel whose first answer was lost asks again
+            succeeded(settle(hub, tenant, event, ts, **use))
         refused(settle(hub, tenant, str(uuid.uuid4()), ts, **use), 403, "APPROVAL_REQUIRED")
+        succeeded(settle(hub, tenant, str(uuid.uuid4()), ts, **use, outcome="failure"))
+        refused(settle(hub, tenant, str(uuid.uuid4()), ts, **use), 403, "APPROVAL_REQUIRED")
+        succeeded(settle(hub, tenant, event, ts, **use, outcome="failure"))
+        succeeded(settle(hub, tenant, str(uuid.uuid4()), ts, **use))
         user = succeeded(hub.authorize(tenant, actor={"type": "user", "id": "alice"})).json
         equal((user["decision"], user.get("approval_id")), ("require_approval", None), "an actor without a key")
     finally:

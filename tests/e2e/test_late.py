@@ -12,10 +12,11 @@ import time
 import urllib.parse
 import uuid
 
-from client import CREATE, ONBOARD, SCORE, SCORE_PARAMS
+from client import CREATE, NIL, ONBOARD, SCORE, SCORE_PARAMS
 from fcgi import Responder, ask
-from checks import check, equal, parallel, slowness, until
-from test_actions_dir import Folder, action, schema
+from checks import Failure, check, equal, parallel, slowness, until
+from hub import Hub, event as hub_event
+from test_actions_dir import Folder, Upstream, action, schema
 from test_journal import event, journal, rows
 from test_policy import policies
 
@@ -392,6 +393,169 @@ def one_effect(bench, responder, network, mode, tenant, action):
         bench.keys.add(second.data["api_key"])
         equal(scored(responder, second.data["api_key"])[0], 200, "%s: status of a call with the key" % what)
 
+
+# Every path that writes ----------------------------------------------------------------------------------------------
+
+class Write:
+    """A request that changes something. send(responder, key): sends it, with this idempotency key if there is one.
+    effects(): how often it was done. keyless: its reply about an unknown outcome names no key, because it can be repeated
+    as it is."""
+
+    def __init__(self, name, send, effects, keyless=False):
+        self.name, self.send, self.effects, self.keyless = name, send, effects, keyless
+
+
+def counted(bench, sql, **values):
+    return lambda: bench.db.value("select count(*) from " + sql, **values)
+
+
+def actions(bench, tenant, upstream):
+    """Writes at /api/manage. The effect of e2e.http is outside the database."""
+    def of_manage(name, params, sql, **values):
+        body = {"action": name, "params": params}
+        return Write(name, lambda responder, key: responder.call(tenant.key, json.dumps(
+            {**body, **({"idempotency_key": key} if key else {})}).encode()), counted(bench, sql, id=tenant.id, **values))
+    _, old = bench.make_key(tenant, "manage.read")
+    _, gone = bench.make_key(tenant, "manage.read")
+    keys = "acp.api_keys where tenant_id = :'id' and "
+    address = "%s@example.com" % uuid.uuid4()
+    yield of_manage("iam.keys.rotate", {"api_key_id": old}, keys + "name = (select name from acp.api_keys where "
+                    "tenant_id = :'id' and api_key_id = :'old') and api_key_id <> :'old' and api_key_id <> :'gone' and "
+                    "created_at > (select created_at from acp.api_keys where tenant_id = :'id' and api_key_id = :'gone')",
+                    old=old, gone=gone)
+    yield of_manage("iam.keys.revoke", {"api_key_id": gone}, keys + "api_key_id = :'gone' and revoked_at is not null",
+                    gone=gone)
+    yield of_manage("iam.team.invite", {"email": address, "role": "member"},
+                    "acp.team_members where tenant_id = :'id' and email = :'address'", address=address)
+    yield of_manage("webhooks.create", {"url": "https://example.com/", "events": ["usage.warning"]},
+                    "acp.webhooks where tenant_id = :'id'")
+    yield of_manage("settings.update", {"settings": {"metadata": {"a": "b"}}},
+                    "acp.tenant_settings where tenant_id = :'id'")
+    yield of_manage("governance.propose_policy", {"policy": {"name": "n", "decision": "deny", "action": "a.*"}},
+                    "acp.policy_proposals where tenant_id = :'id'")
+    http = of_manage("e2e.http", {}, "acp.tenants where tenant_id = :'id'")
+    http.effects = lambda: len({headers["Idempotency-Key"] for _, headers, _ in upstream.seen})
+    yield http
+
+
+def requests_of_kernels(bench, tenant, hub):
+    def to_hub(name, body, sql, keyless=False, **values):
+        return Write(name, lambda responder, key: ask(
+            responder.socket, "POST", "/functions/v1/" + name, json.dumps(body).encode(),
+            {"Content-Type": "application/json", "Authorization": "Bearer " + hub.key,
+             **({"Idempotency-Key": key} if key else {})}), counted(bench, sql, id=tenant.id, **values), keyless)
+    agent = "late-%s" % uuid.uuid4()
+    one = hub_event(tenant.id, bench.db.value("select acp.rfc3339(acp.now())"), tier="paid")
+    yield to_hub("tenants/create", {"agent_id": agent, "email": "late@example.com"},
+                 "acp.tenants where agent_id = :'agent'", agent=agent)
+    yield to_hub("tenants/update", {"tenant_id": tenant.id, "stripe_customer_id": "cus_late"},
+                 "acp.tenants where tenant_id = :'id' and stripe_customer_id = 'cus_late'")
+    yield to_hub("policy-propose", {"tenant_id": tenant.id, "policy": {"name": "n", "decision": "deny", "action": "a.*"}},
+                 "acp.policy_proposals where tenant_id = :'id' and api_key_id = '%s'" % NIL)
+    yield to_hub("audit-ingest", one, "acp.audit_logs where event_id = :'event'", True, event=one["event_id"])
+    yield to_hub("revoke", {"tenant_id": tenant.id}, "acp.tenants t where tenant_id = :'id' and not exists (select from "
+                 "acp.api_keys k where k.tenant_id = t.tenant_id and revoked_at is null)")
+
+
+def done_once(bench, responder, network, mode, write):
+    """A write whose commit is not answered, and its repetition. Nothing that was done is answered as if it were not.
+    Returns the first reply."""
+    what = "%s, %s" % (mode, write.name)
+    other = bench.paid_tenant()
+    commits_again(responder, other)
+    before = write.effects()
+    with network.doing(mode, 60):
+        first = write.send(responder, None)
+    check(first.status < 300 or first.code in ("UNAVAILABLE", "OUTCOME_UNKNOWN"), "%s: %s" % (what, first))
+    key = first.json.get("idempotency_key")
+    if first.code == "OUTCOME_UNKNOWN":
+        equal(bool(key), not write.keyless, "%s: has a key; %s" % (what, first))
+    commits_again(responder, other)
+    time.sleep(1)  # a statement that was on its way has arrived
+    if first.code == "UNAVAILABLE":
+        equal(write.effects() - before, 0, "%s: effects of a call that was not done; %s" % (what, first))
+    if first.status >= 300:
+        again = repeated(lambda: write.send(responder, key), what)
+        check(again.status < 300, "%s: repetition: %s" % (what, again))
+    equal(write.effects() - before, 1, "%s: effects; %s" % (what, first))
+    if write.name != "e2e.http":
+        rows_of = "acp.audit_logs where request_id = :'id' and status = 'success' and error_code is null and " \
+                  "coalesce(result_meta->>'replay', '') = ''"
+        successes = sum(bench.db.value("select count(*) from " + rows_of, id=reply.request_id)
+                        for reply in ([first] if first.status < 300 else [first, again]))
+        check(successes <= 1, "%s: %d rows of a success" % (what, successes))
+    return first
+
+
+def test_every_write_whose_outcome_stays_unknown(bench):
+    """Contract 2: whichever path writes, a commit that is late or is not answered is never reported as not done. The
+    reply names a key for a repetition, or the request can be repeated as it is; it takes effect once."""
+    bench.need_own_stack("puts a network before the database")
+    hub, wrong = Hub(bench), []
+
+    def collected(responder, network, mode, write):
+        try:
+            codes.append(done_once(bench, responder, network, mode, write).code)
+        except Failure as error:
+            wrong.append(str(error))
+    codes = []
+    for mode in LATE:
+        with Upstream() as upstream, Folder(http=action("e2e.http", upstream.handler())) as folder:
+            cases = [(mode, write) for write in (*actions(bench, bench.paid_tenant(), upstream),
+                                                 *requests_of_kernels(bench, bench.paid_tenant(), hub))]
+            each_in_parallel(bench, cases, collected, actions_dir=folder.path, kernel_key=hub.key, **HASTY)
+    check(not wrong, "\n".join(wrong))
+    check(codes.count("OUTCOME_UNKNOWN") > len(codes) / 2, "the outcome is known too often: %s" % codes)
+
+
+def test_an_approval_whose_use_is_not_answered(bench):
+    """If the commit that uses up an approval is not answered, the upstream is not asked, and nothing else is done. The
+    approval is given back, or another one has to be asked for: it never lets two calls through."""
+    bench.need_own_stack("puts a network before the database")
+
+    def asked_at_most_once(responder, network, upstream, mode):
+        tenant = bench.paid_tenant()
+        call = lambda: manage(responder, tenant.key, "e2e.http", {})
+        with policies(bench, tenant, {"action": "e2e.http", "decision": "require_approval"}):
+            approval = repeated(call, mode).json["approval_id"]
+            bench.db.text("select acp.approval_decide(:'id', 'approved')", id=approval)
+            asked = len(upstream.seen)
+            with network.doing(mode, 60):
+                first = call()
+            equal((first.status, len(upstream.seen)), (503, asked), "%s: %s" % (mode, first))
+            commits_again(responder, bench.paid_tenant())
+            last = repeated(call, mode)
+            check(last.status == 200 or last.code == "APPROVAL_REQUIRED", "%s: %s" % (mode, last))
+            equal(len(upstream.seen), asked + (last.status == 200), "%s: requests" % mode)
+            check(call().code == "APPROVAL_REQUIRED", "%s: the approval lets another call through" % mode)
+    for mode in LATE:
+        with Upstream() as upstream, Folder(http=action("e2e.http", upstream.handler())) as folder, \
+                behind_a_network(bench, actions_dir=folder.path, **HASTY) as (responder, network):
+            asked_at_most_once(responder, network, upstream, mode)
+
+
+def test_a_read_cannot_write(bench):
+    """A statement that the program runs as a read, and so may run twice, cannot write, whatever its function does."""
+    bench.need_own_stack("replaces a function of the database")
+    tenant = bench.paid_tenant()
+    invoice = lambda: bench.send("GET", "/api/billing/invoice", headers=[("X-API-Key", tenant.key)])
+    equal(invoice().status, 200, "before")
+    names = "acp.invoice_json(uuid, date, numeric)", "invoice_json_kept"
+    bench.db.execute("create table public.late_written (n integer); grant insert on public.late_written to acp_app; "
+                     "alter function %s rename to %s" % names)
+    try:
+        bench.db.execute("create function acp.invoice_json(uuid, date, numeric) returns jsonb language plpgsql as "
+                         "'begin insert into public.late_written values (1); return ''{}''; end'; "
+                         "grant execute on function %s to acp_app" % names[0])
+        equal((invoice().status, bench.db.value("select count(*) from public.late_written")), (500, 0),
+              "status, and rows written")
+    finally:
+        bench.db.execute("drop function if exists %s; drop table public.late_written; "
+                         "alter function acp.%s(uuid, date, numeric) rename to invoice_json" % (names[0], names[1]))
+    equal(invoice().status, 200, "afterwards")
+
+
+# Keys of clients -----------------------------------------------------------------------------------------------------
 
 def test_a_key_of_the_client_s_while_commits_are_late(bench):
     """The same with the client's own key. Its claim is a commit too; whichever commit is late, there is one effect."""

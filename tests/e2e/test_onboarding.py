@@ -221,11 +221,17 @@ def test_other_idempotency_key(bench):
 
 
 def test_bad_idempotency_key(bench):
-    """Contract 3: an idempotency key has 1 to 255 characters. (Web servers drop an empty header.)"""
-    for value in ["x" * 256, "schl\u00fcssel"]:
-        refused(bench.onboard_reply(application(bench), {"Idempotency-Key": value}), 400, "VALIDATION_ERROR",
-                "/idempotency_key")
-    succeeded(bench.onboard_reply(application(bench), {"Idempotency-Key": (str(uuid.uuid4()) + "x" * 255)[:255]}), 201)
+    """Contract 2.1: an Idempotency-Key, with which anybody gets the same API key, has at most 255 characters and is not
+    guessable: at least 20 characters, at least 10 of them different. A refused one creates nothing."""
+    body = application(bench)
+    for value in ["x" * 256, "schl\u00fcssel", "1", "order-1", "a" * 22, "abcdefghi" * 3, "abcdefghijklmnopqrs",
+                  "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa"]:
+        reply = refused(bench.onboard_reply(body, {"Idempotency-Key": value}), 400, "VALIDATION_ERROR",
+                        "/idempotency_key")
+        check(value in ("x" * 256, "schl\u00fcssel") or "UUID" in reply.json["error"], "%s" % reply)
+    for value in (str(uuid.uuid4()) + "x" * 255)[:255], str(uuid.uuid4()), uuid.uuid4().hex:
+        succeeded(bench.onboard_reply(application(bench), {"Idempotency-Key": value}), 201)
+    succeeded(bench.onboard_reply(body), 201)
 
 
 def test_idempotency_key_after_a_day(bench):

@@ -5,13 +5,17 @@ Every policy here belongs to the tenant of its test, and is disabled at the end 
 
 import contextlib
 import json
+import os
 import re
+import signal
+import threading
 import uuid
 
 from client import CREATE, NIL, SCORE, SCORE_PARAMS, refused, succeeded
 from database import METERED
-from checks import check, equal, parallel
-from test_actions_dir import call
+from checks import check, equal, parallel, until
+from stack import children
+from test_actions_dir import Upstream, behind, call
 from test_idempotency import echo, fresh, replayed
 from test_usage import clock_shifted
 
@@ -351,6 +355,128 @@ def test_approval_is_of_what_was_sent(bench):
         decide(bench, approval_of(bench, ask("harmless")))
         reply = ask("something else")
     refused(reply, 403, "APPROVAL_REQUIRED")
+
+
+# Approvals of calls whose effect is not in their transaction -----------------------------------------------------------
+
+APPROVE_HTTP = {"action": "e2e.http", "decision": "require_approval"}
+
+
+@contextlib.contextmanager
+def approved_upstream(bench, tenant, settings=None, **handler):
+    """An upstream behind the action e2e.http, whose next call is approved. Yields the upstream, the responder and the
+    approval."""
+    with Upstream() as upstream, behind(bench, upstream, settings, handler) as responder:
+        with policies(bench, tenant, APPROVE_HTTP):
+            approval = approval_of(bench, call(responder, tenant.key, "e2e.http"))
+            equal(decide(bench, approval), True, "decided")
+            yield upstream, responder, approval
+
+
+def test_concurrent_use_with_an_upstream(bench):
+    """Of ten concurrent calls with one approval, the upstream receives one. The others need another approval."""
+    tenant = bench.onboard()
+    with approved_upstream(bench, tenant, {"workers": "12"}) as (upstream, responder, approval):
+        upstream.wait = 0.5
+        replies = parallel(10, lambda _: call(responder, tenant.key, "e2e.http"))
+        equal(sorted(reply.status for reply in replies), [200] + [403] * 9, "statuses")
+        equal(len(upstream.seen), 1, "requests to the upstream")
+        for reply in replies:
+            if reply.status != 200:
+                refused(reply, 403, "APPROVAL_REQUIRED")
+        bench.audit_each(replies, tenant_id=tenant.id)
+        passed = next(reply for reply in replies if reply.status == 200)
+        used = bench.db.row("select status, used_by from acp.approvals where approval_id = :'id'", id=approval)
+        equal(used, {"status": "used", "used_by": bench.audit(passed)["event_id"]}, "the approval")
+    equal(bench.usage(tenant.key)["calls_used"], 1, "calls_used")
+
+
+def test_an_approval_is_used_up_once_sent(bench):
+    """If the upstream may have acted, the approval stays used: it is asked once, however often the call is repeated."""
+    for trouble in ("late", 500, 503, b"{"):
+        tenant = bench.onboard()
+        with approved_upstream(bench, tenant, timeout_ms=300) as (upstream, responder, approval):
+            if trouble == "late":
+                upstream.wait = 0.8
+            else:
+                upstream.says(*((200, trouble) if isinstance(trouble, bytes) else (trouble, {})))
+            refused(call(responder, tenant.key, "e2e.http"), 502, "UPSTREAM_FAILED")
+            for _ in range(3):
+                check(approval_of(bench, call(responder, tenant.key, "e2e.http")) != approval, "the same approval")
+            equal((len(upstream.seen), approvals(bench, tenant)[approval]), (1, "used"), "requests, and the approval")
+
+
+def test_an_approval_is_given_back(bench):
+    """If it is known that the upstream did nothing, the approval lets the next call through."""
+    tenant = bench.onboard()
+    with approved_upstream(bench, tenant) as (upstream, responder, approval):
+        for status, http in ((400, 400), (404, 404), (409, 409), (422, 400), (401, 502), (403, 502), (429, 502)):
+            upstream.says(status, {"error": "no"})
+            equal(call(responder, tenant.key, "e2e.http").status, http, "status with %d" % status)
+            equal(approvals(bench, tenant), {approval: "approved"}, "approvals after %d" % status)
+        equal(bench.db.row("select used_by from acp.approvals where approval_id = :'id'", id=approval),
+              {"used_by": None}, "used_by")
+        upstream.says(200, {"data": 1})
+        succeeded(call(responder, tenant.key, "e2e.http"))
+        equal(approvals(bench, tenant)[approval], "used", "the approval")
+    tenant = bench.onboard()
+    with approved_upstream(bench, tenant) as (upstream, responder, approval):
+        upstream.server.shutdown()
+        upstream.server.server_close()
+        reply = refused(call(responder, tenant.key, "e2e.http"), 502, "UPSTREAM_FAILED")
+        check("nothing was done" in reply.json["error"], "%s" % reply)
+        equal(approvals(bench, tenant), {approval: "approved"}, "approvals while the upstream is down")
+
+
+def test_later_refusals_use_no_approval(bench):
+    """Contract 3: a call that the allowance refuses does not use its approval, and one with a used approval leaves no
+    reservation and no claim."""
+    tenant = bench.onboard()
+    with approved_upstream(bench, tenant, {"free_calls_limit": "1"}) as (upstream, responder, approval):
+        bench.db.text("select acp.policy_add(gen_random_uuid(), :'id', :'text')", id=tenant.id, text=json.dumps(
+            {"name": "e2e", "decision": "allow", "action": SCORE, "priority": 1}))
+        succeeded(call(responder, tenant.key, SCORE, SCORE_PARAMS))
+        refused(call(responder, tenant.key, "e2e.http"), 402, "UPGRADE_REQUIRED")
+        equal((approvals(bench, tenant), len(upstream.seen)), ({approval: "approved"}, 0), "approvals, and requests")
+        for _ in range(2):
+            refused(call(responder, tenant.key, "e2e.http", {"x": 1}, idempotency_key="k"), 403, "APPROVAL_REQUIRED")
+    equal(bench.db.value("select (select coalesce(sum(reserved), 0) from acp.usage_quota where tenant_id = :'id') + "
+                         "(select count(*) from acp.idempotency where tenant_id = :'id')", id=tenant.id), 0,
+          "reservations and claims")
+
+
+def test_a_call_killed_after_its_approval(bench):
+    """If the process dies while the upstream acts, the approval stays used, and a repetition asks for another one."""
+    bench.need_own_stack("kills its responder")
+    tenant = bench.onboard()
+    with approved_upstream(bench, tenant, {"processes": "1"}) as (upstream, responder, approval):
+        upstream.wait = 1.5
+        worker = children(responder.process.pid)
+
+        def lost():
+            with contextlib.suppress(Exception):
+                call(responder, tenant.key, "e2e.http")
+        thread = threading.Thread(target=lost, daemon=True)
+        thread.start()
+        until(10, "the upstream is asked", lambda: upstream.seen)
+        os.kill(worker[0], signal.SIGKILL)
+        thread.join(20)
+        equal(approvals(bench, tenant)[approval], "used", "the approval")
+        until(10, "another worker", lambda: children(responder.process.pid) not in ([], worker))
+        upstream.wait = 0
+        check(approval_of(bench, call(responder, tenant.key, "e2e.http")) != approval, "the same approval")
+        equal(len(upstream.seen), 1, "requests")
+
+
+def test_an_approved_call_and_its_idempotency_key(bench):
+    """A repetition with the key of an approved call replays its reply. The upstream is asked once."""
+    tenant = bench.onboard()
+    key = fresh()
+    with Upstream() as upstream, behind(bench, upstream) as responder, policies(bench, tenant, APPROVE_HTTP):
+        ask = lambda: call(responder, tenant.key, "e2e.http", idempotency_key=key)
+        decide(bench, approval_of(bench, ask()))
+        replayed(bench, succeeded(ask()), ask())
+        equal(len(upstream.seen), 1, "requests")
 
 
 # Proposals ------------------------------------------------------------------------------------------------------------

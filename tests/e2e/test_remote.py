@@ -17,6 +17,7 @@ from database import with_user
 from fcgi import Responder
 from checks import check, equal, only_on, parallel, until
 from hub import Hub
+from test_actions_dir import Folder, Upstream, action
 from stack import EXTERNAL, children, end_quietly, is_running
 from scratch import migrated_database
 
@@ -230,7 +231,8 @@ def test_onboarding_replays(bench):
     """Contract 2.1: with an Idempotency-Key the same key is returned again, even through a hub."""
     with kernel_a(bench) as a:
         body = {"agent_id": bench.agent_id(), "email": "agent@example.com"}
-        replies = [a.request("POST", ONBOARD, body, headers={"Idempotency-Key": "k"}) for _ in range(2)]
+        header = {"Idempotency-Key": str(uuid.uuid4())}
+        replies = [a.request("POST", ONBOARD, body, headers=header) for _ in range(2)]
         equal({(r.status, r.json["api_key"], r.json["tenant_uuid"]) for r in replies}.__len__(), 1, "different replies")
         # An incomplete onboarding: the hub has the tenant, A does not.
         a.db.execute("truncate acp.api_keys, acp.key_lookup, acp.tenants, acp.agents, acp.idempotency cascade")
@@ -341,6 +343,26 @@ def test_approval_of_the_hub(bench):
             equal(sorted(reply.status for reply in replies), [200] + [403] * 5, "statuses")
             equal(len(succeeded(a.call(key, LIST)).data), 1, "models")
             refused(a.call(key, CREATE, MODEL), 403, "APPROVAL_REQUIRED")
+
+
+def test_approval_of_the_hub_with_an_upstream(bench):
+    """An approval at the hub is used up before A asks the upstream, and given back if the upstream did nothing."""
+    with Upstream() as upstream, Folder(http=action("e2e.http", upstream.handler(timeout_ms=500))) as folder:
+        with kernel_a(bench, actions_dir=folder.path, workers="12") as a:
+            tenant, key = a.tenant()
+            status = lambda: bench.db.value("select status from acp.approvals where approval_id = :'id'", id=approval)
+            with policy(bench, tenant, "require_approval", action="e2e.http"):
+                approval = refused(a.call(key, "e2e.http"), 403, "APPROVAL_REQUIRED").json["approval_id"]
+                bench.db.execute("select acp.approval_decide(:'id', 'approved')", id=approval)
+                upstream.says(422, {"error": "no"})
+                refused(a.call(key, "e2e.http"), 400, "VALIDATION_ERROR")
+                equal(status(), "approved", "the approval after a refusal")
+                upstream.wait = 1
+                replies = parallel(6, lambda _: a.call(key, "e2e.http"))
+                equal(sorted(reply.status for reply in replies), [403] * 5 + [502], "statuses")
+                equal((status(), len(upstream.seen)), ("used", 2), "the approval, and requests")
+                refused(a.call(key, "e2e.http"), 403, "APPROVAL_REQUIRED")
+                equal(len(upstream.seen), 2, "requests")
 
 
 def test_decisions_and_connections_are_kept(bench):

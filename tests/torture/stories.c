@@ -600,7 +600,7 @@ static void prepare_onboard(void)
 static void prepare_onboard_again(void)
 {
 	prepare_onboard();
-	http.request.idempotency_key = "onboarding-1";
+	http.request.idempotency_key = "0b6ad2a4-8f7d-4c0e-9b1a-6d5e3f2c1a90";
 }
 
 static void onboard(void)

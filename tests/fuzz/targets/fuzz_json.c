@@ -91,6 +91,34 @@ static void check_error(const struct acp_json_error *error, size_t len)
 	FUZZ_CHECK(strlen(error->pointer) < sizeof error->pointer, "pointer without a NUL");
 }
 
+/* By the rules ACP_JSON_ANY: what RFC 8259 permits is accepted, whatever its numbers, names and characters, and what is
+ * written is read again as the same. */
+static void check_any(const struct oracle *oracle, const char *text, size_t len)
+{
+	struct acp_json_error error;
+	struct json_object *tree = NULL, *again = NULL;
+	struct acp_buf first, second;
+	enum acp_json_verdict verdict = acp_json_parse_any(text, len, &tree, &error);
+	FUZZ_CHECK(verdict == ACP_JSON_OK || tree == NULL, "refused, but there is a tree");
+	if (oracle->valid && !oracle->too_deep && oracle->depth <= ACP_JSON_ANY_DEPTH)
+		FUZZ_CHECK(verdict == ACP_JSON_OK || strstr(error.message, "in a name"), "refused: %s at %zu",
+			   error.message, error.offset);
+	if (verdict != ACP_JSON_OK)
+		return;
+	acp_buf_init(&first, (size_t)1 << 22);
+	acp_buf_init(&second, (size_t)1 << 22);
+	acp_json_write(tree, &first);
+	FUZZ_CHECK(acp_buf_ok(&first), "it cannot be written");
+	FUZZ_CHECK(acp_json_parse_any(first.ptr, first.len, &again, &error) == ACP_JSON_OK, "%s in %s", error.message,
+		   first.ptr);
+	acp_json_write(again, &second);
+	FUZZ_CHECK(acp_buf_ok(&second) && strcmp(first.ptr, second.ptr) == 0, "%s became %s", first.ptr, second.ptr);
+	acp_buf_release(&first);
+	acp_buf_release(&second);
+	json_object_put(tree);
+	json_object_put(again);
+}
+
 void fuzz_json(const uint8_t *data, size_t size)
 {
 	struct fuzz_input in = {data, size};
@@ -117,5 +145,6 @@ void fuzz_json(const uint8_t *data, size_t size)
 			FUZZ_CHECK(has_twice(&oracle, text, len), "refused: %s at %zu", error.message, error.offset);
 	}
 	json_object_put(tree);
+	check_any(&oracle, text, len);
 	free(text);
 }

@@ -329,6 +329,97 @@ static char *many_members(size_t count, const char *format, const char *tail)
 	return buf.ptr;
 }
 
+/* Reads a copy of exactly the document's size by the rules ACP_JSON_ANY. NULL if it is refused, or null. */
+static struct json_object *any_of(const char *text, size_t len, enum acp_json_verdict *verdict)
+{
+	struct acp_json_error error;
+	struct json_object *tree = NULL;
+	char *copy = malloc(len ? len : 1);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(copy);
+	memcpy(copy, text, len);
+	*verdict = acp_json_parse_any(copy, len, &tree, &error);
+	free(copy);
+	return tree;
+}
+
+/* What is read by the rules ACP_JSON_ANY is written as it was, with these exceptions. */
+static void test_any_document(void)
+{
+	static const struct {
+		const char *text, *written;
+	} cases[] = {
+		{"[9007199254740993,18446744073709551616,-9223372036854775809]", NULL},
+		{"[1e400,-1e400,1e-400,-0,0.0,1.10,1E+2,123456789012345678901234567890.5]", NULL},
+		{"[9223372036854775807,9223372036854775808,18446744073709551615]", NULL},
+		{"\"text\"", NULL},
+		{"null", NULL},
+		{"5", NULL},
+		{"\xef\xbb\xbf{\"a\":1}", "{\"a\":1}"},
+		{"{\"a\":1,\"b\":2,\"a\":{\"a\":3,\"a\":4}}", "{\"b\":2,\"a\":{\"a\":4}}"},
+		{"{\"a\":1,\"\\u0061\":2,\"a\":3}", "{\"a\":3}"},
+		{"\"a\\u0000b\"", NULL},
+		{"\"\\ud834\\udd1e\"", "\"\xf0\x9d\x84\x9e\""},
+		{"\"\\ud834\"", "\"\xef\xbf\xbd\""},
+		{"\"\\udd1ex\"", "\"\xef\xbf\xbdx\""},
+		{"\"\\ud834\\ud834\\udd1e\"", "\"\xef\xbf\xbd\xf0\x9d\x84\x9e\""},
+		{"\"\\ud834\\n\"", "\"\xef\xbf\xbd\\n\""},
+		{"\"\\ud834\\u0041\"", "\"\xef\xbf\xbd"
+				       "A\""},
+	};
+	for (size_t i = 0; i < ACP_COUNT(cases); i++) {
+		struct acp_buf out;
+		enum acp_json_verdict verdict;
+		struct json_object *tree = any_of(cases[i].text, strlen(cases[i].text), &verdict);
+		acp_buf_init(&out, 1000);
+		acp_json_write(tree, &out);
+		CU_ASSERT_EQUAL(verdict, ACP_JSON_OK);
+		CU_ASSERT_TRUE_FATAL(acp_buf_ok(&out));
+		const char *wanted = cases[i].written ? cases[i].written : cases[i].text;
+		CU_assertImplementation(strcmp(out.ptr, wanted) == 0, __LINE__, out.ptr, __FILE__, "", CU_FALSE);
+		acp_buf_release(&out);
+		json_object_put(tree);
+	}
+}
+
+static void test_any_document_refused(void)
+{
+	static const char *const bad_ones[] = {"",         "{",
+					       "[1,]",     "01",
+					       "+1",       "NaN",
+					       "\"\xff\"", "\"\t\"",
+					       "[1] 2",    "{\"\\u0000\":1}",
+					       "tru",      "\xef\xbb\xbf",
+					       "\xef\xbb", "1.",
+					       "'a'",      "\"\\ud83\""};
+	enum acp_json_verdict verdict;
+	for (size_t i = 0; i < ACP_COUNT(bad_ones); i++) {
+		CU_ASSERT_PTR_NULL(any_of(bad_ones[i], strlen(bad_ones[i]), &verdict));
+		CU_assertImplementation(verdict == ACP_JSON_MALFORMED, __LINE__, bad_ones[i], __FILE__, "", CU_FALSE);
+	}
+	struct acp_buf many; /* many duplicates: the table of the object grows and shrinks */
+	acp_buf_init(&many, 100000);
+	for (int i = 0; i < 3000; i++)
+		acp_buf_printf(&many, "%c\"m%d\":%d", i ? ',' : '{', i % 100, i);
+	acp_buf_putc(&many, '}');
+	struct json_object *tree = any_of(many.ptr, many.len, &verdict);
+	CU_ASSERT_EQUAL(json_object_object_length(tree), 100);
+	CU_ASSERT_EQUAL(json_object_get_int(acp_json_member(tree, "m7")), 2907);
+	json_object_put(tree);
+	acp_buf_release(&many);
+}
+
+static void test_any_depth(void)
+{
+	char text[2 * ACP_JSON_ANY_DEPTH + 2];
+	for (size_t depth = ACP_JSON_ANY_DEPTH; depth <= ACP_JSON_ANY_DEPTH + 1; depth++) {
+		enum acp_json_verdict verdict;
+		memset(text, '[', depth);
+		memset(text + depth, ']', depth);
+		json_object_put(any_of(text, 2 * depth, &verdict));
+		CU_ASSERT_EQUAL(verdict, depth > ACP_JSON_ANY_DEPTH ? ACP_JSON_TOO_LARGE : ACP_JSON_OK);
+	}
+}
+
 static void test_many_members(void)
 {
 	char *text = many_members(9999, "k%u", "}");
@@ -866,6 +957,9 @@ CU_TestInfo acp_tests[] = {
 	{"surrogates", test_surrogates},
 	{"utf8", test_utf8},
 	{"duplicates", test_duplicates},
+	{"any_document", test_any_document},
+	{"any_document_refused", test_any_document_refused},
+	{"any_depth", test_any_depth},
 	{"many_members", test_many_members},
 	{"depth", test_depth},
 	{"tokens", test_tokens},

@@ -6,6 +6,10 @@
 #include "onboard.h"
 #include "upgrade_link.h"
 
+/* Idempotency-Keys that nobody guesses. */
+#define RETRY_1 "0b6ad2a4-8f7d-4c0e-9b1a-6d5e3f2c1a90"
+#define RETRY_2 "quite-another-key-7Q2"
+
 #define REQUEST_ID "5f0c1a52-0000-4000-8000-000000000001"
 
 static struct acp_config config;
@@ -279,11 +283,23 @@ static void test_transport(void)
 
 static void test_idempotency_keys(void)
 {
+	static const char *const guessable[] = {"",
+						"1",
+						"order-1",
+						"abcdefghijklmnopqrs",
+						"aaaaaaaaaaaaaaaaaaaaaa",
+						"abcdefghiabcdefghiabcdefghi",
+						"aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa"};
+	static const char *const good[] = {"abcdefghijklmnopqrst", "abcdefghijabcdefghij",
+					   "00112233-0011-4321-8321-001122330011", RETRY_1};
 	char key[300];
 	start();
-	request.idempotency_key = "";
-	refused(GOOD, "VALIDATION_ERROR", "/idempotency_key");
-	memset(key, 'k', sizeof key);
+	for (size_t i = 0; i < ACP_COUNT(guessable); i++) {
+		request.idempotency_key = guessable[i];
+		refused(GOOD, "VALIDATION_ERROR", "/idempotency_key");
+	}
+	for (size_t i = 0; i < sizeof key; i++)
+		key[i] = (char)('a' + i % 26);
 	key[256] = '\0';
 	request.idempotency_key = key;
 	refused(GOOD, "VALIDATION_ERROR", "/idempotency_key");
@@ -291,6 +307,13 @@ static void test_idempotency_keys(void)
 	send_body(GOOD);
 	EXPECT(reply.code == ACP_OK, "255 characters");
 	stop();
+	for (size_t i = 0; i < ACP_COUNT(good); i++) {
+		start();
+		request.idempotency_key = good[i];
+		send_body(GOOD);
+		EXPECT(reply.code == ACP_OK, good[i]);
+		stop();
+	}
 }
 
 static void test_offered(void)
@@ -417,7 +440,7 @@ static char *stable_reply(void)
 static void test_replay(void)
 {
 	start();
-	request.idempotency_key = "retry-1";
+	request.idempotency_key = RETRY_1;
 	send_body(GOOD);
 	EXPECT(reply.code == ACP_OK && !reply.replayed, "first");
 	char *first = stable_reply();
@@ -436,11 +459,11 @@ static void test_replay(void)
 static void test_mismatch_and_taken(void)
 {
 	start();
-	request.idempotency_key = "retry-1";
+	request.idempotency_key = RETRY_1;
 	send_body(GOOD);
 	refused("{\"agent_id\":\"agent-1\",\"email\":\"other@b.example\"}", "IDEMPOTENCY_MISMATCH", NULL);
 	refused("{\"agent_id\":\"agent-2\",\"email\":\"a@b.example\"}", "IDEMPOTENCY_MISMATCH", NULL);
-	request.idempotency_key = "retry-2";
+	request.idempotency_key = RETRY_2;
 	refused(GOOD, "ALREADY_ONBOARDED", NULL);
 	request.idempotency_key = NULL;
 	refused(GOOD, "ALREADY_ONBOARDED", NULL);
@@ -452,13 +475,13 @@ static void test_mismatch_and_taken(void)
 static void test_stored_idempotency_key(void)
 {
 	start();
-	request.idempotency_key = "retry-1";
+	request.idempotency_key = RETRY_1;
 	send_body(GOOD);
 	const char *stored = fake.agents[0].idempotency_key;
 	EXPECT(stored && strlen(stored) == 64 && strspn(stored, "0123456789abcdef") == 64, "hex");
 	uint8_t digest[ACP_SHA256_LEN];
 	char plain[ACP_SHA256_HEX];
-	acp_sha256("retry-1", 7, digest);
+	acp_sha256(RETRY_1, 7, digest);
 	acp_hex(digest, sizeof digest, plain);
 	EXPECT(strcmp(stored, plain) != 0, "not a bare hash");
 	stop();
@@ -486,13 +509,13 @@ static void test_keys_differ(void)
 static void test_no_key_in_the_row(void)
 {
 	start();
-	request.idempotency_key = "retry-1";
+	request.idempotency_key = RETRY_1;
 	for (int i = 0; i < 2; i++) { /* the second is a replay */
 		send_body(GOOD);
 		const char *key = acp_json_string(reply.body, "api_key");
 		const char *row = fake_plane_event(&fake);
 		EXPECT(key && !strstr(row, key) && !strstr(row, key + 4), row);
-		EXPECT(!strstr(row, fake.agents[0].salt) && !strstr(row, "retry-1"), row);
+		EXPECT(!strstr(row, fake.agents[0].salt) && !strstr(row, RETRY_1), row);
 		EXPECT(!strstr(row, "a@b.example"), "nor the body");
 	}
 	refused("{\"agent_id\":\"ock_0123456789ABCDEFGHIJabcdefghij1TfgjC\",\"email\":\"hunter2\"}", "VALIDATION_ERROR",
@@ -543,10 +566,10 @@ static void test_outcome_unknown(void)
 	EXPECT(reply.code == ACP_OK && !reply.replayed, "done now");
 	send_body(GOOD);
 	EXPECT(reply.code == ACP_OK && reply.replayed, "and once");
-	request.idempotency_key = "mine";
+	request.idempotency_key = RETRY_1;
 	fake.fail[FAKE_ONBOARD] = ACP_OUTCOME_UNKNOWN;
 	send_body("{\"agent_id\":\"agent-2\",\"email\":\"a@b.example\"}");
-	EXPECT_TEXT(acp_json_string(reply.body, "idempotency_key"), "mine");
+	EXPECT_TEXT(acp_json_string(reply.body, "idempotency_key"), RETRY_1);
 	request.idempotency_key = NULL;
 	stop();
 }
