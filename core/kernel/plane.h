@@ -246,15 +246,17 @@ struct acp_plane_payments {
 
 /* Webhooks (claim NULL: nothing is sent). */
 struct acp_plane_webhooks {
-	/* Claims at most max deliveries that are due, for an attempt that must be reported within lease seconds. *list
-	 * (owned by the caller): an array of {tenant_id, webhook_id, delivery_id, attempt (the first is 1), ts (seconds
-	 * since 1970), url, payload (the text to send), sealed, sealed_before? (hex: webhooks.h)}. */
-	enum acp_code (*claim)(void *self, int max, int lease, struct json_object **list);
+	/* Claims at most max deliveries that are due, for an attempt that must be reported within lease seconds. Tenants
+	 * take turns; at most share attempts of one tenant run at a time, over all processes. *list (owned by the
+	 * caller): an array of {tenant_id, webhook_id, delivery_id, attempt (the first is 1), ts (seconds since 1970),
+	 * url, payload (the text to send), sealed, sealed_before? (hex: webhooks.h)}. */
+	enum acp_code (*claim)(void *self, int max, int lease, int share, struct json_object **list);
 
-	/* Reports the attempt. outcome (borrowed): tenant_id, webhook_id, delivery_id, attempt, delivered, status?,
-	 * error?, retry_after? (seconds; missing: no further attempt), gone? (disable the webhook), silent? (no answer
-	 * in time). */
-	enum acp_code (*report)(void *self, struct json_object *outcome);
+	/* Reports attempts that have ended; repeating a report is harmless. outcomes (borrowed): an array of
+	 * {tenant_id, webhook_id, delivery_id, attempt, delivered, status?, error?, retry_after? (seconds; missing: no
+	 * further attempt), pause? (seconds in which nothing is to be sent to this webhook), gone? (disable the
+	 * webhook)}. */
+	enum acp_code (*report)(void *self, struct json_object *outcomes);
 };
 
 /* Other kernels: serving as their hub, and sending to this kernel's own hub. */
