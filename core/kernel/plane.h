@@ -66,7 +66,9 @@ struct acp_settlement {
 /* Receives the result of a call that was settled later. */
 typedef void acp_settled(void *arg, enum acp_code code, int64_t calls_used);
 
-enum acp_claim_verdict { ACP_CLAIM_RUN, ACP_CLAIM_REPLAY, ACP_CLAIM_CONFLICT, ACP_CLAIM_MISMATCH };
+/* ACP_CLAIM_FULL: too many bytes of results are kept for the tenant; there is no claim. A replay without a sealed result:
+ * it was too large to be kept. */
+enum acp_claim_verdict { ACP_CLAIM_RUN, ACP_CLAIM_REPLAY, ACP_CLAIM_CONFLICT, ACP_CLAIM_MISMATCH, ACP_CLAIM_FULL };
 
 struct acp_claim {
 	enum acp_claim_verdict verdict;

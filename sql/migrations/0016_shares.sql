@@ -1,6 +1,6 @@
 -- breaking: no
 -- 0016 shares: which webhook deliveries are being sent, so that each tenant gets its share of the senders; and the end
--- of approvals and proposals.
+-- of approvals and proposals; and how many bytes of results are kept for a tenant's idempotency keys.
 
 SET LOCAL ROLE acp_owner;
 
@@ -30,3 +30,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON acp.webhook_leases TO acp_app;
 CREATE INDEX approvals_expires_at ON acp.approvals (expires_at);
 CREATE INDEX policy_proposals_decided_at ON acp.policy_proposals (decided_at) WHERE status IN ('rejected', 'published');
 GRANT DELETE ON acp.approvals, acp.policy_proposals TO acp_app;
+
+ALTER TABLE acp.idempotency ADD COLUMN large integer, ADD COLUMN quota bigint;
+COMMENT ON COLUMN acp.idempotency.large IS 'Bytes of sealed if they are more than 2048; null: it is small, was not kept, or comes from before version 16.';
+COMMENT ON COLUMN acp.idempotency.quota IS 'How many bytes the process of the call allows its tenant; null: the default.';
+CREATE INDEX idempotency_large ON acp.idempotency (tenant_id) INCLUDE (large, expires_at) WHERE large IS NOT NULL;
