@@ -5,20 +5,14 @@
 #include "log.h"
 #include "outbox.h"
 #include "thread.h"
-#include "webhooks.h"
+#include "webhook_sender.h"
 
 #include <pthread.h>
 
 enum { TROUBLE_PAUSE_MS = 5000, OUTBOX_POLL_MS = 1000 };
 
-/* The result of a round of work. */
-enum step { WORKED, IDLE, TROUBLE };
-
-/* One thread: does rounds of work, and waits when there is none. */
+/* One thread. */
 struct job {
-	struct acp_delivery_worker *worker;
-	enum step (*round)(const struct acp_delivery_worker *worker);
-	int64_t poll_ms;
 	pthread_t thread;
 	bool running;
 };
@@ -28,6 +22,7 @@ struct acp_delivery_worker {
 	pthread_mutex_t lock;
 	pthread_cond_t stop;
 	bool stopping;
+	struct acp_webhook_sender *sender; /* NULL: webhooks are not sent */
 	struct job webhooks, outbox;
 };
 
@@ -43,39 +38,51 @@ static bool pause_ms(struct acp_delivery_worker *worker, int64_t ms)
 	return go_on;
 }
 
-static enum step deliver(const struct acp_delivery_worker *worker)
+/* Processes that start together must not poll together. False: stop. */
+static bool begin(struct acp_delivery_worker *worker, int64_t poll_ms)
 {
-	enum acp_webhooks_step step = acp_webhooks_deliver(worker->kernel.config, worker->kernel.plane);
-	return step == ACP_WEBHOOKS_SENT ? WORKED : step == ACP_WEBHOOKS_IDLE ? IDLE : TROUBLE;
-}
-
-static enum step work_outbox(const struct acp_delivery_worker *worker)
-{
-	enum acp_outbox_step step = acp_outbox_work(&worker->kernel);
-	return step == ACP_OUTBOX_TROUBLE ? TROUBLE : step == ACP_OUTBOX_IDLE ? IDLE : WORKED;
-}
-
-static void *work(void *arg)
-{
-	struct job *job = arg;
 	uint32_t random;
 	acp_thread_background();
 	acp_random(&random, sizeof random);
-	/* Processes that start together must not poll together. */
-	bool go_on = pause_ms(job->worker, random % job->poll_ms);
+	return pause_ms(worker, random % poll_ms);
+}
+
+static void *send_webhooks(void *arg)
+{
+	struct acp_delivery_worker *worker = arg;
+	bool go_on = begin(worker, worker->kernel.config->webhook_poll_ms);
+	while (go_on)
+		go_on = acp_webhook_sender_round(worker->sender);
+	return NULL;
+}
+
+static void *work_on_outbox(void *arg)
+{
+	struct acp_delivery_worker *worker = arg;
+	bool go_on = begin(worker, OUTBOX_POLL_MS);
 	while (go_on) {
-		enum step step = job->round(job->worker);
-		go_on = pause_ms(job->worker, step == WORKED ? 0 : step == IDLE ? job->poll_ms : TROUBLE_PAUSE_MS);
+		enum acp_outbox_step step = acp_outbox_work(&worker->kernel);
+		go_on = pause_ms(worker, step == ACP_OUTBOX_TROUBLE ? TROUBLE_PAUSE_MS
+					 : step == ACP_OUTBOX_IDLE  ? OUTBOX_POLL_MS
+								    : 0);
 	}
 	return NULL;
 }
 
-static void start(struct acp_delivery_worker *worker, struct job *job, const char *what)
+static void start(struct acp_delivery_worker *worker, struct job *job, void *(*work)(void *), const char *what)
 {
-	job->worker = worker;
-	job->running = pthread_create(&job->thread, NULL, work, job) == 0;
+	job->running = pthread_create(&job->thread, NULL, work, worker) == 0;
 	if (!job->running)
 		acp_log(ACP_LOG_ERROR, "%s by this process: no thread could be started", what);
+}
+
+static void start_sender(struct acp_delivery_worker *worker)
+{
+	worker->sender = acp_webhook_sender_start(worker->kernel.config, worker->kernel.plane);
+	if (worker->sender)
+		start(worker, &worker->webhooks, send_webhooks, "webhooks are not sent");
+	else
+		acp_log(ACP_LOG_ERROR, "webhooks are not sent by this process: out of memory or threads");
 }
 
 struct acp_delivery_worker *acp_delivery_worker_start(const struct acp_config *config,
@@ -89,14 +96,12 @@ struct acp_delivery_worker *acp_delivery_worker_start(const struct acp_config *c
 		return NULL;
 	}
 	worker->kernel = (struct acp_kernel){.config = config, .plane = plane, .executor = executor};
-	worker->webhooks = (struct job){.round = deliver, .poll_ms = config->webhook_poll_ms};
-	worker->outbox = (struct job){.round = work_outbox, .poll_ms = OUTBOX_POLL_MS};
 	pthread_mutex_init(&worker->lock, NULL);
 	acp_monotonic_cond(&worker->stop);
 	if (plane->webhooks.claim)
-		start(worker, &worker->webhooks, "webhooks are not sent");
+		start_sender(worker);
 	if (acp_outbox_offered(&worker->kernel))
-		start(worker, &worker->outbox, "the outbox is not processed");
+		start(worker, &worker->outbox, work_on_outbox, "the outbox is not processed");
 	return worker;
 }
 
@@ -108,6 +113,8 @@ void acp_delivery_worker_stop(struct acp_delivery_worker *worker)
 	worker->stopping = true;
 	pthread_cond_broadcast(&worker->stop);
 	pthread_mutex_unlock(&worker->lock);
+	if (worker->sender)
+		acp_webhook_sender_stop(worker->sender);
 }
 
 static bool join(struct job *job, const struct timespec *limit)
@@ -121,6 +128,7 @@ bool acp_delivery_worker_join(struct acp_delivery_worker *worker, const struct t
 		return true;
 	if (!join(&worker->webhooks, limit) || !join(&worker->outbox, limit))
 		return false;
+	acp_webhook_sender_end(worker->sender);
 	pthread_cond_destroy(&worker->stop);
 	pthread_mutex_destroy(&worker->lock);
 	free(worker);

@@ -519,16 +519,16 @@ static enum acp_code claim(void *self, const char *tenant_id, const char *action
 	return remote->local.call.claim(remote->local.self, tenant_id, action, key, fingerprint, event_id, out);
 }
 
-static enum acp_code claim_deliveries(void *self, int max, int lease, struct json_object **list)
+static enum acp_code claim_deliveries(void *self, int max, int lease, int share, struct json_object **list)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.webhooks.claim(remote->local.self, max, lease, list);
+	return remote->local.webhooks.claim(remote->local.self, max, lease, share, list);
 }
 
-static enum acp_code report_delivery(void *self, struct json_object *outcome)
+static enum acp_code report_deliveries(void *self, struct json_object *outcomes)
 {
 	struct acp_remote_plane *remote = self;
-	return remote->local.webhooks.report(remote->local.self, outcome);
+	return remote->local.webhooks.report(remote->local.self, outcomes);
 }
 
 static void maintain(void *self)
@@ -704,7 +704,7 @@ struct acp_remote_plane *acp_remote_plane_new(const struct acp_config *config, c
 		.call.resolve = resolve,
 		.call.onboard = onboard,
 		.webhooks.claim = claim_deliveries,
-		.webhooks.report = report_delivery,
+		.webhooks.report = report_deliveries,
 		.upkeep.catch_up = catch_up,
 		.upkeep.maintain = maintain,
 		.upkeep.ready = ready,

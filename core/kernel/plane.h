@@ -66,7 +66,9 @@ struct acp_settlement {
 /* Receives the result of a call that was settled later. */
 typedef void acp_settled(void *arg, enum acp_code code, int64_t calls_used);
 
-enum acp_claim_verdict { ACP_CLAIM_RUN, ACP_CLAIM_REPLAY, ACP_CLAIM_CONFLICT, ACP_CLAIM_MISMATCH };
+/* ACP_CLAIM_FULL: too many bytes of results are kept for the tenant; there is no claim. A replay without a sealed result:
+ * it was too large to be kept. */
+enum acp_claim_verdict { ACP_CLAIM_RUN, ACP_CLAIM_REPLAY, ACP_CLAIM_CONFLICT, ACP_CLAIM_MISMATCH, ACP_CLAIM_FULL };
 
 struct acp_claim {
 	enum acp_claim_verdict verdict;
@@ -255,15 +257,17 @@ struct acp_plane_payments {
 
 /* Webhooks (claim NULL: nothing is sent). */
 struct acp_plane_webhooks {
-	/* Claims at most max deliveries that are due, for an attempt that must be reported within lease seconds. *list
-	 * (owned by the caller): an array of {tenant_id, webhook_id, delivery_id, attempt (the first is 1), ts (seconds
-	 * since 1970), url, payload (the text to send), sealed, sealed_before? (hex: webhooks.h)}. */
-	enum acp_code (*claim)(void *self, int max, int lease, struct json_object **list);
+	/* Claims at most max deliveries that are due, for an attempt that must be reported within lease seconds. Tenants
+	 * take turns; at most share attempts of one tenant run at a time, over all processes. *list (owned by the
+	 * caller): an array of {tenant_id, webhook_id, delivery_id, attempt (the first is 1), ts (seconds since 1970),
+	 * url, payload (the text to send), sealed, sealed_before? (hex: webhooks.h)}. */
+	enum acp_code (*claim)(void *self, int max, int lease, int share, struct json_object **list);
 
-	/* Reports the attempt. outcome (borrowed): tenant_id, webhook_id, delivery_id, attempt, delivered, status?,
-	 * error?, retry_after? (seconds; missing: no further attempt), gone? (disable the webhook), silent? (no answer
-	 * in time). */
-	enum acp_code (*report)(void *self, struct json_object *outcome);
+	/* Reports attempts that have ended; repeating a report is harmless. outcomes (borrowed): an array of
+	 * {tenant_id, webhook_id, delivery_id, attempt, delivered, status?, error?, retry_after? (seconds; missing: no
+	 * further attempt), pause? (seconds in which nothing is to be sent to this webhook), gone? (disable the
+	 * webhook)}. */
+	enum acp_code (*report)(void *self, struct json_object *outcomes);
 };
 
 /* Other kernels: serving as their hub, and sending to this kernel's own hub. */

@@ -1,12 +1,10 @@
-#include "outbound.h"
+#include "outbound_parts.h"
 
 #include "crypto.h"
 #include "thread.h"
 #include "version.h"
 
-#include <arpa/inet.h>
 #include <ctype.h>
-#include <curl/curl.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <strings.h>
@@ -17,19 +15,6 @@
  * would go unchecked, and libcurl would repeat a request on it. With older versions, each request therefore opens a new
  * connection. */
 #define CAN_KEEP (LIBCURL_VERSION_NUM >= 0x075000)
-
-struct exchange {
-	bool option_failed; /* a libcurl option could not be set */
-	const struct acp_outbound_request *request;
-	struct acp_outbound_reply *reply;
-	struct curl_slist *headers;
-	char curl_error[CURL_ERROR_SIZE];
-	char refused[INET6_ADDRSTRLEN]; /* the last address that was not allowed; "" = none */
-	bool opened;                    /* a socket to an allowed address was opened */
-	bool sending;                   /* the connection was established and sending began */
-	bool repeated;                  /* libcurl was about to send a second time */
-	bool too_long;
-};
 
 /* Addresses ---------------------------------------------------------------------------------------------------- */
 
@@ -144,6 +129,16 @@ bool acp_outbound_header_ok(const char *name, const char *value)
 	return true;
 }
 
+int64_t acp_outbound_retry_after(const char *value)
+{
+	size_t digits = strspn(value, "0123456789");
+	if (digits && !value[digits])
+		return digits < 10 ? strtol(value, NULL, 10) : INT32_MAX;
+	time_t at = *value && !digits ? curl_getdate(value, NULL) : -1;
+	time_t now = time(NULL);
+	return at < 0 ? -1 : at > now ? at - now : 0;
+}
+
 static bool method_ok(const char *method)
 {
 	size_t len = strspn(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
@@ -256,8 +251,10 @@ static size_t receive_body(char *bytes, size_t size, size_t count, void *arg)
 {
 	struct exchange *x = arg;
 	size_t len = size * count;
-	acp_buf_add(&x->reply->body, bytes, len);
-	if (acp_buf_ok(&x->reply->body))
+	x->received += len;
+	if (!x->request->status_only)
+		acp_buf_add(&x->reply->body, bytes, len);
+	if (acp_buf_ok(&x->reply->body) && x->received <= x->request->max_reply)
 		return len;
 	x->too_long = true;
 	return 0;
@@ -333,6 +330,10 @@ static void set_limits(CURL *curl, struct exchange *x)
 	SET(CURLOPT_TIMEOUT_MS, (long)request->timeout_ms);
 	/* Stops an announced long reply at once; receive_body() checks the length in any case. */
 	SET(CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)request->max_reply);
+#if LIBCURL_VERSION_NUM >= 0x075700
+	/* Otherwise a request that ends waits until the resolver gives up, and with it every other one of its thread. */
+	SET(CURLOPT_QUICK_EXIT, 1L);
+#endif
 }
 
 static void set_body(CURL *curl, struct exchange *x)
@@ -425,6 +426,15 @@ static CURL *acquire_handle(const struct acp_outbound_request *request)
 	return curl;
 }
 
+static void release_handle(CURL *curl, const struct exchange *x)
+{
+	/* Otherwise the kept handle would still point to memory that is about to be freed. */
+	if (keeps_connection(x->request))
+		curl_easy_reset(curl);
+	else
+		curl_easy_cleanup(curl);
+}
+
 /* Sending -------------------------------------------------------------------------------------------------------- */
 
 static bool was_sent(CURL *curl, const struct exchange *x)
@@ -437,7 +447,10 @@ static enum acp_outbound_result classify(CURL *curl, CURLcode code, struct excha
 {
 	struct acp_outbound_reply *reply = x->reply;
 	long status = 0;
-	if (code == CURLE_OK && curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK && status > 0) {
+	/* Of a status that is enough, the rest may be of any length, broken or missing. Below 200 it is not the last one. */
+	bool enough = code == CURLE_OK || x->request->status_only;
+	if (enough && curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK &&
+	    status >= (x->request->status_only ? 200 : 1)) {
 		reply->status = (int)status;
 		return ACP_OUTBOUND_REPLIED;
 	}
@@ -456,17 +469,22 @@ static enum acp_outbound_result classify(CURL *curl, CURLcode code, struct excha
 	return *x->refused && !x->opened ? ACP_OUTBOUND_REFUSED : ACP_OUTBOUND_FAILED;
 }
 
-/* The other side may be slow, so another thread serves requests in place of this one meanwhile. */
-static CURLcode wait_for_reply(CURL *curl)
+bool acp_exchange_prepare(struct exchange *x, const struct acp_outbound_request *request,
+			  struct acp_outbound_reply *reply)
 {
-	acp_thread_blocks();
-	CURLcode code = curl_easy_perform(curl);
-	acp_thread_goes_on();
-	return code;
+	*x = (struct exchange){.request = request, .reply = reply};
+	*reply = (struct acp_outbound_reply){0};
+	acp_buf_init(&reply->body, request->max_reply);
+	return check_request(request, reply);
 }
 
-static enum acp_outbound_result perform(CURL *curl, struct exchange *x)
+CURL *acp_exchange_open(struct exchange *x)
 {
+	CURL *curl = acp_outbound_init() && add_headers(x) ? acquire_handle(x->request) : NULL;
+	if (!curl) {
+		snprintf(x->reply->error, sizeof x->reply->error, "libcurl cannot be used, or out of memory");
+		return NULL;
+	}
 	SET(CURLOPT_URL, x->request->url);
 	SET(CURLOPT_USERAGENT, "acp-fcgi/" ACP_VERSION);
 	SET(CURLOPT_HTTPHEADER, x->headers);
@@ -476,33 +494,45 @@ static enum acp_outbound_result perform(CURL *curl, struct exchange *x)
 	if (!keeps_connection(x->request)) {
 		SET(CURLOPT_FRESH_CONNECT, 1L);
 		SET(CURLOPT_FORBID_REUSE, 1L);
+		SET(CURLOPT_DNS_CACHE_TIMEOUT, 0L);
 	}
-	enum acp_outbound_result result = ACP_OUTBOUND_FAILED;
-	if (x->option_failed)
-		snprintf(x->reply->error, sizeof x->reply->error, "libcurl refused an option of the request");
-	else
-		result = classify(curl, wait_for_reply(curl), x);
-	/* Otherwise the kept handle would still point to memory that is about to be freed. */
-	if (keeps_connection(x->request))
-		curl_easy_reset(curl);
-	else
-		curl_easy_cleanup(curl);
+	if (!x->option_failed)
+		return curl;
+	snprintf(x->reply->error, sizeof x->reply->error, "libcurl refused an option of the request");
+	release_handle(curl, x);
+	return NULL;
+}
+
+enum acp_outbound_result acp_exchange_close(struct exchange *x, CURL *curl, CURLcode code)
+{
+	enum acp_outbound_result result = classify(curl, code, x);
+	release_handle(curl, x);
 	return result;
+}
+
+void acp_exchange_release(struct exchange *x)
+{
+	curl_slist_free_all(x->headers);
+	x->headers = NULL;
+}
+
+/* The other side may be slow, so another thread serves requests in place of this one meanwhile. */
+static CURLcode wait_for_reply(CURL *curl)
+{
+	acp_thread_blocks();
+	CURLcode code = curl_easy_perform(curl);
+	acp_thread_goes_on();
+	return code;
 }
 
 enum acp_outbound_result acp_outbound_send(const struct acp_outbound_request *request, struct acp_outbound_reply *reply)
 {
-	struct exchange x = {.request = request, .reply = reply};
-	*reply = (struct acp_outbound_reply){0};
-	acp_buf_init(&reply->body, request->max_reply);
-	if (!check_request(request, reply))
+	struct exchange x;
+	if (!acp_exchange_prepare(&x, request, reply))
 		return ACP_OUTBOUND_REFUSED;
-	CURL *curl = acp_outbound_init() && add_headers(&x) ? acquire_handle(request) : NULL;
-	enum acp_outbound_result result = ACP_OUTBOUND_FAILED;
-	if (curl)
-		result = perform(curl, &x);
-	else
-		snprintf(reply->error, sizeof reply->error, "libcurl cannot be used, or out of memory");
-	curl_slist_free_all(x.headers);
+	CURL *curl = acp_exchange_open(&x);
+	enum acp_outbound_result result =
+		curl ? acp_exchange_close(&x, curl, wait_for_reply(curl)) : ACP_OUTBOUND_FAILED;
+	acp_exchange_release(&x);
 	return result;
 }

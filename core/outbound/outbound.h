@@ -1,5 +1,5 @@
 /* outbound.h - HTTP requests that the program itself makes: to http actions, webhooks, a remote hub or executor.
- * outbound.c is the only file of core/ that uses libcurl.
+ * outbound.c and outbound_many.c are the only files of core/ that use libcurl.
  *
  * A request goes to exactly the given URL: without redirects, without proxies from the environment, and without
  * credentials in the URL. The resolved address is checked when the socket is opened, so that a name cannot resolve
@@ -33,6 +33,9 @@ struct acp_outbound_request {
 	/* Names of the reply headers to return; NULL ends a shorter list. */
 	const char *reply_headers[ACP_OUTBOUND_KEPT];
 	bool keep_alive; /* reuse this thread's connection to the same host: only for hosts that the operator runs */
+	/* Only the status of the reply matters: a reply with a final status counts, however its rest ends. At most
+	 * max_reply bytes of the body are read, and none is returned. */
+	bool status_only;
 };
 
 /* A request is sent at most once, even when a reused connection turns out to be dead: the caller decides whether to
@@ -66,6 +69,9 @@ int acp_outbound_retry_after(const char *value, int64_t now);
 /* Checks a URL. If it is not acceptable, writes a sentence to why. Does not check the address that the host name
  * resolves to. */
 bool acp_outbound_url_ok(const char *url, bool allow_http, char *why, size_t why_size) ACP_MUSTCHECK;
+
+/* Reads the value of a Retry-After header: seconds, or a date of HTTP. Returns seconds from now; -1: neither. */
+int64_t acp_outbound_retry_after(const char *value);
 
 /* Is this a valid header? The name must be a token of RFC 9110; the value must not contain control characters. */
 bool acp_outbound_header_ok(const char *name, const char *value) ACP_MUSTCHECK;

@@ -1,8 +1,5 @@
-/* webhooks.h - webhooks to tenants (https://www.standardwebhooks.com/): secrets, signatures, allowed URLs, the retry
- * schedule, and the delivery of one queued event.
- *
- * The hub queues an event in the transaction that causes it. The host calls acp_webhooks_deliver() from a dedicated
- * thread (fcgi/delivery_worker.c). A receiver gets each delivery at least once, always with the same webhook-id. */
+/* webhooks.h - webhooks to tenants (https://www.standardwebhooks.com/): secrets, signatures, allowed URLs and the retry
+ * schedule. webhook_sender.h sends them. */
 #ifndef ACP_WEBHOOKS_H
 #define ACP_WEBHOOKS_H
 
@@ -34,15 +31,5 @@ void acp_webhook_sign(const uint8_t *secret, size_t secret_len, const char *id, 
 /* Seconds from a failed attempt (the first is 1) to the next one; -1: there is none. random varies the delay by up to a
  * tenth either way, so that receivers that failed together are not all retried together. */
 double acp_webhook_retry_delay(int64_t attempt, uint32_t random);
-
-enum acp_webhooks_step {
-	ACP_WEBHOOKS_SENT,   /* an attempt was made; there may be more to send */
-	ACP_WEBHOOKS_IDLE,   /* nothing is due */
-	ACP_WEBHOOKS_TROUBLE /* the hub is unreachable or memory ran out: wait before the next call */
-};
-
-/* Claims one delivery that is due and makes one attempt, which takes little more than 15 seconds at most. */
-enum acp_webhooks_step acp_webhooks_deliver(const struct acp_config *config,
-					    const struct acp_control_plane *plane) ACP_MUSTCHECK;
 
 #endif

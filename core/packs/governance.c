@@ -13,6 +13,7 @@ static const struct acp_action actions[] = {
 		.sql_function = "governance_propose_policy",
 		.writes = true,
 		.supports_dry_run = true,
+		.ceiling = "proposals",
 	},
 	{0},
 };

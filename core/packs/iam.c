@@ -152,7 +152,7 @@ static const struct acp_action actions[] = {
 	{
 		.name = "iam.team.list",
 		.scope = "manage.iam",
-		.description = "Lists the people of the tenant.",
+		.description = "Lists the people of the tenant by email; after: email of the last one seen.",
 		.params_schema = acp_schema_packs_iam_team_list,
 		.run = acp_run_sql,
 		.sql_function = "iam_team_list",
@@ -167,6 +167,7 @@ static const struct acp_action actions[] = {
 		.sql_function = "iam_team_invite",
 		.writes = true,
 		.supports_dry_run = true,
+		.ceiling = "team_members",
 	},
 	{0},
 };

@@ -95,6 +95,7 @@ static const struct acp_action actions[] = {
 		.writes = true,
 		.supports_dry_run = true,
 		.billable = true,
+		.ceiling = "models",
 	},
 	{
 		.name = "domain.leadscoring.models.list",
@@ -115,6 +116,7 @@ static const struct acp_action actions[] = {
 		.writes = true,
 		.supports_dry_run = true,
 		.billable = true,
+		.ceiling = "questions",
 	},
 	{
 		.name = "domain.leadscoring.questions.list",

@@ -112,6 +112,7 @@ static const struct acp_action actions[] = {
 		.writes = true,
 		.supports_dry_run = true,
 		.rate_limit = 20,
+		.ceiling = "pending_deliveries",
 	},
 	{
 		.name = "webhooks.deliveries",

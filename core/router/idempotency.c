@@ -3,7 +3,7 @@
 #include "log.h"
 #include "subkey.h"
 
-enum { SEALED_MAX = 64 << 20 };
+enum { SEALED_MAX = 64 << 20, FULL_RETRY_AFTER = 600 };
 
 const char *acp_idempotency_key(const struct acp_call *call)
 {
@@ -47,6 +47,10 @@ static enum acp_code replay(struct acp_call *call, const struct acp_claim *claim
 {
 	struct acp_json_error ignored;
 	uint8_t key[ACP_SHA256_LEN];
+	if (!claim->sealed_len)
+		return acp_call_fail(call, ACP_PAYLOAD_TOO_LARGE, NULL,
+				     "the call with this idempotency key took effect; its reply was too large to be "
+				     "kept; read what it did, or use another key for another call");
 	size_t len =
 		claim->sealed && claim->sealed_len >= ACP_ENCRYPT_EXTRA ? claim->sealed_len - ACP_ENCRYPT_EXTRA : 0;
 	uint8_t *text = malloc(len + 1);
@@ -60,6 +64,17 @@ static enum acp_code replay(struct acp_call *call, const struct acp_claim *claim
 		return ACP_IDEMPOTENT_REPLAY;
 	return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL,
 			     "the stored reply of this idempotency key can no longer be read");
+}
+
+/* Nothing was done. The space returns as earlier keys expire. */
+static enum acp_code refuse_full(struct acp_call *call)
+{
+	call->retry_after = FULL_RETRY_AFTER;
+	return acp_call_fail(
+		call, ACP_RATE_LIMITED, NULL,
+		"the replies that are kept for your idempotency keys fill %lld bytes; they are kept for 24 "
+		"hours; call without a key what changes nothing, and ask for smaller pages",
+		(long long)call->kernel->config->idempotency_bytes_per_tenant);
 }
 
 enum acp_code acp_idempotency_claim(struct acp_call *call)
@@ -79,6 +94,8 @@ enum acp_code acp_idempotency_claim(struct acp_call *call)
 		code = ACP_IDEMPOTENCY_CONFLICT;
 	else if (code == ACP_OK && claim.verdict == ACP_CLAIM_MISMATCH)
 		code = ACP_IDEMPOTENCY_MISMATCH;
+	else if (code == ACP_OK && claim.verdict == ACP_CLAIM_FULL)
+		code = refuse_full(call);
 	free(claim.sealed);
 	/* If the claim may have been made, the row of the call releases it. Nothing else was done. */
 	call->claimed = code == ACP_OK || code == ACP_OUTCOME_UNKNOWN;

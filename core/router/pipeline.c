@@ -180,32 +180,42 @@ static enum acp_code check_params(struct acp_call *call)
 	return acp_call_fail(call, ACP_VALIDATION_ERROR, field, "%s %s", field, bad.message);
 }
 
-/* Returns the ceiling of a resource, from the table of ceilings. */
-static int64_t ceiling_of(const struct acp_config *config, const char *resource)
+struct ceiling {
+	int64_t most;
+	bool check_first;
+	char sentence[160]; /* of the refusal */
+};
+
+/* Finds the ceiling of a resource in the table of ceilings. */
+static void find_ceiling(const struct acp_config *config, const char *resource, struct ceiling *ceiling)
 {
-#define ACP_CEILING(name, setting)                                                                                     \
-	if (strcmp(name, resource) == 0)                                                                               \
-		return config->setting;
+	*ceiling = (struct ceiling){.most = INT64_MAX};
+#define ACP_CEILING(name, setting, first, text)                                                                        \
+	if (strcmp(name, resource) == 0) {                                                                             \
+		*ceiling = (struct ceiling){.most = config->setting, .check_first = first};                            \
+		snprintf(ceiling->sentence, sizeof ceiling->sentence, text, (long long)config->setting);               \
+	}
 #include "ceilings.def"
 #undef ACP_CEILING
-	return INT64_MAX;
 }
 
 static enum acp_code check_ceiling(struct acp_call *call)
 {
 	int64_t count = 0;
+	struct ceiling ceiling;
 	const struct acp_control_plane *plane = call->kernel->plane;
 	const char *resource = call->entry->action->ceiling;
 	if (!resource || !plane->usage.live_count)
 		return ACP_OK;
-	int64_t most = ceiling_of(call->kernel->config, resource);
+	find_ceiling(call->kernel->config, resource, &ceiling);
+	if (!ceiling.check_first)
+		return ACP_OK;
 	enum acp_code code = plane->usage.live_count(plane->self, call->principal.tenant_id, resource, &count);
 	if (code != ACP_OK)
 		return fail_plain(call, code);
-	if (count < most)
+	if (count < ceiling.most)
 		return ACP_OK;
-	return acp_call_fail(call, ACP_CEILING_EXCEEDED, NULL, "at most %lld %s may exist; delete or revoke one first",
-			     (long long)most, resource);
+	return acp_call_fail(call, ACP_CEILING_EXCEEDED, NULL, "%s", ceiling.sentence);
 }
 
 /* Rolls back the handler's transaction, if there is one. */
@@ -490,6 +500,16 @@ const struct acp_kernel *acp_call_kernel(const struct acp_call *call)
 	return call->kernel;
 }
 
+static bool add_ceiling(const struct acp_call *call, struct json_object *ctx)
+{
+	struct ceiling ceiling;
+	if (!call->entry->action->ceiling)
+		return true;
+	find_ceiling(call->kernel->config, call->entry->action->ceiling, &ceiling);
+	return acp_json_add(ctx, "ceiling", json_object_new_int64(ceiling.most)) &&
+	       acp_json_add_string(ctx, "ceiling_sentence", ceiling.sentence);
+}
+
 static struct json_object *sql_context(const struct acp_call *call)
 {
 	struct json_object *ctx = json_object_new_object();
@@ -497,10 +517,7 @@ static struct json_object *sql_context(const struct acp_call *call)
 	    acp_json_add_string(ctx, "event_id", call->event_id) &&
 	    acp_json_add_string(ctx, "api_key_id", call->principal.api_key_id) &&
 	    acp_json_add_string(ctx, "ts", call->principal.ts) &&
-	    acp_json_add(ctx, "dry_run", json_object_new_boolean(call->dry_run)) &&
-	    (!call->entry->action->ceiling ||
-	     acp_json_add(ctx, "ceiling",
-			  json_object_new_int64(ceiling_of(call->kernel->config, call->entry->action->ceiling)))))
+	    acp_json_add(ctx, "dry_run", json_object_new_boolean(call->dry_run)) && add_ceiling(call, ctx))
 		return ctx;
 	json_object_put(ctx);
 	return NULL;

@@ -18,6 +18,7 @@ static struct json_object *make_query(const struct acp_call *call)
 		  acp_json_add_string(query, "action", call->entry->action->name) &&
 		  acp_json_add_string(query, "request_hash", hash) &&
 		  acp_json_add_string(query, "event_id", call->event_id) &&
+		  acp_json_add(query, "ceiling", json_object_new_int64(call->kernel->config->ceiling_approvals)) &&
 		  acp_json_add(query, "dry_run", json_object_new_boolean(call->dry_run));
 	if (ok && (json_object_is_type(amount, json_type_int) || json_object_is_type(amount, json_type_double)))
 		ok = acp_json_add(query, "amount", json_object_get(amount));
@@ -58,8 +59,10 @@ static enum acp_code apply_decision(struct acp_call *call)
 			reason ? reason : acp_code_sentence(ACP_APPROVAL_REQUIRED),
 			reason ? "; give the operator its approval_id and send it again when it is approved" : "");
 	}
-	return acp_call_fail(call, ACP_POLICY_DENIED, NULL, "%s",
-			     reason ? reason : acp_code_sentence(ACP_POLICY_DENIED));
+	const char *named = acp_json_string(call->decision, "code");
+	bool full = named && strcmp(named, "CEILING_EXCEEDED") == 0;
+	enum acp_code code = full ? ACP_CEILING_EXCEEDED : ACP_POLICY_DENIED;
+	return acp_call_fail(call, code, NULL, "%s", reason ? reason : acp_code_sentence(code));
 }
 
 enum acp_code acp_policy_check(struct acp_call *call)

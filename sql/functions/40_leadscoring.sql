@@ -18,6 +18,7 @@ AS $$
 DECLARE
 	m acp.leadscoring_models;
 BEGIN
+	PERFORM acp.ceiling_hold(p_tenant, 'models', p_ctx);
 	IF (p_ctx->>'dry_run')::boolean THEN
 		RETURN acp.impact(p_creates => jsonb_build_array(jsonb_build_object(
 			'type', 'model', 'name', p_params->'name', 'model_type', p_params->'model_type', 'count', 1)));
@@ -93,6 +94,7 @@ BEGIN
 	END IF;
 	SELECT coalesce(array_agg(w.key), '{}') INTO known FROM acp.leadscoring_questions w
 	WHERE w.tenant_id = p_tenant AND w.key IN (SELECT q->>'key' FROM jsonb_array_elements(asked) q);
+	PERFORM acp.ceiling_hold(p_tenant, 'questions', p_ctx, total - cardinality(known));
 	IF (p_ctx->>'dry_run')::boolean THEN
 		RETURN (SELECT acp.impact(
 			p_creates => coalesce(jsonb_agg(jsonb_build_object('type', 'question', 'key', q->'key')) FILTER (WHERE q->>'key' <> ALL (known)), '[]'),

@@ -31,8 +31,17 @@ BEGIN
 		WHERE status <> 'pending' AND created_at <= acp.now() - interval '30 days' ORDER BY created_at
 		LIMIT 1000 FOR UPDATE SKIP LOCKED) old
 	WHERE d.tenant_id = old.tenant_id AND d.delivery_id = old.delivery_id;
+	DELETE FROM acp.approvals a USING (
+		SELECT tenant_id, approval_id FROM acp.approvals WHERE expires_at <= acp.now() - interval '30 days' ORDER BY expires_at
+		LIMIT 1000 FOR UPDATE SKIP LOCKED) old
+	WHERE a.tenant_id = old.tenant_id AND a.approval_id = old.approval_id;
+	DELETE FROM acp.policy_proposals x USING (
+		SELECT tenant_id, proposal_id FROM acp.policy_proposals
+		WHERE status IN ('rejected', 'published') AND decided_at <= acp.now() - interval '30 days' ORDER BY decided_at
+		LIMIT 1000 FOR UPDATE SKIP LOCKED) old
+	WHERE x.tenant_id = old.tenant_id AND x.proposal_id = old.proposal_id;
 END
 $$;
-COMMENT ON FUNCTION acp.maintain() IS 'Creates audit partitions three months ahead. Deletes expired reservations and idempotency keys, change feed entries older than a day, and webhook deliveries that ended 30 days ago.';
+COMMENT ON FUNCTION acp.maintain() IS 'Creates audit partitions three months ahead. Deletes expired reservations and idempotency keys, change feed entries older than a day, and what ended 30 days ago: webhook deliveries, approvals, decided proposals.';
 
 GRANT EXECUTE ON FUNCTION acp.maintain() TO acp_app;

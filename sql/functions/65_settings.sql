@@ -25,6 +25,9 @@ BEGIN
 	IF wanted->>'timezone' IS NOT NULL AND NOT EXISTS (SELECT FROM pg_timezone_names WHERE name = wanted->>'timezone') THEN
 		PERFORM acp.fail('VALIDATION_ERROR', 'timezone is not a name of the tz database, for example Europe/Berlin', '/params/settings/timezone');
 	END IF;
+	IF octet_length(wanted::text) > 65536 THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'settings may have at most 65536 bytes; shorten the names and values of metadata', '/params/settings');
+	END IF;
 	IF (p_ctx->>'dry_run')::boolean THEN
 		RETURN acp.impact(p_updates => CASE WHEN changed = '{}' THEN '[]' ELSE jsonb_build_array(jsonb_build_object('type', 'settings',
 			'changes', changed)) END);

@@ -1,7 +1,8 @@
 -- Webhooks: deliveries are queued in the transaction that causes the event, and any process sends them. Handlers of the
 -- pack.
 --
--- Lock order: a webhook before its deliveries. Both come before the counter rows of a tenant (30_usage.sql).
+-- Lock order: a webhook before its deliveries. Both come before the counter rows of a tenant (30_usage.sql). What locks
+-- several webhooks goes by tenant_id and webhook_id.
 
 CREATE OR REPLACE FUNCTION acp.webhook_known_events() RETURNS text[]
 LANGUAGE plpgsql IMMUTABLE
@@ -23,21 +24,59 @@ END
 $$;
 COMMENT ON FUNCTION acp.webhook_wants(acp.webhooks, text) IS 'True if this webhook subscribes to the event.';
 
+CREATE OR REPLACE FUNCTION acp.webhook_trim(p_tenant uuid, p_webhook uuid, p_keep integer) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	DELETE FROM acp.webhook_deliveries d USING (
+		SELECT x.delivery_id FROM acp.webhook_deliveries x
+		WHERE x.tenant_id = p_tenant AND x.webhook_id = p_webhook AND x.status <> 'pending' AND x.created_at <= (
+			SELECT k.created_at FROM acp.webhook_deliveries k WHERE k.tenant_id = p_tenant AND k.webhook_id = p_webhook
+			ORDER BY k.created_at DESC OFFSET p_keep LIMIT 1)
+		ORDER BY x.created_at LIMIT 500 FOR UPDATE SKIP LOCKED) old
+	WHERE d.tenant_id = p_tenant AND d.delivery_id = old.delivery_id;
+END
+$$;
+COMMENT ON FUNCTION acp.webhook_trim(uuid, uuid, integer) IS
+	'Deletes the oldest ended deliveries of a webhook that has more than p_keep deliveries, some hundred at a time.';
+
 CREATE OR REPLACE FUNCTION acp.webhook_deliver(w acp.webhooks, p_event text, p_data jsonb) RETURNS acp.webhook_deliveries
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	d acp.webhook_deliveries;
+	-- A tenant may have this many pending deliveries, and a webhook this many deliveries in all. docs/operations.md names it.
+	most    CONSTANT integer := 10000;
+	crowded CONSTANT boolean := acp.deliveries_pending(w.tenant_id, most) >= most;
+	d       acp.webhook_deliveries;
 BEGIN
-	INSERT INTO acp.webhook_deliveries (tenant_id, delivery_id, webhook_id, event, payload, status, next_attempt_at, created_at)
+	-- Now and then, so that an event stays cheap.
+	IF random() < 0.01 THEN
+		PERFORM acp.webhook_trim(w.tenant_id, w.webhook_id, most);
+	END IF;
+	INSERT INTO acp.webhook_deliveries (tenant_id, delivery_id, webhook_id, event, payload, status, next_attempt_at, last_error, created_at)
 	VALUES (w.tenant_id, gen_random_uuid(), w.webhook_id, p_event,
-		jsonb_build_object('type', p_event, 'timestamp', acp.rfc3339(acp.now()), 'data', p_data), 'pending', acp.now(), acp.now())
+		jsonb_build_object('type', p_event, 'timestamp', acp.rfc3339(acp.now()), 'data', p_data),
+		CASE WHEN crowded THEN 'failed' ELSE 'pending' END, CASE WHEN NOT crowded THEN acp.now() END,
+		CASE WHEN crowded THEN format('not sent: %s deliveries of this tenant were waiting', most) END, acp.now())
 	RETURNING * INTO d;
 	RETURN d;
 END
 $$;
-COMMENT ON FUNCTION acp.webhook_deliver(acp.webhooks, text, jsonb) IS 'Queues the delivery of one event to one webhook.';
+COMMENT ON FUNCTION acp.webhook_deliver(acp.webhooks, text, jsonb) IS
+	'Queues the delivery of one event to one webhook. If too many deliveries of the tenant wait already, it fails at once.';
+
+CREATE OR REPLACE FUNCTION acp.deliveries_pending(p_tenant uuid, p_most bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN (SELECT count(*) FROM (
+		SELECT FROM acp.webhook_deliveries d WHERE d.tenant_id = p_tenant AND d.status = 'pending' LIMIT p_most) x);
+END
+$$;
+COMMENT ON FUNCTION acp.deliveries_pending(uuid, bigint) IS 'Number of pending deliveries of a tenant; counts no further than p_most.';
 
 CREATE OR REPLACE FUNCTION acp.webhook_emit(p_tenant uuid, p_event text, p_data jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -97,21 +136,82 @@ COMMENT ON FUNCTION acp.webhook_usage(uuid, bigint, integer, integer, timestampt
 
 -- The delivery worker ------------------------------------------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION acp.deliveries_take(p_max integer, p_lease interval) RETURNS jsonb
+CREATE OR REPLACE FUNCTION acp.webhook_queues(p_from uuid, p_below uuid, p_most integer)
+RETURNS TABLE (tenant_id uuid, webhook_id uuid, due timestamptz)
+LANGUAGE plpgsql STABLE ROWS 100
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- One step of the index for each webhook, however many deliveries it has.
+	RETURN QUERY WITH RECURSIVE queue (tenant_id, webhook_id, due, step) AS (
+		(SELECT d.tenant_id, d.webhook_id, d.next_attempt_at, 1 FROM acp.webhook_deliveries d
+		 WHERE d.status = 'pending' AND d.tenant_id >= p_from
+		 ORDER BY d.tenant_id, d.webhook_id, d.next_attempt_at LIMIT 1)
+		UNION ALL
+		SELECT x.tenant_id, x.webhook_id, x.next_attempt_at, q.step + 1 FROM queue q CROSS JOIN LATERAL (
+			SELECT d.tenant_id, d.webhook_id, d.next_attempt_at FROM acp.webhook_deliveries d
+			WHERE d.status = 'pending' AND (d.tenant_id, d.webhook_id) > (q.tenant_id, q.webhook_id)
+			ORDER BY d.tenant_id, d.webhook_id, d.next_attempt_at LIMIT 1) x
+		WHERE q.step < p_most AND (p_below IS NULL OR q.tenant_id < p_below))
+	SELECT q.tenant_id, q.webhook_id, q.due FROM queue q WHERE p_below IS NULL OR q.tenant_id < p_below;
+END
+$$;
+COMMENT ON FUNCTION acp.webhook_queues(uuid, uuid, integer) IS
+	'The first p_most webhooks with pending deliveries of tenants from p_from on and below p_below (null: all others), and when the first delivery of each is due.';
+
+DROP FUNCTION IF EXISTS acp.deliveries_take(integer, interval);
+CREATE OR REPLACE FUNCTION acp.deliveries_take(p_max integer, p_lease interval, p_share integer DEFAULT 8) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	moment CONSTANT timestamptz := acp.now();
+	-- So many webhooks are looked at, from a random tenant on: with more, each has its turn after some claims.
+	wide   CONSTANT integer := 2000;
+	start  CONSTANT uuid := gen_random_uuid();
 	list   jsonb;
 BEGIN
-	WITH due AS (
-		SELECT d.tenant_id, d.delivery_id FROM acp.webhook_deliveries d
-		WHERE d.status = 'pending' AND d.next_attempt_at <= moment
-		ORDER BY d.next_attempt_at LIMIT p_max FOR UPDATE SKIP LOCKED
+	IF coalesce((SELECT d.next_attempt_at FROM acp.webhook_deliveries d WHERE d.status = 'pending'
+		ORDER BY d.next_attempt_at LIMIT 1) > moment, true) THEN
+		RETURN '[]';
+	END IF;
+	-- One claim at a time: otherwise two of them would each give a tenant its whole share.
+	PERFORM pg_advisory_xact_lock(hashtextextended('acp.deliveries_take', 0));
+	DELETE FROM acp.webhook_leases l WHERE l.lease_until <= moment;
+	-- turn: which of the senders that its tenant would then use it gets. The lowest turn goes first.
+	WITH running AS MATERIALIZED (
+		SELECT l.tenant_id, count(*) AS senders FROM acp.webhook_leases l GROUP BY l.tenant_id
+	), queues AS MATERIALIZED (
+		SELECT q.tenant_id, q.webhook_id, coalesce(r.senders, 0) AS senders,
+			coalesce(r.senders, 0) + row_number() OVER (PARTITION BY q.tenant_id ORDER BY q.due, q.webhook_id) AS turn
+		FROM (SELECT * FROM acp.webhook_queues(start, NULL, wide)
+			UNION ALL SELECT * FROM acp.webhook_queues('00000000-0000-0000-0000-000000000000', start, wide)) q
+		JOIN acp.webhooks w USING (tenant_id, webhook_id) LEFT JOIN running r USING (tenant_id)
+		WHERE q.due <= moment AND (w.paused_until IS NULL OR w.paused_until <= moment) AND coalesce(r.senders, 0) < p_share
+		ORDER BY turn, q.due LIMIT p_max
+	), waiting AS MATERIALIZED (
+		SELECT d.tenant_id, d.delivery_id, d.next_attempt_at,
+			q.senders + row_number() OVER (PARTITION BY d.tenant_id ORDER BY d.place, d.next_attempt_at) AS turn
+		FROM queues q CROSS JOIN LATERAL (
+			-- In this form only the index webhook_deliveries_queue fits; that of all that is due holds the others, too.
+			SELECT x.tenant_id, x.delivery_id, x.next_attempt_at,
+				row_number() OVER (ORDER BY x.tenant_id, x.webhook_id, x.next_attempt_at) AS place
+			FROM acp.webhook_deliveries x
+			WHERE x.status = 'pending' AND (x.tenant_id, x.webhook_id) >= (q.tenant_id, q.webhook_id)
+			  AND (x.tenant_id, x.webhook_id, x.next_attempt_at) <= (q.tenant_id, q.webhook_id, moment)
+			ORDER BY x.tenant_id, x.webhook_id, x.next_attempt_at LIMIT p_share) d
+	), chosen AS MATERIALIZED (
+		SELECT w.tenant_id, w.delivery_id FROM waiting w WHERE w.turn <= p_share ORDER BY w.turn, w.next_attempt_at LIMIT p_max
+	), free AS MATERIALIZED (
+		SELECT d.tenant_id, d.delivery_id FROM chosen c JOIN acp.webhook_deliveries d USING (tenant_id, delivery_id)
+		WHERE d.status = 'pending' AND d.next_attempt_at <= moment FOR UPDATE OF d SKIP LOCKED
 	), taken AS (
 		UPDATE acp.webhook_deliveries d SET attempts = d.attempts + 1, next_attempt_at = moment + p_lease
-		FROM due WHERE d.tenant_id = due.tenant_id AND d.delivery_id = due.delivery_id RETURNING d.*
+		FROM free WHERE d.tenant_id = free.tenant_id AND d.delivery_id = free.delivery_id RETURNING d.*
+	), leased AS (
+		INSERT INTO acp.webhook_leases (tenant_id, delivery_id, attempt, lease_until)
+		SELECT t.tenant_id, t.delivery_id, t.attempts, moment + p_lease FROM taken t
+		ON CONFLICT (tenant_id, delivery_id) DO UPDATE SET attempt = excluded.attempt, lease_until = excluded.lease_until
 	)
 	SELECT jsonb_agg(jsonb_build_object('tenant_id', t.tenant_id, 'delivery_id', t.delivery_id, 'webhook_id', t.webhook_id,
 		'attempt', t.attempts, 'ts', floor(extract(epoch FROM moment))::bigint, 'url', w.url, 'payload', t.payload::text,
@@ -120,8 +220,8 @@ BEGIN
 	RETURN coalesce(list, '[]');
 END
 $$;
-COMMENT ON FUNCTION acp.deliveries_take(integer, interval) IS
-	'Claims due deliveries for an attempt that must be reported within p_lease. After that the attempt counts as crashed and they are due again.';
+COMMENT ON FUNCTION acp.deliveries_take(integer, interval, integer) IS
+	'Claims due deliveries for an attempt that must be reported within p_lease. After that the attempt counts as crashed and they are due again. Tenants that use few senders go first, and none uses more than p_share.';
 
 CREATE OR REPLACE FUNCTION acp.webhook_disable(p_tenant uuid, p_webhook uuid, p_reason text) RETURNS void
 LANGUAGE plpgsql
@@ -145,9 +245,11 @@ DECLARE
 	webhook   CONSTANT uuid := p->>'webhook_id';
 	delivered CONSTANT boolean := p->>'delivered';
 	again     CONSTANT timestamptz := acp.now() + make_interval(secs => (p->>'retry_after')::double precision);
-	breather  CONSTANT timestamptz := acp.now() + interval '1 minute';
+	pause     CONSTANT interval := make_interval(secs => CASE WHEN (p->>'silent')::boolean THEN 60 ELSE (p->>'pause')::double precision END);
 	counted   boolean;
 BEGIN
+	DELETE FROM acp.webhook_leases
+	WHERE tenant_id = tenant AND delivery_id = (p->>'delivery_id')::uuid AND attempt = (p->>'attempt')::integer;
 	IF NOT delivered THEN
 		-- More rows may change below, so handle one failure of a webhook at a time.
 		PERFORM FROM acp.webhooks WHERE tenant_id = tenant AND webhook_id = webhook FOR NO KEY UPDATE;
@@ -163,17 +265,27 @@ BEGIN
 	counted := FOUND;
 	IF counted AND (p->>'gone')::boolean THEN
 		PERFORM acp.webhook_disable(tenant, webhook, 'the receiver answered 410 Gone');
-	ELSIF counted AND (p->>'silent')::boolean THEN
-		-- Many due deliveries to a slow receiver must not delay the deliveries to others.
-		UPDATE acp.webhook_deliveries SET next_attempt_at = breather
-		WHERE tenant_id = tenant AND webhook_id = webhook AND status = 'pending' AND next_attempt_at < breather
-		  AND delivery_id <> (p->>'delivery_id')::uuid;
+	ELSIF counted AND pause > interval '0' THEN
+		UPDATE acp.webhooks SET paused_until = greatest(paused_until, acp.now() + pause)
+		WHERE tenant_id = tenant AND webhook_id = webhook;
 	END IF;
 	RETURN counted;
 END
 $$;
 COMMENT ON FUNCTION acp.delivery_done(jsonb) IS
-	'Records the outcome of an attempt: tenant_id, webhook_id, delivery_id, attempt, delivered, status?, error?, retry_after? (seconds; missing: the last attempt), gone? (disable the webhook), silent? (no answer in time). False: the attempt had outlived its lease and is ignored.';
+	'Records the outcome of an attempt: tenant_id, webhook_id, delivery_id, attempt, delivered, status?, error?, retry_after? (seconds; missing: the last attempt), pause? (seconds in which nothing is sent to the webhook), gone? (disable the webhook), silent? (from earlier versions: a pause of a minute). False: the attempt had outlived its lease and is ignored.';
+
+CREATE OR REPLACE FUNCTION acp.deliveries_done(p_list jsonb) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN (SELECT count(*) FILTER (WHERE acp.delivery_done(ended.one)) FROM (
+		SELECT one FROM jsonb_array_elements(p_list) x(one) ORDER BY (one->>'tenant_id')::uuid, (one->>'webhook_id')::uuid) ended);
+END
+$$;
+COMMENT ON FUNCTION acp.deliveries_done(jsonb) IS
+	'Records the outcomes of several attempts, in the order in which webhooks are locked. Returns how many counted: the others had outlived their leases.';
 
 -- The pack: handlers (tenant, params, ctx) -> data -------------------------------------------------------------------
 
@@ -320,6 +432,7 @@ BEGIN
 		sealed_before = CASE WHEN rotate THEN sealed ELSE sealed_before END,
 		before_until = CASE WHEN rotate THEN acp.now() + interval '24 hours' ELSE before_until END,
 		sealed = CASE WHEN rotate THEN decode(p_params->>'new_sealed', 'hex') ELSE sealed END,
+		paused_until = CASE WHEN p_params ? 'url' OR p_params ? 'status' THEN NULL ELSE paused_until END,
 		updated_at = acp.now()
 	WHERE tenant_id = p_tenant AND webhook_id = w.webhook_id RETURNING * INTO w;
 	IF w.status = 'disabled' THEN
@@ -367,7 +480,9 @@ BEGIN
 		RETURN acp.impact(p_creates => jsonb_build_array(jsonb_build_object('type', 'webhook_delivery', 'event', 'webhook.test',
 			'webhook_id', w.webhook_id, 'url', w.url, 'count', 1)));
 	END IF;
-	-- As in acp.webhook_emit: wait for a concurrent deletion.
+	PERFORM acp.ceiling_hold(p_tenant, 'pending_deliveries', p_ctx);
+	-- As in acp.webhook_emit: wait for a concurrent deletion. Who asks for a test does not want to wait for the end of a pause.
+	UPDATE acp.webhooks SET paused_until = NULL WHERE tenant_id = p_tenant AND webhook_id = w.webhook_id AND paused_until IS NOT NULL;
 	PERFORM FROM acp.webhooks WHERE tenant_id = p_tenant AND webhook_id = w.webhook_id FOR KEY SHARE;
 	w := acp.webhook_of(p_tenant, p_params);
 	d := acp.webhook_deliver(w, 'webhook.test', jsonb_build_object('webhook_id', w.webhook_id, 'request_id', p_ctx->'request_id'));
@@ -416,7 +531,8 @@ COMMENT ON FUNCTION acp.webhooks_deliveries(uuid, jsonb, jsonb) IS 'webhooks.del
 
 GRANT EXECUTE ON FUNCTION acp.webhook_known_events(), acp.webhook_wants(acp.webhooks, text), acp.webhook_deliver(acp.webhooks, text, jsonb),
 	acp.webhook_emit(uuid, text, jsonb), acp.webhook_effects(uuid, text), acp.webhook_usage(uuid, bigint, integer, integer, timestamptz),
-	acp.deliveries_take(integer, interval), acp.webhook_disable(uuid, uuid, text), acp.delivery_done(jsonb), acp.webhook_json(acp.webhooks),
+	acp.webhook_trim(uuid, uuid, integer), acp.deliveries_pending(uuid, bigint), acp.webhook_queues(uuid, uuid, integer),
+	acp.deliveries_take(integer, interval, integer), acp.webhook_disable(uuid, uuid, text), acp.delivery_done(jsonb), acp.deliveries_done(jsonb), acp.webhook_json(acp.webhooks),
 	acp.webhook_of(uuid, jsonb), acp.webhook_check_events(jsonb), acp.webhooks_list(uuid, jsonb, jsonb),
 	acp.webhooks_create(uuid, jsonb, jsonb), acp.webhook_pending(acp.webhooks), acp.webhook_changes(acp.webhooks, jsonb),
 	acp.webhooks_update(uuid, jsonb, jsonb), acp.webhooks_delete(uuid, jsonb, jsonb), acp.webhooks_test(uuid, jsonb, jsonb),

@@ -79,6 +79,12 @@ BEGIN
 	ORDER BY a.status LIMIT 1;
 	IF NOT FOUND THEN
 		approved := false;
+		-- The tenant's calls ask one after the other, so that the ceiling is exact.
+		PERFORM pg_advisory_xact_lock(hashtextextended(p_query->>'tenant_id', 7236459003));
+		IF (SELECT count(*) FROM acp.approvals x WHERE x.tenant_id = (p_query->>'tenant_id')::uuid AND x.status = 'pending'
+			AND x.expires_at > acp.now()) >= coalesce((p_query->>'ceiling')::bigint, 100) THEN
+			RETURN;
+		END IF;
 		INSERT INTO acp.approvals AS a (tenant_id, approval_id, api_key_id, action, request_hash, fingerprint, status, requested_at, expires_at)
 		VALUES ((p_query->>'tenant_id')::uuid, (p_query->>'event_id')::uuid, (p_query->>'api_key_id')::uuid, p_query->>'action',
 			p_query->>'request_hash', p_query->>'fingerprint', 'pending', acp.now(), acp.now() + interval '7 days')
@@ -86,7 +92,7 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION acp.approval_for(jsonb) IS 'Returns the approval for exactly this call (tenant, key, action, hash): an approved one, else the pending one, else a new one.';
+COMMENT ON FUNCTION acp.approval_for(jsonb) IS 'Returns the approval for exactly this call (tenant, key, action, hash): an approved one, else the pending one, else a new one. approval_id null: too many calls of the tenant wait for an approval.';
 
 CREATE OR REPLACE FUNCTION acp.authorize(p_query jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -108,6 +114,11 @@ BEGIN
 		'policy_version', acp.policy_version(), 'decision_ttl_ms', CASE WHEN verdict = 'allow' AND p.time_window IS NULL THEN 5000 ELSE 0 END);
 	IF verdict = 'require_approval' AND p_query->>'event_id' IS NOT NULL AND NOT coalesce((p_query->>'dry_run')::boolean, false) THEN
 		SELECT * INTO approval FROM acp.approval_for(p_query);
+		IF approval.approval_id IS NULL THEN
+			RETURN result || jsonb_build_object('decision', 'deny', 'code', 'CEILING_EXCEEDED', 'reason', format(
+				'this call needs an approval, and %s calls wait for one already; ask the operator to decide some first',
+				coalesce(p_query->>'ceiling', '100')));
+		END IF;
 		result := result || jsonb_build_object('approval_id', approval.approval_id);
 		IF approval.approved THEN
 			verdict := 'allow';
@@ -117,7 +128,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.authorize(jsonb) IS
-	'Decides a call {tenant_id, api_key_id, actor_type, action, request_hash, amount, event_id, dry_run}: decision allow, deny or require_approval. approval_id with allow: the approval to use up before the call runs (acp.approval_use); with require_approval: the approval that a person must give. fault: the policy that cannot be evaluated, for the log.';
+	'Decides a call {tenant_id, api_key_id, actor_type, action, request_hash, amount, event_id, dry_run}: decision allow, deny or require_approval. approval_id with allow: the approval to use up before the call runs (acp.approval_use); with require_approval: the approval that a person must give. ceiling: how many calls of the tenant may wait for one; code CEILING_EXCEEDED with deny: they are as many. fault: the policy that cannot be evaluated, for the log.';
 
 CREATE OR REPLACE FUNCTION acp.approval_use(p_tenant uuid, p_approval uuid, p_event uuid) RETURNS void
 LANGUAGE plpgsql
@@ -222,6 +233,7 @@ DECLARE
 	x acp.policy_proposals;
 BEGIN
 	PERFORM acp.check_policy(p_params->'policy');
+	PERFORM acp.ceiling_hold(p_tenant, 'proposals', p_ctx);
 	IF (p_ctx->>'dry_run')::boolean THEN
 		RETURN acp.impact(p_creates => jsonb_build_array(jsonb_build_object('type', 'policy_proposal', 'policy', p_params->'policy', 'count', 1)),
 			p_side_effects => '["none until an operator approves and publishes it"]');

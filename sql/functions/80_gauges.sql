@@ -31,9 +31,16 @@ BEGIN
 			SELECT 'acp_webhook_deliveries_pending', 'Webhook deliveries that are not done (at most 100000 are counted).', NULL, count(*)
 			FROM (SELECT FROM acp.webhook_deliveries WHERE status = 'pending' LIMIT most) d
 			UNION ALL
-			SELECT 'acp_webhook_delivery_overdue_seconds', 'How long the most overdue webhook delivery has been due; 0: none is.', NULL,
-				greatest(coalesce(extract(epoch FROM acp.now() - min(next_attempt_at)), 0), 0)
-			FROM acp.webhook_deliveries WHERE status = 'pending'
+			-- Who waits for a sender of its own, or for the end of a pause, is not overdue.
+			SELECT 'acp_webhook_delivery_overdue_seconds',
+				'How long the most overdue webhook delivery of a tenant that uses no sender has been due; 0: none is.', NULL,
+				greatest(coalesce(extract(epoch FROM acp.now() - min(q.due)), 0), 0)
+			FROM acp.webhook_queues('00000000-0000-0000-0000-000000000000', NULL, 2000) q JOIN acp.webhooks w USING (tenant_id, webhook_id)
+			WHERE (w.paused_until IS NULL OR w.paused_until <= acp.now())
+			  AND NOT EXISTS (SELECT FROM acp.webhook_leases l WHERE l.tenant_id = q.tenant_id AND l.lease_until > acp.now())
+			UNION ALL
+			SELECT 'acp_webhook_senders_busy', 'Webhook deliveries that are being sent, by all hosts.', NULL, count(*)
+			FROM acp.webhook_leases WHERE lease_until > acp.now()
 			UNION ALL
 			SELECT 'acp_usage_reservations', 'Places in free allowances that running calls hold (at most 100000 are counted).', NULL, count(*)
 			FROM (SELECT FROM acp.usage_reservations LIMIT most) r

@@ -200,7 +200,7 @@ static enum acp_code read_only_call(void *self, const char *function, const char
 
 static enum acp_claim_verdict verdict_of(const char *text)
 {
-	static const char *const words[] = {"run", "replay", "conflict", "mismatch"};
+	static const char *const words[] = {"run", "replay", "conflict", "mismatch", "full"};
 	for (size_t i = 0; i < ACP_COUNT(words); i++)
 		if (strcmp(words[i], text) == 0)
 			return (enum acp_claim_verdict)i;
@@ -211,12 +211,14 @@ static enum acp_code claim(void *self, const char *tenant_id, const char *action
 			   const char *fingerprint, const char *event_id, struct acp_claim *out)
 {
 	static const char sql[] =
-		"SELECT verdict, sealed FROM acp.idempotency_claim($1, $2, $3, $4, $5, make_interval(secs => $6))";
+		"SELECT verdict, sealed FROM acp.idempotency_claim($1, $2, $3, $4, $5, make_interval(secs => $6), $7)";
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	PGresult *rows = NULL;
-	const char *values[] = {tenant_id, action, key, fingerprint, event_id, pg->idempotency_lease};
-	enum acp_code code = acp_pg_code(acp_db_write(pg->pool, sql, 6, values, 0, &rows, &error), &error, "claim");
+	char quota[24];
+	snprintf(quota, sizeof quota, "%lld", (long long)pg->config->idempotency_bytes_per_tenant);
+	const char *values[] = {tenant_id, action, key, fingerprint, event_id, pg->idempotency_lease, quota};
+	enum acp_code code = acp_pg_code(acp_db_write(pg->pool, sql, 7, values, 0, &rows, &error), &error, "claim");
 	if (code != ACP_OK)
 		return code;
 	*out = (struct acp_claim){.verdict = verdict_of(PQgetvalue(rows, 0, 0))};

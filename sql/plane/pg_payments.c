@@ -86,24 +86,25 @@ static enum acp_code console_data(void *self, struct json_object *what, struct j
 
 /* Webhooks ----------------------------------------------------------------------------------------------------- */
 
-static enum acp_code claim_deliveries(void *self, int max, int lease, struct json_object **list)
+static enum acp_code claim_deliveries(void *self, int max, int lease, int share, struct json_object **list)
 {
 	struct acp_db_error error;
-	char most[16], seconds[16];
+	char most[16], seconds[16], each[16];
 	snprintf(most, sizeof most, "%d", max);
 	snprintf(seconds, sizeof seconds, "%d", lease);
-	const char *values[] = {most, seconds};
-	return acp_pg_write_json(self, "SELECT acp.deliveries_take($1, make_interval(secs => $2))", 2, values, 0, list,
-				 &error, "webhook deliveries");
+	snprintf(each, sizeof each, "%d", share);
+	const char *values[] = {most, seconds, each};
+	return acp_pg_write_json(self, "SELECT acp.deliveries_take($1, make_interval(secs => $2), $3)", 3, values, 0,
+				 list, &error, "webhook deliveries");
 }
 
-static enum acp_code report_delivery(void *self, struct json_object *outcome)
+static enum acp_code report_deliveries(void *self, struct json_object *outcomes)
 {
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
-	const char *values[] = {acp_pg_text(outcome)};
-	return acp_pg_code(acp_db_write(pg->pool, "SELECT acp.delivery_done($1)", 1, values, 0, NULL, &error), &error,
-			   "end of a webhook delivery");
+	const char *values[] = {acp_pg_text(outcomes)};
+	return acp_pg_code(acp_db_write(pg->pool, "SELECT acp.deliveries_done($1)", 1, values, 0, NULL, &error), &error,
+			   "end of webhook deliveries");
 }
 
 const struct acp_plane_payments acp_pg_payments = {
@@ -116,6 +117,6 @@ const struct acp_plane_payments acp_pg_payments = {
 	.stripe_event = stripe_event,
 };
 
-const struct acp_plane_webhooks acp_pg_webhooks = {.claim = claim_deliveries, .report = report_delivery};
+const struct acp_plane_webhooks acp_pg_webhooks = {.claim = claim_deliveries, .report = report_deliveries};
 
 const struct acp_plane_console acp_pg_console = {.open = console_open, .data = console_data};

@@ -39,7 +39,7 @@ $$;
 CREATE TEMP TABLE expected (relation text PRIMARY KEY, app text, report text);
 INSERT INTO expected VALUES
 	('acp.agents', 'ra', ''),
-	('acp.approvals', 'raw', ''),
+	('acp.approvals', 'rawd', ''),
 	('acp.audit_archive_runs', 'r', ''),
 	('acp.audit_archive_totals', 'r', ''),
 	('acp.audit_archives', 'r', ''),
@@ -63,10 +63,11 @@ INSERT INTO expected VALUES
 	('acp.stripe_marks', 'raw', ''),
 	('acp.usage_settled', 'rad', ''),
 	('acp.policies', 'raw', ''),
-	('acp.policy_proposals', 'raw', ''),
+	('acp.policy_proposals', 'rawd', ''),
 	('acp.team_members', 'raw', ''),
 	('acp.tenant_settings', 'raw', ''),
 	('acp.webhook_deliveries', 'rawd', ''),
+	('acp.webhook_leases', 'rawd', ''),
 	('acp.webhooks', 'rawd', ''),
 	('acp.api_keys', 'raw', ''),
 	('acp.audit_logs', 'r', ''),

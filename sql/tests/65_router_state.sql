@@ -11,7 +11,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(164);
+SELECT plan(184);
 
 -- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -351,6 +351,51 @@ SELECT is(pg_temp.decision(7, 'a.b'), 'allow', 'an approved proposal has no effe
 SELECT ok(acp.policy_publish(pg_temp.e(900), pg_temp.p(7)) AND NOT acp.policy_publish(pg_temp.e(900), pg_temp.p(8)),
 	'a proposal is published once');
 SELECT is(pg_temp.decision(7, 'a.b') || pg_temp.decision(8, 'a.b'), 'denyallow', 'the policy decides only calls of its tenant');
+
+-- What is kept for idempotency keys ----------------------------------------------------------------------------------
+
+CREATE FUNCTION pg_temp.quota_claim(t integer, key text, e integer, quota bigint) RETURNS text LANGUAGE sql AS $$
+	SELECT verdict FROM acp.idempotency_claim(pg_temp.t(t), 'a.b', key, repeat('f', 64), pg_temp.e(e), interval '1 minute', quota)
+$$;
+SELECT is(pg_temp.quota_claim(9, 'small', 300, 65536), 'run', 'a call with a key runs');
+SELECT is(pg_temp.finish(9, 'small', 300, decode(repeat('00', 2048), 'hex')), NULL, 'its small result is stored');
+SELECT is(acp.idempotency_bytes(pg_temp.t(9)), 0::bigint, 'a small result is not counted');
+SELECT is(pg_temp.quota_claim(9, 'large', 301, 65536), 'run', 'a second call runs');
+SELECT is(pg_temp.finish(9, 'large', 301, decode(repeat('00', 65536), 'hex')), NULL, 'its large result is stored');
+SELECT is(acp.idempotency_bytes(pg_temp.t(9)), 65536::bigint, 'a large result is counted');
+SELECT is(pg_temp.quota_claim(9, 'more', 302, 65536), 'full', 'a new key is refused when the quota is used up');
+SELECT is((SELECT count(*) FROM acp.idempotency WHERE tenant_id = pg_temp.t(9)), 2::bigint, 'the refused call leaves no row');
+SELECT is(pg_temp.quota_claim(9, 'large', 303, 65536), 'replay', 'a known key is replayed');
+SELECT is(pg_temp.quota_claim(8, 'more', 304, 65536), 'run', 'another tenant is not affected');
+SELECT is(pg_temp.quota_claim(9, 'more', 305, NULL), 'run', 'a program of the previous version has no quota');
+SELECT is(pg_temp.quota_claim(8, 'huge', 306, 65536), 'run', 'a call whose result will be too large runs');
+SELECT is(pg_temp.finish(8, 'huge', 306, decode(repeat('00', 65537), 'hex')), NULL, 'it succeeds');
+SELECT ok((SELECT state = 'done' AND sealed IS NULL AND large IS NULL FROM acp.idempotency WHERE tenant_id = pg_temp.t(8) AND key = 'huge'),
+	'its key is known, and its result is not kept');
+SELECT is(pg_temp.store(8, 'own', 'r', 307, decode(repeat('00', 20000000), 'hex')), NULL, 'the same holds for a key of the program');
+
+-- What waits for an operator -----------------------------------------------------------------------------------------
+
+SELECT pg_temp.policy(90, 9, '{"decision": "require_approval", "priority": 1}') \gset ignored_
+CREATE FUNCTION pg_temp.ask(n integer) RETURNS text LANGUAGE sql AS $$
+	SELECT concat_ws(' ', d->>'decision', d->>'code') FROM acp.authorize(pg_temp.q(9, 'a.b', 500 + n,
+		jsonb_build_object('request_hash', lpad(n::text, 64, '0'), 'ceiling', 3))) d
+$$;
+SELECT is((SELECT string_agg(pg_temp.ask(n), ', ' ORDER BY n) FROM generate_series(1, 4) n),
+	'require_approval, require_approval, require_approval, deny CEILING_EXCEEDED', 'so many calls may wait for an approval');
+SELECT is(pg_temp.ask(3), 'require_approval', 'a call that waits already may ask again');
+SELECT is((SELECT count(*) FROM acp.approvals WHERE tenant_id = pg_temp.t(9)), 3::bigint, 'the others leave no row');
+SELECT count(pg_temp.run(9, 'governance_propose_policy', '{"policy": {"name": "n", "decision": "deny"}}', jsonb_build_object('event_id', pg_temp.e(600 + n))))
+	FROM generate_series(1, 3) n \gset ignored_
+SELECT is(pg_temp.refused(9, 'governance_propose_policy', '{"policy": {"name": "n", "decision": "deny"}}', jsonb_build_object('event_id', pg_temp.e(604))),
+	ARRAY['CEILING_EXCEEDED', ''], 'so many proposals may wait for a decision');
+SELECT acp.proposal_decide(pg_temp.e(601), 'rejected') \gset ignored_
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-07-15 12:00:00+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT acp.maintain() \gset ignored_
+SELECT is((SELECT count(*) FROM acp.approvals WHERE tenant_id = pg_temp.t(9)) || ' ' || (SELECT count(*) FROM acp.policy_proposals
+	WHERE tenant_id = pg_temp.t(9)), '0 2', 'maintenance ends approvals and decided proposals, and keeps open proposals');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -11,7 +11,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(86);
+SELECT plan(106);
 
 -- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -279,13 +279,83 @@ SELECT is(pg_temp.dry(6, 'webhooks_delete', jsonb_build_object('webhook_id', pg_
 SELECT is(pg_temp.run(6, 'webhooks_delete', jsonb_build_object('webhook_id', pg_temp.w(61)))->'deleted', 'true', 'a webhook is deleted');
 SELECT is((SELECT count(*) FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(6)), 0::bigint, 'the deliveries of the webhook are deleted');
 
+-- Shares -------------------------------------------------------------------------------------------------------------
+
+DELETE FROM acp.webhook_deliveries;
+DELETE FROM acp.webhook_leases;
+SELECT count(pg_temp.make(t, t * 10 + 1, '["usage.limit_reached"]')) FROM generate_series(7, 9) t \gset ignored_
+SELECT pg_temp.make(7, 72, '["usage.limit_reached"]') \gset ignored_
+CREATE FUNCTION pg_temp.fill(t integer, w integer, n integer) RETURNS void LANGUAGE sql AS $$
+	INSERT INTO acp.webhook_deliveries (tenant_id, delivery_id, webhook_id, event, payload, status, next_attempt_at, created_at)
+	SELECT pg_temp.t(t), gen_random_uuid(), pg_temp.w(w), 'webhook.test', '{}', 'pending', acp.now() - interval '1 hour', acp.now()
+	FROM generate_series(1, n)
+$$;
+-- Claims, and returns "webhook:number" of what was claimed.
+CREATE TEMP TABLE held (one jsonb);
+GRANT ALL ON held TO PUBLIC;
+CREATE FUNCTION pg_temp.claim(most integer, share integer) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	list CONSTANT jsonb := acp.deliveries_take(most, interval '60 s', share);
+BEGIN
+	INSERT INTO held SELECT jsonb_array_elements(list);
+	RETURN (SELECT string_agg(w || ':' || n, ' ' ORDER BY w) FROM (
+		SELECT ltrim(right(x->>'webhook_id', 12), '0') AS w, count(*) AS n FROM jsonb_array_elements(list) x GROUP BY 1) c);
+END
+$$;
+SELECT pg_temp.fill(7, 71, 20), pg_temp.fill(8, 81, 1) \gset ignored_
+SELECT is(pg_temp.claim(10, 3), '71:3 81:1', 'a tenant gets its share, and another one its turn');
+SELECT is(pg_temp.claim(10, 3), NULL, 'a tenant whose share is in use gets nothing more');
+SELECT pg_temp.fill(9, 91, 5) \gset ignored_
+SELECT is(pg_temp.claim(2, 10), '91:2', 'the tenant that uses the fewest senders goes first');
+SELECT is(pg_temp.claim(4, 10), '71:2 91:2', 'then they take turns');
+SELECT is(acp.deliveries_done((SELECT jsonb_agg(one || '{"delivered": true, "status": 200}') FROM held
+	WHERE one->>'webhook_id' = pg_temp.w(91)::text)), 4::bigint, 'the outcomes of several attempts are recorded');
+SELECT is((SELECT count(*) FROM acp.webhook_leases WHERE tenant_id = pg_temp.t(9)), 0::bigint, 'their senders are free');
+SELECT is(acp.deliveries_done((SELECT jsonb_agg(one || '{"delivered": true, "status": 200}') FROM held
+	WHERE one->>'webhook_id' = pg_temp.w(91)::text)), 0::bigint, 'a repeated report counts nothing');
+SELECT pg_temp.run(7, 'webhooks_delete', jsonb_build_object('webhook_id', pg_temp.w(71))) \gset ignored_
+SELECT pg_temp.fill(7, 72, 20) \gset ignored_
+SELECT is((SELECT count(*) FROM acp.webhook_leases WHERE tenant_id = pg_temp.t(7)), 5::bigint, 'a deleted webhook frees no sender before its attempts end');
+SELECT is(pg_temp.claim(50, 6), '72:1 91:1', 'so its tenant gets what is left of its share');
+SELECT ok(NOT acp.delivery_done(one || '{"delivered": true, "status": 200}'), 'the outcome of a deleted delivery is ignored')
+	FROM held WHERE one->>'webhook_id' = pg_temp.w(71)::text LIMIT 1;
+SELECT is(pg_temp.claim(50, 6), '72:1', 'and its sender is free');
+RESET ROLE;
+SELECT pg_temp.clock_at('2027-05-16 12:04:00+00') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT is(pg_temp.claim(50, 6), '72:6 81:1 91:1', 'senders of crashed processes are free when their leases end');
+
+-- A pause belongs to the webhook, and costs one row.
+SELECT ok(acp.delivery_done(one || '{"delivered": false, "status": 429, "error": "x", "retry_after": 120, "pause": 120}'), 'a receiver asks for a pause')
+	FROM held WHERE one->>'webhook_id' = pg_temp.w(72)::text AND (one->>'attempt')::integer = 1 ORDER BY one->>'ts' DESC LIMIT 1;
+SELECT is(pg_temp.claim(50, 20), NULL, 'nothing is sent to it before');
+SELECT is((pg_temp.run(7, 'webhooks_update', jsonb_build_object('webhook_id', pg_temp.w(72), 'status', 'active'))->>'status'), 'active',
+	'its owner enables the webhook');
+SELECT is(pg_temp.claim(50, 8), '72:3', 'the pause is over');
+
+-- How many may wait, and how many are kept.
+DELETE FROM acp.webhook_deliveries;
+SELECT pg_temp.fill(8, 81, 10000) \gset ignored_
+SELECT acp.webhook_emit(pg_temp.t(8), 'usage.limit_reached', '{}') \gset ignored_
+SELECT is((SELECT string_agg(status || ': ' || last_error, '') FROM acp.webhook_deliveries WHERE event = 'usage.limit_reached'),
+	'failed: not sent: 10000 deliveries of this tenant were waiting', 'an event beyond 10000 pending deliveries fails at once');
+SELECT is(pg_temp.refusal($$SELECT pg_temp.run(8, 'webhooks_test', jsonb_build_object('webhook_id', pg_temp.w(81)), '{"ceiling": 10000}')$$),
+	ARRAY['CEILING_EXCEEDED', ''], 'a test beyond the ceiling is refused');
+UPDATE acp.webhook_deliveries SET status = 'failed', created_at = created_at - random() * interval '1 day' WHERE status = 'pending';
+SELECT acp.webhook_trim(pg_temp.t(8), pg_temp.w(81), 9900) \gset ignored_
+SELECT is((SELECT count(*) FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(8)), 9900::bigint, 'the oldest ended deliveries are deleted');
+SELECT acp.webhook_trim(pg_temp.t(8), pg_temp.w(81), 9900) \gset ignored_
+SELECT is((SELECT count(*) FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(8)), 9900::bigint, 'no more than that');
+DELETE FROM acp.webhook_deliveries;
+DELETE FROM acp.webhook_leases;
+
 -- Retention ----------------------------------------------------------------------------------------------------------
 
 SELECT count(pg_temp.run(1, 'webhooks_test', jsonb_build_object('webhook_id', pg_temp.w(1)))) FROM generate_series(1, 2) \gset ignored_
 UPDATE taken SET one = pg_temp.take();
 SELECT pg_temp.outcome(one, '{"delivered": true, "status": 200}') FROM taken \gset ignored_
 RESET ROLE;
-SELECT pg_temp.clock_at('2027-06-15 12:02:32+00') \gset ignored_
+SELECT pg_temp.clock_at('2027-06-15 12:04:01+00') \gset ignored_
 SET LOCAL ROLE acp_app;
 SELECT acp.maintain() \gset ignored_
 SELECT is((SELECT string_agg(status, ' ') FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(1)), 'pending',

@@ -8,7 +8,9 @@ import base64
 import hashlib
 import hmac
 import http.server
+import itertools
 import json
+import socket
 import threading
 import time
 
@@ -36,11 +38,13 @@ class Request:
 
 
 class Receiver:
-    """An HTTP server that records its requests; answer(request) returns the status of the reply. A context manager."""
+    """An HTTP server that records its requests; answer(request) returns the status of the reply, or a pair of status and
+    more headers. A context manager."""
 
     def __init__(self, answer=lambda request: 204):
         self.requests = []
         self.together = 0  # the maximum number of concurrent requests with one id
+        self.most = 0  # the maximum number of concurrent requests
         self._open = {}
         self._lock = threading.Lock()
         outer = self
@@ -52,9 +56,11 @@ class Receiver:
                 outer._enter(request)
                 status = answer(request)
                 outer._leave(request)
+                status, headers = status if isinstance(status, tuple) else (status, {})
                 try:
                     self.send_response(status)
-                    self.send_header("Location", "/elsewhere")
+                    for name, value in {"Location": "/elsewhere", **headers}.items():
+                        self.send_header(name, value)
                     self.end_headers()
                     self.wfile.write(b"x" * 4096)
                 except OSError:
@@ -72,6 +78,7 @@ class Receiver:
             self.requests.append(request)
             self._open[request.id] = self._open.get(request.id, 0) + 1
             self.together = max(self.together, self._open[request.id])
+            self.most = max(self.most, sum(self._open.values()))
 
     def _leave(self, request):
         with self._lock:
@@ -91,6 +98,58 @@ class Receiver:
 
     def events(self):
         return sorted(request.json["type"] for request in self.requests)
+
+
+class Tarpit:
+    """A server that takes connections and never ends an answer: it sends pieces, one every half second, while there are
+    any. A context manager."""
+
+    def __init__(self, pieces=()):
+        self.connections = []
+        self._pieces = list(pieces)
+        self._ended = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.url = "http://127.0.0.1:%d/hook" % self._listener.getsockname()[1]
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections.append(connection)
+            if self._pieces:
+                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection):
+        try:
+            connection.recv(65536)
+            for piece in itertools.cycle(self._pieces):
+                connection.sendall(piece)
+                if self._ended.wait(0.5):
+                    return
+        except OSError:
+            pass  # the sender gave up
+
+    def __enter__(self):
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in self.connections:
+            connection.close()
+
+
+def queue(bench, tenant, count, *hooks):
+    """Makes this number of deliveries to each webhook, which are due now."""
+    bench.db.execute("insert into acp.webhook_deliveries (tenant_id, delivery_id, webhook_id, event, payload, status, "
+                     "next_attempt_at, created_at) select :'id', gen_random_uuid(), hook::uuid, 'webhook.test', '{}', "
+                     "'pending', acp.now(), acp.now() from unnest(string_to_array(:'hooks', ' ')) hook, "
+                     "generate_series(1, :'count'::int)", id=tenant.id, count=count,
+                     hooks=" ".join(hook["webhook_id"] for hook in hooks))
 
 
 def signature(secret, request):
@@ -389,6 +448,82 @@ def test_crashed_sender(bench):
             until(10, "it is delivered", lambda: deliveries(bench, tenant, status="delivered"))
         equal((second.id, second.body), (first.id, first.body), "id and body")
         verify(hook["secret"], second)
+
+
+def test_slow_receivers_of_another_tenant(bench):
+    """Contract 6: whatever the receivers of one tenant do, the deliveries of another arrive soon."""
+    slow, other = bench.onboard(), bench.onboard()
+    with Tarpit() as silent, Tarpit([b"H"]) as dripping, Tarpit([b"HTTP/1.1 200 OK\r\n", b"X-More: 1\r\n"]) as endless, \
+            Receiver(lambda _: time.sleep(14) or 204) as late, Receiver() as receiver:
+        hooks = [create(bench, slow, where.url, "key.*") for where in (silent, dripping, endless, late)]
+        queue(bench, slow, 50, *hooks)
+        until(20, "the slow receivers are busy", lambda: all(
+            [silent.connections, dripping.connections, endless.connections, late.requests]))
+        hook = create(bench, other, receiver.url, "key.*")
+        for number in range(1, 6):
+            succeeded(bench.call(other.key, "webhooks.test", {"webhook_id": hook["webhook_id"]}))
+            receiver.wait(number, 8)  # the promise is 2 s on an idle machine; with one sender for all it took minutes
+        running = bench.db.value("select count(*) from acp.webhook_leases where tenant_id = :'id'", id=slow.id)
+        check(int(running) <= 8, "deliveries of one tenant that are sent at a time: %s" % running)
+        for hook in hooks:
+            succeeded(bench.call(slow.key, "webhooks.delete", {"webhook_id": hook["webhook_id"]}))
+
+
+def test_share_over_processes(bench):
+    """Contract 6: of one tenant 8 deliveries are sent at a time, over all processes; deleting the webhook frees no
+    sender before its attempt ends."""
+    tenant = bench.onboard()
+    with Receiver(lambda _: time.sleep(1) or 204) as receiver, Responder(bench.stack, processes="4", **SETTINGS):
+        hook = create(bench, tenant, receiver.url, "key.*")
+        queue(bench, tenant, 24, hook)
+        receiver.wait(8)
+        succeeded(bench.call(tenant.key, "webhooks.delete", {"webhook_id": hook["webhook_id"]}))
+        queue(bench, tenant, 16, create(bench, tenant, receiver.url, "key.*"))
+        receiver.wait(24, 30)
+        equal((receiver.most, receiver.together), (8, 1), "concurrent requests, concurrent requests with one id")
+        until(10, "all are delivered", lambda: len(deliveries(bench, tenant, status="delivered")) == 16)
+
+
+def test_receiver_asks_for_a_pause(bench):
+    """A receiver that answers 429 or 503 with Retry-After gets nothing before: neither that delivery nor another."""
+    tenant = bench.onboard()
+    with Receiver(lambda _: (429, {"Retry-After": "120"})) as receiver:
+        hook = create(bench, tenant, receiver.url, "key.*")
+        succeeded(bench.call(tenant.key, "webhooks.test", {"webhook_id": hook["webhook_id"]}))
+        until(10, "the answer is stored", lambda: [d for d in deliveries(bench, tenant) if d["last_status"] == 429])
+        due = "select next_attempt_at - acp.now() between interval '100 s' and interval '120 s' and attempts = 1 " \
+              "from acp.webhook_deliveries where tenant_id = :'id'"
+        equal(bench.db.value(due, id=tenant.id), True, "the next attempt is 120 s later")
+        succeeded(bench.call(tenant.key, "iam.keys.create", {"name": "k", "scopes": ["manage.read"]}))
+        with clock_shifted(bench, "30 s"):
+            time.sleep(1)
+            equal(len(receiver.requests), 1, "requests within the pause")
+        with clock_shifted(bench, "121 s"):
+            receiver.wait(3)
+
+
+def test_endless_answer(bench):
+    """A receiver's answer counts by its status: one that never ends is delivered all the same."""
+    tenant = bench.onboard()
+    with Tarpit([b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 4000000]) as receiver:
+        hook = create(bench, tenant, receiver.url, "key.*")
+        succeeded(bench.call(tenant.key, "webhooks.test", {"webhook_id": hook["webhook_id"]}))
+        done = until(10, "it is delivered", lambda: deliveries(bench, tenant, status="delivered"))[0]
+        equal((done["attempts"], done["last_status"], done["last_error"]), (1, 200, None), "the delivery")
+
+
+def test_ceiling_of_pending_deliveries(bench):
+    """Contract 6: of 20 tests by 16 clients as many are queued as may wait; the others are refused and audited."""
+    bench.arrange({**SETTINGS, "ceiling_deliveries": "15"})
+    tenant, other = bench.onboard(), bench.onboard()
+    hook = {"webhook_id": create(bench, tenant, "http://127.0.0.1:9/", "key.*")["webhook_id"]}
+    replies = spread(16, range(20), lambda _: bench.call(tenant.key, "webhooks.test", hook))
+    equal(sorted(reply.status for reply in replies), [200] * 15 + [403] * 5, "statuses")
+    over = [refused(reply, 403, "CEILING_EXCEEDED") for reply in replies if reply.status == 403]
+    bench.audit_each(over, status="denied")
+    equal(len(deliveries(bench, tenant)), 15, "deliveries")
+    another = {"webhook_id": create(bench, other, "http://127.0.0.1:9/", "key.*")["webhook_id"]}
+    succeeded(bench.call(other.key, "webhooks.test", another))
 
 
 @only_on(EXTERNAL, "the others start its processes themselves")

@@ -20,6 +20,7 @@
 #include "redact.h"
 #include "schema.h"
 #include "stripe_events.h"
+#include "webhook_sender.h"
 #include "webhooks.h"
 
 #include <arpa/inet.h>
@@ -185,19 +186,19 @@ static enum acp_code safe_payments(void *self, struct json_object *what, struct 
 
 static char delivery[2048]; /* the delivery that is due; "": none */
 
-static enum acp_code safe_take(void *self, int max, int lease, struct json_object **list)
+static enum acp_code safe_take(void *self, int max, int lease, int share, struct json_object **list)
 {
-	(void)self, (void)max, (void)lease;
+	(void)self, (void)max, (void)lease, (void)share;
 	failing_pause();
 	*list = json_tokener_parse(delivery);
 	failing_resume();
 	return ACP_OK;
 }
 
-static enum acp_code safe_done(void *self, struct json_object *outcome)
+static enum acp_code safe_done(void *self, struct json_object *outcomes)
 {
 	(void)self;
-	return note_input("done", outcome, "", NULL);
+	return note_input("done", outcomes, "", NULL);
 }
 
 static void make_plane(void)
@@ -812,7 +813,7 @@ static void listen_here(void)
 		abort();
 }
 
-static enum acp_webhooks_step step;
+static bool claimed;
 
 static void prepare_delivery(void)
 {
@@ -834,7 +835,14 @@ static void prepare_delivery(void)
 
 static void deliver(void)
 {
-	step = acp_webhooks_deliver(&config, &plane);
+	struct acp_webhook_sender *sender = acp_webhook_sender_start(&config, &plane);
+	claimed = sender && acp_webhook_sender_round(sender) && acp_webhook_sender_ok(sender);
+	if (!sender)
+		return;
+	acp_webhook_sender_stop(sender);
+	while (acp_webhook_sender_round(sender))
+		;
+	acp_webhook_sender_end(sender);
 }
 
 static void clean_delivery(void)
@@ -846,21 +854,22 @@ static void clean_delivery(void)
 	remove_all();
 }
 
-/* After a refusal the delivery is due again later, and everything that was sent has a valid signature. */
+/* After a failure the delivery is due again: as the outcome says, or, without one, when its lease ends. Everything that
+ * was sent has a valid signature. */
 static bool look_at_delivery(struct acp_buf *seen, struct acp_buf *fault)
 {
 	shutdown(receiver.listener, SHUT_RDWR);
 	pthread_join(receiver.thread, NULL);
 	if (receiver.requests && !strstr(receiver.last, signature))
 		acp_buf_printf(fault, "the signature is not %s: %.600s; ", signature, receiver.last);
-	struct json_object *outcome = *plane_input ? json_tokener_parse(strchr(plane_input, '{')) : NULL;
+	struct json_object *outcomes = *plane_input ? json_tokener_parse(strchr(plane_input, '[')) : NULL;
+	struct json_object *outcome = json_object_array_get_idx(outcomes, 0);
 	bool delivered = acp_json_bool(outcome, "delivered");
-	acp_buf_printf(seen, "step %d, received %d, delivered %d", (int)step, receiver.requests, delivered);
+	acp_buf_printf(seen, "claimed %d, received %d, delivered %d", claimed, receiver.requests, delivered);
 	if (delivered && !receiver.requests)
 		acp_buf_puts(fault, "reported as delivered, but not received; ");
-	bool again = step == ACP_WEBHOOKS_TROUBLE ? !outcome
-						  : outcome && (delivered || acp_json_member(outcome, "retry_after"));
-	json_object_put(outcome);
+	bool again = !outcome || delivered || acp_json_member(outcome, "retry_after");
+	json_object_put(outcomes);
 	return again && !delivered;
 }
 

@@ -1,7 +1,13 @@
 #include "../tmain.h"
+#include "webhook_sender.h"
 #include "webhooks.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #define WEBHOOK "11111111-2222-4333-8444-abcdefabcdef"
 
@@ -11,7 +17,8 @@ static struct json_object *last_outcome;
 static int takes;
 
 static char pepper[] = "0123456789abcdef0123456789abcdef";
-static struct acp_config config = {.key_pepper = pepper};
+static struct acp_config config = {
+	.key_pepper = pepper, .webhook_senders = 8, .webhook_share = 3, .webhook_poll_ms = 20};
 
 /* The example published at https://www.standardwebhooks.com/ (and used by its libraries). */
 static void test_published_signature(void)
@@ -159,11 +166,15 @@ static void test_retry_delays(void)
 
 /* Delivery, with a queue made here and receivers that need no network ---------------------------------------------- */
 
-static enum acp_code take(void *self, int max, int lease, struct json_object **list)
+static int asked, asked_share;
+
+static enum acp_code take(void *self, int max, int lease, int share, struct json_object **list)
 {
 	(void)self;
 	takes++;
-	CU_ASSERT_TRUE(max >= 1 && lease > 15);
+	asked = max;
+	asked_share = share;
+	CU_ASSERT_TRUE(max >= 1 && lease > 15 && share >= 1);
 	*list = json_object_new_array();
 	if (queued)
 		json_object_array_add(*list, queued);
@@ -171,25 +182,40 @@ static enum acp_code take(void *self, int max, int lease, struct json_object **l
 	return ACP_OK;
 }
 
-static enum acp_code done(void *self, struct json_object *outcome)
+static enum acp_code report_code = ACP_OK;
+static int reports;
+
+static enum acp_code done(void *self, struct json_object *outcomes)
 {
 	(void)self;
+	reports++;
 	json_object_put(last_outcome);
-	last_outcome = json_object_get(outcome);
-	return ACP_OK;
+	last_outcome = json_object_get(json_object_array_get_idx(outcomes, 0));
+	return report_code;
 }
 
-static enum acp_code away(void *self, int max, int lease, struct json_object **list)
+static enum acp_code away(void *self, int max, int lease, int share, struct json_object **list)
 {
-	(void)self;
-	(void)max;
-	(void)lease;
-	(void)list;
+	(void)self, (void)max, (void)lease, (void)share, (void)list;
 	return ACP_UNAVAILABLE;
 }
 
+/* Claims once, and ends when what was claimed is reported. Returns whether the first claim succeeded. */
+static bool deliver(const struct acp_control_plane *from)
+{
+	struct acp_webhook_sender *sender = acp_webhook_sender_start(&config, from);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(sender);
+	CU_ASSERT_TRUE(acp_webhook_sender_round(sender));
+	bool ok = acp_webhook_sender_ok(sender);
+	acp_webhook_sender_stop(sender);
+	while (acp_webhook_sender_round(sender))
+		;
+	CU_ASSERT_EQUAL(acp_webhook_sender_running(sender), 0);
+	acp_webhook_sender_end(sender);
+	return ok;
+}
+
 static const struct acp_control_plane plane = {.webhooks.claim = take, .webhooks.report = done};
-static const struct acp_kernel kernel = {.config = &config, .plane = &plane};
 
 static void queue_one(const char *url, const char *sealed, int attempt)
 {
@@ -206,11 +232,13 @@ static void queue_one(const char *url, const char *sealed, int attempt)
 static void test_deliver_nothing(void)
 {
 	const struct acp_control_plane broken = {.webhooks.claim = away, .webhooks.report = done};
-	const struct acp_kernel trouble = {.config = &config, .plane = &broken};
-	takes = 0;
-	CU_ASSERT_EQUAL(acp_webhooks_deliver(kernel.config, kernel.plane), ACP_WEBHOOKS_IDLE);
+	takes = reports = 0;
+	CU_ASSERT_TRUE(deliver(&plane));
 	CU_ASSERT_EQUAL(takes, 1);
-	CU_ASSERT_EQUAL(acp_webhooks_deliver(trouble.config, trouble.plane), ACP_WEBHOOKS_TROUBLE);
+	CU_ASSERT_EQUAL(reports, 0);
+	CU_ASSERT_EQUAL(asked, 8);
+	CU_ASSERT_EQUAL(asked_share, 2); /* a quarter of the free senders */
+	CU_ASSERT_FALSE(deliver(&broken));
 }
 
 /* If an address is refused at the time of use, the attempt fails and is retried like any other. */
@@ -221,7 +249,7 @@ static void test_deliver_to_private_address(void)
 	config.webhook_allow_private = false;
 	CU_ASSERT_TRUE(acp_webhook_new_secret(&config, WEBHOOK, text, sealed));
 	queue_one("http://127.0.0.1:9/", sealed, 1);
-	CU_ASSERT_EQUAL(acp_webhooks_deliver(kernel.config, kernel.plane), ACP_WEBHOOKS_SENT);
+	CU_ASSERT_TRUE(deliver(&plane));
 	CU_ASSERT_PTR_NOT_NULL_FATAL(last_outcome);
 	CU_ASSERT_FALSE(acp_json_bool(last_outcome, "delivered"));
 	CU_ASSERT_PTR_NULL(acp_json_member(last_outcome, "status"));
@@ -230,7 +258,7 @@ static void test_deliver_to_private_address(void)
 	CU_ASSERT_TRUE(again >= 4.5 && again <= 5.5);
 	CU_ASSERT_STRING_EQUAL(acp_json_string(last_outcome, "delivery_id"), ACP_NIL_UUID);
 	queue_one("http://127.0.0.1:9/", sealed, 10);
-	CU_ASSERT_EQUAL(acp_webhooks_deliver(kernel.config, kernel.plane), ACP_WEBHOOKS_SENT);
+	CU_ASSERT_TRUE(deliver(&plane));
 	CU_ASSERT_PTR_NULL(acp_json_member(last_outcome, "retry_after"));
 	CU_ASSERT_EQUAL(json_object_get_int(acp_json_member(last_outcome, "attempt")), 10);
 	json_object_put(last_outcome);
@@ -240,10 +268,133 @@ static void test_deliver_to_private_address(void)
 static void test_deliver_without_secret(void)
 {
 	queue_one("https://example.com/", "00", 1);
-	CU_ASSERT_EQUAL(acp_webhooks_deliver(kernel.config, kernel.plane), ACP_WEBHOOKS_SENT);
+	CU_ASSERT_TRUE(deliver(&plane));
 	CU_ASSERT_PTR_NOT_NULL_FATAL(last_outcome);
 	CU_ASSERT_FALSE(acp_json_bool(last_outcome, "delivered"));
 	CU_ASSERT_PTR_NOT_NULL(acp_json_member(last_outcome, "retry_after"));
+	json_object_put(last_outcome);
+	last_outcome = NULL;
+}
+
+/* Receivers on loopback ------------------------------------------------------------------------------------------- */
+
+static const char *answer; /* what the receiver says */
+static char receiver_url[64];
+static int listener;
+
+static void *receive(void *arg)
+{
+	int fd;
+	(void)arg;
+	while ((fd = accept(listener, NULL, NULL)) >= 0) {
+		char request[8192];
+		(void)!read(fd, request, sizeof request);
+		(void)!write(fd, answer, strlen(answer));
+		close(fd);
+	}
+	return NULL;
+}
+
+/* Delivers once to a receiver that says text. */
+static void deliver_to(const char *text)
+{
+	char secret[ACP_WEBHOOK_SECRET_TEXT], sealed[ACP_WEBHOOK_SEALED_HEX];
+	struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof here;
+	pthread_t thread;
+	config.webhook_allow_http = config.webhook_allow_private = true;
+	signal(SIGPIPE, SIG_IGN);
+	answer = text;
+	listener = socket(AF_INET, SOCK_STREAM, 0);
+	CU_ASSERT_FATAL(bind(listener, (struct sockaddr *)&here, sizeof here) == 0 && listen(listener, 8) == 0);
+	getsockname(listener, (struct sockaddr *)&here, &len);
+	snprintf(receiver_url, sizeof receiver_url, "http://127.0.0.1:%d/", ntohs(here.sin_port));
+	CU_ASSERT_FATAL(pthread_create(&thread, NULL, receive, NULL) == 0);
+	CU_ASSERT_TRUE(acp_webhook_new_secret(&config, WEBHOOK, secret, sealed));
+	queue_one(receiver_url, sealed, 1);
+	CU_ASSERT_TRUE(deliver(&plane));
+	shutdown(listener, SHUT_RDWR);
+	pthread_join(thread, NULL);
+	close(listener);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(last_outcome);
+}
+
+/* What a receiver says beyond its status does not make a delivered webhook a failed one. */
+static void test_only_the_status_matters(void)
+{
+	static const char *const delivered[] = {
+		"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+		"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+		"HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\nnot a chunk\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nnot gzip",
+		"HTTP/1.1 200 OK\r\nX-Cut: off",
+		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+	};
+	static const char *const failed[] = {"HTTP/1.1 500 No\r\n\r\n", "HTTP/1.1 100 Continue\r\n\r\n",
+					     "HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", "no HTTP\r\n\r\n", ""};
+	for (size_t i = 0; i < ACP_COUNT(delivered); i++) {
+		deliver_to(delivered[i]);
+		CU_ASSERT_TRUE(acp_json_bool(last_outcome, "delivered"));
+		CU_ASSERT_PTR_NULL(acp_json_member(last_outcome, "error"));
+	}
+	for (size_t i = 0; i < ACP_COUNT(failed); i++) {
+		deliver_to(failed[i]);
+		CU_ASSERT_FALSE(acp_json_bool(last_outcome, "delivered"));
+		CU_ASSERT_PTR_NOT_NULL(acp_json_member(last_outcome, "retry_after"));
+		CU_ASSERT_PTR_NULL(acp_json_member(last_outcome, "pause"));
+	}
+	json_object_put(last_outcome);
+	last_outcome = NULL;
+}
+
+static int64_t number(const char *name)
+{
+	return json_object_get_int64(acp_json_member(last_outcome, name));
+}
+
+static void test_retry_after(void)
+{
+	deliver_to("HTTP/1.1 429 Slow\r\nRetry-After: 120\r\n\r\n");
+	CU_ASSERT_EQUAL(number("retry_after"), 120);
+	CU_ASSERT_EQUAL(number("pause"), 120);
+	deliver_to("HTTP/1.1 503 Away\r\nRetry-After: 99999999999999999999\r\n\r\n");
+	CU_ASSERT_EQUAL(number("retry_after"), 86400); /* no longer than a day */
+	deliver_to("HTTP/1.1 503 Away\r\nRetry-After: Fri, 31 Dec 2100 23:59:59 GMT\r\n\r\n");
+	CU_ASSERT_EQUAL(number("retry_after"), 86400);
+	deliver_to("HTTP/1.1 429 Slow\r\nRetry-After: 1\r\n\r\n");
+	CU_ASSERT_TRUE(number("retry_after") >= 4); /* not sooner than the schedule says */
+	deliver_to("HTTP/1.1 429 Slow\r\nRetry-After: soon\r\n\r\n");
+	CU_ASSERT_TRUE(number("retry_after") <= 6);
+	CU_ASSERT_PTR_NULL(acp_json_member(last_outcome, "pause"));
+	deliver_to("HTTP/1.1 500 No\r\nRetry-After: 120\r\n\r\n");
+	CU_ASSERT_TRUE(number("retry_after") <= 6);
+	json_object_put(last_outcome);
+	last_outcome = NULL;
+}
+
+/* While the hub is away, an outcome is kept: the delivery must not be sent again because of it. */
+static void test_report_is_repeated(void)
+{
+	char text[ACP_WEBHOOK_SECRET_TEXT], sealed[ACP_WEBHOOK_SEALED_HEX];
+	config.webhook_allow_private = false;
+	CU_ASSERT_TRUE(acp_webhook_new_secret(&config, WEBHOOK, text, sealed));
+	queue_one("http://127.0.0.1:9/", sealed, 1);
+	struct acp_webhook_sender *sender = acp_webhook_sender_start(&config, &plane);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(sender);
+	CU_ASSERT_TRUE(acp_webhook_sender_round(sender));
+	takes = reports = 0;
+	report_code = ACP_UNAVAILABLE;
+	while (reports == 0)
+		CU_ASSERT_TRUE(acp_webhook_sender_round(sender));
+	int takes_before = takes;
+	CU_ASSERT_FALSE(acp_webhook_sender_ok(sender));
+	report_code = ACP_OK;
+	acp_webhook_sender_stop(sender);
+	CU_ASSERT_FALSE(acp_webhook_sender_round(sender));
+	CU_ASSERT_EQUAL(reports, 2);
+	CU_ASSERT_EQUAL(takes, takes_before);
+	CU_ASSERT_PTR_NOT_NULL(last_outcome);
+	acp_webhook_sender_end(sender);
 	json_object_put(last_outcome);
 	last_outcome = NULL;
 }
@@ -260,5 +411,8 @@ CU_TestInfo acp_tests[] = {
 	{"deliver nothing", test_deliver_nothing},
 	{"deliver to private address", test_deliver_to_private_address},
 	{"deliver without secret", test_deliver_without_secret},
+	{"only the status matters", test_only_the_status_matters},
+	{"retry after", test_retry_after},
+	{"report is repeated", test_report_is_repeated},
 	CU_TEST_INFO_NULL,
 };
