@@ -9,7 +9,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(91);
+SELECT plan(94);
 
 -- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -292,6 +292,21 @@ RESET ROLE;
 SELECT pg_temp.clock_at('2027-06-03 00:00:02+00') \gset ignored_
 SET LOCAL ROLE acp_app;
 SELECT is(pg_temp.due(), 1::bigint, 'after 2 seconds the customer is due for everybody');
+
+-- The program may run these statements twice, without a transaction around them that keeps them from writing.
+CREATE FUNCTION pg_temp.in_read_only(statement text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM set_config('transaction_read_only', 'on', true);
+	EXECUTE statement;
+	RAISE EXCEPTION USING ERRCODE = 'ACP99';
+EXCEPTION WHEN OTHERS THEN -- the subtransaction's end makes the transaction writable again
+	RETURN CASE SQLSTATE WHEN 'ACP99' THEN 'read' ELSE SQLSTATE END;
+END
+$$;
+SELECT is(pg_temp.in_read_only('SELECT acp.authenticate(sha256(''none''), 0)'), 'read', 'acp.authenticate writes nothing');
+SELECT is(pg_temp.in_read_only(format('SELECT acp.usage(%L, NULL, 100)', pg_temp.id('8000', 13))), 'read', 'acp.usage writes nothing');
+SELECT is(pg_temp.in_read_only(format('SELECT acp.tenant_update(%L, NULL, NULL, NULL, NULL)', pg_temp.id('8000', 13))), '25006',
+	'a function that writes is found');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 import urllib.parse
+import uuid
 from collections import defaultdict, deque
 
 from client import CREATE, MANAGE, ONBOARD, SCORE, SCORE_PARAMS
@@ -388,7 +389,7 @@ class Client:
     def onboard(self, agent_id, tier, stopping=None):
         """Repeats until done. With one Idempotency-Key every answer is the same."""
         request = Request("onboarding", {"agent_id": agent_id, "email": "fault@example.com"}, path=ONBOARD,
-                          headers=[("Idempotency-Key", agent_id)])
+                          headers=[("Idempotency-Key", str(uuid.uuid5(uuid.NAMESPACE_OID, agent_id)))])
         while not (stopping and stopping.is_set()):
             answer = self.send(request)
             if answer.status in (200, 201):

@@ -31,7 +31,7 @@ const score: api.CallDomainLeadscoringScoresCompute = {
 async function onboard(): Promise<string> {
 	const options = {
 		client: anonymous, path: { product: 'leadscoring' }, body: { agent_id, email: 'ops@example.com' },
-		headers: { 'Idempotency-Key': agent_id },
+		headers: { 'Idempotency-Key': agent_id + '-9d41f0a7c3b2e865' },
 	};
 	const first = await api.onboard(options);
 	const again = await api.onboard(options);

@@ -540,6 +540,32 @@ static void test_get_is_repeated(void)
 	stop();
 }
 
+static void test_retry_after(void)
+{
+	static const struct {
+		const char *value;
+		int seconds;
+	} cases[] = {
+		{"", 0},
+		{"soon", 0},
+		{"-1", 0},
+		{"1.5", 0},
+		{"7 s", 0},
+		{"0", 1},
+		{"7", 7},
+		{"86400", 86400},
+		{"86401", 86400},
+		{"99999999999999999999999", 86400},
+		{"Sun, 06 Nov 1994 08:49:37 GMT", 10},
+		{"Sunday, 06-Nov-94 08:49:37 GMT", 10},
+		{"Sun Nov  6 08:49:37 1994", 10},
+		{"Sun, 06 Nov 1994 08:49:00 GMT", 1},
+		{"Sun, 06 Nov 2094 08:49:37 GMT", 86400},
+	};
+	for (size_t i = 0; i < ACP_COUNT(cases); i++)
+		CU_ASSERT_EQUAL(acp_outbound_retry_after(cases[i].value, 784111767), cases[i].seconds);
+}
+
 const char *const acp_suite_name = "outbound";
 CU_TestInfo acp_tests[] = {
 	{"private_addresses", test_private_addresses},
@@ -552,6 +578,7 @@ CU_TestInfo acp_tests[] = {
 	{"no_connection", test_no_connection},
 	{"no_proxy", test_no_proxy},
 	{"reply", test_reply},
+	{"retry_after", test_retry_after},
 	{"methods", test_methods},
 	{"redirect_is_not_followed", test_redirect_is_not_followed},
 	{"long_reply", test_long_reply},
