@@ -87,7 +87,8 @@ DECLARE
 		(SELECT i.quota FROM acp.idempotency i WHERE i.tenant_id = p_tenant AND i.action = p_action AND i.key = p_key));
 BEGIN
 	UPDATE acp.idempotency SET state = 'done', sealed = CASE WHEN kept THEN p_sealed END, lease_until = NULL,
-		large = CASE WHEN kept AND octet_length(p_sealed) > 2048 THEN octet_length(p_sealed) END
+		-- One that is not kept counts, too: the quota is used up, and the next call learns it before it does anything.
+		large = CASE WHEN octet_length(p_sealed) > 2048 THEN octet_length(p_sealed) END
 	WHERE tenant_id = p_tenant AND action = p_action AND key = p_key AND owner = p_owner AND state = 'running';
 	IF NOT FOUND THEN
 		PERFORM acp.fail('IDEMPOTENCY_CONFLICT', 'the call ran longer than its claim, and another call with this key took over; nothing was done; send the call again to get the result of the other one');

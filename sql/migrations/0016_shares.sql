@@ -32,6 +32,6 @@ CREATE INDEX policy_proposals_decided_at ON acp.policy_proposals (decided_at) WH
 GRANT DELETE ON acp.approvals, acp.policy_proposals TO acp_app;
 
 ALTER TABLE acp.idempotency ADD COLUMN large integer, ADD COLUMN quota bigint;
-COMMENT ON COLUMN acp.idempotency.large IS 'Bytes of sealed if they are more than 2048; null: it is small, was not kept, or comes from before version 16.';
+COMMENT ON COLUMN acp.idempotency.large IS 'Bytes of the result if they are more than 2048, even if it did not fit and was not kept; null: it is small, or comes from before version 16.';
 COMMENT ON COLUMN acp.idempotency.quota IS 'How many bytes the process of the call allows its tenant; null: the default.';
 CREATE INDEX idempotency_large ON acp.idempotency (tenant_id) INCLUDE (large, expires_at) WHERE large IS NOT NULL;

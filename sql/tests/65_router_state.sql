@@ -11,7 +11,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(184);
+SELECT plan(185);
 
 -- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -370,8 +370,9 @@ SELECT is(pg_temp.quota_claim(8, 'more', 304, 65536), 'run', 'another tenant is 
 SELECT is(pg_temp.quota_claim(9, 'more', 305, NULL), 'run', 'a program of the previous version has no quota');
 SELECT is(pg_temp.quota_claim(8, 'huge', 306, 65536), 'run', 'a call whose result will be too large runs');
 SELECT is(pg_temp.finish(8, 'huge', 306, decode(repeat('00', 65537), 'hex')), NULL, 'it succeeds');
-SELECT ok((SELECT state = 'done' AND sealed IS NULL AND large IS NULL FROM acp.idempotency WHERE tenant_id = pg_temp.t(8) AND key = 'huge'),
-	'its key is known, and its result is not kept');
+SELECT ok((SELECT state = 'done' AND sealed IS NULL AND large = 65537 FROM acp.idempotency WHERE tenant_id = pg_temp.t(8) AND key = 'huge'),
+	'its key is known, and its result is counted, but not kept');
+SELECT is(pg_temp.quota_claim(8, 'next', 308, 65536), 'full', 'so the next call is refused');
 SELECT is(pg_temp.store(8, 'own', 'r', 307, decode(repeat('00', 20000000), 'hex')), NULL, 'the same holds for a key of the program');
 
 -- What waits for an operator -----------------------------------------------------------------------------------------
