@@ -40,6 +40,7 @@ static const char file_schema[] =
 	"\"supports_dry_run\":{\"type\":\"boolean\"},\"billable\":{\"type\":\"boolean\"},"
 	"\"billing_unit\":{\"enum\":[null,\"call\",\"token\",\"row\",\"sec\"]},\"writes\":{\"type\":\"boolean\"},"
 	"\"rate_limit\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":1000000},"
+	"\"max_quantity\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":1000000000000},"
 	"\"handler\":{\"type\":\"object\",\"required\":[\"kind\"],\"properties\":{\"kind\":{\"enum\":[\"sql\",\"http\"]"
 	"}}}}}";
 
@@ -243,6 +244,7 @@ static bool read_row(const struct source *source, struct loaded *loaded)
 		.billable = flag(document, "billable", true),
 		.rate_limit = (int)number(document, "rate_limit", 0),
 		.billing_unit = acp_json_string(document, "billing_unit"),
+		.max_quantity = number(document, "max_quantity", 0),
 	};
 	loaded->pack = (struct acp_pack){loaded->pack_name, loaded->rows};
 	return read_handler(source, loaded);

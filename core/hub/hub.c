@@ -64,8 +64,8 @@ static enum acp_code refuse(struct hub_call *call, enum acp_code code, const cha
 
 /* Checks ------------------------------------------------------------------------------------------------------- */
 
-/* Is this a time that PostgreSQL can store and that may have an audit partition? The schema has already checked the
- * format. */
+/* Is the year of a filter a plausible one? The schema has already checked the format. Times that are stored are
+ * compared with the hub's clock, in UTC, where that clock is: in SQL (acp.hub_time). */
 static bool time_ok(struct json_object *value)
 {
 	if (!json_object_is_type(value, json_type_string))
@@ -76,7 +76,7 @@ static bool time_ok(struct json_object *value)
 
 static enum acp_code check_times(struct hub_call *call)
 {
-	static const char *const names[] = {"ts", "from", "to"};
+	static const char *const names[] = {"from", "to"};
 	char field[16];
 	for (size_t i = 0; i < ACP_COUNT(names); i++) {
 		snprintf(field, sizeof field, "/%s", names[i]);
@@ -165,9 +165,6 @@ static const char *event_fault(struct json_object *event, const char **why)
 	*why = "must be api_key, user, system or anonymous";
 	if (!acp_json_string(actor, "type") && !acp_json_string(event, "actor_type"))
 		return "/actor/type";
-	*why = "must be between 2000 and 2199";
-	if (!time_ok(acp_json_member(event, "ts")))
-		return "/ts";
 	*why = "must be an IPv4 or IPv6 address";
 	if (address && !is_address(address))
 		return "/ip_address";
@@ -200,7 +197,7 @@ static enum acp_code take_event(struct hub_call *call, struct json_object *event
 	return acp_redact_copy(event, call->kernel->config->api_key_prefix, out) ? ACP_OK : ACP_INTERNAL_ERROR;
 }
 
-/* One event or an array of them becomes {"events": […]}. */
+/* One event or an array of them becomes {"events": […], "many": whether it was an array}. */
 static enum acp_code check_events(struct hub_call *call)
 {
 	bool is_array = json_object_is_type(call->body, json_type_array);
@@ -221,7 +218,9 @@ static enum acp_code check_events(struct hub_call *call)
 			code = ACP_INTERNAL_ERROR;
 		}
 	}
-	if (!acp_json_add(body, "events", events) && code == ACP_OK)
+	bool made =
+		acp_json_add(body, "events", events) && acp_json_add(body, "many", json_object_new_boolean(is_array));
+	if (!made && code == ACP_OK)
 		code = ACP_INTERNAL_ERROR; /* accepted events must not get lost */
 	json_object_put(call->body);
 	call->body = body;
@@ -239,10 +238,10 @@ static const struct row rows[] = {
 	{"usage", ACP_HUB_USAGE, "hub.usage", "The usage of a tenant in a UTC month.", acp_schema_hub_usage,
 	 "tenant_id period period_start period_end", NULL, 200, false, 0},
 	{"usage/reserve", ACP_HUB_USAGE_RESERVE, "hub.usage.reserve", "Reserves a free call.",
-	 acp_schema_hub_usage_reserve, NULL, check_times, 200, false, 0},
+	 acp_schema_hub_usage_reserve, NULL, NULL, 200, false, 0},
 	{"usage/settle", ACP_HUB_USAGE_SETTLE, "hub.usage.settle",
-	 "Counts a call before it is committed, or releases its reservation.", acp_schema_hub_usage_settle, NULL,
-	 check_times, 200, false, 0},
+	 "Counts a call before it is committed, or releases its reservation.", acp_schema_hub_usage_settle, NULL, NULL,
+	 200, false, 0},
 	{"audit-ingest", ACP_HUB_AUDIT_INGEST, "hub.audit-ingest",
 	 "Stores one audit event or an array of up to 1000, each once.", acp_schema_hub_audit_ingest, NULL,
 	 check_events, 202, false, ACP_HUB_BODY_MAX},

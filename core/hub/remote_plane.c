@@ -696,6 +696,7 @@ struct acp_remote_plane *acp_remote_plane_new(const struct acp_config *config, c
 		.call.read = local->call.read ? read : NULL,
 		.call.run = local->call.run,
 		.call.rollback = local->call.rollback,
+		.call.reported = local->call.reported,
 		.call.authorize = authorize,
 		.call.use_approval = use_approval,
 		.call.claim = claim,

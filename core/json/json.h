@@ -48,7 +48,8 @@ struct acp_json_error {
 /* Reads one document. On ACP_JSON_OK *out is the tree (NULL for the document `null`), owned by the caller
  * (json_object_put); otherwise *out is NULL and *error says why.
  * Numbers: an integer is refused when it does not fit int64 or when a double would round it (|n| > 2^53 and not
- * representable); a fraction or exponent is refused when its value overflows a double. */
+ * representable); a fraction or exponent is refused when its value overflows a double. It keeps its digits, except when
+ * they are more than 1000, or when a double rounds it to 0: then it has those of the double. */
 enum acp_json_verdict acp_json_parse(const char *text, size_t len, const struct acp_json_limits *limits,
 				     struct json_object **out, struct acp_json_error *error) ACP_MUSTCHECK;
 

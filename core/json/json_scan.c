@@ -2,6 +2,7 @@
 #include "json_scan.h"
 
 #include <errno.h>
+#include <math.h>
 
 /* json_object_new_string_len takes an int length, and a whole document may be one string. */
 #define SCAN_MAX_BYTES ((size_t)INT32_MAX - 1)
@@ -392,7 +393,21 @@ static bool skip_digits(struct scan *s)
 	return s->pos > start;
 }
 
-/* Keeps the digits in the tree as they were written. */
+/* PostgreSQL's numeric has at most 16383 digits after the point, and its double precision refuses what a double rounds
+ * to 0. */
+enum { DIGITS_MAX = 1000 };
+
+/* True for digits that PostgreSQL may refuse although a double can represent them. value: the double. */
+static bool is_unusual(const char *digits, double value)
+{
+	const char *exponent = strpbrk(digits, "eE");
+	size_t mantissa = strcspn(digits, "eE");
+	bool vanishes = fpclassify(value) == FP_ZERO && strcspn(digits, "123456789") < mantissa;
+	return vanishes || strlen(digits) > DIGITS_MAX || (exponent && strtol(exponent + 1, NULL, 10) < -DIGITS_MAX);
+}
+
+/* Keeps the digits in the tree as they were written. A number of a caller with unusual digits is replaced by its
+ * double, which is all that RFC 8259 promises. */
 static bool take_double(struct scan *s, size_t start)
 {
 	size_t len = s->pos - start;
@@ -402,6 +417,8 @@ static bool take_double(struct scan *s, size_t start)
 	double value = strtod(digits, NULL);
 	if (!__builtin_isfinite(value) && s->rules != ACP_JSON_ANY)
 		return fail_at(s, start, ACP_JSON_MALFORMED, "a number is too large to be represented");
+	if (!s->own && is_unusual(digits, value))
+		return attach_new(s, acp_json_double(value));
 	return attach_new(s, json_object_new_double_s(value, digits));
 }
 

@@ -12,12 +12,20 @@
 struct acp_call;
 struct acp_upstream;
 
+/* The largest billing quantity of one call, of any action and of any kernel: acp.quantity_max() in SQL. Sums of
+ * quantities have no limit. */
+#define ACP_QUANTITY_MAX INT64_C(1000000000000)
+
+/* The largest quantity of an action that names none, and whose billing_unit is neither NULL nor "call". */
+#define ACP_QUANTITY_DEFAULT INT64_C(1000000)
+
 /* The output of a handler. */
 struct acp_result {
 	struct json_object *data; /* the reply's `data`; owned by the result; NULL is null */
 	struct json_object
 		*meta;    /* for result_meta of the audit row: resource_type, resource_id, count, …; may stay NULL */
-	int64_t quantity; /* billing units; starts at 1 */
+	int64_t quantity; /* billing units; starts at 1. A call that reports less than 0, or more than its action's
+			   * maximum, fails */
 };
 
 /* Runs one call. params has passed the action's schema. In a dry run the handler must change nothing, and must return
@@ -42,7 +50,12 @@ struct acp_action {
 	int rate_limit;      /* calls per minute and key, if lower than usual; 0: the usual limit */
 	const char *ceiling; /* the kind of object it creates, if that kind has a ceiling (ceilings.def); NULL: none */
 	const char *billing_unit; /* NULL, "call", "token", "row" or "sec" */
+	int64_t max_quantity; /* largest quantity of one call, 1 to ACP_QUANTITY_MAX; 0: acp_action_max_quantity() */
 };
+
+/* The largest quantity of one call of an action: max_quantity, or by default 1 for an action billed by the call, else
+ * ACP_QUANTITY_DEFAULT. */
+int64_t acp_action_max_quantity(const struct acp_action *action);
 
 /* A pack: a name, and its actions, terminated by a row without a name. */
 struct acp_pack {

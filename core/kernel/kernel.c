@@ -24,7 +24,17 @@ static bool row_complete(const struct acp_action *action, char *why, size_t why_
 	if (action->billing_unit && !acp_word_in_list(units, action->billing_unit))
 		return complain(why, why_size, "action %s: billing_unit %s is not one of %s", action->name,
 				action->billing_unit, units);
+	if (action->max_quantity < 0 || action->max_quantity > ACP_QUANTITY_MAX)
+		return complain(why, why_size, "action %s: max_quantity %lld is not from 1 to %lld", action->name,
+				(long long)action->max_quantity, (long long)ACP_QUANTITY_MAX);
 	return true;
+}
+
+int64_t acp_action_max_quantity(const struct acp_action *action)
+{
+	if (action->max_quantity)
+		return action->max_quantity;
+	return !action->billing_unit || strcmp(action->billing_unit, "call") == 0 ? 1 : ACP_QUANTITY_DEFAULT;
 }
 
 /* The ActionDef that clients see. Takes ownership of schema. */
@@ -38,7 +48,8 @@ static struct json_object *make_def(const struct acp_action *action, struct json
 		  acp_json_add(def, "supports_dry_run", json_object_new_boolean(action->supports_dry_run)) &&
 		  acp_json_add(def, "billable", json_object_new_boolean(action->billable)) &&
 		  (action->billing_unit ? acp_json_add_string(def, "billing_unit", action->billing_unit)
-					: acp_json_add_null(def, "billing_unit"));
+					: acp_json_add_null(def, "billing_unit")) &&
+		  acp_json_add(def, "max_quantity", json_object_new_int64(acp_action_max_quantity(action)));
 	json_object_put(schema);
 	if (ok)
 		return def;

@@ -61,6 +61,7 @@ struct acp_settlement {
 	size_t sealed_len;
 	const char *approval; /* record and resolve give this approval back: it is used up, but nothing was done */
 	bool changes_access;  /* keys or their rights changed: every process must learn of it before the reply */
+	int64_t max_quantity; /* the largest quantity that the handler may have reported in its transaction */
 };
 
 /* Receives the result of a call that was settled later. */
@@ -166,6 +167,10 @@ struct acp_plane_call {
 			     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal);
 	void (*rollback)(struct acp_tx *tx);
 
+	/* Reads the quantity that the functions of a transaction have reported so far (acp.report()); unchanged if they
+	 * reported none. Settle reads it by itself; this is for a dry run, which has no settle. NULL: not supported. */
+	enum acp_code (*reported)(struct acp_tx *tx, int64_t *quantity);
+
 	/* The same for a handler that changes nothing, without a transaction to end: the function can only read. result
 	 * receives data, and the meta and quantity that the function set with acp.report(). NULL: use begin and run. */
 	enum acp_code (*read)(void *self, const char *function, const char *tenant_id, struct json_object *params,
@@ -176,7 +181,8 @@ struct acp_plane_call {
 	 * or -1 if none was used. ACP_UPGRADE_REQUIRED: the reservation no longer exists (or the check had failed open)
 	 * and the allowance is used up. ACP_IDEMPOTENCY_CONFLICT: another call has taken over the claim. In both cases
 	 * nothing was done. So the allowance stays exact and an idempotent call has one effect, whatever happened
-	 * before. ACP_OUTCOME_UNKNOWN: it was committed, or may still be; call resolve. */
+	 * before. ACP_INTERNAL_ERROR: among others, the handler reported a quantity below 0 or above max_quantity;
+	 * nothing was done. ACP_OUTCOME_UNKNOWN: it was committed, or may still be; call resolve. */
 	enum acp_code (*settle)(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *calls_used);
 
 	/* The same without waiting, for a call without a transaction (NULL: not supported). True: settled will be

@@ -137,6 +137,7 @@ static const struct acp_action actions[] = {
 		.supports_dry_run = true,
 		.billable = true,
 		.billing_unit = "row",
+		.max_quantity = 100, /* as many leads as its schema allows */
 	},
 	{0},
 };

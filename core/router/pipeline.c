@@ -226,11 +226,47 @@ static void roll_back(struct acp_call *call)
 	call->tx = NULL;
 }
 
+static bool quantity_ok(const struct acp_call *call)
+{
+	return call->result.quantity >= 0 && call->result.quantity <= acp_action_max_quantity(call->entry->action);
+}
+
+/* The only check of the quantity of a call, except for one that a function reports in a transaction that is committed:
+ * settle checks that one. Sums of quantities are money, so a handler's mistake must not get into them. */
+static enum acp_code check_quantity(struct acp_call *call)
+{
+	const struct acp_action *action = call->entry->action;
+	if (quantity_ok(call))
+		return ACP_OK;
+	acp_log(ACP_LOG_ERROR, "action %s reported the quantity %lld, which is not from 0 to %lld; request %s",
+		action->name, (long long)call->result.quantity, (long long)acp_action_max_quantity(action),
+		call->request->request_id);
+	if (!action->upstream)
+		return fail_plain(call, ACP_INTERNAL_ERROR);
+	return acp_call_fail(call, ACP_UPSTREAM_FAILED, NULL,
+			     "the upstream of this action gave no usable reply; it may or may not have acted");
+}
+
+/* A dry run has no settlement that would read the quantity. */
+static enum acp_code read_reported(struct acp_call *call)
+{
+	const struct acp_control_plane *plane = call->kernel->plane;
+	if (!call->dry_run || !call->tx || !plane->call.reported)
+		return ACP_OK;
+	return plane->call.reported(call->tx, &call->result.quantity);
+}
+
 static enum acp_code run_handler(struct acp_call *call)
 {
 	enum acp_code code = call->entry->action->run(call, call->params, &call->result);
+	if (code == ACP_OK)
+		code = read_reported(call);
+	if (code == ACP_OK)
+		code = check_quantity(call);
 	if (code != ACP_OK && call->code != code)
 		fail_plain(call, code);
+	if (code != ACP_OK && !quantity_ok(call))
+		call->result.quantity = 1; /* the row of the failure must be stored */
 	if (code != ACP_OK)
 		return acp_usage_after_failure(call);
 	if (code == ACP_OK && call->dry_run) {
@@ -254,6 +290,7 @@ static bool make_end(struct acp_call *call)
 {
 	call->end = (struct acp_settlement){.event = &call->event,
 					    .reserved = call->reserved,
+					    .max_quantity = acp_action_max_quantity(call->entry->action),
 					    .changes_access = call->entry->action->changes_access};
 	if (!acp_audit_event(call, &call->event)) {
 		call->code = fail_plain(call, ACP_INTERNAL_ERROR);

@@ -277,7 +277,7 @@ static const struct operation onboard_operation = {
 /* The members of an ActionDef that are not part of the schema, under one extension name that validators accept. */
 static struct json_object *action_facts(struct draft *draft, struct json_object *def)
 {
-	static const char *const names[] = {"scope", "supports_dry_run", "billable", "billing_unit"};
+	static const char *const names[] = {"scope", "supports_dry_run", "billable", "billing_unit", "max_quantity"};
 	struct json_object *facts = json_object_new_object();
 	for (size_t i = 0; i < ACP_COUNT(names); i++) {
 		struct json_object *value = acp_json_member(def, names[i]);

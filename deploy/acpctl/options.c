@@ -208,13 +208,16 @@ static bool operands_ok(const struct ctl *ctl)
 {
 	const char *takes = ctl->command->operand;
 	bool optional = *takes == '[' || !*takes;
-	if (ctl->operand_count == 0)
-		return optional || ctl_refuse("%s needs %s", ctl->command->name, takes);
-	if (strstr(takes, "...]") || (ctl->operand_count == 1 && *takes))
+	int most = !*takes ? 0 : strchr(takes, ' ') ? 2 : 1;
+	if (ctl->operand_count < (optional ? 0 : most))
+		return ctl_refuse("%s needs %s", ctl->command->name, takes);
+	if (strstr(takes, "...]") || ctl->operand_count <= most)
 		return true;
-	const char *extra = ctl->operands[*takes ? 1 : 0];
+	const char *extra = ctl->operands[most];
 	if (!*takes)
 		return ctl_refuse("%.99s: unexpected argument; %s takes none", extra, ctl->command->name);
+	if (most == 2)
+		return ctl_refuse("%.99s: unexpected argument; %s takes only %s", extra, ctl->command->name, takes);
 	return ctl_refuse("%.99s: unexpected argument; %s takes one %.*s", extra, ctl->command->name,
 			  (int)strcspn(takes + (*takes == '['), "]"), takes + (*takes == '['));
 }

@@ -61,7 +61,15 @@ void acp_admin_patient(struct acp_admin *admin)
 	admin->timeout_ms = DAYS_MS;
 }
 
-enum { OID_BOOL = 16, OID_INT8 = 20, OID_INT4 = 23, OID_JSON = 114, OID_JSONB = 3802 };
+enum { OID_BOOL = 16, OID_INT8 = 20, OID_INT4 = 23, OID_JSON = 114, OID_NUMERIC = 1700, OID_JSONB = 3802 };
+
+/* A sum of quantities is numeric, because it has no limit. It is shown as a number like any count; amounts of money are
+ * shown as text. */
+static bool is_quantity(const char *column)
+{
+	size_t len = strlen(column);
+	return strcmp(column, "units") == 0 || (len >= 8 && strcmp(column + len - 8, "quantity") == 0);
+}
 
 static struct json_object *value_of(const PGresult *rows, int row, int column)
 {
@@ -74,6 +82,7 @@ static struct json_object *value_of(const PGresult *rows, int row, int column)
 	case OID_INT8: return json_object_new_int64(strtoll(text, NULL, 10));
 	case OID_JSON:
 	case OID_JSONB: return acp_json_own(text);
+	case OID_NUMERIC: return is_quantity(PQfname(rows, column)) ? acp_json_own(text) : json_object_new_string(text);
 	default: return json_object_new_string(text);
 	}
 }

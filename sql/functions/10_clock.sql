@@ -63,8 +63,24 @@ END
 $$;
 COMMENT ON FUNCTION acp.rfc3339(timestamptz) IS 'Formats a moment for replies: RFC 3339 in UTC, with milliseconds only when they are not zero.';
 
+CREATE OR REPLACE FUNCTION acp.instant(p_text text) RETURNS timestamptz
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET timezone = 'UTC'
+SET datestyle = 'ISO'
+AS $$
+BEGIN
+	RETURN p_text::timestamptz;
+EXCEPTION WHEN data_exception THEN
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION acp.instant(text) IS
+	'Reads a moment that someone else wrote. Null: PostgreSQL cannot represent it; RFC 3339 allows the year 0000 and offsets up to 23:59.';
+
 -- SQLSTATEs of this schema: ACP01: a refusal by acp.fail(), shown to the caller; ACP02: a tenant is near its limit;
--- ACP03: the rows do not continue the chain.
+-- ACP03: the rows do not continue the chain; ACP04: a handler reported a quantity that its action does not allow;
+-- ACP05: ends a trial run, which is rolled back.
 CREATE OR REPLACE FUNCTION acp.fail(p_code text, p_message text, p_field text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -126,4 +142,4 @@ COMMENT ON FUNCTION acp.ensure_partitions(timestamptz, integer) IS
 	'Creates the missing audit partitions for the month of p_from and for p_months months after it. An archived month gets a partition only if it is the month of p_from. Returns the number of partitions created.';
 
 GRANT EXECUTE ON FUNCTION acp.now(), acp.period(timestamptz), acp.day(timestamptz), acp.period_start(date), acp.period_end(date),
-	acp.rfc3339(timestamptz), acp.fail(text, text, text), acp.report(jsonb, bigint), acp.ensure_partitions(timestamptz, integer) TO acp_app;
+	acp.rfc3339(timestamptz), acp.instant(text), acp.fail(text, text, text), acp.report(jsonb, bigint), acp.ensure_partitions(timestamptz, integer) TO acp_app;

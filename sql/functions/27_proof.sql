@@ -148,8 +148,9 @@ COMMENT ON FUNCTION acp.audit_archive_end(date, bigint, integer) IS
 
 -- Counters and quotas -----------------------------------------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION acp.usage_differences(p_period date, p_default_limit integer, p_grace interval)
-RETURNS TABLE (tenant_id uuid, period date, what text, counted bigint, rows bigint)
+DROP FUNCTION IF EXISTS acp.usage_differences(date, integer, interval); -- its sums were bigint up to schema version 10
+CREATE FUNCTION acp.usage_differences(p_period date, p_default_limit integer, p_grace interval)
+RETURNS TABLE (tenant_id uuid, period date, what text, counted numeric, rows numeric)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -159,7 +160,7 @@ AS $$
 		-- The only pass over the log; archived months have sums.
 		SELECT l.tenant_id, (l.ts AT TIME ZONE 'UTC')::date AS day, l.action, l.status, l.billable, l.tier,
 			coalesce(l.billing_unit, 'call') AS unit, l.pack IS NOT NULL AND l.action IS NOT NULL AND l.tier IS NOT NULL AS counted,
-			count(*) AS calls, sum(l.billing_quantity)::bigint AS quantity
+			count(*) AS calls, sum(l.billing_quantity) AS quantity
 		FROM acp.audit_logs l
 		WHERE (p_period IS NULL OR (l.ts >= (SELECT acp.period_start(p_period)) AND l.ts < (SELECT acp.period_end(p_period))))
 		GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
@@ -168,8 +169,8 @@ AS $$
 		FROM acp.audit_archive_totals a WHERE p_period IS NULL OR a.month = p_period
 	), counters AS (
 		SELECT s.tenant_id, s.day, s.action, s.status, s.billable, s.tier, s.unit, sum(s.counter_calls)::bigint AS counter_calls,
-			sum(s.row_calls)::bigint AS row_calls, sum(s.counter_quantity)::bigint AS counter_quantity,
-			sum(s.row_quantity)::bigint AS row_quantity
+			sum(s.row_calls)::bigint AS row_calls, sum(s.counter_quantity) AS counter_quantity,
+			sum(s.row_quantity) AS row_quantity
 		FROM (
 			SELECT x.tenant_id, x.day, x.action, x.status, x.billable, x.tier, x.unit, 0 AS counter_calls, x.calls AS row_calls,
 				0 AS counter_quantity, x.quantity AS row_quantity

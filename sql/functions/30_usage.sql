@@ -5,7 +5,7 @@
 
 DROP FUNCTION IF EXISTS acp.usage_of(uuid, date);
 CREATE OR REPLACE FUNCTION acp.usage_of(p_tenant uuid, p_period date, p_billable boolean DEFAULT false)
-RETURNS TABLE (day date, action text, status text, billable boolean, tier text, billing_unit text, calls bigint, quantity bigint)
+RETURNS TABLE (day date, action text, status text, billable boolean, tier text, billing_unit text, calls bigint, quantity numeric)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -223,9 +223,12 @@ $$;
 COMMENT ON FUNCTION acp.usage_consume(uuid, uuid, timestamptz, integer, integer) IS
 	'acp.usage_count() for one call. Looks for a reservation even if the router does not know of one, because the reply that granted it may have been lost. Refuses the call if there is no room.';
 
-DROP FUNCTION IF EXISTS acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer); -- signature up to schema version 8
+-- Signatures up to schema versions 8 and 10.
+DROP FUNCTION IF EXISTS acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer),
+	acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer, text);
 CREATE OR REPLACE FUNCTION acp.settle(p_event jsonb, p_reservation uuid, p_default_limit integer, p_claim text DEFAULT NULL,
-	p_sealed bytea DEFAULT NULL, p_approval uuid DEFAULT NULL, p_warn_percent integer DEFAULT 90, p_fingerprint text DEFAULT NULL)
+	p_sealed bytea DEFAULT NULL, p_approval uuid DEFAULT NULL, p_warn_percent integer DEFAULT 90, p_fingerprint text DEFAULT NULL,
+	p_max_quantity bigint DEFAULT NULL)
 RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -234,7 +237,12 @@ DECLARE
 	now_used bigint;
 	meta     CONSTANT text := nullif(current_setting('acp.result_meta', true), '');
 	quantity CONSTANT text := nullif(current_setting('acp.quantity', true), '');
+	most     CONSTANT bigint := coalesce(p_max_quantity, acp.quantity_max());
 BEGIN
+	IF quantity::numeric NOT BETWEEN 0 AND most THEN
+		RAISE EXCEPTION USING ERRCODE = 'ACP04', MESSAGE = format('action %s reported the quantity %s, which is not from 0 to %s',
+			p_event->>'action', quantity, most);
+	END IF;
 	PERFORM acp.audit_pending((p_event->>'event_id')::uuid);
 	IF (p_event->>'billable')::boolean AND p_event->>'tier' = 'free' THEN
 		now_used := acp.usage_consume((p_event->>'tenant_id')::uuid, (p_event->>'event_id')::uuid, (p_event->>'ts')::timestamptz,
@@ -266,8 +274,8 @@ BEGIN
 	RETURN now_used;
 END
 $$;
-COMMENT ON FUNCTION acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer, text) IS
-	'Ends a call in the transaction of the caller: consumes or releases its reservation, ends its idempotency claim (p_claim: the key; a success stores p_sealed; with p_fingerprint the program chose the key and has not claimed it), gives p_approval back unless it is a success, counts the call and writes its audit row. p_default_limit null: the allowance is not enforced. Returns the free calls used, including this one; null if the call used none.';
+COMMENT ON FUNCTION acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer, text, bigint) IS
+	'Ends a call in the transaction of the caller: consumes or releases its reservation, ends its idempotency claim (p_claim: the key; a success stores p_sealed; with p_fingerprint the program chose the key and has not claimed it), gives p_approval back unless it is a success, counts the call and writes its audit row. p_default_limit null: the allowance is not enforced. p_max_quantity: largest quantity that the action may report (null: acp.quantity_max()). Returns the free calls used, including this one; null if the call used none. Error ACP04: the handler reported another quantity; nothing was stored.';
 
 CREATE OR REPLACE FUNCTION acp.settle_found(p_event jsonb) RETURNS boolean
 LANGUAGE plpgsql
@@ -464,22 +472,9 @@ COMMENT ON FUNCTION acp.settle_links(acp.audit_logs[], bigint, bytea, boolean, i
 CREATE OR REPLACE FUNCTION acp.price(p_unit text, p_action text, p_ts timestamptz) RETURNS acp.prices
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET plan_cache_mode = force_generic_plan
-AS $$
-DECLARE
-	price acp.prices;
-BEGIN
-	SELECT * INTO price FROM acp.prices p
-	WHERE p.unit IN (p_unit, 'call') AND p.valid_from <= p_ts
-	  AND (p.action_pattern = p_action OR (right(p.action_pattern, 1) = '*'
-	       AND starts_with(p_action, left(p.action_pattern, -1))))
-	ORDER BY p.unit = p_unit DESC, p.action_pattern = p_action DESC, length(p.action_pattern) DESC, p.valid_from DESC
-	LIMIT 1;
-	RETURN price;
-END
-$$;
+AS $$ BEGIN RETURN acp.billing_price(p_unit, p_action, p_ts, NULL); END $$;
 COMMENT ON FUNCTION acp.price(text, text, timestamptz) IS
-	'Finds the price of an action at a moment. A price for its unit comes before a price per call, then the longest pattern, then the newest price.';
+	'Finds the price of an action at a moment: acp.billing_price() with all prices.';
 
 CREATE OR REPLACE FUNCTION acp.usage(p_tenant uuid, p_period date, p_default_limit integer) RETURNS json
 LANGUAGE plpgsql STABLE
@@ -510,13 +505,14 @@ BEGIN
 			SELECT this_period AS since
 			UNION SELECT since FROM changed WHERE since > this_period AND since < this_period + interval '1 month') x
 	), counted AS MATERIALIZED (
-		SELECT c.day, c.action, c.billing_unit, c.tier, s.since, sum(c.calls) AS calls, sum(c.quantity) AS quantity
-		FROM acp.usage_of(p_tenant, this_period, true) c JOIN span s ON c.day >= s.since AND c.day < s.until
+		SELECT c.day, c.action, c.billing_unit, c.tier, s.since, sum(c.calls) AS calls, sum(c.quantity) AS quantity,
+			sum(c.charged_calls) AS charged_calls
+		FROM acp.charged_of(p_tenant, this_period, true) c JOIN span s ON c.day >= s.since AND c.day < s.until
 		GROUP BY GROUPING SETS ((c.day), (c.action, c.billing_unit, c.tier, s.since))
 	), total AS (
 		SELECT coalesce(sum(c.calls), 0)::bigint AS calls, max(p.currency) AS currency,
 			coalesce(sum(CASE WHEN c.tier <> 'paid' THEN 0
-				WHEN p.unit = c.billing_unit THEN c.quantity * p.unit_amount ELSE c.calls * p.unit_amount END), 0) AS amount
+				WHEN p.unit = c.billing_unit THEN c.quantity * p.unit_amount ELSE c.charged_calls * p.unit_amount END), 0) AS amount
 		FROM counted c, LATERAL acp.price(c.billing_unit, c.action, c.since::timestamp AT TIME ZONE 'UTC') p
 		WHERE c.day IS NULL
 	)
@@ -559,4 +555,4 @@ GRANT EXECUTE ON FUNCTION acp.usage_of(uuid, date, boolean), acp.usage_roll_up()
 	acp.settle_rows(acp.audit_logs[], boolean[], integer, integer, boolean),
 	acp.settle_batch(uuid[], uuid[], timestamptz[], uuid[], text[], text[], text[], text[], text[], uuid[], text[], text[], text[], text[],
 		jsonb[], real[], inet[], text[], boolean[], uuid[], text[], boolean[], text[], bigint[], text[], boolean[], integer, integer, boolean, bigint, boolean),
-	acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer, text), acp.settle_found(jsonb), acp.settle_doubt(jsonb, uuid, text, uuid), acp.price(text, text, timestamptz), acp.usage(uuid, date, integer), acp.pricing(text, text, bigint) TO acp_app;
+	acp.settle(jsonb, uuid, integer, text, bytea, uuid, integer, text, bigint), acp.settle_found(jsonb), acp.settle_doubt(jsonb, uuid, text, uuid), acp.price(text, text, timestamptz), acp.usage(uuid, date, integer), acp.pricing(text, text, bigint) TO acp_app;

@@ -85,7 +85,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	tenant CONSTANT uuid := p->>'tenant_id';
-	ends   CONSTANT timestamptz := to_timestamp((p->>'expires_at')::bigint);
+	ends   CONSTANT timestamptz := to_timestamp(least((p->>'expires_at')::bigint, 253402300799)); -- the year 9999
 	c      acp.checkouts;
 BEGIN
 	PERFORM FROM acp.tenants WHERE tenant_id = tenant FOR NO KEY UPDATE;

@@ -67,20 +67,24 @@ COMMENT ON FUNCTION acp.price_add(text, text, numeric, text, timestamptz) IS
 CREATE OR REPLACE FUNCTION acp.billing_price(p_unit text, p_action text, p_ts timestamptz, p_version bigint) RETURNS acp.prices
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	found acp.prices;
 BEGIN
+	-- Before the first price that matches, that price applies: no call is without a price because of its moment.
 	SELECT * INTO found FROM acp.prices p
-	WHERE p.unit IN (p_unit, 'call') AND p.valid_from <= p_ts AND p.version <= p_version
+	WHERE p.unit IN (p_unit, 'call') AND (p_version IS NULL OR p.version <= p_version)
 	  AND (p.action_pattern = p_action OR (right(p.action_pattern, 1) = '*'
 	       AND starts_with(p_action, left(p.action_pattern, -1))))
-	ORDER BY p.unit = p_unit DESC, p.action_pattern = p_action DESC, length(p.action_pattern) DESC, p.valid_from DESC
+	ORDER BY p.valid_from <= p_ts DESC, CASE WHEN p.valid_from > p_ts THEN p.valid_from END,
+		p.unit = p_unit DESC, p.action_pattern = p_action DESC, length(p.action_pattern) DESC, p.valid_from DESC
 	LIMIT 1;
 	RETURN found;
 END
 $$;
-COMMENT ON FUNCTION acp.billing_price(text, text, timestamptz, bigint) IS 'Evaluates acp.price() with the prices up to version p_version.';
+COMMENT ON FUNCTION acp.billing_price(text, text, timestamptz, bigint) IS
+	'Finds the price of an action at a moment, among the prices up to version p_version (null: all). A price for its unit comes before a price per call, then the longest pattern, then the newest price. If none of them is valid yet, the earliest one applies.';
 
 CREATE OR REPLACE FUNCTION acp.currency_unit(p_currency text, OUT per_major integer, OUT step integer)
 LANGUAGE plpgsql IMMUTABLE
@@ -103,12 +107,18 @@ LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	u CONSTANT record := acp.currency_unit(p_currency);
+	u     CONSTANT record := acp.currency_unit(p_currency);
+	minor CONSTANT numeric := floor(p_amount * u.per_major / u.step + 0.5) * u.step;
 BEGIN
-	RETURN floor(p_amount * u.per_major / u.step + 0.5) * u.step;
+	-- Larger integers are not exact in JSON.
+	IF abs(minor) > 9007199254740991 THEN
+		RAISE EXCEPTION USING ERRCODE = 'ACP01', HINT = 'VALIDATION_ERROR',
+			MESSAGE = format('%s %s is too large to be charged', trim_scale(p_amount), p_currency);
+	END IF;
+	RETURN minor;
 END
 $$;
-COMMENT ON FUNCTION acp.money_minor(numeric, text) IS 'Converts an amount to minor units of its currency, rounded half up.';
+COMMENT ON FUNCTION acp.money_minor(numeric, text) IS 'Converts an amount to minor units of its currency, rounded half up. Refuses an amount of more than 2^53 - 1 minor units.';
 
 CREATE OR REPLACE FUNCTION acp.money_major(p_minor bigint, p_currency text) RETURNS numeric
 LANGUAGE plpgsql IMMUTABLE
@@ -221,55 +231,58 @@ BEGIN
 		SELECT DISTINCT (x AT TIME ZONE 'UTC')::date AS day FROM unnest(bounds) x
 		WHERE p_counted AND x > month_start AND x < month_end AND x <> date_trunc('day', x, 'UTC')
 	), passing AS (
-		SELECT u.tenant_id, u.day, u.action, u.billing_unit, u.calls, u.quantity, u.day::timestamp AT TIME ZONE 'UTC' AS ts
-		FROM (SELECT t.tenant_id, x.* FROM t, acp.usage_of(t.tenant_id, c.period) x WHERE p_counted) u
+		SELECT u.tenant_id, u.day, u.action, u.billing_unit, u.calls, u.charged_calls, u.quantity, u.day::timestamp AT TIME ZONE 'UTC' AS ts
+		FROM (SELECT t.tenant_id, x.* FROM t, acp.charged_of(t.tenant_id, c.period) x WHERE p_counted) u
 		WHERE u.billable AND u.tier = 'paid' AND u.day NOT IN (SELECT day FROM changing)
 	), found AS (
 		-- Chain and sequence number of a row are packed into one integer: an array takes three times as long.
-		SELECT l.tenant_id, c.period AS month, l.action, coalesce(l.billing_unit, 'call') AS unit, width_bucket(l.ts, bounds) AS price_range,
-			count(*) AS calls, sum(l.billing_quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts,
+		SELECT l.tenant_id, c.period AS month, l.action, l.billing_unit AS unit, width_bucket(l.ts, bounds) AS price_range,
+			count(*) AS calls, sum(l.charged_calls) AS charged_calls, sum(l.quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts,
 			min(l.chain_id::bigint << 40 | l.chain_seq) AS first_row, max(l.chain_id::bigint << 40 | l.chain_seq) AS last_row
-		FROM acp.audit_logs l JOIN cuts x ON x.chain_id = l.chain_id AND l.chain_seq <= x.upto
-		WHERE NOT p_counted AND l.tenant_id = ANY (p_tenants) AND l.ts >= month_start AND l.ts < month_end AND l.billable AND l.tier = 'paid'
+		FROM acp.charged_calls l JOIN cuts x ON x.chain_id = l.chain_id AND l.chain_seq <= x.upto
+		WHERE NOT p_counted AND l.tenant_id = ANY (p_tenants) AND l.ts >= month_start AND l.ts < month_end
 		GROUP BY 1, 3, 4, 5
 		UNION ALL
-		SELECT u.tenant_id, c.period, u.action, u.billing_unit, width_bucket(u.ts, bounds), sum(u.calls), sum(u.quantity), min(u.ts), max(u.ts), NULL, NULL
+		SELECT u.tenant_id, c.period, u.action, u.billing_unit, width_bucket(u.ts, bounds), sum(u.calls), sum(u.charged_calls), sum(u.quantity),
+			min(u.ts), max(u.ts), NULL, NULL
 		FROM passing u GROUP BY 1, 3, 4, 5
 		UNION ALL
-		SELECT g.tenant_id, c.period, g.action, g.unit, g.price_range, sum(g.calls), sum(g.units), min(g.first_ts), max(g.last_ts), NULL, NULL
+		SELECT g.tenant_id, c.period, g.action, g.unit, g.price_range, sum(g.calls), sum(g.charged_calls), sum(g.units), min(g.first_ts), max(g.last_ts),
+			NULL, NULL
 		FROM changing d CROSS JOIN LATERAL (
-			SELECT l.tenant_id, l.action, coalesce(l.billing_unit, 'call') AS unit, width_bucket(l.ts, bounds) AS price_range, count(*) AS calls,
-				sum(l.billing_quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts
-			FROM acp.audit_logs l
+			SELECT l.tenant_id, l.action, l.billing_unit AS unit, width_bucket(l.ts, bounds) AS price_range, count(*) AS calls,
+				sum(l.charged_calls) AS charged_calls, sum(l.quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts
+			FROM acp.charged_calls l
 			WHERE l.tenant_id = ANY (p_tenants) AND l.ts >= d.day::timestamp AT TIME ZONE 'UTC' AND l.ts < (d.day + 1)::timestamp AT TIME ZONE 'UTC'
-			  AND l.billable AND l.tier = 'paid'
 			GROUP BY 1, 2, 3, 4) g
 		GROUP BY 1, 3, 4, 5
 		UNION ALL
 		SELECT r.tenant_id, r.month, g.* FROM late r CROSS JOIN LATERAL (
-			SELECT l.action, coalesce(l.billing_unit, 'call'), width_bucket(l.ts, bounds), count(*), sum(l.billing_quantity), min(l.ts), max(l.ts),
+			SELECT l.action, l.billing_unit, width_bucket(l.ts, bounds), count(*), sum(l.charged_calls), sum(l.quantity), min(l.ts), max(l.ts),
 				min(l.chain_id::bigint << 40 | l.chain_seq), max(l.chain_id::bigint << 40 | l.chain_seq)
-			FROM acp.audit_logs l JOIN cuts x ON x.chain_id = l.chain_id AND l.chain_seq <= x.upto
+			FROM acp.charged_calls l JOIN cuts x ON x.chain_id = l.chain_id AND l.chain_seq <= x.upto
 				AND (l.chain_seq > x.billed OR l.ts >= closed_end)
-			WHERE l.tenant_id = r.tenant_id AND l.ts >= r.first AND l.ts < r.past AND l.billable AND l.tier = 'paid'
+			WHERE l.tenant_id = r.tenant_id AND l.ts >= r.first AND l.ts < r.past
 			GROUP BY 1, 2, 3) g
 	), sums AS (
 		-- Late rows are charged at the prices of their own month.
 		SELECT f.*, acp.period_start(f.month) AS first, acp.period_end(f.month) AS past, coalesce(q.price_version, c.price_version) AS version
 		FROM found f LEFT JOIN acp.billing_closings q ON q.period = f.month
 	), priced AS (
+		-- A price may apply before it is valid, if it is the earliest one.
 		SELECT s.tenant_id, s.month, s.first, s.past, s.action, s.unit, p.unit AS price_unit, p.action_pattern, p.version, p.unit_amount, p.valid_from,
-			sum(s.calls)::bigint AS calls, sum(s.units) AS units, min(s.first_ts) AS first_ts, max(s.last_ts) AS last_ts,
-			min(s.first_row) AS first_row, max(s.last_row) AS last_row
+			min(CASE WHEN p.valid_from > greatest(s.first, bounds[s.price_range]) THEN s.first ELSE greatest(s.first, p.valid_from) END) AS from_ts,
+			sum(s.calls)::bigint AS calls, sum(s.charged_calls) AS charged_calls, sum(s.units) AS units, min(s.first_ts) AS first_ts,
+			max(s.last_ts) AS last_ts, min(s.first_row) AS first_row, max(s.last_row) AS last_row
 		FROM sums s, LATERAL acp.billing_price(s.unit, s.action, greatest(s.first, bounds[s.price_range]), s.version) p
 		GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 	), charges AS (
-		SELECT p.*, CASE WHEN p.price_unit = p.unit THEN p.units ELSE p.calls END AS quantity, greatest(p.first, p.valid_from) AS from_ts,
+		SELECT p.*, CASE WHEN p.price_unit = p.unit THEN p.units ELSE p.charged_calls END AS quantity,
 			lead(p.valid_from, 1, p.past) OVER (PARTITION BY p.tenant_id, p.month, p.action, p.unit ORDER BY p.valid_from) AS to_ts
 		FROM priced p
 	)
 	SELECT x.tenant_id, c.period, 0, 'usage', x.month, x.action, x.unit, x.price_unit, x.action_pattern, x.version, x.unit_amount, x.calls,
-		x.quantity::bigint, x.quantity * x.unit_amount, 0::bigint, x.from_ts, x.to_ts, x.first_ts, x.last_ts,
+		x.quantity::numeric, x.quantity * x.unit_amount, 0::bigint, x.from_ts, x.to_ts, x.first_ts, x.last_ts,
 		(x.first_row >> 40)::integer, x.first_row & (1::bigint << 40) - 1, (x.last_row >> 40)::integer, x.last_row & (1::bigint << 40) - 1, NULL::bigint, NULL::text
 	FROM charges x;
 END
@@ -347,48 +360,109 @@ $$;
 COMMENT ON FUNCTION acp.invoice_lines_besides(uuid, acp.billing_closings, boolean) IS
 	'The lines of an invoice that are not usage: the amount carried over from the previous invoice, then credits.';
 
-CREATE OR REPLACE FUNCTION acp.billing_compute(p_tenants uuid[], c acp.billing_closings, p_closed boolean, p_counted boolean DEFAULT false)
-RETURNS TABLE (invoice acp.billing_periods, lines acp.invoice_lines[])
+CREATE OR REPLACE FUNCTION acp.billing_fault(p_state text, p_message text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- The server's own troubles: connection, standby, transaction, resources, operator, system.
+	IF left(p_state, 2) IN ('08', '25', '40', '53', '55', '57', '58', 'XX') THEN
+		RETURN NULL;
+	END IF;
+	RETURN CASE WHEN p_state = 'ACP01' THEN p_message ELSE format('%s (SQLSTATE %s)', p_message, p_state) END;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_fault(text, text) IS
+	'Says why the invoice of a tenant cannot be made, from an error. Null: the error is not the tenant''s, and ends the run.';
+
+CREATE OR REPLACE FUNCTION acp.billing_invoice(p_tenant uuid, p_lines acp.invoice_lines[], c acp.billing_closings,
+	OUT invoice acp.billing_periods, OUT lines acp.invoice_lines[])
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	t record;
 	r record;
 	l acp.invoice_lines;
 BEGIN
+	lines := p_lines;
+	FOREACH l IN ARRAY lines LOOP
+		IF l.amount IS NULL THEN
+			PERFORM acp.fail('VALIDATION_ERROR', format('%s has no price for %s at %s: add one (acpctl price add)', l.billing_unit, l.action,
+				acp.rfc3339(l.first_ts)));
+		END IF;
+	END LOOP;
+	invoice.tenant_id := p_tenant;
+	invoice.period := c.period;
+	invoice.currency := c.currency;
+	invoice.carried_in := coalesce((SELECT x.amount FROM unnest(lines) x WHERE x.kind = 'carry'), 0);
+	invoice.billed_at := acp.now();
+	invoice.retries := 0;
+	invoice.updated_at := acp.now();
+	SELECT * INTO r FROM acp.invoice_round(invoice, lines, c.minimum);
+	invoice := r.b;
+	lines := r.p_lines;
+	invoice.paid_at := CASE WHEN invoice.status = 'paid' THEN acp.now() END;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_invoice(uuid, acp.invoice_lines[], acp.billing_closings) IS 'Makes an invoice from its lines.';
+
+DROP FUNCTION IF EXISTS acp.billing_compute(uuid[], acp.billing_closings, boolean, boolean); -- its result has had one column less
+CREATE FUNCTION acp.billing_compute(p_tenants uuid[], c acp.billing_closings, p_closed boolean, p_counted boolean DEFAULT false)
+RETURNS TABLE (invoice acp.billing_periods, lines acp.invoice_lines[], blocked text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	used  acp.invoice_lines[];
+	fault text;
+	t     record;
+	made  record;
+BEGIN
+	BEGIN
+		used := ARRAY(SELECT u FROM acp.billing_usage(p_tenants, c, p_closed, p_counted) u);
+	EXCEPTION WHEN OTHERS THEN
+		fault := acp.billing_fault(SQLSTATE, SQLERRM);
+		IF fault IS NULL THEN
+			RAISE;
+		ELSIF (SELECT count(DISTINCT x) > 1 FROM unnest(p_tenants) x) THEN
+			FOR t IN SELECT DISTINCT x AS tenant_id FROM unnest(p_tenants) x ORDER BY 1 LOOP
+				RETURN QUERY SELECT * FROM acp.billing_compute(ARRAY[t.tenant_id], c, p_closed, p_counted);
+			END LOOP;
+			RETURN;
+		END IF;
+	END;
 	FOR t IN
 		SELECT n.tenant_id, u.lines FROM (SELECT DISTINCT x AS tenant_id FROM unnest(p_tenants) x) n LEFT JOIN (
 			SELECT u.tenant_id, array_agg(u ORDER BY u.source_period DESC, u.action COLLATE "C", u.billing_unit, u.from_ts) AS lines
-			FROM acp.billing_usage(p_tenants, c, p_closed, p_counted) u GROUP BY 1) u USING (tenant_id)
+			FROM unnest(used) u GROUP BY 1) u USING (tenant_id)
 		ORDER BY 1
 	LOOP
-		lines := coalesce(t.lines, '{}') || ARRAY(SELECT b FROM acp.invoice_lines_besides(t.tenant_id, c, p_closed) b);
-		CONTINUE WHEN cardinality(lines) = 0;
-		FOREACH l IN ARRAY lines LOOP
-			IF l.amount IS NULL THEN
-				PERFORM acp.fail('VALIDATION_ERROR', format('%s has no price for %s at %s: add one (acpctl price add)', l.billing_unit, l.action,
-					acp.rfc3339(l.first_ts)));
-			END IF;
-		END LOOP;
+		blocked := fault;
+		lines := coalesce(t.lines, '{}');
 		invoice := NULL;
 		invoice.tenant_id := t.tenant_id;
 		invoice.period := c.period;
 		invoice.currency := c.currency;
-		invoice.carried_in := coalesce((SELECT x.amount FROM unnest(lines) x WHERE x.kind = 'carry'), 0);
-		invoice.billed_at := acp.now();
-		invoice.retries := 0;
-		invoice.updated_at := acp.now();
-		SELECT * INTO r FROM acp.invoice_round(invoice, lines, c.minimum);
-		invoice := r.b;
-		lines := r.p_lines;
-		invoice.paid_at := CASE WHEN invoice.status = 'paid' THEN acp.now() END;
+		BEGIN
+			IF blocked IS NULL THEN
+				lines := lines || ARRAY(SELECT b FROM acp.invoice_lines_besides(t.tenant_id, c, p_closed) b);
+				CONTINUE WHEN cardinality(lines) = 0;
+				SELECT * INTO made FROM acp.billing_invoice(t.tenant_id, lines, c);
+				invoice := made.invoice;
+				lines := made.lines;
+			END IF;
+		EXCEPTION WHEN OTHERS THEN
+			blocked := acp.billing_fault(SQLSTATE, SQLERRM);
+			IF blocked IS NULL THEN
+				RAISE;
+			END IF;
+		END;
 		RETURN NEXT;
 	END LOOP;
 END
 $$;
 COMMENT ON FUNCTION acp.billing_compute(uuid[], acp.billing_closings, boolean, boolean) IS
-	'Computes the invoices of tenants for a month; a later computation gives the same result. Omits tenants with nothing to charge or carry over.';
+	'Computes the invoices of tenants for a month; a later computation gives the same result. Omits tenants with nothing to charge or carry over. blocked: why the invoice of this tenant cannot be made; the invoice then has no amounts. Null: it can.';
 
 -- Runs ---------------------------------------------------------------------------------------------------------------
 
@@ -412,6 +486,9 @@ BEGIN
 	currencies := ARRAY(SELECT DISTINCT p.currency FROM acp.prices p WHERE p.valid_from < acp.period_end(p_period) AND NOT EXISTS (
 		SELECT FROM acp.prices n WHERE n.unit = p.unit AND n.action_pattern = p.action_pattern AND n.valid_from > p.valid_from
 		  AND n.valid_from <= acp.period_start(p_period)) ORDER BY 1);
+	IF cardinality(currencies) = 0 THEN -- before the first price, the first price applies
+		currencies := ARRAY(SELECT p.currency FROM acp.prices p ORDER BY p.valid_from, p.version LIMIT 1);
+	END IF;
 	IF cardinality(currencies) <> 1 THEN
 		PERFORM acp.fail('VALIDATION_ERROR', format('prices in force in %s are in %s: a month needs one currency', to_char(p_period, 'YYYY-MM'),
 			coalesce(nullif(array_to_string(currencies, ' and '), ''), 'none')), '/period');
@@ -541,6 +618,105 @@ $$;
 COMMENT ON FUNCTION acp.billing_store(acp.billing_periods, acp.invoice_lines[]) IS
 	'Stores an invoice with its lines and its outbox obligation in one transaction. False: the tenant already has an invoice for this month.';
 
+CREATE OR REPLACE FUNCTION acp.billing_end(b acp.billing_periods, p_lines acp.invoice_lines[], p_blocked text) RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	fault text := p_blocked;
+BEGIN
+	IF fault IS NULL THEN
+		BEGIN
+			PERFORM acp.billing_store(b, p_lines);
+			DELETE FROM acp.billing_blocked k WHERE k.tenant_id = b.tenant_id AND k.period = b.period;
+			RETURN NULL;
+		EXCEPTION WHEN OTHERS THEN
+			fault := acp.billing_fault(SQLSTATE, SQLERRM);
+			IF fault IS NULL THEN
+				RAISE;
+			END IF;
+		END;
+	END IF;
+	INSERT INTO acp.billing_blocked (tenant_id, period, reason, blocked_at) VALUES (b.tenant_id, b.period, fault, acp.now())
+	ON CONFLICT (tenant_id, period) DO UPDATE SET reason = excluded.reason;
+	RETURN fault;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_end(acp.billing_periods, acp.invoice_lines[], text) IS
+	'Stores an invoice, or records that the tenant is blocked (p_blocked: why its invoice cannot be made). Returns why it is blocked; null: the invoice is stored.';
+
+CREATE OR REPLACE FUNCTION acp.billing_again(p_tenant uuid, p_period date) RETURNS date
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	stuck date;
+	c     acp.billing_closings;
+	none  acp.billing_periods;
+	m     record;
+BEGIN
+	FOR c IN SELECT * FROM acp.billing_closings x WHERE x.period = p_period
+		OR x.period IN (SELECT k.period FROM acp.billing_blocked k WHERE k.tenant_id = p_tenant) ORDER BY x.period
+	LOOP
+		-- Each invoice carries over what the previous one left.
+		IF stuck IS NOT NULL THEN
+			none.tenant_id := p_tenant;
+			none.period := c.period;
+			PERFORM acp.billing_end(none, NULL, format('the invoice of %s is blocked', to_char(stuck, 'YYYY-MM')));
+			CONTINUE;
+		END IF;
+		FOR m IN SELECT * FROM acp.billing_compute(ARRAY[p_tenant], c, true) LOOP
+			IF acp.billing_end(m.invoice, m.lines, m.blocked) IS NOT NULL THEN
+				stuck := c.period;
+			END IF;
+		END LOOP;
+		IF stuck IS NULL THEN -- a month may have nothing to charge any more
+			DELETE FROM acp.billing_blocked k WHERE k.tenant_id = p_tenant AND k.period = c.period;
+		END IF;
+	END LOOP;
+	RETURN stuck;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_again(uuid, date) IS
+	'Bills the blocked months of a tenant and a month, in order. After one that is still blocked, the later ones are blocked too. Returns that one; null: none is blocked.';
+
+CREATE OR REPLACE FUNCTION acp.billing_trial(p_tenant uuid, c acp.billing_closings, p_closed boolean,
+	OUT invoice acp.billing_periods, OUT lines acp.invoice_lines[], OUT blocked text)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	stuck date;
+	m     record;
+BEGIN
+	stuck := acp.billing_again(p_tenant, c.period);
+	IF NOT p_closed AND stuck IS NULL THEN
+		FOR m IN SELECT * FROM acp.billing_compute(ARRAY[p_tenant], c, false) LOOP
+			invoice := m.invoice;
+			lines := m.lines;
+			blocked := m.blocked;
+		END LOOP;
+	ELSE
+		SELECT x.* INTO invoice FROM acp.billing_periods x WHERE x.tenant_id = p_tenant AND x.period = c.period;
+		lines := acp.invoice_stored_lines(p_tenant, c.period);
+		blocked := (SELECT k.reason FROM acp.billing_blocked k WHERE k.tenant_id = p_tenant AND k.period = c.period);
+		IF NOT p_closed THEN
+			blocked := format('the invoice of %s is blocked', to_char(stuck, 'YYYY-MM'));
+		END IF;
+		IF blocked IS NOT NULL THEN
+			invoice.tenant_id := p_tenant;
+			invoice.period := c.period;
+			invoice.currency := c.currency;
+		END IF;
+	END IF;
+	RAISE EXCEPTION USING ERRCODE = 'ACP05', MESSAGE = 'a trial run';
+EXCEPTION WHEN SQLSTATE 'ACP05' THEN
+	NULL; -- everything is undone; the result remains
+END
+$$;
+COMMENT ON FUNCTION acp.billing_trial(uuid, acp.billing_closings, boolean) IS
+	'What a run of a month would make of a tenant that has blocked months, as acp.billing_compute() returns it. Stores nothing. All null: nothing.';
+
 CREATE OR REPLACE FUNCTION acp.billing_step(p_key text, p_after uuid, p_max integer) RETURNS uuid
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -549,15 +725,18 @@ DECLARE
 	run     acp.billing_runs;
 	c       acp.billing_closings;
 	tenants uuid[];
+	waiting uuid[];
 	made    record;
 BEGIN
 	PERFORM pg_advisory_xact_lock(hashtext('acp.billing'));
 	SELECT * INTO STRICT run FROM acp.billing_runs r WHERE r.run_key = p_key;
 	SELECT * INTO STRICT c FROM acp.billing_closings x WHERE x.period = run.period;
 	tenants := acp.billing_tenants(run.period, p_after, p_max, false);
-	FOR made IN SELECT * FROM acp.billing_compute(tenants, c, true) LOOP
-		PERFORM acp.billing_store(made.invoice, made.lines);
+	waiting := ARRAY(SELECT DISTINCT k.tenant_id FROM acp.billing_blocked k WHERE k.tenant_id = ANY (tenants) ORDER BY 1);
+	FOR made IN SELECT * FROM acp.billing_compute(ARRAY(SELECT t FROM unnest(tenants) t WHERE t <> ALL (waiting) ORDER BY 1), c, true) LOOP
+		PERFORM acp.billing_end(made.invoice, made.lines, made.blocked);
 	END LOOP;
+	PERFORM acp.billing_again(t, run.period) FROM unnest(waiting) t;
 	IF cardinality(tenants) < p_max THEN
 		UPDATE acp.billing_runs SET finished_at = acp.now() WHERE run_key = p_key AND finished_at IS NULL;
 		RETURN NULL;
@@ -566,7 +745,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_step(text, uuid, integer) IS
-	'Bills up to p_max unbilled tenants after p_after. Returns the last one; null: all tenants are done.';
+	'Bills up to p_max unbilled tenants after p_after. A tenant whose invoice cannot be made is recorded as blocked, and the others are billed. Returns the last one; null: all tenants are done.';
 
 CREATE OR REPLACE FUNCTION acp.billing_result(p_period date, p_dry_run boolean, p_minimum numeric) RETURNS jsonb
 LANGUAGE plpgsql
@@ -575,27 +754,47 @@ AS $$
 DECLARE
 	c        CONSTANT acp.billing_closings := acp.billing_terms(p_period, p_minimum);
 	closed   CONSTANT boolean := EXISTS (SELECT FROM acp.billing_closings x WHERE x.period = p_period);
+	tenants  CONSTANT uuid[] := CASE WHEN p_dry_run THEN acp.billing_tenants(p_period, NULL, NULL, true) ELSE '{}' END;
+	waiting  CONSTANT uuid[] := ARRAY(SELECT DISTINCT k.tenant_id FROM acp.billing_blocked k WHERE k.tenant_id = ANY (tenants)
+		AND NOT EXISTS (SELECT FROM acp.billing_periods b WHERE b.tenant_id = k.tenant_id AND b.period = p_period));
 	invoices jsonb;
-	amount   bigint;
+	blocked  jsonb;
+	amount   numeric;
 BEGIN
-	WITH made AS (
-		SELECT b AS invoice, acp.invoice_stored_lines(b.tenant_id, b.period) AS lines FROM acp.billing_periods b
+	WITH made AS MATERIALIZED (
+		SELECT b AS invoice, acp.invoice_stored_lines(b.tenant_id, b.period) AS lines, NULL AS blocked FROM acp.billing_periods b
 		WHERE b.period = p_period AND NOT p_dry_run
 		UNION ALL
-		SELECT m.invoice, m.lines FROM acp.billing_compute(CASE WHEN p_dry_run THEN acp.billing_tenants(p_period, NULL, NULL, true) ELSE '{}' END,
-			c, closed) m
+		SELECT m.invoice, m.lines, m.blocked FROM acp.billing_compute(ARRAY(SELECT t FROM unnest(tenants) t WHERE t <> ALL (waiting)), c, closed) m
+		UNION ALL
+		SELECT m.invoice, m.lines, m.blocked FROM unnest(waiting) t, LATERAL acp.billing_trial(t, c, closed) m WHERE (m.invoice).tenant_id IS NOT NULL
+	), failed AS (
+		SELECT (m.invoice).tenant_id, m.blocked AS reason FROM made m WHERE m.blocked IS NOT NULL
+		UNION ALL
+		SELECT k.tenant_id, k.reason FROM acp.billing_blocked k WHERE k.period = p_period AND NOT p_dry_run
 	)
 	SELECT coalesce(jsonb_agg(jsonb_build_object('tenant_uuid', (m.invoice).tenant_id, 'amount', (m.invoice).amount,
 			'status', CASE WHEN NOT p_dry_run THEN (m.invoice).status WHEN (m.invoice).amount > 0 THEN 'pending' WHEN (m.invoice).carried_out <> 0 THEN 'carried' ELSE 'paid' END,
 			'total', trim_scale((m.invoice).total)::text, 'hash', encode((m.invoice).hash, 'hex'), 'lines', cardinality(m.lines),
-			'invoice', acp.invoice_text(m.invoice, m.lines)) ORDER BY (m.invoice).tenant_id), '[]'), coalesce(sum((m.invoice).amount), 0)
-	INTO invoices, amount FROM made m;
+			'invoice', acp.invoice_text(m.invoice, m.lines)) ORDER BY (m.invoice).tenant_id), '[]'), coalesce(sum((m.invoice).amount), 0),
+		(SELECT coalesce(jsonb_agg(jsonb_build_object('tenant_uuid', f.tenant_id, 'reason', f.reason) ORDER BY f.tenant_id), '[]') FROM failed f)
+	INTO invoices, amount, blocked FROM made m WHERE m.blocked IS NULL;
 	RETURN jsonb_build_object('period', to_char(p_period, 'YYYY-MM'), 'dry_run', p_dry_run, 'currency', c.currency,
-		'minimum', trim_scale(c.minimum)::text, 'amount', amount, 'invoices', invoices);
+		'minimum', trim_scale(c.minimum)::text, 'amount', amount, 'invoices', invoices, 'blocked', blocked);
 END
 $$;
 COMMENT ON FUNCTION acp.billing_result(date, boolean, numeric) IS
-	'Result of the run of a month; p_dry_run: recomputed from the audit rows, before or after the run. Both give the same invoices, byte for byte.';
+	'Result of the run of a month; p_dry_run: recomputed from the audit rows, before or after the run. Both give the same invoices, byte for byte. blocked: the tenants whose invoice cannot be made, with the reason.';
+
+CREATE OR REPLACE FUNCTION acp.billing_done(p_run acp.billing_runs) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN p_run.finished_at IS NOT NULL AND NOT EXISTS (SELECT FROM acp.billing_blocked k WHERE k.period = p_run.period);
+END
+$$;
+COMMENT ON FUNCTION acp.billing_done(acp.billing_runs) IS 'True if a run has billed all tenants, and none is blocked that another attempt may bill.';
 
 CREATE OR REPLACE FUNCTION acp.billing_run(p_key text, p_period date, p_dry_run boolean, p_minimum numeric) RETURNS jsonb
 LANGUAGE plpgsql
@@ -609,7 +808,7 @@ BEGIN
 		RETURN acp.billing_result(coalesce(p_period, (acp.period(acp.now()) - interval '1 month')::date), true, p_minimum);
 	END IF;
 	run := acp.billing_open(p_key, p_period, p_minimum);
-	IF run.finished_at IS NULL THEN
+	IF NOT acp.billing_done(run) THEN
 		LOOP
 			at := acp.billing_step(run.run_key, at, 500);
 			EXIT WHEN at IS NULL;
@@ -753,6 +952,49 @@ $$;
 COMMENT ON FUNCTION acp.billing_credit(uuid, numeric, text, text) IS
 	'Credits an amount to a tenant. It reduces the next invoice, and any rest the invoices after it. p_currency null: the currency of the prices. Returns the number of the credit.';
 
+CREATE OR REPLACE FUNCTION acp.billing_correct(p_tenant uuid, p_event uuid, p_quantity bigint, p_reason text, p_integration text)
+RETURNS acp.billing_corrections
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	l      record;
+	billed date;
+	k      acp.billing_corrections;
+BEGIN
+	PERFORM pg_advisory_xact_lock(hashtext('acp.billing'));
+	IF p_quantity IS NULL OR p_quantity NOT BETWEEN 0 AND acp.quantity_max() THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('the quantity must be from 0 to %s', acp.quantity_max()), '/quantity');
+	END IF;
+	SELECT x.* INTO l FROM acp.audit_logs x WHERE x.tenant_id = p_tenant AND x.event_id = p_event;
+	IF NOT FOUND THEN
+		PERFORM acp.fail('NOT_FOUND', format('the tenant has no audit row with the event_id %s', p_event));
+	ELSIF NOT l.billable OR l.tier <> 'paid' THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'this call is not charged; only a paid call can be corrected');
+	END IF;
+	billed := (SELECT x.period FROM acp.billing_cuts x WHERE x.chain_id = l.chain_id AND x.chain_seq >= l.chain_seq AND x.period >= acp.period(l.ts)
+		ORDER BY x.period LIMIT 1);
+	IF EXISTS (SELECT FROM acp.billing_periods b WHERE b.tenant_id = p_tenant AND b.period = billed) THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('this call is on the invoice of %s, which does not change; acpctl billing credit takes an amount off the next one',
+			to_char(billed, 'YYYY-MM')));
+	END IF;
+	INSERT INTO acp.billing_corrections (tenant_id, event_id, ts, chain_id, chain_seq, action, billing_unit, quantity, charged, reason, corrected_at)
+	VALUES (p_tenant, p_event, l.ts, l.chain_id, l.chain_seq, l.action, coalesce(l.billing_unit, 'call'), l.billing_quantity, p_quantity, p_reason, acp.now())
+	ON CONFLICT DO NOTHING RETURNING * INTO k;
+	IF k.event_id IS NULL THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'this call has been corrected already; each call can be corrected once');
+	END IF;
+	PERFORM acp.audit_append(jsonb_build_object('event_id', gen_random_uuid(), 'request_id', gen_random_uuid(),
+		'tenant_id', '00000000-0000-0000-0000-000000000000', 'integration', p_integration, 'action', 'billing.correct', 'actor_type', 'system',
+		'status', 'success', 'latency_ms', 0, 'dry_run', false, 'billable', false, 'billing_quantity', 1,
+		'result_meta', jsonb_build_object('resource_type', 'audit_event', 'resource_id', p_event, 'tenant_id', p_tenant,
+			'quantity', l.billing_quantity, 'charged', p_quantity)));
+	RETURN k;
+END
+$$;
+COMMENT ON FUNCTION acp.billing_correct(uuid, uuid, bigint, text, text) IS
+	'Charges another quantity for a paid call that is on no invoice yet, once (0: the call costs nothing). The audit row stays as it is; an audit row billing.correct records the change. p_integration: the setting kernel_id.';
+
 -- Queries for tenants and operators ----------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION acp.invoice_usage(p_tenant uuid, p_period date) RETURNS jsonb
@@ -784,6 +1026,8 @@ DECLARE
 	c      CONSTANT acp.billing_closings := acp.billing_terms(CASE WHEN before THEN acp.period(acp.now()) ELSE month END, p_minimum);
 	price  CONSTANT acp.prices := acp.billing_price('call', '*', CASE WHEN before THEN acp.now()
 		ELSE least(acp.now(), acp.period_end(month) - interval '1 microsecond') END, c.price_version);
+	-- Nobody but the operator is told why.
+	stuck  boolean := EXISTS (SELECT FROM acp.billing_blocked k WHERE k.tenant_id = p_tenant AND k.period = month);
 	b      acp.billing_periods;
 	made   acp.invoice_lines[];
 	m      record;
@@ -795,6 +1039,7 @@ BEGIN
 		FOR m IN SELECT * FROM acp.billing_compute(ARRAY[p_tenant], c, false, true) LOOP
 			b := m.invoice;
 			made := m.lines;
+			stuck := m.blocked IS NOT NULL;
 		END LOOP;
 	END IF;
 	RETURN jsonb_build_object('tenant_uuid', p_tenant, 'period', to_char(month, 'YYYY-MM'), 'usage', acp.invoice_usage(p_tenant, month),
@@ -807,11 +1052,11 @@ BEGIN
 				'unit', l.unit, 'quantity', CASE WHEN l.kind = 'usage' THEN l.quantity END, 'unit_amount', trim_scale(l.unit_amount),
 				'calls', CASE WHEN l.kind = 'usage' THEN l.calls END, 'amount', trim_scale(l.amount))) ORDER BY l.line), '[]') FROM unnest(made) l)),
 		'hash', CASE WHEN closed OR before THEN encode(b.hash, 'hex') END, 'stripe_invoice_id', b.stripe_invoice_id,
-		'status', CASE WHEN closed OR before THEN coalesce(b.status, 'none') ELSE 'open' END);
+		'status', CASE WHEN stuck THEN 'blocked' WHEN closed OR before THEN coalesce(b.status, 'none') ELSE 'open' END);
 END
 $$;
 COMMENT ON FUNCTION acp.invoice_json(uuid, date, numeric) IS
-	'The invoice of a tenant and UTC month (null: this month) as the API shows it. status: open for a preview of a month that is not billed, none if there is no invoice and there cannot be one.';
+	'The invoice of a tenant and UTC month (null: this month) as the API shows it. status: open for a preview of a month that is not billed, blocked if its invoice cannot be made, none if there is no invoice and there cannot be one.';
 
 CREATE OR REPLACE FUNCTION acp.billing_unbilled(p_period date) RETURNS bigint
 LANGUAGE plpgsql STABLE
@@ -841,14 +1086,15 @@ AS $$
 	), ranges AS MATERIALIZED (
 		-- One pass over the log finds for each row the month that bills it (null: not billed). Between two
 		-- price changes all rows of an action and unit belong to one line.
-		SELECT l.tenant_id, date_trunc('month', l.ts AT TIME ZONE 'UTC')::date AS source_period, l.action, coalesce(l.billing_unit, 'call') AS billing_unit,
+		SELECT l.tenant_id, date_trunc('month', l.ts AT TIME ZONE 'UTC')::date AS source_period, l.action, l.billing_unit,
 			k.period, width_bucket(l.ts, (SELECT '{-infinity}'::timestamptz[] || array_agg(DISTINCT p.valid_from ORDER BY p.valid_from) FROM acp.prices p)),
-			count(*) AS calls, sum(l.billing_quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts,
+			count(*) AS calls, sum(l.charged_calls) AS charged_calls, sum(l.quantity) AS units, min(l.ts) AS first_ts, max(l.ts) AS last_ts,
 			min(l.chain_id::bigint << 40 | l.chain_seq) AS first_row, max(l.chain_id::bigint << 40 | l.chain_seq) AS last_row
-		FROM acp.audit_logs l LEFT JOIN LATERAL (
+		FROM acp.charged_calls l LEFT JOIN LATERAL (
 			SELECT x.period FROM acp.billing_cuts x WHERE x.chain_id = l.chain_id AND x.chain_seq >= l.chain_seq
 			  AND x.period >= date_trunc('month', l.ts AT TIME ZONE 'UTC')::date ORDER BY x.period LIMIT 1) k ON true
-		WHERE l.billable AND l.tier = 'paid' AND (p_period IS NULL OR (l.ts >= acp.period_start(p_period) AND l.ts < acp.period_end(p_period)))
+		WHERE (p_period IS NULL OR (l.ts >= acp.period_start(p_period) AND l.ts < acp.period_end(p_period)))
+		  AND NOT EXISTS (SELECT FROM acp.billing_blocked x WHERE x.tenant_id = l.tenant_id AND x.period = k.period)
 		GROUP BY 1, 2, 3, 4, 5, 6
 	), billed AS MATERIALIZED (
 		SELECT s.*, i.line FROM ranges s LEFT JOIN charged i ON i.tenant_id = s.tenant_id AND i.period = s.period AND i.action = s.action
@@ -874,11 +1120,11 @@ AS $$
 	UNION ALL
 	-- A month with an archive may lack some rows of a line.
 	SELECT c.tenant_id, c.period, format('%s of line %s', w.what, c.line), w.said, w.found
-	FROM charged c LEFT JOIN (SELECT b.tenant_id, b.period, b.line, b.source_period, sum(b.calls) AS calls, sum(b.units) AS units, min(b.first_row) AS first_row,
+	FROM charged c LEFT JOIN (SELECT b.tenant_id, b.period, b.line, b.source_period, sum(b.calls) AS calls, sum(b.charged_calls) AS charged_calls, sum(b.units) AS units, min(b.first_row) AS first_row,
 			max(b.last_row) AS last_row FROM billed b GROUP BY 1, 2, 3, 4) b
 		ON b.tenant_id = c.tenant_id AND b.period = c.period AND b.line = c.line AND b.source_period = c.source_period,
 		LATERAL (VALUES ('calls', c.calls::text, coalesce(b.calls, 0)::text),
-			('quantity', c.quantity::text, coalesce(CASE WHEN c.unit = c.billing_unit THEN b.units ELSE b.calls END, 0)::text),
+			('quantity', c.quantity::text, coalesce(CASE WHEN c.unit = c.billing_unit THEN b.units ELSE b.charged_calls END, 0)::text),
 			('first row', c.first_chain || ':' || c.first_seq, (b.first_row >> 40) || ':' || (b.first_row & (1::bigint << 40) - 1)),
 			('last row', c.last_chain || ':' || c.last_seq, (b.last_row >> 40) || ':' || (b.last_row & (1::bigint << 40) - 1))) w(what, said, found)
 	WHERE w.said IS DISTINCT FROM w.found AND NOT EXISTS (SELECT FROM acp.audit_archives a WHERE a.month = c.source_period)
@@ -903,6 +1149,9 @@ AS $$
 				AND o.params->>'amount' = i.amount::text)::text END)) w(what, said, found)
 	WHERE w.said IS DISTINCT FROM w.found
 	UNION ALL
+	SELECT k.tenant_id, k.period, format('invoice, which is blocked: %s', k.reason), 'none', 'one'
+	FROM acp.billing_blocked k WHERE p_period IS NULL OR k.period = p_period
+	UNION ALL
 	SELECT k.tenant_id, k.period, format('credit %s', k.credit_id), (SELECT trim_scale(-l.amount)::text FROM acp.invoice_lines l
 		WHERE l.tenant_id = k.tenant_id AND l.period = k.period AND l.credit_id = k.credit_id), trim_scale(k.amount)::text
 	FROM acp.billing_credits k WHERE k.period IS NOT NULL AND (p_period IS NULL OR k.period = p_period) AND k.amount IS DISTINCT FROM
@@ -920,7 +1169,7 @@ DECLARE
 		(p_ctx->>'invoice_minimum')::numeric);
 BEGIN
 	PERFORM acp.hub_changed(p_ctx, jsonb_build_object('period', result->'period', 'dry_run', result->'dry_run', 'amount', result->'amount',
-		'count', jsonb_array_length(result->'invoices')));
+		'count', jsonb_array_length(result->'invoices'), 'blocked', jsonb_array_length(result->'blocked')));
 	RETURN result;
 END
 $$;
@@ -945,7 +1194,11 @@ GRANT EXECUTE ON FUNCTION acp.prices_guard(), acp.price_add(text, text, numeric,
 	acp.invoice_line_title(acp.invoice_lines, text), acp.billing_usage(uuid[], acp.billing_closings, boolean, boolean),
 	acp.invoice_round(acp.billing_periods, acp.invoice_lines[], numeric),
 	acp.invoice_lines_besides(uuid, acp.billing_closings, boolean),
-	acp.billing_compute(uuid[], acp.billing_closings, boolean, boolean), acp.billing_terms(date, numeric),
+	acp.billing_compute(uuid[], acp.billing_closings, boolean, boolean), acp.billing_fault(text, text),
+	acp.billing_invoice(uuid, acp.invoice_lines[], acp.billing_closings),
+	acp.billing_end(acp.billing_periods, acp.invoice_lines[], text), acp.billing_again(uuid, date),
+	acp.billing_trial(uuid, acp.billing_closings, boolean), acp.billing_done(acp.billing_runs),
+	acp.billing_correct(uuid, uuid, bigint, text, text), acp.billing_terms(date, numeric),
 	acp.billing_close(date, numeric), acp.billing_open(text, date, numeric),
 	acp.billing_tenants(date, uuid, integer, boolean), acp.billing_params(acp.billing_periods, acp.invoice_lines[]),
 	acp.billing_obligation(uuid, date), acp.billing_store(acp.billing_periods, acp.invoice_lines[]),

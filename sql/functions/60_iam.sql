@@ -101,15 +101,18 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	expires CONSTANT timestamptz := (p_params->>'expires_at')::timestamptz;
+	expires CONSTANT timestamptz := acp.instant(p_params->>'expires_at');
 BEGIN
-	IF expires <= acp.now() THEN
+	IF expires IS NULL AND p_params->>'expires_at' IS NOT NULL THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'expires_at cannot be represented: the year 0000, or an offset from UTC that does not exist',
+			'/params/expires_at');
+	ELSIF expires <= acp.now() THEN
 		PERFORM acp.fail('VALIDATION_ERROR', 'expires_at is in the past', '/params/expires_at');
 	END IF;
 	RETURN expires;
 END
 $$;
-COMMENT ON FUNCTION acp.iam_check_expiry(jsonb) IS 'Returns params.expires_at, or refuses the call if it is in the past.';
+COMMENT ON FUNCTION acp.iam_check_expiry(jsonb) IS 'Returns params.expires_at, or refuses the call if it is in the past or cannot be represented.';
 
 CREATE OR REPLACE FUNCTION acp.iam_keys_list(p_tenant uuid, p_params jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE

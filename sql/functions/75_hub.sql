@@ -153,13 +153,28 @@ END
 $$;
 COMMENT ON FUNCTION acp.hub_usage(jsonb, jsonb) IS 'usage: the usage object of a tenant and UTC month, given by period_start and period_end or by period; default: the current month.';
 
+CREATE OR REPLACE FUNCTION acp.hub_time(p_at timestamptz, p_field text) RETURNS timestamptz
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF p_at BETWEEN acp.now() - interval '400 days' AND acp.now() + interval '15 minutes' THEN
+		RETURN p_at;
+	END IF;
+	PERFORM acp.fail('VALIDATION_ERROR', format('%s must be at most 15 minutes after the hub''s time, which is %s, and at most 400 days before it',
+		p_field, acp.rfc3339(date_trunc('second', acp.now()))), p_field);
+END
+$$;
+COMMENT ON FUNCTION acp.hub_time(timestamptz, text) IS
+	'Returns the moment of a call of another kernel, or refuses it: a kernel''s clock may be off by minutes, and its rows may be late, but not by years. Null: the moment cannot be represented.';
+
 CREATE OR REPLACE FUNCTION acp.hub_usage_reserve(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	t     CONSTANT acp.tenants := acp.hub_tenant(p);
-	at    CONSTANT timestamptz := p->>'ts';
+	at    CONSTANT timestamptz := acp.hub_time(acp.instant(p->>'ts'), '/ts');
 	place record;
 BEGIN
 	-- A kernel that missed the first answer asks again: release its reservation, so that it holds only one.
@@ -180,7 +195,7 @@ AS $$
 DECLARE
 	tenant   CONSTANT uuid := p->>'tenant_id';
 	event    CONSTANT uuid := p->>'event_id';
-	at       CONSTANT timestamptz := p->>'ts';
+	at       CONSTANT timestamptz := acp.hub_time(acp.instant(p->>'ts'), '/ts');
 	now_used bigint;
 BEGIN
 	-- A kernel that got no answer sends the audit row while this call may still be running. The locks of acp.audit_stored()
@@ -207,7 +222,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	t        CONSTANT acp.tenants := acp.hub_tenant(p);
-	at       CONSTANT timestamptz := p->>'ts';
+	at       CONSTANT timestamptz := acp.hub_time(acp.instant(p->>'ts'), '/ts');
 	now_used bigint;
 BEGIN
 	IF p->>'outcome' = 'success' THEN
@@ -241,10 +256,12 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	actor CONSTANT jsonb := coalesce(nullif(p_event->'actor', 'null'), '{}');
-	e     acp.audit_logs := jsonb_populate_record(NULL::acp.audit_logs, jsonb_strip_nulls(p_event - '{ts,result_meta,chain_form,salt,erased}'::text[]));
+	e     acp.audit_logs := jsonb_populate_record(NULL::acp.audit_logs,
+		jsonb_strip_nulls(p_event - '{ts,latency_ms,result_meta,chain_form,salt,erased}'::text[]));
 BEGIN
 	e.ts := CASE jsonb_typeof(p_event->'ts') WHEN 'number' THEN to_timestamp((p_event->>'ts')::numeric / 1000)
-		ELSE (p_event->>'ts')::timestamptz END;
+		ELSE acp.instant(p_event->>'ts') END;
+	e.latency_ms := round((p_event->>'latency_ms')::numeric, 6); -- a column of type real refuses what is almost 0
 	e.result_meta := nullif(p_event->'result_meta', 'null');
 	e.tenant_id := coalesce(e.tenant_id, '00000000-0000-0000-0000-000000000000');
 	e.actor_type := coalesce(actor->>'type', e.actor_type);
@@ -260,7 +277,7 @@ BEGIN
 	RETURN e;
 END
 $$;
-COMMENT ON FUNCTION acp.hub_event_row(jsonb) IS 'Converts an AuditEvent to an audit row. billable defaults to false; unknown members are dropped.';
+COMMENT ON FUNCTION acp.hub_event_row(jsonb) IS 'Converts an AuditEvent to an audit row. billable defaults to false; unknown members are dropped. ts is null if it cannot be represented.';
 
 DROP FUNCTION IF EXISTS acp.hub_count(acp.audit_logs[]);
 CREATE OR REPLACE FUNCTION acp.hub_count(p_rows acp.audit_logs[], p_default_limit integer) RETURNS uuid[]
@@ -315,10 +332,18 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	rows    CONSTANT acp.audit_logs[] := ARRAY(SELECT acp.hub_event_row(value) FROM jsonb_array_elements(p->'events'));
-	fresh   acp.audit_logs[] := acp.rows_where(rows, ARRAY(SELECT NOT stored FROM unnest(acp.audit_stored(rows)) WITH ORDINALITY x(stored, n) ORDER BY n));
-	no_room CONSTANT uuid[] := acp.hub_count(fresh, (p_ctx->>'free_limit')::integer);
+	rows    CONSTANT acp.audit_logs[] := ARRAY(SELECT acp.hub_event_row(value) FROM jsonb_array_elements(p->'events') WITH ORDINALITY x(value, n) ORDER BY n);
+	stored  CONSTANT boolean[] := acp.audit_stored(rows);
+	fresh   acp.audit_logs[];
+	no_room uuid[];
 BEGIN
+	FOR i IN 1 .. cardinality(rows) LOOP
+		IF NOT stored[i] THEN
+			PERFORM acp.hub_time((rows[i]).ts, CASE WHEN (p->>'many')::boolean THEN '/' || (i - 1) ELSE '' END || '/ts');
+		END IF;
+	END LOOP;
+	fresh := acp.rows_where(rows, ARRAY(SELECT NOT s FROM unnest(stored) WITH ORDINALITY x(s, n) ORDER BY n));
+	no_room := acp.hub_count(fresh, (p_ctx->>'free_limit')::integer);
 	IF cardinality(no_room) > 0 THEN
 		FOR i IN 1 .. cardinality(fresh) LOOP
 			IF (fresh[i]).event_id = ANY (no_room) THEN
@@ -333,7 +358,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.hub_audit_ingest(jsonb, jsonb) IS
-	'audit-ingest: stores and counts the events that are new by tenant, ts and event_id, all or none. A call that ran without a usage check and found no room in the allowance is stored as not billable.';
+	'audit-ingest: stores and counts the events that are new by tenant, ts and event_id, all or none. p: events, and many (true: they were sent as an array, so a refusal names the place). A call that ran without a usage check and found no room in the allowance is stored as not billable.';
 
 CREATE OR REPLACE FUNCTION acp.hub_audit_query(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -342,18 +367,22 @@ AS $$
 DECLARE
 	most     CONSTANT integer := coalesce((p->>'limit')::integer, 100);
 	tenant   CONSTANT uuid := p->>'tenant_id';
-	since    CONSTANT timestamptz := coalesce((p->>'from')::timestamptz, '-infinity');
+	since    CONSTANT timestamptz := coalesce(acp.instant(p->>'from'), '-infinity');
+	before   CONSTANT timestamptz := coalesce(acp.instant(p->>'to'), 'infinity');
 	-- The cursor is the last row returned: microseconds since 1970, and event_id.
 	last_ts  CONSTANT timestamptz := coalesce('epoch'::timestamptz + split_part(p->>'cursor', '.', 1)::bigint * interval '1 microsecond', 'infinity');
 	last_id  CONSTANT uuid := coalesce(split_part(p->>'cursor', '.', 2), 'ffffffff-ffff-ffff-ffff-ffffffffffff')::uuid;
-	until    CONSTANT timestamptz := least(last_ts, coalesce((p->>'to')::timestamptz, 'infinity'));
+	until    CONSTANT timestamptz := least(last_ts, before);
 	found    acp.audit_logs[];
 	last_row acp.audit_logs;
 BEGIN
+	IF (p ? 'from' AND since = '-infinity') OR (p ? 'to' AND before = 'infinity') THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'the offset from UTC is not one that exists', CASE WHEN since = '-infinity' AND p ? 'from' THEN '/from' ELSE '/to' END);
+	END IF;
 	found := ARRAY(
 		SELECT l FROM acp.audit_logs l
 		WHERE (tenant IS NULL OR l.tenant_id = tenant) AND l.ts >= since AND l.ts <= until
-		  AND (l.ts < last_ts OR l.event_id < last_id) AND (NOT p ? 'to' OR l.ts < (p->>'to')::timestamptz)
+		  AND (l.ts < last_ts OR l.event_id < last_id) AND (NOT p ? 'to' OR l.ts < before)
 		  AND (NOT p ? 'action_prefix' OR starts_with(l.action, p->>'action_prefix')) AND (NOT p ? 'status' OR l.status = p->>'status')
 		ORDER BY l.ts DESC, l.event_id DESC LIMIT most + 1);
 	last_row := found[most];
@@ -504,7 +533,7 @@ COMMENT ON FUNCTION acp.outbox_refused(jsonb, text) IS 'The old name of acp.forw
 
 GRANT EXECUTE ON FUNCTION acp.audit_event_json(acp.audit_logs), acp.hub_tenant(jsonb), acp.hub_changed(jsonb, jsonb),
 	acp.hub_replay(text, jsonb), acp.hub_keep(text, jsonb, jsonb), acp.hub_tenants_create(jsonb, jsonb), acp.hub_tenants_update(jsonb, jsonb), acp.hub_usage(jsonb, jsonb),
-	acp.hub_usage_reserve(jsonb, jsonb), acp.hub_usage_consume(jsonb, jsonb), acp.hub_usage_settle(jsonb, jsonb),
+	acp.hub_time(timestamptz, text), acp.hub_usage_reserve(jsonb, jsonb), acp.hub_usage_consume(jsonb, jsonb), acp.hub_usage_settle(jsonb, jsonb),
 	acp.hub_event_row(jsonb), acp.hub_count(acp.audit_logs[], integer), acp.hub_audit_ingest(jsonb, jsonb), acp.hub_audit_query(jsonb, jsonb),
 	acp.hub_authorize(jsonb, jsonb), acp.hub_heartbeat(jsonb, jsonb), acp.hub_policy_propose(jsonb, jsonb), acp.hub_revoke(jsonb, jsonb),
 	acp.forward_take(integer), acp.forward_refused(jsonb, text), acp.outbox_take(integer), acp.outbox_refused(jsonb, text) TO acp_app;

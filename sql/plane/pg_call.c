@@ -168,6 +168,19 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 	return code;
 }
 
+static enum acp_code reported(struct acp_tx *tx, int64_t *quantity)
+{
+	struct acp_db_error error;
+	PGresult *rows = NULL;
+	static const char sql[] = "SELECT nullif(current_setting('acp.quantity', true), '')::bigint";
+	enum acp_code code =
+		acp_pg_code(acp_db_exec(tx->conn, sql, 0, NULL, 0, &rows, &error), &error, "reported quantity");
+	if (code == ACP_OK)
+		*quantity = acp_pg_number(rows, 0, *quantity);
+	PQclear(rows);
+	return code;
+}
+
 static enum acp_code parse_read(const struct acp_read *read, struct acp_result *result)
 {
 	enum acp_code code = acp_pg_parse(read->data, &result->data);
@@ -242,6 +255,7 @@ const struct acp_plane_call acp_pg_call = {
 	.begin = acp_pg_begin,
 	.run = run,
 	.rollback = acp_pg_rollback,
+	.reported = reported,
 	.read = read_only_call,
 	.settle = acp_pg_settle,
 	.settle_later = acp_pg_settle_later,

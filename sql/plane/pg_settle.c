@@ -11,12 +11,14 @@
 static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, const struct acp_settlement *end,
 				    int timeout_ms, int64_t *used, struct acp_db_error *error)
 {
-	static const char sql[] = "SELECT acp.settle($1, $2, $3, $4, $5, $6, $7, $8)";
+	static const char sql[] = "SELECT acp.settle($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+	char most[24];
 	PGresult *rows = NULL;
 	struct json_object *event = acp_event_json(end->event);
 	char *sealed = end->sealed ? malloc(2 * end->sealed_len + 3) : NULL;
 	if (sealed)
 		acp_db_bytea(end->sealed, end->sealed_len, sealed);
+	snprintf(most, sizeof most, "%lld", (long long)end->max_quantity);
 	const char *values[] = {acp_pg_text(event),
 				end->reserved ? end->event->event_id : NULL,
 				acp_pg_enforces(pg->config) ? pg->free_limit : NULL,
@@ -24,9 +26,10 @@ static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn 
 				sealed,
 				end->approval,
 				pg->warn_at_percent,
-				end->fingerprint};
-	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 8, values, timeout_ms, &rows, error)
-					 : acp_db_write(pg->pool, sql, 8, values, timeout_ms, &rows, error);
+				end->fingerprint,
+				end->max_quantity ? most : NULL};
+	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 9, values, timeout_ms, &rows, error)
+					 : acp_db_write(pg->pool, sql, 9, values, timeout_ms, &rows, error);
 	free(sealed);
 	json_object_put(event);
 	if (status == ACP_DB_OK) {

@@ -28,20 +28,20 @@ COMMENT ON VIEW acp_report.tenants IS 'Tenants. tier is the effective tier.';
 CREATE OR REPLACE VIEW acp_report.usage_by_tenant_month AS
 	SELECT c.tenant_id, t.agent_id, date_trunc('month', c.day::timestamp)::date AS period, c.tier,
 		coalesce(sum(c.calls) FILTER (WHERE c.billable), 0)::bigint AS billable_calls,
-		coalesce(sum(c.quantity) FILTER (WHERE c.billable), 0)::bigint AS billable_quantity,
+		coalesce(sum(c.quantity) FILTER (WHERE c.billable), 0) AS billable_quantity,
 		coalesce(sum(c.calls) FILTER (WHERE c.status = 'success'), 0)::bigint AS successful_calls,
 		coalesce(sum(c.calls) FILTER (WHERE c.status = 'error'), 0)::bigint AS failed_calls,
 		coalesce(sum(c.calls) FILTER (WHERE c.status = 'denied'), 0)::bigint AS denied_calls
-	FROM acp.usage_counters c JOIN acp.tenants t USING (tenant_id)
+	FROM acp.charged_counters c JOIN acp.tenants t USING (tenant_id)
 	GROUP BY 1, 2, 3, 4;
-COMMENT ON VIEW acp_report.usage_by_tenant_month IS 'Calls of each tenant by UTC month and tier, from the counters.';
+COMMENT ON VIEW acp_report.usage_by_tenant_month IS 'Calls of each tenant by UTC month and tier, from the counters. Quantities are those that are charged, after corrections.';
 
 CREATE OR REPLACE VIEW acp_report.usage_by_action_day AS
 	SELECT c.day, c.action, c.status, c.billable, c.tier, c.billing_unit,
-		sum(c.calls)::bigint AS calls, sum(c.quantity)::bigint AS quantity
-	FROM acp.usage_counters c
+		sum(c.calls)::bigint AS calls, sum(c.quantity) AS quantity
+	FROM acp.charged_counters c
 	GROUP BY 1, 2, 3, 4, 5, 6;
-COMMENT ON VIEW acp_report.usage_by_action_day IS 'Calls by UTC day, action, status, billable, tier and unit, over all tenants.';
+COMMENT ON VIEW acp_report.usage_by_action_day IS 'Calls by UTC day, action, status, billable, tier and unit, over all tenants. Quantities are those that are charged, after corrections.';
 
 CREATE OR REPLACE VIEW acp_report.error_rate_by_action_day AS
 	SELECT c.day, c.action, sum(c.calls)::bigint AS calls,
@@ -58,22 +58,24 @@ CREATE OR REPLACE VIEW acp_report.prices AS
 COMMENT ON VIEW acp_report.prices IS
 	'Prices of units, valid from a moment on. Of the patterns that match an action the longest applies, then the newest price.';
 
--- The rule of acp.price() in place: a function would run a separate statement for every line.
+-- The rule of acp.billing_price() in place: a function would run a separate statement for every line.
 CREATE OR REPLACE VIEW acp_report.revenue_lines AS
 	SELECT c.tenant_id, t.agent_id, date_trunc('month', c.day::timestamp)::date AS period, c.action, c.tier, p.unit, p.unit_amount,
 		p.currency, sum(c.calls)::bigint AS calls,
-		sum(CASE WHEN p.unit = c.billing_unit THEN c.quantity ELSE c.calls END)::bigint AS units,
-		trim_scale(coalesce(sum(p.unit_amount * CASE WHEN p.unit = c.billing_unit THEN c.quantity ELSE c.calls END)
+		sum(CASE WHEN p.unit = c.billing_unit THEN c.quantity ELSE c.charged_calls END) AS units,
+		trim_scale(coalesce(sum(p.unit_amount * CASE WHEN p.unit = c.billing_unit THEN c.quantity ELSE c.charged_calls END)
 			FILTER (WHERE c.tier = 'paid'), 0)) AS amount,
-		trim_scale(coalesce(sum(p.unit_amount * CASE WHEN p.unit = c.billing_unit THEN c.quantity ELSE c.calls END), 0)) AS list_amount
-	FROM (SELECT tenant_id, day, action, tier, billing_unit, sum(calls) AS calls, sum(quantity) AS quantity
-		FROM acp.usage_counters WHERE billable GROUP BY 1, 2, 3, 4, 5) c
+		trim_scale(coalesce(sum(p.unit_amount * CASE WHEN p.unit = c.billing_unit THEN c.quantity ELSE c.charged_calls END), 0)) AS list_amount
+	FROM (SELECT tenant_id, day, action, tier, billing_unit, sum(calls) AS calls, sum(quantity) AS quantity, sum(charged_calls) AS charged_calls
+		FROM acp.charged_counters WHERE billable GROUP BY 1, 2, 3, 4, 5) c
 	JOIN acp.tenants t USING (tenant_id)
 	LEFT JOIN LATERAL (
 		SELECT q.unit, q.unit_amount, q.currency FROM acp.prices q
-		WHERE q.unit IN (c.billing_unit, 'call') AND q.valid_from <= c.day::timestamp AT TIME ZONE 'UTC'
+		WHERE q.unit IN (c.billing_unit, 'call')
 		  AND (q.action_pattern = c.action OR (right(q.action_pattern, 1) = '*' AND starts_with(c.action, left(q.action_pattern, -1))))
-		ORDER BY q.unit = c.billing_unit DESC, q.action_pattern = c.action DESC, length(q.action_pattern) DESC, q.valid_from DESC
+		ORDER BY q.valid_from <= c.day::timestamp AT TIME ZONE 'UTC' DESC,
+			CASE WHEN q.valid_from > c.day::timestamp AT TIME ZONE 'UTC' THEN q.valid_from END,
+			q.unit = c.billing_unit DESC, q.action_pattern = c.action DESC, length(q.action_pattern) DESC, q.valid_from DESC
 		LIMIT 1) p ON true
 	GROUP BY 1, 2, 3, 4, 5, 6, 7, 8;
 COMMENT ON VIEW acp_report.revenue_lines IS
@@ -148,8 +150,8 @@ CREATE OR REPLACE VIEW acp_report.usage_drift AS
 		UNION SELECT date_trunc('month', day::timestamp)::date FROM acp.audit_archive_totals) m
 	CROSS JOIN LATERAL (
 		SELECT r.tenant_id, r.day, r.action, r.status, r.billable, r.tier, sum(r.audit_rows)::bigint AS audit_rows,
-			sum(r.counted)::bigint AS counted, r.billing_unit, sum(r.audit_quantity)::bigint AS audit_quantity,
-			sum(r.counted_quantity)::bigint AS counted_quantity
+			sum(r.counted)::bigint AS counted, r.billing_unit, sum(r.audit_quantity) AS audit_quantity,
+			sum(r.counted_quantity) AS counted_quantity
 		FROM (
 			SELECT l.tenant_id, (l.ts AT TIME ZONE 'UTC')::date AS day, l.action, l.status, l.billable, l.tier,
 				coalesce(l.billing_unit, 'call') AS billing_unit, count(*) AS audit_rows, sum(l.billing_quantity) AS audit_quantity,

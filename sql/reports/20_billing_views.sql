@@ -18,8 +18,9 @@ COMMENT ON VIEW acp_report.invoice_lines IS
 
 CREATE OR REPLACE VIEW acp_report.billed_calls AS
 	SELECT l.tenant_id, l.event_id, l.ts, l.action, coalesce(l.billing_unit, 'call') AS billing_unit, l.billing_quantity, l.chain_id, l.chain_seq,
-		k.period, i.line, i.unit_amount
+		k.period, i.line, i.unit_amount, coalesce(c.charged, l.billing_quantity) AS charged_quantity
 	FROM acp.audit_logs l
+	LEFT JOIN acp.billing_corrections c ON c.tenant_id = l.tenant_id AND c.event_id = l.event_id AND c.ts = l.ts
 	LEFT JOIN LATERAL (
 		SELECT x.period FROM acp.billing_cuts x
 		WHERE x.chain_id = l.chain_id AND x.chain_seq >= l.chain_seq AND x.period >= date_trunc('month', l.ts AT TIME ZONE 'UTC')::date
@@ -28,7 +29,7 @@ CREATE OR REPLACE VIEW acp_report.billed_calls AS
 		AND i.billing_unit = coalesce(l.billing_unit, 'call') AND l.ts >= i.from_ts AND l.ts < i.to_ts
 	WHERE l.billable AND l.tier = 'paid';
 COMMENT ON VIEW acp_report.billed_calls IS
-	'Each paid call (billable audit row of tier paid) with the invoice (period) and line that charges it. period null: not billed yet. A call with a period but no line, or a call listed twice, would be an error.';
+	'Each paid call (billable audit row of tier paid) with the invoice (period) and line that charges it. period null: not billed yet. charged_quantity: billing_quantity, or what it was corrected to. A call with a period but no line, or a call listed twice, would be an error.';
 
 GRANT EXECUTE ON FUNCTION acp.currency_unit(text) TO acp_report;
 REVOKE EXECUTE ON FUNCTION acp.money_major(bigint, text) FROM acp_report;

@@ -296,7 +296,7 @@ INSERT INTO asked VALUES
 	('call', 'test.two', '2027-03-19 23:59:59.999999+00', 0.004, 'until a new price is valid'),
 	('call', 'test.two', '2027-03-20 00:00:00+00', 0.005, 'from its first instant on'),
 	('call', 'test.one', '2026-12-31 23:59:59+00', 0.001, 'not before prices are valid'),
-	('call', 'test.one', '1999-12-31', NULL, 'no price, none'),
+	('call', 'test.one', '1999-12-31', 0.001, 'before the first price, that price'),
 	('row', 'test.one', '2027-03-10', 0.01, 'the price of the unit'),
 	('row', 'test.two', '2027-03-10', 0.004, 'without a price for the unit, the price of a call applies');
 SELECT is((acp.price(unit, action, at)).unit_amount, amount, 'price: ' || why) FROM asked;

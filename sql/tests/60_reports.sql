@@ -44,10 +44,11 @@ INSERT INTO promised VALUES
 		'median_days numeric'),
 	('billed_calls',
 		'tenant_id uuid, event_id uuid, ts timestamp with time zone, action text, billing_unit text, '
-		'billing_quantity bigint, chain_id integer, chain_seq bigint, period date, line integer, unit_amount numeric'),
+		'billing_quantity bigint, chain_id integer, chain_seq bigint, period date, line integer, unit_amount numeric, '
+		'charged_quantity bigint'),
 	('invoice_lines',
 		'tenant_id uuid, period date, line integer, kind text, source_period date, action text, billing_unit text, '
-		'unit text, price_pattern text, price_version bigint, unit_amount numeric, calls bigint, quantity bigint, '
+		'unit text, price_pattern text, price_version bigint, unit_amount numeric, calls bigint, quantity numeric, '
 		'amount numeric, amount_minor bigint, from_ts timestamp with time zone, to_ts timestamp with time zone, '
 		'first_ts timestamp with time zone, last_ts timestamp with time zone, first_chain integer, first_seq bigint, '
 		'last_chain integer, last_seq bigint, credit_id bigint, reason text'),
@@ -67,20 +68,20 @@ INSERT INTO promised VALUES
 		'tenant_id uuid, agent_id text, period date, currency text, paid_calls bigint, amount numeric'),
 	('revenue_lines',
 		'tenant_id uuid, agent_id text, period date, action text, tier text, unit text, unit_amount numeric, currency text, '
-		'calls bigint, units bigint, amount numeric, list_amount numeric'),
+		'calls bigint, units numeric, amount numeric, list_amount numeric'),
 	('tenants',
 		'tenant_id uuid, agent_id text, organization_name text, product text, tier text, '
 		'payment_method_status text, status text, onboarded_at timestamp with time zone, '
 		'upgraded_at timestamp with time zone'),
 	('usage_by_action_day',
 		'day date, action text, status text, billable boolean, tier text, billing_unit text, calls bigint, '
-		'quantity bigint'),
+		'quantity numeric'),
 	('usage_by_tenant_month',
 		'tenant_id uuid, agent_id text, period date, tier text, billable_calls bigint, '
-		'billable_quantity bigint, successful_calls bigint, failed_calls bigint, denied_calls bigint'),
+		'billable_quantity numeric, successful_calls bigint, failed_calls bigint, denied_calls bigint'),
 	('usage_drift',
 		'tenant_id uuid, day date, action text, status text, billable boolean, tier text, audit_rows bigint, '
-		'counted bigint, billing_unit text, audit_quantity bigint, counted_quantity bigint, period date');
+		'counted bigint, billing_unit text, audit_quantity numeric, counted_quantity numeric, period date');
 SELECT results_eq('SELECT view, columns FROM shapes ORDER BY view', 'SELECT view, columns FROM promised ORDER BY view',
 	'the views have exactly the documented columns');
 
@@ -169,7 +170,7 @@ SELECT results_eq($$SELECT agent_id, period, tier, coalesce(billable_calls, 0), 
 	coalesce(successful_calls, 0),
 	coalesce(failed_calls, 0), coalesce(denied_calls, 0) FROM usage_by_tenant_month
 	WHERE agent_id LIKE 'reports:%' ORDER BY 1, 2, 3$$, $$VALUES
-	('reports:1', '2061-01-01'::date, 'free', 1::bigint, 1::bigint, 1::bigint, 0::bigint, 0::bigint),
+	('reports:1', '2061-01-01'::date, 'free', 1::bigint, 1::numeric, 1::bigint, 0::bigint, 0::bigint),
 	('reports:1', '2061-02-01', 'free', 3, 42, 4, 1, 3),
 	('reports:2', '2061-02-01', 'free', 1, 2, 1, 0, 0),
 	('reports:2', '2061-02-01', 'paid', 1, 7, 1, 0, 0)$$, 'usage_by_tenant_month');
@@ -179,7 +180,7 @@ SELECT is_empty($$SELECT 1 FROM usage_by_tenant_month WHERE agent_id LIKE 'repor
 	'usage_by_tenant_month: missing counts are 0, not null');
 
 SELECT results_eq($$SELECT * FROM usage_by_action_day WHERE action LIKE 'report.%' ORDER BY 1, 2, 3, 4, 5$$, $$VALUES
-	('2061-01-31'::date, 'report.one', 'success', true, 'free', 'call', 1::bigint, 1::bigint),
+	('2061-01-31'::date, 'report.one', 'success', true, 'free', 'call', 1::bigint, 1::numeric),
 	('2061-02-01', 'report.one', 'success', true, 'free', 'call', 2, 2),
 	('2061-02-01', 'report.rows', 'success', true, 'free', 'row', 1, 40),
 	('2061-02-02', 'report.one', 'denied', false, 'free', 'call', 3, 3),
@@ -208,7 +209,7 @@ SELECT results_eq($$SELECT * FROM latency_by_action_day WHERE period >= '2061-01
 
 SELECT results_eq($$SELECT agent_id, period, action, tier, unit, unit_amount, units, amount, list_amount FROM revenue_lines
 	WHERE agent_id LIKE 'reports:%' ORDER BY 1, 2, 3, 4$$, $$VALUES
-	('reports:1', '2061-01-01'::date, 'report.one', 'free', 'call', 0.5, 1::bigint, 0::numeric, 0.5),
+	('reports:1', '2061-01-01'::date, 'report.one', 'free', 'call', 0.5, 1::numeric, 0::numeric, 0.5),
 	('reports:1', '2061-02-01', 'report.one', 'free', 'call', 0.7, 2, 0, 1.4),
 	('reports:1', '2061-02-01', 'report.rows', 'free', 'row', 0.01, 40, 0, 0.4),
 	('reports:2', '2061-02-01', 'report.rows', 'free', 'row', 0.01, 2, 0, 0.02),
@@ -244,7 +245,7 @@ VALUES (gen_random_uuid(), gen_random_uuid(), '2061-02-28 12:00:00+00', pg_temp.
 	'system', 'success', 1, 'free', 0, 0, '');
 SET LOCAL ROLE acp_report;
 SELECT results_eq($$SELECT * FROM usage_drift WHERE day >= '2061-01-01' ORDER BY tenant_id$$, $$VALUES
-	(pg_temp.t(1), '2061-02-28'::date, 'report.one', 'success', true, 'free', 1::bigint, 0::bigint, 'call', 1::bigint, 0::bigint,
+	(pg_temp.t(1), '2061-02-28'::date, 'report.one', 'success', true, 'free', 1::bigint, 0::bigint, 'call', 1::numeric, 0::numeric,
 	'2061-02-01'::date),
 	(pg_temp.t(2), '2061-02-28', 'report.rows', 'success', true, 'paid', 1, 9, 'row', 7, 7, '2061-02-01')$$,
 	'usage_drift: an uncounted row and a wrong counter');

@@ -111,7 +111,8 @@ def test_actions_are_those_of_meta_actions(bench):
         equal(call["properties"]["action"], {"const": name}, "action")
         equal(call["properties"]["params"], action["params_schema"], "params of " + name)
         equal(call["description"], action["description"], "description of " + name)
-        equal(call["x-action"], {member: action[member] for member in ("scope", "supports_dry_run", "billable", "billing_unit")},
+        equal(call["x-action"], {member: action[member] for member in ("scope", "supports_dry_run", "billable", "billing_unit",
+                                                                         "max_quantity")},
               "x-action of " + name)
         equal(call["properties"]["dry_run"].get("const"), None if action["supports_dry_run"] else False, "dry_run of " + name)
         equal("params" in call["required"], bool(action["params_schema"].get("required")), "params required by " + name)

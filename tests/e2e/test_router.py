@@ -204,7 +204,7 @@ def test_meta_actions(bench):
     equal((len(actions), reply.data["total_actions"]), (len(reply.data["actions"]),) * 2, "total_actions")
     for name, action in actions.items():
         equal(set(action), {"name", "scope", "description", "params_schema", "supports_dry_run", "billable",
-                            "billing_unit"},
+                            "billing_unit", "max_quantity"},
               "members of " + name)
         equal(action["billable"], name.startswith("domain.leadscoring."), name + ": billable")
         equal(action["params_schema"]["type"], "object", name + ": params_schema")
@@ -214,6 +214,8 @@ def test_meta_actions(bench):
           {name: name in (CREATE, UPSERT, SCORE) for name in ACTIONS}, "supports_dry_run")
     equal({name: actions[name]["billing_unit"] for name in ACTIONS},
           {name: "row" if name == SCORE else None for name in ACTIONS}, "billing_unit")
+    equal({name: actions[name]["max_quantity"] for name in ACTIONS},
+          {name: 100 if name == SCORE else 1 for name in ACTIONS}, "max_quantity")
     bench.audit(reply, status="success", billable=False, pack="meta")
 
 

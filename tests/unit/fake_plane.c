@@ -144,6 +144,13 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 	return leave(fake, code);
 }
 
+static enum acp_code reported(struct acp_tx *tx, int64_t *quantity)
+{
+	if (tx->fake->reported)
+		*quantity = tx->fake->reported;
+	return ACP_OK;
+}
+
 static void rollback(struct acp_tx *tx)
 {
 	struct fake_plane *fake = tx->fake;
@@ -165,6 +172,7 @@ static enum acp_code settle(void *self, struct acp_tx *tx, const struct acp_sett
 	struct fake_plane *fake = self;
 	enum acp_code code = enter(fake, FAKE_SETTLE);
 	fake->settled_with_tx = tx != NULL;
+	fake->max_quantity = end->max_quantity;
 	fake->reserved = end->reserved;
 	*calls_used = -1;
 	if (code == ACP_OK) {
@@ -286,6 +294,7 @@ void fake_plane_init(struct fake_plane *fake)
 		.call.begin = begin,
 		.call.run = run,
 		.call.rollback = rollback,
+		.call.reported = reported,
 		.call.settle = settle,
 		.call.record = record,
 		.call.resolve = resolve,

@@ -68,6 +68,8 @@ struct fake_plane {
 	bool read_only;       /* the last begin */
 	char price_unit[16];  /* the last get_price */
 	int64_t price_quantity;
+	int64_t reported;                            /* by the functions of a transaction; 0: nothing */
+	int64_t max_quantity;                        /* of the last settlement */
 	struct json_object *context;                 /* of the last run */
 	struct json_object *events[FAKE_EVENTS_MAX]; /* every audit row that was written */
 	size_t event_count;

@@ -210,6 +210,23 @@ static void check_policies(struct ctl *ctl)
 	json_object_put(rows);
 }
 
+/* Tenants whose invoice of a closed month cannot be made. */
+static void check_blocked(struct ctl *ctl)
+{
+	struct json_object *rows = ctl_query(ctl, "billing blocked", NULL);
+	size_t count = rows ? json_object_array_length(rows) : 0;
+	for (size_t i = 0; i < count; i++) {
+		struct json_object *row = json_object_array_get_idx(rows, i);
+		long long tenants = (long long)json_object_get_int64(acp_json_member(row, "tenants"));
+		ctl_check(false, "billing",
+			  "%s: the invoices of %lld tenant%s cannot be made: acpctl billing list --status blocked",
+			  acp_json_string(row, "period"), tenants, tenants == 1 ? "" : "s");
+	}
+	if (rows && !count)
+		ctl_check(true, "billing", "no tenant is blocked");
+	json_object_put(rows);
+}
+
 static void check_clock(struct ctl *ctl)
 {
 	struct json_object *rows = ctl_query(ctl, "clock", NULL);
@@ -291,6 +308,7 @@ int ctl_doctor(struct ctl *ctl)
 		if (check_schema(ctl)) {
 			check_tables(ctl);
 			check_policies(ctl);
+			check_blocked(ctl);
 			check_clock(ctl);
 			check_functions(ctl, actions);
 		}

@@ -4,6 +4,7 @@
  * continues at the same place, and each tenant is billed once. */
 #include "acpctl.h"
 
+#include "acp.h"
 #include "progress.h"
 
 /* Accepts decimal text as PostgreSQL's numeric reads it, without sign and exponent. */
@@ -59,7 +60,17 @@ static bool do_run(struct ctl *ctl, const char *key, const char *wanted, char pe
 	return ok;
 }
 
-/* Prints a line for each invoice, then the sum. */
+/* Prints the tenants whose invoice cannot be made. */
+static void print_blocked(struct json_object *blocked)
+{
+	for (size_t i = 0; i < json_object_array_length(blocked); i++) {
+		struct json_object *tenant = json_object_array_get_idx(blocked, i);
+		printf("%s  %-8s %12s  %s\n", acp_json_string(tenant, "tenant_uuid"), "blocked", "-",
+		       acp_json_string(tenant, "reason"));
+	}
+}
+
+/* Prints a line for each invoice and for each blocked tenant, then the sum. */
 static void print_run(struct json_object *result)
 {
 	struct json_object *invoices = acp_json_member(result, "invoices");
@@ -71,9 +82,21 @@ static void print_run(struct json_object *result)
 		       acp_json_string(invoice, "status"), json_object_get_string(acp_json_member(invoice, "amount")),
 		       acp_json_string(invoice, "hash"));
 	}
+	print_blocked(acp_json_member(result, "blocked"));
 	printf("%s: %zu invoice%s%s, %s in minor units of %s\n", acp_json_string(result, "period"), count,
 	       count == 1 ? "" : "s", dry ? " (dry run: nothing was stored)" : "",
 	       json_object_get_string(acp_json_member(result, "amount")), acp_json_string(result, "currency"));
+}
+
+/* Reports that some tenants are not billed. */
+static int conclude(struct json_object *result)
+{
+	size_t count = json_object_array_length(acp_json_member(result, "blocked"));
+	if (!count)
+		return ACPCTL_OK;
+	return ctl_fail("%s: the invoices of %zu tenant%s cannot be made; all others are not affected. Remove the "
+			"cause (acpctl billing correct may), then run this again",
+			acp_json_string(result, "period"), count, count == 1 ? "" : "s");
 }
 
 static int show_result(struct ctl *ctl, const char *period, bool dry)
@@ -93,8 +116,9 @@ static int show_result(struct ctl *ctl, const char *period, bool dry)
 		ctl_print_columns(ctl, acp_json_member(result, "invoices"), columns, ACP_COUNT(columns));
 	else
 		print_run(result);
+	int status = conclude(result);
 	json_object_put(rows);
-	return ACPCTL_OK;
+	return status;
 }
 
 int ctl_billing_run(struct ctl *ctl)
@@ -200,6 +224,38 @@ int ctl_billing_credit(struct ctl *ctl)
 	}
 	printf("credit %s of %s to tenant %s: on its next invoice\n",
 	       json_object_get_string(ctl_value(rows, "credit_id")), amount, tenant);
+	json_object_put(rows);
+	return ACPCTL_OK;
+}
+
+int ctl_billing_correct(struct ctl *ctl)
+{
+	char tenant[ACP_UUID_LEN];
+	const char *event = ctl->operands[1];
+	const char *quantity = ctl_option(ctl, "quantity");
+	const char *reason = ctl_option(ctl, "reason");
+	size_t digits = strspn(quantity, "0123456789");
+	if (!digits || quantity[digits] || digits > 13 || strtoll(quantity, NULL, 10) > ACP_QUANTITY_MAX)
+		return ctl_misuse("--quantity %.80s: must be a whole number from 0 to %lld", quantity,
+				  (long long)ACP_QUANTITY_MAX);
+	if (!*reason || strlen(reason) > 500)
+		return ctl_misuse("--reason: must have 1 to 500 characters");
+	if (!acp_is_uuid(event))
+		return ctl_misuse("EVENT_ID %.80s: must be a UUID, the event_id of an audit row", event);
+	if (!ctl_tenant_id(ctl, ctl_operand(ctl), tenant))
+		return ACPCTL_FAILED;
+	const char *values[] = {tenant, event, quantity, reason, ctl->config.kernel_id};
+	struct json_object *rows = ctl_query(ctl, "billing correct", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	if (ctl->json || ctl->csv) {
+		ctl_print_one(ctl, rows);
+		return ACPCTL_OK;
+	}
+	printf("event %s of %s: %s instead of %s %s of %s\n", event, json_object_get_string(ctl_value(rows, "ts")),
+	       quantity, json_object_get_string(ctl_value(rows, "quantity")),
+	       json_object_get_string(ctl_value(rows, "billing_unit")),
+	       json_object_get_string(ctl_value(rows, "action")));
 	json_object_put(rows);
 	return ACPCTL_OK;
 }

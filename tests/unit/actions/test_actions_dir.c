@@ -101,6 +101,7 @@ static void test_http_members(void)
 	add("{\"name\":\"demo.c\",\"description\":\"C\",\"scope\":\"manage.read\",\"params_schema\":{\"type\":"
 	    "\"object\"},"
 	    "\"supports_dry_run\":true,\"billable\":false,\"billing_unit\":\"sec\",\"writes\":false,\"rate_limit\":7,"
+	    "\"max_quantity\":1000000000000,"
 	    "\"handler\":{\"kind\":\"http\",\"url\":\"http://127.0.0.1:1/x\",\"method\":\"PUT\",\"timeout_ms\":9999,"
 	    "\"max_reply_bytes\":10,\"allow_private\":true,\"allow_http\":true,\"headers\":{\"X-A\":\"1\",\"X-B\":\"\"}"
 	    "}}");
@@ -112,6 +113,7 @@ static void test_http_members(void)
 	const struct acp_action *a = acp_actions_at(actions, 1);
 	u = a->upstream;
 	CU_ASSERT(!a->writes && !a->billable && a->supports_dry_run && a->rate_limit == 7 && a->run == acp_run_http);
+	CU_ASSERT(a->max_quantity == ACP_QUANTITY_MAX);
 	CU_ASSERT_STRING_EQUAL(a->billing_unit, "sec");
 	CU_ASSERT(strcmp(u->method, "PUT") == 0 && u->timeout_ms == 9999 && u->max_reply == 10);
 	CU_ASSERT(u->allow_private && u->allow_http && u->header_count == 2 && strcmp(u->headers[0].name, "X-A") == 0);
@@ -136,6 +138,7 @@ static void test_kernel(void)
 	CU_ASSERT_PTR_NOT_NULL_FATAL(entry);
 	CU_ASSERT_STRING_EQUAL(entry->pack, "demo.a");
 	CU_ASSERT_STRING_EQUAL(acp_json_string(entry->def, "billing_unit"), "row");
+	CU_ASSERT(json_object_get_int64(acp_json_member(entry->def, "max_quantity")) == ACP_QUANTITY_DEFAULT);
 	CU_ASSERT_PTR_NOT_NULL(acp_kernel_find(&kernel, "meta.actions"));
 	acp_kernel_release(&kernel);
 	acp_actions_free(actions);
@@ -182,6 +185,9 @@ static const struct broken {
 	{FILE_WITH(EMPTY "\"billable\": \"yes\",\n" SQL), 6, "/billable must be"},
 	{FILE_WITH(EMPTY "\"billing_unit\": \"meal\",\n" SQL), 6, "/billing_unit"},
 	{FILE_WITH(EMPTY "\"rate_limit\": 0,\n" SQL), 6, "/rate_limit"},
+	{FILE_WITH(EMPTY "\"max_quantity\": 0,\n" SQL), 6, "/max_quantity"},
+	{FILE_WITH(EMPTY "\"max_quantity\": 1.5,\n" SQL), 6, "/max_quantity"},
+	{FILE_WITH(EMPTY "\"max_quantity\": 1000000000001,\n" SQL), 6, "/max_quantity"},
 	{FILE_WITH("\"params_schema\": {\n\"properties\": {\n\"x\": {\"type\": \"strnig\"}}},\n" SQL), 7,
 	 "/params_schema/properties/x"},
 	{FILE_WITH("\"params_schema\": {\n\"minimun\": 1},\n" SQL), 6, "/params_schema/minimun"},

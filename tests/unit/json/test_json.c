@@ -205,6 +205,33 @@ static void test_number_range(void)
 	good("1.5E+2");
 }
 
+/* The text that a number has after reading. */
+static void reads_as(const char *text, const char *wanted)
+{
+	struct acp_json_error error;
+	struct json_object *value = NULL;
+	CU_ASSERT_FATAL(acp_json_parse(text, strlen(text), &limits, &value, &error) == ACP_JSON_OK);
+	CU_ASSERT_STRING_EQUAL(json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN), wanted);
+	json_object_put(value);
+}
+
+/* PostgreSQL takes the text of every number that a caller can send. */
+static void test_digits(void)
+{
+	reads_as("1.50", "1.50");
+	reads_as("5e-324", "5e-324");
+	reads_as("1e-400", "0");
+	reads_as("-1e-400", "0");
+	reads_as("0e-99999", "0");
+	reads_as("0.0e5", "0.0e5");
+	char *text = repeated("0.", "3", 20000, "");
+	reads_as(text, "0.3333333333333333");
+	free(text);
+	text = repeated("0.", "0", 20000, "1");
+	reads_as(text, "0");
+	free(text);
+}
+
 static void test_long_number(void)
 {
 	char *text = repeated("0.", "3", 100000, "");
@@ -952,6 +979,7 @@ CU_TestInfo acp_tests[] = {
 	{"grammar", test_grammar},
 	{"number_grammar", test_number_grammar},
 	{"number_range", test_number_range},
+	{"digits", test_digits},
 	{"long_number", test_long_number},
 	{"control_characters", test_control_characters},
 	{"surrogates", test_surrogates},

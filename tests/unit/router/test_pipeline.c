@@ -67,6 +67,10 @@ static enum acp_code run_how(struct acp_call *call, struct json_object *params, 
 		return acp_call_fail(call, ACP_NOT_FOUND, "/params/how", "secret detail"), ACP_INTERNAL_ERROR;
 	if (strcmp(how, "tell a secret") == 0)
 		return acp_call_fail(call, ACP_UPSTREAM_FAILED, NULL, "refused: Bearer abc.def and sk_live_51Habc");
+	if (strncmp(how, "quantity ", 9) == 0) {
+		result->quantity = strtoll(how + 9, NULL, 10);
+		return ready_data(result, "{}");
+	}
 	if (strcmp(how, "write") == 0)
 		return write_then(call, params, ACP_OK);
 	if (strcmp(how, "write and fail") == 0)
@@ -83,7 +87,8 @@ static const struct acp_action test_actions[] = {
 	 .params_schema = ANY,
 	 .run = run_how,
 	 .supports_dry_run = true,
-	 .billable = true},
+	 .billable = true,
+	 .max_quantity = 7},
 	{.name = "test.free",
 	 .scope = "manage.read",
 	 .description = "Costs nothing.",
@@ -558,6 +563,53 @@ static void test_data_of_every_kind(void)
 	stop();
 }
 
+/* A call with this quantity must fail, once as a dry run and once in earnest, and leave a row without it. */
+static void expect_no_quantity(const char *quantity)
+{
+	for (int dry = 0; dry < 2; dry++) {
+		char body[256];
+		snprintf(body, sizeof body,
+			 "{\"action\":\"test.do\",\"dry_run\":%s,\"params\":{\"how\":\"quantity %s\"}}",
+			 dry ? "true" : "false", quantity);
+		call(body);
+		EXPECT(reply.code == ACP_INTERNAL_ERROR && reply.http == 500, quantity);
+		EXPECT_TEXT(acp_json_string(reply.body, "error"), acp_code_sentence(ACP_INTERNAL_ERROR));
+		EXPECT_TEXT(fake_plane_column(&fake, "status"), "error");
+		EXPECT_TEXT(fake_plane_column(&fake, "billing_quantity"), "1");
+		EXPECT(fake.used == 0 && fake.held == 0, quantity);
+	}
+}
+
+static void test_quantities(void)
+{
+	start();
+	expect_no_quantity("-1");
+	expect_no_quantity("8");
+	expect_no_quantity("9223372036854775807");
+	expect_no_quantity("-9223372036854775808");
+	call(HOW("quantity 7"));
+	EXPECT_TEXT(fake_plane_column(&fake, "billing_quantity"), "7");
+	call(HOW("quantity 0"));
+	EXPECT_TEXT(fake_plane_column(&fake, "billing_quantity"), "0");
+	EXPECT(fake.max_quantity == 7, "settle gets the maximum");
+	call(SQL);
+	EXPECT(fake.max_quantity == 1000000, "the default of a unit that is not a call");
+	stop();
+}
+
+static void test_largest_quantities(void)
+{
+	static const struct {
+		const char *unit;
+		int64_t given, most;
+	} cases[] = {{NULL, 0, 1},   {"call", 0, 1},  {"row", 0, 1000000}, {"sec", 0, ACP_QUANTITY_DEFAULT},
+		     {"call", 9, 9}, {"token", 3, 3}, {NULL, 2, 2},        {"row", ACP_QUANTITY_MAX, 1000000000000}};
+	for (size_t i = 0; i < ACP_COUNT(cases); i++) {
+		const struct acp_action action = {.billing_unit = cases[i].unit, .max_quantity = cases[i].given};
+		EXPECT(acp_action_max_quantity(&action) == cases[i].most, cases[i].unit ? cases[i].unit : "null");
+	}
+}
+
 static void test_not_billable(void)
 {
 	start();
@@ -583,7 +635,7 @@ static void test_meta_actions(void)
 		struct json_object *def = json_object_array_get_idx(list, i);
 		const char *name = acp_json_string(def, "name");
 		const struct acp_entry *entry = acp_kernel_find(&kernel, name);
-		EXPECT(json_object_object_length(def) == 7, name);
+		EXPECT(json_object_object_length(def) == 8, name);
 		EXPECT(entry && acp_json_bool(def, "billable") == entry->action->billable, name);
 		EXPECT(json_object_is_type(acp_json_member(def, "params_schema"), json_type_object), name);
 		EXPECT(json_object_object_get_ex(def, "billing_unit", NULL), name);
@@ -645,6 +697,23 @@ static void test_dry_run_estimates(void)
 	call(DRY_SQL);
 	EXPECT(reply.code == ACP_OK && !acp_json_member(reply_member("data"), "estimated_cost"),
 	       "no price, no estimate");
+	stop();
+}
+
+/* What a function reports in a transaction is known in a dry run, too. */
+static void test_quantities_of_a_dry_run(void)
+{
+	start();
+	fake.tier = ACP_TIER_PAID;
+	fake.reported = 40;
+	call(DRY_SQL);
+	EXPECT(reply.code == ACP_OK && fake.price_quantity == 40, "the reported quantity is estimated");
+	EXPECT_TEXT(fake_plane_column(&fake, "billing_quantity"), "40");
+	for (int i = 0; i < 2; i++) {
+		fake.reported = i ? -1 : 1000001;
+		call(DRY_SQL);
+		EXPECT(reply.code == ACP_INTERNAL_ERROR && fake.calls[FAKE_ROLLBACK] == 1, "refused as in earnest");
+	}
 	stop();
 }
 
@@ -1248,6 +1317,11 @@ static void test_broken_rows(void)
 	row.billing_unit = "call token";
 	expect_no_start(row, "billing_unit");
 	row = good_row;
+	row.max_quantity = -1;
+	expect_no_start(row, "max_quantity");
+	row.max_quantity = ACP_QUANTITY_MAX + 1;
+	expect_no_start(row, "max_quantity");
+	row = good_row;
 	row.name = "meta.version";
 	expect_no_start(row, "two packs");
 	stop();
@@ -1352,6 +1426,9 @@ CU_TestInfo acp_tests[] = {
 	{"handler_context", test_handler_context},
 	{"sql_refusal", test_sql_refusal},
 	{"data_of_every_kind", test_data_of_every_kind},
+	{"quantities", test_quantities},
+	{"quantities_of_a_dry_run", test_quantities_of_a_dry_run},
+	{"largest_quantities", test_largest_quantities},
 	{"not_billable", test_not_billable},
 	{"meta_actions", test_meta_actions},
 	{"dry_run", test_dry_run},
