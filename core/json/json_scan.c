@@ -417,7 +417,7 @@ static bool take_double(struct scan *s, size_t start)
 	double value = strtod(digits, NULL);
 	if (!__builtin_isfinite(value) && s->rules != ACP_JSON_ANY)
 		return fail_at(s, start, ACP_JSON_MALFORMED, "a number is too large to be represented");
-	if (!s->own && is_unusual(digits, value))
+	if (s->rules == ACP_JSON_STRICT && is_unusual(digits, value))
 		return attach_new(s, acp_json_double(value));
 	return attach_new(s, json_object_new_double_s(value, digits));
 }

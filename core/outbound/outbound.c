@@ -129,16 +129,6 @@ bool acp_outbound_header_ok(const char *name, const char *value)
 	return true;
 }
 
-int64_t acp_outbound_retry_after(const char *value)
-{
-	size_t digits = strspn(value, "0123456789");
-	if (digits && !value[digits])
-		return digits < 10 ? strtol(value, NULL, 10) : INT32_MAX;
-	time_t at = *value && !digits ? curl_getdate(value, NULL) : -1;
-	time_t now = time(NULL);
-	return at < 0 ? -1 : at > now ? at - now : 0;
-}
-
 static bool method_ok(const char *method)
 {
 	size_t len = strspn(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ");

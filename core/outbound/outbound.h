@@ -70,9 +70,6 @@ int acp_outbound_retry_after(const char *value, int64_t now);
  * resolves to. */
 bool acp_outbound_url_ok(const char *url, bool allow_http, char *why, size_t why_size) ACP_MUSTCHECK;
 
-/* Reads the value of a Retry-After header: seconds, or a date of HTTP. Returns seconds from now; -1: neither. */
-int64_t acp_outbound_retry_after(const char *value);
-
 /* Is this a valid header? The name must be a token of RFC 9110; the value must not contain control characters. */
 bool acp_outbound_header_ok(const char *name, const char *value) ACP_MUSTCHECK;
 

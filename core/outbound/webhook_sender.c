@@ -4,6 +4,8 @@
 #include "outbound_many.h"
 #include "webhooks.h"
 
+#include <time.h>
+
 enum {
 	CONNECT_TIMEOUT_MS = 5000,
 	TIMEOUT_MS = 15000,
@@ -155,7 +157,7 @@ static void read_result(struct attempt *attempt, struct result *result, char *er
 	only_ascii(error);
 	result->silent = !result->status && job->took_us > CONNECT_TIMEOUT_MS * 1000ull / 2;
 	if (result->status == 429 || result->status == 503)
-		result->asked = acp_outbound_retry_after(job->reply.headers[0]);
+		result->asked = acp_outbound_retry_after(job->reply.headers[0], (int64_t)time(NULL));
 	if (result->asked > PAUSE_MAX)
 		result->asked = PAUSE_MAX;
 }
