@@ -291,6 +291,7 @@ int ctl_doctor(struct ctl *ctl)
 		if (check_schema(ctl)) {
 			check_tables(ctl);
 			check_policies(ctl);
+			doctor_prices(ctl);
 			check_clock(ctl);
 			check_functions(ctl, actions);
 		}
