@@ -1,5 +1,8 @@
-/* GET /api/openapi.json - the description of this installation (openapi.c), created when the process starts. The format
+/* GET /api/openapi.json - the description of this installation (openapi.c), created when the process starts; only
+ * its prices are those of now. The format
  * is defined elsewhere, so request_id is only in the X-Request-Id header. */
+#include "openapi.h"
+
 #include "endpoints.h"
 
 void acp_endpoint_openapi(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)
@@ -13,5 +16,5 @@ void acp_endpoint_openapi(const struct acp_kernel *kernel, const struct acp_http
 	response->status = 200;
 	response->content_type = "application/json";
 	response->code = acp_code_name(ACP_OK);
-	acp_buf_puts(&response->body, kernel->openapi);
+	acp_openapi_write(kernel, &response->body);
 }

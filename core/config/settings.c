@@ -395,8 +395,9 @@ static bool consistent(const struct acp_config *config, char *why, size_t why_si
 				"key_pepper: must have at least 32 characters; make one with: openssl rand -hex 32");
 	if (!hub_consistent(config, &source) || !executor_consistent(config, &source))
 		return false;
-	if (!amount_ok(config->invoice_minimum))
-		return complain(&source, "invoice_minimum = %s: must be an amount like 0.50", config->invoice_minimum);
+	if (*config->invoice_minimum && !amount_ok(config->invoice_minimum))
+		return complain(&source, "invoice_minimum = %s: must be an amount like 0.50, or empty",
+				config->invoice_minimum);
 	if (prefix_len && (prefix[0] != '/' || prefix[prefix_len - 1] == '/'))
 		return complain(&source, "url_prefix = %s: must start with / and not end with it", prefix);
 	if (strncmp(config->public_url, "http://", 7) != 0 && strncmp(config->public_url, "https://", 8) != 0)

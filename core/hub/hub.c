@@ -242,6 +242,8 @@ static const struct row rows[] = {
 	{"usage/settle", ACP_HUB_USAGE_SETTLE, "hub.usage.settle",
 	 "Counts a call before it is committed, or releases its reservation.", acp_schema_hub_usage_settle, NULL, NULL,
 	 200, false, 0},
+	{"usage/prices", ACP_HUB_USAGE_PRICES, "hub.usage.prices", "What calls of actions cost now.",
+	 acp_schema_hub_usage_prices, NULL, NULL, 200, false, 0},
 	{"audit-ingest", ACP_HUB_AUDIT_INGEST, "hub.audit-ingest",
 	 "Stores one audit event or an array of up to 1000, each once.", acp_schema_hub_audit_ingest, NULL,
 	 check_events, 202, false, ACP_HUB_BODY_MAX},

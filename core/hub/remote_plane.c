@@ -204,6 +204,8 @@ static enum acp_code get_month(void *self, const char *what, const char *tenant_
 		return ACP_INTERNAL_ERROR;
 	}
 	enum acp_code code = ask_once(self, what, body, out);
+	if (code == ACP_VALIDATION_ERROR) /* in the data of the hub's operator: period was checked before */
+		return ACP_INTERNAL_ERROR;
 	if (code != ACP_OK)
 		return code == ACP_OUTCOME_UNKNOWN ? ACP_UNAVAILABLE : code;
 	json_object_object_del(*out, "ok");
@@ -214,6 +216,32 @@ static enum acp_code get_month(void *self, const char *what, const char *tenant_
 static enum acp_code get_usage(void *self, const char *tenant_id, const char *period, struct json_object **usage)
 {
 	return get_month(self, "usage", tenant_id, period, usage);
+}
+
+/* ts has the database's format, which begins with the month. */
+static enum acp_code get_allowance(void *self, const char *tenant_id, const char *ts, struct acp_allowance *out)
+{
+	char period[8];
+	struct json_object *usage = NULL;
+	snprintf(period, sizeof period, "%.7s", ts);
+	enum acp_code code = get_month(self, "usage", tenant_id, period, &usage);
+	if (code != ACP_OK)
+		return code;
+	struct json_object *limit = acp_json_member(usage, "calls_limit");
+	*out = (struct acp_allowance){.used = json_object_get_int64(acp_json_member(usage, "calls_used")),
+				      .held = json_object_get_int64(acp_json_member(usage, "calls_held")),
+				      .limit = limit ? json_object_get_int64(limit) : -1};
+	json_object_put(usage);
+	return ACP_OK;
+}
+
+/* The hub bills, so its prices are shown. A hub of an older version does not tell them. */
+static enum acp_code get_prices(void *self, struct json_object *what, struct json_object **reply,
+				struct acp_refusal *refusal)
+{
+	(void)refusal;
+	enum acp_code code = ask_once(self, "usage/prices", json_object_get(what), reply);
+	return code == ACP_OUTCOME_UNKNOWN ? ACP_UNAVAILABLE : code;
 }
 
 static enum acp_code get_invoice(void *self, const char *tenant_id, const char *period, struct json_object **invoice)
@@ -268,6 +296,8 @@ static enum acp_code settle_at_hub(struct acp_remote_plane *remote, const struct
 	enum acp_code code = ask_once(remote, "usage/settle", body, &answer);
 	if (code == ACP_OK && end->reserved)
 		*used = json_object_get_int64(acp_json_member(answer, "calls_used"));
+	if (code == ACP_OK && end->reserved && end->calls_held)
+		*end->calls_held = json_object_get_int64(acp_json_member(answer, "calls_held"));
 	json_object_put(answer);
 	return code;
 }
@@ -479,19 +509,17 @@ static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct
 	if (!acp_json_add(in->event, "forward", json_object_new_boolean(true)))
 		return ACP_INTERNAL_ERROR;
 	code = remote->local.call.onboard(remote->local.self, &local, out);
-	if (code == ACP_OK)
-		wake_sender(remote);
-	return code;
+	if (code != ACP_OK)
+		return code;
+	wake_sender(remote);
+	struct acp_refusal ignored;
+	json_object_put(out->pricing); /* by the prices of this database, with which nothing is billed */
+	out->pricing = NULL;
+	(void)!get_prices(remote, in->priced, &out->pricing, &ignored);
+	return ACP_OK;
 }
 
 /* Calls for the kernel's own database --------------------------------------------------------------------------- */
-
-static enum acp_code get_price(void *self, const char *unit, const char *action, int64_t quantity,
-			       struct json_object **price)
-{
-	struct acp_remote_plane *remote = self;
-	return remote->local.usage.get_price(remote->local.self, unit, action, quantity, price);
-}
 
 static enum acp_code live_count(void *self, const char *tenant_id, const char *resource, int64_t *count)
 {
@@ -690,7 +718,8 @@ struct acp_remote_plane *acp_remote_plane_new(const struct acp_config *config, c
 		.usage.get = get_usage,
 		.payments.get_invoice = get_invoice,
 		.usage.reserve = reserve,
-		.usage.get_price = get_price,
+		.usage.get_prices = get_prices,
+		.usage.get_allowance = get_allowance,
 		.usage.live_count = live_count,
 		.call.begin = begin,
 		.call.read = local->call.read ? read : NULL,

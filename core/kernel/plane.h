@@ -39,7 +39,7 @@ struct acp_reservation {
 	bool allowed;
 	bool limited;       /* calls_used and calls_limit are valid (tier free) */
 	enum acp_tier tier; /* the current tier; may differ from the tier at authentication */
-	int64_t calls_used; /* including reservations of running calls */
+	int64_t calls_used; /* at least those that are used; may include reservations of running calls */
 	int64_t calls_limit;
 };
 
@@ -47,6 +47,13 @@ struct acp_reservation {
 struct acp_refusal {
 	char message[256];
 	char field[256];
+};
+
+/* The figures of a tenant's free allowance, wherever they are shown. What is left: limit - used - held. */
+struct acp_allowance {
+	int64_t used;  /* billable calls of the month that ended with a success */
+	int64_t held;  /* places that running calls hold */
+	int64_t limit; /* -1: none */
 };
 
 struct acp_tx; /* a transaction of the hub; used by one thread */
@@ -60,6 +67,8 @@ struct acp_settlement {
 	const uint8_t *sealed;   /* a success stores this as the claim's result */
 	size_t sealed_len;
 	const char *approval; /* record and resolve give this approval back: it is used up, but nothing was done */
+	int64_t *calls_held;  /* NULL, or receives acp_allowance.held, of the moment at which calls_used was counted; the
+				 caller sets it to 0 before, and keeps it until the settlement ends */
 	bool changes_access;  /* keys or their rights changed: every process must learn of it before the reply */
 	int64_t max_quantity; /* the largest quantity that the handler may have reported in its transaction */
 };
@@ -95,6 +104,7 @@ struct acp_onboarding {
 	const char *fingerprint;     /* hex SHA-256 of the canonical body */
 	int64_t per_email;           /* free tenants that may have one e-mail address; 0: any number */
 	bool customer;               /* queue the creation of a customer in the outbox, for the executor */
+	struct json_object *priced;  /* what the reply shows prices of, as for usage.get_prices */
 	struct json_object *event;   /* audit event of a success, written with the tenant; the hub adds result_meta */
 };
 
@@ -104,7 +114,7 @@ struct acp_onboarded {
 	char api_key_id[ACP_UUID_LEN];
 	char salt[ACP_SHA256_HEX];
 	int64_t created_at;          /* seconds since 1970 by the hub's clock */
-	struct json_object *pricing; /* as from usage.get_price; owned by the caller */
+	struct json_object *pricing; /* reply of usage.get_prices to the question in; owned by the caller */
 };
 
 /* A JSON request to the plane. what is borrowed; *reply (owned by the caller) is an object; refusal is filled when the
@@ -119,6 +129,7 @@ enum acp_hub_request {
 	ACP_HUB_USAGE,
 	ACP_HUB_USAGE_RESERVE,
 	ACP_HUB_USAGE_SETTLE,
+	ACP_HUB_USAGE_PRICES,
 	ACP_HUB_AUDIT_INGEST,
 	ACP_HUB_AUDIT_QUERY,
 	ACP_HUB_AUTHORIZE,
@@ -214,10 +225,14 @@ struct acp_plane_usage {
 	enum acp_code (*reserve)(void *self, const char *tenant_id, const char *event_id, const char *ts,
 				 struct acp_reservation *out);
 
-	/* Returns the current price of quantity units of an action for a paid tenant: {unit, unit_amount, amount,
-	 * currency}. The caller owns it. */
-	enum acp_code (*get_price)(void *self, const char *unit, const char *action, int64_t quantity,
-				   struct json_object **price);
+	/* What calls of actions cost a paid tenant now, by the invoice's own rule. what: actions, an array of {action,
+	 * unit (the action's; missing: call), quantity (missing: 1)}. reply: currency; prices, an array of {action,
+	 * unit (by which the call is charged: call if the action's unit has no price), unit_amount, currency, amount
+	 * (of the quantity)}. NULL: no prices. */
+	acp_plane_question *get_prices;
+
+	/* Reads the figures of a tenant's allowance in the month of ts (from its principal). NULL: not known. */
+	enum acp_code (*get_allowance)(void *self, const char *tenant_id, const char *ts, struct acp_allowance *out);
 
 	/* Counts the objects of a kind ("keys", "webhooks") that a tenant has now. NULL turns ceilings off. */
 	enum acp_code (*live_count)(void *self, const char *tenant_id, const char *resource, int64_t *count);

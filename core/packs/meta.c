@@ -1,20 +1,30 @@
 /* Pack meta: the capabilities of this installation. Never billable. */
 #include "kernel.h"
+#include "prices.h"
 #include "schemas.h"
 
 #include "version.h"
+
+/* Adds the price of a call of this action, if there is one in prices. */
+static bool add_price(struct json_object *def, struct json_object *prices)
+{
+	const char *name = acp_json_string(def, "name");
+	struct json_object *price = name ? acp_json_member(prices, name) : NULL;
+	return !price || acp_json_add(def, "price", json_object_get(price));
+}
 
 static enum acp_code list_actions(struct acp_call *call, struct json_object *params, struct acp_result *result)
 {
 	(void)params;
 	const struct acp_kernel *kernel = acp_call_kernel(call);
 	struct json_object *list = json_object_new_array();
+	struct json_object *prices = acp_prices_now(kernel); /* NULL: this list is useful without them */
 	result->data = json_object_new_object();
 	bool ok = list && result->data;
 	for (size_t i = 0; ok && i < kernel->entry_count; i++) {
 		struct json_object *def = NULL;
 		/* A reply owns its tree, but all threads share the definitions. */
-		ok = json_object_deep_copy(kernel->entries[i].def, &def, NULL) == 0 &&
+		ok = json_object_deep_copy(kernel->entries[i].def, &def, NULL) == 0 && add_price(def, prices) &&
 		     json_object_array_add(list, def) == 0;
 		if (!ok)
 			json_object_put(def);
@@ -23,6 +33,7 @@ static enum acp_code list_actions(struct acp_call *call, struct json_object *par
 	     acp_json_add_string(result->data, "api_version", ACP_API_VERSION) &&
 	     acp_json_add(result->data, "total_actions", json_object_new_int64((int64_t)kernel->entry_count));
 	json_object_put(list);
+	json_object_put(prices);
 	return ok ? ACP_OK : ACP_INTERNAL_ERROR;
 }
 
@@ -43,7 +54,8 @@ static const struct acp_action actions[] = {
 	{
 		.name = "meta.actions",
 		.scope = "manage.read",
-		.description = "Lists every action with its scope, its JSON Schema and how it is billed.",
+		.description =
+			"Lists every action with its scope, its JSON Schema, how it is billed and what it costs now.",
 		.params_schema = acp_schema_packs_meta_actions,
 		.run = list_actions,
 	},

@@ -41,6 +41,7 @@ struct acp_call {
 	/* the end */
 	struct acp_event event;
 	struct acp_settlement end;
+	int64_t calls_held;       /* places that other running calls held when this call was counted */
 	struct acp_buf sealed;    /* the encrypted result, if it will be stored under an idempotency key */
 	bool recorded;            /* the audit row is written, or kept */
 	struct json_object *body; /* owned: body of a success, made before the call is committed; NULL: not made */

@@ -291,6 +291,7 @@ static bool make_end(struct acp_call *call)
 	call->end = (struct acp_settlement){.event = &call->event,
 					    .reserved = call->reserved,
 					    .max_quantity = acp_action_max_quantity(call->entry->action),
+					    .calls_held = &call->calls_held,
 					    .changes_access = call->entry->action->changes_access};
 	if (!acp_audit_event(call, &call->event)) {
 		call->code = fail_plain(call, ACP_INTERNAL_ERROR);
@@ -339,8 +340,7 @@ static void handle_end(struct acp_call *call, enum acp_code code, int64_t calls_
 		acp_usage_warn(call, calls_used);
 		return;
 	}
-	call->code =
-		code == ACP_UPGRADE_REQUIRED ? acp_usage_refuse(call, -1) : fail_plain(call, failed_end(call, code));
+	call->code = code == ACP_UPGRADE_REQUIRED ? acp_usage_refuse(call) : fail_plain(call, failed_end(call, code));
 }
 
 static void settle(struct acp_call *call)

@@ -1,5 +1,6 @@
 #include "usage.h"
 
+#include "prices.h"
 #include "upgrade_link.h"
 
 #include <time.h>
@@ -9,12 +10,15 @@ bool acp_usage_enforced(const struct acp_kernel *kernel)
 	return kernel->config->usage_enforcement && kernel->plane->usage.get && kernel->plane->usage.reserve;
 }
 
-static struct json_object *usage_numbers(int64_t used, int64_t limit)
+static struct json_object *usage_numbers(const struct acp_allowance *allowance)
 {
+	int64_t taken = allowance->used + allowance->held;
+	int64_t left = taken < allowance->limit ? allowance->limit - taken : 0;
 	struct json_object *usage = json_object_new_object();
-	if (usage && acp_json_add(usage, "calls_used", json_object_new_int64(used)) &&
-	    acp_json_add(usage, "calls_limit", json_object_new_int64(limit)) &&
-	    acp_json_add(usage, "calls_remaining", json_object_new_int64(used < limit ? limit - used : 0)) &&
+	if (usage && acp_json_add(usage, "calls_used", json_object_new_int64(allowance->used)) &&
+	    acp_json_add(usage, "calls_held", json_object_new_int64(allowance->held)) &&
+	    acp_json_add(usage, "calls_limit", json_object_new_int64(allowance->limit)) &&
+	    acp_json_add(usage, "calls_remaining", json_object_new_int64(left)) &&
 	    acp_json_add_string(usage, "tier", "free"))
 		return usage;
 	json_object_put(usage);
@@ -38,23 +42,36 @@ static void resets_at(const char *ts, char out[32])
 	snprintf(out, 32, "%04d-%02d-01T00:00:00Z", month == 12 ? year + 1 : year, month % 12 + 1);
 }
 
-enum acp_code acp_usage_refuse(struct acp_call *call, int64_t calls_used)
+/* Reads the figures that GET /api/usage shows now. If they cannot be read, only one thing is known: nothing is left. */
+static struct acp_allowance figures(const struct acp_call *call)
+{
+	const struct acp_control_plane *plane = call->kernel->plane;
+	const struct acp_reservation *reservation = &call->reservation;
+	int64_t limit = reservation->limited ? reservation->calls_limit : call->kernel->config->free_calls_limit;
+	struct acp_allowance now;
+	if (plane->usage.get_allowance &&
+	    plane->usage.get_allowance(plane->self, call->principal.tenant_id, call->principal.ts, &now) == ACP_OK &&
+	    now.limit >= 0)
+		return now;
+	return (struct acp_allowance){.used = limit, .limit = limit};
+}
+
+enum acp_code acp_usage_refuse(struct acp_call *call)
 {
 	char url[512];
 	char resets[32];
-	const struct acp_reservation *reservation = &call->reservation;
-	int64_t limit = reservation->limited ? reservation->calls_limit : call->kernel->config->free_calls_limit;
+	const struct acp_allowance allowance = figures(call);
 	upgrade_url_now(call, url);
 	resets_at(call->principal.ts, resets);
 	call->extra = json_object_new_object();
 	if (!call->extra || !acp_json_add_string(call->extra, "upgrade_url", url) ||
-	    !acp_json_add(call->extra, "usage", usage_numbers(calls_used < 0 ? limit : calls_used, limit)) ||
+	    !acp_json_add(call->extra, "usage", usage_numbers(&allowance)) ||
 	    !acp_json_add_string(call->extra, "resets_at", resets) ||
 	    !acp_json_add(call->extra, "retryable", json_object_new_boolean(false)))
 		return acp_call_fail(call, ACP_INTERNAL_ERROR, NULL, "%s", acp_code_sentence(ACP_INTERNAL_ERROR));
 	return acp_call_fail(call, ACP_UPGRADE_REQUIRED, NULL,
 			     "Free tier limit reached (%lld calls). Add a payment method to continue.",
-			     (long long)limit);
+			     (long long)allowance.limit);
 }
 
 /* Reserves a call in the allowance, or refuses it. If the check itself fails, the call proceeds (fail-open). */
@@ -70,7 +87,7 @@ static enum acp_code reserve_call(struct acp_call *call)
 		return ACP_OK;
 	}
 	if (!call->reservation.allowed)
-		return acp_usage_refuse(call, call->reservation.calls_used);
+		return acp_usage_refuse(call);
 	call->reserved = call->reservation.limited;
 	return ACP_OK;
 }
@@ -114,6 +131,8 @@ void acp_usage_warn(struct acp_call *call, int64_t calls_used)
 	char url[512];
 	char message[160];
 	const struct acp_reservation *reservation = &call->reservation;
+	const struct acp_allowance allowance = {
+		.used = calls_used, .held = call->calls_held, .limit = reservation->calls_limit};
 	if (calls_used < 0 || !reservation->limited ||
 	    calls_used * 100 < reservation->calls_limit * call->kernel->config->warn_at_percent)
 		return;
@@ -124,7 +143,7 @@ void acp_usage_warn(struct acp_call *call, int64_t calls_used)
 	call->warning = json_object_new_object();
 	if (call->warning && acp_json_add_string(call->warning, "message", message) &&
 	    acp_json_add_string(call->warning, "upgrade_url", url) &&
-	    acp_json_add(call->warning, "usage", usage_numbers(calls_used, reservation->calls_limit)))
+	    acp_json_add(call->warning, "usage", usage_numbers(&allowance)))
 		return;
 	json_object_put(call->warning);
 	call->warning = NULL;
@@ -133,13 +152,12 @@ void acp_usage_warn(struct acp_call *call, int64_t calls_used)
 /* The hub returns amounts as exact decimals. A tenant treated as free pays nothing for any call that it may make. */
 bool acp_usage_estimate(struct acp_call *call)
 {
-	const struct acp_control_plane *plane = call->kernel->plane;
 	const struct acp_action *action = call->entry->action;
-	const char *unit = action->billing_unit ? action->billing_unit : "call";
 	bool charged = action->billable && call->principal.tier == ACP_TIER_PAID;
-	struct json_object *price = NULL;
-	if (!plane->usage.get_price || !json_object_is_type(call->result.data, json_type_object) ||
-	    plane->usage.get_price(plane->self, unit, action->name, call->result.quantity, &price) != ACP_OK)
+	if (!json_object_is_type(call->result.data, json_type_object))
+		return true;
+	struct json_object *price = acp_price_of(call->kernel, action, call->result.quantity);
+	if (!price)
 		return true;
 	struct json_object *cost = json_object_new_object();
 	struct json_object *amount = charged ? acp_json_member(price, "amount") : NULL;

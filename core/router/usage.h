@@ -16,11 +16,12 @@ enum acp_code acp_usage_reserve(struct acp_call *call) ACP_MUSTCHECK;
 /* After the handler failed: returns the final code of the call, which is call->code or ACP_UPGRADE_REQUIRED. */
 enum acp_code acp_usage_after_failure(struct acp_call *call) ACP_MUSTCHECK;
 
-/* Refuses a call beyond the allowance with 402. The reply has the link, the usage and the time when the allowance
- * resets. calls_used: from the hub; -1 if the number is not known. */
-enum acp_code acp_usage_refuse(struct acp_call *call, int64_t calls_used);
+/* Refuses a call beyond the allowance with 402. The reply has the link, the usage as GET /api/usage shows it now, and
+ * the time when the allowance resets. */
+enum acp_code acp_usage_refuse(struct acp_call *call);
 
-/* After the call was counted: adds the warning to the reply if calls_used (-1: not limited) is near the limit. */
+/* After the call was counted: adds the warning to the reply if calls_used (-1: not limited) is near the limit. The
+ * settlement has set call->calls_held. */
 void acp_usage_warn(struct acp_call *call, int64_t calls_used);
 
 /* For dry runs: adds the price of the real call for this tenant now, as member estimated_cost of the impact. */

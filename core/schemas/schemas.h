@@ -24,6 +24,7 @@ extern const char acp_schema_hub_tenants_create[];
 extern const char acp_schema_hub_tenants_update[];
 extern const char acp_schema_hub_usage[];
 extern const char acp_schema_hub_usage_reserve[];
+extern const char acp_schema_hub_usage_prices[];
 extern const char acp_schema_hub_usage_settle[];
 extern const char acp_schema_openapi_components[];
 extern const char acp_schema_openapi_execution[];

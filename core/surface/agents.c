@@ -1,5 +1,6 @@
 #include "agents.h"
 
+#include "prices.h"
 #include "version.h"
 
 /* The address of this installation, with its mount point. */
@@ -90,8 +91,19 @@ static void put_errors(struct acp_buf *out)
 	}
 }
 
+/* What a call of the action costs now; without prices, only by what it is billed. */
+static void put_price(const struct acp_action *action, struct json_object *price, struct acp_buf *out)
+{
+	const char *unit = action->billing_unit ? action->billing_unit : "call";
+	acp_buf_printf(out, ", billable per %s", price ? acp_json_string(price, "unit") : unit);
+	if (price)
+		acp_buf_printf(out, " at %s %s", json_object_get_string(acp_json_member(price, "unit_amount")),
+			       acp_json_string(price, "currency"));
+}
+
 static void put_actions(const struct acp_kernel *kernel, struct acp_buf *out)
 {
+	struct json_object *prices = acp_prices_now(kernel);
 	acp_buf_puts(out,
 		     "\n## Actions\n\n"
 		     "A billable call costs its quantity times the price of its unit; if the unit has no price, it "
@@ -100,9 +112,10 @@ static void put_actions(const struct acp_kernel *kernel, struct acp_buf *out)
 		const struct acp_action *action = kernel->entries[i].action;
 		acp_buf_printf(out, "- %s (scope %s", action->name, action->scope);
 		if (action->billable)
-			acp_buf_printf(out, ", billable per %s", action->billing_unit ? action->billing_unit : "call");
+			put_price(action, acp_json_member(prices, action->name), out);
 		acp_buf_printf(out, "%s): %s\n", action->supports_dry_run ? ", dry_run" : "", action->description);
 	}
+	json_object_put(prices);
 }
 
 void acp_llms_text(const struct acp_kernel *kernel, struct acp_buf *out)

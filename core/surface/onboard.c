@@ -5,6 +5,7 @@
 #include "envelope.h"
 #include "log.h"
 #include "outbox.h"
+#include "prices.h"
 #include "subkey.h"
 #include "upgrade_link.h"
 
@@ -257,10 +258,12 @@ static void make_customer(const struct onboarding *o)
 		acp_shares_release(shares, &share);
 }
 
+#define EXAMPLE_ACTION "domain.leadscoring.scores.compute"
+
 static struct json_object *example_request(const struct onboarding *o)
 {
 	static const char body_text[] =
-		"{\"action\":\"domain.leadscoring.scores.compute\",\"params\":{\"weights\":{\"visits\":0.5,"
+		"{\"action\":\"" EXAMPLE_ACTION "\",\"params\":{\"weights\":{\"visits\":0.5,"
 		"\"employees\":0.01},"
 		"\"leads\":[{\"id\":\"lead-1\",\"features\":{\"visits\":12,\"employees\":250}}]}}";
 	const struct acp_config *config = o->kernel->config;
@@ -338,14 +341,59 @@ static struct json_object *upgrade_info(const struct onboarding *o)
 	return NULL;
 }
 
+static bool is_per_call(struct json_object *price)
+{
+	const char *unit = acp_json_string(price, "unit");
+	return unit && strcmp(unit, "call") == 0;
+}
+
+/* The actions whose calls do not cost per_call. NULL: out of memory. */
+static struct json_object *other_prices(struct json_object *prices, struct json_object *per_call)
+{
+	struct json_object *list = json_object_new_array();
+	bool ok = list != NULL;
+	json_object_object_foreach(prices, action, price)
+	{
+		struct json_object *row = NULL;
+		struct json_object *amount = acp_json_member(price, "unit_amount");
+		if (!ok || strcmp(action, "*") == 0 || (is_per_call(price) && json_object_equal(amount, per_call)))
+			continue;
+		ok = json_object_deep_copy(price, &row, NULL) == 0 && acp_json_add_string(row, "action", action) &&
+		     json_object_array_add(list, json_object_get(row)) == 0;
+		json_object_put(row);
+	}
+	if (ok)
+		return list;
+	json_object_put(list);
+	return NULL;
+}
+
+/* per_call: the price of example_request if it is charged by the call, else the price per call of all actions. Null if
+ * the prices cannot be read. */
+static bool put_prices(struct json_object *out, struct json_object *prices)
+{
+	struct json_object *example = acp_json_member(prices, EXAMPLE_ACTION);
+	struct json_object *price = is_per_call(example) ? example : acp_json_member(prices, "*");
+	struct json_object *per_call = acp_json_member(price, "unit_amount");
+	if (!per_call)
+		return acp_json_add_null(out, "per_call") && acp_json_add_null(out, "currency");
+	struct json_object *others = other_prices(prices, per_call);
+	bool some = others && json_object_array_length(others) > 0;
+	bool ok = others && acp_json_put(out, "per_call", json_object_get(per_call)) &&
+		  acp_json_put(out, "currency", json_object_get(acp_json_member(price, "currency"))) &&
+		  (!some || acp_json_put(out, "actions", json_object_get(others)));
+	json_object_put(others);
+	return ok;
+}
+
 static struct json_object *pricing(const struct onboarding *o)
 {
 	struct json_object *out = json_object_new_object();
-	struct json_object *per_call = acp_json_member(o->tenant.pricing, "unit_amount");
-	struct json_object *currency = acp_json_member(o->tenant.pricing, "currency");
-	if (out && acp_json_put(out, "per_call", json_object_get(per_call)) &&
-	    acp_json_put(out, "currency", json_object_get(currency)) &&
-	    acp_json_put(out, "billing_period", json_object_new_string("monthly")))
+	struct json_object *prices = acp_prices_by_action(o->tenant.pricing);
+	bool ok = out && put_prices(out, prices) &&
+		  acp_json_put(out, "billing_period", json_object_new_string("monthly"));
+	json_object_put(prices);
+	if (ok)
 		return out;
 	json_object_put(out);
 	return NULL;
@@ -437,10 +485,13 @@ static enum acp_code create_tenant(struct onboarding *o)
 		.fingerprint = fingerprint,
 		.per_email = o->kernel->config->onboard_per_email,
 		.customer = acp_outbox_offered(o->kernel),
+		.priced = acp_prices_question(o->kernel),
 		.event = ready ? event_json(o) : NULL,
 	};
-	enum acp_code code = in.event ? plane->call.onboard(plane->self, &in, &o->tenant) : ACP_INTERNAL_ERROR;
+	enum acp_code code =
+		in.event && in.priced ? plane->call.onboard(plane->self, &in, &o->tenant) : ACP_INTERNAL_ERROR;
 	json_object_put(in.event);
+	json_object_put(in.priced);
 	if (code != ACP_OK) {
 		o->tenant.tenant_id[0] = '\0';
 		return code == ACP_CEILING_EXCEEDED ? refuse_email(o)

@@ -4,6 +4,7 @@
 #include "executor_local.h"
 #include "hub.h"
 #include "log.h"
+#include "prices.h"
 #include "schemas.h"
 #include "stripe_events.h"
 #include "version.h"
@@ -306,6 +307,8 @@ static struct json_object *call_schema(struct draft *draft, const struct acp_ent
 	put_string(draft, schema, "title", entry->action->name);
 	put_string(draft, schema, "description", entry->action->description);
 	put(draft, schema, "x-action", action_facts(draft, entry->def));
+	if (entry->action->billable && draft->kernel->plane->usage.get_prices)
+		put_string(draft, schema, "x-price", entry->action->name); /* a mark for acp_openapi_write() */
 	return schema;
 }
 
@@ -515,4 +518,40 @@ char *acp_openapi_text(const struct acp_kernel *kernel)
 	char *copy = text ? strdup(text) : NULL;
 	json_object_put(document);
 	return copy;
+}
+
+/* Prices ------------------------------------------------------------------------------------------------------- */
+
+static const char MARK[] = ",\"x-price\":\"";
+
+/* Copies into name the action that a mark at text names. False: this is not one of our marks. */
+static bool read_mark(const struct acp_kernel *kernel, const char *text, char name[256])
+{
+	size_t len = strcspn(text, "\"");
+	snprintf(name, 256, "%.*s", len < 256 ? (int)len : 0, text);
+	const struct acp_entry *entry = acp_kernel_find(kernel, name);
+	return entry && entry->action->billable;
+}
+
+void acp_openapi_write(const struct acp_kernel *kernel, struct acp_buf *out)
+{
+	char name[256];
+	struct json_object *prices = acp_prices_now(kernel);
+	const char *text = kernel->openapi;
+	for (const char *mark = strstr(text, MARK); mark; mark = strstr(mark, MARK)) {
+		const char *start = mark + sizeof MARK - 1;
+		if (!read_mark(kernel, start, name)) {
+			mark = start;
+			continue;
+		}
+		struct json_object *price = acp_json_member(prices, name);
+		acp_buf_add(out, text, (size_t)(mark - text));
+		if (price) {
+			acp_buf_add(out, MARK, sizeof MARK - 2);
+			acp_json_write(price, out);
+		}
+		mark = text = start + strlen(name) + 1;
+	}
+	acp_buf_puts(out, text);
+	json_object_put(prices);
 }

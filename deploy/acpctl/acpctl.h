@@ -5,6 +5,7 @@
 #include "crypto.h"
 #include "settings.h"
 #include "json.h"
+#include "moment.h"
 #include "migrate.h"
 
 /* Exit statuses, documented in acpctl(8). */
@@ -14,13 +15,14 @@ enum { CTL_MAX_OPTIONS = 8 }; /* of one command */
 
 /* One run of the program. */
 struct ctl {
-	struct acp_config config;            /* loaded before the command runs, unless the command is bare */
-	struct acp_admin *admin;             /* open once a command needs it */
-	const struct ctl_command *command;   /* the command that runs */
-	const char *config_file;             /* --config; NULL: not given */
-	bool json, csv;                      /* --json, --csv: programs read the output */
-	bool help, version;                  /* --help, --version */
-	const char *values[CTL_MAX_OPTIONS]; /* of the command's options, in their order; NULL: not given */
+	struct acp_config config;                      /* loaded before the command runs, unless the command is bare */
+	struct acp_admin *admin;                       /* open once a command needs it */
+	const struct ctl_command *command;             /* the command that runs */
+	const char *config_file;                       /* --config; NULL: not given */
+	bool json, csv;                                /* --json, --csv: programs read the output */
+	bool help, version;                            /* --help, --version */
+	const char *values[CTL_MAX_OPTIONS];           /* of the command's options, in their order; NULL: not given */
+	char moments[CTL_MAX_OPTIONS][ACP_MOMENT_MAX]; /* values that are moments, in UTC; values[] points here */
 	int operand_count;
 	char **operands;
 };

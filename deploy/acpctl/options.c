@@ -51,9 +51,22 @@ static bool refuse_value(const struct ctl_option *option, const char *value)
 	return ctl_refuse("--%s %.99s: must be one of: %s", option->name, value, list);
 }
 
+/* Every option with the value TIME: a moment, which commands get in UTC. */
+static bool set_moment(struct reading *r, size_t index, const char *value)
+{
+	char *moment = r->ctl->moments[index];
+	r->ctl->values[index] = moment;
+	return acp_moment_utc(value, moment) ||
+	       ctl_refuse("--%s %.99s: must be a UTC date like 2026-12-01, or a time with its offset like "
+			  "2026-12-01T08:30:00Z (RFC 3339), in the years 1970 to 9999",
+			  r->own[index].name, value);
+}
+
 static bool set_own(struct reading *r, size_t index, const char *value)
 {
 	const struct ctl_option *option = &r->own[index];
+	if (option->value && strcmp(option->value, "TIME") == 0)
+		return set_moment(r, index, value);
 	r->ctl->values[index] = option->value ? value : "";
 	return !option->value || value_fits(option->value, value) || refuse_value(option, value);
 }

@@ -23,6 +23,15 @@ static const struct statement {
 #undef ACP_ADMIN
 };
 
+/* Makes the output independent of settings of the database and the role: moments in UTC, in ISO 8601. */
+static bool speak_plainly(struct acp_db_conn *conn, struct acp_db_error *error)
+{
+	static const char sql[] =
+		"SELECT set_config('timezone', 'UTC', false), set_config('datestyle', 'ISO, YMD', false),"
+		" set_config('intervalstyle', 'postgres', false)";
+	return acp_db_exec(conn, sql, 0, NULL, 0, NULL, error) == ACP_DB_OK;
+}
+
 struct acp_admin *acp_admin_open(const struct acp_config *config, char *why, size_t why_size)
 {
 	struct acp_db_error error;
@@ -40,9 +49,10 @@ struct acp_admin *acp_admin_open(const struct acp_config *config, char *why, siz
 					     .commit_timeout_ms = MINUTE_MS};
 	admin->conn = acp_db_connect(config->database_url, &limits, &error);
 	admin->timeout_ms = MINUTE_MS;
-	if (admin->conn)
+	if (admin->conn && speak_plainly(admin->conn, &error))
 		return admin;
 	snprintf(why, why_size, "%s", error.message);
+	acp_db_close(admin->conn);
 	free(admin);
 	return NULL;
 }

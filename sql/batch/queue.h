@@ -18,6 +18,7 @@ struct waiter {
 	void *arg;
 	bool alone; /* the server refused the batch: each of its calls is now stored separately */
 	int64_t used;
+	int64_t others_held; /* see struct acp_writer_result */
 	bool refused;
 	enum acp_db_status status;
 	struct acp_db_error error;

@@ -11,8 +11,9 @@ enum {
 
 _Static_assert(PARAMS == 31, "the statement has a parameter for each column; another signature has another name");
 static const struct acp_db_statement statement = {
-	.name = "acp_settle_1",
-	.sql = "SELECT used, version, coalesce(changed::text, ''), (extract(epoch FROM at) * 1000000)::bigint"
+	.name = "acp_settle_2",
+	.sql = "SELECT used, version, coalesce(changed::text, ''), (extract(epoch FROM at) * 1000000)::bigint,"
+	       " current_setting('acp.usage_held', true)"
 	       " FROM acp.settle_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,"
 	       " $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)",
 	.count = PARAMS,
@@ -29,6 +30,16 @@ static void read_used(const char *list, struct batch *batch)
 		waiter->used = waiter->refused ? -1 : strtoll(list, &end, 10);
 		list += strcspn(list, ",}");
 	}
+}
+
+int64_t acp_writer_held(const char *list, size_t index)
+{
+	list += *list != '\0'; /* the brace */
+	for (; index && *list; index--) {
+		list += strcspn(list, ",}");
+		list += *list != '\0';
+	}
+	return strtoll(list, NULL, 10);
 }
 
 static void apply_feed(struct acp_writer *writer, const PGresult *rows, struct acp_change_feed *feed)
@@ -80,6 +91,8 @@ static enum acp_db_status send_batch(struct acp_writer *writer, struct acp_db_co
 	if (status != ACP_DB_OK)
 		return status;
 	read_used(PQgetvalue(rows, 0, 0), batch);
+	for (size_t i = 0; i < batch->count; i++)
+		batch->waiters[i]->others_held = acp_writer_held(PQgetvalue(rows, 0, 4), i);
 	apply_feed(writer, rows, &feed);
 	PQclear(rows);
 	return ACP_DB_OK;

@@ -37,7 +37,8 @@ static bool start_thread(struct acp_writer *writer, void *(*run)(void *writer))
 /* Runs the callback of a call and releases the call. */
 static void run_callback(struct waiter *waiter)
 {
-	const struct acp_writer_result result = {waiter->status, waiter->used, waiter->refused, &waiter->error};
+	const struct acp_writer_result result = {waiter->status, waiter->used, waiter->others_held, waiter->refused,
+						 &waiter->error};
 	waiter->stored(waiter->arg, &result);
 	sem_destroy(&waiter->wake);
 	free(waiter);
@@ -305,7 +306,7 @@ void acp_writer_store(struct acp_writer *writer, const struct acp_event *event, 
 		acp_waiter_run(writer, &self);
 	sem_destroy(&self.wake);
 	*error = self.error;
-	*result = (struct acp_writer_result){self.status, self.used, self.refused, error};
+	*result = (struct acp_writer_result){self.status, self.used, self.others_held, self.refused, error};
 }
 
 bool acp_writer_store_later(struct acp_writer *writer, const struct acp_event *event, bool held,

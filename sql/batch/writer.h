@@ -33,10 +33,14 @@ bool acp_writer_busy(const struct acp_writer *writer);
 /* The outcome. ACP_DB_UNKNOWN: the row may be stored now or later; storing it again under its event_id is harmless. */
 struct acp_writer_result {
 	enum acp_db_status status;
-	int64_t used; /* free calls used, including this one; -1: none was used */
-	bool refused; /* the allowance was used up and nothing was stored */
+	int64_t used;        /* free calls used, including this one; -1: none was used */
+	int64_t others_held; /* free calls that other running calls held at that moment; only known near the limit */
+	bool refused;        /* the allowance was used up and nothing was stored */
 	const struct acp_db_error *error;
 };
+
+/* Reads the number at an index of the setting acp.usage_held of a transaction: "{0,3}", or "" (then 0). */
+int64_t acp_writer_held(const char *list, size_t index);
 
 /* Ends a call: stores its row and settles its reservation in the allowance (held: it has one), with acp.settle_rows()
  * in SQL. Waits for the result. result->error is error. */

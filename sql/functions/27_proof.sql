@@ -183,7 +183,7 @@ AS $$
 		SELECT m.tenant_id, m.period, sum(m.used)::bigint AS used, sum(m.row_used)::bigint AS row_used, sum(m.reserved)::bigint AS reserved,
 			sum(m.places)::bigint AS places, sum(m.expired)::bigint AS expired
 		FROM (
-			SELECT x.tenant_id, date_trunc('month', x.day)::date AS period, 0 AS used, x.calls AS row_used, 0 AS reserved, 0 AS places, 0 AS expired
+			SELECT x.tenant_id, date_trunc('month', x.day::timestamp)::date AS period, 0 AS used, x.calls AS row_used, 0 AS reserved, 0 AS places, 0 AS expired
 			FROM said x WHERE x.billable AND x.tier = 'free'
 			UNION ALL
 			-- Settled calls of other kernels whose rows have not arrived yet.
@@ -199,7 +199,7 @@ AS $$
 			coalesce((SELECT sum(r.last_seq - r.first_seq + 1) FROM acp.audit_archive_runs r WHERE r.month = a.month AND r.part = a.part), 0) AS linked
 		FROM acp.audit_archives a, bounds b WHERE a.month >= b.first AND a.month < b.past
 	)
-	SELECT c.tenant_id, date_trunc('month', c.day)::date,
+	SELECT c.tenant_id, date_trunc('month', c.day::timestamp)::date,
 		format('%s of %s, %s, %s, %s, tier %s, unit %s', w.what, c.day, c.action, c.status,
 			CASE WHEN c.billable THEN 'billable' ELSE 'not billable' END, c.tier, c.unit), w.counted, w.rows
 	FROM counters c, LATERAL (VALUES ('calls', c.counter_calls, c.row_calls), ('quantity', c.counter_quantity, c.row_quantity)) w(what, counted, rows)

@@ -69,6 +69,56 @@ AS $$
 $$;
 COMMENT ON FUNCTION acp.paid_calls(uuid, date) IS 'Number of billable calls of a period made as a paid tenant. They count toward the free limit when the tenant is treated as free again.';
 
+CREATE OR REPLACE FUNCTION acp.usage_held(p_tenant uuid, p_period date) RETURNS bigint
+LANGUAGE plpgsql -- volatile: sees what the statement itself has changed
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+	RETURN (SELECT count(*) FROM acp.usage_reservations r WHERE r.tenant_id = p_tenant AND r.period = p_period AND r.expires_at > acp.now());
+END
+$$;
+COMMENT ON FUNCTION acp.usage_held(uuid, date) IS
+	'calls_held of acp.usage_figures(), for the statement that counts a call.';
+
+CREATE OR REPLACE FUNCTION acp.usage_figures(p_tenant uuid, p_period date, p_default_limit integer,
+	OUT tier text, OUT calls_used bigint, OUT calls_held bigint, OUT calls_limit integer, OUT calls_remaining bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	t       acp.tenants;
+	quota   CONSTANT bigint := coalesce((SELECT q.used FROM acp.usage_quota q WHERE q.tenant_id = p_tenant AND q.period = p_period), 0);
+	counted record;
+BEGIN
+	SELECT * INTO t FROM acp.tenants WHERE tenant_id = p_tenant;
+	IF NOT FOUND THEN
+		PERFORM acp.fail('NOT_FOUND', 'no tenant has this id');
+	END IF;
+	tier := acp.effective_tier(t.tier, t.payment_method_status);
+	SELECT coalesce(sum(u.calls), 0)::bigint AS calls, coalesce(sum(u.calls) FILTER (WHERE u.tier = 'paid'), 0)::bigint AS paid INTO counted
+	FROM acp.usage_of(p_tenant, p_period, true) u;
+	-- A row of another kernel arrives after its call was counted in the quota, and an imported row may never be.
+	calls_used := greatest(counted.calls, quota + counted.paid);
+	calls_held := 0;
+	IF tier = 'free' THEN
+		calls_held := (SELECT count(*) FROM acp.usage_reservations r
+			WHERE r.tenant_id = p_tenant AND r.period = p_period AND r.expires_at > acp.now());
+		calls_limit := coalesce(t.calls_limit, p_default_limit);
+		calls_remaining := greatest(calls_limit - calls_used - calls_held, 0);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION acp.usage_figures(uuid, date, integer) IS
+	'The figures of the allowance, wherever they are shown. calls_used: billable calls that ended with a success; calls_held: places of calls that still run; calls_limit null: no limit (and calls_remaining null).';
+
+CREATE OR REPLACE FUNCTION acp.usage_told(p_held bigint[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$ BEGIN PERFORM set_config('acp.usage_held', coalesce(p_held::text, ''), true); END $$;
+COMMENT ON FUNCTION acp.usage_told(bigint[]) IS
+	'Leaves acp.usage_held() for the calls that acp.settle() or acp.settle_batch() counts, as setting acp.usage_held of the transaction: the statement reads it there.';
+
 CREATE OR REPLACE FUNCTION acp.usage_reserve(p_tenant uuid, p_reservation uuid, p_ts timestamptz, p_default_limit integer, p_ttl interval,
 	OUT allowed boolean, OUT tier text, OUT calls_used bigint, OUT calls_limit integer)
 LANGUAGE plpgsql
@@ -247,6 +297,7 @@ BEGIN
 	IF (p_event->>'billable')::boolean AND p_event->>'tier' = 'free' THEN
 		now_used := acp.usage_consume((p_event->>'tenant_id')::uuid, (p_event->>'event_id')::uuid, (p_event->>'ts')::timestamptz,
 			p_default_limit, p_warn_percent);
+		PERFORM acp.usage_told(ARRAY[acp.usage_held((p_event->>'tenant_id')::uuid, acp.period((p_event->>'ts')::timestamptz))]);
 	ELSIF p_reservation IS NOT NULL THEN
 		PERFORM acp.usage_release((p_event->>'tenant_id')::uuid, p_reservation, (p_event->>'ts')::timestamptz);
 	END IF;
@@ -367,6 +418,7 @@ SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	used    bigint[];
+	held    bigint[];
 	skipped boolean[] := CASE WHEN p_again THEN acp.audit_stored(p_rows) ELSE array_fill(false, ARRAY[cardinality(p_rows)]) END;
 	e       record;
 BEGIN
@@ -381,6 +433,8 @@ BEGIN
 		IF e.billable AND e.tier = 'free' THEN
 			used[e.ordinality] := acp.usage_count(e.tenant_id, CASE WHEN p_held[e.ordinality] THEN e.event_id END, e.ts, p_default_limit, p_warn_percent);
 			skipped[e.ordinality] := used[e.ordinality] IS NULL;
+			held := coalesce(held, array_fill(0::bigint, ARRAY[cardinality(p_rows)]));
+			held[e.ordinality] := acp.usage_held(e.tenant_id, acp.period(e.ts));
 			IF skipped[e.ordinality] AND p_again AND (acp.audit_stored(p_rows[e.ordinality:e.ordinality]))[1] THEN
 				-- The earlier attempt took the last place and was committed while this one waited for the quota.
 				used[e.ordinality] := -1;
@@ -389,6 +443,7 @@ BEGIN
 			PERFORM acp.usage_release(e.tenant_id, e.event_id, e.ts);
 		END IF;
 	END LOOP;
+	PERFORM acp.usage_told(held);
 	IF false = ALL (skipped) THEN
 		PERFORM acp.audit_append_rows(p_rows);
 	ELSIF false = ANY (skipped) THEN
@@ -477,65 +532,65 @@ COMMENT ON FUNCTION acp.price(text, text, timestamptz) IS
 	'Finds the price of an action at a moment: acp.billing_price() with all prices.';
 
 CREATE OR REPLACE FUNCTION acp.usage(p_tenant uuid, p_period date, p_default_limit integer) RETURNS json
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE -- all figures are of one moment
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	this_period CONSTANT date := coalesce(p_period, acp.period(acp.now()));
-	t           acp.tenants;
-	tier        text;
-	max_calls   integer;
+	f           CONSTANT record := acp.usage_figures(p_tenant, this_period, p_default_limit);
+	cost        record;
 	result      json;
 BEGIN
-	SELECT * INTO t FROM acp.tenants WHERE tenant_id = p_tenant;
-	IF NOT FOUND THEN
-		PERFORM acp.fail('NOT_FOUND', 'no tenant has this id');
+	IF EXISTS (SELECT FROM acp.tenants t WHERE t.tenant_id = p_tenant AND t.upgraded_at IS NULL)
+	   AND NOT EXISTS (SELECT FROM acp.usage_of(p_tenant, this_period, true) u WHERE u.tier = 'paid')
+	   AND NOT EXISTS (SELECT FROM acp.usage_counted u WHERE u.tenant_id = p_tenant AND u.billable AND u.tier = 'paid') THEN
+		SELECT 0::numeric AS amount, (acp.billing_terms_now(this_period, NULL)).currency INTO cost;
+	ELSE
+		cost := acp.usage_cost(p_tenant, this_period);
 	END IF;
-	tier := acp.effective_tier(t.tier, t.payment_method_status);
-	IF tier = 'free' THEN
-		max_calls := coalesce(t.calls_limit, p_default_limit);
-	END IF;
-	WITH changed AS (
-		-- Days from which prices differ from the day before. Usage is counted by day.
-		SELECT (date_trunc('day', (p.valid_from - interval '1 microsecond') AT TIME ZONE 'UTC') + interval '1 day')::date AS since
-		FROM acp.prices p
-	), span AS (
-		SELECT since, lead(since, 1, 'infinity') OVER (ORDER BY since) AS until FROM (
-			SELECT this_period AS since
-			UNION SELECT since FROM changed WHERE since > this_period AND since < this_period + interval '1 month') x
-	), counted AS MATERIALIZED (
-		SELECT c.day, c.action, c.billing_unit, c.tier, s.since, sum(c.calls) AS calls, sum(c.quantity) AS quantity,
-			sum(c.charged_calls) AS charged_calls
-		FROM acp.charged_of(p_tenant, this_period, true) c JOIN span s ON c.day >= s.since AND c.day < s.until
-		GROUP BY GROUPING SETS ((c.day), (c.action, c.billing_unit, c.tier, s.since))
-	), total AS (
-		SELECT coalesce(sum(c.calls), 0)::bigint AS calls, max(p.currency) AS currency,
-			coalesce(sum(CASE WHEN c.tier <> 'paid' THEN 0
-				WHEN p.unit = c.billing_unit THEN c.quantity * p.unit_amount ELSE c.charged_calls * p.unit_amount END), 0) AS amount
-		FROM counted c, LATERAL acp.price(c.billing_unit, c.action, c.since::timestamp AT TIME ZONE 'UTC') p
-		WHERE c.day IS NULL
+	WITH counted AS MATERIALIZED (
+		SELECT c.day, c.action, c.billing_unit, sum(c.calls)::bigint AS calls, sum(c.quantity) AS quantity
+		FROM acp.charged_of(p_tenant, this_period, true) c
+		GROUP BY GROUPING SETS ((c.day), (c.action, c.billing_unit))
 	)
 	SELECT json_build_object(
-		'tenant_id', p_tenant, 'tier', tier, 'calls_used', total.calls, 'calls_limit', max_calls,
-		'calls_remaining', CASE WHEN max_calls IS NOT NULL THEN greatest(max_calls - total.calls, 0) END,
+		'tenant_id', p_tenant, 'tier', f.tier, 'calls_used', f.calls_used, 'calls_held', f.calls_held, 'calls_limit', f.calls_limit,
+		'calls_remaining', f.calls_remaining,
 		'period_start', acp.rfc3339(acp.period_start(this_period)), 'period_end', acp.rfc3339(acp.period_end(this_period)),
 		'by_action', (
 			SELECT coalesce(json_agg(json_build_object('action', a.action, 'calls', a.calls, 'billing_unit', a.billing_unit,
-				'quantity', a.quantity) ORDER BY a.action, a.billing_unit), '[]')
-			FROM (SELECT action, billing_unit, sum(calls) AS calls, sum(quantity) AS quantity FROM counted
-				WHERE day IS NULL GROUP BY 1, 2) a),
+				'quantity', a.quantity) ORDER BY a.action COLLATE "C", a.billing_unit COLLATE "C"), '[]')
+			FROM counted a WHERE a.day IS NULL),
 		'by_day', (
 			SELECT coalesce(json_agg(json_build_object('day', d.day, 'calls', d.calls) ORDER BY d.day), '[]')
 			FROM counted d WHERE d.day IS NOT NULL),
-		'cost', json_build_object('amount', trim_scale(total.amount),
-			'currency', coalesce(total.currency, (acp.price('call', '*', acp.now())).currency)))
-	INTO result FROM total;
+		'cost', json_build_object('amount', cost.amount, 'currency', cost.currency))
+	INTO result;
 	RETURN result;
 END
 $$;
 COMMENT ON FUNCTION acp.usage(uuid, date, integer) IS
-	'Builds the usage object of a tenant and period (null: the current one) from the counters. Its cost does not grow with the audit log.';
+	'Builds the usage object of a tenant and period (null: the current one) from the counters. cost: the usage lines of the invoice or of its preview, by the same function. Reads rows of the log only for days on which a price changes.';
+
+CREATE OR REPLACE FUNCTION acp.usage_prices(p jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	moment CONSTANT timestamptz := acp.now();
+BEGIN
+	RETURN jsonb_build_object('currency', acp.currency(), 'prices', (
+		SELECT coalesce(jsonb_agg(jsonb_build_object('action', x.value->>'action', 'unit', c.unit, 'unit_amount', trim_scale(c.unit_amount),
+				'currency', c.currency, 'amount', trim_scale(c.unit_amount * CASE WHEN c.unit = coalesce(x.value->>'unit', 'call')
+					THEN coalesce((x.value->>'quantity')::bigint, 1) ELSE 1 END)) ORDER BY x.ordinality), '[]')
+		FROM jsonb_array_elements(p->'actions') WITH ORDINALITY x
+		CROSS JOIN LATERAL acp.price(coalesce(x.value->>'unit', 'call'), x.value->>'action', moment) c
+		WHERE c.unit IS NOT NULL));
+END
+$$;
+COMMENT ON FUNCTION acp.usage_prices(jsonb) IS
+	'What calls of actions cost now: p: actions [{action, unit (of the action; null: call), quantity (null: 1)}]. Returns currency, prices [{action, unit, unit_amount, currency, amount (of the quantity)}]. unit: by which the call is charged; call if the unit of the action has no price.';
 
 CREATE OR REPLACE FUNCTION acp.pricing(p_unit text, p_action text, p_quantity bigint) RETURNS jsonb
 LANGUAGE sql STABLE
@@ -549,7 +604,8 @@ COMMENT ON FUNCTION acp.pricing(text, text, bigint) IS
 	'Returns the current price of p_quantity units of an action: unit, unit_amount, currency, amount. A unit without a price is charged as one call.';
 
 GRANT EXECUTE ON FUNCTION acp.usage_of(uuid, date, boolean), acp.usage_roll_up(), acp.settle_far(acp.audit_logs[], boolean[], integer, integer),
-	acp.settle_links(acp.audit_logs[], bigint, bytea, boolean, integer, integer, bigint, boolean), acp.paid_calls(uuid, date), acp.usage_reserve(uuid, uuid, timestamptz, integer, interval),
+	acp.settle_links(acp.audit_logs[], bigint, bytea, boolean, integer, integer, bigint, boolean), acp.paid_calls(uuid, date), acp.usage_held(uuid, date),
+	acp.usage_figures(uuid, date, integer), acp.usage_told(bigint[]), acp.usage_prices(jsonb), acp.usage_reserve(uuid, uuid, timestamptz, integer, interval),
 	acp.usage_release(uuid, uuid, timestamptz), acp.usage_consume(uuid, uuid, timestamptz, integer, integer),
 	acp.usage_count(uuid, uuid, timestamptz, integer, integer), acp.usage_expire(uuid, date),
 	acp.settle_rows(acp.audit_logs[], boolean[], integer, integer, boolean),

@@ -9,6 +9,18 @@
 
 -- Prices -------------------------------------------------------------------------------------------------------------
 
+CREATE OR REPLACE FUNCTION acp.price_billed(p acp.prices) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN EXISTS (SELECT FROM acp.billing_closings c WHERE c.price_version >= p.version AND p.valid_from < acp.period_end(c.period))
+		OR EXISTS (SELECT FROM acp.invoice_lines l WHERE l.price_version = p.version);
+END
+$$;
+COMMENT ON FUNCTION acp.price_billed(acp.prices) IS
+	'May an invoice of a closed month depend on this price? Not if it became valid after the end of every month that was closed with it.';
+
 CREATE OR REPLACE FUNCTION acp.prices_guard() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -16,14 +28,15 @@ AS $$
 BEGIN
 	-- Versions become visible in order, and closing a month waits for prices being added.
 	PERFORM pg_advisory_xact_lock(hashtext('acp.prices'));
-	IF TG_OP = 'UPDATE' OR (TG_OP = 'DELETE' AND EXISTS (SELECT FROM acp.billing_closings c WHERE c.price_version >= OLD.version)) THEN
+	IF TG_OP = 'UPDATE' OR (TG_OP = 'DELETE' AND acp.price_billed(OLD)) THEN
 		RAISE EXCEPTION 'invoices may depend on this price, so it cannot be changed; add a price that is valid from a later moment'
 			USING ERRCODE = 'integrity_constraint_violation';
 	END IF;
 	IF TG_OP = 'DELETE' THEN
 		RETURN OLD;
 	END IF;
-	NEW.version := coalesce((SELECT max(p.version) FROM acp.prices p), 0) + 1;
+	-- A closed month knows its prices by the highest version of that time, so no version up to it is given again.
+	NEW.version := greatest((SELECT max(p.version) FROM acp.prices p), (SELECT max(c.price_version) FROM acp.billing_closings c), 0) + 1;
 	NEW.created_at := acp.now();
 	RETURN NEW;
 END
@@ -31,28 +44,88 @@ $$;
 COMMENT ON FUNCTION acp.prices_guard() IS
 	'Trigger: numbers prices in commit order and rejects changes to prices that a closed month may have used.';
 
-DROP TRIGGER IF EXISTS prices_guard ON acp.prices;
-CREATE TRIGGER prices_guard BEFORE INSERT OR UPDATE OR DELETE ON acp.prices FOR EACH ROW EXECUTE FUNCTION acp.prices_guard();
+CREATE OR REPLACE FUNCTION acp.prices_last() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM acp.prices p WHERE p.unit = 'call' AND p.action_pattern = '*') THEN
+		RAISE EXCEPTION 'every call needs a price: the last price per call of all actions cannot be removed'
+			USING ERRCODE = 'integrity_constraint_violation';
+	END IF;
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION acp.prices_last() IS 'Trigger: at the end of a transaction there is a price for unit call and pattern *.';
+
+-- Only where they are missing: making a trigger stops everyone who reads prices.
+DO $triggers$
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'acp.prices'::regclass AND tgname = 'prices_guard') THEN
+		CREATE TRIGGER prices_guard BEFORE INSERT OR UPDATE OR DELETE ON acp.prices FOR EACH ROW EXECUTE FUNCTION acp.prices_guard();
+	END IF;
+	IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'acp.prices'::regclass AND tgname = 'prices_last') THEN
+		CREATE CONSTRAINT TRIGGER prices_last AFTER DELETE ON acp.prices DEFERRABLE INITIALLY DEFERRED
+			FOR EACH ROW EXECUTE FUNCTION acp.prices_last();
+	END IF;
+END
+$triggers$;
+
+CREATE OR REPLACE FUNCTION acp.currency() RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN coalesce((SELECT c.currency FROM acp.billing_closings c ORDER BY c.period DESC LIMIT 1),
+		(SELECT p.currency FROM acp.prices p WHERE p.unit = 'call' AND p.action_pattern = '*' ORDER BY p.valid_from, p.version LIMIT 1), 'USD');
+END
+$$;
+COMMENT ON FUNCTION acp.currency() IS
+	'The currency of this installation: that of the last closed month, else of the first price per call of all actions. Prices in another currency can only be left from older versions.';
+
+CREATE OR REPLACE FUNCTION acp.price_check(p_unit text, p_pattern text, p_amount numeric, p_currency text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF p_amount IN ('NaN', 'Infinity') OR p_amount IS NULL THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'the amount must be a number', '/amount');
+	ELSIF p_amount < 0 OR p_amount >= 1000000000 OR scale(trim_scale(p_amount)) > 12 THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'the amount must be from 0 to 999999999, with at most 12 decimals', '/amount');
+	ELSIF coalesce(p_currency, '') !~ '^[A-Z]{3}$' THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'the currency must be an ISO 4217 code in capitals, for example USD', '/currency');
+	ELSIF p_pattern !~ '^([a-z0-9_.]+\*?|\*)$' THEN -- such a price would match nothing
+		PERFORM acp.fail('VALIDATION_ERROR', 'the pattern must be the name of an action, or a prefix followed by *', '/action_pattern');
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION acp.price_check(text, text, numeric, text) IS 'Refuses a price whose amount, currency or pattern is not one.';
 
 CREATE OR REPLACE FUNCTION acp.price_add(p_unit text, p_pattern text, p_amount numeric, p_currency text, p_from timestamptz) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	latest CONSTANT acp.billing_closings := (SELECT c FROM acp.billing_closings c ORDER BY c.period DESC LIMIT 1);
+	latest acp.billing_closings;
 	since  CONSTANT timestamptz := coalesce(p_from, acp.now());
 	added  bigint;
 BEGIN
+	-- Two first prices in different currencies wait for each other here.
+	PERFORM pg_advisory_xact_lock(hashtext('acp.prices'));
+	SELECT * INTO latest FROM acp.billing_closings c ORDER BY c.period DESC LIMIT 1;
 	IF since < acp.period_end(latest.period) THEN
 		PERFORM acp.fail('VALIDATION_ERROR', format('%s is already billed; valid_from must be %s or later', to_char(latest.period, 'YYYY-MM'),
 			acp.rfc3339(acp.period_end(latest.period))), '/valid_from');
+	ELSIF NOT since BETWEEN '2000-01-01 00:00:00+00' AND '9999-12-31 23:59:59+00' THEN
+		PERFORM acp.fail('VALIDATION_ERROR', 'valid_from must be a moment from 2000 to 9999', '/valid_from');
 	ELSIF p_currency <> latest.currency THEN
-		PERFORM acp.fail('VALIDATION_ERROR', format('this installation has billed in %s, so the currency cannot change', latest.currency), '/currency');
-	ELSIF p_amount IN ('NaN', 'Infinity') THEN
-		PERFORM acp.fail('VALIDATION_ERROR', 'the amount must be a number', '/amount');
-	ELSIF p_pattern !~ '^([a-z0-9_.]+\*?|\*)$' THEN -- such a price would match nothing
-		PERFORM acp.fail('VALIDATION_ERROR', 'the pattern must be the name of an action, or a prefix followed by *', '/action_pattern');
+		PERFORM acp.fail('VALIDATION_ERROR', format('this installation has billed in %s, so the currency cannot change; give the price in %s',
+			latest.currency, latest.currency), '/currency');
+	ELSIF p_currency <> acp.currency() THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('the prices of this installation are in %s; give the price in %s, or replace all prices with: '
+			'acpctl price currency %s --amount AMOUNT', acp.currency(), acp.currency(), p_currency), '/currency');
 	END IF;
+	PERFORM acp.price_check(p_unit, p_pattern, p_amount, p_currency);
 	INSERT INTO acp.prices (unit, action_pattern, unit_amount, currency, valid_from)
 	VALUES (p_unit, p_pattern, p_amount, p_currency, since) ON CONFLICT DO NOTHING RETURNING version INTO added;
 	IF added IS NULL THEN
@@ -62,7 +135,73 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.price_add(text, text, numeric, text, timestamptz) IS
-	'Adds a price that is valid from p_from (null: now). Returns its version. Billed months keep their prices.';
+	'Adds a price that is valid from p_from (null: now), in the currency of the installation. Returns its version. Billed months keep their prices.';
+
+CREATE OR REPLACE FUNCTION acp.price_remove(p_version bigint) RETURNS acp.prices
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	p acp.prices;
+BEGIN
+	PERFORM pg_advisory_xact_lock(hashtext('acp.prices'));
+	SELECT * INTO p FROM acp.prices x WHERE x.version = p_version;
+	IF NOT FOUND THEN
+		PERFORM acp.fail('NOT_FOUND', format('no price has the version %s; acpctl price list shows them', p_version), '/version');
+	ELSIF acp.price_billed(p) THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('price %s applies to a month that is billed, so it cannot be removed; a newer price replaces it from a '
+			'later moment on', p_version), '/version');
+	ELSIF p.unit = 'call' AND p.action_pattern = '*' AND NOT EXISTS (SELECT FROM acp.prices x
+		WHERE x.unit = 'call' AND x.action_pattern = '*' AND x.version <> p_version AND x.valid_from <= greatest(p.valid_from, acp.now())) THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('price %s is the last price per call of all actions in force, and every call needs a price; add another '
+			'one first (acpctl price add)', p_version), '/version');
+	END IF;
+	DELETE FROM acp.prices x WHERE x.version = p_version;
+	RETURN p;
+END
+$$;
+COMMENT ON FUNCTION acp.price_remove(bigint) IS
+	'Removes a price that no closed month depends on, and returns it. The last price per call of all actions that is in force stays.';
+
+CREATE OR REPLACE FUNCTION acp.price_currency(p_currency text, p_amount numeric) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	latest acp.billing_closings;
+	credit acp.billing_credits;
+	added  bigint;
+BEGIN
+	PERFORM pg_advisory_xact_lock(hashtext('acp.prices'));
+	SELECT * INTO latest FROM acp.billing_closings c ORDER BY c.period DESC LIMIT 1;
+	SELECT * INTO credit FROM acp.billing_credits k WHERE k.currency <> p_currency ORDER BY k.credit_id LIMIT 1;
+	PERFORM acp.price_check('call', '*', p_amount, p_currency);
+	IF latest.currency IS NOT NULL THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('%s is billed in %s, so the currency of this installation cannot change',
+			to_char(latest.period, 'YYYY-MM'), latest.currency), '/currency');
+	ELSIF credit.credit_id IS NOT NULL THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('credit %s of tenant %s is in %s, so the currency of this installation cannot change',
+			credit.credit_id, credit.tenant_id, credit.currency), '/currency');
+	END IF;
+	DELETE FROM acp.prices;
+	INSERT INTO acp.prices (unit, action_pattern, unit_amount, currency, valid_from)
+	VALUES ('call', '*', p_amount, p_currency, '2000-01-01 00:00:00+00') RETURNING version INTO added;
+	RETURN added;
+END
+$$;
+COMMENT ON FUNCTION acp.price_currency(text, numeric) IS
+	'Chooses the currency of an installation that has billed nothing: replaces all prices by one per call of all actions, valid from the beginning. Returns its version.';
+
+CREATE OR REPLACE FUNCTION acp.price_strays() RETURNS SETOF acp.prices
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN QUERY SELECT * FROM acp.prices p WHERE p.currency <> acp.currency() ORDER BY p.version;
+END
+$$;
+COMMENT ON FUNCTION acp.price_strays() IS
+	'Prices in another currency than the installation''s, which older versions accepted: no month in which they apply can be billed.';
 
 CREATE OR REPLACE FUNCTION acp.billing_price(p_unit text, p_action text, p_ts timestamptz, p_version bigint) RETURNS acp.prices
 LANGUAGE plpgsql STABLE
@@ -125,6 +264,34 @@ LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN trim_scale(p_minor::numeric / (acp.currency_unit(p_currency)).per_major); END $$;
 COMMENT ON FUNCTION acp.money_major(bigint, text) IS 'Converts minor units to the major unit of the currency.';
+
+CREATE OR REPLACE FUNCTION acp.invoice_minimum(p_currency text, p_minimum numeric) RETURNS numeric
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	u CONSTANT record := acp.currency_unit(p_currency);
+	-- Stripe's smallest charge (docs.stripe.com/currencies). Stripe converts other currencies to that of the account.
+	smallest CONSTANT numeric := CASE
+		WHEN p_currency IN ('USD', 'EUR', 'CHF', 'AUD', 'CAD', 'NZD', 'SGD', 'BRL', 'INR') THEN 0.50
+		WHEN p_currency = 'GBP' THEN 0.30
+		WHEN p_currency = 'BGN' THEN 1
+		WHEN p_currency IN ('AED', 'MYR', 'PLN', 'RON') THEN 2
+		WHEN p_currency = 'DKK' THEN 2.50
+		WHEN p_currency IN ('NOK', 'SEK') THEN 3
+		WHEN p_currency = 'HKD' THEN 4
+		WHEN p_currency IN ('MXN', 'THB') THEN 10
+		WHEN p_currency = 'CZK' THEN 15
+		WHEN p_currency = 'JPY' THEN 50
+		WHEN p_currency = 'HUF' THEN 175
+		WHEN u.per_major = 1 THEN 1000
+		ELSE 1 END;
+BEGIN
+	RETURN trim_scale(ceil(greatest(p_minimum, smallest) * u.per_major / u.step) * u.step / u.per_major);
+END
+$$;
+COMMENT ON FUNCTION acp.invoice_minimum(text, numeric) IS
+	'The smallest amount of an invoice, in the major unit. p_minimum: the setting invoice_minimum; null: the smallest charge of Stripe for the currency, which also replaces a smaller setting. Rounded up to what can be charged. A currency that Stripe''s list does not name: 1, or 1000 if it has no minor unit.';
 
 -- Text of an invoice -------------------------------------------------------------------------------------------------
 
@@ -210,7 +377,7 @@ BEGIN
 		SELECT DISTINCT x AS tenant_id FROM unnest(p_tenants) x
 	), counted AS (
 		-- Read only those earlier months that have more counted calls than invoice lines cover.
-		SELECT u.tenant_id, date_trunc('month', u.day)::date AS month, sum(u.calls) AS calls
+		SELECT u.tenant_id, date_trunc('month', u.day::timestamp)::date AS month, sum(u.calls) AS calls
 		FROM t JOIN acp.usage_counters u USING (tenant_id)
 		WHERE u.billable AND u.tier = 'paid' AND u.day < c.period AND (p_closed OR u.day < closed + interval '1 month')
 		GROUP BY 1, 2
@@ -337,7 +504,7 @@ BEGIN
 	l.quantity := 0;
 	IF before.carried_out <> 0 AND before.currency <> c.currency THEN
 		PERFORM acp.fail('VALIDATION_ERROR', format('%s %s are carried over from %s, but this month is billed in %s', before.carried_out,
-			before.currency, to_char(before.period, 'YYYY-MM'), c.currency));
+			before.currency, to_char(before.period, 'YYYY-MM'), c.currency), '/period');
 	ELSIF before.carried_out <> 0 THEN
 		l.kind := 'carry';
 		l.source_period := before.period;
@@ -466,38 +633,57 @@ COMMENT ON FUNCTION acp.billing_compute(uuid[], acp.billing_closings, boolean, b
 
 -- Runs ---------------------------------------------------------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION acp.billing_terms(p_period date, p_minimum numeric) RETURNS acp.billing_closings
+CREATE OR REPLACE FUNCTION acp.billing_currencies(p_period date) RETURNS text[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- Currencies of prices that apply at some moment of the month.
+	RETURN coalesce(nullif(ARRAY(SELECT DISTINCT p.currency FROM acp.prices p WHERE p.valid_from < acp.period_end(p_period) AND NOT EXISTS (
+		SELECT FROM acp.prices n WHERE n.unit = p.unit AND n.action_pattern = p.action_pattern AND n.valid_from > p.valid_from
+		  AND n.valid_from <= acp.period_start(p_period)) ORDER BY 1), '{}'), ARRAY[acp.currency()]);
+END
+$$;
+COMMENT ON FUNCTION acp.billing_currencies(date) IS 'The currencies of the prices in force in a month: one, unless older versions accepted another.';
+
+CREATE OR REPLACE FUNCTION acp.billing_terms_now(p_period date, p_minimum numeric) RETURNS acp.billing_closings
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	c          acp.billing_closings;
-	currencies text[];
+	currencies CONSTANT text[] := acp.billing_currencies(p_period);
 BEGIN
 	SELECT * INTO c FROM acp.billing_closings x WHERE x.period = p_period;
-	IF FOUND THEN
-		RETURN c;
+	IF NOT FOUND THEN
+		c.period := p_period;
+		c.closed_at := acp.now();
+		c.price_version := coalesce((SELECT max(p.version) FROM acp.prices p), 0);
+		c.currency := CASE WHEN cardinality(currencies) = 1 THEN currencies[1] ELSE acp.currency() END;
+		c.minimum := acp.invoice_minimum(c.currency, p_minimum);
 	END IF;
-	c.period := p_period;
-	c.closed_at := acp.now();
-	c.minimum := p_minimum;
-	c.price_version := coalesce((SELECT max(p.version) FROM acp.prices p), 0);
-	-- Currencies of prices that apply at some moment of the month.
-	currencies := ARRAY(SELECT DISTINCT p.currency FROM acp.prices p WHERE p.valid_from < acp.period_end(p_period) AND NOT EXISTS (
-		SELECT FROM acp.prices n WHERE n.unit = p.unit AND n.action_pattern = p.action_pattern AND n.valid_from > p.valid_from
-		  AND n.valid_from <= acp.period_start(p_period)) ORDER BY 1);
-	IF cardinality(currencies) = 0 THEN -- before the first price, the first price applies
-		currencies := ARRAY(SELECT p.currency FROM acp.prices p ORDER BY p.valid_from, p.version LIMIT 1);
-	END IF;
-	IF cardinality(currencies) <> 1 THEN
-		PERFORM acp.fail('VALIDATION_ERROR', format('prices in force in %s are in %s: a month needs one currency', to_char(p_period, 'YYYY-MM'),
-			coalesce(nullif(array_to_string(currencies, ' and '), ''), 'none')), '/period');
-	END IF;
-	c.currency := currencies[1];
 	RETURN c;
 END
 $$;
-COMMENT ON FUNCTION acp.billing_terms(date, numeric) IS 'The stored terms of a closed month, or the terms with which an open month would be closed now.';
+COMMENT ON FUNCTION acp.billing_terms_now(date, numeric) IS
+	'acp.billing_terms() for what must be shown even if the prices are in two currencies: then in the currency of the installation.';
+
+CREATE OR REPLACE FUNCTION acp.billing_terms(p_period date, p_minimum numeric) RETURNS acp.billing_closings
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	currencies CONSTANT text[] := acp.billing_currencies(p_period);
+BEGIN
+	IF cardinality(currencies) <> 1 AND NOT EXISTS (SELECT FROM acp.billing_closings x WHERE x.period = p_period) THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('prices in force in %s are in %s: a month needs one currency; acpctl doctor shows what to do',
+			to_char(p_period, 'YYYY-MM'), array_to_string(currencies, ' and ')), '/period');
+	END IF;
+	RETURN acp.billing_terms_now(p_period, p_minimum);
+END
+$$;
+COMMENT ON FUNCTION acp.billing_terms(date, numeric) IS
+	'The stored terms of a closed month, or the terms with which an open month would be closed now. p_minimum: as acp.invoice_minimum() takes it.';
 
 CREATE OR REPLACE FUNCTION acp.billing_close(p_period date, p_minimum numeric) RETURNS void
 LANGUAGE plpgsql
@@ -514,7 +700,7 @@ BEGIN
 	END IF;
 	unclosed := (SELECT min(c.period) FROM acp.billing_closings c
 		WHERE NOT EXISTS (SELECT FROM acp.billing_runs r WHERE r.period = c.period AND r.finished_at IS NOT NULL));
-	unclosed := coalesce(unclosed, (SELECT date_trunc('month', min(u.day))::date FROM acp.usage_counters u WHERE u.billable AND u.tier = 'paid'
+	unclosed := coalesce(unclosed, (SELECT date_trunc('month', min(u.day)::timestamp)::date FROM acp.usage_counters u WHERE u.billable AND u.tier = 'paid'
 		AND u.day < p_period AND u.day >= coalesce((SELECT max(c.period) + interval '1 month' FROM acp.billing_closings c), '-infinity')));
 	IF unclosed IS NOT NULL THEN
 		PERFORM acp.fail('VALIDATION_ERROR', format('bill %s first: it has unbilled paid calls', to_char(unclosed, 'YYYY-MM')), '/period');
@@ -580,7 +766,7 @@ AS $$
 DECLARE
 	most CONSTANT integer := 200; -- Stripe takes 250 lines
 BEGIN
-	RETURN jsonb_build_object('tenant_uuid', b.tenant_id, 'period', to_char(b.period, 'YYYY-MM'), 'currency', lower(b.currency), 'amount', b.amount,
+	RETURN jsonb_build_object('tenant_uuid', b.tenant_id, 'period', to_char(b.period, 'YYYY-MM'), 'currency', lower(b.currency COLLATE "C"), 'amount', b.amount,
 		'hash', encode(b.hash, 'hex'), 'lines',
 		(SELECT jsonb_agg(jsonb_build_object('description', x.title, 'amount', x.amount) ORDER BY x.line) FROM (
 			SELECT l.line, acp.invoice_line_title(l, b.currency) AS title, l.amount_minor AS amount FROM unnest(p_lines) l WHERE l.line <= most
@@ -1058,6 +1244,26 @@ $$;
 COMMENT ON FUNCTION acp.invoice_json(uuid, date, numeric) IS
 	'The invoice of a tenant and UTC month (null: this month) as the API shows it. status: open for a preview of a month that is not billed, blocked if its invoice cannot be made, none if there is no invoice and there cannot be one.';
 
+CREATE OR REPLACE FUNCTION acp.usage_cost(p_tenant uuid, p_period date, OUT amount numeric, OUT currency text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	c CONSTANT acp.billing_closings := acp.billing_terms_now(p_period, NULL);
+BEGIN
+	currency := c.currency;
+	IF EXISTS (SELECT FROM acp.billing_closings x WHERE x.period = p_period) THEN
+		amount := (SELECT sum(l.amount) FROM acp.invoice_lines l WHERE l.tenant_id = p_tenant AND l.period = p_period AND l.kind = 'usage');
+	ELSE
+		amount := (SELECT sum(l.amount) FROM acp.billing_usage(ARRAY[p_tenant], c, false, true) l
+			JOIN acp.prices p ON p.version = l.price_version AND p.currency = c.currency);
+	END IF;
+	amount := trim_scale(coalesce(amount, 0));
+END
+$$;
+COMMENT ON FUNCTION acp.usage_cost(uuid, date) IS
+	'The sum of the usage lines of the invoice of a tenant and UTC month, or of its preview: unrounded, without what is carried over and without credits.';
+
 CREATE OR REPLACE FUNCTION acp.billing_unbilled(p_period date) RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -1166,7 +1372,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	result CONSTANT jsonb := acp.billing_run(p_ctx->>'idempotency_key', (p->>'period' || '-01')::date, coalesce((p->>'dry_run')::boolean, false),
-		(p_ctx->>'invoice_minimum')::numeric);
+		nullif(p_ctx->>'invoice_minimum', '')::numeric);
 BEGIN
 	PERFORM acp.hub_changed(p_ctx, jsonb_build_object('period', result->'period', 'dry_run', result->'dry_run', 'amount', result->'amount',
 		'count', jsonb_array_length(result->'invoices'), 'blocked', jsonb_array_length(result->'blocked')));
@@ -1182,12 +1388,15 @@ AS $$
 DECLARE
 	t CONSTANT acp.tenants := acp.hub_tenant(p);
 BEGIN
-	RETURN acp.invoice_json(t.tenant_id, (p->>'period' || '-01')::date, (p_ctx->>'invoice_minimum')::numeric);
+	RETURN acp.invoice_json(t.tenant_id, (p->>'period' || '-01')::date, nullif(p_ctx->>'invoice_minimum', '')::numeric);
 END
 $$;
 COMMENT ON FUNCTION acp.hub_billing_invoice(jsonb, jsonb) IS 'billing/invoice: the invoice of a tenant and UTC month, for the kernel that answers the tenant.';
 
-GRANT EXECUTE ON FUNCTION acp.prices_guard(), acp.price_add(text, text, numeric, text, timestamptz),
+GRANT EXECUTE ON FUNCTION acp.price_billed(acp.prices), acp.prices_guard(), acp.prices_last(), acp.currency(),
+	acp.price_check(text, text, numeric, text), acp.price_add(text, text, numeric, text, timestamptz), acp.price_remove(bigint),
+	acp.price_currency(text, numeric), acp.price_strays(), acp.invoice_minimum(text, numeric), acp.billing_currencies(date),
+	acp.billing_terms_now(date, numeric), acp.usage_cost(uuid, date),
 	acp.billing_price(text, text, timestamptz, bigint), acp.currency_unit(text), acp.money_minor(numeric, text),
 	acp.money_major(bigint, text), acp.invoice_line_text(acp.invoice_lines),
 	acp.invoice_text(acp.billing_periods, acp.invoice_lines[]), acp.invoice_stored_lines(uuid, date),

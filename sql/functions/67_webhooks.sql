@@ -116,12 +116,15 @@ DECLARE
 	-- The counter grows by one under its lock, so each value occurs once.
 	near    CONSTANT boolean := p_used = ceil(p_limit::numeric * p_percent / 100);
 	last    CONSTANT boolean := p_used = p_limit;
+	held    bigint;
 	numbers jsonb;
 BEGIN
 	IF NOT near AND NOT last THEN
 		RETURN;
 	END IF;
-	numbers := jsonb_build_object('calls_used', p_used, 'calls_limit', p_limit, 'calls_remaining', greatest(p_limit - p_used, 0),
+	held := acp.usage_held(p_tenant, acp.period(p_ts));
+	numbers := jsonb_build_object('calls_used', p_used, 'calls_held', held, 'calls_limit', p_limit,
+		'calls_remaining', greatest(p_limit - p_used - held, 0),
 		'period', to_char(acp.period(p_ts), 'YYYY-MM'), 'resets_at', acp.rfc3339(acp.period_end(acp.period(p_ts))));
 	IF near THEN
 		PERFORM acp.webhook_emit(p_tenant, 'usage.warning', numbers);

@@ -167,6 +167,11 @@ END
 $$;
 COMMENT ON FUNCTION acp.hub_time(timestamptz, text) IS
 	'Returns the moment of a call of another kernel, or refuses it: a kernel''s clock may be off by minutes, and its rows may be late, but not by years. Null: the moment cannot be represented.';
+CREATE OR REPLACE FUNCTION acp.hub_usage_prices(p jsonb, p_ctx jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$ BEGIN RETURN acp.usage_prices(p); END $$;
+COMMENT ON FUNCTION acp.hub_usage_prices(jsonb, jsonb) IS 'usage/prices: what calls of actions cost now.';
 
 CREATE OR REPLACE FUNCTION acp.hub_usage_reserve(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -176,13 +181,18 @@ DECLARE
 	t     CONSTANT acp.tenants := acp.hub_tenant(p);
 	at    CONSTANT timestamptz := acp.hub_time(acp.instant(p->>'ts'), '/ts');
 	place record;
+	used  bigint;
+	held  bigint;
 BEGIN
 	-- A kernel that missed the first answer asks again: release its reservation, so that it holds only one.
 	PERFORM acp.usage_release(t.tenant_id, (p->>'event_id')::uuid, at);
 	SELECT * INTO place FROM acp.usage_reserve(t.tenant_id, (p->>'event_id')::uuid, at, (p_ctx->>'free_limit')::integer,
 		make_interval(secs => (p_ctx->>'reservation_ttl')::integer));
-	RETURN jsonb_build_object('allowed', place.allowed, 'tier', place.tier, 'calls_used', place.calls_used,
-		'calls_limit', place.calls_limit, 'policy_version', acp.policy_version());
+	IF place.tier = 'free' THEN
+		SELECT f.calls_used, f.calls_held INTO used, held FROM acp.usage_figures(t.tenant_id, acp.period(at), (p_ctx->>'free_limit')::integer) f;
+	END IF;
+	RETURN jsonb_build_object('allowed', place.allowed, 'tier', place.tier, 'calls_used', used, 'calls_held', held, 'calls_limit', place.calls_limit,
+		'policy_version', acp.policy_version());
 END
 $$;
 COMMENT ON FUNCTION acp.hub_usage_reserve(jsonb, jsonb) IS
@@ -196,7 +206,6 @@ DECLARE
 	tenant   CONSTANT uuid := p->>'tenant_id';
 	event    CONSTANT uuid := p->>'event_id';
 	at       CONSTANT timestamptz := acp.hub_time(acp.instant(p->>'ts'), '/ts');
-	now_used bigint;
 BEGIN
 	-- A kernel that got no answer sends the audit row while this call may still be running. The locks of acp.audit_stored()
 	-- make one of the two see the other.
@@ -210,8 +219,7 @@ BEGIN
 	-- The call was counted before: this is a repeat, or its audit row arrived first.
 	DELETE FROM acp.usage_settled s WHERE s.tenant_id = tenant AND s.period = acp.period(at) AND s.reservation_id = event
 		AND EXISTS (SELECT FROM acp.audit_logs l WHERE l.tenant_id = tenant AND l.ts = at AND l.event_id = event);
-	SELECT used INTO now_used FROM acp.usage_quota q WHERE q.tenant_id = tenant AND q.period = acp.period(at);
-	RETURN now_used;
+	RETURN (SELECT f.calls_used FROM acp.usage_figures(tenant, acp.period(at), (p_ctx->>'free_limit')::integer) f);
 END
 $$;
 COMMENT ON FUNCTION acp.hub_usage_consume(jsonb, jsonb) IS 'Counts a call of a kernel once, even if it is repeated, and in either order with its audit row.';
@@ -244,7 +252,7 @@ BEGIN
 			END IF;
 		END IF;
 	END IF;
-	RETURN jsonb_build_object('calls_used', now_used);
+	RETURN jsonb_build_object('calls_used', now_used, 'calls_held', acp.usage_held(t.tenant_id, acp.period(at)));
 END
 $$;
 COMMENT ON FUNCTION acp.hub_usage_settle(jsonb, jsonb) IS
@@ -533,7 +541,7 @@ COMMENT ON FUNCTION acp.outbox_refused(jsonb, text) IS 'The old name of acp.forw
 
 GRANT EXECUTE ON FUNCTION acp.audit_event_json(acp.audit_logs), acp.hub_tenant(jsonb), acp.hub_changed(jsonb, jsonb),
 	acp.hub_replay(text, jsonb), acp.hub_keep(text, jsonb, jsonb), acp.hub_tenants_create(jsonb, jsonb), acp.hub_tenants_update(jsonb, jsonb), acp.hub_usage(jsonb, jsonb),
-	acp.hub_time(timestamptz, text), acp.hub_usage_reserve(jsonb, jsonb), acp.hub_usage_consume(jsonb, jsonb), acp.hub_usage_settle(jsonb, jsonb),
+	acp.hub_usage_prices(jsonb, jsonb), acp.hub_time(timestamptz, text), acp.hub_usage_reserve(jsonb, jsonb), acp.hub_usage_consume(jsonb, jsonb), acp.hub_usage_settle(jsonb, jsonb),
 	acp.hub_event_row(jsonb), acp.hub_count(acp.audit_logs[], integer), acp.hub_audit_ingest(jsonb, jsonb), acp.hub_audit_query(jsonb, jsonb),
 	acp.hub_authorize(jsonb, jsonb), acp.hub_heartbeat(jsonb, jsonb), acp.hub_policy_propose(jsonb, jsonb), acp.hub_revoke(jsonb, jsonb),
 	acp.forward_take(integer), acp.forward_refused(jsonb, text), acp.outbox_take(integer), acp.outbox_refused(jsonb, text) TO acp_app;

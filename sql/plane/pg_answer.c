@@ -36,6 +36,14 @@ enum acp_code acp_pg_code(enum acp_db_status status, const struct acp_db_error *
 	return status == ACP_DB_AWAY || is_temporary(error->sqlstate) ? ACP_UNAVAILABLE : ACP_INTERNAL_ERROR;
 }
 
+enum acp_code acp_pg_operators_fault(enum acp_code code, const struct acp_db_error *error, const char *what)
+{
+	if (code != ACP_VALIDATION_ERROR)
+		return code;
+	acp_log(ACP_LOG_ERROR, "database: %s: %s", what, error->message);
+	return ACP_INTERNAL_ERROR;
+}
+
 void acp_pg_column(char *out, size_t size, const PGresult *rows, int column)
 {
 	snprintf(out, size, "%s", PQgetvalue(rows, 0, column));

@@ -22,6 +22,7 @@ static const struct hub_statement hub_statements[ACP_HUB_REQUESTS] = {
 	[ACP_HUB_USAGE] = {"usage", "SELECT acp.hub_usage($1, $2)", true, false, 0},
 	[ACP_HUB_USAGE_RESERVE] = {"usage_reserve", "SELECT acp.hub_usage_reserve($1, $2)", false, false, 0},
 	[ACP_HUB_USAGE_SETTLE] = {"usage_settle", "SELECT acp.hub_usage_settle($1, $2)", false, false, 0},
+	[ACP_HUB_USAGE_PRICES] = {"usage_prices", "SELECT acp.hub_usage_prices($1, $2)", true, false, 0},
 	[ACP_HUB_AUDIT_INGEST] = {"audit_ingest", "SELECT acp.hub_audit_ingest($1, $2)", false, false, 0},
 	[ACP_HUB_AUDIT_QUERY] = {"audit_query", "SELECT acp.hub_audit_query($1, $2)", true, false, 0},
 	[ACP_HUB_AUTHORIZE] = {"authorize", "SELECT acp.hub_authorize($1, $2)", false, false, 0},

@@ -58,13 +58,13 @@ static enum acp_db_status create_tenant(struct acp_pg_plane *pg, const char *sql
 {
 	const struct timespec pause = {.tv_nsec = 100 * 1000000L};
 	uint64_t deadline = acp_monotonic_us() + (uint64_t)pg->config->db_commit_timeout * 1000u;
-	enum acp_db_status status = acp_db_write(pg->pool, sql, 3, values, 0, rows, error);
+	enum acp_db_status status = acp_db_write(pg->pool, sql, 4, values, 0, rows, error);
 	if (status != ACP_DB_UNKNOWN)
 		return status;
 	acp_thread_blocks();
 	while (status != ACP_DB_OK && acp_monotonic_us() < deadline) {
 		nanosleep(&pause, NULL);
-		status = acp_db_write(pg->pool, sql, 3, values, 0, rows, error);
+		status = acp_db_write(pg->pool, sql, 4, values, 0, rows, error);
 	}
 	acp_thread_goes_on();
 	return status == ACP_DB_OK ? status : ACP_DB_UNKNOWN;
@@ -74,7 +74,7 @@ enum acp_code acp_pg_onboard(void *self, const struct acp_onboarding *in, struct
 {
 	static const char sql[] =
 		"SELECT o.verdict, o.tenant_id, o.api_key_id, o.salt, floor(extract(epoch FROM o.created_at))::bigint,"
-		" acp.pricing('call', '*', 1) FROM acp.onboard($1, $2, $3) o";
+		" acp.usage_prices($4) FROM acp.onboard($1, $2, $3) o";
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
 	PGresult *rows = NULL;
@@ -83,7 +83,7 @@ enum acp_code acp_pg_onboard(void *self, const struct acp_onboarding *in, struct
 	if (!p)
 		return ACP_INTERNAL_ERROR;
 	acp_db_bytea(in->key_hash, ACP_SHA256_LEN, hash);
-	const char *values[] = {acp_pg_text(p), hash, acp_pg_text(in->event)};
+	const char *values[] = {acp_pg_text(p), hash, acp_pg_text(in->event), acp_pg_text(in->priced)};
 	enum acp_db_status status = create_tenant(pg, sql, values, &rows, &error);
 	enum acp_code code = acp_pg_code(status, &error, "onboard");
 	json_object_put(p);

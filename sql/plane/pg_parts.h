@@ -63,6 +63,10 @@ enum acp_code acp_pg_code(enum acp_db_status status, const struct acp_db_error *
  * unchanged. */
 void acp_pg_refusal(enum acp_code code, const struct acp_db_error *error, struct acp_refusal *refusal);
 
+/* For a request in which nothing can be wrong but the data of the operator, such as prices in two currencies: turns
+ * ACP_VALIDATION_ERROR into ACP_INTERNAL_ERROR, and logs what acp.fail() says. Returns other codes unchanged. */
+enum acp_code acp_pg_operators_fault(enum acp_code code, const struct acp_db_error *error, const char *what);
+
 /* Reads a column of the first row: as text, cut to size; as a number, or none if it is null; as a tier. */
 void acp_pg_column(char *out, size_t size, const PGresult *rows, int column);
 int64_t acp_pg_number(const PGresult *rows, int column, int64_t none);

@@ -64,9 +64,10 @@ static enum acp_code get_invoice(void *self, const char *tenant_id, const char *
 {
 	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
-	const char *values[] = {tenant_id, period, pg->config->invoice_minimum};
-	return acp_pg_read_json(pg, "SELECT acp.invoice_json($1, ($2 || '-01')::date, $3)", 3, values, invoice, &error,
-				"invoice");
+	const char *values[] = {tenant_id, period, *pg->config->invoice_minimum ? pg->config->invoice_minimum : NULL};
+	enum acp_code code = acp_pg_read_json(pg, "SELECT acp.invoice_json($1, ($2 || '-01')::date, $3)", 3, values,
+					      invoice, &error, "invoice");
+	return acp_pg_operators_fault(code, &error, "invoice");
 }
 
 /* The operator's view of the console. Reading a month of all tenants takes longer than a call may. */

@@ -11,7 +11,8 @@
 static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, const struct acp_settlement *end,
 				    int timeout_ms, int64_t *used, struct acp_db_error *error)
 {
-	static const char sql[] = "SELECT acp.settle($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+	static const char sql[] = "SELECT used, current_setting('acp.usage_held', true)"
+				  " FROM acp.settle($1, $2, $3, $4, $5, $6, $7, $8, $9) used";
 	char most[24];
 	PGresult *rows = NULL;
 	struct json_object *event = acp_event_json(end->event);
@@ -33,7 +34,9 @@ static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn 
 	free(sealed);
 	json_object_put(event);
 	if (status == ACP_DB_OK) {
-		*used = PQgetisnull(rows, 0, 0) ? -1 : strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
+		*used = acp_pg_number(rows, 0, -1);
+		if (end->calls_held && *used >= 0)
+			*end->calls_held = acp_writer_held(PQgetvalue(rows, 0, 1), 0);
 		PQclear(rows);
 	}
 	return status;
@@ -86,12 +89,15 @@ static enum acp_code store(struct acp_pg_plane *pg, const struct acp_settlement 
 	else
 		acp_writer_store(pg->writer, event, end->reserved, &result, &error);
 	*used = result.used;
+	if (end->calls_held && result.others_held)
+		*end->calls_held = result.others_held;
 	return end_store(pg, event, &result);
 }
 
 struct later {
 	struct acp_pg_plane *pg;
 	struct acp_event *event;
+	int64_t *calls_held;
 	acp_settled *settled;
 	void *arg;
 };
@@ -100,6 +106,8 @@ static void stored(void *arg, const struct acp_writer_result *result)
 {
 	const struct later later = *(struct later *)arg;
 	free(arg);
+	if (later.calls_held)
+		*later.calls_held = result->others_held;
 	later.settled(later.arg, end_store(later.pg, later.event, result), result->used);
 }
 
@@ -111,7 +119,7 @@ bool acp_pg_settle_later(void *self, const struct acp_settlement *end, acp_settl
 	struct later *later = malloc(sizeof *later);
 	if (!later)
 		return false;
-	*later = (struct later){pg, end->event, settled, arg};
+	*later = (struct later){pg, end->event, end->calls_held, settled, arg};
 	set_time(pg, end->event);
 	if (acp_writer_store_later(pg->writer, end->event, end->reserved, stored, later))
 		return true;

@@ -21,14 +21,39 @@ static enum acp_code get_usage(void *self, const char *tenant_id, const char *pe
 	return acp_pg_take_json(status, rows, usage, &error, "usage");
 }
 
-static enum acp_code get_price(void *self, const char *unit, const char *action, int64_t quantity,
-			       struct json_object **price)
+/* Documents that show prices do not wait long for them. */
+enum { PRICES_MS = 1000 };
+
+static enum acp_code get_prices(void *self, struct json_object *what, struct json_object **reply,
+				struct acp_refusal *refusal)
 {
+	struct acp_pg_plane *pg = self;
 	struct acp_db_error error;
-	char number[24];
-	snprintf(number, sizeof number, "%lld", (long long)quantity);
-	const char *values[] = {unit, action, number};
-	return acp_pg_read_json(self, "SELECT acp.pricing($1, $2, $3)", 3, values, price, &error, "price");
+	PGresult *rows = NULL;
+	const char *values[] = {acp_pg_text(what)};
+	(void)refusal;
+	enum acp_db_status status =
+		acp_db_read(pg->pool, "SELECT acp.usage_prices($1)", 1, values, PRICES_MS, &rows, &error);
+	return acp_pg_take_json(status, rows, reply, &error, "prices");
+}
+
+static enum acp_code get_allowance(void *self, const char *tenant_id, const char *ts, struct acp_allowance *out)
+{
+	static const char sql[] =
+		"SELECT calls_used, calls_held, calls_limit FROM acp.usage_figures($1, acp.period($2), $3)";
+	struct acp_pg_plane *pg = self;
+	struct acp_db_error error;
+	PGresult *rows = NULL;
+	const char *values[] = {tenant_id, ts, pg->free_limit};
+	enum acp_code code =
+		acp_pg_code(acp_db_read(pg->pool, sql, 3, values, (int)pg->config->usage_timeout, &rows, &error),
+			    &error, "allowance");
+	if (code == ACP_OK)
+		*out = (struct acp_allowance){.used = acp_pg_number(rows, 0, 0),
+					      .held = acp_pg_number(rows, 1, 0),
+					      .limit = acp_pg_number(rows, 2, -1)};
+	PQclear(rows);
+	return code;
 }
 
 static enum acp_code reserve(void *self, const char *tenant_id, const char *event_id, const char *ts,
@@ -72,6 +97,7 @@ const struct acp_plane_usage acp_pg_usage = {
 	.at_settle = true,
 	.get = get_usage,
 	.reserve = reserve,
-	.get_price = get_price,
+	.get_prices = get_prices,
+	.get_allowance = get_allowance,
 	.live_count = live_count,
 };

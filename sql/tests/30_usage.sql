@@ -321,7 +321,7 @@ SET LOCAL ROLE acp_app;
 SELECT pg_temp.settle(13, 705, false, max_calls => NULL), pg_temp.settle(13, 706,
 	false, max_calls => NULL) \gset ignored_
 SELECT is(acp.usage(pg_temp.t(13), NULL, 100)::jsonb, jsonb_build_object('tenant_id', pg_temp.t(13), 'tier', 'free',
-	'calls_used', 4,
+	'calls_used', 4, 'calls_held', 0,
 	'calls_limit', 100, 'calls_remaining', 96, 'period_start', '2027-03-01T00:00:00Z', 'period_end',
 	'2027-04-01T00:00:00Z',
 	'by_action', '[{"action": "test.one", "calls": 3, "billing_unit": "call", "quantity": 3},
@@ -340,7 +340,7 @@ SELECT is(acp.usage(pg_temp.t(14), NULL, 100)->>'calls_used', '4', 'usage shows 
 SELECT is(acp.usage(pg_temp.t(14), NULL, 100)->>'calls_limit', NULL, 'a paid tenant has no limit');
 SELECT is(acp.usage(pg_temp.t(14), NULL, 100)->>'calls_remaining', NULL, 'without a limit calls_remaining is null');
 SELECT is(acp.usage(pg_temp.t(15), NULL, 100)::jsonb, jsonb_build_object('tenant_id', pg_temp.t(15), 'tier', 'free',
-	'calls_used', 0,
+	'calls_used', 0, 'calls_held', 0,
 	'calls_limit', 100, 'calls_remaining', 100, 'period_start', '2027-03-01T00:00:00Z', 'period_end',
 	'2027-04-01T00:00:00Z',
 	'by_action', '[]'::jsonb, 'by_day', '[]'::jsonb, 'cost', '{"amount": 0, "currency": "USD"}'::jsonb),
@@ -359,8 +359,8 @@ SELECT pg_temp.clock_at('2027-05-11 13:00+00') \gset ignored_
 SELECT pg_temp.settle(14, 722, false, '{"tier": "paid"}') \gset ignored_
 SELECT pg_temp.clock_at('2027-05-20 00:00+00') \gset ignored_
 SELECT pg_temp.settle(14, 723, false, '{"tier": "paid"}') \gset ignored_
-SELECT is(acp.usage(pg_temp.t(14), '2027-05-01', 100)->'cost'->>'amount', '0.017',
-	'price changes within a month: a day has the price of its first instant');
+SELECT is(acp.usage(pg_temp.t(14), '2027-05-01', 100)->'cost'->>'amount', '0.019',
+	'price changes within a month and a day: each call has the price of its moment');
 SELECT pg_temp.clock_at('2027-03-12 00:00:00+00') \gset ignored_
 SET LOCAL ROLE acp_app;
 

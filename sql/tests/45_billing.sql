@@ -201,7 +201,7 @@ RESET ROLE;
 SELECT is(pg_temp.refusal($$SELECT acp.price_add('call', '*', 1, 'USD', '2026-03-31')$$),
 	'VALIDATION_ERROR: 2026-03 is already billed; valid_from must be 2026-04-01T00:00:00Z or later', 'a price within a billed month is refused');
 SELECT is(pg_temp.refusal($$SELECT acp.price_add('call', '*', 1, 'EUR', NULL)$$),
-	'VALIDATION_ERROR: this installation has billed in USD, so the currency cannot change', 'another currency is refused');
+	'VALIDATION_ERROR: this installation has billed in USD, so the currency cannot change; give the price in USD', 'another currency is refused');
 SELECT is(acp.price_add('call', '*', 0.002, 'USD', '2026-04-10 12:00:00'), 2::bigint, 'a price can start in the middle of a month');
 SELECT is(acp.price_add('row', 'test.*', 0.0005, 'USD', '2026-04-01'), 3::bigint, 'a price per row can be added');
 SELECT is(acp.price_add('call', 'test.two', 0, 'USD', '2026-04-20'), 4::bigint, 'a price of zero can be added');
@@ -416,10 +416,10 @@ SELECT results_eq('SELECT what, billed, rows FROM acp.billing_differences(''2026
 
 -- Another currency ---------------------------------------------------------------------------------------------------
 
-SELECT is((acp.billing_terms('1999-01-01', 0)).currency, 'USD', 'before the first price, its currency is billed');
+SELECT is((acp.billing_terms('1999-01-01', 0)).currency, 'USD', 'a month before the first price is billed in the currency of the installation');
 INSERT INTO acp.prices (unit, action_pattern, unit_amount, currency, valid_from) VALUES ('token', 'x', 1, 'JPY', '2029-01-01');
 SELECT is(pg_temp.refusal($$SELECT acp.billing_terms('2029-01-01', 0)$$),
-	'VALIDATION_ERROR: prices in force in 2029-01 are in JPY and USD: a month needs one currency', 'two currencies in a month are refused');
+	'VALIDATION_ERROR: prices in force in 2029-01 are in JPY and USD: a month needs one currency; acpctl doctor shows what to do', 'two currencies in a month are refused');
 CREATE FUNCTION pg_temp.yen(VARIADIC amounts numeric[]) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	b acp.billing_periods;

@@ -172,7 +172,7 @@ SELECT pg_temp.consume(3, 8, 10, 90) \gset ignored_
 SELECT is(pg_temp.queue(3), '', '8 of 10: no event');
 SELECT pg_temp.consume(3, 1, 10, 90) \gset ignored_
 SELECT is(pg_temp.queue(3), 'usage.warning>31', '9 of 10: the warning');
-SELECT is(payload->'data', '{"calls_used": 9, "calls_limit": 10, "calls_remaining": 1, "period": "2027-05",
+SELECT is(payload->'data', '{"calls_used": 9, "calls_held": 0, "calls_limit": 10, "calls_remaining": 1, "period": "2027-05",
 	"resets_at": "2027-06-01T00:00:00Z"}', 'the event has the numbers of the call')
 FROM acp.webhook_deliveries WHERE tenant_id = pg_temp.t(3);
 SELECT pg_temp.consume(3, 1, 10, 90) \gset ignored_

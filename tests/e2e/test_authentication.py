@@ -164,7 +164,7 @@ def test_expiry_in_the_past(bench):
     tenant = bench.onboard()
     options = ["key", "create", "--tenant", tenant.id, "--name", "n", "--scopes"]
     cases = [(["manage.read", "--expires", moment(-1)], 1), (["manage.read", "--expires", "2000-01-01"], 1),
-             (["manage.read", "--expires", "someday"], 1), (["manage.everything"], 64), ([""], 64)]
+             (["manage.read", "--expires", "someday"], 64), (["manage.everything"], 64), ([""], 64)]
     for more, status in cases:
         done = bench.stack.program("acpctl", *options, *more)
         equal((done.returncode, done.stdout), (status, ""), "acpctl key create %s: status and output" % more)

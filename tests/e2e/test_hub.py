@@ -7,7 +7,7 @@ from fcgi import Responder
 from checks import check, equal, parallel
 from hub import BASE, Hub, event
 
-ENDPOINTS = ["tenants/create", "tenants/update", "usage", "usage/reserve", "usage/settle", "audit-ingest", "audit-query",
+ENDPOINTS = ["tenants/create", "tenants/update", "usage", "usage/reserve", "usage/settle", "usage/prices", "audit-ingest", "audit-query",
              "authorize", "heartbeat", "policy-propose", "revoke"]
 
 

@@ -421,10 +421,10 @@ def test_wrong_values(bench):
              "tenant create --agent-id e2e --email bad", "tenant create --agent-id e2e --email a@b.co --product nosuch",
              "key revoke zzz", "outbox retry x", "outbox drop x", "policy enable x", "webhook retry x",
              "reconcile --period 2026-1", "reconcile --stripe --database", "billing list --status foo",
-             "price add --amount 1 --currency USD --action bad-pattern", "report audit_logs"]
+             "price add --amount 1 --currency USD --action bad-pattern", "report audit_logs", "price remove x",
+             "price currency eur --amount 1", "key create --tenant %s --name n --scopes manage.read --expires soon" % tenant.id]
     absent = ["tenant update nobody --tier paid", "tenant show %s" % uuid.uuid4(), "key revoke %s" % uuid.uuid4(),
-              "key list --tenant nobody", "audit export --tenant nobody", "key create --tenant %s --name n --scopes "
-              "manage.read --expires soon" % tenant.id,
+              "key list --tenant nobody", "audit export --tenant nobody", "price remove 999",
               "tenant create --agent-id %s --email a@b.co" % tenant.agent_id]
     for line in never + absent:
         done = bench.stack.program("acpctl", *line.split())

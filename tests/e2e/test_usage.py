@@ -65,7 +65,7 @@ def test_first_call(bench):
     usage, day = bench.usage(tenant.key), today(bench)
     usage.pop("request_id")
     check("manage.domain" in usage.pop("scopes"), "the scopes of the key")
-    equal(usage, {"ok": True, "tenant_id": tenant.id, "tier": "free", "calls_used": 1, "calls_limit": LIMIT,
+    equal(usage, {"ok": True, "tenant_id": tenant.id, "tier": "free", "calls_used": 1, "calls_held": 0, "calls_limit": LIMIT,
                   "calls_remaining": LIMIT - 1, "period_start": midnight(day.replace(day=1)),
                   "period_end": midnight(next_month(day)),
                   "by_action": [{"action": SCORE, "calls": 1, "billing_unit": "row", "quantity": 1}],
@@ -129,7 +129,7 @@ def check_warning(reply, used):
     warning = succeeded(reply).json.get("warning")
     check(warning, "no warning on call %d\n%s" % (used, reply))
     equal(set(warning), {"message", "upgrade_url", "usage"}, "members of warning")
-    equal(warning["usage"], {"calls_used": used, "calls_limit": LIMIT, "calls_remaining": LIMIT - used, "tier": "free"},
+    equal(warning["usage"], {"calls_used": used, "calls_held": 0, "calls_limit": LIMIT, "calls_remaining": LIMIT - used, "tier": "free"},
           "usage of the warning")
     check(str(used) in warning["message"], "message\n%s" % reply)
 
@@ -156,7 +156,7 @@ def check_refusal(bench, reply):
     equal(set(reply.json), {"ok", "request_id", "error", "code", "upgrade_url", "usage", "resets_at", "retryable"},
           "members")
     equal(reply.json["error"], "Free tier limit reached (100 calls). Add a payment method to continue.", "error")
-    equal(reply.json["usage"], {"calls_used": LIMIT, "calls_limit": LIMIT, "calls_remaining": 0, "tier": "free"},
+    equal(reply.json["usage"], {"calls_used": LIMIT, "calls_held": 0, "calls_limit": LIMIT, "calls_remaining": 0, "tier": "free"},
           "usage")
     equal(reply.json["retryable"], False, "retryable")
     equal(reply.json["resets_at"], midnight(next_month(today(bench))), "resets_at")
@@ -381,7 +381,7 @@ def test_warning_count_is_exact_for_lists(bench):
     used = [succeeded(bench.call(tenant.key, SCORE, {"weights": {}, "leads": leads})) for _ in range(8)]
     check(not any("warning" in reply.json for reply in used), "a warning before 9 of 10")
     reply = succeeded(bench.call(tenant.key, "domain.leadscoring.questions.list"))
-    equal(reply.json["warning"]["usage"], {"calls_used": 9, "calls_limit": 10, "calls_remaining": 1, "tier": "free"},
+    equal(reply.json["warning"]["usage"], {"calls_used": 9, "calls_held": 0, "calls_limit": 10, "calls_remaining": 1, "tier": "free"},
           "usage")
 
 

@@ -62,10 +62,10 @@ static enum acp_code safe_reserve(void *self, const char *tenant, const char *ev
 	SAFE(enum acp_code, fake.plane.usage.reserve(self, tenant, event, ts, out));
 }
 
-static enum acp_code safe_get_price(void *self, const char *unit, const char *action, int64_t quantity,
-				    struct json_object **price)
+static enum acp_code safe_get_prices(void *self, struct json_object *what, struct json_object **reply,
+				     struct acp_refusal *refusal)
 {
-	SAFE(enum acp_code, fake.plane.usage.get_price(self, unit, action, quantity, price));
+	SAFE(enum acp_code, fake.plane.usage.get_prices(self, what, reply, refusal));
 }
 
 static enum acp_code safe_begin(void *self, const char *tenant, bool read_only, struct acp_tx **tx)
@@ -208,7 +208,7 @@ static void make_plane(void)
 	plane.call.authenticate = safe_authenticate;
 	plane.usage.get = safe_get_usage;
 	plane.usage.reserve = safe_reserve;
-	plane.usage.get_price = safe_get_price;
+	plane.usage.get_prices = safe_get_prices;
 	plane.call.begin = safe_begin;
 	plane.call.run = safe_run;
 	plane.call.rollback = safe_rollback;

@@ -10,8 +10,9 @@ struct acp_tx {
 	int64_t effects; /* dropped without settle */
 };
 
-static const char *const step_names[FAKE_STEPS] = {"authenticate", "get_usage", "reserve", "get_price", "begin",  "run",
-						   "rollback",     "settle",    "record",  "resolve",   "onboard"};
+static const char *const step_names[FAKE_STEPS] = {"authenticate", "get_usage", "reserve",  "get_prices",
+						   "begin",        "run",       "rollback", "settle",
+						   "record",       "resolve",   "onboard"};
 
 /* Called at the beginning of every step, with the lock held. */
 static enum acp_code enter(struct fake_plane *fake, enum fake_step step)
@@ -93,18 +94,42 @@ static enum acp_code reserve(void *self, const char *tenant_id, const char *even
 	return leave(fake, code);
 }
 
-static enum acp_code get_price(void *self, const char *unit, const char *action, int64_t quantity,
-			       struct json_object **price)
+/* Every action costs 0.001 a call. */
+static struct json_object *prices_of(struct json_object *actions)
+{
+	struct json_object *reply = json_tokener_parse("{\"currency\":\"USD\",\"prices\":[]}");
+	for (size_t i = 0; i < json_object_array_length(actions); i++) {
+		struct json_object *row = json_tokener_parse(
+			"{\"unit\":\"call\",\"unit_amount\":0.001,\"amount\":0.007,\"currency\":\"USD\"}");
+		acp_json_add_string(row, "action", acp_json_string(json_object_array_get_idx(actions, i), "action"));
+		json_object_array_add(acp_json_member(reply, "prices"), row);
+	}
+	return reply;
+}
+
+static enum acp_code get_prices(void *self, struct json_object *what, struct json_object **reply,
+				struct acp_refusal *refusal)
 {
 	struct fake_plane *fake = self;
-	enum acp_code code = enter(fake, FAKE_GET_PRICE);
-	(void)action;
-	snprintf(fake->price_unit, sizeof fake->price_unit, "%s", unit);
-	fake->price_quantity = quantity;
+	enum acp_code code = enter(fake, FAKE_GET_PRICES);
+	struct json_object *actions = acp_json_member(what, "actions");
+	struct json_object *first = json_object_array_get_idx(actions, 0);
+	const char *unit = acp_json_string(first, "unit");
+	(void)refusal;
+	snprintf(fake->price_unit, sizeof fake->price_unit, "%s", unit ? unit : "call");
+	fake->price_quantity = json_object_get_int64(acp_json_member(first, "quantity"));
 	if (code == ACP_OK)
-		*price = json_tokener_parse(
-			"{\"unit\":\"call\",\"unit_amount\":0.001,\"amount\":0.007,\"currency\":\"USD\"}");
+		*reply = prices_of(actions);
 	return leave(fake, code);
+}
+
+static enum acp_code get_allowance(void *self, const char *tenant_id, const char *ts, struct acp_allowance *out)
+{
+	struct fake_plane *fake = self;
+	if (strcmp(tenant_id, FAKE_TENANT) != 0 || strcmp(ts, fake->ts) != 0)
+		abort();
+	*out = (struct acp_allowance){.used = fake->used, .held = fake->held, .limit = fake->limit};
+	return ACP_OK;
 }
 
 static enum acp_code begin(void *self, const char *tenant_id, bool read_only, struct acp_tx **tx)
@@ -269,8 +294,7 @@ static enum acp_code onboard(void *self, const struct acp_onboarding *in, struct
 	memcpy(out->api_key_id, agent->api_key_id, sizeof out->api_key_id);
 	memcpy(out->salt, agent->salt, sizeof out->salt);
 	out->created_at = 1795339800;
-	out->pricing =
-		json_tokener_parse("{\"unit\":\"call\",\"unit_amount\":0.001,\"amount\":0.001,\"currency\":\"USD\"}");
+	out->pricing = prices_of(acp_json_member(in->priced, "actions"));
 	return leave(fake, ACP_OK);
 }
 
@@ -290,7 +314,8 @@ void fake_plane_init(struct fake_plane *fake)
 		.call.authenticate = authenticate,
 		.usage.get = get_usage,
 		.usage.reserve = reserve,
-		.usage.get_price = get_price,
+		.usage.get_prices = get_prices,
+		.usage.get_allowance = get_allowance,
 		.call.begin = begin,
 		.call.run = run,
 		.call.rollback = rollback,

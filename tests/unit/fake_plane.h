@@ -18,7 +18,7 @@ enum fake_step {
 	FAKE_AUTHENTICATE,
 	FAKE_GET_USAGE,
 	FAKE_RESERVE,
-	FAKE_GET_PRICE,
+	FAKE_GET_PRICES,
 	FAKE_BEGIN,
 	FAKE_RUN,
 	FAKE_ROLLBACK,
@@ -66,7 +66,7 @@ struct fake_plane {
 	bool reserved;        /* from the last settle or record */
 	bool settled_with_tx; /* the last settle had a transaction */
 	bool read_only;       /* the last begin */
-	char price_unit[16];  /* the last get_price */
+	char price_unit[16];  /* of the first action of the last get_prices */
 	int64_t price_quantity;
 	int64_t reported;                            /* by the functions of a transaction; 0: nothing */
 	int64_t max_quantity;                        /* of the last settlement */

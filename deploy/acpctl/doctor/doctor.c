@@ -309,6 +309,7 @@ int ctl_doctor(struct ctl *ctl)
 			check_tables(ctl);
 			check_policies(ctl);
 			check_blocked(ctl);
+			doctor_prices(ctl);
 			check_clock(ctl);
 			check_functions(ctl, actions);
 		}

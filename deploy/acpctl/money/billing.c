@@ -7,17 +7,28 @@
 #include "acp.h"
 #include "progress.h"
 
-/* Accepts decimal text as PostgreSQL's numeric reads it, without sign and exponent. */
+/* Accepts decimal text as PostgreSQL's numeric reads it, without sign and exponent. The bounds are those of
+ * acp.price_check(). */
 static bool amount_ok(const char *text)
 {
-	size_t digits = strspn(text, "0123456789");
-	const char *rest = text + digits;
-	if (digits && *rest == '.' && rest[1])
-		rest += 1 + strspn(rest + 1, "0123456789");
-	if (digits && digits <= 12 && !*rest && strlen(text) <= 40)
+	size_t whole = strspn(text, "0123456789");
+	size_t decimals = 0;
+	const char *rest = text + whole;
+	if (whole && *rest == '.' && rest[1]) {
+		decimals = strspn(rest + 1, "0123456789");
+		rest += 1 + decimals;
+	}
+	if (whole && whole <= 9 && decimals <= 12 && !*rest)
 		return true;
-	ctl_fail("--amount %.80s: must be an amount like 1.50", text);
+	ctl_fail("--amount %.80s: must be an amount like 1.50, with at most 9 digits before the point and 12 after it",
+		 text);
 	return false;
+}
+
+/* The setting, as a parameter. NULL: the smallest charge of Stripe for the currency. */
+static const char *minimum(const struct ctl *ctl)
+{
+	return *ctl->config.invoice_minimum ? ctl->config.invoice_minimum : NULL;
 }
 
 /* Runs ------------------------------------------------------------------------------------------------------------- */
@@ -49,7 +60,7 @@ static bool bill_all(struct ctl *ctl, const char *key)
 /* Begins the run of this key, or continues it. period: set to the month of the run. */
 static bool do_run(struct ctl *ctl, const char *key, const char *wanted, char period[8])
 {
-	const char *values[] = {key, wanted, ctl->config.invoice_minimum};
+	const char *values[] = {key, wanted, minimum(ctl)};
 	struct json_object *rows = ctl_query(ctl, "billing open", values);
 	if (!rows)
 		return false;
@@ -101,7 +112,7 @@ static int conclude(struct json_object *result)
 
 static int show_result(struct ctl *ctl, const char *period, bool dry)
 {
-	const char *values[] = {period, dry ? "true" : "false", ctl->config.invoice_minimum};
+	const char *values[] = {period, dry ? "true" : "false", minimum(ctl)};
 	static const char *const columns[] = {"tenant_uuid", "status", "amount", "hash"};
 	struct ctl_busy busy;
 	ctl_busy_begin(&busy, "computing the invoices");
@@ -183,7 +194,7 @@ int ctl_billing_show(struct ctl *ctl)
 	char tenant[ACP_UUID_LEN];
 	if (!ctl_tenant_id(ctl, ctl_operand(ctl), tenant))
 		return ACPCTL_FAILED;
-	const char *values[] = {tenant, ctl_option(ctl, "period"), ctl->config.invoice_minimum};
+	const char *values[] = {tenant, ctl_option(ctl, "period"), minimum(ctl)};
 	if (ctl_flag(ctl, "text"))
 		return show_text(ctl, values);
 	struct json_object *rows = ctl_query(ctl, "billing show", values);
@@ -294,12 +305,46 @@ static bool pattern_ok(const char *text)
 	return false;
 }
 
-static bool currency_ok(const char *word)
+/* option: how the word was given, for the message. */
+static bool currency_ok(const char *option, const char *word)
 {
 	if (strlen(word) == 3 && strspn(word, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 3)
 		return true;
-	ctl_fail("--currency %.80s: must be an ISO 4217 code in capitals, for example USD", word);
+	ctl_fail("%s%.80s: must be an ISO 4217 code in capitals, for example USD", option, word);
 	return false;
+}
+
+/* Prints a price, with the moment from which it is valid. */
+static void print_price(struct json_object *row, const char *before)
+{
+	printf("%s%s: %s %s a %s of %s, from %s\n", before, json_object_get_string(acp_json_member(row, "version")),
+	       acp_json_string(row, "unit_amount"), acp_json_string(row, "currency"), acp_json_string(row, "unit"),
+	       acp_json_string(row, "action_pattern"), acp_json_string(row, "valid_from"));
+}
+
+/* Prints the only row, a price. Releases the rows. */
+static int show_price(struct ctl *ctl, struct json_object *rows, const char *before)
+{
+	if (ctl->json || ctl->csv) {
+		ctl_print_one(ctl, rows);
+		return ACPCTL_OK;
+	}
+	print_price(json_object_array_get_idx(rows, 0), before);
+	json_object_put(rows);
+	return ACPCTL_OK;
+}
+
+/* Shows the price that a statement has made. made: its row with the version, released here. */
+static int show_made(struct ctl *ctl, struct json_object *made)
+{
+	char version[24];
+	const char *values[] = {version};
+	if (!made)
+		return ACPCTL_FAILED;
+	snprintf(version, sizeof version, "%s", json_object_get_string(ctl_value(made, "version")));
+	json_object_put(made);
+	struct json_object *rows = ctl_query(ctl, "price show", values);
+	return rows ? show_price(ctl, rows, "price ") : ACPCTL_FAILED;
 }
 
 int ctl_price_add(struct ctl *ctl)
@@ -308,18 +353,29 @@ int ctl_price_add(struct ctl *ctl)
 	const char *currency = ctl_option(ctl, "currency");
 	const char *unit = ctl_option(ctl, "unit") ? ctl_option(ctl, "unit") : "call";
 	const char *action = ctl_option(ctl, "action") ? ctl_option(ctl, "action") : "*";
-	if (!amount_ok(amount) || !currency_ok(currency) || !pattern_ok(action))
+	if (!amount_ok(amount) || !currency_ok("--currency ", currency) || !pattern_ok(action))
 		return ACPCTL_USAGE;
 	const char *values[] = {unit, action, amount, currency, ctl_option(ctl, "from")};
-	struct json_object *rows = ctl_query(ctl, "price add", values);
-	if (!rows)
-		return ACPCTL_FAILED;
-	if (ctl->json || ctl->csv) {
-		ctl_print_one(ctl, rows);
-		return ACPCTL_OK;
-	}
-	printf("price %s: %s %s a %s of %s\n", json_object_get_string(ctl_value(rows, "version")), amount, currency,
-	       unit, action);
-	json_object_put(rows);
-	return ACPCTL_OK;
+	return show_made(ctl, ctl_query(ctl, "price add", values));
+}
+
+int ctl_price_remove(struct ctl *ctl)
+{
+	const char *version = ctl_operand(ctl);
+	size_t digits = strspn(version, "0123456789");
+	if (!digits || digits > 18 || version[digits])
+		return ctl_misuse("%.80s: must be the version of a price; acpctl price list shows it", version);
+	const char *values[] = {version};
+	struct json_object *rows = ctl_query(ctl, "price remove", values);
+	return rows ? show_price(ctl, rows, "removed price ") : ACPCTL_FAILED;
+}
+
+int ctl_price_currency(struct ctl *ctl)
+{
+	const char *currency = ctl_operand(ctl);
+	const char *amount = ctl_option(ctl, "amount");
+	if (!currency_ok("", currency) || !amount_ok(amount))
+		return ACPCTL_USAGE;
+	const char *values[] = {currency, amount};
+	return show_made(ctl, ctl_query(ctl, "price currency", values));
 }

@@ -635,11 +635,20 @@ static void test_meta_actions(void)
 		struct json_object *def = json_object_array_get_idx(list, i);
 		const char *name = acp_json_string(def, "name");
 		const struct acp_entry *entry = acp_kernel_find(&kernel, name);
-		EXPECT(json_object_object_length(def) == 8, name);
+		struct json_object *price = acp_json_member(def, "price");
+		EXPECT(json_object_object_length(def) == (acp_json_bool(def, "billable") ? 9 : 8), name);
+		EXPECT((price != NULL) == acp_json_bool(def, "billable"), name);
+		EXPECT(!price || strcmp(acp_json_string(price, "unit"), "call") == 0, name);
+		EXPECT(!price || strcmp(acp_json_string(price, "currency"), "USD") == 0, name);
 		EXPECT(entry && acp_json_bool(def, "billable") == entry->action->billable, name);
 		EXPECT(json_object_is_type(acp_json_member(def, "params_schema"), json_type_object), name);
 		EXPECT(json_object_object_get_ex(def, "billing_unit", NULL), name);
 	}
+	fake.fail[FAKE_GET_PRICES] = ACP_UNAVAILABLE;
+	call("{\"action\":\"meta.actions\"}");
+	list = acp_json_member(reply_member("data"), "actions");
+	EXPECT(reply.code == ACP_OK && json_object_array_length(list) == kernel.entry_count, "without prices");
+	EXPECT(!acp_json_member(json_object_array_get_idx(list, 0), "price"), "without prices");
 	stop();
 }
 
@@ -670,7 +679,7 @@ static void test_dry_run(void)
 	start();
 	fake.used = fake.limit; /* works even if the real call would be refused */
 	call(DRY_SQL);
-	EXPECT_TEXT(fake.trace, "authenticate begin run rollback get_price settle");
+	EXPECT_TEXT(fake.trace, "authenticate begin run rollback get_prices settle");
 	check_dry_run();
 	EXPECT(estimated_cost() == 0, "a free tenant pays nothing");
 	EXPECT_TEXT(fake.price_unit, "row");
@@ -692,8 +701,8 @@ static void test_dry_run_estimates(void)
 	call("{\"action\":\"test.free\",\"dry_run\":true}");
 	EXPECT(estimated_cost() == 0, "an action that is not billable costs nothing");
 	call("{\"action\":\"test.do\",\"dry_run\":true,\"params\":{\"how\":\"[]\"}}");
-	EXPECT(reply.code == ACP_OK && fake.calls[FAKE_GET_PRICE] == 0, "no estimate if data is not an object");
-	fake.fail[FAKE_GET_PRICE] = ACP_UNAVAILABLE;
+	EXPECT(reply.code == ACP_OK && fake.calls[FAKE_GET_PRICES] == 0, "no estimate if data is not an object");
+	fake.fail[FAKE_GET_PRICES] = ACP_UNAVAILABLE;
 	call(DRY_SQL);
 	EXPECT(reply.code == ACP_OK && !acp_json_member(reply_member("data"), "estimated_cost"),
 	       "no price, no estimate");
@@ -766,8 +775,8 @@ static void check_upgrade_body(const char *resets_at)
 	EXPECT_TEXT(acp_json_string(reply.body, "error"),
 		    "Free tier limit reached (100 calls). Add a payment method to continue.");
 	EXPECT(acp_json_string(reply.body, "upgrade_url") != NULL, reply_text());
-	EXPECT(number(usage, "calls_used") == 100 && number(usage, "calls_limit") == 100, reply_text());
-	EXPECT(number(usage, "calls_remaining") == 0, reply_text());
+	EXPECT(number(usage, "calls_used") + number(usage, "calls_held") == 100, reply_text());
+	EXPECT(number(usage, "calls_limit") == 100 && number(usage, "calls_remaining") == 0, reply_text());
 	EXPECT_TEXT(acp_json_string(reply.body, "resets_at"), resets_at);
 	EXPECT(retryable && !json_object_get_boolean(retryable), reply_text());
 }
@@ -797,10 +806,26 @@ static void test_upgrade_required_at_settle(void)
 	EXPECT_TEXT(fake_plane_column(&fake, "error_code"), "UPGRADE_REQUIRED");
 	EXPECT(fake.effects == 0 && fake.calls[FAKE_RECORD] == 1 && fake.held == 0, "nothing was done");
 	check_upgrade_body("2026-12-01T00:00:00Z");
+	fake.used = 100;
 	fake.fail[FAKE_RESERVE] = ACP_UNAVAILABLE; /* no reservation: the check had failed open */
 	call(SQL);
 	EXPECT(fake.effects == 0 && !fake.reserved && fake.event_count == 1, "nothing was done");
 	check_upgrade_body("2026-12-01T00:00:00Z");
+	stop();
+}
+
+/* The refusal says what GET /api/usage says, not that as many calls were used as are free. */
+static void test_refusal_says_the_figures(void)
+{
+	start();
+	fake.used = 60;
+	fake.limit = 40;
+	call(DO);
+	struct json_object *usage = reply_member("usage");
+	EXPECT(number(usage, "calls_used") == 60 && number(usage, "calls_held") == 0, reply_text());
+	EXPECT(number(usage, "calls_limit") == 40 && number(usage, "calls_remaining") == 0, reply_text());
+	EXPECT_TEXT(acp_json_string(reply.body, "error"),
+		    "Free tier limit reached (40 calls). Add a payment method to continue.");
 	stop();
 }
 
@@ -1437,6 +1462,7 @@ CU_TestInfo acp_tests[] = {
 	{"warning_of_odd_limits", test_warning_of_odd_limits},
 	{"upgrade_required", test_upgrade_required},
 	{"upgrade_required_at_settle", test_upgrade_required_at_settle},
+	{"refusal_says_the_figures", test_refusal_says_the_figures},
 	{"commit_without_answer", test_commit_without_answer},
 	{"upgrade_url", test_upgrade_url},
 	{"fail_open", test_fail_open},
