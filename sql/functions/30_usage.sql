@@ -82,7 +82,7 @@ DECLARE
 	t           acp.tenants;
 BEGIN
 	SELECT * INTO STRICT t FROM acp.tenants WHERE tenant_id = p_tenant;
-	tier := acp.effective_tier(t.tier, t.payment_method_status);
+	tier := acp.effective_tier(t.tier, t.payment_method_status, t.past_due_until, this_moment);
 	allowed := true;
 	IF tier = 'paid' THEN
 		RETURN; -- unlimited: no reservation needed
@@ -493,7 +493,7 @@ BEGIN
 	IF NOT FOUND THEN
 		PERFORM acp.fail('NOT_FOUND', 'no tenant has this id');
 	END IF;
-	tier := acp.effective_tier(t.tier, t.payment_method_status);
+	tier := acp.effective_tier(t.tier, t.payment_method_status, t.past_due_until, acp.now());
 	IF tier = 'free' THEN
 		max_calls := coalesce(t.calls_limit, p_default_limit);
 	END IF;
@@ -531,6 +531,9 @@ BEGIN
 		'cost', json_build_object('amount', trim_scale(total.amount),
 			'currency', coalesce(total.currency, (acp.price('call', '*', acp.now())).currency)))
 	INTO result FROM total;
+	IF t.past_due_since IS NOT NULL THEN
+		result := (result::jsonb || jsonb_build_object('past_due', acp.past_due(t)))::json;
+	END IF;
 	RETURN result;
 END
 $$;

@@ -134,7 +134,8 @@ BEGIN
 	SELECT * INTO place FROM acp.usage_reserve(t.tenant_id, (p->>'event_id')::uuid, at, (p_ctx->>'free_limit')::integer,
 		make_interval(secs => (p_ctx->>'reservation_ttl')::integer));
 	RETURN jsonb_build_object('allowed', place.allowed, 'tier', place.tier, 'calls_used', place.calls_used,
-		'calls_limit', place.calls_limit, 'policy_version', acp.policy_version());
+		'calls_limit', place.calls_limit, 'policy_version', acp.policy_version())
+		|| CASE WHEN t.past_due_since IS NULL THEN '{}' ELSE jsonb_build_object('past_due', acp.past_due(t)) END;
 END
 $$;
 COMMENT ON FUNCTION acp.hub_usage_reserve(jsonb, jsonb) IS
@@ -249,7 +250,7 @@ BEGIN
 			SELECT e.tenant_id, acp.period(e.ts) AS period, e.event_id, e.ts, h.event_id IS NOT NULL AS released,
 				e.billable AND e.tier = 'free' AND s.event_id IS NULL AS uses,
 				h.event_id IS NULL AND coalesce(e.result_meta->>'usage_check' = 'failed_open'
-					AND acp.effective_tier(t.tier, t.payment_method_status) = 'free', false) AS unasked
+					AND acp.effective_tier(t.tier, t.payment_method_status, t.past_due_until, e.ts) = 'free', false) AS unasked
 			FROM unnest(p_rows) e LEFT JOIN settled s USING (tenant_id, event_id) LEFT JOIN held h USING (tenant_id, event_id)
 				LEFT JOIN acp.tenants t USING (tenant_id)
 		)
