@@ -1,6 +1,9 @@
 #include "endpoints.h"
 
 #include "hub.h"
+#include "stripe_events.h"
+
+#include <time.h>
 
 static const struct {
 	const char *path; /* a trailing '/' matches everything below */
@@ -39,7 +42,10 @@ size_t acp_paths_body_max(const struct acp_kernel *kernel, const struct acp_http
 {
 	size_t usual = (size_t)kernel->config->max_body_bytes;
 	bool kernels = strncmp(http->path, "/functions/v1/", 14) == 0 && acp_hub_key_ok(kernel, http->bearer);
-	return kernels && usual < ACP_HUB_BODY_MAX ? ACP_HUB_BODY_MAX : usual;
+	bool stripe = strcmp(http->path, "/api/webhooks/stripe") == 0 && acp_stripe_events_offered(kernel) &&
+		      acp_stripe_signature_plausible(http->stripe_signature, (int64_t)time(NULL));
+	size_t more = kernels ? ACP_HUB_BODY_MAX : stripe ? ACP_STRIPE_BODY_MAX : 0;
+	return usual < more ? more : usual;
 }
 
 void acp_paths_answer(const struct acp_kernel *kernel, const struct acp_http *http, struct acp_response *response)

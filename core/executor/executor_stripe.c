@@ -422,8 +422,11 @@ static bool pay(struct bill *bill, const char *step)
 static bool finish_bill(struct bill *bill)
 {
 	struct json_object *data = new_object();
+	/* An open invoice without it is one whose payment is still being processed. */
+	const char *refused = acp_json_string(bill->stripe->out->meta, "payment_error");
 	bool ok = add_text(data, "invoice", bill->id) && add_member(data, "status", bill->invoice, "status") &&
 		  add_member(data, "amount", bill->invoice, "total") &&
+		  (!refused || strcmp(refused, "unknown") == 0 || add_text(data, "payment_error", refused)) &&
 		  succeed(bill->stripe->out, json_object_get(data), "invoice", bill->id);
 	json_object_put(data);
 	return ok;

@@ -276,6 +276,8 @@ static enum acp_code reserve(void *self, const char *tenant_id, const char *even
 	out->limited = acp_json_member(answer, "calls_limit") != NULL;
 	out->calls_used = json_object_get_int64(acp_json_member(answer, "calls_used"));
 	out->calls_limit = json_object_get_int64(acp_json_member(answer, "calls_limit"));
+	const char *until = acp_json_string(acp_json_member(answer, "past_due"), "until");
+	snprintf(out->past_due_until, sizeof out->past_due_until, "%s", until ? until : "");
 	json_object_put(answer);
 	return ACP_OK;
 }

@@ -32,6 +32,7 @@ struct acp_principal {
 	bool policed;        /* a policy may apply: call authorize */
 	int64_t rate_limit;  /* calls of one action per minute; 0: the setting rate_limit */
 	int64_t calls_limit; /* free calls per month; -1: the setting free_calls_limit */
+	int64_t past_due_us; /* an invoice is unpaid: from then on (us since 1970) the tier is free; 0: none */
 };
 
 /* The answer to "may this call use one unit of the allowance?" */
@@ -41,6 +42,8 @@ struct acp_reservation {
 	enum acp_tier tier; /* the current tier; may differ from the tier at authentication */
 	int64_t calls_used; /* at least those that are used; may include reservations of running calls */
 	int64_t calls_limit;
+	char past_due_until
+		[32]; /* of a remote hub, RFC 3339: as past_due_us of the principal; "": none, or not known */
 };
 
 /* The refusal by a function of the hub: a sentence for the caller, and the invalid member. "" for none. */
@@ -265,14 +268,15 @@ struct acp_plane_payments {
 	acp_plane_question *obligations_take;
 
 	/* Reports an attempt. what: tenant_id, obligation, attempts, ok, data? (from the executor), error_code?,
-	 * error?, retry_after? (seconds; missing after a failure: given up). reply: counted, which is false if another
-	 * attempt had already taken over the lease. */
+	 * error?, retry_after? (seconds; missing after a failure: given up), grace_days. reply: counted, which is false
+	 * if another attempt had already taken over the lease. */
 	acp_plane_question *obligation_done;
 
 	/* Processes an event with a valid signature; repeated events have no further effect. what: event_id, type,
 	 * created (seconds since 1970), livemode, object_id?, client_reference_id?, tenant_uuid? (from its metadata),
-	 * customer?, setup_intent?, mode?, status?, event (audit row). reply: effect, tenant_id (or null). NULL: events
-	 * are not accepted. */
+	 * customer?, setup_intent?, mode?, status?, invoice?, payment_intent?, charge?, amount? and amount_refunded?
+	 * (minor units), default_changed?, default_method?, former_told?, former_default? (of a customer), grace_days,
+	 * event (audit row). reply: effect, tenant_id (or null). NULL: events are not accepted. */
 	acp_plane_question *stripe_event;
 };
 

@@ -38,8 +38,8 @@ static bool read_obligation(struct json_object *json, struct acp_execution *what
 }
 
 /* The outcome of the attempt, in the form that obligation_done expects. */
-static struct json_object *outcome_json(const struct acp_execution *what, const struct acp_executed *done,
-					int64_t attempts)
+static struct json_object *outcome_json(const struct acp_kernel *kernel, const struct acp_execution *what,
+					const struct acp_executed *done, int64_t attempts)
 {
 	uint32_t random;
 	acp_random(&random, sizeof random);
@@ -49,6 +49,7 @@ static struct json_object *outcome_json(const struct acp_execution *what, const 
 	    acp_json_add_string(outcome, "obligation", what->idempotency_key) &&
 	    acp_json_add(outcome, "attempts", json_object_new_int64(attempts)) &&
 	    acp_json_add(outcome, "ok", json_object_new_boolean(done->ok)) &&
+	    acp_json_add(outcome, "grace_days", json_object_new_int64(kernel->config->grace_days)) &&
 	    (!done->data || acp_json_add(outcome, "data", json_object_get(done->data))) &&
 	    (done->ok || (acp_json_add_string(outcome, "error_code", done->error_code) &&
 			  acp_json_add_string(outcome, "error", done->error))) &&
@@ -71,7 +72,7 @@ static enum acp_outbox_step report(const struct acp_kernel *kernel, const struct
 				   const struct acp_executed *done, int64_t attempts)
 {
 	struct json_object *reply = NULL;
-	struct json_object *outcome = outcome_json(what, done, attempts);
+	struct json_object *outcome = outcome_json(kernel, what, done, attempts);
 	enum acp_code code = ask_plane(kernel, kernel->plane->payments.obligation_done, outcome, &reply);
 	bool counted = acp_json_bool(reply, "counted");
 	bool given_up = !done->ok && !acp_json_member(outcome, "retry_after");

@@ -8,12 +8,14 @@
 
 #include <time.h>
 
-enum { TEXT_MAX = 255 };
+enum { TEXT_MAX = 255, DEPTH_MAX = 1000 };
 
 struct delivery {
 	const struct acp_kernel *kernel;
 	const struct acp_request *request;
 	struct json_object *event;
+	const char *type;
+	int64_t created; /* seconds since 1970 */
 	enum acp_code code;
 	char error[256];
 	char field[280];
@@ -52,32 +54,62 @@ static enum acp_code check_signature(struct delivery *d, const char *signature)
 	return refuse(d, ACP_VALIDATION_ERROR, "", fault);
 }
 
-static bool text_ok(const char *text)
+/* Returns a text that Stripe may use for an id, a type or a word; NULL: it is something else, which is never stored. */
+static const char *text_of(struct json_object *member)
 {
-	size_t len = text ? strlen(text) : 0;
-	return len > 0 && len <= TEXT_MAX;
+	const char *text = json_object_is_type(member, json_type_string) ? json_object_get_string(member) : NULL;
+	size_t len = text ? (size_t)json_object_get_string_len(member) : 0;
+	for (size_t i = 0; i < len; i++)
+		if (text[i] < ' ' || text[i] > '~')
+			return NULL;
+	return len > 0 && len <= TEXT_MAX ? text : NULL;
+}
+
+/* Parses the signed bytes. Stripe vouches for them, so they need not be the strict JSON of other requests: an event is
+ * accepted with whatever it holds, because Stripe would send a refused one again for days. */
+static struct json_object *parse_leniently(const char *body, size_t len)
+{
+	struct json_tokener *tokener = json_tokener_new_ex(DEPTH_MAX);
+	if (!tokener)
+		return NULL;
+	struct json_object *event = json_tokener_parse_ex(tokener, body, (int)len);
+	bool whole = json_tokener_get_error(tokener) == json_tokener_success;
+	for (size_t i = json_tokener_get_parse_end(tokener); whole && i < len; i++)
+		whole = strchr(" \t\r\n", body[i]) && body[i];
+	json_tokener_free(tokener);
+	if (whole && json_object_is_type(event, json_type_object))
+		return event;
+	json_object_put(event);
+	return NULL;
+}
+
+/* Reads the time of an event: seconds since 1970 or, in events of API v2, RFC 3339. An event without a usable one
+ * happened now. */
+static int64_t read_created(struct json_object *event)
+{
+	struct json_object *created = acp_json_member(event, "created");
+	const char *text = acp_json_string(event, "created");
+	int64_t seconds = json_object_is_type(created, json_type_int) ? json_object_get_int64(created) : 0;
+	struct tm utc = {0};
+	if (text && sscanf(text, "%4d-%2d-%2dT%2d:%2d:%2d", &utc.tm_year, &utc.tm_mon, &utc.tm_mday, &utc.tm_hour,
+			   &utc.tm_min, &utc.tm_sec) == 6) {
+		utc.tm_year -= 1900;
+		utc.tm_mon -= 1;
+		seconds = (int64_t)timegm(&utc);
+	}
+	return seconds >= 1 && seconds <= 99999999999 ? seconds : (int64_t)time(NULL);
 }
 
 static enum acp_code read_event(struct delivery *d)
 {
-	const struct acp_config *config = d->kernel->config;
-	struct acp_json_error bad;
-	const struct acp_json_limits limits = {(size_t)config->max_body_bytes, (unsigned)config->max_json_depth,
-					       (unsigned)config->max_json_tokens};
-	enum acp_json_verdict verdict =
-		acp_json_parse(d->request->body, d->request->body_len, &limits, &d->event, &bad);
-	if (verdict == ACP_JSON_NO_MEMORY)
-		return refuse(d, ACP_INTERNAL_ERROR, "", "");
-	if (verdict != ACP_JSON_OK)
-		return refuse(d, ACP_VALIDATION_ERROR, bad.pointer, bad.message);
-	struct json_object *created = acp_json_member(d->event, "created");
-	int64_t seconds = json_object_get_int64(created);
-	if (!text_ok(acp_json_string(d->event, "id")))
+	d->event = parse_leniently(d->request->body, d->request->body_len);
+	if (!d->event)
+		return refuse(d, ACP_VALIDATION_ERROR, "", "the signed body is not a JSON object");
+	if (!text_of(acp_json_member(d->event, "id")))
 		return refuse(d, ACP_VALIDATION_ERROR, "/id", "/id must be the event's id");
-	if (!text_ok(acp_json_string(d->event, "type")))
-		return refuse(d, ACP_VALIDATION_ERROR, "/type", "/type must be the event's type");
-	if (!json_object_is_type(created, json_type_int) || seconds < 1 || seconds > 99999999999)
-		return refuse(d, ACP_VALIDATION_ERROR, "/created", "/created must be seconds since 1970");
+	const char *type = text_of(acp_json_member(d->event, "type"));
+	d->type = type ? type : "unknown";
+	d->created = read_created(d->event);
 	return ACP_OK;
 }
 
@@ -85,9 +117,48 @@ static enum acp_code read_event(struct delivery *d)
 static bool copy_text(struct json_object *out, const char *as_name, struct json_object *from, const char *name)
 {
 	struct json_object *member = acp_json_member(from, name);
-	const char *text = json_object_is_type(member, json_type_object) ? acp_json_string(member, "id")
-									 : acp_json_string(from, name);
-	return !text_ok(text) || acp_json_member(out, as_name) || acp_json_add_string(out, as_name, text);
+	const char *text =
+		text_of(json_object_is_type(member, json_type_object) ? acp_json_member(member, "id") : member);
+	return !text || acp_json_member(out, as_name) || acp_json_add_string(out, as_name, text);
+}
+
+/* Copies an amount in minor units. */
+static bool copy_amount(struct json_object *out, struct json_object *from, const char *name)
+{
+	struct json_object *member = acp_json_member(from, name);
+	int64_t amount = json_object_get_int64(member);
+	return !json_object_is_type(member, json_type_int) || amount < 0 || amount > 1000000000000000 ||
+	       acp_json_add(out, name, json_object_new_int64(amount));
+}
+
+static bool add_flag(struct json_object *out, const char *name, bool value)
+{
+	return acp_json_add(out, name, json_object_new_boolean(value));
+}
+
+/* What an event about a customer says about its default payment method. Events of other changes also show it, but as it
+ * was before a checkout's method became the default. */
+static bool add_default(struct json_object *out, struct json_object *customer, struct json_object *before)
+{
+	static const char name[] = "default_payment_method";
+	struct json_object *now = acp_json_member(customer, "invoice_settings");
+	struct json_object *was = acp_json_member(before, "invoice_settings");
+	bool told = json_object_object_get_ex(was, name, NULL);
+	bool changed = told || (!before && json_object_object_get_ex(now, name, NULL));
+	return copy_text(out, "customer", customer, "id") && add_flag(out, "default_changed", changed) &&
+	       add_flag(out, "former_told", told) && copy_text(out, "default_method", now, name) &&
+	       copy_text(out, "former_default", was, name);
+}
+
+/* Copies what links the object of an event to its payment and invoice, and its amounts. */
+static bool add_money(struct json_object *out, struct json_object *object)
+{
+	static const char *const texts[] = {"invoice", "payment_intent", "charge"};
+	struct json_object *payment = acp_json_member(object, "payment"); /* of an invoice_payment */
+	bool ok = copy_amount(out, object, "amount") && copy_amount(out, object, "amount_refunded");
+	for (size_t i = 0; ok && i < ACP_COUNT(texts); i++)
+		ok = copy_text(out, texts[i], object, texts[i]) && copy_text(out, texts[i], payment, texts[i]);
+	return ok;
 }
 
 /* The audit row of an accepted delivery; the hub adds the tenant. */
@@ -112,16 +183,22 @@ static struct json_object *extract_event(const struct delivery *d)
 	struct json_object *object = acp_json_member(data, "object");
 	struct json_object *before = acp_json_member(data, "previous_attributes");
 	struct json_object *out = json_object_new_object();
+	const char *kind = acp_json_string(object, "object");
+	bool customer = kind && strcmp(kind, "customer") == 0;
 	bool ok = out && acp_json_add_string(out, "event_id", acp_json_string(event, "id")) &&
-		  acp_json_add_string(out, "type", acp_json_string(event, "type")) &&
-		  acp_json_add(out, "created", json_object_get(acp_json_member(event, "created"))) &&
-		  acp_json_add(out, "livemode", json_object_new_boolean(acp_json_bool(event, "livemode"))) &&
-		  copy_text(out, "object_id", object, "id") && copy_text(out, "customer", object, "customer") &&
-		  copy_text(out, "customer", before, "customer") &&
+		  acp_json_add_string(out, "type", d->type) &&
+		  acp_json_add(out, "created", json_object_new_int64(d->created)) &&
+		  add_flag(out, "livemode", acp_json_bool(event, "livemode")) &&
+		  copy_text(out, "object_id", object, "id") &&
+		  copy_text(out, "object_id", acp_json_member(event, "related_object"), "id") &&
+		  copy_text(out, "customer", object, "customer") && copy_text(out, "customer", before, "customer") &&
+		  (!customer || add_default(out, object, before)) && add_money(out, object) &&
 		  copy_text(out, "client_reference_id", object, "client_reference_id") &&
 		  copy_text(out, "tenant_uuid", acp_json_member(object, "metadata"), "tenant_uuid") &&
 		  copy_text(out, "setup_intent", object, "setup_intent") && copy_text(out, "mode", object, "mode") &&
-		  copy_text(out, "status", object, "status") && acp_json_add(out, "event", audit_event(d));
+		  copy_text(out, "status", object, "status") &&
+		  acp_json_add(out, "grace_days", json_object_new_int64(d->kernel->config->grace_days)) &&
+		  acp_json_add(out, "event", audit_event(d));
 	if (ok)
 		return out;
 	json_object_put(out);

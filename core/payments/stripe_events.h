@@ -3,6 +3,11 @@
 #define ACP_STRIPE_EVENTS_H
 
 #include "pipeline.h"
+#include "stripe_signature.h"
+
+/* The largest event that is accepted, unless max_body_bytes is larger. Stripe's largest known ones have some hundred
+ * KiB. Only a request with a plausible Stripe-Signature may send as much. */
+enum { ACP_STRIPE_BODY_MAX = 4 << 20 };
 
 /* Does this installation accept Stripe's events? */
 bool acp_stripe_events_offered(const struct acp_kernel *kernel);

@@ -78,6 +78,18 @@ static void sign(const char *secret, size_t secret_len, const struct parts *part
 	acp_hex(mac, sizeof mac, hex);
 }
 
+static bool in_time(const struct parts *parts, int64_t now)
+{
+	int64_t age = now - strtoll(parts->t, NULL, 10);
+	return age <= ACP_STRIPE_TOLERANCE && age >= -ACP_STRIPE_TOLERANCE;
+}
+
+bool acp_stripe_signature_plausible(const char *header, int64_t now)
+{
+	struct parts parts = {0};
+	return header && each_part(header, &parts, NULL, NULL) && in_time(&parts, now);
+}
+
 const char *acp_stripe_signature_fault(const char *secrets, const char *header, const void *body, size_t body_len,
 				       int64_t now)
 {
@@ -98,8 +110,7 @@ const char *acp_stripe_signature_fault(const char *secrets, const char *header, 
 	}
 	if (!valid)
 		return "no signature in the header Stripe-Signature matches this body";
-	int64_t age = now - strtoll(parts.t, NULL, 10);
-	if (age > ACP_STRIPE_TOLERANCE || age < -ACP_STRIPE_TOLERANCE)
+	if (!in_time(&parts, now))
 		return "the signature is more than 300 s old, or ahead of this host's clock";
 	return NULL;
 }

@@ -18,4 +18,7 @@ enum { ACP_STRIPE_TOLERANCE = 300 }; /* seconds that a signature may be old, or 
 const char *acp_stripe_signature_fault(const char *secrets, const char *header, const void *body, size_t body_len,
 				       int64_t now) ACP_MUSTCHECK;
 
+/* Could the header be Stripe's, made within the tolerance? Costs no hash: it decides how much of a body is read. */
+bool acp_stripe_signature_plausible(const char *header, int64_t now) ACP_MUSTCHECK;
+
 #endif

@@ -446,6 +446,8 @@ static void finish(struct acp_call *call, struct acp_reply *reply)
 		record_exit(call);
 	if (call->code == ACP_OUTCOME_UNKNOWN || (call->code == ACP_UPSTREAM_FAILED && call->acted))
 		acp_idempotency_tell(call);
+	if (acp_code_outcome(call->code) == ACP_SUCCESS)
+		acp_usage_warn_past_due(call);
 	acp_envelope_reply(call, reply);
 	release(call);
 }

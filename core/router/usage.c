@@ -149,6 +149,41 @@ void acp_usage_warn(struct acp_call *call, int64_t calls_used)
 	call->warning = NULL;
 }
 
+/* Writes the end of the days of grace as RFC 3339. False: no invoice is unpaid. */
+static bool past_due_until(const struct acp_call *call, char out[32])
+{
+	struct tm utc;
+	time_t seconds = (time_t)(call->principal.past_due_us / 1000000);
+	snprintf(out, 32, "%s", call->reservation.past_due_until);
+	if (!*out && call->principal.past_due_us && gmtime_r(&seconds, &utc))
+		strftime(out, 32, "%Y-%m-%dT%H:%M:%SZ", &utc);
+	return *out != '\0';
+}
+
+void acp_usage_warn_past_due(struct acp_call *call)
+{
+	char url[512];
+	char until[32];
+	char message[256];
+	if (!past_due_until(call, until))
+		return;
+	upgrade_url_now(call, url);
+	snprintf(message, sizeof message,
+		 call->reservation.tier == ACP_TIER_PAID
+			 ? "An invoice of this tenant is unpaid. From %s on, only the free calls are left. Open the "
+			   "link to pay it with another card."
+			 : "An invoice of this tenant is unpaid. Since %s, only the free calls are left. Open the "
+			   "link to pay it with another card.",
+		 until);
+	struct json_object *warning = call->warning ? call->warning : json_object_new_object();
+	call->warning = warning;
+	if (warning && acp_json_add_string(warning, "message", message) &&
+	    acp_json_add_string(warning, "upgrade_url", url) && acp_json_add_string(warning, "past_due_until", until))
+		return;
+	json_object_put(warning);
+	call->warning = NULL;
+}
+
 /* The hub returns amounts as exact decimals. A tenant treated as free pays nothing for any call that it may make. */
 bool acp_usage_estimate(struct acp_call *call)
 {

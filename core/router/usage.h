@@ -24,6 +24,10 @@ enum acp_code acp_usage_refuse(struct acp_call *call);
  * settlement has set call->calls_held. */
 void acp_usage_warn(struct acp_call *call, int64_t calls_used);
 
+/* For a success: adds the warning that an invoice of the tenant is unpaid, with the moment from which it is treated as
+ * free. The warning keeps the usage that acp_usage_warn() may have put there. */
+void acp_usage_warn_past_due(struct acp_call *call);
+
 /* For dry runs: adds the price of the real call for this tenant now, as member estimated_cost of the impact. */
 bool acp_usage_estimate(struct acp_call *call) ACP_MUSTCHECK;
 

@@ -27,6 +27,8 @@ const showOrExplain = (result, make) => (result.failed ? el("p", { class: "notic
 
 // "near" starts where the API starts to warn by default.
 function stateOf(usage) {
+	if (usage.past_due)
+		return usage.tier === "paid" ? "near" : "bad";
 	if (usage.calls_limit === null)
 		return "good";
 	if (usage.calls_remaining <= 0)
@@ -34,10 +36,18 @@ function stateOf(usage) {
 	return usage.calls_used >= 0.9 * usage.calls_limit ? "near" : "good";
 }
 
+const moment = (text) => `${text.slice(0, 10)} ${text.slice(11, 16)} UTC`;
+
 function verdictOf(usage, state) {
 	const free = `${whole(usage.calls_limit || 0)} free calls`;
+	if (usage.past_due && usage.tier === "paid")
+		return `An invoice is unpaid. Until ${moment(usage.past_due.until)} calls go on; after that only the free calls are left. ` +
+			"Add another card to pay it.";
 	if (usage.tier === "paid")
 		return "Paid: no limit; each call is charged.";
+	if (usage.past_due)
+		return `An invoice is unpaid, so only the ${free} a month are left since ${moment(usage.past_due.until)}. ` +
+			"Add another card to pay it.";
 	if (state === "bad")
 		return `The ${free} of this month are used up: billable calls are refused until ${usage.period_end.slice(0, 10)}, ` +
 			"or until a payment method is added.";
@@ -60,7 +70,7 @@ function showUsage(usage, period) {
 		["Cost so far", money(usage.cost.amount, usage.cost.currency)],
 		["Month", `${usage.period_start.slice(0, 10)} to ${usage.period_end.slice(0, 10)} (UTC)`],
 	].flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
-	byId("upgrade").hidden = usage.tier === "paid";
+	byId("upgrade").hidden = usage.tier === "paid" && !usage.past_due;
 }
 
 // Every day of the month up to today, including days without calls.

@@ -21,11 +21,13 @@ const callsOf = (row) => row.success + row.error + row.denied;
 const rateColumn = { title: "error rate", number: true, value: (row) => percent(row.error, callsOf(row)),
 	show: (row) => percent(row.error, callsOf(row)) };
 
+const tierOf = (t) => (t.past_due ? `${t.tier}, past due ${t.tier === "paid" ? "until" : "since"} ${t.past_due.until.slice(0, 10)}` : t.tier);
+
 function showTenants(data) {
 	return card("Tenants by usage", el("p", { class: "soft" }, `The 50 tenants with the most billable calls in ${data.period}.`),
 		table("Tenants by usage", [
 			{ title: "agent", value: (t) => t.agent_id, show: (t) => code(t.agent_id) },
-			{ title: "tier", value: (t) => t.tier },
+			{ title: "tier", value: tierOf },
 			{ title: "billable", number: true, value: (t) => t.billable },
 			{ title: "of limit", number: true, value: (t) => (t.limit ? percent(t.billable, t.limit) : "no limit"),
 				show: (t) => (t.limit ? percent(t.billable, t.limit) : "no limit") },

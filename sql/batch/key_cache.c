@@ -174,6 +174,8 @@ bool acp_key_cache_get(struct acp_key_cache *cache, const uint8_t key_hash[ACP_S
 	if (entry && (!entry->expires_us || entry->expires_us > at)) {
 		entry->touched_us = now;
 		*out = entry->principal;
+		if (out->past_due_us && out->past_due_us <= at)
+			out->tier = ACP_TIER_FREE; /* no change of the database tells of this moment */
 		found = true;
 	}
 	pthread_mutex_unlock(&cache->lock);

@@ -40,9 +40,9 @@ void acp_key_cache_apply(struct acp_key_cache *cache, const struct acp_change_fe
 void acp_key_cache_put(struct acp_key_cache *cache, const uint8_t key_hash[ACP_SHA256_LEN],
 		       const struct acp_principal *principal, int64_t expires_us, int64_t version);
 
-/* Finds the principal of a key, with the time of the call by the database clock. False: not known, or the newest answer
- * is older than the lease (or than stale_ms, if larger, for when the database is away) or older than a change by a
- * program of this host. */
+/* Finds the principal of a key, with the time of the call by the database clock, and the tier at that time. False: not
+ * known, or the newest answer is older than the lease (or than stale_ms, if larger, for when the database is away) or
+ * older than a change by a program of this host. */
 bool acp_key_cache_get(struct acp_key_cache *cache, const uint8_t key_hash[ACP_SHA256_LEN], int64_t stale_ms,
 		       struct acp_principal *out);
 

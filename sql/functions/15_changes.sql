@@ -26,6 +26,9 @@ CREATE CONSTRAINT TRIGGER key_change AFTER UPDATE OR DELETE ON acp.api_keys
 DROP TRIGGER IF EXISTS tenant_change ON acp.tenants;
 CREATE CONSTRAINT TRIGGER tenant_change AFTER UPDATE OF tier, payment_method_status, status, calls_limit ON acp.tenants
 	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION acp.note_change();
+DROP TRIGGER IF EXISTS past_due_change ON acp.tenants;
+CREATE CONSTRAINT TRIGGER past_due_change AFTER UPDATE OF past_due_since, past_due_until ON acp.tenants
+	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION acp.note_change();
 DROP TRIGGER IF EXISTS policy_change ON acp.policies;
 CREATE CONSTRAINT TRIGGER policy_change AFTER INSERT OR UPDATE OR DELETE ON acp.policies
 	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION acp.note_change();

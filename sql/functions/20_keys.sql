@@ -6,11 +6,20 @@ SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN CASE WHEN p_tier = 'paid' AND p_payment_method_status = 'active' THEN 'paid' ELSE 'free' END; END $$;
 COMMENT ON FUNCTION acp.effective_tier(text, text) IS 'Returns paid only with an active payment method, else free (contract section 3, usage).';
 
-DROP FUNCTION IF EXISTS acp.authenticate(bytea); -- signature up to schema version 1
+CREATE OR REPLACE FUNCTION acp.effective_tier(p_tier text, p_payment_method_status text, p_past_due_until timestamptz, p_at timestamptz) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$ BEGIN RETURN CASE WHEN p_tier = 'paid' AND p_payment_method_status = 'active' AND coalesce(p_at < p_past_due_until, true) THEN 'paid' ELSE 'free' END; END $$;
+COMMENT ON FUNCTION acp.effective_tier(text, text, timestamptz, timestamptz) IS
+	'Returns paid only with an active payment method and, if an invoice is past due, before its days of grace end at p_past_due_until; else free. p_at: the moment of the call. (The form without the last two is for queries that do not look at unpaid invoices.)';
+
+-- Signatures up to schema versions 1 and 10.
+DROP FUNCTION IF EXISTS acp.authenticate(bytea), acp.authenticate(bytea, bigint);
 
 CREATE OR REPLACE FUNCTION acp.authenticate(p_key_hash bytea, p_since bigint,
 	OUT ts timestamptz, OUT tenant_id uuid, OUT api_key_id uuid, OUT key_prefix text, OUT scopes text[], OUT tier text,
-	OUT rate_limit integer, OUT policed boolean, OUT calls_limit integer, OUT expires_at timestamptz, OUT version bigint, OUT changed uuid[])
+	OUT rate_limit integer, OUT policed boolean, OUT calls_limit integer, OUT expires_at timestamptz, OUT version bigint, OUT changed uuid[],
+	OUT past_due_since timestamptz, OUT past_due_until timestamptz)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -18,10 +27,11 @@ AS $$
 BEGIN
 	-- Read the change number before the key: the key data is then at least as new as the number.
 	SELECT n.at, n.version, n.changed INTO ts, version, changed FROM acp.change_feed(p_since, true) n;
-	SELECT k.tenant_id, k.api_key_id, k.key_prefix, k.scopes, acp.effective_tier(t.tier, t.payment_method_status), k.rate_limit,
+	SELECT k.tenant_id, k.api_key_id, k.key_prefix, k.scopes,
+		acp.effective_tier(t.tier, t.payment_method_status, t.past_due_until, ts), k.rate_limit,
 		EXISTS (SELECT FROM acp.policies p WHERE p.enabled AND (p.tenant_id IS NULL OR p.tenant_id = k.tenant_id)), t.calls_limit,
-		k.expires_at
-	INTO tenant_id, api_key_id, key_prefix, scopes, tier, rate_limit, policed, calls_limit, expires_at
+		k.expires_at, t.past_due_since, t.past_due_until
+	INTO tenant_id, api_key_id, key_prefix, scopes, tier, rate_limit, policed, calls_limit, expires_at, past_due_since, past_due_until
 	FROM acp.key_lookup l
 	JOIN acp.api_keys k ON k.tenant_id = l.tenant_id AND k.api_key_id = l.api_key_id
 	JOIN acp.tenants t ON t.tenant_id = k.tenant_id
@@ -31,7 +41,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.authenticate(bytea, bigint) IS
-	'Finds the caller by key hash; also returns the change feed (acp.change_feed) and the clock. tenant_id is null unless the key is usable: known, not revoked, not expired, tenant active. policed: a policy may apply to its calls.';
+	'Finds the caller by key hash; also returns the change feed (acp.change_feed) and the clock. tenant_id is null unless the key is usable: known, not revoked, not expired, tenant active. policed: a policy may apply to its calls. past_due_until: from then on a tier of paid is to be read as free.';
 
 CREATE OR REPLACE FUNCTION acp.key_create(p_tenant uuid, p_api_key_id uuid, p_key_hash bytea, p_key_prefix text, p_name text,
 	p_scopes text[], p_expires_at timestamptz) RETURNS void
@@ -239,6 +249,7 @@ $$;
 COMMENT ON FUNCTION acp.onboard(jsonb, bytea, jsonb) IS
 	'Creates in one transaction: the tenant, its first key, the audit row p_event and, with member customer, the obligation to create the Stripe customer, which is due after 2 seconds unless the caller claims it by name. verdict: created (also for a repeat with the same api_key_id, which changes nothing); replay (same Idempotency-Key, same request: ids and salt of the first call); mismatch (same key, other request); taken (agent_id in use). With member per_email (above 0), refuses a further free tenant with the same e-mail address. Fails if acp.onboard_give_up() came first.';
 
-GRANT EXECUTE ON FUNCTION acp.onboard_decide(uuid, text), acp.onboard_record(uuid, jsonb), acp.onboard_give_up(uuid), acp.effective_tier(text, text), acp.authenticate(bytea, bigint), acp.key_create(uuid, uuid, bytea, text, text, text[], timestamptz),
+GRANT EXECUTE ON FUNCTION acp.onboard_decide(uuid, text), acp.onboard_record(uuid, jsonb), acp.onboard_give_up(uuid), acp.effective_tier(text, text),
+	acp.effective_tier(text, text, timestamptz, timestamptz), acp.authenticate(bytea, bigint), acp.key_create(uuid, uuid, bytea, text, text, text[], timestamptz),
 	acp.key_revoke(uuid), acp.tenant_create(uuid, text, text, text, text), acp.tenant_update(uuid, text, text, text, integer),
 	acp.onboard_meta(uuid), acp.onboard(jsonb, bytea, jsonb) TO acp_app;

@@ -132,7 +132,7 @@ DECLARE
 	t           acp.tenants;
 BEGIN
 	SELECT * INTO STRICT t FROM acp.tenants WHERE tenant_id = p_tenant;
-	tier := acp.effective_tier(t.tier, t.payment_method_status);
+	tier := acp.effective_tier(t.tier, t.payment_method_status, t.past_due_until, this_moment);
 	allowed := true;
 	IF tier = 'paid' THEN
 		RETURN; -- unlimited: no reservation needed
@@ -567,7 +567,8 @@ BEGIN
 			FROM counted d WHERE d.day IS NOT NULL),
 		'cost', json_build_object('amount', cost.amount, 'currency', cost.currency))
 	INTO result;
-	RETURN result;
+	RETURN (SELECT CASE WHEN t.past_due_since IS NULL THEN result ELSE (result::jsonb || jsonb_build_object('past_due', acp.past_due(t)))::json END
+		FROM acp.tenants t WHERE t.tenant_id = p_tenant);
 END
 $$;
 COMMENT ON FUNCTION acp.usage(uuid, date, integer) IS

@@ -29,10 +29,14 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	t    acp.tenants;
-	name CONSTANT text := 'customer-' || p_tenant;
+	name text := 'customer-' || p_tenant;
 BEGIN
 	SELECT * INTO t FROM acp.tenants WHERE tenant_id = p_tenant;
 	IF FOUND AND t.stripe_customer_id IS NULL THEN
+		-- Under the key of a customer that was deleted, Stripe would return that one.
+		IF t.stripe_customers_gone > 0 THEN
+			name := name || '-' || t.stripe_customers_gone + 1;
+		END IF;
 		PERFORM acp.outbox_put(p_tenant, name, 'stripe.customers.create', jsonb_strip_nulls(jsonb_build_object(
 			'tenant_uuid', t.tenant_id, 'agent_id', t.agent_id, 'email', t.billing_email, 'organization_name', t.organization_name)));
 		UPDATE acp.outbox SET dead = false, due_at = acp.now(), attempts = 0 WHERE tenant_id = p_tenant AND obligation = name AND dead;
@@ -111,6 +115,8 @@ BEGIN
 		WHERE tenant_id = o.tenant_id AND stripe_customer_id IS NULL;
 	ELSIF o.action = 'stripe.setup_intents.get' THEN
 		PERFORM acp.upgrade_method(o.tenant_id, o.params->>'setup_intent', p_data);
+	ELSIF o.action = 'stripe.customers.update' THEN
+		PERFORM acp.payment_collect(o.tenant_id);
 	ELSIF o.action IN ('stripe.invoices.create', 'stripe.invoices.pay') THEN
 		PERFORM acp.billing_executed(o.tenant_id, o.obligation, p_data);
 	END IF;
@@ -184,10 +190,11 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	PERFORM set_config('acp.grace_days', coalesce(p->>'grace_days', ''), true);
 	RETURN jsonb_build_object('counted', acp.outbox_done((p->>'tenant_id')::uuid, p->>'obligation', (p->>'attempts')::integer, p));
 END
 $$;
-COMMENT ON FUNCTION acp.obligation_done(jsonb) IS 'Calls acp.outbox_done(). p: tenant_id, obligation, attempts, and the members of the outcome.';
+COMMENT ON FUNCTION acp.obligation_done(jsonb) IS 'Calls acp.outbox_done(). p: tenant_id, obligation, attempts, grace_days?, and the members of the outcome.';
 
 CREATE OR REPLACE FUNCTION acp.outbox_list(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE

@@ -4,10 +4,12 @@
 -- from the last event (acp.upgrade_settle). Three rules decide between events:
 --   1. Of two completed checkouts the newer one counts: by created (in seconds), then by our attempt number, then by
 --      event id.
---   2. A detached payment method never comes back. A paid invoice stays paid.
+--   2. A detached payment method and a deleted customer never come back. A paid invoice stays paid.
 --   3. While the payment method of a checkout is unknown, a detachment for the same customer that is not older is
 --      assumed to concern that method. On equal seconds the tenant counts as not paid.
--- Lock order: the row of the event, the row of the tenant, then checkouts, marks and obligations.
+--   4. The newest choice of a payment method counts: a completed checkout, or a new default of the customer. If that
+--      method was detached, a method that was attached later replaces it (a person replaced the card).
+-- Lock order: the row of the event, the lock acp.stripe_money, the row of the tenant, then checkouts, marks and obligations.
 
 CREATE OR REPLACE FUNCTION acp.checkouts_expire(p_tenant uuid) RETURNS void
 LANGUAGE plpgsql
@@ -59,7 +61,7 @@ BEGIN
 	END IF;
 	PERFORM acp.checkouts_expire(tenant);
 	SELECT * INTO t FROM acp.tenants WHERE tenant_id = tenant;
-	IF acp.effective_tier(t.tier, t.payment_method_status) = 'paid' THEN
+	IF acp.effective_tier(t.tier, t.payment_method_status) = 'paid' AND t.past_due_since IS NULL THEN
 		RETURN jsonb_build_object('verdict', 'paid');
 	ELSIF t.stripe_customer_id IS NULL THEN
 		RETURN jsonb_build_object('verdict', 'customer', 'obligation', acp.outbox_customer(tenant));
@@ -77,7 +79,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.upgrade_begin(jsonb) IS
-	'Returns the next step for the upgrade of tenant_id. verdict: paid (nothing to do), customer (execute this obligation first, then ask again), open (use this session), create (create a session with this attempt and key, which stay the same until the outcome is known).';
+	'Returns the next step for the upgrade of tenant_id. verdict: paid (nothing to do; a tenant that is past due may add another card), customer (execute this obligation first, then ask again), open (use this session), create (create a session with this attempt and key, which stay the same until the outcome is known).';
 
 CREATE OR REPLACE FUNCTION acp.upgrade_opened(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql
@@ -125,41 +127,105 @@ $$;
 COMMENT ON FUNCTION acp.upgrade_failed(jsonb) IS
 	'Records that the executor did not create a session: tenant_id, attempt, event (audit row), unknown? (true: it may have; the next attempt uses the same key).';
 
+CREATE OR REPLACE FUNCTION acp.stripe_card(p_tenant uuid, p_method text, p_fact text, p_at timestamptz, p_customer text DEFAULT NULL,
+	p_setup_intent text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	INSERT INTO acp.stripe_cards AS c (tenant_id, payment_method, customer, setup_intent, attached_at, default_at, ceased_at, detached_at)
+	VALUES (p_tenant, p_method, p_customer, p_setup_intent, CASE p_fact WHEN 'attached' THEN p_at END, CASE p_fact WHEN 'default' THEN p_at END,
+		CASE p_fact WHEN 'ceased' THEN p_at END, CASE p_fact WHEN 'detached' THEN p_at END)
+	ON CONFLICT (tenant_id, payment_method) DO UPDATE SET customer = coalesce(c.customer, excluded.customer),
+		setup_intent = coalesce(c.setup_intent, excluded.setup_intent), attached_at = greatest(c.attached_at, excluded.attached_at),
+		default_at = greatest(c.default_at, excluded.default_at), ceased_at = greatest(c.ceased_at, excluded.ceased_at),
+		detached_at = greatest(c.detached_at, excluded.detached_at);
+END
+$$;
+COMMENT ON FUNCTION acp.stripe_card(uuid, text, text, timestamptz, text, text) IS
+	'Stores a fact about a payment method of a tenant: attached, default, ceased (to be the default), detached, or null (only its customer and setup intent).';
+
+CREATE OR REPLACE FUNCTION acp.customer_gone(p_customer text) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$ BEGIN RETURN EXISTS (SELECT FROM acp.stripe_events e WHERE e.object_id = p_customer AND e.type = 'customer.deleted'); END $$;
+COMMENT ON FUNCTION acp.customer_gone(text) IS 'Was this customer deleted at Stripe? Null: no.';
+
+CREATE OR REPLACE FUNCTION acp.upgrade_card(p_tenant uuid, p_method acp.stripe_marks, OUT card acp.stripe_cards, OUT gone boolean)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	nothing CONSTANT timestamptz := (SELECT m.created FROM acp.stripe_marks m WHERE m.tenant_id = p_tenant AND m.subject = 'no_default');
+	known   CONSTANT boolean := EXISTS (SELECT FROM acp.stripe_cards c WHERE c.tenant_id = p_tenant AND c.setup_intent = p_method.reference);
+	other   acp.stripe_cards;
+BEGIN
+	SELECT * INTO card FROM acp.stripe_cards c WHERE c.tenant_id = p_tenant AND c.default_at IS NOT NULL
+	ORDER BY c.default_at DESC, coalesce(c.setup_intent = p_method.reference, false) DESC, c.payment_method COLLATE "C" DESC LIMIT 1;
+	IF NOT known AND coalesce(card.default_at <= p_method.created, true) THEN
+		card := NULL; -- the method of the checkout, which the executor has not looked up yet
+		card.default_at := p_method.created;
+		gone := acp.customer_gone(p_method.customer) OR coalesce(nothing > card.default_at, false)
+			OR EXISTS (SELECT FROM acp.stripe_cards c WHERE c.tenant_id = p_tenant AND c.detached_at >= p_method.created
+				AND (c.setup_intent IS NULL OR c.setup_intent = p_method.reference) AND coalesce(c.default_at >= p_method.created, true));
+		RETURN;
+	END IF;
+	gone := acp.customer_gone(card.customer) OR card.detached_at IS NOT NULL OR coalesce(greatest(card.ceased_at, nothing + interval '-1 second') >= card.default_at, false);
+	IF card.detached_at IS NOT NULL AND coalesce(greatest(card.ceased_at, nothing) < card.default_at, true) THEN
+		SELECT * INTO other FROM acp.stripe_cards c WHERE c.tenant_id = p_tenant AND c.attached_at >= card.default_at AND c.detached_at IS NULL
+		  AND c.ceased_at IS NULL AND NOT acp.customer_gone(c.customer)
+		ORDER BY c.attached_at DESC, c.payment_method COLLATE "C" DESC LIMIT 1;
+		IF FOUND THEN
+			card := other;
+			gone := false;
+		END IF;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION acp.upgrade_card(uuid, acp.stripe_marks) IS
+	'Finds the payment method that counts for a tenant with a completed checkout (p_method), and whether it is gone. payment_method is null while it is not known. An event that names no former default (mark no_default) concerns methods chosen in earlier seconds.';
+
 CREATE OR REPLACE FUNCTION acp.upgrade_settle(p_tenant uuid) RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	t        acp.tenants;
-	method   acp.stripe_marks;
-	detached acp.stripe_marks;
-	active   boolean;
-	state    text;
+	t      acp.tenants;
+	method acp.stripe_marks;
+	chosen record;
+	pays   text;
+	state  text;
 BEGIN
 	SELECT * INTO t FROM acp.tenants WHERE tenant_id = p_tenant;
 	SELECT * INTO method FROM acp.stripe_marks WHERE tenant_id = p_tenant AND subject = 'method';
-	SELECT * INTO detached FROM acp.stripe_marks WHERE tenant_id = p_tenant AND subject = 'detached';
 	IF method.tenant_id IS NULL THEN
 		RETURN t.payment_method_status; -- no completed checkout: keep what an operator set
 	END IF;
-	active := CASE WHEN t.stripe_payment_method IS NULL
-		THEN detached.tenant_id IS NULL OR detached.created < method.created
-			-- The detached method belongs to another checkout: it is a replaced card.
-			OR EXISTS (SELECT FROM acp.outbox o WHERE o.tenant_id = p_tenant AND o.action = 'stripe.setup_intents.get'
-				AND o.result->>'payment_method' = detached.reference AND o.params->>'setup_intent' <> method.reference)
-		ELSE NOT EXISTS (SELECT FROM acp.stripe_events e
-			WHERE e.object_id = t.stripe_payment_method AND e.type = 'payment_method.detached') END;
-	state := CASE WHEN active THEN 'active'
+	SELECT * INTO chosen FROM acp.upgrade_card(p_tenant, method);
+	pays := (chosen.card).payment_method;
+	state := CASE WHEN NOT chosen.gone THEN 'active'
 		WHEN EXISTS (SELECT FROM acp.checkouts c WHERE c.tenant_id = p_tenant AND c.status = 'open') THEN 'setup_pending'
 		ELSE 'none' END;
+	IF pays IS DISTINCT FROM t.stripe_payment_method THEN
+		UPDATE acp.tenants SET stripe_payment_method = pays, updated_at = acp.now() WHERE tenant_id = p_tenant;
+	END IF;
 	IF state <> t.payment_method_status THEN
 		PERFORM acp.tenant_update(p_tenant, NULL, state, NULL, NULL);
+	END IF;
+	IF state = 'active' AND pays IS DISTINCT FROM t.stripe_payment_method AND pays IS NOT NULL THEN
+		IF (chosen.card).default_at IS NULL THEN
+			-- A person added this card and removed the one before. Invoices are paid with the default only.
+			PERFORM acp.outbox_put(p_tenant, 'default-' || p_tenant || '-' || pays, 'stripe.customers.update',
+				jsonb_build_object('default_payment_method', pays));
+		ELSIF (chosen.card).default_at > method.created THEN
+			PERFORM acp.payment_collect(p_tenant); -- after a checkout, this is done once the card is the default
+		END IF;
 	END IF;
 	RETURN state;
 END
 $$;
 COMMENT ON FUNCTION acp.upgrade_settle(uuid) IS
-	'Computes payment_method_status of a tenant from all Stripe events, stores and returns it. The caller holds the lock of the tenant''s row.';
+	'Computes payment method and payment_method_status of a tenant from all Stripe events, stores and returns the status. A new card pays the invoices that are past due. The caller holds the lock of the tenant''s row.';
 
 CREATE OR REPLACE FUNCTION acp.upgrade_method(p_tenant uuid, p_setup_intent text, p_data jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -167,11 +233,15 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	method CONSTANT text := p_data->>'payment_method';
+	counts CONSTANT acp.stripe_marks := (SELECT m FROM acp.stripe_marks m WHERE m.tenant_id = p_tenant AND m.subject = 'method' AND m.reference = p_setup_intent);
+	state  text;
 BEGIN
-	UPDATE acp.tenants t SET stripe_payment_method = method, updated_at = acp.now()
-	FROM acp.stripe_marks m
-	WHERE t.tenant_id = p_tenant AND m.tenant_id = p_tenant AND m.subject = 'method' AND m.reference = p_setup_intent AND method IS NOT NULL;
-	IF FOUND AND acp.upgrade_settle(p_tenant) = 'active' THEN
+	IF method IS NULL THEN
+		RETURN;
+	END IF;
+	PERFORM acp.stripe_card(p_tenant, method, CASE WHEN counts.tenant_id IS NOT NULL THEN 'default' END, counts.created, p_data->>'customer', p_setup_intent);
+	state := acp.upgrade_settle(p_tenant);
+	IF state = 'active' AND EXISTS (SELECT FROM acp.tenants t WHERE t.tenant_id = p_tenant AND t.stripe_payment_method = method) THEN
 		PERFORM acp.outbox_put(p_tenant, 'default-' || p_tenant || '-' || method, 'stripe.customers.update',
 			jsonb_build_object('default_payment_method', method));
 	END IF;
@@ -228,16 +298,19 @@ DECLARE
 	tenant uuid;
 BEGIN
 	IF named IS NULL THEN
-		SELECT t.tenant_id INTO tenant FROM acp.tenants t
-		WHERE t.stripe_customer_id = p->>'customer' OR t.stripe_payment_method = p->>'object_id'
-		ORDER BY t.stripe_payment_method IS NOT DISTINCT FROM p->>'object_id' DESC LIMIT 1;
+		tenant := coalesce(
+			(SELECT t.tenant_id FROM acp.tenants t WHERE t.stripe_payment_method = p->>'object_id' LIMIT 1),
+			(SELECT c.tenant_id FROM acp.stripe_cards c WHERE c.payment_method = p->>'object_id' LIMIT 1),
+			(SELECT t.tenant_id FROM acp.tenants t WHERE t.stripe_customer_id = p->>'customer' LIMIT 1),
+			(SELECT b.tenant_id FROM acp.billing_periods b WHERE b.stripe_invoice_id IN (p->>'object_id', p->>'invoice',
+				acp.payment_invoice(p->>'object_id'), acp.payment_invoice(p->>'payment_intent'), acp.payment_invoice(p->>'charge')) LIMIT 1));
 	END IF;
 	SELECT t.tenant_id INTO tenant FROM acp.tenants t WHERE t.tenant_id = coalesce(named, tenant) FOR NO KEY UPDATE;
 	RETURN tenant;
 END
 $$;
 COMMENT ON FUNCTION acp.stripe_tenant(jsonb) IS
-	'Finds and locks the tenant of an event: by the tenant it names, else by its customer or payment method. Null: unknown.';
+	'Finds and locks the tenant of an event: by the tenant it names, else by its payment method, its customer or the invoice it is about. Null: unknown.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_checkout_completed(p_tenant uuid, p jsonb) RETURNS text
 LANGUAGE plpgsql
@@ -255,7 +328,8 @@ BEGIN
 	IF NOT acp.stripe_mark(p_tenant, 'method', p, p->>'setup_intent') THEN
 		RETURN 'older';
 	END IF;
-	UPDATE acp.tenants SET stripe_payment_method = NULL, stripe_customer_id = coalesce(stripe_customer_id, p->>'customer'),
+	UPDATE acp.stripe_marks SET customer = p->>'customer' WHERE tenant_id = p_tenant AND subject = 'method';
+	UPDATE acp.tenants SET stripe_customer_id = coalesce(stripe_customer_id, CASE WHEN NOT acp.customer_gone(p->>'customer') THEN p->>'customer' END),
 		updated_at = acp.now()
 	WHERE tenant_id = p_tenant;
 	PERFORM acp.tenant_update(p_tenant, 'paid', NULL, NULL, NULL);
@@ -286,55 +360,172 @@ END
 $$;
 COMMENT ON FUNCTION acp.stripe_checkout_expired(uuid, jsonb) IS 'Handles a checkout session that ended without a payment method. setup_pending ends with the last open session.';
 
-CREATE OR REPLACE FUNCTION acp.stripe_method_detached(p_tenant uuid, p jsonb) RETURNS text
+DROP FUNCTION IF EXISTS acp.stripe_method_detached(uuid, jsonb); -- up to schema version 10
+
+CREATE OR REPLACE FUNCTION acp.stripe_own_customer(p_tenant uuid, p_customer text) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN coalesce((SELECT t.stripe_customer_id = p_customer FROM acp.tenants t WHERE t.tenant_id = p_tenant), true);
+END
+$$;
+COMMENT ON FUNCTION acp.stripe_own_customer(uuid, text) IS
+	'False if the tenant has another customer at Stripe: one that was made by hand, or by another program. True also if one of the two is not known.';
+
+CREATE OR REPLACE FUNCTION acp.stripe_cards_told(p_tenant uuid, p jsonb) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	before CONSTANT acp.tenants := (SELECT t FROM acp.tenants t WHERE t.tenant_id = p_tenant);
+	at   CONSTANT timestamptz := to_timestamp((p->>'created')::bigint);
+	cus  CONSTANT text := p->>'customer';
+	now_ CONSTANT text := p->>'default_method';
+	was  CONSTANT text := p->>'former_default';
 BEGIN
-	PERFORM acp.stripe_mark(p_tenant, 'detached', p, p->>'object_id');
-	RETURN CASE WHEN acp.upgrade_settle(p_tenant) = before.payment_method_status THEN 'unchanged' ELSE 'applied' END;
+	IF p->>'type' = 'payment_method.attached' THEN
+		PERFORM acp.stripe_card(p_tenant, p->>'object_id', 'attached', at, cus);
+	ELSIF p->>'type' = 'payment_method.detached' THEN
+		PERFORM acp.stripe_card(p_tenant, p->>'object_id', 'detached', at, cus);
+	ELSIF (p->>'default_changed')::boolean THEN
+		IF was IS NOT NULL AND was IS DISTINCT FROM now_ THEN
+			PERFORM acp.stripe_card(p_tenant, was, 'ceased', at, cus);
+		END IF;
+		IF now_ IS NOT NULL THEN
+			PERFORM acp.stripe_card(p_tenant, now_, 'default', at, cus);
+		ELSIF was IS NULL AND NOT coalesce((p->>'former_told')::boolean, false) THEN
+			PERFORM acp.stripe_mark(p_tenant, 'no_default', p, NULL);
+			-- Within one second, the order of arrival decides.
+			UPDATE acp.stripe_cards c SET ceased_at = greatest(c.ceased_at, at) WHERE c.tenant_id = p_tenant AND c.default_at = at;
+		END IF;
+	END IF;
 END
 $$;
-COMMENT ON FUNCTION acp.stripe_method_detached(uuid, jsonb) IS
-	'Handles a detached payment method. If it is the one in use, the tenant is treated as free from now on.';
+COMMENT ON FUNCTION acp.stripe_cards_told(uuid, jsonb) IS
+	'Stores what payment_method.attached, payment_method.detached or customer.updated says about the payment methods of a tenant.';
+
+CREATE OR REPLACE FUNCTION acp.stripe_customer_deleted(p_tenant uuid, p jsonb) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	UPDATE acp.tenants SET stripe_customer_id = NULL, stripe_customers_gone = stripe_customers_gone + 1, updated_at = acp.now()
+	WHERE tenant_id = p_tenant;
+	UPDATE acp.checkouts SET status = CASE status WHEN 'open' THEN 'expired' ELSE 'failed' END, url = NULL
+	WHERE tenant_id = p_tenant AND status IN ('asked', 'open');
+	UPDATE acp.outbox SET done_at = acp.now(), result = '{"superseded": true}', dead = false
+	WHERE tenant_id = p_tenant AND done_at IS NULL AND action IN ('stripe.customers.create', 'stripe.customers.update');
+	IF NOT EXISTS (SELECT FROM acp.stripe_marks m WHERE m.tenant_id = p_tenant AND m.subject = 'method') THEN
+		PERFORM acp.tenant_update(p_tenant, NULL, 'none', NULL, NULL);
+	END IF;
+	IF EXISTS (SELECT FROM acp.outbox o WHERE o.tenant_id = p_tenant AND o.done_at IS NULL AND o.action = 'stripe.invoices.create') THEN
+		PERFORM acp.outbox_customer(p_tenant);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION acp.stripe_customer_deleted(uuid, jsonb) IS
+	'Handles a deleted customer: the tenant has no payment method any more, and its next checkout or invoice makes another customer.';
+
+CREATE OR REPLACE FUNCTION acp.stripe_customer(p_tenant uuid, p jsonb) RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	before acp.tenants;
+	after  acp.tenants;
+BEGIN
+	IF NOT acp.stripe_own_customer(p_tenant, CASE WHEN p->>'type' LIKE 'customer.%' THEN p->>'object_id' ELSE p->>'customer' END) THEN
+		RETURN 'foreign';
+	END IF;
+	SELECT * INTO before FROM acp.tenants t WHERE t.tenant_id = p_tenant;
+	IF p->>'type' = 'customer.deleted' THEN
+		PERFORM acp.stripe_customer_deleted(p_tenant, p);
+	ELSE
+		PERFORM acp.stripe_cards_told(p_tenant, p);
+	END IF;
+	PERFORM acp.upgrade_settle(p_tenant);
+	SELECT * INTO after FROM acp.tenants t WHERE t.tenant_id = p_tenant;
+	RETURN CASE WHEN (before.payment_method_status, before.stripe_payment_method, before.stripe_customer_id)
+		IS DISTINCT FROM (after.payment_method_status, after.stripe_payment_method, after.stripe_customer_id) THEN 'applied' ELSE 'unchanged' END;
+END
+$$;
+COMMENT ON FUNCTION acp.stripe_customer(uuid, jsonb) IS
+	'Handles an event about a customer or its payment methods. If the tenant has no usable method after it, it is treated as free from now on.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_invoice(p_tenant uuid, p jsonb) RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	paid CONSTANT boolean := p->>'type' = 'invoice.paid';
+	fact   CONSTANT text := CASE
+		WHEN p->>'type' IN ('invoice.paid', 'invoice.payment_succeeded') OR p->>'status' = 'paid' THEN 'paid'
+		WHEN p->>'type' IN ('invoice.voided', 'invoice.deleted') OR p->>'status' = 'void' THEN 'void'
+		WHEN p->>'type' IN ('invoice.payment_failed', 'invoice.payment_action_required', 'invoice.marked_uncollectible', 'invoice.overdue')
+			OR p->>'status' = 'uncollectible' THEN 'failed' END;
+	at     CONSTANT timestamptz := to_timestamp((p->>'created')::bigint);
+	result text := 'applied';
 BEGIN
-	IF (NOT paid AND EXISTS (SELECT FROM acp.stripe_marks m
-			WHERE m.tenant_id = p_tenant AND m.subject = p->>'object_id' AND m.reference = 'paid'))
-	   OR NOT acp.stripe_mark(p_tenant, p->>'object_id', p, CASE WHEN paid THEN 'paid' ELSE 'failed' END, paid) THEN
-		RETURN 'older';
+	PERFORM acp.stripe_link(p);
+	IF fact IS NULL THEN
+		RETURN 'unchanged';
 	END IF;
-	PERFORM acp.billing_paid(p->>'object_id', paid, to_timestamp((p->>'created')::bigint));
-	RETURN 'applied';
+	PERFORM acp.invoice_told(p->>'object_id', fact, at);
+	IF fact = 'void' THEN
+		UPDATE acp.billing_periods b SET status = 'failed', error = 'the invoice is void at Stripe', updated_at = acp.now()
+		WHERE b.stripe_invoice_id = p->>'object_id' AND b.status <> 'paid';
+	ELSIF (fact = 'failed' AND EXISTS (SELECT FROM acp.stripe_marks m
+			WHERE m.tenant_id = p_tenant AND m.subject = p->>'object_id' AND m.reference = 'paid'))
+	   OR NOT acp.stripe_mark(p_tenant, p->>'object_id', p, fact, fact = 'paid') THEN
+		result := 'older';
+	ELSIF fact = 'paid' OR NOT EXISTS (SELECT FROM acp.invoice_states s WHERE s.stripe_invoice_id = p->>'object_id' AND s.void_at IS NOT NULL) THEN
+		PERFORM acp.billing_paid(p->>'object_id', fact = 'paid', at);
+	END IF;
+	PERFORM acp.payment_settle(p_tenant);
+	RETURN result;
 END
 $$;
-COMMENT ON FUNCTION acp.stripe_invoice(uuid, jsonb) IS 'Handles a paid invoice or a failed payment. A paid invoice stays paid.';
+COMMENT ON FUNCTION acp.stripe_invoice(uuid, jsonb) IS
+	'Handles an event about an invoice: paid, failed or void. A paid or void invoice stays so. Only an invoice of ours makes the tenant past due.';
+
+CREATE OR REPLACE FUNCTION acp.stripe_kind(p_type text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN CASE
+		WHEN p_type = 'checkout.session.completed' THEN 'completed'
+		WHEN p_type = 'checkout.session.expired' THEN 'expired'
+		WHEN p_type IN ('payment_method.attached', 'payment_method.detached', 'customer.updated', 'customer.deleted') THEN 'customer'
+		WHEN p_type IN ('invoice.paid', 'invoice.payment_succeeded', 'invoice.payment_failed', 'invoice.payment_action_required',
+			'invoice.marked_uncollectible', 'invoice.overdue', 'invoice.voided', 'invoice.deleted', 'invoice.updated') THEN 'invoice'
+		WHEN p_type IN ('invoice_payment.paid', 'payment_intent.succeeded', 'charge.succeeded') THEN 'payment'
+		WHEN p_type IN ('charge.refunded', 'charge.refund.updated', 'refund.created', 'refund.updated', 'refund.failed', 'credit_note.created',
+			'credit_note.updated', 'credit_note.voided', 'charge.dispute.created', 'charge.dispute.updated', 'charge.dispute.closed',
+			'charge.dispute.funds_withdrawn', 'charge.dispute.funds_reinstated', 'radar.early_fraud_warning.created',
+			'radar.early_fraud_warning.updated') THEN 'return' END;
+END
+$$;
+COMMENT ON FUNCTION acp.stripe_kind(text) IS
+	'Which function handles a type of event (docs/billing.md has the table): completed, expired, customer, invoice, payment or return. Null: none; it is stored without effect.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_effect(p_tenant uuid, p jsonb) RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	kind CONSTANT text := acp.stripe_kind(p->>'type');
 BEGIN
-	IF p->>'type' NOT IN ('checkout.session.completed', 'checkout.session.expired', 'payment_method.detached',
-		'invoice.paid', 'invoice.payment_failed') THEN
-		RETURN 'ignored';
-	ELSIF p->>'object_id' IS NULL THEN
-		RETURN 'ignored'; -- names no object
+	IF kind IS NULL OR p->>'object_id' IS NULL THEN
+		RETURN 'ignored'; -- means nothing here, or names no object
+	ELSIF kind IN ('payment', 'return') THEN
+		RETURN acp.stripe_money(p);
 	ELSIF p_tenant IS NULL THEN
 		RETURN 'unknown_tenant';
 	END IF;
-	RETURN CASE p->>'type'
-		WHEN 'checkout.session.completed' THEN acp.stripe_checkout_completed(p_tenant, p)
-		WHEN 'checkout.session.expired' THEN acp.stripe_checkout_expired(p_tenant, p)
-		WHEN 'payment_method.detached' THEN acp.stripe_method_detached(p_tenant, p)
+	RETURN CASE kind
+		WHEN 'completed' THEN acp.stripe_checkout_completed(p_tenant, p)
+		WHEN 'expired' THEN acp.stripe_checkout_expired(p_tenant, p)
+		WHEN 'customer' THEN acp.stripe_customer(p_tenant, p)
 		ELSE acp.stripe_invoice(p_tenant, p) END;
 END
 $$;
@@ -353,6 +544,11 @@ BEGIN
 	VALUES (p->>'event_id', p->>'type', to_timestamp((p->>'created')::bigint), (p->>'livemode')::boolean, p->>'object_id', '', acp.now())
 	ON CONFLICT DO NOTHING;
 	IF FOUND THEN
+		PERFORM set_config('acp.grace_days', coalesce(p->>'grace_days', ''), true);
+		IF acp.stripe_kind(p->>'type') IN ('invoice', 'payment', 'return') THEN
+			-- Of two events that belong together, the second sees what the first stored.
+			PERFORM pg_advisory_xact_lock(hashtext('acp.stripe_money'));
+		END IF;
 		tenant := acp.stripe_tenant(p);
 		result := acp.stripe_effect(tenant, p);
 		IF result = 'mismatch' THEN
@@ -369,10 +565,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.stripe_event(jsonb) IS
-	'Processes an event with a valid signature: event_id, type, created (seconds), livemode, object_id?, client_reference_id?, tenant_uuid? (from its metadata), customer?, setup_intent?, mode?, status?, event (audit row). Repeats have no further effect.';
+	'Processes an event with a valid signature: event_id, type, created (seconds), livemode, object_id?, client_reference_id?, tenant_uuid? (from its metadata), customer?, setup_intent?, mode?, status?, invoice?, payment_intent?, charge?, amount?, amount_refunded? (minor units), default_changed?, default_method?, former_told?, former_default? (of a customer), grace_days?, event (audit row). Repeats have no further effect.';
 
 GRANT EXECUTE ON FUNCTION acp.checkouts_expire(uuid), acp.checkouts_expire_due(), acp.upgrade_begin(jsonb), acp.upgrade_opened(jsonb),
 	acp.upgrade_failed(jsonb), acp.upgrade_settle(uuid), acp.upgrade_method(uuid, text, jsonb), acp.uuid_or_null(text),
 	acp.stripe_attempt(text), acp.stripe_mark(uuid, text, jsonb, text, boolean), acp.stripe_tenant(jsonb), acp.stripe_checkout_completed(uuid, jsonb),
-	acp.stripe_checkout_expired(uuid, jsonb), acp.stripe_method_detached(uuid, jsonb), acp.stripe_invoice(uuid, jsonb),
+	acp.stripe_checkout_expired(uuid, jsonb), acp.stripe_card(uuid, text, text, timestamptz, text, text), acp.customer_gone(text),
+	acp.upgrade_card(uuid, acp.stripe_marks), acp.stripe_own_customer(uuid, text), acp.stripe_cards_told(uuid, jsonb),
+	acp.stripe_customer_deleted(uuid, jsonb), acp.stripe_customer(uuid, jsonb), acp.stripe_invoice(uuid, jsonb), acp.stripe_kind(text),
 	acp.stripe_effect(uuid, jsonb), acp.stripe_event(jsonb) TO acp_app;

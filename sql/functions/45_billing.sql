@@ -1015,6 +1015,7 @@ AS $$
 DECLARE
 	told acp.invoice_payments;
 	b    acp.billing_periods;
+	fact text;
 BEGIN
 	SELECT * INTO b FROM acp.billing_periods x
 	WHERE x.tenant_id = p_tenant AND acp.billing_obligation(x.tenant_id, x.period) = left(p_obligation, 52) FOR NO KEY UPDATE;
@@ -1022,6 +1023,8 @@ BEGIN
 		RETURN;
 	END IF;
 	SELECT * INTO told FROM acp.invoice_payments i WHERE i.stripe_invoice_id = p_data->>'invoice';
+	fact := CASE WHEN p_data->>'status' = 'paid' THEN 'paid' WHEN p_data->>'status' IN ('void', 'deleted') THEN 'void'
+		WHEN p_data->>'status' = 'uncollectible' OR p_data ? 'payment_error' THEN 'failed' END;
 	IF b.status <> 'paid' THEN
 		b.error := NULL;
 		IF p_data->>'status' = 'paid' OR told.paid THEN
@@ -1030,20 +1033,25 @@ BEGIN
 		ELSIF p_data->>'status' IN ('void', 'uncollectible', 'deleted') THEN
 			b.status := 'failed';
 			b.error := 'the invoice is ' || (p_data->>'status') || ' at Stripe';
-		ELSIF NOT told.paid OR p_obligation LIKE '%-pay-%' THEN
+		ELSIF NOT told.paid OR p_data ? 'payment_error' OR p_obligation LIKE '%-pay-%' THEN
 			b.status := 'failed';
 			b.error := 'the payment failed';
 		ELSE
 			b.status := 'invoiced';
 		END IF;
 	END IF;
+	fact := CASE WHEN b.status = 'paid' THEN 'paid' ELSE fact END;
 	UPDATE acp.billing_periods x SET status = b.status, paid_at = b.paid_at, error = b.error, updated_at = acp.now(),
 		stripe_invoice_id = coalesce(p_data->>'invoice', x.stripe_invoice_id)
 	WHERE x.tenant_id = b.tenant_id AND x.period = b.period;
+	IF fact IS NOT NULL AND p_data->>'invoice' IS NOT NULL THEN
+		PERFORM acp.invoice_told(p_data->>'invoice', fact, date_trunc('second', acp.now())); -- as exact as events
+	END IF;
+	PERFORM acp.payment_settle(p_tenant); -- events may have told of this invoice before its id was known
 END
 $$;
 COMMENT ON FUNCTION acp.billing_executed(uuid, text, jsonb) IS
-	'Records the success of an invoice obligation. p_data: answer of the executor (invoice, status, amount). Also applies a payment that Stripe reported earlier.';
+	'Records the success of an invoice obligation. p_data: answer of the executor (invoice, status, amount, payment_error?). Also applies a payment that Stripe reported earlier. A declined card makes the tenant past due, even if Stripe''s event is lost.';
 
 CREATE OR REPLACE FUNCTION acp.billing_not_executed(p_tenant uuid, p_obligation text, p_error text) RETURNS void
 LANGUAGE plpgsql
@@ -1238,7 +1246,8 @@ BEGIN
 				'unit', l.unit, 'quantity', CASE WHEN l.kind = 'usage' THEN l.quantity END, 'unit_amount', trim_scale(l.unit_amount),
 				'calls', CASE WHEN l.kind = 'usage' THEN l.calls END, 'amount', trim_scale(l.amount))) ORDER BY l.line), '[]') FROM unnest(made) l)),
 		'hash', CASE WHEN closed OR before THEN encode(b.hash, 'hex') END, 'stripe_invoice_id', b.stripe_invoice_id,
-		'status', CASE WHEN stuck THEN 'blocked' WHEN closed OR before THEN coalesce(b.status, 'none') ELSE 'open' END);
+		'status', CASE WHEN stuck THEN 'blocked' WHEN closed OR before THEN coalesce(b.status, 'none') ELSE 'open' END)
+		|| acp.invoice_returned(b.stripe_invoice_id, c.currency);
 END
 $$;
 COMMENT ON FUNCTION acp.invoice_json(uuid, date, numeric) IS

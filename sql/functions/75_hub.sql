@@ -192,7 +192,8 @@ BEGIN
 		SELECT f.calls_used, f.calls_held INTO used, held FROM acp.usage_figures(t.tenant_id, acp.period(at), (p_ctx->>'free_limit')::integer) f;
 	END IF;
 	RETURN jsonb_build_object('allowed', place.allowed, 'tier', place.tier, 'calls_used', used, 'calls_held', held, 'calls_limit', place.calls_limit,
-		'policy_version', acp.policy_version());
+		'policy_version', acp.policy_version())
+		|| CASE WHEN t.past_due_since IS NULL THEN '{}' ELSE jsonb_build_object('past_due', acp.past_due(t)) END;
 END
 $$;
 COMMENT ON FUNCTION acp.hub_usage_reserve(jsonb, jsonb) IS
@@ -312,7 +313,7 @@ BEGIN
 			SELECT e.tenant_id, acp.period(e.ts) AS period, e.event_id, e.ts, h.event_id IS NOT NULL AS released,
 				e.billable AND e.tier = 'free' AND s.event_id IS NULL AS uses,
 				h.event_id IS NULL AND coalesce(e.result_meta->>'usage_check' = 'failed_open'
-					AND acp.effective_tier(t.tier, t.payment_method_status) = 'free', false) AS unasked
+					AND acp.effective_tier(t.tier, t.payment_method_status, t.past_due_until, e.ts) = 'free', false) AS unasked
 			FROM unnest(p_rows) e LEFT JOIN settled s USING (tenant_id, event_id) LEFT JOIN held h USING (tenant_id, event_id)
 				LEFT JOIN acp.tenants t USING (tenant_id)
 		)

@@ -99,7 +99,7 @@ BEGIN
 				coalesce(sum(error), 0) AS error, coalesce(sum(denied), 0) AS denied
 			FROM counted GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 50
 		), named AS (
-			SELECT x.*, t.agent_id, acp.effective_tier(t.tier, t.payment_method_status) AS tier, t.calls_limit
+			SELECT x.*, t.agent_id, acp.effective_tier(t.tier, t.payment_method_status, t.past_due_until, acp.now()) AS tier, t.calls_limit, acp.past_due(t) AS past_due
 			FROM tenants x JOIN acp.tenants t USING (tenant_id)
 		), days AS (
 			SELECT day, coalesce(sum(success), 0) AS success, coalesce(sum(error), 0) AS error, coalesce(sum(denied), 0) AS denied
@@ -109,7 +109,7 @@ BEGIN
 			FROM counted GROUP BY 1 ORDER BY 3 DESC, 2 DESC LIMIT 50
 		)
 		SELECT jsonb_build_object('period', to_char(p_month, 'YYYY-MM'),
-			'tenants', (SELECT coalesce(jsonb_agg(jsonb_build_object('tenant_id', n.tenant_id, 'agent_id', n.agent_id, 'tier', n.tier,
+			'tenants', (SELECT coalesce(jsonb_agg(jsonb_build_object('tenant_id', n.tenant_id, 'agent_id', n.agent_id, 'tier', n.tier, 'past_due', n.past_due,
 				'billable', n.billable, 'success', n.success, 'error', n.error, 'denied', n.denied,
 				'limit', CASE WHEN n.tier = 'free' THEN coalesce(n.calls_limit, p_default_limit) END)
 				ORDER BY n.billable DESC, n.tenant_id), '[]') FROM named n),
@@ -135,7 +135,8 @@ BEGIN
 			FROM acp.billing_periods b WHERE b.period >= first GROUP BY 1, 2, 3) i),
 		'funnel', (SELECT jsonb_build_object('tenants', count(*), 'active', count(*) FILTER (WHERE u.tenant_id IS NOT NULL),
 			'setup_pending', count(*) FILTER (WHERE t.payment_method_status = 'setup_pending'),
-			'upgraded', count(t.upgraded_at), 'paid', count(*) FILTER (WHERE acp.effective_tier(t.tier, t.payment_method_status) = 'paid'))
+			'upgraded', count(t.upgraded_at), 'paid', count(*) FILTER (WHERE acp.effective_tier(t.tier, t.payment_method_status, t.past_due_until, acp.now()) = 'paid'),
+			'past_due', count(t.past_due_since))
 			FROM acp.tenants t LEFT JOIN (SELECT DISTINCT c.tenant_id FROM acp.usage_counters c WHERE c.billable) u USING (tenant_id)));
 END
 $$;

@@ -6,7 +6,7 @@
 
 /* Authentication ----------------------------------------------------------------------------------------------- */
 
-enum { KEY_COLUMNS = 10, VERSION_COLUMN = KEY_COLUMNS, CHANGED_COLUMN, CLOCK_COLUMN };
+enum { KEY_COLUMNS = 10, VERSION_COLUMN = KEY_COLUMNS, CHANGED_COLUMN, CLOCK_COLUMN, PAST_DUE_COLUMN };
 
 static void read_principal(const PGresult *rows, struct acp_principal *out)
 {
@@ -18,17 +18,19 @@ static void read_principal(const PGresult *rows, struct acp_principal *out)
 	out->rate_limit = acp_pg_number(rows, 6, 0);
 	out->policed = *PQgetvalue(rows, 0, 7) == 't';
 	out->calls_limit = acp_pg_number(rows, 8, -1);
+	out->past_due_us = acp_pg_number(rows, PAST_DUE_COLUMN, 0);
 }
 
 static enum acp_code query_principal(struct acp_pg_plane *pg, const uint8_t key_hash[ACP_SHA256_LEN],
 				     struct acp_principal *out)
 {
 	static const struct acp_db_statement statement = {
-		.name = "acp_authenticate_1",
+		.name = "acp_authenticate_2",
 		.sql = "SELECT to_char(ts AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US\"+00\"'), tenant_id,"
 		       " api_key_id, key_prefix, ' ' || array_to_string(scopes, ' ') || ' ', tier, rate_limit, policed,"
 		       " calls_limit, (extract(epoch FROM expires_at) * 1000000)::bigint,"
-		       " version, coalesce(changed::text, ''), (extract(epoch FROM ts) * 1000000)::bigint"
+		       " version, coalesce(changed::text, ''), (extract(epoch FROM ts) * 1000000)::bigint,"
+		       " (extract(epoch FROM past_due_until) * 1000000)::bigint"
 		       " FROM acp.authenticate($1, $2)",
 		.count = 2,
 	};

@@ -18,10 +18,10 @@ COMMENT ON VIEW acp_report.audit_logs IS
 	'The audit log: one row per call; tenant_id is null for unknown callers. A range of ts reads only the months in it, a tenant_id only that tenant''s rows.';
 
 CREATE OR REPLACE VIEW acp_report.tenants AS
-	SELECT tenant_id, agent_id, organization_name, product, acp.effective_tier(tier, payment_method_status) AS tier,
-		payment_method_status, status, onboarded_at, upgraded_at
+	SELECT tenant_id, agent_id, organization_name, product, acp.effective_tier(tier, payment_method_status, past_due_until, acp.now()) AS tier,
+		payment_method_status, status, onboarded_at, upgraded_at, past_due_since, past_due_until
 	FROM acp.tenants;
-COMMENT ON VIEW acp_report.tenants IS 'Tenants. tier is the effective tier.';
+COMMENT ON VIEW acp_report.tenants IS 'Tenants. tier is the effective tier: paid only with an active payment method, and not after past_due_until. past_due_since: since when an invoice is owed whose payment failed.';
 
 -- From the counters: exact like the log, and equally fast with 20 million calls --------------------------------------
 
@@ -199,5 +199,6 @@ COMMENT ON VIEW acp_report.usage_drift IS
 	'Differences between counters and audit rows (including archived ones) in calls or quantity. Must always be empty. Reads the log: add a condition on period (UTC month).';
 
 -- A view runs its functions with the rights of its reader.
-GRANT EXECUTE ON FUNCTION acp.effective_tier(text, text), acp.day(timestamptz) TO acp_report;
+REVOKE EXECUTE ON FUNCTION acp.effective_tier(text, text) FROM acp_report;
+GRANT EXECUTE ON FUNCTION acp.effective_tier(text, text, timestamptz, timestamptz), acp.now(), acp.day(timestamptz) TO acp_report;
 GRANT SELECT ON ALL TABLES IN SCHEMA acp_report TO acp_report;

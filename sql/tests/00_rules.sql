@@ -113,7 +113,7 @@ CREATE TEMP VIEW function_given_to_others AS
 CREATE TEMP VIEW table_not_keyed_by_tenant AS
 	SELECT name FROM relations r
 	WHERE relkind IN ('r', 'p')
-	  AND name <> ALL (ARRAY['acp.agents', 'acp.audit_archive_runs', 'acp.audit_archives', 'acp.audit_chains', 'acp.audit_seals', 'acp.billing_closings', 'acp.billing_cuts', 'acp.billing_runs', 'acp.change_clock', 'acp.changes', 'acp.console_access', 'acp.key_lookup', 'acp.invoice_payments', 'acp.kernels', 'acp.policies', 'acp.prices', 'acp.schema_migrations', 'acp.stripe_events', 'acp.usage_pending', 'acp.usage_rolled'])
+	  AND name <> ALL (ARRAY['acp.agents', 'acp.audit_archive_runs', 'acp.audit_archives', 'acp.audit_chains', 'acp.audit_seals', 'acp.billing_closings', 'acp.billing_cuts', 'acp.billing_runs', 'acp.change_clock', 'acp.changes', 'acp.console_access', 'acp.key_lookup', 'acp.invoice_payments', 'acp.invoice_states', 'acp.kernels', 'acp.policies', 'acp.prices', 'acp.schema_migrations', 'acp.stripe_events', 'acp.stripe_payments', 'acp.stripe_returns', 'acp.usage_pending', 'acp.usage_rolled'])
 	  AND NOT EXISTS (SELECT FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid
 	AND a.attnum = k.conkey[1]
 	                  WHERE k.conrelid = r.oid AND k.contype = 'p' AND a.attname = 'tenant_id');

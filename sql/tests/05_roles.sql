@@ -61,6 +61,10 @@ INSERT INTO expected VALUES
 	('acp.console_access', '', ''),
 	('acp.invoice_lines', 'ra', ''),
 	('acp.invoice_payments', 'raw', ''),
+	('acp.invoice_states', 'raw', ''),
+	('acp.stripe_cards', 'raw', ''),
+	('acp.stripe_payments', 'raw', ''),
+	('acp.stripe_returns', 'raw', ''),
 	('acp.kernels', 'raw', ''),
 	('acp.outbox', 'raw', ''),
 	('acp.stripe_events', 'raw', ''),
@@ -144,8 +148,8 @@ SELECT set_eq($$
 SELECT set_eq($$
 	SELECT oid::regprocedure::text FROM pg_proc
 	WHERE pronamespace = 'acp'::regnamespace AND has_function_privilege('acp_report', oid, 'EXECUTE')$$,
-	ARRAY['acp.effective_tier(text,text)', 'acp.day(timestamp with time zone)',
-	'acp.currency_unit(text)'],
+	ARRAY['acp.effective_tier(text,text,timestamp with time zone,timestamp with time zone)', 'acp.now()', 'acp.day(timestamp with time zone)',
+	'acp.currency_unit(text)', 'acp.invoice_owed(acp.invoice_states,bigint)'],
 	'acp_report may run the functions that its views call');
 
 SELECT ok(NOT (rolsuper OR rolcreaterole OR rolcreatedb OR rolbypassrls OR rolreplication),

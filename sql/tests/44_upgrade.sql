@@ -9,7 +9,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(54);
+SELECT plan(78);
 
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -203,6 +203,69 @@ SELECT results_eq('SELECT DISTINCT pg_temp.play(4, steps, v) FROM orders, genera
 SELECT results_eq('SELECT DISTINCT pg_temp.play(5, steps, v) FROM orders, generate_series(0, 2) v', ARRAY['paid none pm_p1 free'],
 	'in each order the detached card is gone');
 SELECT is(pg_temp.state(4), 'free none - free', 'each order was rolled back');
+
+-- Cards --------------------------------------------------------------------------------------------------------------
+
+-- What a customer says about its default payment method, in Stripe's form.
+CREATE FUNCTION pg_temp.chosen(id text, n integer, at integer, method text, former text DEFAULT NULL) RETURNS jsonb LANGUAGE sql AS $$
+	SELECT pg_temp.event(id, 'customer.updated', n, at, 'cus_' || n, jsonb_strip_nulls(jsonb_build_object('default_changed', true, 'former_told', true,
+		'default_method', method, 'former_default', former)))
+$$;
+SELECT pg_temp.take(pg_temp.completed('evt_c1', 6, 10, 'cs_c1', 'seti_c1')), pg_temp.look_up(6) \gset ignored_
+SELECT is(pg_temp.take(pg_temp.event('evt_c2', 'customer.updated', 6, 20, 'cus_6', '{"default_changed": false}')), 'unchanged', 'a new address does not concern the card');
+SELECT is(pg_temp.take(pg_temp.chosen('evt_c3', 6, 30, NULL, 'pm_c1')), 'applied', 'the customer has no default any more');
+SELECT is(pg_temp.state(6), 'paid none pm_c1 free', 'the tenant is treated as free');
+SELECT is(pg_temp.take(pg_temp.chosen('evt_c4', 6, 40, 'pm_c2')), 'applied', 'a person chooses another card at Stripe');
+SELECT is(pg_temp.state(6), 'paid active pm_c2 paid', 'the tenant is paid by it');
+SELECT is(pg_temp.take(pg_temp.event('evt_c5', 'customer.updated', 6, 50, 'cus_6', '{"default_changed": true, "former_told": false}')), 'applied',
+	'an event that does not say which default there was');
+SELECT is(pg_temp.state(6), 'paid none pm_c2 free', 'concerns the newest one');
+SELECT is(pg_temp.take(pg_temp.event('evt_c6', 'customer.deleted', 0, 60, 'cus_other', '{"customer": "cus_other"}')), 'unknown_tenant', 'another customer is deleted');
+SELECT is(pg_temp.take(pg_temp.event('evt_c7', 'customer.deleted', 0, 60, 'cus_x', jsonb_build_object('customer', 'cus_x', 'tenant_uuid', pg_temp.t(6)))),
+	'foreign', 'a second customer that somebody made for the tenant is deleted');
+SELECT is(pg_temp.take(pg_temp.chosen('evt_c8', 6, 70, 'pm_c3')), 'applied', 'the tenant has a card again');
+SELECT is(pg_temp.opened(6, 1, 'cs_c8', 3600)->>'checkout_url' IS NOT NULL, true, 'a session');
+SELECT is(pg_temp.take(pg_temp.event('evt_c9', 'customer.deleted', 6, 80, 'cus_6')), 'applied', 'the customer is deleted');
+SELECT is(pg_temp.state(6), 'paid none pm_c3 free', 'the tenant is treated as free');
+SELECT is(pg_temp.take(pg_temp.event('evt_ca', 'payment_method.attached', 6, 75, 'pm_c4')), 'unknown_tenant', 'what comes late about this customer concerns nobody');
+SELECT is(pg_temp.begin_(6), jsonb_build_object('verdict', 'customer', 'obligation', 'customer-' || pg_temp.t(6) || '-2'),
+	'the next upgrade makes another customer, under another key');
+SELECT ok(acp.outbox_done(pg_temp.t(6), 'customer-' || pg_temp.t(6) || '-2', 1, '{"ok": true, "data": {"customer": "cus_6b"}}'), 'it is made');
+SELECT is(pg_temp.begin_(6)->>'customer', 'cus_6b', 'the next session is for the new customer');
+SELECT is(pg_temp.take(pg_temp.completed('evt_cb', 6, 80, 'cs_cb', 'seti_cb', '{"customer": "cus_6b"}')), 'applied', 'a person saves a card, in the second of the deletion');
+SELECT is(split_part(pg_temp.state(6), ' ', 2), 'active', 'the tenant is paid');
+
+-- A card is replaced at Stripe: in all orders, with repeats, and with the old card looked up late.
+INSERT INTO pg_temp.story VALUES
+	(1, 7, pg_temp.completed('evt_q1', 7, 10, 'cs_q1', 'seti_q1')),
+	(2, 7, pg_temp.event('evt_q2', 'payment_method.attached', 7, 20, 'pm_q2')),
+	(3, 7, pg_temp.chosen('evt_q3', 7, 20, 'pm_q2', 'pm_q1')),
+	(4, 7, pg_temp.event('evt_q4', 'payment_method.detached', 7, 20, 'pm_q1')),
+	(5, 7, pg_temp.chosen('evt_q3', 7, 20, 'pm_q2', 'pm_q1')),
+	-- The same without customer.updated, which the endpoint may not be subscribed to.
+	(1, 8, pg_temp.completed('evt_r1', 8, 10, 'cs_r1', 'seti_r1')),
+	(2, 8, pg_temp.event('evt_r2', 'payment_method.attached', 8, 20, 'pm_r2')),
+	(3, 8, pg_temp.event('evt_r3', 'payment_method.detached', 8, 21, 'pm_r1')),
+	(4, 8, pg_temp.event('evt_r4', 'payment_method.attached', 8, 5, 'pm_r0')),
+	(5, 8, pg_temp.event('evt_r3', 'payment_method.detached', 8, 21, 'pm_r1')),
+	-- The new default is removed again.
+	(1, 9, pg_temp.completed('evt_s1', 9, 10, 'cs_s1', 'seti_s1')),
+	(2, 9, pg_temp.chosen('evt_s2', 9, 20, 'pm_s2', 'pm_s1')),
+	(3, 9, pg_temp.chosen('evt_s3', 9, 30, NULL, 'pm_s2')),
+	(4, 9, pg_temp.event('evt_s4', 'payment_method.detached', 9, 30, 'pm_s2')),
+	(5, 9, pg_temp.event('evt_s5', 'payment_method.attached', 9, 19, 'pm_s2'));
+UPDATE acp.tenants SET stripe_customer_id = 'cus_9' WHERE tenant_id = pg_temp.t(9);
+SELECT results_eq('SELECT DISTINCT pg_temp.play(7, steps, v) FROM orders, generate_series(0, 2) v', ARRAY['paid active pm_q2 paid'],
+	'in each order the tenant stays paid by the new card');
+SELECT results_eq('SELECT DISTINCT pg_temp.play(8, steps, v) FROM orders, generate_series(0, 2) v', ARRAY['paid active pm_r2 paid'],
+	'in each order a card that was attached later replaces the detached one');
+SELECT results_eq('SELECT DISTINCT pg_temp.play(9, steps, v) FROM orders, generate_series(0, 2) v', ARRAY['paid none pm_s2 free'],
+	'in each order the last card is gone');
+SELECT pg_temp.take(event) FROM pg_temp.story WHERE tenant = 8 AND n < 4 ORDER BY n \g /dev/null
+SELECT pg_temp.look_up(8) \g /dev/null
+SELECT is(pg_temp.state(8), 'paid active pm_r2 paid', 'the replacement is used');
+SELECT is((SELECT params FROM acp.outbox WHERE obligation = 'default-' || pg_temp.t(8) || '-pm_r2'), '{"default_payment_method": "pm_r2"}',
+	'and becomes the default, so that invoices are paid with it');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -55,7 +55,9 @@ INSERT INTO promised VALUES
 	('invoices',
 		'tenant_id uuid, agent_id text, organization_name text, period date, status text, currency text, '
 		'total numeric, amount_minor bigint, amount numeric, carried_in numeric, carried_out numeric, sha256 text, '
-		'billed_at timestamp with time zone, stripe_invoice_id text, paid_at timestamp with time zone, error text'),
+		'billed_at timestamp with time zone, stripe_invoice_id text, paid_at timestamp with time zone, error text, '
+		'refunded_minor bigint, credited_minor bigint, dispute text, disputed_at timestamp with time zone, '
+		'settled_at timestamp with time zone, past_due_since timestamp with time zone'),
 	('denials',
 		'day date, error_code text, action text, calls bigint, period date'),
 	('error_rate_by_action_day',
@@ -72,7 +74,7 @@ INSERT INTO promised VALUES
 	('tenants',
 		'tenant_id uuid, agent_id text, organization_name text, product text, tier text, '
 		'payment_method_status text, status text, onboarded_at timestamp with time zone, '
-		'upgraded_at timestamp with time zone'),
+		'upgraded_at timestamp with time zone, past_due_since timestamp with time zone, past_due_until timestamp with time zone'),
 	('usage_by_action_day',
 		'day date, action text, status text, billable boolean, tier text, billing_unit text, calls bigint, '
 		'quantity numeric'),
@@ -159,11 +161,11 @@ SELECT is_empty($$SELECT 1 FROM audit_logs WHERE tenant_id = '00000000-0000-0000
 
 SELECT results_eq($$SELECT * FROM tenants WHERE agent_id LIKE 'reports:%' ORDER BY agent_id$$, $$VALUES
 	(pg_temp.t(1), 'reports:1', 'One Ltd', 'leadscoring', 'free', 'none', 'active',
-	'2061-01-31 23:59:59+00'::timestamptz, NULL::timestamptz),
+	'2061-01-31 23:59:59+00'::timestamptz, NULL::timestamptz, NULL::timestamptz, NULL::timestamptz),
 	(pg_temp.t(2), 'reports:2', NULL, 'leadscoring', 'paid', 'active', 'active', '2061-01-31 23:59:59+00',
-	'2061-01-31 23:59:59+00'),
+	'2061-01-31 23:59:59+00', NULL, NULL),
 	(pg_temp.t(3), 'reports:3', NULL, 'leadscoring', 'free', 'setup_pending', 'suspended', '2061-01-31 23:59:59+00',
-	'2061-01-31 23:59:59+00')$$,
+	'2061-01-31 23:59:59+00', NULL, NULL)$$,
 	'tenants: tier is the effective tier');
 
 SELECT results_eq($$SELECT agent_id, period, tier, coalesce(billable_calls, 0), coalesce(billable_quantity, 0),

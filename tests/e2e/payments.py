@@ -116,8 +116,8 @@ class Payments:
     # Stored state -------------------------------------------------------------------------------------------------
 
     def tenant(self, tenant):
-        return self.db.row("select *, acp.effective_tier(tier, payment_method_status) as effective_tier "
-                           "from acp.tenants where tenant_id = :'id'", id=tenant["tenant_uuid"])
+        return self.db.row("select *, acp.effective_tier(tier, payment_method_status, past_due_until, acp.now()) "
+                           "as effective_tier from acp.tenants where tenant_id = :'id'", id=tenant["tenant_uuid"])
 
     def owed(self, tenant, where="done_at is null"):
         return self.db.rows("select * from acp.outbox where tenant_id = :'id' and %s order by outbox_id" % where,

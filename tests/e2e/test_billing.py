@@ -129,7 +129,7 @@ def money(bench, **settings):
         url = database.as_role("acp_app").url
         # Its own pepper, so that its onboardings do not count against the limits of other tests.
         with payments(bench, database_url=url, kernel_key=KERNEL_KEY, key_pepper=secrets.token_hex(32), key_pepper_file=None,
-                      key_cache_ms="0", **settings) as pay:
+                      **{"key_cache_ms": "0", **settings}) as pay:
             pay.db = database
             yield Money(bench, pay, database)
 

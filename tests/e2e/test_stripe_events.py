@@ -4,7 +4,9 @@ forged."""
 import hashlib
 import hmac
 import json
+import os
 import random
+import re
 import time
 import uuid
 
@@ -14,6 +16,7 @@ from client import NIL
 from checks import check, equal, parallel, spread, until
 from payments import HOOK, payments
 
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 BODY = {"id": "evt_x", "object": "event", "type": "ping", "created": 1, "data": {"object": {}}}
 
 
@@ -68,17 +71,19 @@ def test_rotation(bench):
 
 
 def test_malformed(bench):
-    """Contract 2: signed bytes that are not an event get 400, another method 405, a too large body 413, and without the
-    setting all get 404."""
+    """Contract 2: signed bytes that are not a JSON object with an id get 400, another method 405, a too large body 413,
+    and without the setting all get 404."""
     with payments(bench, max_body_bytes="20000") as pay:
-        for body in (b"", b"{", b"[]", b"null", b'{"id":1}', b'{"id":"evt_1"}', b'{"id":"evt_1","type":"x"}',
-                     b'{"id":"evt_1","type":"x","created":"now"}', b'{"id":"evt_1","type":"x","created":-5}',
-                     b'{"id":"evt_1","id":"evt_2","type":"x","created":5}',
+        for body in (b"", b"{", b"[]", b"null", b"5", b'{"type":"x","created":5}', b'{"id":1}', b'{"id":""}', b'{"id":{}}',
+                     b'{"id":"evt_\\u0000","type":"x"}', b'{"id":"evt_1","type":"x"} and more',
                      b'{"id":"' + b"e" * 300 + b'","type":"x","created":5}',
-                     b'\xff\xfe'):
+                     b'\xff\xfe', b'<event/>'):
             status, reply = pay.deliver(body)
             equal((status, reply["code"]), (400, "VALIDATION_ERROR"), "body %r" % body[:60])
-        equal(pay.deliver(json.dumps({**BODY, "pad": "x" * 21000}).encode())[0], 413, "too large")
+        equal(pay.deliver(json.dumps({**BODY, "pad": "x" * (4 << 20)}).encode())[0], 413, "too large")
+        # Without a plausible signature, the usual limit holds.
+        for header in ("", "t=1,v1=" + "0" * 64, "hello"):
+            equal(pay.deliver(json.dumps({**BODY, "pad": "x" * 21000}).encode(), header=header)[0], 413, "unsigned: " + header)
         equal(pay.open(pay.url + HOOK)[0], 405, "GET")
         with pay.responder(stripe_webhook_secret=None) as without:
             pay.gate.socket = without.socket
@@ -94,7 +99,7 @@ def test_unknown_events(bench):
                               ("checkout.session.completed", {"id": "cs_1", "client_reference_id": "x"})):
             event = pay.event(kind, subject)
             status, reply = pay.deliver(event)
-            check(status == 200 and reply["effect"] in ("ignored", "unknown_tenant"), "%s: %s" % (kind, reply))
+            check(status == 200 and reply["effect"] in ("ignored", "unknown_tenant", "unknown_invoice"), "%s: %s" % (kind, reply))
             row = stored(bench, event)[0]
             equal((row["type"], row["effect"]), (kind, reply["effect"]), "the inbox")
             check("private@" not in json.dumps(row), "the payload is stored: %s" % row)
@@ -103,6 +108,120 @@ def test_unknown_events(bench):
         for more in ({"client_reference_id": other["tenant_uuid"]}, {"metadata": {}}, {"client_reference_id": None}):
             equal(pay.deliver(pay.completed(tenant, **more))[1]["effect"], "mismatch", "%s" % more)
         equal(pay.tenant(tenant)["tier"] + pay.tenant(other)["tier"], "freefree", "tiers")
+
+
+def odd_events():
+    """Events that Stripe sends, or may send one day, in the form of text: name -> JSON."""
+    text = {"id": "evt_%s", "object": "event", "type": "product.updated", "created": int(time.time()), "livemode": False}
+    return {
+        "of 307 KB": json.dumps({**text, "data": {"object": {"id": "prod_1", "pad": "x" * 307000}}}),
+        "of 4 MB": json.dumps({**text, "data": {"object": {"id": "prod_1", "pad": ["é" * 100] * 6000}}}, ensure_ascii=True),
+        "42 deep": json.dumps({**text, "data": {"object": json.loads("[" * 42 + "]" * 42)}}),
+        "900 deep": json.dumps({**text, "data": {"object": {"id": "prod_1", "a": json.loads("[" * 900 + "]" * 900)}}}),
+        "of many tokens": json.dumps({**text, "data": {"object": {"id": "prod_1", "a": list(range(100000))}}}),
+        "integer over 2^53": json.dumps({**text, "data": {"object": {"id": "prod_1", "n": 2 ** 53 + 1, "m": 2 ** 70}}}),
+        "huge fraction": json.dumps(text)[:-1] + ', "data": {"object": {"n": 1e999, "m": 0.1234567890123456789012345}}}',
+        "duplicate member": json.dumps(text)[:-1] + ', "livemode": true, "data": {"object": {"id": "a", "id": "b"}}}',
+        "control characters": json.dumps({**text, "data": {"object": {"id": "prod_\u0000", "name": "\u0001\ud800"}}}),
+        "thin, of API v2": json.dumps({"id": "evt_%s", "object": "v2.core.event", "type": "v1.billing.meter.error_report_triggered",
+                                       "created": "2026-11-30T10:20:30.456Z", "livemode": False, "changes": None,
+                                       "related_object": {"id": "mtr_1", "type": "billing.meter", "url": "/v1/billing/meters/mtr_1"}}),
+        "without livemode": json.dumps({n: v for n, v in text.items() if n != "livemode"}),
+        "without time": json.dumps({"id": "evt_%s", "type": "x.y"}),
+        "strange time": json.dumps({**text, "created": "soon"}),
+        "negative time": json.dumps({**text, "created": -5}),
+        "without type": json.dumps({"id": "evt_%s", "created": 5}),
+        "strange type": json.dumps({**text, "type": "é\n" + "x" * 300}),
+        "unknown type": json.dumps({**text, "type": "nobody.knows.this"}),
+        "no object": json.dumps({**text, "type": "invoice.paid"}),
+        "object is null": json.dumps({**text, "type": "customer.deleted", "data": {"object": None, "previous_attributes": None}}),
+        "members of other types": json.dumps({**text, "type": "customer.updated", "data": {"object": {
+            "id": "cus_1", "object": "customer", "invoice_settings": 5, "metadata": [], "customer": {"id": 7}},
+            "previous_attributes": "x"}}),
+        "strange amounts": json.dumps({**text, "type": "refund.created", "data": {"object": {
+            "id": "re_strange", "object": "refund", "amount": -1, "amount_refunded": 10 ** 30, "charge": {"id": "ch_1"},
+            "payment_intent": None, "status": 5}}}),
+    }
+
+
+def test_odd_events(bench):
+    """Contract 2.1: every correctly signed event is stored and answered 200, whatever it holds, also when it is
+    repeated."""
+    with payments(bench) as pay:
+        for what, text in odd_events().items():
+            name = uuid.uuid4().hex
+            body = text.replace("evt_%s", "evt_" + name).encode()
+            status, reply = pay.deliver(body)
+            equal((status, reply.get("ok")), (200, True), "%s: %s" % (what, reply))
+            equal(pay.deliver(body)[1]["effect"], "duplicate", "%s, again" % what)
+            row = stored(bench, {"id": "evt_" + name})[0]
+            equal(row["effect"], reply["effect"], what)
+            rows = bench.db.value("select count(*) from acp.audit_logs where result_meta->>'resource_id' = :'e'", e="evt_" + name)
+            equal(rows, 2, "audit rows of %s" % what)
+            if what.startswith("thin"):
+                equal((row["type"], row["object_id"], row["effect"]),
+                      ("v1.billing.meter.error_report_triggered", "mtr_1", "ignored"), what)
+                at = bench.db.value("select acp.rfc3339(created) from acp.stripe_events where event_id = :'e'", e="evt_" + name)
+                equal(at, "2026-11-30T10:20:30Z", what)
+
+
+FAMILIES = ("customer.", "customer_", "payment_method.", "source.", "setup_intent.", "payment_intent.", "charge.",
+            "checkout.", "invoice.", "invoice_payment.", "invoiceitem.", "credit_note.", "refund.", "radar.", "mandate.",
+            "review.", "cash_balance.", "payment_link.")
+
+
+def event_types():
+    with open(os.path.join(ROOT, "tests/stripe/event_types.txt"), encoding="utf-8") as file:
+        return [line.strip() for line in file if line.strip() and not line.startswith("#")]
+
+
+def decisions():
+    """The table of docs/billing.md: [(pattern, what happens)], in its order."""
+    with open(os.path.join(ROOT, "docs/billing.md"), encoding="utf-8") as file:
+        table = file.read().split("| Event | What happens |", 1)[1].split("\n\n", 1)[0]
+    rows = [line.strip("|").split("|", 1) for line in table.splitlines() if line.startswith("| `")]
+    return [(name, text.strip()) for names, text in rows for name in re.findall("`([a-z_.*0-9]+)`", names)]
+
+
+def test_every_type_is_decided(bench):
+    """docs/billing.md decides every type of event that Stripe's library knows about customers, payment methods, invoices,
+    disputes and refunds, and the program does what it says: exactly the types without an effect are ignored."""
+    table = decisions()
+    types = [name for name in event_types() if name.startswith(FAMILIES)]
+    check(len(types) > 90, "only %d types" % len(types))
+    known = set(event_types())
+    for pattern, _ in table:
+        check(pattern in known or pattern.endswith(".*") and any(name.startswith(pattern[:-1]) for name in known),
+              "Stripe has no event %s" % pattern)
+    with payments(bench) as pay:
+        for name in types:
+            found = [text for pattern, text in table if pattern == name] or [
+                text for pattern, text in table if pattern.endswith("*") and name.startswith(pattern[:-1])]
+            check(found, "docs/billing.md does not say what %s does" % name)
+            equal(len(found), 1, "rows about %s" % name)
+            effect = pay.deliver(pay.event(name, {"id": "x_" + uuid.uuid4().hex}))[1]["effect"]
+            equal(effect == "ignored", found[0].startswith("stored, no effect"), "%s: %s" % (name, effect))
+
+
+def test_nothing_personal_is_stored(bench):
+    """Contract 2.1: of an event, only ids, types, times, statuses and amounts reach the database."""
+    with payments(bench) as pay:
+        tenant = pay.onboard()
+        pay.upgrade(tenant)
+        secret = "private-%s" % uuid.uuid4().hex
+        customer = pay.tenant(tenant)["stripe_customer_id"]
+        person = {"name": secret, "email": secret + "@example.com", "phone": secret, "address": {"line1": secret, "city": secret}}
+        for name in event_types():
+            if name.startswith(FAMILIES):
+                subject = {"id": "x_" + uuid.uuid4().hex, "customer": customer, "customer_email": secret, "amount": 5,
+                           "customer_name": secret, "billing_details": person, "shipping": person, "description": secret,
+                           "card": {"last4": secret, "fingerprint": secret}, "receipt_email": secret, "evidence": person,
+                           "metadata": {"tenant_uuid": tenant["tenant_uuid"], "note": secret}, **person}
+                equal(pay.deliver(pay.event(name, subject, previous_attributes=person))[0], 200, name)
+        tables = bench.db.rows("select format('%I.%I', schemaname, tablename) as name from pg_tables where schemaname = 'acp'")
+        for table in tables:
+            count = bench.db.value("select count(*) from %s t where t::text like '%%' || :'s' || '%%'" % table["name"], s=secret)
+            equal(count, 0, "rows of %s with personal data" % table["name"])
 
 
 def test_duplicates_at_once(bench):

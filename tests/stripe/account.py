@@ -167,13 +167,116 @@ class Account:
                 return True
         return method["card"]["last4"] in DECLINING
 
-    def settle(self, invoice):
-        """Marks an invoice as paid."""
+    def settle(self, invoice, charged=True):
+        """Marks an invoice as paid: by a charge, or outside Stripe."""
         due = invoice["amount_due"]
         invoice.update(status="paid", amount_paid=due, amount_remaining=0)
         invoice["status_transitions"]["paid_at"] = self.now()
         self.event("invoice.paid", self.shown(invoice))
         self.event("invoice.payment_succeeded", self.shown(invoice))
+        if due and charged:
+            self.charge(invoice, due)
+
+    def charge(self, invoice, amount):
+        """The payment of an invoice. Only the invoice_payment names the invoice, as in Stripe's API since 2025."""
+        shared = {"amount": amount, "currency": invoice["currency"], "customer": invoice["customer"], "metadata": {}}
+        intent = self.make("pi", "payment_intent", status="succeeded", amount_received=amount, **shared)
+        charge = self.make("ch", "charge", status="succeeded", paid=True, captured=True, refunded=False, disputed=False,
+                           amount_captured=amount, amount_refunded=0, payment_intent=intent["id"],
+                           billing_details={"address": None, "email": invoice["customer_email"], "name": None,
+                                            "phone": None}, **shared)
+        intent["latest_charge"] = charge["id"]
+        made = self.make("inpay", "invoice_payment", invoice=invoice["id"], amount_paid=amount, amount_requested=amount,
+                         currency=invoice["currency"], is_default=True, status="paid",
+                         payment={"type": "payment_intent", "payment_intent": intent["id"]},
+                         status_transitions={"paid_at": self.now(), "canceled_at": None})
+        self.event("charge.succeeded", charge)
+        self.event("payment_intent.succeeded", intent)
+        self.event("invoice_payment.paid", made)
+
+    def charge_of(self, invoice):
+        for made in self.each("invoice_payment", invoice=invoice):
+            return self.objects[self.objects[made["payment"]["payment_intent"]]["latest_charge"]]
+        raise missing("charge", invoice, "invoice", 400)
+
+    # What happens at Stripe without a request of the program --------------------------------------------------------
+
+    def happen(self, order):
+        """{"what": …, and what it is about}; see stand_in.py. Raises BadRequest or KeyError."""
+        what = order["what"]
+        if what == "replace_card":
+            self.replace_card(self.find("customer", order["customer"]), order.get("card", "4242424242424242"))
+        elif what == "update_card":
+            method = self.find("payment_method", order["payment_method"])
+            before, method["card"]["exp_year"] = method["card"]["exp_year"], method["card"]["exp_year"] + 4
+            self.event("payment_method.automatically_updated", method, previous_attributes={"card": {"exp_year": before}})
+        elif what == "delete_customer":
+            customers_delete(self, {}, order["customer"])
+        elif what == "uncollectible":
+            invoice = self.find("invoice", order["invoice"])
+            invoice["status"] = "uncollectible"
+            self.event("invoice.marked_uncollectible", self.shown(invoice), previous_attributes={"status": "open"})
+        elif what == "credit":
+            self.credit(self.find("invoice", order["invoice"]), order["amount"])
+        elif what == "refund":
+            self.refund(self.charge_of(order["invoice"]), order["amount"], order.get("fails", False))
+        elif what == "dispute":
+            self.dispute(self.charge_of(order["invoice"]), order.get("ends"))
+        elif what == "fraud_warning":
+            charge = self.charge_of(order["invoice"])
+            self.event("radar.early_fraud_warning.created", self.make(
+                "issfr", "radar.early_fraud_warning", actionable=True, charge=charge["id"],
+                fraud_type="made_with_stolen_card", payment_intent=charge["payment_intent"]))
+        else:
+            raise KeyError(what)
+
+    def replace_card(self, customer, number):
+        """What a person does in Stripe's customer portal: adds a card, makes it the default, removes the one before."""
+        method = self.make_card(number)
+        attach(self, method, customer["id"])
+        settings = customer["invoice_settings"]
+        old, settings["default_payment_method"] = settings["default_payment_method"], method["id"]
+        self.event("customer.updated", customer, previous_attributes={"invoice_settings": {"default_payment_method": old}})
+        if old:
+            self.objects[old]["customer"] = None
+            self.event("payment_method.detached", self.objects[old], previous_attributes={"customer": customer["id"]})
+
+    def credit(self, invoice, amount):
+        note = self.make("cn", "credit_note", invoice=invoice["id"], customer=invoice["customer"], amount=amount,
+                         currency=invoice["currency"], status="issued", total=amount, subtotal=amount, type="mixed",
+                         reason="order_change", number="CN-1", metadata={}, lines=self.list_of("/v1/credit_notes", []))
+        self.event("credit_note.created", note)
+        if invoice["status"] == "open":
+            invoice["amount_remaining"] -= amount
+            if invoice["amount_remaining"] <= 0:
+                invoice["status"] = "paid"
+                self.event("invoice.paid", self.shown(invoice))
+
+    def refund(self, charge, amount, fails):
+        refund = self.make("re", "refund", amount=amount, charge=charge["id"], currency=charge["currency"], metadata={},
+                           payment_intent=charge["payment_intent"], reason=None, status="pending")
+        charge["amount_refunded"] += amount
+        charge["refunded"] = charge["amount_refunded"] == charge["amount"]
+        self.event("refund.created", refund)
+        self.event("charge.refunded", charge, previous_attributes={"amount_refunded": charge["amount_refunded"] - amount})
+        refund["status"] = "failed" if fails else "succeeded"
+        self.event("refund.failed" if fails else "refund.updated", refund, previous_attributes={"status": "pending"})
+
+    def dispute(self, charge, ends):
+        """Opens the dispute of a charge, or ends it: won or lost."""
+        found = self.each("dispute", charge=charge["id"])
+        if not found:
+            found = [self.make("dp", "dispute", amount=charge["amount"], charge=charge["id"], metadata={},
+                               currency=charge["currency"], payment_intent=charge["payment_intent"], reason="fraudulent",
+                               status="needs_response", is_charge_refundable=False, evidence={})]
+            charge["disputed"] = True
+            self.event("charge.dispute.created", found[0])
+            self.event("charge.dispute.funds_withdrawn", found[0])
+        if ends:
+            found[0]["status"] = ends
+            self.event("charge.dispute.closed", found[0], previous_attributes={"status": "needs_response"})
+            if ends == "won":
+                self.event("charge.dispute.funds_reinstated", found[0])
 
     # Checkout ------------------------------------------------------------------------------------------------------
 
@@ -229,6 +332,18 @@ CUSTOMER = {"email": "text", "name": "text", "description": "text", "metadata": 
             "invoice_settings": {"default_payment_method": "text"}}
 
 
+def changed_members(before, after):
+    """previous_attributes of an event: the former values of what changed, also inside objects."""
+    found = {}
+    for key, value in before.items():
+        if isinstance(value, dict) and isinstance(after[key], dict):
+            inner = changed_members(value, after[key])
+            found.update({key: inner} if inner else {})
+        elif after[key] != value:
+            found[key] = value
+    return found
+
+
 @route("POST", "/v1/customers")
 def customers_create(account, params):
     params = checked(params, CUSTOMER)
@@ -267,7 +382,7 @@ def customers_update(account, params, name):
     merge_metadata(customer, params)
     customer["invoice_settings"].update(params.get("invoice_settings", {}))
     customer.update({key: params[key] or None for key in ("email", "name", "description") if key in params})
-    changed = {key: value for key, value in before.items() if customer[key] != value}
+    changed = changed_members(before, customer)
     account.event("customer.updated", customer, previous_attributes=changed)
     return customer
 
@@ -276,9 +391,10 @@ def customers_update(account, params, name):
 def customers_delete(account, params, name):
     checked(params, {})
     customer = account.find("customer", name)
-    account.event("customer.deleted", customer)
     for method in account.each("payment_method", customer=name):
         method["customer"] = None
+        account.event("payment_method.detached", method, previous_attributes={"customer": name})
+    account.event("customer.deleted", customer)
     customer["deleted"] = True
     return {"id": name, "object": "customer", "deleted": True}
 
@@ -344,7 +460,8 @@ def payment_methods_detach(account, params, name):
     before, method["customer"] = method["customer"], None
     if customer["invoice_settings"]["default_payment_method"] == name:
         customer["invoice_settings"]["default_payment_method"] = None
-        account.event("customer.updated", customer)
+        account.event("customer.updated", customer, previous_attributes={
+            "invoice_settings": {"default_payment_method": name}})
     account.event("payment_method.detached", method, previous_attributes={"customer": before})
     return method
 
@@ -570,7 +687,7 @@ def invoices_pay(account, params, name):
         raise BadRequest(400, "Invoice is already paid" if invoice["status"] == "paid" else
                          "This invoice can no longer be paid")
     if params.get("paid_out_of_band"):
-        account.settle(invoice)
+        account.settle(invoice, charged=False)
         return invoice
     method = account.method_for(invoice, params)
     if not method:

@@ -17,6 +17,9 @@ POST /_control takes a JSON object; each member is one command:
       all three: "method", "times" (default 1, -1 always), "after" (number of requests that pass first)
   {"decline": {"customer": "cus_…" or "*", "times": 1}}           refuses payments (-1 always, 0 stops)
   {"clock": {"advance": 86400}}                                   the account's clock
+  {"happen": {"what": "replace_card", "customer": "cus_…"}}       a person uses Stripe's portal, or Stripe acts by itself:
+      replace_card, delete_customer (customer); update_card (payment_method); uncollectible, refund (amount, fails),
+      credit (amount), dispute (ends: won or lost; without it opens one), fraud_warning (invoice)
   {"webhooks": {"url": …, "secret": …, "hold": true, "duplicate": 1, "shuffle": true, "skew": -400, "release": true,
                 "send": ["evt_…"]}}
   {"reset": true}                                                 ends faults and declines, resets webhooks
@@ -88,6 +91,10 @@ class StandIn(http.server.ThreadingHTTPServer):
                 self.account.offset += order["advance"]
                 with self.lock:
                     self.account.expire_sessions()
+                    self.publish()
+            elif name == "happen":
+                with self.lock:
+                    self.account.happen(order)
                     self.publish()
             elif name == "webhooks":
                 self.order_webhooks(order)

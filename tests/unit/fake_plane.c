@@ -58,6 +58,7 @@ static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_
 		snprintf(out->scopes, sizeof out->scopes, "%s", fake->scopes);
 		acp_key_shown(fake->key, out->key_shown);
 		out->tier = fake->tier;
+		out->past_due_us = fake->past_due_us;
 	}
 	return leave(fake, code);
 }
@@ -90,6 +91,7 @@ static enum acp_code reserve(void *self, const char *tenant_id, const char *even
 		fake->held += limited && out->allowed;
 		out->calls_used = fake->used + fake->held;
 		out->calls_limit = fake->limit;
+		snprintf(out->past_due_until, sizeof out->past_due_until, "%s", fake->past_due ? fake->past_due : "");
 	}
 	return leave(fake, code);
 }

@@ -52,6 +52,8 @@ struct fake_plane {
 	enum acp_tier tier;     /* as authentication returns it */
 	enum acp_tier tier_now; /* as reserve returns it; paid: not limited */
 	int64_t limit, used;    /* of the free allowance */
+	int64_t past_due_us;    /* as authentication returns it */
+	const char *past_due;   /* past_due_until of reserve; NULL: none */
 
 	/* state */
 	int64_t held;    /* reservations of running calls */

@@ -174,6 +174,7 @@ static void print_invoice(struct json_object *invoice)
 {
 	static const char *const of_invoice[] = {"tenant_uuid", "period", "status", "stripe_invoice_id", "hash"};
 	static const char *const of_charges[] = {"currency", "total_charge", "amount_due", "carried_in", "carried_out"};
+	static const char *const if_any[] = {"refunded", "credited", "dispute", "disputed_at", "settled_at"};
 	struct json_object *charges = acp_json_member(invoice, "charges");
 	for (size_t i = 0; i < ACP_COUNT(of_invoice); i++) {
 		const char *text = acp_json_string(invoice, of_invoice[i]);
@@ -181,6 +182,9 @@ static void print_invoice(struct json_object *invoice)
 	}
 	for (size_t i = 0; i < ACP_COUNT(of_charges); i++)
 		printf("%-22s %s\n", of_charges[i], json_object_get_string(acp_json_member(charges, of_charges[i])));
+	for (size_t i = 0; i < ACP_COUNT(if_any); i++)
+		if (acp_json_member(invoice, if_any[i]))
+			printf("%-22s %s\n", if_any[i], json_object_get_string(acp_json_member(invoice, if_any[i])));
 	struct json_object *lines = acp_json_member(charges, "lines");
 	for (size_t i = 0; i < json_object_array_length(lines); i++) {
 		struct json_object *line = json_object_array_get_idx(lines, i);
@@ -285,6 +289,28 @@ int ctl_billing_retry(struct ctl *ctl)
 		return ACPCTL_FAILED;
 	const char *values[] = {tenant, period};
 	return ctl_print_query(ctl, "billing retry", values);
+}
+
+int ctl_billing_settle(struct ctl *ctl)
+{
+	char tenant[ACP_UUID_LEN];
+	const char *period = ctl_option(ctl, "period");
+	if (!ctl_tenant_id(ctl, ctl_operand(ctl), tenant))
+		return ACPCTL_FAILED;
+	char grace[24];
+	snprintf(grace, sizeof grace, "%lld", (long long)ctl->config.grace_days);
+	const char *values[] = {tenant, period, grace};
+	struct json_object *rows = ctl_query(ctl, "billing settle", values);
+	if (!rows)
+		return ACPCTL_FAILED;
+	if (ctl->json || ctl->csv) {
+		ctl_print_one(ctl, rows);
+		return ACPCTL_OK;
+	}
+	printf("the invoice of %s counts as settled%s\n", period,
+	       json_object_get_boolean(ctl_value(rows, "past_due")) ? "; another one is still past due" : "");
+	json_object_put(rows);
+	return ACPCTL_OK;
 }
 
 /* Prices ----------------------------------------------------------------------------------------------------------- */

@@ -57,6 +57,14 @@ await test('the library can make every request', () => {
     assert.ok(calls.some((call) => call.name === name), `${name} was not called`);
 });
 
+await test('tests/stripe/event_types.txt has every type of event', () => {
+  const types = fs.readFileSync(path.join(folder, 'node_modules/stripe/esm/resources/WebhookEndpoints.d.ts'), 'utf8');
+  const known = types.match(/type EnabledEvent = (.*);/)[1].split(' | ').map((type) => type.slice(1, -1)).filter((type) => type !== '*');
+  const listed = fs.readFileSync(process.argv[5], 'utf8').split('\n').filter((line) => line && !line.startsWith('#'));
+  assert.ok(known.length > 200, `only ${known.length} types were found`);
+  assert.deepEqual(listed, known.sort());
+});
+
 await test('every request names the version of the library', () => {
   assert.deepEqual([...new Set(calls.map((call) => call.version))], [version]);
 });

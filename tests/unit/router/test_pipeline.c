@@ -767,6 +767,40 @@ static void test_warning_of_odd_limits(void)
 	stop();
 }
 
+/* While an invoice is unpaid, each success warns, whatever it is. */
+static void test_warning_past_due(void)
+{
+	start();
+	fake.tier = fake.tier_now = ACP_TIER_PAID;
+	fake.past_due_us = INT64_C(1796688000) * 1000000;
+	for (const char *const *body = (const char *const[]){DO, DRY_SQL, "{\"action\":\"test.free\"}", NULL}; *body;
+	     body++) {
+		call(*body);
+		EXPECT(reply.code == ACP_OK, reply_text());
+		struct json_object *warning = reply_member("warning");
+		EXPECT_TEXT(acp_json_string(warning, "past_due_until"), "2026-12-08T00:00:00Z");
+		EXPECT(strstr(acp_json_string(warning, "message"), "From 2026-12-08T00:00:00Z on") != NULL,
+		       reply_text());
+		EXPECT(acp_json_string(warning, "upgrade_url") != NULL, reply_text());
+		EXPECT(!acp_json_member(warning, "usage"), reply_text());
+	}
+	fake.tier = fake.tier_now = ACP_TIER_FREE;
+	fake.used = 95;
+	call(DO);
+	EXPECT(strstr(acp_json_string(reply_member("warning"), "message"), "Since 2026-12-08") != NULL, reply_text());
+	EXPECT(number(acp_json_member(reply_member("warning"), "usage"), "calls_used") == 96, reply_text());
+	fake.used = fake.limit;
+	call(DO);
+	EXPECT(reply.code == ACP_UPGRADE_REQUIRED && !reply_member("warning"), reply_text());
+	/* A remote hub tells it with the reservation. */
+	fake.past_due_us = 0;
+	fake.past_due = "2026-12-09T00:00:00Z";
+	fake.tier = fake.tier_now = ACP_TIER_PAID;
+	call(DO);
+	EXPECT_TEXT(acp_json_string(reply_member("warning"), "past_due_until"), "2026-12-09T00:00:00Z");
+	stop();
+}
+
 static void check_upgrade_body(const char *resets_at)
 {
 	struct json_object *usage = reply_member("usage");
@@ -1460,6 +1494,7 @@ CU_TestInfo acp_tests[] = {
 	{"dry_run_estimates", test_dry_run_estimates},
 	{"warning_boundary", test_warning_boundary},
 	{"warning_of_odd_limits", test_warning_of_odd_limits},
+	{"warning_past_due", test_warning_past_due},
 	{"upgrade_required", test_upgrade_required},
 	{"upgrade_required_at_settle", test_upgrade_required_at_settle},
 	{"refusal_says_the_figures", test_refusal_says_the_figures},

@@ -106,6 +106,34 @@ static void test_lease(void)
 	end(cache);
 }
 
+/* The days of grace end by time alone: no answer of the database tells of that moment. */
+static void test_past_due(void)
+{
+	struct acp_key_cache *cache = begin(60000);
+	struct acp_principal found;
+	struct acp_principal owes = owner;
+	struct acp_change_feed feed = ask(cache);
+	feed.at_us = 1000000000;
+	answer(cache, feed, 6, "");
+	owes.tier = ACP_TIER_PAID;
+	owes.past_due_us = 1000000000 + 3600 * INT64_C(1000000);
+	acp_key_cache_put(cache, key, &owes, 0, 6);
+	CU_ASSERT_TRUE(acp_key_cache_get(cache, key, 0, &found) && found.tier == ACP_TIER_PAID);
+	feed = ask(cache);
+	feed.at_us = owes.past_due_us - 1000;
+	answer(cache, feed, 6, "");
+	usleep(2000);
+	CU_ASSERT_TRUE(acp_key_cache_get(cache, key, 0, &found) && found.tier == ACP_TIER_FREE);
+	CU_ASSERT_EQUAL(found.past_due_us, owes.past_due_us);
+	owes.past_due_us = 0;
+	acp_key_cache_put(cache, key, &owes, 0, 6);
+	CU_ASSERT_TRUE(acp_key_cache_get(cache, key, 0, &found) && found.tier == ACP_TIER_PAID);
+	end(cache);
+}
+
 const char *const acp_suite_name = "key_cache";
-CU_TestInfo acp_tests[] = {
-	{"feed", test_feed}, {"order_of_answers", test_order_of_answers}, {"lease", test_lease}, CU_TEST_INFO_NULL};
+CU_TestInfo acp_tests[] = {{"feed", test_feed},
+			   {"order_of_answers", test_order_of_answers},
+			   {"lease", test_lease},
+			   {"past_due", test_past_due},
+			   CU_TEST_INFO_NULL};
