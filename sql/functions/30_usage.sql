@@ -95,7 +95,7 @@ BEGIN
 	IF NOT FOUND THEN
 		PERFORM acp.fail('NOT_FOUND', 'no tenant has this id');
 	END IF;
-	tier := acp.effective_tier(t.tier, t.payment_method_status);
+	tier := acp.effective_tier(t.tier, t.payment_method_status, t.past_due_until, acp.now());
 	SELECT coalesce(sum(u.calls), 0)::bigint AS calls, coalesce(sum(u.calls) FILTER (WHERE u.tier = 'paid'), 0)::bigint AS paid INTO counted
 	FROM acp.usage_of(p_tenant, p_period, true) u;
 	-- A row of another kernel arrives after its call was counted in the quota, and an imported row may never be.
