@@ -138,8 +138,8 @@ def test_kept_replies(bench):
     check(size <= QUOTA, "bytes that are kept: %d" % size)
     invited = bench.call(tenant.key, INVITE, person(1), idempotency_key="invite")
     refused(invited, 429, "RATE_LIMITED")
-    equal(bench.db.value("select count(*) from acp.team_members where tenant_id = :'id' and email like 'p%'",
-                         id=tenant.id), "0", "people that the refused call added")
+    equal(int(bench.db.value("select count(*) from acp.team_members where tenant_id = :'id' and email like 'p%'",
+                             id=tenant.id)), 0, "people that the refused call added")
     again = succeeded(listed(kept[0][0]))
     equal((again.code, again.data), ("IDEMPOTENT_REPLAY", kept[0][1].data), "the replay")
     refused(listed(kept[-1][0]), 413, "PAYLOAD_TOO_LARGE")  # the last one did not fit any more
