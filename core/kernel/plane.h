@@ -249,9 +249,9 @@ struct acp_plane_payments {
 /* Webhooks (claim NULL: nothing is sent). */
 struct acp_plane_webhooks {
 	/* Claims at most max deliveries that are due, for an attempt that must be reported within lease seconds.
-	 * Tenants take turns; at most share attempts of one tenant run at a time, over all processes. *list (owned by the
-	 * caller): an array of {tenant_id, webhook_id, delivery_id, attempt (the first is 1), ts (seconds since 1970),
-	 * url, payload (the text to send), sealed, sealed_before? (hex: webhooks.h)}. */
+	 * Tenants take turns; at most share attempts of one tenant run at a time, over all processes. *list (owned by
+	 * the caller): an array of {tenant_id, webhook_id, delivery_id, attempt (the first is 1), ts (seconds since
+	 * 1970), url, payload (the text to send), sealed, sealed_before? (hex: webhooks.h)}. */
 	enum acp_code (*claim)(void *self, int max, int lease, int share, struct json_object **list);
 
 	/* Reports attempts that have ended; repeating a report is harmless. outcomes (borrowed): an array of

@@ -426,7 +426,7 @@ static enum acp_outbound_result classify(CURL *curl, CURLcode code, struct excha
 {
 	struct acp_outbound_reply *reply = x->reply;
 	long status = 0;
-	/* If the status is enough, the rest may be of any length, broken or missing. Below 200 it is not the last one. */
+	/* If the status is enough, the rest may be broken or missing. A status below 200 is not the last one. */
 	bool enough = code == CURLE_OK || x->request->status_only;
 	if (enough && curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK &&
 	    status >= (x->request->status_only ? 200 : 1)) {
