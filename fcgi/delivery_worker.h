@@ -1,6 +1,6 @@
 /* delivery_worker.h - the delivery worker of a process: one thread sends webhook deliveries (webhook_sender.h), another
- * one executes the queued work of the executor (outbox.h), so that neither waits for the other. All processes share both queues; each item is handled by one
- * process at a time. */
+ * executes the queued work of the executor (outbox.h), so that neither waits for the other. All processes share both
+ * queues; each item is handled by one process at a time. */
 #ifndef ACP_DELIVERY_WORKER_H
 #define ACP_DELIVERY_WORKER_H
 

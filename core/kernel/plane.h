@@ -79,8 +79,8 @@ struct acp_settlement {
 /* Receives the result of a call that was settled later. */
 typedef void acp_settled(void *arg, enum acp_code code, int64_t calls_used);
 
-/* ACP_CLAIM_FULL: too many bytes of results are kept for the tenant; there is no claim. A replay without a sealed result:
- * it was too large to be kept. */
+/* ACP_CLAIM_FULL: too many bytes of results are kept for the tenant; there is no claim. A replay without a sealed
+ * result: it was too large to be kept. */
 enum acp_claim_verdict { ACP_CLAIM_RUN, ACP_CLAIM_REPLAY, ACP_CLAIM_CONFLICT, ACP_CLAIM_MISMATCH, ACP_CLAIM_FULL };
 
 struct acp_claim {
@@ -282,10 +282,10 @@ struct acp_plane_payments {
 
 /* Webhooks (claim NULL: nothing is sent). */
 struct acp_plane_webhooks {
-	/* Claims at most max deliveries that are due, for an attempt that must be reported within lease seconds. Tenants
-	 * take turns; at most share attempts of one tenant run at a time, over all processes. *list (owned by the
-	 * caller): an array of {tenant_id, webhook_id, delivery_id, attempt (the first is 1), ts (seconds since 1970),
-	 * url, payload (the text to send), sealed, sealed_before? (hex: webhooks.h)}. */
+	/* Claims at most max deliveries that are due, for an attempt that must be reported within lease seconds.
+	 * Tenants take turns; at most share attempts of one tenant run at a time, over all processes. *list (owned by
+	 * the caller): an array of {tenant_id, webhook_id, delivery_id, attempt (the first is 1), ts (seconds since
+	 * 1970), url, payload (the text to send), sealed, sealed_before? (hex: webhooks.h)}. */
 	enum acp_code (*claim)(void *self, int max, int lease, int share, struct json_object **list);
 
 	/* Reports attempts that have ended; repeating a report is harmless. outcomes (borrowed): an array of

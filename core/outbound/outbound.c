@@ -321,7 +321,7 @@ static void set_limits(CURL *curl, struct exchange *x)
 	/* Stops an announced long reply at once; receive_body() checks the length in any case. */
 	SET(CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)request->max_reply);
 #if LIBCURL_VERSION_NUM >= 0x075700
-	/* Otherwise a request that ends waits until the resolver gives up, and with it every other one of its thread. */
+	/* Otherwise a request that ends waits until the resolver gives up, and all others of its thread with it. */
 	SET(CURLOPT_QUICK_EXIT, 1L);
 #endif
 }
@@ -437,7 +437,7 @@ static enum acp_outbound_result classify(CURL *curl, CURLcode code, struct excha
 {
 	struct acp_outbound_reply *reply = x->reply;
 	long status = 0;
-	/* Of a status that is enough, the rest may be of any length, broken or missing. Below 200 it is not the last one. */
+	/* If the status is enough, the rest may be broken or missing. A status below 200 is not the last one. */
 	bool enough = code == CURLE_OK || x->request->status_only;
 	if (enough && curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK &&
 	    status >= (x->request->status_only ? 200 : 1)) {

@@ -21,8 +21,8 @@ STACK = {"settings": SETTINGS}
 
 
 def fill(bench, tenant, action, params, room):
-    """Calls the action once for each of params, with 16 clients. Exactly `room` calls succeed; the others are refused and
-    audited. Returns the refusals."""
+    """Calls the action once for each of params, with 16 clients. Exactly `room` calls succeed; the others are refused
+    and audited. Returns the refusals."""
     replies = spread(16, params, lambda one: bench.call(tenant.key, action, one))
     equal(sorted(reply.status for reply in replies), [200] * room + [403] * (len(replies) - room), "statuses")
     over = [refused(reply, 403, "CEILING_EXCEEDED") for reply in replies if reply.status == 403]
@@ -80,7 +80,8 @@ def test_proposals(bench):
     tenant = bench.onboard()
     policy = {"policy": {"name": "n", "decision": "deny", "action": "x.y"}}
     fill(bench, tenant, PROPOSE, [policy] * 18, 3)
-    decide = "select acp.proposal_decide(proposal_id, 'rejected') from acp.policy_proposals where tenant_id = :'id' limit 1"
+    decide = "select acp.proposal_decide(proposal_id, 'rejected') from acp.policy_proposals where tenant_id = :'id' " \
+             "limit 1"
     equal(bench.db.value(decide, id=tenant.id), True, "a proposal is decided")
     succeeded(bench.call(tenant.key, PROPOSE, policy))
     refused(bench.call(tenant.key, PROPOSE, policy), 403, "CEILING_EXCEEDED")
@@ -134,12 +135,13 @@ def test_kept_replies(bench):
     refused(reply, 429, "RATE_LIMITED")
     check(int(reply.header("Retry-After")) > 0, "Retry-After")
     bench.audit(reply, status="denied", error_code="RATE_LIMITED")
-    size = int(bench.db.value("select sum(octet_length(sealed)) from acp.idempotency where tenant_id = :'id'", id=tenant.id))
+    stored = "select sum(octet_length(sealed)) from acp.idempotency where tenant_id = :'id'"
+    size = int(bench.db.value(stored, id=tenant.id))
     check(size <= QUOTA, "bytes that are kept: %d" % size)
     invited = bench.call(tenant.key, INVITE, person(1), idempotency_key="invite")
     refused(invited, 429, "RATE_LIMITED")
-    equal(bench.db.value("select count(*) from acp.team_members where tenant_id = :'id' and email like 'p%'",
-                         id=tenant.id), "0", "people that the refused call added")
+    equal(int(bench.db.value("select count(*) from acp.team_members where tenant_id = :'id' and email like 'p%'",
+                             id=tenant.id)), 0, "people that the refused call added")
     again = succeeded(listed(kept[0][0]))
     equal((again.code, again.data), ("IDEMPOTENT_REPLAY", kept[0][1].data), "the replay")
     refused(listed(kept[-1][0]), 413, "PAYLOAD_TOO_LARGE")  # the last one did not fit any more

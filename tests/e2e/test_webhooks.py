@@ -38,8 +38,8 @@ class Request:
 
 
 class Receiver:
-    """An HTTP server that records its requests; answer(request) returns the status of the reply, or a pair of status and
-    more headers. A context manager."""
+    """An HTTP server that records its requests; answer(request) returns the status of the reply, or a pair of status
+    and more headers. A context manager."""
 
     def __init__(self, answer=lambda request: 204):
         self.requests = []
@@ -453,7 +453,8 @@ def test_crashed_sender(bench):
 def test_slow_receivers_of_another_tenant(bench):
     """Contract 6: whatever the receivers of one tenant do, the deliveries of another arrive soon."""
     slow, other = bench.onboard(), bench.onboard()
-    with Tarpit() as silent, Tarpit([b"H"]) as dripping, Tarpit([b"HTTP/1.1 200 OK\r\n", b"X-More: 1\r\n"]) as endless, \
+    headers = [b"HTTP/1.1 200 OK\r\n", b"X-More: 1\r\n"]
+    with Tarpit() as silent, Tarpit([b"H"]) as dripping, Tarpit(headers) as endless, \
             Receiver(lambda _: time.sleep(14) or 204) as late, Receiver() as receiver:
         hooks = [create(bench, slow, where.url, "key.*") for where in (silent, dripping, endless, late)]
         queue(bench, slow, 50, *hooks)

@@ -411,7 +411,7 @@ CU_TestInfo acp_tests[] = {
 	{"deliver nothing", test_deliver_nothing},
 	{"deliver to private address", test_deliver_to_private_address},
 	{"deliver without secret", test_deliver_without_secret},
-	{"only the status matters", test_only_the_status_matters},
+	{"only_status_matters", test_only_the_status_matters},
 	{"retry after", test_retry_after},
 	{"report is repeated", test_report_is_repeated},
 	CU_TEST_INFO_NULL,
