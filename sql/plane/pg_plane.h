@@ -7,7 +7,7 @@
 #include "shared_counter.h"
 
 /* The newest migration that this program knows. */
-#define ACP_SCHEMA_VERSION 10
+#define ACP_SCHEMA_VERSION 15
 
 struct acp_pg_plane;
 

@@ -47,6 +47,7 @@ INSERT INTO expected VALUES
 	('acp.audit_outbox', 'rawd', ''),
 	('acp.audit_seals', 'ra', ''),
 	('acp.billing_closings', 'ra', ''),
+	('acp.billing_adjustments', 'ra', ''),
 	('acp.billing_credits', 'raw', ''),
 	('acp.billing_cuts', 'ra', ''),
 	('acp.billing_periods', 'raw', ''),
