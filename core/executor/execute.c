@@ -100,6 +100,9 @@ static void run(const struct acp_kernel *kernel, const struct acp_request *reque
 		.params = acp_json_member(body, "params"),
 		.idempotency_key = acp_json_string(body, "idempotency_key"),
 		.obliged_at = json_object_get_int64(acp_json_member(trace, "obliged_at")),
+		.lookup = acp_json_bool(trace, "lookup"),
+		.email = acp_json_string(trace, "email"),
+		.kernel_id = acp_json_string(trace, "kernel_id"),
 		.request_id = acp_json_string(trace, "request_id"),
 		.timeout_ms = json_object_get_int(acp_json_member(trace, "timeout_ms")),
 	};

@@ -157,7 +157,9 @@ static void execute(void *self, const struct acp_execution *what, struct acp_exe
 	char id[ACP_UUID_LEN];
 	acp_uuid(id);
 	const struct acp_request request = {.request_id = id, .started_us = acp_monotonic_us()};
-	acp_executor_local_run(&local->executor, &request, NULL, what, out);
+	struct acp_execution own = *what;
+	own.kernel_id = *local->config->kernel_id ? local->config->kernel_id : NULL;
+	acp_executor_local_run(&local->executor, &request, NULL, &own, out);
 }
 
 /* Constructor ------------------------------------------------------------------------------------------------------ */

@@ -52,6 +52,7 @@ static struct json_object *make_trace(const struct job *job)
 {
 	int ms = left_ms(job) - MARGIN_MS;
 	const struct acp_execution *what = job->what;
+	const char *kernel_id = job->remote->config->kernel_id;
 	struct json_object *trace = json_object_new_object();
 	if (ms < LEAST_MS)
 		ms = LEAST_MS;
@@ -59,7 +60,10 @@ static struct json_object *make_trace(const struct job *job)
 		ms = LONGEST_MS;
 	if (acp_json_add(trace, "timeout_ms", json_object_new_int(ms)) &&
 	    (!what->request_id || acp_json_add_string(trace, "request_id", what->request_id)) &&
-	    (!what->obliged_at || acp_json_add(trace, "obliged_at", json_object_new_int64(what->obliged_at))))
+	    (!what->obliged_at || acp_json_add(trace, "obliged_at", json_object_new_int64(what->obliged_at))) &&
+	    (!what->lookup || acp_json_add(trace, "lookup", json_object_new_boolean(true))) &&
+	    (!what->email || acp_json_add_string(trace, "email", what->email)) &&
+	    (!*kernel_id || acp_json_add_string(trace, "kernel_id", kernel_id)))
 		return trace;
 	json_object_put(trace);
 	return NULL;

@@ -121,20 +121,27 @@ static bool for_each(struct acp_stripe *stripe, const char *path, const char *na
 	return true;
 }
 
-/* A search for an object whose metadata names this tenant (and period). */
-struct search {
-	const char *tenant, *period; /* period NULL: any period */
-	struct json_object *found;   /* owned */
+/* Does the metadata name this tenant of this installation? Older versions did not write kernel_id, and older kernels do
+ * not send it. */
+static bool is_of_tenant(struct json_object *object, const char *tenant, const char *kernel_id)
+{
+	struct json_object *metadata = acp_json_member(object, "metadata");
+	const char *held = acp_json_string(metadata, "kernel_id");
+	return member_equals(metadata, "tenant_uuid", tenant) && (!held || !kernel_id || strcmp(held, kernel_id) == 0);
+}
+
+/* A search for the customer of a tenant. */
+struct customer_search {
+	const char *tenant, *kernel_id;
+	struct json_object *found; /* owned */
 };
 
-static bool find_by_metadata(void *arg, struct json_object *object)
+static bool find_customer(void *arg, struct json_object *customer)
 {
-	struct search *search = arg;
-	struct json_object *metadata = acp_json_member(object, "metadata");
-	if (!member_equals(metadata, "tenant_uuid", search->tenant) ||
-	    (search->period && !member_equals(metadata, "period", search->period)))
+	struct customer_search *search = arg;
+	if (!is_of_tenant(customer, search->tenant, search->kernel_id))
 		return true;
-	search->found = json_object_get(object);
+	search->found = json_object_get(customer);
 	return false;
 }
 
@@ -150,12 +157,14 @@ static bool finish_customer(struct acp_stripe *stripe, struct json_object *custo
 	return ok;
 }
 
-static struct json_object *customer_form(struct json_object *params)
+static struct json_object *customer_form(const struct acp_execution *what)
 {
+	struct json_object *params = what->params;
 	struct json_object *form = new_object();
 	struct json_object *metadata = new_object();
 	bool ok = add_text(form, "email", acp_json_string(params, "email")) &&
 		  add_text(form, "name", acp_json_string(params, "organization_name")) &&
+		  add_text(metadata, "kernel_id", what->kernel_id) &&
 		  add_text(metadata, "tenant_uuid", acp_json_string(params, "tenant_uuid")) &&
 		  add_text(metadata, "agent_id", acp_json_string(params, "agent_id")) &&
 		  acp_json_add(form, "metadata", json_object_get(metadata));
@@ -169,13 +178,14 @@ static struct json_object *customer_form(struct json_object *params)
 static bool customers_create(struct acp_stripe *stripe, const struct acp_execution *what)
 {
 	struct json_object *customer = NULL;
-	struct search search = {.tenant = acp_json_string(what->params, "tenant_uuid")};
+	struct customer_search search = {acp_json_string(what->params, "tenant_uuid"), what->kernel_id, NULL};
 	const char *email = acp_json_string(what->params, "email");
-	if (is_old(what) && !for_each(stripe, "/v1/customers", "email", email, find_by_metadata, &search))
+	bool lookup = what->lookup || is_old(what);
+	if (lookup && !for_each(stripe, "/v1/customers", "email", email, find_customer, &search))
 		return false;
 	if (search.found)
 		return finish_customer(stripe, search.found);
-	return acp_stripe_ask(stripe, "POST", "/v1/customers", customer_form(what->params), "", &customer) &&
+	return acp_stripe_ask(stripe, "POST", "/v1/customers", customer_form(what), "", &customer) &&
 	       finish_customer(stripe, customer);
 }
 
@@ -202,14 +212,15 @@ static bool customers_update(struct acp_stripe *stripe, const struct acp_executi
 /* Checkout -------------------------------------------------------------------------------------------------------- */
 
 /* A session in which a human saves a payment method, without any charge. */
-static struct json_object *session_form(struct json_object *params)
+static struct json_object *session_form(const struct acp_execution *what)
 {
+	struct json_object *params = what->params;
 	const char *tenant = acp_json_string(params, "tenant_uuid");
 	const char *currency = acp_json_string(params, "currency");
 	struct json_object *form = new_object();
 	struct json_object *metadata = new_object();
 	struct json_object *intent = new_object();
-	bool ok = add_text(metadata, "tenant_uuid", tenant) &&
+	bool ok = add_text(metadata, "kernel_id", what->kernel_id) && add_text(metadata, "tenant_uuid", tenant) &&
 		  acp_json_add(intent, "metadata", json_object_get(metadata)) && add_text(form, "mode", "setup") &&
 		  add_text(form, "customer", acp_json_string(params, "customer")) &&
 		  add_text(form, "client_reference_id", tenant) &&
@@ -229,7 +240,7 @@ static struct json_object *session_form(struct json_object *params)
 static bool checkout_create(struct acp_stripe *stripe, const struct acp_execution *what)
 {
 	struct json_object *session = NULL;
-	if (!acp_stripe_ask(stripe, "POST", "/v1/checkout/sessions", session_form(what->params), "", &session))
+	if (!acp_stripe_ask(stripe, "POST", "/v1/checkout/sessions", session_form(what), "", &session))
 		return false;
 	struct json_object *data = new_object();
 	const char *id = id_of(stripe, session);
@@ -264,10 +275,11 @@ static bool setup_intents_get(struct acp_stripe *stripe, const struct acp_execut
 /* An invoice on its way from draft to paid. */
 struct bill {
 	struct acp_stripe *stripe;
+	const struct acp_execution *what;
 	struct json_object *params;
 	struct json_object *invoice; /* as last returned by Stripe; owned */
 	char id[256];
-	bool old;                /* look up the steps of earlier attempts: Stripe may have forgotten their keys */
+	bool found;              /* Stripe already had it: an earlier attempt made it, perhaps long ago */
 	unsigned char done[256]; /* lines that the invoice already has */
 };
 
@@ -281,6 +293,11 @@ static bool set_invoice(struct bill *bill, struct json_object *invoice)
 	return id != NULL;
 }
 
+static bool has_status(const struct bill *bill, const char *status)
+{
+	return member_equals(bill->invoice, "status", status);
+}
+
 static bool refresh(struct bill *bill)
 {
 	char path[PATH_MAX_LEN];
@@ -289,10 +306,12 @@ static bool refresh(struct bill *bill)
 	return acp_stripe_ask(bill->stripe, "GET", path, NULL, "", &invoice) && set_invoice(bill, invoice);
 }
 
-static struct json_object *bill_metadata(struct json_object *params)
+static struct json_object *bill_metadata(const struct bill *bill)
 {
+	struct json_object *params = bill->params;
 	struct json_object *metadata = new_object();
-	if (add_text(metadata, "tenant_uuid", acp_json_string(params, "tenant_uuid")) &&
+	if (add_text(metadata, "kernel_id", bill->what->kernel_id) &&
+	    add_text(metadata, "tenant_uuid", acp_json_string(params, "tenant_uuid")) &&
 	    add_text(metadata, "period", acp_json_string(params, "period")) &&
 	    add_text(metadata, "invoice_hash", acp_json_string(params, "hash")))
 		return metadata;
@@ -309,7 +328,7 @@ static bool make_draft(struct bill *bill)
 		  add_text(form, "collection_method", "charge_automatically") &&
 		  add_text(form, "pending_invoice_items_behavior", "exclude") &&
 		  acp_json_add(form, "auto_advance", json_object_new_boolean(false)) &&
-		  acp_json_add(form, "metadata", bill_metadata(bill->params));
+		  acp_json_add(form, "metadata", bill_metadata(bill));
 	if (!ok) {
 		json_object_put(form);
 		return fail_no_memory(bill->stripe->out);
@@ -331,10 +350,9 @@ static struct json_object *item_form(const struct bill *bill, struct json_object
 {
 	char text[24];
 	struct json_object *form = new_object();
-	struct json_object *metadata = bill_metadata(bill->params);
+	struct json_object *metadata = bill_metadata(bill);
 	snprintf(text, sizeof text, "%zu", index);
-	bool ok = add_text(form, "customer", acp_json_string(bill->params, "customer")) &&
-		  add_text(form, "invoice", bill->id) &&
+	bool ok = add_member(form, "customer", bill->invoice, "customer") && add_text(form, "invoice", bill->id) &&
 		  add_text(form, "currency", acp_json_string(bill->params, "currency")) &&
 		  add_text(form, "description", acp_json_string(line, "description")) &&
 		  add_member(form, "amount", line, "amount") && add_text(metadata, "line", text) &&
@@ -351,7 +369,8 @@ static bool add_items(struct bill *bill)
 	char step[32];
 	struct json_object *item = NULL;
 	struct json_object *lines = acp_json_member(bill->params, "lines");
-	if (bill->old && !for_each(bill->stripe, "/v1/invoiceitems", "invoice", bill->id, mark_line, bill))
+	/* Stripe may have forgotten the keys of the steps of an earlier attempt. */
+	if (bill->found && !for_each(bill->stripe, "/v1/invoiceitems", "invoice", bill->id, mark_line, bill))
 		return false;
 	for (size_t i = 0; i < json_object_array_length(lines); i++) {
 		struct json_object *form =
@@ -366,15 +385,34 @@ static bool add_items(struct bill *bill)
 	return true;
 }
 
-/* Checks that Stripe's total equals ours, before anybody is charged. */
+/* Checks that Stripe's total equals ours, before anybody is charged. An invoice that Stripe already has may be of calls
+ * whose rows were lost: it is never changed, and no second one is made. */
 static bool check_total(struct bill *bill)
 {
-	if (number(bill->invoice, "total") == number(bill->params, "amount") &&
-	    member_equals(bill->invoice, "currency", acp_json_string(bill->params, "currency")))
+	long long total = (long long)number(bill->invoice, "total");
+	long long ours = (long long)number(bill->params, "amount");
+	const char *currency = acp_json_string(bill->invoice, "currency");
+	if (total == ours && member_equals(bill->invoice, "currency", acp_json_string(bill->params, "currency")))
 		return true;
-	return acp_executed_fail(bill->stripe->out, "INVOICE_MISMATCH", false,
-				 "invoice %s has a total of %lld at Stripe, not %lld; it was left unchanged", bill->id,
-				 (long long)number(bill->invoice, "total"), (long long)number(bill->params, "amount"));
+	return acp_executed_fail(
+		bill->stripe->out, "INVOICE_MISMATCH", false,
+		"invoice %s has a total of %lld %s at Stripe, not %lld %s; it was left unchanged%s", bill->id, total,
+		currency ? currency : "", ours, acp_json_string(bill->params, "currency"),
+		bill->found && !has_status(bill, "draft") ? " (to accept it: acpctl billing adopt)" : "");
+}
+
+/* A draft of other lines than ours was begun from rows that were lost since. It may not get our lines too. */
+static bool check_draft(struct bill *bill)
+{
+	if (!bill->found || !has_status(bill, "draft") ||
+	    member_equals(acp_json_member(bill->invoice, "metadata"), "invoice_hash",
+			  acp_json_string(bill->params, "hash")))
+		return true;
+	return acp_executed_fail(
+		bill->stripe->out, "INVOICE_MISMATCH", false,
+		"Stripe has an unfinished draft %s of this month with other lines and a total of %lld, "
+		"not %lld; delete the draft at Stripe, then: acpctl billing retry",
+		bill->id, (long long)number(bill->invoice, "total"), (long long)number(bill->params, "amount"));
 }
 
 /* Requests the next step of an invoice. If Stripe refuses, an earlier attempt may already have done the step; the
@@ -403,7 +441,15 @@ static bool finalize(struct bill *bill)
 		json_object_put(form);
 		return fail_no_memory(bill->stripe->out);
 	}
-	return advance(bill, "finalize", form, "finalize") && !member_equals(bill->invoice, "status", "draft");
+	return advance(bill, "finalize", form, "finalize") && !has_status(bill, "draft");
+}
+
+/* Adds a member to the audit row's result_meta. Creates it if necessary. */
+static bool note(struct acp_executed *out, const char *name, struct json_object *value)
+{
+	if (!out->meta)
+		out->meta = json_object_new_object();
+	return (out->meta && acp_json_add(out->meta, name, value)) || fail_no_memory(out);
 }
 
 /* If the card is declined or missing, the invoice stays open. That is a valid answer, not a failure. */
@@ -412,11 +458,10 @@ static bool pay(struct bill *bill, const char *step)
 	struct acp_executed *out = bill->stripe->out;
 	if (!advance(bill, "pay", NULL, step))
 		return false;
-	if (!member_equals(bill->invoice, "status", "open"))
+	if (!has_status(bill, "open"))
 		return true;
-	out->meta = json_object_new_object();
-	return add_text(out->meta, "payment_error", *out->error_code ? out->error_code : "unknown") ||
-	       fail_no_memory(out);
+	const char *code = *out->error_code ? out->error_code : "unknown";
+	return note(out, "payment_error", json_object_new_string(code));
 }
 
 static bool finish_bill(struct bill *bill)
@@ -424,23 +469,81 @@ static bool finish_bill(struct bill *bill)
 	struct json_object *data = new_object();
 	/* An open invoice without it is one whose payment is still being processed. */
 	const char *refused = acp_json_string(bill->stripe->out->meta, "payment_error");
-	bool ok = add_text(data, "invoice", bill->id) && add_member(data, "status", bill->invoice, "status") &&
+	struct json_object *metadata = acp_json_member(bill->invoice, "metadata");
+	bool ok = (!bill->found || note(bill->stripe->out, "found", json_object_new_boolean(true))) &&
+		  add_text(data, "invoice", bill->id) && add_member(data, "status", bill->invoice, "status") &&
 		  add_member(data, "amount", bill->invoice, "total") &&
+		  add_text(data, "hash", acp_json_string(metadata, "invoice_hash")) &&
 		  (!refused || strcmp(refused, "unknown") == 0 || add_text(data, "payment_error", refused)) &&
 		  succeed(bill->stripe->out, json_object_get(data), "invoice", bill->id);
 	json_object_put(data);
 	return ok;
 }
 
-/* Finds an invoice that an earlier attempt began and whose keys Stripe may have forgotten. */
+/* The search for the invoice of a tenant and month that Stripe already has, in all customers of the tenant. */
+struct bill_search {
+	struct bill *bill;
+	const char *tenant, *period, *customer;
+	struct json_object *found; /* owned */
+	bool failed;
+};
+
+/* If somebody made another invoice by hand, or voided one, the one that counts most is continued. */
+static int rank_of(struct json_object *invoice)
+{
+	static const char *const ranks[] = {"void", "draft", "uncollectible", "open", "paid"};
+	const char *status = acp_json_string(invoice, "status");
+	for (int i = 0; status && i < (int)ACP_COUNT(ranks); i++)
+		if (strcmp(status, ranks[i]) == 0)
+			return i + 1;
+	return 0;
+}
+
+static bool find_invoice(void *arg, struct json_object *invoice)
+{
+	struct bill_search *search = arg;
+	if (is_of_tenant(invoice, search->tenant, search->bill->what->kernel_id) &&
+	    member_equals(acp_json_member(invoice, "metadata"), "period", search->period) &&
+	    rank_of(invoice) > rank_of(search->found)) {
+		json_object_put(search->found);
+		search->found = json_object_get(invoice);
+	}
+	return !member_equals(search->found, "status", "paid");
+}
+
+/* Looks through the invoices of another customer of the tenant. */
+static bool find_at_customer(void *arg, struct json_object *customer)
+{
+	struct bill_search *search = arg;
+	struct acp_stripe *stripe = search->bill->stripe;
+	if (!is_of_tenant(customer, search->tenant, search->bill->what->kernel_id) ||
+	    member_equals(customer, "id", search->customer))
+		return true;
+	const char *id = id_of(stripe, customer);
+	search->failed = !id || !for_each(stripe, "/v1/invoices", "customer", id, find_invoice, search);
+	return !search->failed;
+}
+
+/* Looks for the invoice of this month at Stripe. No record here proves that none was made: the record may be older than
+ * the invoice (a restored backup), and Stripe forgets keys after a day. Lists are used because they are up to date;
+ * Stripe's search is not. */
 static bool find_bill(struct bill *bill)
 {
-	struct search search = {acp_json_string(bill->params, "tenant_uuid"), acp_json_string(bill->params, "period"),
-				NULL};
-	const char *customer = acp_json_string(bill->params, "customer");
-	if (!for_each(bill->stripe, "/v1/invoices", "customer", customer, find_by_metadata, &search))
-		return false;
-	return !search.found || set_invoice(bill, search.found);
+	const char *email = bill->what->email;
+	struct bill_search search = {bill,
+				     acp_json_string(bill->params, "tenant_uuid"),
+				     acp_json_string(bill->params, "period"),
+				     acp_json_string(bill->params, "customer"),
+				     NULL,
+				     false};
+	bool ok = for_each(bill->stripe, "/v1/invoices", "customer", search.customer, find_invoice, &search) &&
+		  (!email || for_each(bill->stripe, "/v1/customers", "email", email, find_at_customer, &search)) &&
+		  !search.failed;
+	bill->found = search.found != NULL;
+	if (ok && search.found)
+		return set_invoice(bill, search.found);
+	json_object_put(search.found);
+	return ok;
 }
 
 static bool lines_add_up(struct json_object *params)
@@ -457,25 +560,26 @@ static bool run_bill(struct bill *bill)
 	if (!lines_add_up(bill->params))
 		return acp_executed_fail(bill->stripe->out, "VALIDATION_ERROR", false,
 					 "the lines do not add up to the amount");
-	if (bill->old && !find_bill(bill))
+	if (!find_bill(bill) || (!bill->found && !make_draft(bill)) || !check_draft(bill))
 		return false;
-	if (!bill->invoice && !make_draft(bill))
-		return false;
+	/* Somebody gave it up at Stripe. Another one may not be wanted. */
+	if (has_status(bill, "void") || has_status(bill, "uncollectible"))
+		return finish_bill(bill);
 	/* Stripe's reply may come from an earlier attempt. Repeating the steps with the same keys has no effect. */
-	if (member_equals(bill->invoice, "status", "draft") && (!add_items(bill) || !refresh(bill)))
+	if (has_status(bill, "draft") && (!add_items(bill) || !refresh(bill)))
 		return false;
 	if (!check_total(bill))
 		return false;
-	if (member_equals(bill->invoice, "status", "draft") && !finalize(bill))
+	if (has_status(bill, "draft") && !finalize(bill))
 		return false;
-	if (member_equals(bill->invoice, "status", "open") && !pay(bill, "pay"))
+	if (has_status(bill, "open") && !pay(bill, "pay"))
 		return false;
 	return finish_bill(bill);
 }
 
 static bool invoices_create(struct acp_stripe *stripe, const struct acp_execution *what)
 {
-	struct bill bill = {.stripe = stripe, .params = what->params, .old = is_old(what)};
+	struct bill bill = {.stripe = stripe, .what = what, .params = what->params};
 	bool ok = run_bill(&bill);
 	json_object_put(bill.invoice);
 	return ok;
@@ -483,7 +587,7 @@ static bool invoices_create(struct acp_stripe *stripe, const struct acp_executio
 
 static bool invoices_pay(struct acp_stripe *stripe, const struct acp_execution *what)
 {
-	struct bill bill = {.stripe = stripe, .params = what->params};
+	struct bill bill = {.stripe = stripe, .what = what, .params = what->params};
 	snprintf(bill.id, sizeof bill.id, "%s", acp_json_string(what->params, "invoice"));
 	bool ok = pay(&bill, "") && finish_bill(&bill);
 	json_object_put(bill.invoice);
@@ -525,24 +629,44 @@ static struct json_object *invoice_summaries(struct json_object *page)
 	return NULL;
 }
 
-static bool invoices_list(struct acp_stripe *stripe, const struct acp_execution *what)
+/* Asks for the page of a list that params describe: starting_after, created_from, limit. */
+static bool ask_page(struct acp_stripe *stripe, const char *path, struct json_object *params, struct json_object **page)
 {
-	struct json_object *page = NULL;
 	struct json_object *form = new_object();
 	struct json_object *created = new_object();
-	struct json_object *limit = acp_json_member(what->params, "limit");
-	bool ok = add_text(form, "starting_after", acp_json_string(what->params, "starting_after")) &&
-		  add_member(created, "gte", what->params, "created_from") &&
+	struct json_object *limit = acp_json_member(params, "limit");
+	bool ok = add_text(form, "starting_after", acp_json_string(params, "starting_after")) &&
+		  add_member(created, "gte", params, "created_from") &&
 		  acp_json_add(form, "created", json_object_get(created)) &&
 		  acp_json_add(form, "limit", limit ? json_object_get(limit) : json_object_new_int(PAGE));
 	json_object_put(created);
-	if (!ok) {
-		json_object_put(form);
-		return fail_no_memory(stripe->out);
-	}
-	if (!acp_stripe_ask(stripe, "GET", "/v1/invoices", form, "", &page))
+	if (ok)
+		return acp_stripe_ask(stripe, "GET", path, form, "", page);
+	json_object_put(form);
+	return fail_no_memory(stripe->out);
+}
+
+static bool invoices_list(struct acp_stripe *stripe, const struct acp_execution *what)
+{
+	struct json_object *page = NULL;
+	if (!ask_page(stripe, "/v1/invoices", what->params, &page))
 		return false;
-	ok = succeed(stripe->out, invoice_summaries(page), "invoice", NULL);
+	bool ok = succeed(stripe->out, invoice_summaries(page), "invoice", NULL);
+	json_object_put(page);
+	return ok;
+}
+
+/* Events --------------------------------------------------------------------------------------------------------- */
+
+/* Stripe keeps events for 30 days. They are returned as Stripe sends them to webhooks. */
+static bool events_list(struct acp_stripe *stripe, const struct acp_execution *what)
+{
+	struct json_object *page = NULL;
+	struct json_object *data = new_object();
+	bool ok = ask_page(stripe, "/v1/events", what->params, &page) && add_member(data, "events", page, "data") &&
+		  add_member(data, "has_more", page, "has_more") &&
+		  succeed(stripe->out, json_object_get(data), "event", NULL);
+	json_object_put(data);
 	json_object_put(page);
 	return ok;
 }
@@ -553,6 +677,7 @@ const struct acp_executor_action acp_stripe_actions[] = {
 	{"stripe.customers.create", acp_schema_executor_stripe_customers_create, customers_create},
 	{"stripe.customers.update", acp_schema_executor_stripe_customers_update, customers_update},
 	{"stripe.checkout.create", acp_schema_executor_stripe_checkout_create, checkout_create},
+	{"stripe.events.list", acp_schema_executor_stripe_events_list, events_list},
 	{"stripe.setup_intents.get", acp_schema_executor_stripe_setup_intents_get, setup_intents_get},
 	{"stripe.invoices.create", acp_schema_executor_stripe_invoices_create, invoices_create},
 	{"stripe.invoices.list", acp_schema_executor_stripe_invoices_list, invoices_list},

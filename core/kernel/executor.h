@@ -14,6 +14,12 @@ struct acp_execution {
 	const char *idempotency_key;
 	int64_t obliged_at; /* seconds since 1970: start of the obligation; 0: now. After 23 h the vendor is searched
 			       before the action is repeated (vendors forget keys after 24 h) */
+	bool lookup;        /* our records do not prove that this was never done before (a restored backup may lack
+			       the row that proves it): search the vendor before creating a customer */
+	const char
+		*email; /* the tenant may have another customer at the vendor, under this address; NULL: it has not */
+	const char *kernel_id;  /* of the installation that asks, for metadata at the vendor. NULL: unknown. A local
+				   executor uses its own */
 	const char *request_id; /* of the call or run that caused it, for tracing; NULL: none */
 	int timeout_ms;         /* for everything, retries included */
 };

@@ -33,6 +33,8 @@ static bool read_obligation(struct json_object *json, struct acp_execution *what
 	what->action = acp_json_string(json, "action");
 	what->params = acp_json_member(json, "params");
 	what->obliged_at = json_object_get_int64(acp_json_member(json, "obliged_at"));
+	what->lookup = acp_json_bool(json, "lookup");
+	what->email = acp_json_string(json, "email");
 	*attempts = json_object_get_int64(acp_json_member(json, "attempts"));
 	return what->tenant_id && what->idempotency_key && what->action && what->params;
 }
@@ -79,6 +81,11 @@ static enum acp_outbox_step report(const struct acp_kernel *kernel, const struct
 	acp_log(done->ok || !given_up ? ACP_LOG_DEBUG : ACP_LOG_WARNING, "outbox: %s, attempt %lld: %s%s%s",
 		what->idempotency_key, (long long)attempts, done->ok ? "done" : done->error_code, done->ok ? "" : ": ",
 		done->ok ? "" : done->error);
+	if (counted && done->ok && attempts == 1 && acp_json_bool(done->meta, "found"))
+		acp_log(ACP_LOG_WARNING,
+			"outbox: %s: Stripe had this invoice already, and this database did not know it; if it was "
+			"restored from a backup, see docs/restore.md",
+			what->idempotency_key);
 	if (counted && given_up)
 		acp_log(ACP_LOG_ERROR, "outbox: gave up on %s; see: acpctl outbox list --state dead",
 			what->idempotency_key);

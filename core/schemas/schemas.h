@@ -8,6 +8,7 @@ extern const char acp_schema_executor_execute[];
 extern const char acp_schema_executor_stripe_checkout_create[];
 extern const char acp_schema_executor_stripe_customers_create[];
 extern const char acp_schema_executor_stripe_customers_update[];
+extern const char acp_schema_executor_stripe_events_list[];
 extern const char acp_schema_executor_stripe_invoices_create[];
 extern const char acp_schema_executor_stripe_invoices_list[];
 extern const char acp_schema_executor_stripe_invoices_pay[];

@@ -58,20 +58,40 @@ END
 $$;
 COMMENT ON FUNCTION acp.outbox_blocked(acp.outbox) IS 'True if the obligation must wait until its tenant has a Stripe customer.';
 
-CREATE OR REPLACE FUNCTION acp.outbox_json(o acp.outbox) RETURNS jsonb
+CREATE OR REPLACE FUNCTION acp.outbox_only_customer(o acp.outbox, t acp.tenants) RETURNS boolean
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	RETURN jsonb_build_object('tenant_id', o.tenant_id, 'obligation', o.obligation, 'action', o.action, 'attempts', o.attempts,
-		'obliged_at', floor(extract(epoch FROM o.created_at))::bigint,
-		'params', CASE WHEN o.action IN ('stripe.customers.update', 'stripe.invoices.create') AND NOT o.params ? 'customer'
-			THEN o.params || jsonb_build_object('customer',
-				(SELECT t.stripe_customer_id FROM acp.tenants t WHERE t.tenant_id = o.tenant_id))
-			ELSE o.params END);
+	-- An obligation that is as old as its tenant was the first of its kind, whatever was restored since.
+	RETURN EXISTS (SELECT FROM acp.outbox c WHERE c.tenant_id = o.tenant_id AND c.obligation = 'customer-' || o.tenant_id
+		AND c.created_at = t.onboarded_at AND c.done_at < c.created_at + interval '23 hours'
+		AND c.result->>'customer' = coalesce(o.params->>'customer', t.stripe_customer_id));
 END
 $$;
-COMMENT ON FUNCTION acp.outbox_json(acp.outbox) IS 'Builds the JSON of an obligation for an attempt. params.customer is the customer of the tenant, where the action needs one.';
+COMMENT ON FUNCTION acp.outbox_only_customer(acp.outbox, acp.tenants) IS
+	'True if the records prove that the customer of an obligation is the only one that was ever created for its tenant: it was created in time under the key that was made together with the tenant.';
+
+CREATE OR REPLACE FUNCTION acp.outbox_json(o acp.outbox) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	t CONSTANT acp.tenants := (SELECT x FROM acp.tenants x WHERE x.tenant_id = o.tenant_id);
+BEGIN
+	RETURN jsonb_strip_nulls(jsonb_build_object('tenant_id', o.tenant_id, 'obligation', o.obligation, 'action', o.action, 'attempts', o.attempts,
+		'obliged_at', floor(extract(epoch FROM o.created_at))::bigint,
+		-- Only the attempt of an onboarding that is under way is certainly the first one.
+		'lookup', CASE WHEN o.action = 'stripe.customers.create'
+			THEN nullif(o.created_at <> t.onboarded_at OR o.attempts > 1 OR o.created_at < acp.now() - interval '1 minute', false) END,
+		'email', CASE WHEN o.action = 'stripe.invoices.create' AND NOT acp.outbox_only_customer(o, t) THEN coalesce((SELECT c.params->>'email'
+			FROM acp.outbox c WHERE c.tenant_id = o.tenant_id AND c.obligation = 'customer-' || o.tenant_id), t.billing_email) END))
+		|| jsonb_build_object('params', CASE WHEN o.action IN ('stripe.customers.update', 'stripe.invoices.create') AND NOT o.params ? 'customer'
+			THEN o.params || jsonb_build_object('customer', t.stripe_customer_id) ELSE o.params END);
+END
+$$;
+COMMENT ON FUNCTION acp.outbox_json(acp.outbox) IS
+	'Builds the JSON of an obligation for an attempt. params.customer is the customer of the tenant, where the action needs one. lookup and email say what the executor must look for first, because a restored database may lack the record of an earlier attempt.';
 
 CREATE OR REPLACE FUNCTION acp.outbox_take(p_max integer, p_lease interval, p_tenant uuid DEFAULT NULL, p_obligation text DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql
@@ -251,6 +271,6 @@ $$;
 COMMENT ON FUNCTION acp.outbox_drop(bigint) IS 'Drops an obligation. False: it does not exist, is done, or is running.';
 
 GRANT EXECUTE ON FUNCTION acp.outbox_put(uuid, text, text, jsonb), acp.outbox_customer(uuid), acp.outbox_blocked(acp.outbox),
-	acp.outbox_json(acp.outbox), acp.outbox_take(integer, interval, uuid, text), acp.outbox_effect(acp.outbox, jsonb),
+	acp.outbox_only_customer(acp.outbox, acp.tenants), acp.outbox_json(acp.outbox), acp.outbox_take(integer, interval, uuid, text), acp.outbox_effect(acp.outbox, jsonb),
 	acp.outbox_give_up(acp.outbox), acp.outbox_done(uuid, text, integer, jsonb), acp.outbox_retry(bigint), acp.outbox_drop(bigint),
 	acp.obligations_take(jsonb), acp.obligation_done(jsonb), acp.outbox_list(jsonb) TO acp_app;

@@ -348,6 +348,7 @@ BEGIN
 		WHEN 'usage' THEN format('%s, %s: %s %s at %s %s', l.action, to_char(l.source_period, 'YYYY-MM'), l.quantity,
 			CASE l.unit WHEN 'sec' THEN 'second' ELSE l.unit END || CASE WHEN l.quantity = 1 THEN '' ELSE 's' END, trim_scale(l.unit_amount), p_currency)
 		WHEN 'carry' THEN 'Carried over from ' || to_char(l.source_period, 'YYYY-MM')
+		WHEN 'adjustment' THEN 'Adjustment: ' || l.reason
 		ELSE 'Credit: ' || l.reason END, 500);
 END
 $$;
@@ -463,10 +464,12 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	u     CONSTANT record := acp.currency_unit(b.currency);
+	-- The difference to the invoice that Stripe had already. It is the last line, and changes no other.
+	more  CONSTANT numeric := (SELECT sum(x.amount) FROM unnest(p_lines) x WHERE x.kind = 'adjustment');
 	l     acp.invoice_lines;
 	parts bigint[];
 BEGIN
-	b.total := (SELECT sum(x.amount) FROM unnest(p_lines) x);
+	b.total := (SELECT coalesce(sum(x.amount), 0) FROM unnest(p_lines) x WHERE x.kind IS DISTINCT FROM 'adjustment');
 	b.amount := CASE WHEN b.total > 0 AND b.total >= p_minimum THEN acp.money_minor(b.total, b.currency) ELSE 0 END;
 	b.carried_out := CASE WHEN b.amount = 0 THEN b.total ELSE 0 END;
 	b.status := CASE WHEN b.amount > 0 THEN 'pending' WHEN b.carried_out <> 0 THEN 'carried' ELSE 'paid' END;
@@ -474,18 +477,25 @@ BEGIN
 	SELECT array_agg((whole + CASE WHEN place <= b.amount / u.step - wholes THEN 1 ELSE 0 END) * u.step ORDER BY n) INTO parts FROM (
 		SELECT y.n, y.whole, sum(y.whole) OVER () AS wholes, row_number() OVER (ORDER BY y.exact - y.whole DESC, y.n) AS place FROM (
 			SELECT x.n, x.amount * u.per_major / u.step AS exact, floor(x.amount * u.per_major / u.step) AS whole
-			FROM (SELECT z.amount, z.ordinality AS n FROM unnest(p_lines) WITH ORDINALITY z) x) y) s;
+			FROM (SELECT z.amount, z.ordinality AS n FROM unnest(p_lines) WITH ORDINALITY z WHERE z.kind IS DISTINCT FROM 'adjustment') x) y) s;
 	FOR i IN 1 .. cardinality(p_lines) LOOP
 		l := p_lines[i];
 		l.line := i;
-		l.amount_minor := CASE WHEN b.amount > 0 THEN parts[i] ELSE 0 END;
+		l.amount_minor := CASE WHEN l.kind = 'adjustment' THEN acp.money_minor(b.total + more, b.currency) - b.amount
+			WHEN b.amount > 0 THEN parts[i] ELSE 0 END;
 		p_lines[i] := l;
 	END LOOP;
+	IF more IS NOT NULL THEN
+		b.total := b.total + more;
+		b.amount := acp.money_minor(b.total, b.currency);
+		b.carried_out := 0;
+		b.status := 'pending';
+	END IF;
 	b.hash := sha256(convert_to(acp.invoice_text(b, p_lines), 'UTF8'));
 END
 $$;
 COMMENT ON FUNCTION acp.invoice_round(acp.billing_periods, acp.invoice_lines[], numeric) IS
-	'Totals an invoice: rounds once, half up, and divides the amount among the lines. An amount below the minimum or below zero is carried over.';
+	'Totals an invoice: rounds once, half up, and divides the amount among the lines. An amount below the minimum or below zero is carried over. With a line of kind adjustment, the amount is the one that Stripe has.';
 
 CREATE OR REPLACE FUNCTION acp.invoice_lines_besides(p_tenant uuid, c acp.billing_closings, p_closed boolean) RETURNS SETOF acp.invoice_lines
 LANGUAGE plpgsql STABLE
@@ -497,6 +507,7 @@ DECLARE
 	billed CONSTANT boolean := EXISTS (SELECT FROM acp.billing_periods b WHERE b.tenant_id = p_tenant AND b.period = c.period);
 	l      acp.invoice_lines;
 	k      acp.billing_credits;
+	a      acp.billing_adjustments;
 BEGIN
 	l.tenant_id := p_tenant;
 	l.period := c.period;
@@ -522,10 +533,18 @@ BEGIN
 		l.reason := k.reason;
 		RETURN NEXT l;
 	END LOOP;
+	SELECT * INTO a FROM acp.billing_adjustments x WHERE x.tenant_id = p_tenant AND x.period = c.period;
+	IF FOUND THEN
+		l.kind := 'adjustment';
+		l.amount := a.amount;
+		l.credit_id := NULL;
+		l.reason := a.reason;
+		RETURN NEXT l;
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION acp.invoice_lines_besides(uuid, acp.billing_closings, boolean) IS
-	'The lines of an invoice that are not usage: the amount carried over from the previous invoice, then credits.';
+	'The lines of an invoice that are not usage: the amount carried over from the previous invoice, then credits, then the difference to an invoice that Stripe had already.';
 
 CREATE OR REPLACE FUNCTION acp.billing_fault(p_state text, p_message text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
@@ -1013,6 +1032,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+	held CONSTANT text := p_data->>'hash';
 	told acp.invoice_payments;
 	b    acp.billing_periods;
 	fact text;
@@ -1042,7 +1062,9 @@ BEGIN
 	END IF;
 	fact := CASE WHEN b.status = 'paid' THEN 'paid' ELSE fact END;
 	UPDATE acp.billing_periods x SET status = b.status, paid_at = b.paid_at, error = b.error, updated_at = acp.now(),
-		stripe_invoice_id = coalesce(p_data->>'invoice', x.stripe_invoice_id)
+		stripe_invoice_id = coalesce(p_data->>'invoice', x.stripe_invoice_id),
+		-- The same amount from rows that are in other places since a restore: the text of the invoice names the places.
+		stripe_hash = CASE WHEN held ~ '^[0-9a-f]{64}$' THEN nullif(decode(held, 'hex'), x.hash) ELSE x.stripe_hash END
 	WHERE x.tenant_id = b.tenant_id AND x.period = b.period;
 	IF fact IS NOT NULL AND p_data->>'invoice' IS NOT NULL THEN
 		PERFORM acp.invoice_told(p_data->>'invoice', fact, date_trunc('second', acp.now())); -- as exact as events
@@ -1051,7 +1073,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_executed(uuid, text, jsonb) IS
-	'Records the success of an invoice obligation. p_data: answer of the executor (invoice, status, amount, payment_error?). Also applies a payment that Stripe reported earlier. A declined card makes the tenant past due, even if Stripe''s event is lost.';
+	'Records the success of an invoice obligation. p_data: answer of the executor (invoice, status, amount, hash?, payment_error?). Also applies a payment that Stripe reported earlier. A declined card makes the tenant past due, even if Stripe''s event is lost.';
 
 CREATE OR REPLACE FUNCTION acp.billing_not_executed(p_tenant uuid, p_obligation text, p_error text) RETURNS void
 LANGUAGE plpgsql
@@ -1371,6 +1393,11 @@ AS $$
 		WHERE l.tenant_id = k.tenant_id AND l.period = k.period AND l.credit_id = k.credit_id), trim_scale(k.amount)::text
 	FROM acp.billing_credits k WHERE k.period IS NOT NULL AND (p_period IS NULL OR k.period = p_period) AND k.amount IS DISTINCT FROM
 		(SELECT -l.amount FROM acp.invoice_lines l WHERE l.tenant_id = k.tenant_id AND l.period = k.period AND l.credit_id = k.credit_id)
+	UNION ALL
+	SELECT tenant_id, period, 'adjustment', trim_scale(l.amount)::text, trim_scale(a.amount)::text
+	FROM (SELECT x.tenant_id, x.period, x.amount FROM acp.invoice_lines x WHERE x.kind = 'adjustment') l
+	FULL JOIN (SELECT x.tenant_id, x.period, x.amount FROM acp.billing_adjustments x) a USING (tenant_id, period)
+	WHERE l.amount IS DISTINCT FROM a.amount AND (p_period IS NULL OR period = p_period)
 $$;
 COMMENT ON FUNCTION acp.billing_differences(date) IS
 	'Differences between invoices and the audit rows, prices, credits and outbox, for one month or (null) all. No rows: each billable paid call of a billed month is in exactly one line, and the lines add up.';

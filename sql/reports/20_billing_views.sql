@@ -15,7 +15,7 @@ CREATE OR REPLACE VIEW acp_report.invoice_lines AS
 		amount, amount_minor, from_ts, to_ts, first_ts, last_ts, first_chain, first_seq, last_chain, last_seq, credit_id, reason
 	FROM acp.invoice_lines;
 COMMENT ON VIEW acp_report.invoice_lines IS
-	'The lines of acp_report.invoices: usage, carry (carried over from the previous invoice) or credit. Usage of an earlier month is from late rows.';
+	'The lines of acp_report.invoices: usage, carry (carried over from the previous invoice), credit or adjustment (to an invoice that Stripe had before a restore). Usage of an earlier month is from late rows.';
 
 CREATE OR REPLACE VIEW acp_report.billed_calls AS
 	SELECT l.tenant_id, l.event_id, l.ts, l.action, coalesce(l.billing_unit, 'call') AS billing_unit, l.billing_quantity, l.chain_id, l.chain_seq,

@@ -48,6 +48,7 @@ INSERT INTO expected VALUES
 	('acp.audit_seals', 'ra', ''),
 	('acp.billing_blocked', 'rawd', ''),
 	('acp.billing_closings', 'ra', ''),
+	('acp.billing_adjustments', 'ra', ''),
 	('acp.billing_corrections', 'ra', ''),
 	('acp.billing_credits', 'raw', ''),
 	('acp.billing_cuts', 'ra', ''),

@@ -323,8 +323,9 @@ def test_lost_replies(bench):
         tenant, customer = c.paying()
         for number, path in enumerate(["/v1/invoices", "/v1/invoiceitems", "/v1/invoices/*/finalize",
                                        "/v1/invoices/*/pay", "/v1/invoices/in_*"]):
-            c.stripe.control(drop={"path": path})
-            data = c.done("stripe.invoices.create", invoice_of(tenant, customer), "billing-%d" % number)
+            c.stripe.control(drop={"path": path, **({"method": "POST"} if path == "/v1/invoices" else {})})
+            data = c.done("stripe.invoices.create", invoice_of(tenant, customer, period="2026-%02d" % (number + 1)),
+                          "billing-%d" % number)
             equal((data["status"], data["amount"]), ("paid", 120), "after a lost reply of " + path)
             equal(len(c.stripe.all("/v1/invoices")), number + 1, "invoices")
             equal(len(c.stripe.all("/v1/invoiceitems")), 2 * (number + 1), "items")
@@ -507,6 +508,72 @@ def test_old_among_many(bench):
         equal(c.done("stripe.invoices.create", params, "billing-1", obliged_at=int(time.time()) - 24 * 3600), first,
               "the existing invoice")
         equal(len(c.stripe.all("/v1/invoices")), 102, "invoices")
+
+
+def test_one_invoice_a_month(bench):
+    """Stripe gets one invoice for a tenant and month, also if another obligation asks for it, whose caller was restored
+    from a backup. An invoice with another amount is left unchanged, and both amounts are named."""
+    with executor(bench) as c:
+        tenant, customer = c.paying()
+        first = c.done("stripe.invoices.create", invoice_of(tenant, customer), "billing-1")
+        again = c.done("stripe.invoices.create", invoice_of(tenant, customer, (60, 60)), "billing-2")
+        equal(again, first, "the same amount")
+        equal(c.event()["result_meta"].get("found"), True, "found, in the audit row")
+        answer = c.failed("INVOICE_MISMATCH", "stripe.invoices.create", invoice_of(tenant, customer, (100,)), "billing-3")
+        equal(answer["retry"], False, "retry")
+        for words in (first["invoice"], "120 usd", "100 usd", "left unchanged"):
+            check(words in answer["error_message_redacted"], "%s: %s" % (words, answer))
+        answer = c.failed("INVOICE_MISMATCH", "stripe.invoices.create", invoice_of(tenant, customer, currency="eur"), "b-4")
+        equal(len(c.stripe.all("/v1/invoices")), 1, "invoices")
+        equal(len(c.stripe.all("/v1/invoiceitems")), 2, "items")
+        c.done("stripe.invoices.create", invoice_of(tenant, customer, period="2026-11"), "billing-5")
+        equal(len(c.stripe.all("/v1/invoices")), 2, "invoices, with the next month")
+
+
+def test_customer_is_looked_up(bench):
+    """With lookup, a customer is searched before it is created, and never taken from another installation."""
+    with executor(bench) as c:
+        tenant = str(uuid.uuid4())
+        params = {"tenant_uuid": tenant, "agent_id": "a", "email": "a@example.com"}
+        first = c.done("stripe.customers.create", params, "k1", lookup=True, kernel_id="one")["customer"]
+        equal(c.done("stripe.customers.create", params, "k2", lookup=True, kernel_id="one")["customer"], first, "found")
+        equal(c.done("stripe.customers.create", params, "k3", lookup=True)["customer"], first, "an older kernel")
+        other = c.done("stripe.customers.create", params, "k4", lookup=True, kernel_id="two")["customer"]
+        check(other != first, "the customer of another installation was taken")
+        equal([m["metadata"].get("kernel_id") for m in c.stripe.all("/v1/customers")], ["two", "one"], "kernel_id")
+
+
+def test_whose_metadata(bench):
+    """The metadata at Stripe name the kernel that asked, which a remote kernel sends. Each kernel has its own invoice
+    of a month; an older kernel, which sends no name, finds them all."""
+    with kernel_a(bench, kernel_id="c") as (a, _, c):
+        tenant, customer = c.paying()
+        made = a.execute("stripe.invoices.create", invoice_of(tenant, customer), "billing-a")["data"]["invoice"]
+        equal(c.stripe.ask("GET", "/v1/invoices/" + made)["metadata"]["kernel_id"], "acp-fcgi", "kernel_id of A")
+        other = c.done("stripe.invoices.create", invoice_of(tenant, customer), "billing-b", kernel_id="other")
+        check(other["invoice"] != made, "the invoice of another installation was taken")
+        equal(c.done("stripe.invoices.create", invoice_of(tenant, customer), "billing-c")["invoice"], other["invoice"],
+              "without a name")
+        c.stripe.ask("POST", "/v1/customers", {"email": "b@example.com"})
+        second = c.stripe.ask("POST", "/v1/customers", {"email": "b@example.com", "metadata[tenant_uuid]": tenant})["id"]
+        data = c.done("stripe.invoices.create", invoice_of(tenant, second), "billing-d", kernel_id="other", email="x@y.zz")
+        check(data["invoice"] != other["invoice"], "another customer, under another address")
+        params = invoice_of(tenant, second, period="2026-11")
+        made = c.done("stripe.invoices.create", {**params, "customer": customer}, "billing-e", kernel_id="other")
+        email = "%s@example.com" % tenant
+        data = c.done("stripe.invoices.create", params, "billing-f", kernel_id="other", email=email)
+        equal(data["invoice"], made["invoice"], "the invoice at the tenant's other customer")
+
+
+def test_events(bench):
+    """stripe.events.list returns the events since a moment, page by page, as Stripe sends them to webhooks."""
+    with executor(bench) as c:
+        c.paying()
+        page = c.done("stripe.events.list", {"created_from": 0, "limit": 2})
+        rest = c.done("stripe.events.list", {"created_from": 0, "starting_after": page["events"][-1]["id"]})
+        equal(([*page["events"], *rest["events"]], page["has_more"], rest["has_more"]),
+              (c.stripe.all("/v1/events"), True, False), "events")
+        equal(c.done("stripe.events.list", {"created_from": int(time.time()) + 100})["events"], [], "of the future")
 
 
 # A remote executor --------------------------------------------------------------------------------------------------

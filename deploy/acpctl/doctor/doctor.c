@@ -4,6 +4,7 @@
 #include "actions_dir.h"
 #include "journal.h"
 #include "pg_plane.h"
+#include "stripe_lists.h"
 
 #include <errno.h>
 #include <pwd.h>
@@ -292,6 +293,33 @@ static void check_functions(struct ctl *ctl, const struct acp_actions *actions)
 			check_function(ctl, acp_actions_at(actions, i));
 }
 
+/* Finds out whether the database lacks invoices that Stripe has, because it was restored, or a failover lost rows. */
+static void check_stripe(struct ctl *ctl)
+{
+	enum { LOOKED_AT = 200 }; /* the newest invoices */
+	struct ctl_stripe stripe;
+	char why[512] = "";
+	if (!ctl_stripe_configured(ctl) || *ctl->config.hub_url)
+		return;
+	bool open = ctl_stripe_open(ctl, &stripe, why, sizeof why);
+	stripe.timeout_ms = 10000;
+	struct json_object *unknown = open ? ctl_stripe_unknown(&stripe, 0, LOOKED_AT, why, sizeof why) : NULL;
+	if (open)
+		ctl_stripe_close(&stripe);
+	size_t count = unknown ? json_object_array_length(unknown) : 0;
+	struct json_object *first = count ? json_object_array_get_idx(unknown, 0) : NULL;
+	if (!unknown)
+		ctl_check(false, "Stripe", "the invoices there cannot be read: %s", why);
+	else if (count)
+		ctl_check(false, "Stripe",
+			  "%zu invoice%s there %s unknown here, for example %s: was the database restored? See "
+			  "docs/restore.md",
+			  count, count == 1 ? "" : "s", count == 1 ? "is" : "are", acp_json_string(first, "invoice"));
+	else
+		ctl_check(true, "Stripe", "the newest invoices there are known here");
+	json_object_put(unknown);
+}
+
 int ctl_doctor(struct ctl *ctl)
 {
 	ctl_checks_begin(ctl);
@@ -311,6 +339,7 @@ int ctl_doctor(struct ctl *ctl)
 			check_blocked(ctl);
 			doctor_prices(ctl);
 			check_clock(ctl);
+			check_stripe(ctl);
 			check_functions(ctl, actions);
 		}
 	}

@@ -6,6 +6,7 @@
 
 #include "acp.h"
 #include "progress.h"
+#include "restore.h"
 
 /* Accepts decimal text as PostgreSQL's numeric reads it, without sign and exponent. The bounds are those of
  * acp.price_check(). */
@@ -146,6 +147,7 @@ int ctl_billing_run(struct ctl *ctl)
 	acp_admin_patient(ctl->admin);
 	if (ctl_flag(ctl, "dry-run"))
 		return show_result(ctl, wanted, true);
+	ctl_stripe_warn(ctl, wanted);
 	return do_run(ctl, key, wanted, period) ? show_result(ctl, period, false) : ACPCTL_FAILED;
 }
 

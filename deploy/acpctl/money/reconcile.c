@@ -21,12 +21,16 @@ static void print_result(const struct reconciliation *r, const char *period)
 		acp_json_add(all, "ok", json_object_new_boolean(r->count == 0));
 		reconcile_add(all, "period", period);
 		acp_json_add(all, "stripe", json_object_new_boolean(r->compared));
+		acp_json_add(all, "foreign_invoices", json_object_new_int64(r->foreign));
 		acp_json_add(all, "count", json_object_new_int64(r->count));
 		acp_json_add(all, "differences", json_object_get(r->list));
 		ctl_print_json(all);
 		json_object_put(all);
 		return;
 	}
+	if (r->foreign)
+		printf("left out: %lld invoice%s at Stripe of other installations\n", (long long)r->foreign,
+		       r->foreign == 1 ? "" : "s");
 	if (r->count > RECONCILE_LISTED)
 		printf("and %lld more\n", (long long)(r->count - RECONCILE_LISTED));
 	if (r->count)

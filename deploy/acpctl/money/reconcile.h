@@ -10,6 +10,7 @@ enum { RECONCILE_LISTED = 1000 }; /* differences that are printed; the rest is o
 struct reconciliation {
 	struct ctl *ctl;
 	int64_t count;
+	int64_t foreign;          /* invoices at Stripe of other installations, which are not compared */
 	struct json_object *list; /* with --json or --csv */
 	struct ctl_busy busy;
 	bool stripe;   /* --stripe: fails without an executor */

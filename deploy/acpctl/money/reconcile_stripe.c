@@ -1,18 +1,17 @@
 /* reconcile_stripe.c - acpctl reconcile: compares the invoices at Stripe with those that were billed here.
  *
- * Every invoice at Stripe whose metadata names a tenant and a month is compared with our invoice for that tenant and
- * month. There must be exactly one of each, with the same amount, currency and hash, and both must be paid or both
- * unpaid. Our invoices are read first, because an invoice is at Stripe before its row here says so. */
+ * Every invoice of this installation at Stripe (its metadata names kernel_id, a tenant and a month) is compared with
+ * our invoice for that tenant and month. There must be exactly one of each, with the same amount, currency and hash,
+ * and both must be paid or both unpaid. Our invoices are read first, because an invoice is at Stripe before its row
+ * here says so. Other installations and programs may use the same account: their invoices are left out. */
 #include "reconcile.h"
 
-#include "executor_open.h"
-#include "executor_plane.h"
-#include "outbound.h"
+#include "stripe_lists.h"
 
 struct comparison {
 	struct reconciliation *r;
-	struct acp_executor *executor;
 	const char *period;
+	bool failed;
 	struct json_object *ours; /* "tenant month" -> {status, amount, currency, hash, invoice, seen} */
 };
 
@@ -71,18 +70,9 @@ static void compare(const struct comparison *c, const char *name, struct json_ob
 		differ(c, name, "status of the invoice", acp_json_string(ours, "status"), status);
 }
 
-static void take_theirs(const struct comparison *c, struct json_object *theirs)
+static void compare_named(const struct comparison *c, const char *name, struct json_object *theirs)
 {
-	char name[128];
-	struct json_object *metadata = acp_json_member(theirs, "metadata");
-	const char *tenant = acp_json_string(metadata, "tenant_uuid");
-	const char *period = acp_json_string(metadata, "period");
 	const char *id = acp_json_string(theirs, "invoice");
-	/* Other programs may use the same account. */
-	if (!tenant || !period || !acp_is_uuid(tenant) || !ctl_is_month(period) ||
-	    (c->period && strcmp(period, c->period) != 0))
-		return;
-	snprintf(name, sizeof name, "%s %s", tenant, period);
 	struct json_object *ours = acp_json_member(c->ours, name);
 	if (!ours) {
 		differ(c, name, "an invoice that was not billed here", NULL, id);
@@ -95,37 +85,48 @@ static void take_theirs(const struct comparison *c, struct json_object *theirs)
 	}
 }
 
-/* Compares one page of invoices. last: the id after which the next page begins, or "" at the end. */
-static bool take_page(const struct comparison *c, char last[256])
+/* Is an invoice ours that our books may not have? With a kernel_id it is ours even if its tenant is not known here: a
+ * restored database may lack the tenant. */
+static bool is_ours(struct comparison *c, enum ctl_owner owner, const char *tenant)
 {
-	struct acp_executed done = {0};
-	struct json_object *params = json_object_new_object();
-	const struct acp_execution what = {
-		.tenant_id = ACP_NIL_UUID, .action = "stripe.invoices.list", .params = params, .timeout_ms = 60000};
-	acp_json_add(params, "limit", json_object_new_int(100));
-	if (*last)
-		acp_json_add_string(params, "starting_after", last);
-	c->executor->execute(c->executor->self, &what, &done);
-	json_object_put(params);
-	if (!done.ok)
-		ctl_refuse("the invoices at Stripe cannot be read: %s", done.error);
-	struct json_object *list = acp_json_member(done.data, "invoices");
-	size_t count = done.ok ? json_object_array_length(list) : 0;
-	for (size_t i = 0; i < count; i++)
-		take_theirs(c, json_object_array_get_idx(list, i));
-	bool more = count && acp_json_bool(done.data, "has_more");
-	snprintf(last, 256, "%s", more ? acp_json_string(json_object_array_get_idx(list, count - 1), "invoice") : "");
-	acp_executed_release(&done);
-	return done.ok;
+	const char *values[] = {tenant};
+	if (owner != CTL_OWNER_UNMARKED)
+		return owner == CTL_OWNER_OURS;
+	struct json_object *rows = ctl_query(c->r->ctl, "tenant known", values);
+	bool known = rows && json_object_get_boolean(ctl_value(rows, "known"));
+	c->failed = c->failed || !rows;
+	json_object_put(rows);
+	return known;
 }
 
-static bool compare_all(struct comparison *c)
+static bool take_theirs(void *arg, struct json_object *theirs)
 {
-	char last[256] = "";
-	do {
-		if (!take_page(c, last))
-			return false;
-	} while (*last);
+	char name[128];
+	struct comparison *c = arg;
+	enum ctl_owner owner = ctl_stripe_owner(c->r->ctl, theirs);
+	struct json_object *metadata = acp_json_member(theirs, "metadata");
+	const char *tenant = acp_json_string(metadata, "tenant_uuid");
+	const char *period = acp_json_string(metadata, "period");
+	if (owner == CTL_OWNER_OTHER || (c->period && strcmp(period, c->period) != 0))
+		return true;
+	snprintf(name, sizeof name, "%s %s", tenant, period);
+	/* An invoice that our books name is ours, even if kernel_id was changed since. */
+	struct json_object *ours = acp_json_member(c->ours, name);
+	bool named = ours && same(acp_json_string(ours, "invoice"), acp_json_string(theirs, "invoice"));
+	if (named || is_ours(c, owner, tenant))
+		compare_named(c, name, theirs);
+	else
+		c->r->foreign++;
+	return !c->failed;
+}
+
+static bool compare_all(struct comparison *c, struct ctl_stripe *stripe)
+{
+	char why[512];
+	if (!ctl_stripe_invoices(stripe, 0, take_theirs, c, why, sizeof why))
+		return ctl_refuse("the invoices at Stripe cannot be read: %s", why);
+	if (c->failed)
+		return false;
 	json_object_object_foreach(c->ours, name, invoice)
 	{
 		if (!acp_json_bool(invoice, "seen"))
@@ -135,35 +136,29 @@ static bool compare_all(struct comparison *c)
 }
 
 /* If there is an executor, reads our invoices and then compares those at Stripe. */
-static bool with_executor(struct comparison *c)
+static bool with_executor(struct comparison *c, struct ctl_stripe *stripe)
 {
 	const char *values[] = {c->period};
 	c->ours = json_object_new_object();
 	bool ok = c->ours && ctl_stream(c->r->ctl, "billing stripe stream", values, note_ours, c) &&
-		  ctl_run(c->r->ctl, "commit", NULL) && compare_all(c);
+		  ctl_run(c->r->ctl, "commit", NULL) && compare_all(c, stripe);
 	json_object_put(c->ours);
 	return ok;
 }
 
 bool reconcile_stripe(struct reconciliation *r, const char *period)
 {
-	const struct acp_config *config = &r->ctl->config;
 	struct comparison c = {.r = r, .period = period};
-	const struct acp_control_plane plane = ctl_executor_plane(r->ctl);
+	struct ctl_stripe stripe;
 	char why[512];
-	if (!*config->stripe_key && !*config->executor_url) {
-		if (r->stripe)
-			return ctl_refuse("--stripe: no executor is configured; set stripe_key, or executor_url and "
-					  "executor_key");
+	if (!ctl_stripe_configured(r->ctl) && !r->stripe) {
 		if (!r->list)
 			puts("the invoices at Stripe are not compared: neither stripe_key nor executor_url is set");
 		return true;
 	}
-	if (!acp_outbound_init())
-		return ctl_refuse("libcurl cannot be used");
-	if (!acp_executor_open(config, &plane, &c.executor, why, sizeof why))
-		return ctl_refuse("%s", why);
-	bool ok = with_executor(&c);
-	acp_executor_close(c.executor);
+	if (!ctl_stripe_open(r->ctl, &stripe, why, sizeof why))
+		return ctl_refuse("%s%s", ctl_stripe_configured(r->ctl) ? "" : "--stripe: ", why);
+	bool ok = with_executor(&c, &stripe);
+	ctl_stripe_close(&stripe);
 	return ok;
 }
