@@ -70,8 +70,8 @@ struct acp_settlement {
 	const uint8_t *sealed;   /* a success stores this as the claim's result */
 	size_t sealed_len;
 	const char *approval; /* record and resolve give this approval back: it is used up, but nothing was done */
-	int64_t *calls_held;  /* NULL, or receives acp_allowance.held, of the moment at which calls_used was counted; set
-			       * it to 0 before, and keep it until the settlement ends */
+	int64_t *calls_held;  /* NULL, or receives acp_allowance.held, of the moment at which calls_used was counted;
+			       * set it to 0 before, and keep it until the settlement ends */
 	bool changes_access;  /* keys or their rights changed: every process must learn of it before the reply */
 	int64_t max_quantity; /* the largest quantity that the handler may have reported in its transaction */
 };
