@@ -192,7 +192,7 @@ static void find_ceiling(const struct acp_config *config, const char *resource, 
 	*ceiling = (struct ceiling){.most = INT64_MAX};
 #define ACP_CEILING(name, setting, first, text)                                                                        \
 	if (strcmp(name, resource) == 0) {                                                                             \
-		*ceiling = (struct ceiling){.most = config->setting, .check_first = first};                            \
+		*ceiling = (struct ceiling){.most = config->setting, .check_first = (first)};                          \
 		snprintf(ceiling->sentence, sizeof ceiling->sentence, text, (long long)config->setting);               \
 	}
 #include "ceilings.def"
