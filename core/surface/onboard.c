@@ -445,7 +445,7 @@ static enum acp_code repeat_reply(struct onboarding *o)
 
 static enum acp_code refuse_email(struct onboarding *o)
 {
-	return refuse(o, ACP_CEILING_EXCEEDED, "/email",
+	return refuse(o, ACP_CEILING_EXCEEDED, "",
 		      "%lld agents without a payment method have this e-mail address already, as many as may; add a "
 		      "payment method to one of them, or use another address",
 		      (long long)o->kernel->config->onboard_per_email);

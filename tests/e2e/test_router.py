@@ -204,7 +204,7 @@ def test_meta_actions(bench):
     equal((len(actions), reply.data["total_actions"]), (len(reply.data["actions"]),) * 2, "total_actions")
     for name, action in actions.items():
         equal(set(action), {"name", "scope", "description", "params_schema", "supports_dry_run", "billable",
-                            "billing_unit", "max_quantity"},
+                            "billing_unit", "max_quantity"} | ({"price"} if action["billable"] else set()),
               "members of " + name)
         equal(action["billable"], name.startswith("domain.leadscoring."), name + ": billable")
         equal(action["params_schema"]["type"], "object", name + ": params_schema")
