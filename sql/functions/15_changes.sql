@@ -20,18 +20,23 @@ END
 $$;
 COMMENT ON FUNCTION acp.note_change() IS 'Trigger: numbers a change of a key, tenant or policy at the end of its transaction.';
 
-DROP TRIGGER IF EXISTS key_change ON acp.api_keys;
-CREATE CONSTRAINT TRIGGER key_change AFTER UPDATE OR DELETE ON acp.api_keys
-	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION acp.note_change();
-DROP TRIGGER IF EXISTS tenant_change ON acp.tenants;
-CREATE CONSTRAINT TRIGGER tenant_change AFTER UPDATE OF tier, payment_method_status, status, calls_limit ON acp.tenants
-	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION acp.note_change();
-DROP TRIGGER IF EXISTS past_due_change ON acp.tenants;
-CREATE CONSTRAINT TRIGGER past_due_change AFTER UPDATE OF past_due_since, past_due_until ON acp.tenants
-	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION acp.note_change();
-DROP TRIGGER IF EXISTS policy_change ON acp.policies;
-CREATE CONSTRAINT TRIGGER policy_change AFTER INSERT OR UPDATE OR DELETE ON acp.policies
-	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION acp.note_change();
+-- Only where they are missing: making a trigger stops everyone who uses the table.
+DO $triggers$
+DECLARE
+	w record;
+BEGIN
+	FOR w IN SELECT * FROM (VALUES ('key_change', 'acp.api_keys', 'UPDATE OR DELETE'),
+		('tenant_change', 'acp.tenants', 'UPDATE OF tier, payment_method_status, status, calls_limit'),
+		('past_due_change', 'acp.tenants', 'UPDATE OF past_due_since, past_due_until'),
+		('policy_change', 'acp.policies', 'INSERT OR UPDATE OR DELETE')) v(name, watched, events)
+	LOOP
+		IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = w.watched::regclass AND t.tgname = w.name) THEN
+			EXECUTE format('CREATE CONSTRAINT TRIGGER %I AFTER %s ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION acp.note_change()',
+				w.name, w.events, w.watched);
+		END IF;
+	END LOOP;
+END
+$triggers$;
 
 CREATE OR REPLACE FUNCTION acp.change_feed(p_since bigint, p_clock boolean, OUT version bigint, OUT changed uuid[], OUT at timestamptz)
 LANGUAGE plpgsql

@@ -415,6 +415,9 @@ BEGIN
 	WHERE tenant_id = p_tenant AND status IN ('asked', 'open');
 	UPDATE acp.outbox SET done_at = acp.now(), result = '{"superseded": true}', dead = false
 	WHERE tenant_id = p_tenant AND done_at IS NULL AND action IN ('stripe.customers.create', 'stripe.customers.update');
+	-- An invoice that is still owed goes to the next customer.
+	UPDATE acp.outbox SET params = params - 'customer'
+	WHERE tenant_id = p_tenant AND done_at IS NULL AND action = 'stripe.invoices.create';
 	IF NOT EXISTS (SELECT FROM acp.stripe_marks m WHERE m.tenant_id = p_tenant AND m.subject = 'method') THEN
 		PERFORM acp.tenant_update(p_tenant, NULL, 'none', NULL, NULL);
 	END IF;

@@ -551,8 +551,9 @@ LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- The server's own troubles: connection, standby, transaction, resources, operator, system.
-	IF left(p_state, 2) IN ('08', '25', '40', '53', '55', '57', '58', 'XX') THEN
+	-- The server's own troubles (connection, standby, transaction, resources, operator, system), and those of the
+	-- installation (a missing function or right).
+	IF left(p_state, 2) IN ('08', '0A', '25', '28', '40', '42', '53', '55', '57', '58', 'XX') THEN
 		RETURN NULL;
 	END IF;
 	RETURN CASE WHEN p_state = 'ACP01' THEN p_message ELSE format('%s (SQLSTATE %s)', p_message, p_state) END;
@@ -1226,7 +1227,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.invoice_usage(uuid, date) IS
-	'Member usage of an invoice: how many of the calls made as a paid tenant were charged, and how many failed or were refused.';
+	'Member usage of an invoice: how many of the calls made as a paid tenant succeeded, and how many failed or were refused.';
 
 CREATE OR REPLACE FUNCTION acp.invoice_json(p_tenant uuid, p_period date, p_minimum numeric) RETURNS jsonb
 LANGUAGE plpgsql STABLE

@@ -120,6 +120,7 @@ BEGIN
 		dead = false, leased_until = NULL, error_code = NULL, error = NULL;
 	UPDATE acp.tenants t SET stripe_customer_id = invoice->>'customer', updated_at = acp.now()
 	WHERE t.tenant_id = tenant AND t.stripe_customer_id IS NULL AND invoice->>'customer' IS NOT NULL;
+	PERFORM set_config('acp.grace_days', coalesce(p->>'grace_days', ''), true);
 	PERFORM acp.billing_executed(tenant, name, invoice || jsonb_build_object('hash', invoice->'metadata'->'invoice_hash'));
 	PERFORM acp.audit_append(jsonb_build_object('event_id', gen_random_uuid(), 'request_id', gen_random_uuid(),
 		'tenant_id', '00000000-0000-0000-0000-000000000000', 'integration', p->'integration', 'action', 'billing.adopt', 'actor_type', 'system',
@@ -130,7 +131,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_adopt(jsonb) IS
-	'Takes over an invoice that Stripe has for a billed month: a line of kind adjustment makes the amounts equal. p: tenant_id, period, invoice (an element of stripe.invoices.list), integration (kernel_id), reason?, dry_run?. Returns both amounts. Writes an audit row.';
+	'Takes over an invoice that Stripe has for a billed month: a line of kind adjustment makes the amounts equal. p: tenant_id, period, invoice (an element of stripe.invoices.list), integration (kernel_id), grace_days?, reason?, dry_run?. Returns both amounts. Writes an audit row.';
 
 CREATE OR REPLACE FUNCTION acp.billing_unknown(p_invoices jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -143,6 +144,10 @@ BEGIN
 			AND to_char(b.period, 'YYYY-MM') = i.value->'metadata'->>'period'
 			AND (b.amount > 0 OR b.stripe_invoice_id = i.value->>'invoice')
 			AND coalesce(b.stripe_invoice_id, i.value->>'invoice') = i.value->>'invoice')
+		  -- One of two invoices of a month, which the operator has voided.
+		  AND NOT (i.value->>'status' = 'void' AND EXISTS (SELECT FROM acp.billing_periods b
+			WHERE b.tenant_id = acp.uuid_or_null(i.value->'metadata'->>'tenant_uuid')
+			  AND to_char(b.period, 'YYYY-MM') = i.value->'metadata'->>'period' AND b.stripe_invoice_id IS NOT NULL))
 		  AND (i.value->'metadata' ? 'kernel_id' OR EXISTS (SELECT FROM acp.tenants t
 			WHERE t.tenant_id = acp.uuid_or_null(i.value->'metadata'->>'tenant_uuid'))));
 END

@@ -284,7 +284,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	RETURN (SELECT count(*) FILTER (WHERE acp.delivery_done(ended.one)) FROM (
-		SELECT one FROM jsonb_array_elements(p_list) x(one) ORDER BY (one->>'tenant_id')::uuid, (one->>'webhook_id')::uuid) ended);
+		-- A failure locks its webhook before its delivery, so failures come first: a success locks only its delivery.
+		SELECT one FROM jsonb_array_elements(p_list) x(one)
+		ORDER BY (one->>'tenant_id')::uuid, (one->>'webhook_id')::uuid, (one->>'delivered')::boolean) ended);
 END
 $$;
 COMMENT ON FUNCTION acp.deliveries_done(jsonb) IS

@@ -120,6 +120,7 @@ ON CONFLICT (tenant_id, payment_method) DO UPDATE SET detached_at = excluded.det
 -- An invoice whose payment failed before this version has its days of grace from now on.
 INSERT INTO acp.invoice_states (stripe_invoice_id, failed_at)
 SELECT DISTINCT b.stripe_invoice_id, now() FROM acp.billing_periods b JOIN acp.invoice_payments i USING (stripe_invoice_id)
-WHERE b.status = 'failed' AND NOT i.paid;
+WHERE b.status = 'failed' AND NOT i.paid AND NOT EXISTS (SELECT FROM acp.stripe_events e
+	WHERE e.object_id = b.stripe_invoice_id AND e.type IN ('invoice.voided', 'invoice.deleted'));
 UPDATE acp.tenants t SET past_due_since = now(), past_due_until = now() + interval '168 hours'
 WHERE EXISTS (SELECT FROM acp.billing_periods b JOIN acp.invoice_states s USING (stripe_invoice_id) WHERE b.tenant_id = t.tenant_id);

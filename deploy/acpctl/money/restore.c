@@ -90,6 +90,7 @@ static bool adopt(struct ctl *ctl, const struct choice *choice)
 	acp_json_add_string(order, "tenant_id", choice->tenant);
 	acp_json_add_string(order, "period", choice->period);
 	acp_json_add_string(order, "integration", ctl->config.kernel_id);
+	acp_json_add(order, "grace_days", json_object_new_int64(ctl->config.grace_days));
 	acp_json_add(order, "dry_run", json_object_new_boolean(ctl_flag(ctl, "dry-run")));
 	acp_json_add(order, "invoice", json_object_get(choice->best));
 	if (reason)
