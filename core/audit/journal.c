@@ -41,7 +41,7 @@ struct acp_journal {
 	pthread_mutex_t lock;              /* protects the members below */
 	pthread_cond_t ended;              /* signals the end of a sync */
 	struct file *file;                 /* the current file; NULL: the next append creates one */
-	struct acp_journal_shares *shares; /* of that file */
+	struct acp_journal_shares *shares; /* of the rows since the last complete replay */
 	int64_t others;                    /* bytes of the other files at measured_us; 0: not measured */
 	uint64_t measured_us;
 	uint64_t complained_us;
@@ -246,7 +246,6 @@ static void end_file(struct acp_journal *journal)
 	struct file *file = journal->file;
 	journal->file = NULL;
 	journal->measured_us = 0;
-	acp_journal_share_end(&journal->shares);
 	if (file)
 		release_file(file);
 }
@@ -334,9 +333,8 @@ static bool append_within_shares(struct acp_journal *journal, struct json_object
 		complain(journal, "%s: %s: their calls are refused until PostgreSQL is back", journal->dir, why);
 		return false;
 	}
-	const struct acp_journal_shares *taken = journal->shares;
 	bool ok = append(journal, lines);
-	if (!ok && journal->shares == taken)
+	if (!ok && journal->shares) /* a replay may have ended meanwhile */
 		acp_journal_share_give_back(journal->shares, events, count, (int64_t)lines->len);
 	return ok;
 }
@@ -368,6 +366,7 @@ void acp_journal_close(struct acp_journal *journal)
 	if (!journal)
 		return;
 	end_file(journal);
+	acp_journal_share_end(&journal->shares);
 	pthread_cond_destroy(&journal->ended);
 	pthread_mutex_destroy(&journal->lock);
 	free(journal->dir);
@@ -383,7 +382,14 @@ enum acp_code acp_journal_replay(struct acp_journal *journal, acp_journal_commit
 	end_file(journal);
 	pthread_mutex_unlock(&journal->lock);
 	enum acp_code code = acp_journal_replay_dir(journal->dir, commit, arg, counts);
-	if (code != ACP_OK)
+	if (code != ACP_OK) {
 		atomic_store(&journal->pending, true);
+		return code;
+	}
+	/* Only now do the rows of this process use no room any more. */
+	pthread_mutex_lock(&journal->lock);
+	if (!journal->file)
+		acp_journal_share_end(&journal->shares);
+	pthread_mutex_unlock(&journal->lock);
 	return code;
 }

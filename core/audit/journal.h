@@ -21,8 +21,8 @@ enum { ACP_JOURNAL_BATCH = 500 }; /* maximum number of events in one commit */
 
 struct acp_journal;
 
-/* Limits in bytes. Those of a tenant and of strangers (events of ACP_NIL_UUID, together) hold for the file that this
- * process writes: one of them cannot fill the journal for the others. */
+/* Limits in bytes. Those of a tenant and of strangers (events of ACP_NIL_UUID, together) hold for what this process
+ * has written since its last complete replay: one of them cannot fill the journal for the others. */
 struct acp_journal_limits {
 	int64_t all; /* for all files of the folder together, except *.bad */
 	int64_t tenant, strangers;

@@ -36,6 +36,8 @@ static void count(struct acp_journal_shares *shares, struct json_object *const *
 		int64_t *used = count_of(shares, events[i]);
 		if (used)
 			*used += bytes / (int64_t)number;
+		if (used && *used < 0)
+			*used = 0;
 	}
 }
 

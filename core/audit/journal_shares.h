@@ -1,4 +1,5 @@
-/* journal_shares.h - how many bytes of a journal file belong to each tenant, and to strangers. Private to core/. */
+/* journal_shares.h - how many bytes of the journal of this process belong to each tenant, and to strangers. Private to
+ * core/. */
 #ifndef ACP_JOURNAL_SHARES_H
 #define ACP_JOURNAL_SHARES_H
 
@@ -15,7 +16,7 @@ bool acp_journal_share_take(struct acp_journal_shares **shares, const struct acp
 void acp_journal_share_give_back(struct acp_journal_shares *shares, struct json_object *const *events, size_t number,
 				 int64_t bytes);
 
-/* Frees the counts, for the end of a file. */
+/* Frees the counts, when all rows are replayed. */
 void acp_journal_share_end(struct acp_journal_shares **shares);
 
 #endif

@@ -29,7 +29,7 @@ bool acp_code_retryable(enum acp_code code)
 
 int acp_code_retry_after(enum acp_code code)
 {
-	return rows[code].http == 503;
+	return rows[code].http == 503 || rows[code].http == 429;
 }
 
 const char *acp_code_sentence(enum acp_code code)

@@ -73,6 +73,17 @@ struct json_object *acp_prices_now(const struct acp_kernel *kernel)
 	return prices;
 }
 
+struct json_object *acp_prices_for_strangers(const struct acp_kernel *kernel)
+{
+	struct acp_share share = {0};
+	if (kernel->shares && !acp_shares_acquire(kernel->shares, "documents", 2, &share))
+		return NULL;
+	struct json_object *prices = acp_prices_now(kernel);
+	if (kernel->shares)
+		acp_shares_release(kernel->shares, &share);
+	return prices;
+}
+
 struct json_object *acp_price_of(const struct acp_kernel *kernel, const struct acp_action *action, int64_t quantity)
 {
 	struct json_object *what = json_object_new_object();

@@ -16,6 +16,10 @@ struct json_object *acp_prices_by_action(struct json_object *reply) ACP_MUSTCHEC
  * they cannot be read now. Documents are then made without prices. */
 struct json_object *acp_prices_now(const struct acp_kernel *kernel) ACP_MUSTCHECK;
 
+/* The same for documents that anybody may read: at most two of them on a host ask for prices at a time. Others are made
+ * without prices. */
+struct json_object *acp_prices_for_strangers(const struct acp_kernel *kernel) ACP_MUSTCHECK;
+
 /* The price of a call of this quantity now: {action, unit, unit_amount, currency, amount}. The caller owns it. NULL: as
  * above. */
 struct json_object *acp_price_of(const struct acp_kernel *kernel, const struct acp_action *action,

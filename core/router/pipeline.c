@@ -117,12 +117,13 @@ static enum acp_code check_refusals(struct acp_call *call)
 			     (long long)limit, (long long)rate.reset);
 }
 
+/* Calls with an error before the rate limit, such as an unknown action, count too: nothing else limits them. */
 static void count_refusal(const struct acp_call *call)
 {
 	char name[160];
 	struct acp_rate ignored;
-	if (!call->kernel->limits || !call->authenticated || call->code == ACP_RATE_LIMITED ||
-	    acp_code_outcome(call->code) != ACP_DENIED)
+	bool refused = acp_code_outcome(call->code) == ACP_DENIED || !call->rate_taken_us;
+	if (!call->kernel->limits || !call->authenticated || call->code == ACP_RATE_LIMITED || !refused)
 		return;
 	refusals_name(call, name);
 	acp_ratelimit_acquire(call->kernel->limits, name, refusals_limit(call->kernel->config), RATE_WINDOW,
@@ -156,12 +157,12 @@ static enum acp_code check_rate(struct acp_call *call)
 			     (long long)limit, call->entry->action->name, (long long)call->rate.reset);
 }
 
-/* A call counts only if all limits allow it. So a call that a later rule denies does not count against the rate
- * limit. */
+/* A call counts only if all rules allow it. So a call that a later rule denies does not count against the rate limit. A
+ * call beyond a share does, because a client may repeat it at once. */
 static void release_rate(struct acp_call *call)
 {
 	char name[160];
-	if (!call->rate.allowed || acp_code_outcome(call->code) != ACP_DENIED)
+	if (!call->rate.allowed || call->code == ACP_RATE_LIMITED || acp_code_outcome(call->code) != ACP_DENIED)
 		return;
 	rate_name(call, name);
 	acp_ratelimit_release(call->kernel->limits, name, RATE_WINDOW, call->rate_taken_us);
@@ -285,6 +286,13 @@ static void release_end(struct acp_call *call)
 	acp_buf_release(&call->sealed);
 }
 
+/* Returns the code for a call that could not be stored. Its upstream may nevertheless have acted. */
+static enum acp_code failed_end(const struct acp_call *call, enum acp_code code)
+{
+	bool unstored = code == ACP_UNAVAILABLE || code == ACP_INTERNAL_ERROR;
+	return unstored && call->acted ? ACP_OUTCOME_UNKNOWN : code;
+}
+
 /* Prepares a success: effect, usage and audit row are committed together. */
 static bool make_end(struct acp_call *call)
 {
@@ -294,14 +302,14 @@ static bool make_end(struct acp_call *call)
 					    .calls_held = &call->calls_held,
 					    .changes_access = call->entry->action->changes_access};
 	if (!acp_audit_event(call, &call->event)) {
-		call->code = fail_plain(call, ACP_INTERNAL_ERROR);
+		call->code = fail_plain(call, failed_end(call, ACP_INTERNAL_ERROR));
 		return false;
 	}
 	/* Everything here that can fail does so before the commit, so that every committed call gets its reply. */
 	if (acp_idempotency_seal(call, &call->sealed, &call->end) && acp_envelope_prepare(call))
 		return true;
 	release_end(call);
-	call->code = fail_plain(call, ACP_INTERNAL_ERROR);
+	call->code = fail_plain(call, failed_end(call, ACP_INTERNAL_ERROR));
 	return false;
 }
 
@@ -322,12 +330,6 @@ static enum acp_code resolve(struct acp_call *call)
 	call->recorded = true;
 	call->code = code;
 	return code;
-}
-
-/* Returns the code for a call that could not be stored. Its upstream may nevertheless have acted. */
-static enum acp_code failed_end(const struct acp_call *call, enum acp_code code)
-{
-	return code == ACP_UNAVAILABLE && call->acted ? ACP_OUTCOME_UNKNOWN : code;
 }
 
 static void handle_end(struct acp_call *call, enum acp_code code, int64_t calls_used)

@@ -103,7 +103,7 @@ static void put_price(const struct acp_action *action, struct json_object *price
 
 static void put_actions(const struct acp_kernel *kernel, struct acp_buf *out)
 {
-	struct json_object *prices = acp_prices_now(kernel);
+	struct json_object *prices = acp_prices_for_strangers(kernel);
 	acp_buf_puts(out,
 		     "\n## Actions\n\n"
 		     "A billable call costs its quantity times the price of its unit; if the unit has no price, it "

@@ -536,7 +536,7 @@ static bool read_mark(const struct acp_kernel *kernel, const char *text, char na
 void acp_openapi_write(const struct acp_kernel *kernel, struct acp_buf *out)
 {
 	char name[256];
-	struct json_object *prices = acp_prices_now(kernel);
+	struct json_object *prices = acp_prices_for_strangers(kernel);
 	const char *text = kernel->openapi;
 	for (const char *mark = strstr(text, MARK); mark; mark = strstr(mark, MARK)) {
 		const char *start = mark + sizeof MARK - 1;

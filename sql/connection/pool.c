@@ -225,7 +225,7 @@ static enum acp_db_status read_only(struct acp_db_conn *conn, const struct acp_d
 	if (!conn->lost && acp_db_exec(conn, "ROLLBACK", 0, NULL, timeout_ms, NULL, &ignored) != ACP_DB_OK)
 		conn->lost = true;
 	/* Elsewhere this SQLSTATE means a standby, where a retry helps. */
-	return strcmp(error->sqlstate, "25006") == 0 && status == ACP_DB_AWAY ? ACP_DB_REFUSED : status;
+	return status == ACP_DB_AWAY && strcmp(error->sqlstate, "25006") == 0 ? ACP_DB_REFUSED : status;
 }
 
 static enum acp_db_status read_once(struct acp_db_pool *pool, const char *tenant,

@@ -160,8 +160,9 @@ DECLARE
 	known   CONSTANT boolean := EXISTS (SELECT FROM acp.stripe_cards c WHERE c.tenant_id = p_tenant AND c.setup_intent = p_method.reference);
 	other   acp.stripe_cards;
 BEGIN
+	-- Of two that became the default within one second, the one that did not cease to be it again.
 	SELECT * INTO card FROM acp.stripe_cards c WHERE c.tenant_id = p_tenant AND c.default_at IS NOT NULL
-	ORDER BY c.default_at DESC, coalesce(c.setup_intent = p_method.reference, false) DESC, c.payment_method COLLATE "C" DESC LIMIT 1;
+	ORDER BY c.default_at DESC, coalesce(c.ceased_at >= c.default_at, false), c.detached_at IS NOT NULL, coalesce(c.setup_intent = p_method.reference, false) DESC, c.payment_method COLLATE "C" DESC LIMIT 1;
 	IF NOT known AND coalesce(card.default_at <= p_method.created, true) THEN
 		card := NULL; -- the method of the checkout, which the executor has not looked up yet
 		card.default_at := p_method.created;

@@ -97,8 +97,11 @@ static void maintain(void *self)
 
 static struct acp_db_pool *make_pool(const struct acp_config *config)
 {
+	/* At least one connection is for the other tenants. */
+	int64_t others = config->db_connections > 1 ? config->db_connections - 1 : 1;
+	int64_t of_one = config->tenant_db_connections < others ? config->tenant_db_connections : others;
 	const struct acp_db_limits limits = {.connections = (int)config->db_connections,
-					     .of_one_tenant = (int)config->tenant_db_connections,
+					     .of_one_tenant = (int)of_one,
 					     .connect_timeout_s = (int)config->db_connect_timeout,
 					     .timeout_ms = (int)config->db_timeout,
 					     .commit_timeout_ms = (int)config->db_commit_timeout};

@@ -12,6 +12,8 @@ import time
 import urllib.parse
 import uuid
 
+import pytest
+
 from client import CREATE, NIL, ONBOARD, SCORE, SCORE_PARAMS
 from fcgi import Responder, ask
 from checks import Failure, check, equal, parallel, slowness, until
@@ -487,6 +489,7 @@ def done_once(bench, responder, network, mode, write):
     return first
 
 
+@pytest.mark.slow
 def test_every_write_whose_outcome_stays_unknown(bench):
     """Contract 2: whichever path writes, a commit that is late or is not answered is never reported as not done. The
     reply names a key for a repetition, or the request can be repeated as it is; it takes effect once."""

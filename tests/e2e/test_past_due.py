@@ -3,6 +3,8 @@
 import json
 import time
 
+import pytest
+
 from checks import check, equal, parallel, until
 from payments import payments
 from test_billing import money
@@ -127,6 +129,7 @@ def test_grace_ends_everywhere(bench):
         equal({(r["tier"], r["status"]) for r in tiers}, {("paid", "success")}, "what is billed")
 
 
+@pytest.mark.slow
 def test_card_replaced_at_stripe(bench):
     """Contract 5.4: after a card was replaced in Stripe's portal, with events repeated and in any order, the tenant is paid
     by the new card. It pays what the old one did not."""

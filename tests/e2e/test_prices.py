@@ -324,7 +324,7 @@ class Books:
         self.rng, self.s, self.currency, self.start = rng, s, currency, start
         self.end = (start + datetime.timedelta(days=32)).replace(day=1)
         self.prices = [("call", "*", D(self.amount()), datetime.datetime(2000, 1, 1, tzinfo=UTC))]
-        s.ctl("price", "currency", currency, "--amount", str(self.prices[0][2]))
+        s.ctl("price", "currency", currency, "--amount", format(self.prices[0][2], "f"))
         for _ in range(rng.randint(6, 14)):
             self.add_price()
         self.calls = []  # tenant, action, unit, quantity, moment, tier

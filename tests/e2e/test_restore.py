@@ -245,6 +245,7 @@ def test_backup_before_the_run(bench):
         equal(m.differences(), [], "differences")
 
 
+@pytest.mark.slow
 def test_lost_calls(bench):
     """The calls of the last hours before a billing run were lost in a restore: the run does not change the invoice at
     Stripe and makes no second one, says both amounts, and `billing adopt` takes over what Stripe has."""
@@ -288,6 +289,7 @@ def test_lost_calls(bench):
         d.charged_once()
 
 
+@pytest.mark.slow
 def test_given_up_at_stripe(bench):
     """An invoice that was voided at Stripe is not made again, and a draft of lost calls is neither continued nor
     adopted; once it is deleted, the invoice is made."""
@@ -328,6 +330,7 @@ def test_given_up_at_stripe(bench):
         m.becomes(d.tenants["b"], month, "paid")
 
 
+@pytest.mark.slow
 def test_customer_after_restore(bench):
     """A tenant that lost its customer in a restore gets the same one again, however late its customer was created
     first, and its invoices at another customer of the same tenant are found."""
@@ -341,12 +344,12 @@ def test_customer_after_restore(bench):
         m.now()
         backup.take()
         d.bill(1)
-        m.becomes(tenant, month, "invoiced")
+        m.becomes(tenant, month, "failed")  # Stripe has the invoice; the tenant has no card
         first = m.pay.tenant(tenant)["stripe_customer_id"]
         backup.restore()
         m.start()
         d.bill(1)
-        m.becomes(tenant, month, "invoiced")
+        m.becomes(tenant, month, "failed")
         equal(m.pay.tenant(tenant)["stripe_customer_id"], first, "the customer")
         equal((len(m.pay.customers(tenant)), len(m.invoices(tenant))), (1, 1), "customers and invoices at Stripe")
         backup.restore()
@@ -356,11 +359,12 @@ def test_customer_after_restore(bench):
                      t=tenant["tenant_uuid"])
         m.start()
         d.bill(1)
-        m.becomes(tenant, month, "invoiced")
+        m.becomes(tenant, month, "failed")
         equal([i["customer"] for i in m.invoices(tenant)], [first], "invoices at Stripe")
         equal(m.differences(), [], "differences")
 
 
+@pytest.mark.slow
 def test_events_again(bench):
     """Stripe's events whose rows were lost are read from Stripe again: a tenant that upgraded after the backup is paid,
     once it exists again. What was known already is not applied again."""

@@ -14,6 +14,8 @@ import socket
 import threading
 import time
 
+import pytest
+
 from client import refused, succeeded
 from fcgi import Responder
 from database import METERED
@@ -513,6 +515,7 @@ def test_endless_answer(bench):
         equal((done["attempts"], done["last_status"], done["last_error"]), (1, 200, None), "the delivery")
 
 
+@pytest.mark.slow
 def test_ceiling_of_pending_deliveries(bench):
     """Contract 6: of 20 tests by 16 clients as many are queued as may wait; the others are refused and audited."""
     bench.arrange({**SETTINGS, "ceiling_deliveries": "15"})

@@ -872,6 +872,11 @@ static void test_shares(void)
 	CU_ASSERT(of_strangers > 5 && of_strangers < of_one);
 	CU_ASSERT_EQUAL(fill(journal, other, "api_key"), of_one);
 	CU_ASSERT_EQUAL(fill(journal, none, "system"), 1000);
+	batches = 0, fail_at = 1;
+	replay(journal, ACP_UNAVAILABLE);
+	CU_ASSERT_EQUAL(fill(journal, one, "api_key"), 0);
+	replay(journal, ACP_OK);
+	CU_ASSERT_EQUAL(fill(journal, one, "api_key"), of_one);
 	acp_journal_close(journal);
 	end();
 }
