@@ -7,7 +7,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 SLOW_UPSTREAM, SLOW_SQL, SLOW_RECEIVER = 4, 2.5, 14  # seconds
-LARGE = 8 << 20  # bytes
+LARGE_BODY = b'{"data":"%s"}' % (b"x" * (1 << 20))
 
 FUNCTIONS = """
 create schema if not exists fair;
@@ -33,7 +33,7 @@ class Upstream:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 upstream.arrived.setdefault(self.path, []).append(time.monotonic())
                 time.sleep({"/slow": SLOW_UPSTREAM, "/late": SLOW_RECEIVER}.get(self.path, 0))
-                body = b'{"data":"%s"}' % (b"x" * (LARGE if self.path == "/large" else 1))
+                body = LARGE_BODY if self.path == "/large" else b'{"data":1}'
                 try:
                     self.send_response(200)
                     self.send_header("Content-Length", str(len(body)))
@@ -79,10 +79,12 @@ SCORE = ("domain.leadscoring.scores.compute", {"weights": {"v": 1}, "leads": [{"
 
 
 class Attack:
-    """requests: made from the Setting of the run. prepare: called before, with it."""
+    """requests: made from the Setting of the run. prepare: called before, with it. whole: why only the whole run has
+    it."""
 
-    def __init__(self, name, connections, requests, prepare=None, pause=0.05):
+    def __init__(self, name, connections, requests, prepare=None, pause=0.05, whole=None):
         self.name, self.connections, self.requests, self.prepare, self.pause = name, connections, requests, prepare, pause
+        self.whole = whole
 
 
 def slow_webhooks(setting):
@@ -91,8 +93,8 @@ def slow_webhooks(setting):
 
 
 def require_approval(setting):
-    setting.stack.ctl("policy", "create", "--name", "fair", "--action", "settings.update", "--decision",
-                      "require_approval", "--tenant", setting.attacker_id)
+    policy = {"name": "fair", "action": "settings.update", "decision": "require_approval", "priority": 10}
+    setting.stack.ctl("policy", "add", json.dumps(policy), "--tenant", setting.attacker_id)
 
 
 def fill_team(setting):
@@ -119,10 +121,11 @@ ATTACKS = [
     Attack("slow Stripe", 48, onboarding, slow_stripe),
     Attack("usage and invoice", 32, lambda s: [
         {"method": "GET", "path": path, "key": s.attacker} for path in ("/api/usage", "/api/billing/invoice")]),
-    Attack("large replies", 96, lambda s: [call(s.attacker, "fair.large")]),
+    Attack("large replies", 96, lambda s: [call(s.attacker, "fair.large")],
+           whole="web server and database share a disk here, and the web server's spool of large replies delays commits"),
     Attack("refused by the quota", 64, lambda s: [call(s.exhausted, *SCORE)]),
     Attack("refused by an approval", 64, lambda s: [
-        call(s.attacker, "settings.update", {"locale": "en", "metadata": {"n": "%UNIQUE%"}})], require_approval),
+        call(s.attacker, "settings.update", {"settings": {"metadata": {"n": "%UNIQUE%"}}})], require_approval),
     Attack("stored replies", 16, lambda s: [
         call(s.attacker, "iam.team.list", idempotency_key="fair-%d-%%UNIQUE%%" % time.time_ns())], fill_team),
     Attack("wrong keys", 64, lambda s: [call("ock_" + "0" * 36, "meta.version")]),
