@@ -1,4 +1,3 @@
-#define _DEFAULT_SOURCE /* timegm() */
 #include "moment.h"
 
 #include <time.h>
