@@ -652,7 +652,9 @@ def test_late_commits_hold_up_nobody(bench):
     for path, seconds in slowest.items():
         check(seconds < QUICK / 3 * slowness(), "%s took %.2f s" % (path, seconds))
     good = [reply for reply in replies if reply.status == 200]
-    check(good and all(r.status == 200 or r.code == "UNAVAILABLE" for r in replies), [str(r) for r in replies])
+    # One tenant gets a part of the connections (contract 6): its calls that waited for one in vain did nothing either.
+    nothing_done = ("UNAVAILABLE", "RATE_LIMITED")
+    check(good and all(r.status == 200 or r.code in nothing_done for r in replies), [str(r) for r in replies])
     equal(sum(effects_of(bench, one) for one in params), len(good), "models, and successes")
 
 
