@@ -417,7 +417,7 @@ static void test_error(void)
 		EXPECT_TEXT(response.content_type, "application/json", name);
 		EXPECT_TEXT(acp_json_string(body, "code"), name, name);
 		EXPECT_TEXT(acp_json_string(body, "error"), acp_code_sentence((enum acp_code)code), name);
-		EXPECT((response.retry_after > 0) == (response.status == 503), name);
+		EXPECT((response.retry_after > 0) == (response.status == 503 || response.status == 429), name);
 		EXPECT(strcmp(acp_http_reason(response.status), "Unknown") != 0, name);
 		EXPECT(json_object_object_length(body) == (code == ACP_VALIDATION_ERROR ? 5 : 4), name);
 		json_object_put(body);
