@@ -97,17 +97,9 @@ static uint32_t layout(const char *const *endpoints)
 static bool prepare_registry(void *memory)
 {
 	struct registry *registry = memory;
-	pthread_mutexattr_t attr;
-	if (registry->made)
-		return true;
-	bool ok = pthread_mutexattr_init(&attr) == 0 &&
-		  pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED) == 0 &&
-		  pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST) == 0 &&
-		  pthread_mutex_init(&registry->lock, &attr) == 0;
-	pthread_mutexattr_destroy(&attr);
-	if (ok)
-		registry->made = 1;
-	return ok;
+	if (!registry->made)
+		registry->made = acp_shm_lock_prepare(&registry->lock);
+	return registry->made;
 }
 
 /* A process that is killed while it holds the lock does no damage: the numbers under the lock are only added up. */

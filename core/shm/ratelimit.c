@@ -39,15 +39,11 @@ struct acp_ratelimit {
 static bool prepare_table(void *memory)
 {
 	struct table *table = memory;
-	pthread_mutexattr_t attr;
+	bool ok = true;
 	if (table->magic == MAGIC)
 		return true;
-	bool ok = pthread_mutexattr_init(&attr) == 0 &&
-		  pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED) == 0 &&
-		  pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST) == 0;
 	for (size_t i = 0; ok && i < SETS; i++)
-		ok = pthread_mutex_init(&table->sets[i].lock, &attr) == 0;
-	pthread_mutexattr_destroy(&attr);
+		ok = acp_shm_lock_prepare(&table->sets[i].lock);
 	if (ok)
 		table->magic = MAGIC;
 	return ok;

@@ -57,6 +57,17 @@ void *acp_shm_open(const char *name, const char *purpose, size_t size, acp_shm_p
 	return memory;
 }
 
+bool acp_shm_lock_prepare(pthread_mutex_t *lock)
+{
+	pthread_mutexattr_t attr;
+	if (pthread_mutexattr_init(&attr) != 0)
+		return false;
+	bool ok = pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED) == 0 &&
+		  pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST) == 0 && pthread_mutex_init(lock, &attr) == 0;
+	pthread_mutexattr_destroy(&attr);
+	return ok;
+}
+
 void acp_shm_close(void *memory, size_t size)
 {
 	munmap(memory, size);

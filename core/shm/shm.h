@@ -5,6 +5,8 @@
 
 #include "attr.h"
 
+#include <pthread.h>
+
 /* Prepares memory that may be new. New memory is all zeros; otherwise it has the content that an earlier process left.
  * Other processes that open this memory wait meanwhile. Memory that is already prepared must not be changed. False:
  * failed, with errno. */
@@ -16,6 +18,10 @@ typedef bool acp_shm_prepare(void *memory);
  * why. Release with acp_shm_close(). */
 void *acp_shm_open(const char *name, const char *purpose, size_t size, acp_shm_prepare *prepare, char *why,
 		   size_t why_size) ACP_MUSTCHECK;
+
+/* Prepares a lock in such memory. It is robust (see pthread_mutexattr_setrobust): after the death of the process that
+ * holds it, the next pthread_mutex_lock() returns EOWNERDEAD, and pthread_mutex_consistent() must follow. */
+bool acp_shm_lock_prepare(pthread_mutex_t *lock) ACP_MUSTCHECK;
 
 /* Unmaps the memory; it stays for other processes, including later ones. */
 void acp_shm_close(void *memory, size_t size);
