@@ -169,8 +169,8 @@ static bool classify(struct acp_stripe *stripe, const struct api_call *call, enu
 	bool stored = replied && strcmp(reply->headers[REPLAYED], "true") == 0;
 	if (result != ACP_OUTBOUND_REFUSED && !stored &&
 	    acp_retry_worth(stripe->out->status, replied ? reply->headers[SHOULD_RETRY] : "")) {
-		long seconds = replied ? strtol(reply->headers[RETRY_AFTER], NULL, 10) : 0;
-		*retry_ms = seconds > 0 && seconds < 3600 ? (int)seconds * 1000 : 0;
+		int seconds = replied ? acp_outbound_retry_after(reply->headers[RETRY_AFTER], (int64_t)time(NULL)) : 0;
+		*retry_ms = seconds < 3600 ? seconds * 1000 : 0;
 	}
 	return replied ? fail_with_reply(stripe, call, reply) : fail_without_reply(stripe, call, result, reply);
 }
