@@ -240,15 +240,40 @@ static void collect(struct acp_webhook_sender *sender)
 	}
 }
 
-/* While the hub is away, outcomes are kept: what was delivered must not be sent again. */
+/* Reports the first outcome alone. One that the hub cannot record is dropped: it would keep the others back. */
+static enum acp_code report_first(struct acp_webhook_sender *sender)
+{
+	struct json_object *one = json_object_array_get_idx(sender->outcomes, 0);
+	struct json_object *list = json_object_new_array();
+	if (!list || json_object_array_add(list, json_object_get(one)) != 0) {
+		json_object_put(list);
+		return ACP_UNAVAILABLE;
+	}
+	enum acp_code code = sender->plane->webhooks.report(sender->plane->self, list);
+	json_object_put(list);
+	if (code != ACP_OK && acp_code_retryable(code))
+		return code;
+	if (code != ACP_OK)
+		acp_log(ACP_LOG_ERROR, "webhook %s: the outcome of delivery %s cannot be recorded; it is sent again",
+			acp_json_string(one, "webhook_id"), acp_json_string(one, "delivery_id"));
+	json_object_array_del_idx(sender->outcomes, 0, 1);
+	return ACP_OK;
+}
+
+/* While the hub is away, outcomes are kept: what was delivered must not be sent again. If the hub cannot record one of
+ * them, the others are reported one by one. */
 static enum acp_code report(struct acp_webhook_sender *sender)
 {
 	size_t count = json_object_array_length(sender->outcomes);
 	if (count == 0)
 		return ACP_OK;
 	enum acp_code code = sender->plane->webhooks.report(sender->plane->self, sender->outcomes);
-	if (code == ACP_OK || !acp_code_retryable(code))
+	if (code == ACP_OK)
 		json_object_array_del_idx(sender->outcomes, 0, count);
+	if (code == ACP_OK || acp_code_retryable(code))
+		return code;
+	for (code = ACP_OK; code == ACP_OK && count > 0; count--)
+		code = report_first(sender);
 	return code;
 }
 

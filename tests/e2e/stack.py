@@ -261,3 +261,13 @@ def end_quietly(pids, number=signal.SIGKILL):
             os.kill(pid, number)
         except ProcessLookupError:
             pass
+
+
+@contextlib.contextmanager
+def stopped(pids):
+    """Stops these processes for as long as the context lasts."""
+    end_quietly(pids, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        end_quietly(pids, signal.SIGCONT)

@@ -4,7 +4,6 @@ call that took effect anyway is reported as such."""
 import contextlib
 import json
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from checks import Failure, check, equal, parallel, slowness, until
 from hub import Hub, event as hub_event
 from test_actions_dir import Folder, Upstream, action, schema
 from test_journal import event, journal, rows
+from stack import stopped
 from test_policy import policies
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fault"))
@@ -99,13 +99,8 @@ def stopped_connections(bench, name):
     pids = [row["pid"] for row in bench.db.rows("select pid from pg_stat_activity where application_name = :'name'",
                                                 name=name)]
     check(pids, "%s has no connection" % name)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with stopped(pids):
         yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def test_a_revoked_key_while_connections_stand_still(bench):
@@ -278,6 +273,7 @@ def works(bench, responder, reply, what):
     equal(scored(responder, reply.json["api_key"])[0], 200, "%s: status of a call with the key" % what)
 
 
+@pytest.mark.slow
 def test_an_onboarding_that_cannot_be_done_in_time(bench):
     """Contract 2, 3: if PostgreSQL does not answer, the onboarding has no effect, and its one audit row says so. The
     same request, repeated without a key, gets 201."""
@@ -686,6 +682,7 @@ def slowest_of_others(responder, tenant, until_s):
     return slowest
 
 
+@pytest.mark.slow
 def test_late_commits_and_calls_that_change_nothing(bench):
     """A call that only reads is answered from the journal once its commit is late, and at once while others are known
     to be late. It has one row and is charged once."""

@@ -14,7 +14,7 @@ import pytest
 from client import MANAGE, refused, succeeded
 from fcgi import Responder
 from checks import Failure, Load, check, equal, only_on, parallel, until
-from stack import EXTERNAL, children, end_quietly, is_running
+from stack import EXTERNAL, children, end_quietly, is_running, stopped
 from written import read
 
 VERSION = b'{"action":"meta.version"}'
@@ -304,6 +304,7 @@ def test_idle_connections_lost(bench):
         bench.onboard()
 
 
+@pytest.mark.slow
 def test_postgres_crash_under_load(bench):
     """Contract 3: PostgreSQL stops abruptly during calls and restarts. The same processes continue by
     themselves. Meanwhile replies are 503 with Retry-After, and no 2xx lacks its audit row."""
@@ -331,12 +332,8 @@ def test_postgres_crash_under_load(bench):
 @contextlib.contextmanager
 def postgres_stopped(bench):
     """Stops every process of PostgreSQL: the operating system accepts what is sent to it, but no answer comes back."""
-    pids = [bench.stack.postmaster] + children(bench.stack.postmaster)
-    end_quietly(pids, signal.SIGSTOP)
-    try:
+    with stopped([bench.stack.postmaster] + children(bench.stack.postmaster)):
         yield
-    finally:
-        end_quietly(pids, signal.SIGCONT)
 
 
 def timed(call):

@@ -7,8 +7,11 @@ import signal
 import subprocess
 import threading
 
+import pytest
+
 from client import MANAGE, SCORE, SCORE_PARAMS, refused, succeeded
 from checks import Skip, check, equal, parallel, until
+from stack import children, stopped
 
 SAMPLE = re.compile(r'^([a-z_]+)(?:\{([^}]*)\})? (\S+)$')
 # Labels with values from closed lists. No other label is allowed.
@@ -130,6 +133,7 @@ def test_who_may_read(bench):
     equal((head.status, head.body), (200, b""), "HEAD")
 
 
+@pytest.mark.slow
 def test_off_and_on(bench):
     """acp.conf(5), metrics: off allows nobody, on allows everybody."""
     bench.arrange({"metrics": "off"})
@@ -175,6 +179,7 @@ class Watch:
         self._thread.join(60)
 
 
+@pytest.mark.slow
 def test_kills(bench):
     """Contract 2.1: while processes are killed under load, no counter decreases and none counts unanswered requests. At
     most the requests in flight are missing, and none stays counted as in flight."""
@@ -230,11 +235,7 @@ def test_database_away(bench):
     bench.need_own_stack("stops PostgreSQL")
     tenant = bench.paid_tenant()
     succeeded(bench.score(tenant.key))
-    os.kill(bench.stack.postmaster, signal.SIGSTOP)
-    stopped = children_of(bench.stack.postmaster)
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with stopped([bench.stack.postmaster] + children(bench.stack.postmaster)):
         found = until(30, "acp_db_up 0", lambda: (lambda s: s if s["acp_db_up"] == 0 else None)(scrape(bench)), 0.1)
         check('acp_db_connections{state="idle"}' not in found, "metrics of a database that is down")
         check("acp_requests_in_flight" in found, "metrics of the host are missing")
@@ -242,13 +243,5 @@ def test_database_away(bench):
         waiting = scrape(bench)["acp_journal_rows"]
         if reply.status == 200:
             check(waiting >= 1, "a call was answered without the database and acp_journal_rows is %s" % waiting)
-    finally:
-        for pid in [*stopped, bench.stack.postmaster]:
-            os.kill(pid, signal.SIGCONT)
     until(30, "acp_db_up 1 and no row waiting", lambda: (lambda s: s["acp_db_up"] == 1 and s["acp_journal_rows"] == 0)
           (scrape(bench)), 0.2)
-
-
-def children_of(pid):
-    from stack import children
-    return children(pid)

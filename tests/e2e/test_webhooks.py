@@ -20,7 +20,7 @@ from client import refused, succeeded
 from fcgi import Responder
 from database import METERED
 from checks import check, equal, only_on, spread, until
-from stack import EXTERNAL, end_quietly
+from stack import EXTERNAL, end_quietly, stopped
 from test_usage import LIMIT, clock_shifted
 
 # Each of these tests onboards a few tenants, whatever the suite's other settings.
@@ -487,6 +487,31 @@ def test_share_over_processes(bench):
         until(10, "all are delivered", lambda: len(deliveries(bench, tenant, status="delivered")) == 16)
 
 
+def test_an_outcome_that_cannot_be_recorded(bench):
+    """If the database refuses the outcome of one delivery, those that ended together with it are still recorded: none
+    of them is sent again."""
+    bench.need_own_stack("adds a trigger to the database")
+    tenant = bench.onboard()
+    release = threading.Event()
+    with Receiver(lambda _: release.wait(20) and 200) as receiver:
+        bad, good = create(bench, tenant, receiver.url, "key.*"), create(bench, tenant, receiver.url, "key.*")
+        bench.db.execute("create function public.refuse() returns trigger language plpgsql as "
+                         "'begin raise exception ''refused''; end'; create trigger refuse before update on "
+                         "acp.webhook_deliveries for each row when (new.status = 'delivered' and new.webhook_id = '%s') "
+                         "execute function public.refuse()" % bad["webhook_id"])
+        try:
+            queue(bench, tenant, 3, bad, good)
+            receiver.wait(6)
+            with stopped(bench.stack.responders()):
+                release.set()
+                time.sleep(0.5)  # when the senders go on, all receivers have answered
+            until(10, "the others are recorded", lambda: len(deliveries(bench, tenant, status="delivered")) == 3)
+            equal({one["webhook_id"] for one in deliveries(bench, tenant, status="delivered")}, {good["webhook_id"]},
+                  "their webhook")
+        finally:
+            bench.db.execute("drop trigger refuse on acp.webhook_deliveries; drop function public.refuse()")
+
+
 def test_receiver_asks_for_a_pause(bench):
     """A receiver that answers 429 or 503 with Retry-After gets nothing before: neither that delivery nor another."""
     tenant = bench.onboard()
@@ -531,6 +556,7 @@ def test_ceiling_of_pending_deliveries(bench):
 
 
 @only_on(EXTERNAL, "the others start its processes themselves")
+@pytest.mark.slow
 def test_graceful_stop(bench):
     """SIGTERM ends an idle process at once, and a sending process after its delivery."""
     tenant = bench.onboard()
