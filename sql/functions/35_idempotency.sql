@@ -1,16 +1,17 @@
 -- Idempotency of router calls: claim before the handler, result in the handler's transaction (contract section 3).
 
-CREATE OR REPLACE FUNCTION acp.idempotency_bytes(p_tenant uuid) RETURNS bigint
+DROP FUNCTION IF EXISTS acp.idempotency_bytes(uuid);
+CREATE OR REPLACE FUNCTION acp.idempotency_bytes(p_tenant uuid, p_claimed boolean) RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	RETURN (SELECT coalesce(sum(i.large), 0) FROM acp.idempotency i
-		WHERE i.tenant_id = p_tenant AND i.large IS NOT NULL AND i.expires_at > acp.now());
+		WHERE i.tenant_id = p_tenant AND i.large IS NOT NULL AND i.expires_at > acp.now() AND (i.quota IS NOT NULL) = p_claimed);
 END
 $$;
-COMMENT ON FUNCTION acp.idempotency_bytes(uuid) IS
-	'Bytes of the large results that are kept for a tenant''s idempotency keys. The quota bounds their number, and so the cost of this sum.';
+COMMENT ON FUNCTION acp.idempotency_bytes(uuid, boolean) IS
+	'Bytes of the large results that are kept for a tenant: under keys that its calls sent (p_claimed), or under keys that the program chose. A quota bounds their number, and so the cost of this sum.';
 
 CREATE OR REPLACE FUNCTION acp.idempotency_kept(p_tenant uuid, p_sealed bytea, p_quota bigint) RETURNS boolean
 LANGUAGE plpgsql
@@ -25,11 +26,11 @@ BEGIN
 	IF octet_length(p_sealed) > 65536 THEN
 		PERFORM pg_advisory_xact_lock(hashtextextended(p_tenant::text, 7236459004));
 	END IF;
-	RETURN acp.idempotency_bytes(p_tenant) + octet_length(p_sealed) <= coalesce(p_quota, 16777216);
+	RETURN acp.idempotency_bytes(p_tenant, p_quota IS NOT NULL) + octet_length(p_sealed) <= coalesce(p_quota, 16777216);
 END
 $$;
 COMMENT ON FUNCTION acp.idempotency_kept(uuid, bytea, bigint) IS
-	'True if a result fits into what may be kept for the tenant. p_quota null: the default of the setting idempotency_bytes_per_tenant.';
+	'True if a result fits into what may be kept for the tenant. p_quota null: for a result under a key that the program chose; such results have 16 MiB of their own, so they never use up the quota of the tenant''s keys.';
 
 DROP FUNCTION IF EXISTS acp.idempotency_claim(uuid, text, text, text, uuid, interval);
 CREATE OR REPLACE FUNCTION acp.idempotency_claim(p_tenant uuid, p_action text, p_key text, p_fingerprint text, p_owner uuid,
@@ -48,7 +49,7 @@ BEGIN
 		ON CONFLICT DO NOTHING;
 		IF FOUND THEN
 			verdict := 'run';
-			IF acp.idempotency_bytes(p_tenant) >= p_quota THEN
+			IF acp.idempotency_bytes(p_tenant, true) >= p_quota THEN
 				PERFORM acp.idempotency_give_up(p_tenant, p_action, p_key, p_owner);
 				verdict := 'full';
 			END IF;
@@ -129,7 +130,7 @@ END
 $$;
 COMMENT ON FUNCTION acp.idempotency_give_up(uuid, text, text, uuid) IS 'Releases the claim of a failed call, so the key can be used again.';
 
-GRANT EXECUTE ON FUNCTION acp.idempotency_bytes(uuid), acp.idempotency_kept(uuid, bytea, bigint),
+GRANT EXECUTE ON FUNCTION acp.idempotency_bytes(uuid, boolean), acp.idempotency_kept(uuid, bytea, bigint),
 	acp.idempotency_claim(uuid, text, text, text, uuid, interval, bigint),
 	acp.idempotency_finish(uuid, text, text, uuid, bytea), acp.idempotency_store(uuid, text, text, text, uuid, bytea),
 	acp.idempotency_give_up(uuid, text, text, uuid) TO acp_app;

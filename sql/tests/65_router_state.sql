@@ -11,7 +11,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(185);
+SELECT plan(188);
 
 -- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -359,10 +359,10 @@ CREATE FUNCTION pg_temp.quota_claim(t integer, key text, e integer, quota bigint
 $$;
 SELECT is(pg_temp.quota_claim(9, 'small', 300, 65536), 'run', 'a call with a key runs');
 SELECT is(pg_temp.finish(9, 'small', 300, decode(repeat('00', 2048), 'hex')), NULL, 'its small result is stored');
-SELECT is(acp.idempotency_bytes(pg_temp.t(9)), 0::bigint, 'a small result is not counted');
+SELECT is(acp.idempotency_bytes(pg_temp.t(9), true), 0::bigint, 'a small result is not counted');
 SELECT is(pg_temp.quota_claim(9, 'large', 301, 65536), 'run', 'a second call runs');
 SELECT is(pg_temp.finish(9, 'large', 301, decode(repeat('00', 65536), 'hex')), NULL, 'its large result is stored');
-SELECT is(acp.idempotency_bytes(pg_temp.t(9)), 65536::bigint, 'a large result is counted');
+SELECT is(acp.idempotency_bytes(pg_temp.t(9), true), 65536::bigint, 'a large result is counted');
 SELECT is(pg_temp.quota_claim(9, 'more', 302, 65536), 'full', 'a new key is refused when the quota is used up');
 SELECT is((SELECT count(*) FROM acp.idempotency WHERE tenant_id = pg_temp.t(9)), 2::bigint, 'the refused call leaves no row');
 SELECT is(pg_temp.quota_claim(9, 'large', 303, 65536), 'replay', 'a known key is replayed');
@@ -374,6 +374,9 @@ SELECT ok((SELECT state = 'done' AND sealed IS NULL AND large = 65537 FROM acp.i
 	'its key is known, and its result is counted, but not kept');
 SELECT is(pg_temp.quota_claim(8, 'next', 308, 65536), 'full', 'so the next call is refused');
 SELECT is(pg_temp.store(8, 'own', 'r', 307, decode(repeat('00', 20000000), 'hex')), NULL, 'the same holds for a key of the program');
+SELECT is(pg_temp.store(7, 'own-1', 'r', 309, decode(repeat('00', 65537), 'hex')), NULL, 'a large result is stored under a key of the program');
+SELECT is(acp.idempotency_bytes(pg_temp.t(7), false), 65537::bigint, 'such results are counted by themselves');
+SELECT is(pg_temp.quota_claim(7, 'mine', 310, 65536), 'run', 'they leave the quota of the tenant''s own keys alone');
 
 -- What waits for an operator -----------------------------------------------------------------------------------------
 
