@@ -419,7 +419,8 @@ BEGIN
 			'policy_version', acp.policy_version(), 'decision_ttl_ms', 0);
 	END IF;
 	-- An approval belongs to one key. A query without a key cannot get one.
-	query := query || jsonb_build_object('event_id', CASE WHEN key_id IS NOT NULL THEN coalesce(p->'event_id', p_ctx->'id') END);
+	query := query || jsonb_build_object('event_id', CASE WHEN key_id IS NOT NULL THEN coalesce(p->'event_id', p_ctx->'id') END,
+		'ceiling', p_ctx->'ceiling_approvals');
 	RETURN jsonb_build_object('decision_id', p_ctx->'id') || jsonb_strip_nulls(acp.authorize(query));
 END
 $$;

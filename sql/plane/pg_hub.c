@@ -42,6 +42,7 @@ static bool complete_context(struct acp_pg_plane *pg, struct json_object *ctx)
 	return (!event || acp_json_add_string(event, "ts", ts)) &&
 	       acp_json_add_string(ctx, "free_limit", pg->free_limit) &&
 	       acp_json_add_string(ctx, "reservation_ttl", pg->reservation_ttl) &&
+	       acp_json_add(ctx, "ceiling_approvals", json_object_new_int64(pg->config->ceiling_approvals)) &&
 	       acp_json_add_string(ctx, "invoice_minimum", pg->config->invoice_minimum);
 }
 
@@ -49,7 +50,7 @@ static enum acp_code hub_answer(void *self, enum acp_hub_request request, struct
 				struct json_object *ctx, struct json_object **reply, struct acp_refusal *refusal)
 {
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	const struct hub_statement *to = &hub_statements[request];
 	if (!complete_context(pg, ctx))
 		return ACP_INTERNAL_ERROR;
@@ -68,7 +69,7 @@ static enum acp_code hub_answer(void *self, enum acp_hub_request request, struct
 static enum acp_code forward_take(void *self, int64_t most, struct acp_tx **out, struct json_object **events)
 {
 	struct acp_tx *tx = NULL;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	PGresult *rows = NULL;
 	char number[24];
 	snprintf(number, sizeof number, "%lld", (long long)most);
@@ -88,7 +89,7 @@ static enum acp_code forward_take(void *self, int64_t most, struct acp_tx **out,
 static enum acp_code forward_done(struct acp_tx *tx, enum acp_delivery delivery, struct json_object *events,
 				  const char *reason)
 {
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	enum acp_db_status status = ACP_DB_OK;
 	if (delivery == ACP_DELIVERY_REFUSED) {
 		const char *values[] = {acp_pg_text(json_object_array_get_idx(events, 0)), reason};

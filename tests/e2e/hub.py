@@ -37,9 +37,13 @@ class Hub:
         return self.bench.send("GET", BASE + name, headers=[("Authorization", "Bearer " + (key or self.key))])
 
     def authorize(self, tenant, action="domain.leadscoring.models.create", **more):
-        body = {"tenant_id": tenant, "action": action, "request_hash": "0" * 64,
-                "actor": {"type": "api_key", "id": str(uuid.uuid4())}, **more}
-        return self.post("authorize", body)
+        return self.post("authorize", authorization(tenant, action, **more))
+
+
+def authorization(tenant, action="domain.leadscoring.models.create", **more):
+    """The body of a request for the decision about a call."""
+    return {"tenant_id": tenant, "action": action, "request_hash": "0" * 64,
+            "actor": {"type": "api_key", "id": str(uuid.uuid4())}, **more}
 
 
 def event(tenant, ts, **more):

@@ -1,11 +1,12 @@
 """Repo B over HTTP: contract 2.2 (other kernels), 1 (three credentials, never interchangeable)."""
 
+import json
 import uuid
 
 from client import NIL, refused, succeeded
-from fcgi import Responder
+from fcgi import Responder, ask
 from checks import check, equal, parallel
-from hub import BASE, Hub, event
+from hub import BASE, Hub, authorization, event
 
 ENDPOINTS = ["tenants/create", "tenants/update", "usage", "usage/reserve", "usage/settle", "usage/prices", "audit-ingest", "audit-query",
              "authorize", "heartbeat", "policy-propose", "revoke"]
@@ -511,6 +512,23 @@ def test_authorize_approval(bench):
         succeeded(settle(hub, tenant, str(uuid.uuid4()), ts, **use))
         user = succeeded(hub.authorize(tenant, actor={"type": "user", "id": "alice"})).json
         equal((user["decision"], user.get("approval_id")), ("require_approval", None), "an actor without a key")
+    finally:
+        bench.db.execute("select acp.policy_enable(:'policy', false)", policy=policy)
+
+
+def test_authorize_ceiling(bench):
+    """Contract 6: as many calls of a tenant wait for an approval as the hub's setting permits, whichever kernel asks."""
+    hub = Hub(bench)
+    tenant, policy = make_tenant(bench, hub), str(uuid.uuid4())
+    bench.db.execute("select acp.policy_add(:'policy', :'tenant', '{\"name\": \"n\", \"decision\": \"require_approval\"}')",
+                     policy=policy, tenant=tenant)
+    try:
+        with Responder(bench.stack, kernel_key=hub.key, ceiling_approvals="2") as responder:
+            replies = [ask(responder.socket, "POST", BASE + "authorize", json.dumps(authorization(tenant)).encode(),
+                           {"Content-Type": "application/json", "Authorization": "Bearer " + hub.key}).json
+                       for _ in range(3)]
+        equal([(reply["decision"], reply.get("code")) for reply in replies],
+              [("require_approval", None)] * 2 + [("deny", "CEILING_EXCEEDED")], "decisions")
     finally:
         bench.db.execute("select acp.policy_enable(:'policy', false)", policy=policy)
 
