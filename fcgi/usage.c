@@ -38,9 +38,7 @@ static enum acp_code fetch(const struct acp_kernel *kernel, const struct acp_htt
 			   const char *period, struct acp_principal *caller, struct acp_reply *reply)
 {
 	enum acp_code code = acp_authenticate(kernel, http->request.credential, caller);
-	if (code == ACP_OK)
-		code = check_rate(kernel, caller, &reply->rate);
-	if (code == ACP_RATE_LIMITED)
+	if (code == ACP_OK && (code = check_rate(kernel, caller, &reply->rate)) != ACP_OK)
 		reply->retry_after = (int)reply->rate.reset;
 	return code == ACP_OK ? get(kernel->plane->self, caller->tenant_id, period, &reply->body) : code;
 }

@@ -144,7 +144,8 @@ enum acp_hub_request {
 	ACP_HUB_REQUESTS
 };
 
-/* Calls, from the API key to the settled call. */
+/* Calls, from the API key to the settled call. ACP_RATE_LIMITED of authorize, use_approval, claim, begin and read: the
+ * tenant's calls hold as much of the database as one tenant may; nothing was done. */
 struct acp_plane_call {
 	/* Finds the usable key with this hash. ACP_INVALID_API_KEY: no such key (out->ts is set nevertheless). */
 	enum acp_code (*authenticate)(void *self, const uint8_t key_hash[ACP_SHA256_LEN], struct acp_principal *out);
@@ -174,8 +175,7 @@ struct acp_plane_call {
 
 	/* The call's transaction, for handlers that keep their data in the hub's database. run calls
 	 * acp.<function>(tenant, params, ctx), or schema.function(…) if a schema is named. refusal is filled when the
-	 * function refuses; the caller owns *data. settle or rollback ends the transaction and frees it.
-	 * ACP_RATE_LIMITED: the tenant's calls hold as much of the database as one tenant may. */
+	 * function refuses; the caller owns *data. settle or rollback ends the transaction and frees it. */
 	enum acp_code (*begin)(void *self, const char *tenant_id, bool read_only, struct acp_tx **tx);
 	enum acp_code (*run)(struct acp_tx *tx, const char *function, const char *tenant_id, struct json_object *params,
 			     struct json_object *ctx, struct json_object **data, struct acp_refusal *refusal);

@@ -76,6 +76,8 @@ enum acp_code acp_policy_check(struct acp_call *call)
 	acp_policy_note(call->decision);
 	if (code == ACP_OK)
 		return apply_decision(call);
+	if (code == ACP_RATE_LIMITED)
+		return acp_call_fail(call, code, NULL, "%s", acp_code_sentence(code));
 	/* The hub was about to request an approval and may have done so, so the policies were reachable. */
 	bool asked = code == ACP_OUTCOME_UNKNOWN;
 	if (code != ACP_UNAVAILABLE && !asked) /* the policies could not be evaluated: one of them may deny the call */
@@ -98,7 +100,7 @@ enum acp_code acp_policy_use_approval(struct acp_call *call)
 	call->approval_used = code == ACP_OK || code == ACP_OUTCOME_UNKNOWN;
 	if (code == ACP_OK)
 		return code;
-	if (code != ACP_APPROVAL_REQUIRED && code != ACP_INTERNAL_ERROR)
+	if (code != ACP_APPROVAL_REQUIRED && code != ACP_INTERNAL_ERROR && code != ACP_RATE_LIMITED)
 		code = ACP_UNAVAILABLE;
 	return acp_call_fail(call, code, NULL, "%s",
 			     code == ACP_APPROVAL_REQUIRED && *refusal.message ? refusal.message

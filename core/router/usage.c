@@ -80,6 +80,8 @@ static enum acp_code reserve_call(struct acp_call *call)
 	const struct acp_control_plane *plane = call->kernel->plane;
 	enum acp_code code = plane->usage.reserve(plane->self, call->principal.tenant_id, call->event_id,
 						  call->principal.ts, &call->reservation);
+	if (code == ACP_RATE_LIMITED)
+		return acp_call_fail(call, code, NULL, "%s", acp_code_sentence(code));
 	if (code != ACP_OK) {
 		call->usage_check_failed = true;
 		call->reserved = plane->usage.at_settle; /* the call may be reserved: only the answer was lost */

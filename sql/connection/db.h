@@ -129,19 +129,22 @@ enum acp_db_status acp_db_exec_early(struct acp_db_conn *conn, const struct acp_
 enum acp_db_status acp_db_transact(struct acp_db_conn *conn, const char *sql, int count, const char *const *values,
 				   int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
 
-/* The same on any connection of the pool. A connection that breaks before the commit request is replaced once. */
-enum acp_db_status acp_db_write(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
-				int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
+/* The same on any connection of the pool. A connection that breaks before the commit request is replaced once. tenant:
+ * see acp_db_acquire. */
+enum acp_db_status acp_db_write(struct acp_db_pool *pool, const char *tenant, const char *sql, int count,
+				const char *const *values, int timeout_ms, PGresult **result,
+				struct acp_db_error *error) ACP_MUSTCHECK;
 
 /* The same for a caller that does not need the outcome: it waits no longer than timeout_ms for the commit either. */
-enum acp_db_status acp_db_attempt(struct acp_db_pool *pool, enum acp_db_purpose purpose, const char *sql, int count,
-				  const char *const *values, int timeout_ms, PGresult **result,
-				  struct acp_db_error *error) ACP_MUSTCHECK;
+enum acp_db_status acp_db_attempt(struct acp_db_pool *pool, enum acp_db_purpose purpose, const char *tenant,
+				  const char *sql, int count, const char *const *values, int timeout_ms,
+				  PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
 
 /* Runs one statement that changes nothing, in a read-only transaction. A connection that breaks meanwhile is replaced
- * once, so the statement may run twice. A statement that writes is refused. */
-enum acp_db_status acp_db_read(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
-			       int timeout_ms, PGresult **result, struct acp_db_error *error) ACP_MUSTCHECK;
+ * once, so the statement may run twice. A statement that writes is refused. tenant: see acp_db_acquire. */
+enum acp_db_status acp_db_read(struct acp_db_pool *pool, const char *tenant, const char *sql, int count,
+			       const char *const *values, int timeout_ms, PGresult **result,
+			       struct acp_db_error *error) ACP_MUSTCHECK;
 
 /* The same with a repeated statement, without a transaction around it, because it runs with every call: its SQL must
  * keep itself from writing. sql/tests/00_rules.sql checks that. tenant: see acp_db_acquire. */

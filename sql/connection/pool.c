@@ -179,13 +179,13 @@ void acp_db_release(struct acp_db_pool *pool, struct acp_db_conn *conn)
 
 /* On any connection ---------------------------------------------------------------------------------------------- */
 
-static enum acp_db_status write_within(struct acp_db_pool *pool, enum acp_db_purpose purpose, const char *sql,
-				       int count, const char *const *values, int timeout_ms, int commit_timeout_ms,
-				       PGresult **result, struct acp_db_error *error)
+static enum acp_db_status write_within(struct acp_db_pool *pool, enum acp_db_purpose purpose, const char *tenant,
+				       const char *sql, int count, const char *const *values, int timeout_ms,
+				       int commit_timeout_ms, PGresult **result, struct acp_db_error *error)
 {
 	enum acp_db_status status = ACP_DB_AWAY;
 	for (int attempt = 0; attempt < 2 && status == ACP_DB_AWAY; attempt++) {
-		struct acp_db_conn *conn = acp_db_acquire(pool, purpose, NULL, error);
+		struct acp_db_conn *conn = acp_db_acquire(pool, purpose, tenant, error);
 		if (!conn)
 			return ACP_DB_AWAY;
 		conn->commit_timeout_ms = commit_timeout_ms;
@@ -197,18 +197,19 @@ static enum acp_db_status write_within(struct acp_db_pool *pool, enum acp_db_pur
 	return status;
 }
 
-enum acp_db_status acp_db_write(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
-				int timeout_ms, PGresult **result, struct acp_db_error *error)
+enum acp_db_status acp_db_write(struct acp_db_pool *pool, const char *tenant, const char *sql, int count,
+				const char *const *values, int timeout_ms, PGresult **result,
+				struct acp_db_error *error)
 {
-	return write_within(pool, ACP_DB_TO_WRITE, sql, count, values, timeout_ms, pool->limits.commit_timeout_ms,
-			    result, error);
+	return write_within(pool, ACP_DB_TO_WRITE, tenant, sql, count, values, timeout_ms,
+			    pool->limits.commit_timeout_ms, result, error);
 }
 
-enum acp_db_status acp_db_attempt(struct acp_db_pool *pool, enum acp_db_purpose purpose, const char *sql, int count,
-				  const char *const *values, int timeout_ms, PGresult **result,
-				  struct acp_db_error *error)
+enum acp_db_status acp_db_attempt(struct acp_db_pool *pool, enum acp_db_purpose purpose, const char *tenant,
+				  const char *sql, int count, const char *const *values, int timeout_ms,
+				  PGresult **result, struct acp_db_error *error)
 {
-	return write_within(pool, purpose, sql, count, values, timeout_ms, timeout_ms, result, error);
+	return write_within(pool, purpose, tenant, sql, count, values, timeout_ms, timeout_ms, result, error);
 }
 
 /* Runs a statement in a transaction that the server keeps from writing: a statement that writes, and is read here by
@@ -252,11 +253,11 @@ static enum acp_db_status read_twice(struct acp_db_pool *pool, const char *tenan
 	return read_once(pool, tenant, statement, values, timeout_ms, result, error);
 }
 
-enum acp_db_status acp_db_read(struct acp_db_pool *pool, const char *sql, int count, const char *const *values,
-			       int timeout_ms, PGresult **result, struct acp_db_error *error)
+enum acp_db_status acp_db_read(struct acp_db_pool *pool, const char *tenant, const char *sql, int count,
+			       const char *const *values, int timeout_ms, PGresult **result, struct acp_db_error *error)
 {
 	const struct acp_db_statement statement = {.sql = sql, .count = count};
-	return read_twice(pool, NULL, &statement, values, timeout_ms, result, error);
+	return read_twice(pool, tenant, &statement, values, timeout_ms, result, error);
 }
 
 enum acp_db_status acp_db_read_again(struct acp_db_pool *pool, const char *tenant,

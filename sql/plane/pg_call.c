@@ -34,7 +34,7 @@ static enum acp_code query_principal(struct acp_pg_plane *pg, const uint8_t key_
 		       " FROM acp.authenticate($1, $2)",
 		.count = 2,
 	};
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	PGresult *rows = NULL;
 	char hash[2 * ACP_SHA256_LEN + 3];
 	char since[24];
@@ -84,13 +84,14 @@ static enum acp_code authenticate(void *self, const uint8_t key_hash[ACP_SHA256_
 static enum acp_code authorize(void *self, struct json_object *query, struct json_object **decision)
 {
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	PGresult *rows = NULL;
 	const char *values[] = {acp_pg_text(query)};
 	/* This statement writes if it requests an approval. It still counts as a read, so that it is not refused while
 	 * no commit is answered: policies apply then, too. */
-	enum acp_db_status status = acp_db_attempt(pg->pool, ACP_DB_TO_READ, "SELECT acp.authorize($1)", 1, values,
-						   (int)pg->config->db_timeout, &rows, &error);
+	enum acp_db_status status =
+		acp_db_attempt(pg->pool, ACP_DB_TO_READ, acp_json_string(query, "tenant_id"),
+			       "SELECT acp.authorize($1)", 1, values, (int)pg->config->db_timeout, &rows, &error);
 	return acp_pg_take_json(status, rows, decision, &error, "policy");
 }
 
@@ -98,11 +99,11 @@ static enum acp_code use_approval(void *self, const char *tenant_id, const char 
 				  const char *ts, struct acp_refusal *refusal)
 {
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	const char *values[] = {tenant_id, approval_id, event_id};
 	(void)ts;
 	enum acp_db_status status =
-		acp_db_write(pg->pool, "SELECT acp.approval_use($1, $2, $3)", 3, values, 0, NULL, &error);
+		acp_db_write(pg->pool, tenant_id, "SELECT acp.approval_use($1, $2, $3)", 3, values, 0, NULL, &error);
 	enum acp_code code = acp_pg_code(status, &error, "approval");
 	acp_pg_refusal(code, &error, refusal);
 	return code;
@@ -119,7 +120,7 @@ void acp_pg_end_tx(struct acp_tx *tx)
 enum acp_code acp_pg_begin(void *self, const char *tenant_id, bool read_only, struct acp_tx **out)
 {
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	struct acp_tx *tx = calloc(1, sizeof *tx);
 	if (!tx)
 		return ACP_INTERNAL_ERROR;
@@ -143,7 +144,7 @@ enum acp_code acp_pg_begin(void *self, const char *tenant_id, bool read_only, st
 
 void acp_pg_rollback(struct acp_tx *tx)
 {
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	/* A connection that cannot roll back is closed by end_tx, which rolls back too. */
 	if (acp_db_exec(tx->conn, "ROLLBACK", 0, NULL, 0, NULL, &error) != ACP_DB_OK)
 		acp_log(ACP_LOG_WARNING, "database: rollback: %s", error.message);
@@ -156,7 +157,7 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 	char name[ACP_FUNCTION_SIZE];
 	char sql[256];
 	PGresult *rows = NULL;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	if (!acp_function_name(function, name))
 		return ACP_INTERNAL_ERROR;
 	snprintf(sql, sizeof sql, "SELECT %s($1::uuid, $2::jsonb, $3::jsonb)", name);
@@ -172,7 +173,7 @@ static enum acp_code run(struct acp_tx *tx, const char *function, const char *te
 
 static enum acp_code reported(struct acp_tx *tx, int64_t *quantity)
 {
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	PGresult *rows = NULL;
 	static const char sql[] = "SELECT nullif(current_setting('acp.quantity', true), '')::bigint";
 	enum acp_code code =
@@ -197,7 +198,7 @@ static enum acp_code read_only_call(void *self, const char *function, const char
 				    struct json_object *ctx, struct acp_result *result, struct acp_refusal *refusal)
 {
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	struct acp_read read;
 	enum acp_db_status status =
 		acp_reader_call(pg->reader, function, tenant_id, acp_pg_text(params), acp_pg_text(ctx), &read, &error);
@@ -228,12 +229,13 @@ static enum acp_code claim(void *self, const char *tenant_id, const char *action
 	static const char sql[] =
 		"SELECT verdict, sealed FROM acp.idempotency_claim($1, $2, $3, $4, $5, make_interval(secs => $6), $7)";
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	PGresult *rows = NULL;
 	char quota[24];
 	snprintf(quota, sizeof quota, "%lld", (long long)pg->config->idempotency_bytes_per_tenant);
 	const char *values[] = {tenant_id, action, key, fingerprint, event_id, pg->idempotency_lease, quota};
-	enum acp_code code = acp_pg_code(acp_db_write(pg->pool, sql, 7, values, 0, &rows, &error), &error, "claim");
+	enum acp_code code =
+		acp_pg_code(acp_db_write(pg->pool, tenant_id, sql, 7, values, 0, &rows, &error), &error, "claim");
 	if (code != ACP_OK)
 		return code;
 	*out = (struct acp_claim){.verdict = verdict_of(PQgetvalue(rows, 0, 0))};

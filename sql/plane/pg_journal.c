@@ -40,7 +40,7 @@ enum acp_code acp_pg_journal_commit(void *arg, const char *events, size_t count)
 				  " FROM acp.journal_replay($1, $2, $3) r";
 	struct acp_pg_journal *journal = arg;
 	const struct acp_config *config = journal->config;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	PGresult *rows = NULL;
 	char limit[24], warn[24];
 	snprintf(limit, sizeof limit, "%lld", (long long)config->free_calls_limit);
@@ -48,11 +48,11 @@ enum acp_code acp_pg_journal_commit(void *arg, const char *events, size_t count)
 	/* As for other calls, nothing is enforced here with a remote hub or with the setting off. */
 	bool enforced = config->usage_enforcement && !*config->hub_url;
 	const char *values[] = {events, enforced ? limit : NULL, warn};
-	enum acp_db_status status = acp_db_write(journal->pool, sql, 3, values, BATCH_MS, &rows, &error);
+	enum acp_db_status status = acp_db_write(journal->pool, NULL, sql, 3, values, BATCH_MS, &rows, &error);
 	/* A statement that the router no longer waited for has just stored one of the rows. The next try sees that
 	 * row. */
 	if (status == ACP_DB_REFUSED && strcmp(error.sqlstate, "23505") == 0)
-		status = acp_db_write(journal->pool, sql, 3, values, BATCH_MS, &rows, &error);
+		status = acp_db_write(journal->pool, NULL, sql, 3, values, BATCH_MS, &rows, &error);
 	if (status != ACP_DB_OK)
 		return failed(status, &error, count);
 	journal->stored += strtoll(PQgetvalue(rows, 0, 0), NULL, 10);

@@ -58,13 +58,13 @@ static enum acp_db_status create_tenant(struct acp_pg_plane *pg, const char *sql
 {
 	const struct timespec pause = {.tv_nsec = 100 * 1000000L};
 	uint64_t deadline = acp_monotonic_us() + (uint64_t)pg->config->db_commit_timeout * 1000u;
-	enum acp_db_status status = acp_db_write(pg->pool, sql, 4, values, 0, rows, error);
+	enum acp_db_status status = acp_db_write(pg->pool, NULL, sql, 4, values, 0, rows, error);
 	if (status != ACP_DB_UNKNOWN)
 		return status;
 	acp_thread_blocks();
 	while (status != ACP_DB_OK && acp_monotonic_us() < deadline) {
 		nanosleep(&pause, NULL);
-		status = acp_db_write(pg->pool, sql, 4, values, 0, rows, error);
+		status = acp_db_write(pg->pool, NULL, sql, 4, values, 0, rows, error);
 	}
 	acp_thread_goes_on();
 	return status == ACP_DB_OK ? status : ACP_DB_UNKNOWN;
@@ -76,7 +76,7 @@ enum acp_code acp_pg_onboard(void *self, const struct acp_onboarding *in, struct
 		"SELECT o.verdict, o.tenant_id, o.api_key_id, o.salt, floor(extract(epoch FROM o.created_at))::bigint,"
 		" acp.usage_prices($4) FROM acp.onboard($1, $2, $3) o";
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	PGresult *rows = NULL;
 	char hash[2 * ACP_SHA256_LEN + 3];
 	struct json_object *p = onboarding_json(in);

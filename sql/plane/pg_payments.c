@@ -7,7 +7,7 @@
 static enum acp_code call_json(struct acp_pg_plane *pg, const char *sql, int timeout_ms, const char *name,
 			       struct json_object *what, struct json_object **reply, struct acp_refusal *refusal)
 {
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	const char *values[] = {acp_pg_text(what)};
 	enum acp_code code = acp_pg_write_json(pg, sql, 1, values, timeout_ms, reply, &error, name);
 	acp_pg_refusal(code, &error, refusal);
@@ -63,10 +63,12 @@ static enum acp_code stripe_event(void *self, struct json_object *what, struct j
 static enum acp_code get_invoice(void *self, const char *tenant_id, const char *period, struct json_object **invoice)
 {
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	const char *values[] = {tenant_id, period, *pg->config->invoice_minimum ? pg->config->invoice_minimum : NULL};
-	enum acp_code code = acp_pg_read_json(pg, "SELECT acp.invoice_json($1, ($2 || '-01')::date, $3)", 3, values,
-					      invoice, &error, "invoice");
+	static const char sql[] = "SELECT acp.invoice_json($1, ($2 || '-01')::date, $3)";
+	PGresult *rows = NULL;
+	enum acp_db_status status = acp_db_read(pg->pool, tenant_id, sql, 3, values, 0, &rows, &error);
+	enum acp_code code = acp_pg_take_json(status, rows, invoice, &error, "invoice");
 	return acp_pg_operators_fault(code, &error, "invoice");
 }
 
@@ -89,7 +91,7 @@ static enum acp_code console_data(void *self, struct json_object *what, struct j
 
 static enum acp_code claim_deliveries(void *self, int max, int lease, int share, struct json_object **list)
 {
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	char most[16], seconds[16], each[16];
 	snprintf(most, sizeof most, "%d", max);
 	snprintf(seconds, sizeof seconds, "%d", lease);
@@ -102,10 +104,10 @@ static enum acp_code claim_deliveries(void *self, int max, int lease, int share,
 static enum acp_code report_deliveries(void *self, struct json_object *outcomes)
 {
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	const char *values[] = {acp_pg_text(outcomes)};
-	return acp_pg_code(acp_db_write(pg->pool, "SELECT acp.deliveries_done($1)", 1, values, 0, NULL, &error), &error,
-			   "end of webhook deliveries");
+	return acp_pg_code(acp_db_write(pg->pool, NULL, "SELECT acp.deliveries_done($1)", 1, values, 0, NULL, &error),
+			   &error, "end of webhook deliveries");
 }
 
 const struct acp_plane_payments acp_pg_payments = {

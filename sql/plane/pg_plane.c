@@ -11,9 +11,9 @@ static enum acp_code ready(void *self, char *why, size_t why_size)
 	static const char sql[] =
 		"SELECT max(version), coalesce(max(version) FILTER (WHERE breaking), 0) FROM acp.schema_migrations";
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	PGresult *rows = NULL;
-	enum acp_db_status status = acp_db_read(pg->pool, sql, 0, NULL, 2000, &rows, &error);
+	enum acp_db_status status = acp_db_read(pg->pool, NULL, sql, 0, NULL, 2000, &rows, &error);
 	if (status != ACP_DB_OK) {
 		snprintf(why, why_size, "%s: %s",
 			 status == ACP_DB_AWAY ? "database not reachable" : "schema missing, run acpctl migrate",
@@ -38,7 +38,7 @@ static enum acp_code ready(void *self, char *why, size_t why_size)
 static enum acp_code gauges(void *self, struct json_object **list)
 {
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	if (acp_db_away(pg->pool))
 		return ACP_UNAVAILABLE;
 	return acp_pg_read_json(pg, "SELECT acp.gauges()", 0, NULL, list, &error, "gauges");
@@ -63,8 +63,8 @@ static void open_journal(struct acp_pg_plane *pg)
 
 static void roll_up(struct acp_pg_plane *pg)
 {
-	struct acp_db_error error;
-	if (acp_db_write(pg->pool, "SELECT acp.usage_roll_up()", 0, NULL, 0, NULL, &error) == ACP_DB_REFUSED)
+	struct acp_db_error error = {0};
+	if (acp_db_write(pg->pool, NULL, "SELECT acp.usage_roll_up()", 0, NULL, 0, NULL, &error) == ACP_DB_REFUSED)
 		acp_log(ACP_LOG_WARNING, "database: usage_roll_up: %s", error.message);
 }
 
@@ -89,8 +89,8 @@ static void catch_up(void *self)
 static void maintain(void *self)
 {
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
-	if (acp_db_write(pg->pool, "SELECT acp.maintain()", 0, NULL, 0, NULL, &error) != ACP_DB_OK)
+	struct acp_db_error error = {0};
+	if (acp_db_write(pg->pool, NULL, "SELECT acp.maintain()", 0, NULL, 0, NULL, &error) != ACP_DB_OK)
 		acp_log(ACP_LOG_WARNING, "database: maintenance: %s", error.message);
 	acp_seal_when_due(pg->pool, pg->config);
 }

@@ -30,7 +30,7 @@ static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn 
 				end->fingerprint,
 				end->max_quantity ? most : NULL};
 	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 9, values, timeout_ms, &rows, error)
-					 : acp_db_write(pg->pool, sql, 9, values, timeout_ms, &rows, error);
+					 : acp_db_write(pg->pool, NULL, sql, 9, values, timeout_ms, &rows, error);
 	free(sealed);
 	json_object_put(event);
 	if (status == ACP_DB_OK) {
@@ -80,7 +80,7 @@ static void set_time(struct acp_pg_plane *pg, struct acp_event *event)
 
 static enum acp_code store(struct acp_pg_plane *pg, const struct acp_settlement *end, int64_t *used)
 {
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	struct acp_event *event = end->event;
 	struct acp_writer_result result = {.used = -1, .error = &error};
 	set_time(pg, event);
@@ -130,7 +130,7 @@ bool acp_pg_settle_later(void *self, const struct acp_settlement *end, acp_settl
 enum acp_code acp_pg_settle(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *used)
 {
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	*used = -1;
 	if (!tx && only_stores_row(end))
 		return store(pg, end, used);
@@ -150,7 +150,7 @@ enum acp_code acp_pg_settle(void *self, struct acp_tx *tx, const struct acp_sett
 enum acp_code acp_pg_record(void *self, const struct acp_settlement *end)
 {
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	int64_t used;
 	if (only_stores_row(end))
 		return store(pg, end, &used);
@@ -176,7 +176,7 @@ static enum acp_db_status query_outcome(struct acp_pg_plane *pg, const struct ac
 	const char *values[] = {acp_pg_text(event), end->reserved ? end->event->event_id : NULL, end->claim,
 				end->approval};
 	acp_thread_blocks();
-	while ((status = acp_db_write(pg->pool, sql, 4, values, 0, &rows, error)) != ACP_DB_OK &&
+	while ((status = acp_db_write(pg->pool, NULL, sql, 4, values, 0, &rows, error)) != ACP_DB_OK &&
 	       acp_monotonic_us() < deadline)
 		nanosleep(&pause, NULL);
 	acp_thread_goes_on();
@@ -192,7 +192,7 @@ enum acp_code acp_pg_resolve(void *self, const struct acp_settlement *end)
 {
 	bool done;
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	enum acp_db_status status = query_outcome(pg, end, &done, &error);
 	if (status == ACP_DB_OK)
 		return done ? ACP_OK : ACP_UNAVAILABLE;

@@ -14,10 +14,10 @@ static enum acp_code get_usage(void *self, const char *tenant_id, const char *pe
 		.count = 3,
 	};
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	PGresult *rows = NULL;
 	const char *values[] = {tenant_id, period, pg->free_limit};
-	enum acp_db_status status = acp_db_read_again(pg->pool, NULL, &statement, values, &rows, &error);
+	enum acp_db_status status = acp_db_read_again(pg->pool, tenant_id, &statement, values, &rows, &error);
 	return acp_pg_take_json(status, rows, usage, &error, "usage");
 }
 
@@ -28,12 +28,12 @@ static enum acp_code get_prices(void *self, struct json_object *what, struct jso
 				struct acp_refusal *refusal)
 {
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	PGresult *rows = NULL;
 	const char *values[] = {acp_pg_text(what)};
 	(void)refusal;
 	enum acp_db_status status =
-		acp_db_read(pg->pool, "SELECT acp.usage_prices($1)", 1, values, PRICES_MS, &rows, &error);
+		acp_db_read(pg->pool, NULL, "SELECT acp.usage_prices($1)", 1, values, PRICES_MS, &rows, &error);
 	return acp_pg_take_json(status, rows, reply, &error, "prices");
 }
 
@@ -42,12 +42,12 @@ static enum acp_code get_allowance(void *self, const char *tenant_id, const char
 	static const char sql[] =
 		"SELECT calls_used, calls_held, calls_limit FROM acp.usage_figures($1, acp.period($2), $3)";
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	PGresult *rows = NULL;
 	const char *values[] = {tenant_id, ts, pg->free_limit};
-	enum acp_code code =
-		acp_pg_code(acp_db_read(pg->pool, sql, 3, values, (int)pg->config->usage_timeout, &rows, &error),
-			    &error, "allowance");
+	enum acp_code code = acp_pg_code(
+		acp_db_read(pg->pool, tenant_id, sql, 3, values, (int)pg->config->usage_timeout, &rows, &error), &error,
+		"allowance");
 	if (code == ACP_OK)
 		*out = (struct acp_allowance){.used = acp_pg_number(rows, 0, 0),
 					      .held = acp_pg_number(rows, 1, 0),
@@ -62,10 +62,10 @@ static enum acp_code reserve(void *self, const char *tenant_id, const char *even
 	static const char sql[] = "SELECT allowed, tier, calls_used, calls_limit"
 				  " FROM acp.usage_reserve($1, $2, $3, $4, make_interval(secs => $5))";
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	PGresult *rows = NULL;
 	const char *values[] = {tenant_id, event_id, ts, pg->free_limit, pg->reservation_ttl};
-	enum acp_code code = acp_pg_code(acp_db_attempt(pg->pool, ACP_DB_TO_WRITE, sql, 5, values,
+	enum acp_code code = acp_pg_code(acp_db_attempt(pg->pool, ACP_DB_TO_WRITE, tenant_id, sql, 5, values,
 							(int)pg->config->usage_timeout, &rows, &error),
 					 &error, "usage check");
 	if (code != ACP_OK)
@@ -82,11 +82,12 @@ static enum acp_code reserve(void *self, const char *tenant_id, const char *even
 static enum acp_code live_count(void *self, const char *tenant_id, const char *resource, int64_t *count)
 {
 	struct acp_pg_plane *pg = self;
-	struct acp_db_error error;
+	struct acp_db_error error = {0};
 	PGresult *rows = NULL;
 	const char *values[] = {tenant_id, resource};
 	enum acp_code code = acp_pg_code(
-		acp_db_read(pg->pool, "SELECT acp.live_count($1, $2)", 2, values, 0, &rows, &error), &error, "ceiling");
+		acp_db_read(pg->pool, tenant_id, "SELECT acp.live_count($1, $2)", 2, values, 0, &rows, &error), &error,
+		"ceiling");
 	if (code == ACP_OK)
 		*count = strtoll(PQgetvalue(rows, 0, 0), NULL, 10);
 	PQclear(rows);
