@@ -118,8 +118,6 @@ static enum acp_outbound_result send_call(const struct acp_call *call, const str
 static enum acp_code upstream_failed(struct acp_call *call, const char *sentence, const char *format, ...)
 	ACP_PRINTF(3, 4);
 
-static const char may_have_acted[] = "the upstream of this action gave no usable reply; it may or may not have acted";
-
 static enum acp_code upstream_failed(struct acp_call *call, const char *sentence, const char *format, ...)
 {
 	char detail[512];
@@ -202,9 +200,9 @@ static enum acp_code read_result(struct acp_call *call, struct json_object *docu
 		return ACP_OK;
 	}
 	if (quantity && !read_quantity(quantity, &result->quantity))
-		return upstream_failed(call, may_have_acted, "quantity is not a whole number from 0 to 2^53");
+		return upstream_failed(call, acp_call_may_have_acted, "quantity is not a whole number from 0 to 2^53");
 	if (meta && !copy_meta(call, meta, result))
-		return upstream_failed(call, may_have_acted,
+		return upstream_failed(call, acp_call_may_have_acted,
 				       "result_meta is not an object of at most %d bytes that can be stored", META_MAX);
 	result->data = json_object_get(data);
 	return ACP_OK;
@@ -274,7 +272,7 @@ static void make_log_text(const struct acp_call *call, const struct acp_outbound
 static enum acp_code failed_upstream(struct acp_call *call, const struct acp_outbound_reply *reply)
 {
 	char said[256];
-	const char *sentence = may_have_acted;
+	const char *sentence = acp_call_may_have_acted;
 	make_log_text(call, reply, said);
 	if (reply->status == 429 || reply->status == 503)
 		call->retry_after = acp_outbound_retry_after(reply->headers[0], (int64_t)time(NULL));
@@ -305,10 +303,21 @@ static enum acp_code read_reply(struct acp_call *call, const struct acp_outbound
 	if (reply->status < 200 || reply->status > 299)
 		return failed_upstream(call, reply);
 	if (!read_json(reply, &document, &bad))
-		return upstream_failed(call, may_have_acted, "status %d, but the body is not JSON: %s", reply->status,
-				       bad.message);
+		return upstream_failed(call, acp_call_may_have_acted, "status %d, but the body is not JSON: %s",
+				       reply->status, bad.message);
 	enum acp_code code = read_result(call, document, result);
 	json_object_put(document);
+	return code;
+}
+
+static enum acp_code take_reply(struct acp_call *call, const struct acp_outbound_reply *reply,
+				struct acp_result *result)
+{
+	if (call->size < reply->body.len)
+		call->size = reply->body.len;
+	acp_share_begin_turn(call);
+	enum acp_code code = read_reply(call, reply, result);
+	acp_share_end_turn(call);
 	return code;
 }
 
@@ -326,11 +335,11 @@ enum acp_code acp_run_http(struct acp_call *call, struct json_object *params, st
 		enum acp_outbound_result sent = send_call(call, &body, &reply);
 		call->acted = !call->dry_run && (sent == ACP_OUTBOUND_REPLIED || sent == ACP_OUTBOUND_UNKNOWN);
 		code = sent == ACP_OUTBOUND_REPLIED
-			       ? read_reply(call, &reply, result)
-			       : upstream_failed(call, sent == ACP_OUTBOUND_UNKNOWN ? may_have_acted : not_reached,
-						 "%s%s", reply.error,
-						 sent == ACP_OUTBOUND_REFUSED ? " (set allow_private to allow it)"
-									      : "");
+			       ? take_reply(call, &reply, result)
+			       : upstream_failed(
+					 call, sent == ACP_OUTBOUND_UNKNOWN ? acp_call_may_have_acted : not_reached,
+					 "%s%s", reply.error,
+					 sent == ACP_OUTBOUND_REFUSED ? " (set allow_private to allow it)" : "");
 		acp_buf_release(&reply.body);
 	}
 	acp_buf_release(&body);

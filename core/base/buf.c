@@ -164,10 +164,32 @@ static void put_escape(struct acp_buf *buf, unsigned char c)
 	acp_buf_add(buf, escape, 2);
 }
 
+static bool is_plain(unsigned char c)
+{
+	return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
+}
+
+size_t acp_plain_length(const char *text, size_t len)
+{
+	static const uint64_t each = 0x0101010101010101u, high = 0x8080808080808080u;
+	size_t plain = 0;
+	/* Eight bytes at a time. The highest bit of a byte is set if the byte has it, or if a subtraction borrows from
+	 * it because the byte is below 0x20, or is one of the two characters. */
+	for (uint64_t word; len - plain >= sizeof word; plain += sizeof word) {
+		memcpy(&word, text + plain, sizeof word);
+		uint64_t quote = word ^ (each * '"'), backslash = word ^ (each * '\\');
+		if ((word | (word - each * 0x20) | (quote - each) | (backslash - each)) & high)
+			break;
+	}
+	while (plain < len && is_plain((unsigned char)text[plain]))
+		plain++;
+	return plain;
+}
+
 void acp_buf_json_chars(struct acp_buf *buf, const char *text, size_t len)
 {
 	size_t kept = 0; /* the bytes before this position have been appended */
-	for (size_t i = 0; i < len; i++) {
+	for (size_t i = acp_plain_length(text, len); i < len; i += 1 + acp_plain_length(text + i + 1, len - i - 1)) {
 		unsigned char c = (unsigned char)text[i];
 		if (c >= 0x20 && c != '"' && c != '\\')
 			continue;

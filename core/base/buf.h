@@ -58,6 +58,9 @@ char *acp_digits(char *end, uint64_t value) ACP_NONNULL;
 /* Copies as much of text as fits, followed by a NUL. */
 void acp_copy(char *out, size_t size, const char *text) ACP_NONNULL;
 
+/* Returns how many of the first bytes may stand in a JSON string as they are, and are ASCII. */
+size_t acp_plain_length(const char *text, size_t len) ACP_NONNULL;
+
 /* Returns the length of the UTF-8 sequence at p. left is the number of bytes available. Returns 0 for an invalid
  * sequence (RFC 3629: the shortest form, no surrogates, nothing above U+10FFFF). */
 size_t acp_utf8_length(const unsigned char *p, size_t left) ACP_NONNULL;

@@ -242,6 +242,7 @@ static bool scan_string(struct scan *s)
 {
 	s->pos++;
 	for (;;) {
+		s->pos += acp_plain_length(s->text + s->pos, s->len - s->pos);
 		int c = peek(s);
 		if (c < 0)
 			return fail(s, "");

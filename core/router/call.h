@@ -34,6 +34,7 @@ struct acp_call {
 	const char *approval;             /* in decision: the approval that lets this call through */
 	bool approval_used;               /* it is used up, or may be, by this call */
 	bool policy_check_failed;         /* a read proceeded without a decision */
+	size_t size;                      /* bytes of the largest JSON text of this call so far, if it is known */
 	bool acted;                       /* the call was sent to an upstream: its effect cannot be undone */
 	struct acp_tx *tx;                /* open transaction of the handler, or NULL */
 	struct acp_result result;
@@ -58,6 +59,9 @@ struct acp_call {
 	int retry_after;
 	char event_id[ACP_UUID_LEN];
 };
+
+/* The sentence for a call whose upstream may have acted although its reply cannot be used. */
+extern const char acp_call_may_have_acted[];
 
 /* Fails the call; see acp_call_fail. */
 enum acp_code acp_call_vfail(struct acp_call *call, enum acp_code code, const char *field, const char *format,

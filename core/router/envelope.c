@@ -2,6 +2,7 @@
 
 #include "json_scan.h"
 #include "redact.h"
+#include "share.h"
 
 #include <strings.h>
 
@@ -78,8 +79,11 @@ enum acp_code acp_envelope_parse(struct acp_call *call)
 		call->allow = "POST";
 		return acp_call_fail(call, ACP_METHOD_NOT_ALLOWED, NULL, "use POST here, not %.20s", request->method);
 	}
+	call->size = request->body_len;
+	acp_share_begin_turn(call);
 	call->code = acp_body_parse(call->kernel->config, request, call->kernel->config->max_body_bytes,
 				    &call->envelope, call->error, call->field);
+	acp_share_end_turn(call);
 	return call->code;
 }
 
@@ -235,7 +239,9 @@ bool acp_envelope_prepare(struct acp_call *call)
 	if (!call->body || !out)
 		return call->body != NULL;
 	acp_buf_clear(out);
+	acp_share_begin_turn(call);
 	acp_json_write(call->body, out);
+	acp_share_end_turn(call);
 	return acp_buf_ok(out) && acp_buf_reserve(out, WARNING_MAX);
 }
 

@@ -1,6 +1,7 @@
 #include "idempotency.h"
 
 #include "log.h"
+#include "share.h"
 #include "subkey.h"
 
 enum { SEALED_MAX = 64 << 20, FULL_RETRY_AFTER = 600 };
@@ -55,8 +56,11 @@ static enum acp_code replay(struct acp_call *call, const struct acp_claim *claim
 		claim->sealed && claim->sealed_len >= ACP_ENCRYPT_EXTRA ? claim->sealed_len - ACP_ENCRYPT_EXTRA : 0;
 	uint8_t *text = malloc(len + 1);
 	sealing_key(call, key);
+	call->size = len;
+	acp_share_begin_turn(call);
 	bool ok = text && claim->sealed && acp_decrypt(key, claim->sealed, claim->sealed_len, text) &&
 		  acp_json_parse_any((const char *)text, len, &call->result.data, &ignored) == ACP_JSON_OK;
+	acp_share_end_turn(call);
 	if (text)
 		acp_wipe(text, len);
 	free(text);
@@ -113,6 +117,7 @@ static bool seal_result(const struct acp_call *call, struct acp_buf *sealed)
 	struct acp_buf text;
 	uint8_t key[ACP_SHA256_LEN];
 	acp_buf_init(&text, SEALED_MAX - ACP_ENCRYPT_EXTRA);
+	acp_share_begin_turn(call);
 	acp_json_write(call->result.data, &text);
 	uint8_t *room = acp_buf_ok(&text) ? malloc(text.len + ACP_ENCRYPT_EXTRA) : NULL;
 	sealing_key(call, key);
@@ -124,6 +129,7 @@ static bool seal_result(const struct acp_call *call, struct acp_buf *sealed)
 	if (text.len)
 		acp_wipe(text.ptr, text.len); /* it may hold a key that is shown only once */
 	acp_buf_release(&text);
+	acp_share_end_turn(call);
 	return ok && acp_buf_ok(sealed);
 }
 

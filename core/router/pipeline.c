@@ -17,6 +17,8 @@ enum { RATE_WINDOW = 60 }; /* seconds */
 
 typedef enum acp_code stage(struct acp_call *call);
 
+const char acp_call_may_have_acted[] = "the upstream of this action gave no usable reply; it may or may not have acted";
+
 enum acp_code acp_call_vfail(struct acp_call *call, enum acp_code code, const char *field, const char *format,
 			     va_list args)
 {
@@ -244,8 +246,7 @@ static enum acp_code check_quantity(struct acp_call *call)
 		call->request->request_id);
 	if (!action->upstream)
 		return fail_plain(call, ACP_INTERNAL_ERROR);
-	return acp_call_fail(call, ACP_UPSTREAM_FAILED, NULL,
-			     "the upstream of this action gave no usable reply; it may or may not have acted");
+	return acp_call_fail(call, ACP_UPSTREAM_FAILED, NULL, "%s", acp_call_may_have_acted);
 }
 
 /* A dry run has no settlement that would read the quantity. */

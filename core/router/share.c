@@ -1,6 +1,9 @@
 #include "share.h"
 
-enum { RETRY_AFTER = 1 }; /* seconds; a place may become free at any moment */
+#include "gate.h"
+
+enum { LARGE = 128 << 10 }; /* bytes */
+enum { RETRY_AFTER = 1 };   /* seconds; a place may become free at any moment */
 
 static enum acp_code refuse(struct acp_call *call, const char *format, ...) ACP_PRINTF(2, 3);
 
@@ -64,6 +67,22 @@ enum acp_code acp_share_upstream(struct acp_call *call)
 	else
 		return ACP_OK;
 	return ACP_RATE_LIMITED;
+}
+
+/* Of all kernels in this process. */
+static struct acp_gate large_calls = ACP_GATE_INIT;
+
+void acp_share_begin_turn(const struct acp_call *call)
+{
+	const char *address = call->request->ip_address ? call->request->ip_address : "";
+	if (call->size > LARGE)
+		acp_gate_enter(&large_calls, call->authenticated ? call->principal.tenant_id : address);
+}
+
+void acp_share_end_turn(const struct acp_call *call)
+{
+	if (call->size > LARGE)
+		acp_gate_leave(&large_calls);
 }
 
 void acp_share_leave(struct acp_call *call)

@@ -11,6 +11,11 @@ enum acp_code acp_share_enter(struct acp_call *call);
  * ACP_RATE_LIMITED: one of these has none left. */
 enum acp_code acp_share_upstream(struct acp_call *call);
 
+/* If the call has much JSON (call->size), waits for its turn to read or write it, because this takes milliseconds of
+ * processor time. Calls of several tenants take turns (gate.h). Between begin and end, wait for nothing. */
+void acp_share_begin_turn(const struct acp_call *call);
+void acp_share_end_turn(const struct acp_call *call);
+
 /* Gives all places of the call back. For the end of its handler: a call that only waits for its commit holds none. */
 void acp_share_leave(struct acp_call *call);
 

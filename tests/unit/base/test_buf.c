@@ -181,6 +181,20 @@ static void test_put_int(void)
 	expect_int(INT64_MIN, "-9223372036854775808");
 }
 
+/* Every byte at every place of texts around the length that is looked at in one step. */
+static void test_plain_length(void)
+{
+	char text[20];
+	for (size_t len = 0; len <= sizeof text; len++)
+		for (size_t at = 0; at < len; at++)
+			for (int c = 0; c < 256; c++) {
+				bool plain = c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
+				memset(text, c % 2 ? '~' : ' ', sizeof text);
+				text[at] = (char)c;
+				CU_ASSERT_EQUAL(acp_plain_length(text, len), plain ? len : at);
+			}
+}
+
 const char *const acp_suite_name = "buf";
 
 CU_TestInfo acp_tests[] = {
@@ -192,6 +206,7 @@ CU_TestInfo acp_tests[] = {
 	{"printf_maximum", test_printf_maximum},
 	{"grows", test_grows},
 	{"put_int", test_put_int},
+	{"plain_length", test_plain_length},
 	{"borrow", test_borrow},
 	{"copy", test_copy},
 	{"json_string", test_json_string},
