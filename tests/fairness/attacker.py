@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Sends requests on many connections until its standard input is closed, then prints how often each status came.
 
-Its argument is a JSON object: url, connections, pause (seconds after an answer of 400 and above), seconds (a bound), and
+Its first line is a JSON object: url, connections, pause (seconds after an answer of 400 and above), seconds (a bound), and
 requests: a list of method, path, key, body and headers. Each connection repeats the list from another place. In a body
 and in headers, %UNIQUE% stands for a number that is new in each request.
 """
@@ -44,4 +44,4 @@ async def attack(plan):
     print(json.dumps(counts))
 
 
-asyncio.run(attack(json.loads(sys.argv[1])))
+asyncio.run(attack(json.loads(sys.stdin.readline())))

@@ -7,7 +7,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 SLOW_UPSTREAM, SLOW_SQL, SLOW_RECEIVER = 4, 2.5, 14  # seconds
-LARGE_BODY = b'{"data":"%s"}' % (b"x" * (1 << 20))
+LARGE = {"/large": 1 << 20, "/larger": 8 << 20}  # bytes of replies
 
 FUNCTIONS = """
 create schema if not exists fair;
@@ -19,8 +19,8 @@ grant execute on function fair.sleep(uuid, jsonb, jsonb) to acp_app;
 
 
 class Upstream:
-    """The upstream of the http actions, and the receiver of webhooks; a context manager. /slow answers late, /large with
-    much, /late after the time limit of a delivery; /webhook/N notes when a delivery arrived."""
+    """The upstream of the http actions, and the receiver of webhooks; a context manager. /slow answers late, /large and
+    /larger with much, /late after the time limit of a delivery; /webhook/N notes when a delivery arrived."""
 
     def __enter__(self):
         upstream = self
@@ -33,7 +33,7 @@ class Upstream:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 upstream.arrived.setdefault(self.path, []).append(time.monotonic())
                 time.sleep({"/slow": SLOW_UPSTREAM, "/late": SLOW_RECEIVER}.get(self.path, 0))
-                body = LARGE_BODY if self.path == "/large" else b'{"data":1}'
+                body = b'{"data":"%s"}' % (b"x" * LARGE.get(self.path, 1))
                 try:
                     self.send_response(200)
                     self.send_header("Content-Length", str(len(body)))
@@ -62,6 +62,7 @@ def write_actions(folder, upstream):
     http = {"kind": "http", "allow_private": True, "allow_http": True, "timeout_ms": 8000}
     handlers = {"fair.slow": {**http, "url": upstream.url + "/slow"},
                 "fair.large": {**http, "url": upstream.url + "/large", "max_reply_bytes": 16777216},
+                "fair.larger": {**http, "url": upstream.url + "/larger", "max_reply_bytes": 16777216},
                 "fair.sleep": {"kind": "sql", "function": "fair.sleep"}}
     for name, handler in handlers.items():
         document = {"name": name, "scope": "manage.domain", "description": "For tests.", "billable": False,
@@ -76,6 +77,8 @@ def call(key, action, params=None, **members):
 
 
 SCORE = ("domain.leadscoring.scores.compute", {"weights": {"v": 1}, "leads": [{"id": "a", "features": {"v": 1}}]})
+LARGE_SCORE = ("domain.leadscoring.scores.compute", {"weights": {"v": 1}, "leads": [
+    {"id": "lead-%d" % n, "features": {"feature-%d" % m: 0.125 for m in range(90)}} for n in range(100)]})
 
 
 class Attack:
@@ -112,23 +115,28 @@ def slow_stripe(setting):
     setting.stripe({"slow": {"path": "/v1/customers", "seconds": 3, "times": -1}})
 
 
+FEWER = "the same from more connections is worse"
+
 ATTACKS = [
     Attack("slow upstream", 160, lambda s: [call(s.attacker, "fair.slow")]),
-    Attack("slow upstream, few", 48, lambda s: [call(s.attacker, "fair.slow")]),
-    Attack("slow SQL", 24, lambda s: [call(s.attacker, "fair.sleep")]),
+    Attack("slow upstream, few", 48, lambda s: [call(s.attacker, "fair.slow")], whole=FEWER),
+    Attack("slow SQL", 24, lambda s: [call(s.attacker, "fair.sleep")], whole=FEWER),
     Attack("slow SQL, many", 160, lambda s: [call(s.attacker, "fair.sleep")]),
     Attack("slow receiver", 4, slow_webhooks),
     Attack("slow Stripe", 48, onboarding, slow_stripe),
     Attack("usage and invoice", 32, lambda s: [
         {"method": "GET", "path": path, "key": s.attacker} for path in ("/api/usage", "/api/billing/invoice")]),
-    Attack("large replies", 96, lambda s: [call(s.attacker, "fair.large")],
-           whole="web server and database share a disk here, and the web server's spool of large replies delays commits"),
-    Attack("refused by the quota", 64, lambda s: [call(s.exhausted, *SCORE)]),
+    Attack("large replies", 96, lambda s: [call(s.attacker, "fair.large")]),
+    Attack("larger replies", 96, lambda s: [call(s.attacker, "fair.larger")]),
+    Attack("large bodies", 64, lambda s: [call(s.attacker, *LARGE_SCORE)]),
+    Attack("large bodies of strangers", 64, lambda s: [call("ock_" + "0" * 36, *LARGE_SCORE)]),
+    Attack("refused by the quota", 64, lambda s: [call(s.exhausted, *SCORE)],
+           whole="calls refused by an approval cost more"),
     Attack("refused by an approval", 64, lambda s: [
         call(s.attacker, "settings.update", {"settings": {"metadata": {"n": "%UNIQUE%"}}})], require_approval),
     Attack("stored replies", 16, lambda s: [
         call(s.attacker, "iam.team.list", idempotency_key="fair-%d-%%UNIQUE%%" % time.time_ns())], fill_team),
     Attack("wrong keys", 64, lambda s: [call("ock_" + "0" * 36, "meta.version")]),
-    Attack("flood", 64, lambda s: [call(s.attacker, "meta.version")], pause=0),
-    Attack("flood of paid calls", 64, lambda s: [call(key, *SCORE) for key in s.many_keys], pause=0),
+    Attack("flood", 64, lambda s: [call(s.attacker, "meta.version")], pause=0, whole="paid calls cost more"),
+    Attack("flood of paid calls", 64, lambda s: [call(s.paying, *SCORE)], pause=0),
 ]

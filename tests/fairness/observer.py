@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Another tenant meanwhile: calls at a steady rate, asks /healthz, and prints how long the answers took.
 
-Its argument is a JSON object: url, seconds, rate (calls a second), key, bodies (of calls, in turn). Requests are sent at
+Its standard input is a JSON object: url, seconds, rate (calls a second), key, bodies (of calls, in turn). Requests are sent at
 their times whether or not earlier ones have been answered, so a stall counts for each request that it delays.
 """
 
@@ -36,4 +36,4 @@ async def observe(plan):
     print(json.dumps({"calls": calls, "health": health}))
 
 
-asyncio.run(observe(json.loads(sys.argv[1])))
+asyncio.run(observe(json.loads(sys.stdin.readline())))
