@@ -167,8 +167,9 @@ def test_connections_of_a_tenant(bench):
         for reply in held.replies:
             if reply.status == 429:
                 share_refused(reply, "")
+        # Two calls have the connections. They may give up before the others do, and then two of those have them.
         statuses = [reply.status for reply in held.replies]
-        check(statuses.count(429) >= 3, "statuses %s" % statuses)
+        check(statuses.count(429) >= 2 and set(statuses) <= {200, 429, 503}, "statuses %s" % statuses)
         equal(bench.tenant_rows(tenant, "action = 'e2e.hold'"), 6, "audit rows of the calls")
 
 
