@@ -16,6 +16,8 @@ import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 from client import LEAKS, refused, succeeded
 from database import clean_environment
 from fcgi import Responder
@@ -701,6 +703,7 @@ def test_killed_worker_keeps_the_set(bench):
         check("e2e.good" in names(responder, tenant.key), "the action is missing")
 
 
+@pytest.mark.slow
 def test_calls_during_reloads(bench):
     """Repeated SIGHUP while calls of the actions run: every call is answered and has its row."""
     tenant = bench.paid_tenant()

@@ -196,6 +196,7 @@ def test_hash_a_year_later(bench):
         m.proved()
 
 
+@pytest.mark.slow
 def test_carried_over(bench):
     """An amount too small for an invoice is carried over, and billed once enough has accumulated."""
     with money(bench) as m:
@@ -214,6 +215,7 @@ def test_carried_over(bench):
         m.proved()
 
 
+@pytest.mark.slow
 def test_credit_and_decline(bench):
     """A credit is a negative line with its reason. A declined invoice fails, and is paid on a retry."""
     with money(bench) as m:
@@ -486,6 +488,7 @@ def test_reconcile_names_what_stripe_has_wrong(bench):
         check("the invoices at Stripe are not compared" in done.stdout, done.stdout)
 
 
+@pytest.mark.slow
 def test_archive_waits_for_billing(bench):
     """A month with paid calls that are on no invoice is not archived. A billed month is, and its invoices still
     verify."""

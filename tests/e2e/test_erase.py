@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import tempfile
 
+import pytest
+
 import test_proof
 from checks import check, equal
 from fcgi import Responder
@@ -84,6 +86,7 @@ def old_database(bench):
         yield database
 
 
+@pytest.mark.slow
 def test_old_database_goes_on(bench):
     """Rows of schema version 9 verify after the migration, sealed and exported. Their chains continue in the new form.
     Alterations are found in rows of either form."""
@@ -222,6 +225,7 @@ def test_times_are_bounded(bench):
         equal(with_values(database), count, "rows with values")
 
 
+@pytest.mark.slow
 def test_tampering_after_erasure_is_found(bench):
     """Verification names an erased row if a superuser alters it or its commitment, or puts a value back."""
     with filled(bench) as database:

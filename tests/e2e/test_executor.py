@@ -14,6 +14,8 @@ import threading
 import time
 import uuid
 
+import pytest
+
 from client import NIL
 from database import clean_environment
 from fcgi import Responder
@@ -382,6 +384,7 @@ def test_kept_errors(bench):
         equal(len(c.stripe.all("/v1/customers")), 1, "customers")
 
 
+@pytest.mark.slow
 def test_slow(bench):
     """A time limit covers the whole execution. If the reply is late, the outcome is "not known"; there is one
     effect."""
@@ -694,6 +697,7 @@ def test_remote(bench):
         check(KEY not in a.end(), "A's log shows the executor's key")
 
 
+@pytest.mark.slow
 def test_remote_faults(bench):
     """The connection to C is as unreliable as the one to Stripe. C can be busy, lose replies or be down; there
     is one effect."""

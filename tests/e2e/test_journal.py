@@ -11,6 +11,8 @@ import tempfile
 import time
 import uuid
 
+import pytest
+
 from client import NIL
 from database import clean_environment, with_database
 from checks import check, equal, parallel, until
@@ -202,6 +204,7 @@ def test_partition_away(bench):
     equal(rows(bench, tenant), (3, 3), "rows")
 
 
+@pytest.mark.slow
 def test_killed_replays(bench):
     """Two concurrent replays are killed at any moment. In the end each event has one row, and the counters match the
     rows."""

@@ -16,6 +16,8 @@ import tempfile
 import termios
 import uuid
 
+import pytest
+
 from client import refused, succeeded
 from database import PSQL, clean_environment
 from fcgi import Responder
@@ -51,6 +53,7 @@ def test_migrate_twice(bench):
         equal(database.rows("select * from acp.schema_migrations order by version"), before, "schema_migrations")
 
 
+@pytest.mark.slow
 def test_migrate_twenty_at_once(bench):
     """Twenty concurrent runs on a fresh database all succeed, and one of them does the work."""
     with scratch_database(bench) as database:
@@ -213,6 +216,7 @@ def test_wrong_options(bench):
         equal(done.stderr.splitlines()[0], "acpctl: " + sentence, "acpctl %s: the message" % line)
 
 
+@pytest.mark.slow
 def test_help(bench):
     """acpctl(8): help, help COMMAND and COMMAND --help print the same, for every command and its options."""
     help_text = bench.stack.program("acpctl", "help").stdout
@@ -332,6 +336,7 @@ def locked(bench, table, seconds):
         holder.communicate()
 
 
+@pytest.mark.slow
 def test_progress(bench):
     """acpctl(8): on a terminal, a command that takes longer than two seconds shows its progress, and erases it at the
     end."""
@@ -382,6 +387,7 @@ def completed(bench, *words):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_completion(bench):
     """bash completes commands, options and their possible values from the output of acpctl help --list."""
     bench.stack.need_programs()

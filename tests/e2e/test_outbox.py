@@ -6,6 +6,8 @@ import tempfile
 import threading
 import time
 
+import pytest
+
 from checks import check, equal, parallel, slowness, until
 from payments import payments
 from stack import children, end_quietly
@@ -46,6 +48,7 @@ def test_customer_with_onboarding(bench):
         equal(made, [200], "requests with the obligation's key")
 
 
+@pytest.mark.slow
 def test_customer_while_others_look_for_work(bench):
     """Contract 2.1: the reply waits for the customer, although other processes claim whatever is due in the outbox."""
     with payments(bench) as pay:
@@ -78,6 +81,7 @@ def test_same_onboarding_again(bench):
         equal(len(pay.customers(replies[0][1])), 1, "customers")
 
 
+@pytest.mark.slow
 def test_stripe_down_at_onboarding(bench):
     """If Stripe is down during onboarding, the reply is 201 within 2 s, and the customer is created later,
     exactly once."""
@@ -114,6 +118,7 @@ def pay_customer(pay, tenant):
     return until(40, "Stripe has the customer", lambda: pay.customers(tenant), 0.1)[0]["id"]
 
 
+@pytest.mark.slow
 def test_worker_killed(bench):
     """If a worker is killed in the middle of an execution, there is finally exactly one customer."""
     with payments(bench, processes="1") as pay:
@@ -137,6 +142,7 @@ def test_worker_killed(bench):
             check(pay.owed(tenant, "true")[0]["attempts"] >= 2, "it was not retried")
 
 
+@pytest.mark.slow
 def test_many_workers(bench):
     """Several processes can process one outbox; each obligation is executed by one of them."""
     with payments(bench) as pay:

@@ -46,6 +46,7 @@ def usage(m, tenant):
     return m.pay.send("GET", "/api/usage", key=tenant["api_key"])[1]
 
 
+@pytest.mark.slow
 def test_declined_without_events(bench):
     """Contract 5.4: a declined card makes past due even if Stripe's events are lost. Every reply warns, usage, acpctl and
     reports show it, and another card pays the invoice and ends it."""
@@ -180,6 +181,7 @@ def usage_of(pay, tenant):
     return pay.send("GET", "/api/usage", key=tenant["api_key"])[1]
 
 
+@pytest.mark.slow
 def test_money_that_comes_back(bench):
     """Contract 5.4: refunds, credit notes and disputes are shown on the invoice, and do not change it. A lost dispute makes
     past due until the operator settles it."""

@@ -16,6 +16,8 @@ import threading
 import time
 import uuid
 
+import pytest
+
 from client import SCORE, SCORE_PARAMS, succeeded
 from database import clean_environment
 from fcgi import Responder
@@ -260,6 +262,7 @@ def check_altered_column(bench, database, column, place):
                      "or l.request_id = k.request_id; insert into acp.audit_logs select * from keep; drop table keep")
 
 
+@pytest.mark.slow
 def test_each_altered_column_is_found(bench):
     """If a superuser alters one byte of any column, exactly that row is named, sealed or not."""
     with filled(bench) as database:
@@ -576,6 +579,7 @@ def test_altered_exports_are_found(bench):
         equal(tried, 31, "members altered")
 
 
+@pytest.mark.slow
 def test_every_byte_of_an_export_matters(bench):
     """A byte that is changed, removed or inserted anywhere in a file, including header and trailer, is always found."""
     chance = random.Random(1)
@@ -834,6 +838,7 @@ def kill(process):
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_interrupted_archives(bench):
     """If archiving is killed while it writes, or when the file is complete but the database unchanged, nothing is lost,
     and another run completes it."""
@@ -869,6 +874,7 @@ def test_interrupted_archives(bench):
         proved(bench, database, folder)
 
 
+@pytest.mark.slow
 def test_archive_while_calls_go_on(bench):
     """No call fails while a month is archived, even if archiving waits for a report that reads the log."""
     with with_old_months(bench) as (database, folder), \

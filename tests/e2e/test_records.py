@@ -7,6 +7,8 @@ import socket
 import struct
 import time
 
+import pytest
+
 from client import MANAGE, refused, succeeded
 from fcgi import BEGIN, END, PARAMS, STDIN, STDOUT, Responder, name_value, parsed, stream
 from checks import check, equal, parallel, until
@@ -176,6 +178,7 @@ def test_malformed_records(bench):
             p.check_alive(name)
 
 
+@pytest.mark.slow
 def test_silence_in_the_middle(bench):
     """acp.conf(5), io_timeout: a client that sends half a record and then nothing is disconnected; others are
     served."""

@@ -12,6 +12,8 @@ import threading
 import time
 import uuid
 
+import pytest
+
 from client import CREATE, NIL, ONBOARD, SCORE, SCORE_PARAMS, refused, succeeded
 from database import with_user
 from fcgi import Responder
@@ -549,6 +551,7 @@ def test_killed_responder_loses_nothing(bench):
 
 
 @only_on(EXTERNAL, "kills the supervisor and the processes of the hub")
+@pytest.mark.slow
 def test_hub_killed_mid_run(bench):
     """After kill -9 of the hub's responder under load and a restart, its rows and counters match A's."""
     bench.need_own_stack("kills the hub")

@@ -396,6 +396,7 @@ def test_events_again(bench):
         check(done.returncode == 1 and "stripe_webhook_secret is not set" in done.stderr, done.stderr)
 
 
+@pytest.mark.slow
 def test_two_installations(bench):
     """Two installations use one Stripe account: each leaves out the invoices of the other, in reconcile, in doctor and
     when it looks for an invoice."""

@@ -12,6 +12,8 @@ import subprocess
 import tempfile
 import time
 
+import pytest
+
 from client import SCORE, SCORE_PARAMS, succeeded
 from database import clean_environment
 from fcgi import Responder, ask
@@ -100,6 +102,7 @@ CADDY_ENDS = "Caddy 2.6.2 may crash by a panic during or after a reload under lo
 
 
 @only_on(RELOADED, CADDY_ENDS)
+@pytest.mark.slow
 def test_web_server_reloads(bench):
     """During a reload or graceful restart of the web server under load, no call is lost and none is done twice.
     Caddy closes connections without an answer, and mod_fcgid may refuse calls (docs/servers.md); these calls are not

@@ -5,6 +5,8 @@ import json
 import time
 import urllib.parse
 
+import pytest
+
 from client import CREATE
 from checks import check, equal, parallel, until
 from payments import CHECKOUT, Gate, payments
@@ -179,6 +181,7 @@ def test_without_customer(bench):
         equal(len(made), 1, "customers")
 
 
+@pytest.mark.slow
 def test_stripe_away(bench):
     """Contract 2: if Stripe fails, the reply is 502 with Retry-After. A lost reply does not create a second session."""
     with payments(bench) as pay:
