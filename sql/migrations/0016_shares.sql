@@ -33,5 +33,5 @@ GRANT DELETE ON acp.approvals, acp.policy_proposals TO acp_app;
 
 ALTER TABLE acp.idempotency ADD COLUMN large integer, ADD COLUMN quota bigint;
 COMMENT ON COLUMN acp.idempotency.large IS 'Bytes of the result if they are more than 2048, even if it did not fit and was not kept; null: it is small, or comes from before version 16.';
-COMMENT ON COLUMN acp.idempotency.quota IS 'How many bytes the process of the call allows its tenant; null: the default.';
+COMMENT ON COLUMN acp.idempotency.quota IS 'How many bytes of results under keys of its calls the tenant may have; null: the program chose the key, or is of an earlier version.';
 CREATE INDEX idempotency_large ON acp.idempotency (tenant_id) INCLUDE (large, expires_at) WHERE large IS NOT NULL;
