@@ -115,28 +115,29 @@ def slow_stripe(setting):
     setting.stripe({"slow": {"path": "/v1/customers", "seconds": 3, "times": -1}})
 
 
-FEWER = "the same from more connections is worse"
+SIMILAR = "%s show the kind"
 
 ATTACKS = [
     Attack("slow upstream", 160, lambda s: [call(s.attacker, "fair.slow")]),
-    Attack("slow upstream, few", 48, lambda s: [call(s.attacker, "fair.slow")], whole=FEWER),
-    Attack("slow SQL", 24, lambda s: [call(s.attacker, "fair.sleep")], whole=FEWER),
+    Attack("slow upstream, few", 48, lambda s: [call(s.attacker, "fair.slow")], whole=SIMILAR % "more connections"),
+    Attack("slow SQL", 24, lambda s: [call(s.attacker, "fair.sleep")], whole=SIMILAR % "more connections"),
     Attack("slow SQL, many", 160, lambda s: [call(s.attacker, "fair.sleep")]),
     Attack("slow receiver", 4, slow_webhooks),
     Attack("slow Stripe", 48, onboarding, slow_stripe),
     Attack("usage and invoice", 32, lambda s: [
         {"method": "GET", "path": path, "key": s.attacker} for path in ("/api/usage", "/api/billing/invoice")]),
     Attack("large replies", 96, lambda s: [call(s.attacker, "fair.large")]),
-    Attack("larger replies", 96, lambda s: [call(s.attacker, "fair.larger")]),
+    Attack("larger replies", 96, lambda s: [call(s.attacker, "fair.larger")], whole=SIMILAR % "large replies"),
     Attack("large bodies", 64, lambda s: [call(s.attacker, *LARGE_SCORE)]),
-    Attack("large bodies of strangers", 64, lambda s: [call("ock_" + "0" * 36, *LARGE_SCORE)]),
+    Attack("large bodies of strangers", 64, lambda s: [call("ock_" + "0" * 36, *LARGE_SCORE)],
+           whole=SIMILAR % "large bodies"),
     Attack("refused by the quota", 64, lambda s: [call(s.exhausted, *SCORE)],
-           whole="calls refused by an approval cost more"),
+           whole=SIMILAR % "calls refused by an approval"),
     Attack("refused by an approval", 64, lambda s: [
         call(s.attacker, "settings.update", {"settings": {"metadata": {"n": "%UNIQUE%"}}})], require_approval),
     Attack("stored replies", 16, lambda s: [
         call(s.attacker, "iam.team.list", idempotency_key="fair-%d-%%UNIQUE%%" % time.time_ns())], fill_team),
     Attack("wrong keys", 64, lambda s: [call("ock_" + "0" * 36, "meta.version")]),
-    Attack("flood", 64, lambda s: [call(s.attacker, "meta.version")], pause=0, whole="paid calls cost more"),
+    Attack("flood", 64, lambda s: [call(s.attacker, "meta.version")], pause=0, whole=SIMILAR % "paid calls"),
     Attack("flood of paid calls", 64, lambda s: [call(s.paying, *SCORE)], pause=0),
 ]
