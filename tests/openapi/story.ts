@@ -72,7 +72,7 @@ async function useUp(client: ReturnType<typeof createClient>): Promise<void> {
 		const reply = await api.manage({ client, body: score });
 		if (!reply.data)
 			check('call ' + n, false, reply.error);
-		if (!warned && reply.data?.warning?.upgrade_url.startsWith('http') && reply.data.warning.usage.calls_used === n)
+		if (!warned && reply.data?.warning?.upgrade_url.startsWith('http') && reply.data.warning.usage?.calls_used === n)
 			warned = n;
 	}
 	check('limit: the 90th call warns', warned === 90, warned);
