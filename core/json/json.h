@@ -32,8 +32,8 @@ enum acp_json_rules {
 	ACP_JSON_STRICT, /* callers' requests: nothing that two readers could understand differently */
 	ACP_JSON_OWN,    /* made by this program or the hub: as strict, but every number keeps its digits */
 	/* From elsewhere, to be passed on: every document that RFC 8259 permits. Numbers of any size keep their digits,
-	 * of two members of one name the last one counts, a byte order mark is skipped, strings may contain U+0000
-	 * (names may not), and half a surrogate pair becomes U+FFFD. */
+	 * of two members of one name the last one counts, a byte order mark is skipped, strings may contain U+0000,
+	 * and U+0000 in a name and half a surrogate pair become U+FFFD. */
 	ACP_JSON_ANY
 };
 

@@ -299,9 +299,9 @@ static uint32_t escaped_code(const char **p, const char *end)
 	return 0x10000 + ((code - 0xd800) << 10) + (second - 0xdc00);
 }
 
-/* Resolves the escapes of the string content at p, which scan_string has accepted. Returns the length written to out,
- * which never exceeds len. */
-static size_t unescape(char *out, const char *p, size_t len)
+/* Resolves the escapes of the string content at p, which scan_string has accepted. U+0000 becomes nul. Returns the
+ * length written to out, at most len. */
+static size_t unescape(char *out, const char *p, size_t len, uint32_t nul)
 {
 	static const char from[] = "bfnrt";
 	static const char to[] = "\b\f\n\r\t";
@@ -323,17 +323,18 @@ static size_t unescape(char *out, const char *p, size_t len)
 			out[written++] = found ? to[found - from] : kind;
 			continue;
 		}
-		written += put_utf8(out + written, escaped_code(&p, end));
+		uint32_t code = escaped_code(&p, end);
+		written += put_utf8(out + written, code ? code : nul);
 	}
 }
 
-/* Reads a string and writes its decoded text and a NUL to out. */
-static bool take_text(struct scan *s, char *out, size_t *len)
+/* Reads a string and writes its decoded text and a NUL to out. nul: see unescape. */
+static bool take_text(struct scan *s, char *out, size_t *len, uint32_t nul)
 {
 	size_t start = s->pos + 1;
 	if (!scan_string(s))
 		return false;
-	*len = unescape(out, s->text + start, s->pos - 1 - start);
+	*len = unescape(out, s->text + start, s->pos - 1 - start, nul);
 	out[*len] = '\0';
 	return true;
 }
@@ -364,7 +365,7 @@ static bool scan_name(struct scan *s)
 
 	if (peek(s) != '"')
 		return fail(s, "a member name in double quotes is expected");
-	if (!count_token(s) || !take_text(s, top->name, &top->name_len))
+	if (!count_token(s) || !take_text(s, top->name, &top->name_len, s->rules == ACP_JSON_ANY ? 0xfffd : 0))
 		return false;
 	top->inside = true;
 	if (strlen(top->name) != top->name_len)
@@ -382,7 +383,7 @@ static bool take_string(struct scan *s)
 {
 	char *text = spare(s);
 	size_t len = 0;
-	return take_text(s, text, &len) && attach_new(s, json_object_new_string_len(text, (int)len));
+	return take_text(s, text, &len, 0) && attach_new(s, json_object_new_string_len(text, (int)len));
 }
 
 /* Moves past digits. Returns false when there are none. */

@@ -65,24 +65,6 @@ static const char *text_of(struct json_object *member)
 	return len > 0 && len <= TEXT_MAX ? text : NULL;
 }
 
-/* Parses the signed bytes. Stripe vouches for them, so they need not be the strict JSON of other requests: an event is
- * accepted with whatever it holds, because Stripe would send a refused one again for days. */
-static struct json_object *parse_leniently(const char *body, size_t len)
-{
-	struct json_tokener *tokener = json_tokener_new_ex(DEPTH_MAX);
-	if (!tokener)
-		return NULL;
-	struct json_object *event = json_tokener_parse_ex(tokener, body, (int)len);
-	bool whole = json_tokener_get_error(tokener) == json_tokener_success;
-	for (size_t i = json_tokener_get_parse_end(tokener); whole && i < len; i++)
-		whole = strchr(" \t\r\n", body[i]) && body[i];
-	json_tokener_free(tokener);
-	if (whole && json_object_is_type(event, json_type_object))
-		return event;
-	json_object_put(event);
-	return NULL;
-}
-
 /* Reads the time of an event: seconds since 1970 or, in events of API v2, RFC 3339. An event without a usable one
  * happened now. */
 static int64_t read_created(struct json_object *event)
@@ -100,10 +82,17 @@ static int64_t read_created(struct json_object *event)
 	return seconds >= 1 && seconds <= 99999999999 ? seconds : (int64_t)time(NULL);
 }
 
+/* Reads the signed bytes. Stripe vouches for them, so they need not be the strict JSON of other requests: an event is
+ * accepted with whatever it holds, because Stripe would send a refused one again for days. */
 static enum acp_code read_event(struct delivery *d)
 {
-	d->event = parse_leniently(d->request->body, d->request->body_len);
-	if (!d->event)
+	static const struct acp_json_limits limits = {SIZE_MAX, DEPTH_MAX, UINT32_MAX};
+	struct acp_json_error ignored;
+	enum acp_json_verdict verdict =
+		acp_json_parse_by(ACP_JSON_ANY, d->request->body, d->request->body_len, &limits, &d->event, &ignored);
+	if (verdict == ACP_JSON_NO_MEMORY)
+		return refuse(d, ACP_INTERNAL_ERROR, "", acp_code_sentence(ACP_INTERNAL_ERROR));
+	if (!json_object_is_type(d->event, json_type_object))
 		return refuse(d, ACP_VALIDATION_ERROR, "", "the signed body is not a JSON object");
 	if (!text_of(acp_json_member(d->event, "id")))
 		return refuse(d, ACP_VALIDATION_ERROR, "/id", "/id must be the event's id");
