@@ -1,5 +1,7 @@
 #include "prices.h"
 
+#include "log.h"
+
 static bool ask_for(struct json_object *actions, const char *name, const char *unit, int64_t quantity)
 {
 	struct json_object *row = json_object_new_object();
@@ -10,14 +12,13 @@ static bool ask_for(struct json_object *actions, const char *name, const char *u
 	return false;
 }
 
-static struct json_object *ask(const struct acp_kernel *kernel, struct json_object *what)
+/* *reply is NULL if the prices are not known now. False: out of memory. */
+static bool ask(const struct acp_kernel *kernel, struct json_object *what, struct json_object **reply)
 {
 	struct acp_refusal refusal = {0};
-	struct json_object *reply = NULL;
 	const struct acp_control_plane *plane = kernel->plane;
-	if (!what || !plane->usage.get_prices || plane->usage.get_prices(plane->self, what, &reply, &refusal) != ACP_OK)
-		return NULL;
-	return reply;
+	*reply = NULL;
+	return what && plane->usage.get_prices(plane->self, what, reply, &refusal) != ACP_INTERNAL_ERROR;
 }
 
 struct json_object *acp_prices_question(const struct acp_kernel *kernel)
@@ -63,14 +64,19 @@ struct json_object *acp_prices_by_action(struct json_object *reply)
 	return NULL;
 }
 
-struct json_object *acp_prices_now(const struct acp_kernel *kernel)
+bool acp_prices_now(const struct acp_kernel *kernel, struct json_object **prices)
 {
-	struct json_object *what = kernel->plane->usage.get_prices ? acp_prices_question(kernel) : NULL;
-	struct json_object *reply = ask(kernel, what);
-	struct json_object *prices = acp_prices_by_action(reply);
+	struct json_object *reply;
+	*prices = NULL;
+	if (!kernel->plane->usage.get_prices)
+		return true;
+	struct json_object *what = acp_prices_question(kernel);
+	bool ok = ask(kernel, what, &reply);
+	*prices = acp_prices_by_action(reply);
+	ok = ok && (*prices || !reply);
 	json_object_put(what);
 	json_object_put(reply);
-	return prices;
+	return ok;
 }
 
 struct json_object *acp_prices_for_strangers(const struct acp_kernel *kernel)
@@ -78,23 +84,31 @@ struct json_object *acp_prices_for_strangers(const struct acp_kernel *kernel)
 	struct acp_share share = {0};
 	if (kernel->shares && !acp_shares_acquire(kernel->shares, "documents", 2, &share))
 		return NULL;
-	struct json_object *prices = acp_prices_now(kernel);
+	struct json_object *prices;
+	if (!acp_prices_now(kernel, &prices))
+		acp_log(ACP_LOG_WARNING, "a document for strangers is made without prices: they cannot be read");
 	if (kernel->shares)
 		acp_shares_release(kernel->shares, &share);
 	return prices;
 }
 
-struct json_object *acp_price_of(const struct acp_kernel *kernel, const struct acp_action *action, int64_t quantity)
+bool acp_price_of(const struct acp_kernel *kernel, const struct acp_action *action, int64_t quantity,
+		  struct json_object **price)
 {
+	struct json_object *reply;
+	*price = NULL;
+	if (!kernel->plane->usage.get_prices)
+		return true;
 	struct json_object *what = json_object_new_object();
 	struct json_object *actions = json_object_new_array();
 	bool ok = what && actions && ask_for(actions, action->name, action->billing_unit, quantity) &&
 		  acp_json_add(what, "actions", json_object_get(actions));
-	struct json_object *reply = ok ? ask(kernel, what) : NULL;
+	ok = ask(kernel, ok ? what : NULL, &reply);
 	struct json_object *rows = acp_json_member(reply, "prices");
-	struct json_object *price = rows ? json_object_get(json_object_array_get_idx(rows, 0)) : NULL;
+	if (json_object_is_type(rows, json_type_array))
+		*price = json_object_get(json_object_array_get_idx(rows, 0));
 	json_object_put(actions);
 	json_object_put(what);
 	json_object_put(reply);
-	return price;
+	return ok;
 }

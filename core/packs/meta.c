@@ -18,9 +18,9 @@ static enum acp_code list_actions(struct acp_call *call, struct json_object *par
 	(void)params;
 	const struct acp_kernel *kernel = acp_call_kernel(call);
 	struct json_object *list = json_object_new_array();
-	struct json_object *prices = acp_prices_now(kernel); /* NULL: this list is useful without them */
+	struct json_object *prices; /* NULL: this list is useful without them */
 	result->data = json_object_new_object();
-	bool ok = list && result->data;
+	bool ok = acp_prices_now(kernel, &prices) && list && result->data;
 	for (size_t i = 0; ok && i < kernel->entry_count; i++) {
 		struct json_object *def = NULL;
 		/* A reply owns its tree, but all threads share the definitions. */

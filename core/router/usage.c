@@ -193,9 +193,10 @@ bool acp_usage_estimate(struct acp_call *call)
 	bool charged = action->billable && call->principal.tier == ACP_TIER_PAID;
 	if (!json_object_is_type(call->result.data, json_type_object))
 		return true;
-	struct json_object *price = acp_price_of(call->kernel, action, call->result.quantity);
+	struct json_object *price;
+	bool known = acp_price_of(call->kernel, action, call->result.quantity, &price);
 	if (!price)
-		return true;
+		return known;
 	struct json_object *cost = json_object_new_object();
 	struct json_object *amount = charged ? acp_json_member(price, "amount") : NULL;
 	bool ok = cost && acp_json_add(cost, "amount", amount ? json_object_get(amount) : json_object_new_int(0)) &&

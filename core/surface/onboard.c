@@ -390,7 +390,7 @@ static struct json_object *pricing(const struct onboarding *o)
 {
 	struct json_object *out = json_object_new_object();
 	struct json_object *prices = acp_prices_by_action(o->tenant.pricing);
-	bool ok = out && put_prices(out, prices) &&
+	bool ok = out && (prices || !o->tenant.pricing) && put_prices(out, prices) &&
 		  acp_json_put(out, "billing_period", json_object_new_string("monthly"));
 	json_object_put(prices);
 	if (ok)

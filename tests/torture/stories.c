@@ -863,7 +863,7 @@ static bool look_at_delivery(struct acp_buf *seen, struct acp_buf *fault)
 	if (receiver.requests && !strstr(receiver.last, signature))
 		acp_buf_printf(fault, "the signature is not %s: %.600s; ", signature, receiver.last);
 	struct json_object *outcomes = *plane_input ? json_tokener_parse(strchr(plane_input, '[')) : NULL;
-	struct json_object *outcome = json_object_array_get_idx(outcomes, 0);
+	struct json_object *outcome = outcomes ? json_object_array_get_idx(outcomes, 0) : NULL;
 	bool delivered = acp_json_bool(outcome, "delivered");
 	acp_buf_printf(seen, "claimed %d, received %d, delivered %d", claimed, receiver.requests, delivered);
 	if (delivered && !receiver.requests)
