@@ -36,8 +36,6 @@ function stateOf(usage) {
 	return usage.calls_used >= 0.9 * usage.calls_limit ? "near" : "good";
 }
 
-const moment = (text) => `${text.slice(0, 10)} ${text.slice(11, 16)} UTC`;
-
 function verdictOf(usage, state) {
 	const free = `${whole(usage.calls_limit || 0)} free calls`;
 	if (usage.past_due && usage.tier === "paid")
