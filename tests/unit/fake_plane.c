@@ -130,7 +130,9 @@ static enum acp_code get_allowance(void *self, const char *tenant_id, const char
 	struct fake_plane *fake = self;
 	if (strcmp(tenant_id, FAKE_TENANT) != 0 || strcmp(ts, fake->ts) != 0)
 		abort();
+	pthread_mutex_lock(&fake->lock);
 	*out = (struct acp_allowance){.used = fake->used, .held = fake->held, .limit = fake->limit};
+	pthread_mutex_unlock(&fake->lock);
 	return ACP_OK;
 }
 
