@@ -29,6 +29,9 @@ audit_seal_interval = 5
 POSTGRES = {"max_connections": "60", "max_wal_size": "'256MB'", "min_wal_size": "'80MB'", "wal_keep_size": "0",
             "max_slot_wal_keep_size": "'256MB'"}
 DATA_SIZE, WAL_SIZE, JOURNAL_SIZE = "8g", "2g", "64m"
+# The months with calls that have ended.
+ENDED = """select distinct to_char(acp.period(ts), 'YYYY-MM') as month from acp.audit_logs
+    where ts < acp.period_start(acp.period(acp.now())) order by 1"""
 # Short, so that some outcomes stay unknown while other commits are answered in time.
 COMMIT_TIMEOUT = 1500
 
@@ -111,9 +114,11 @@ def standby_of(stack, bench, cleaning, missing, only):
 
 
 def settle_clock(regime, world):
-    """Moves the clock past every moment that a wrong clock has shown, so that work scheduled then runs now."""
+    """Moves the clock past every moment that a wrong clock has shown, so that work scheduled then runs now. A month may
+    end by that, or have ended by itself."""
     world.offset += datetime.timedelta(seconds=WOBBLE + 600)
     regime.set_clock(world.offset)
+    world.months = [row["month"] for row in world.db.rows(ENDED)]
 
 
 def under_faults(stack, world, load, shopper, regime, seconds):
