@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,15 +32,8 @@ class Upstream:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
-                upstream.arrived.setdefault(self.path, []).append(time.monotonic())
-                time.sleep({"/slow": SLOW_UPSTREAM, "/late": SLOW_RECEIVER}.get(self.path, 0))
-                body = b'{"data":"%s"}' % (b"x" * LARGE.get(self.path, 1))
                 try:
-                    self.send_response(200)
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
+                    upstream.serve(self, self.rfile.read(int(self.headers["Content-Length"])))
                 except OSError:
                     pass  # the client did not wait
 
@@ -56,19 +51,44 @@ class Upstream:
         self.server.shutdown()
         self.server.server_close()
 
+    def serve(self, handler, _):
+        """Answers one request, with this body."""
+        self.arrived.setdefault(handler.path, []).append(time.monotonic())
+        time.sleep({"/slow": SLOW_UPSTREAM, "/late": SLOW_RECEIVER}.get(handler.path, 0))
+        self.reply(handler, b'{"data":"%s"}' % (b"x" * LARGE.get(handler.path, 1)))
 
-def write_actions(folder, upstream):
+    def reply(self, handler, body, status=200):
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+
+def write_actions(folder, upstream, timeout_ms=8000):
     """The operator's actions that the attacks call."""
-    http = {"kind": "http", "allow_private": True, "allow_http": True, "timeout_ms": 8000}
+    http = {"kind": "http", "allow_private": True, "allow_http": True, "timeout_ms": timeout_ms}
     handlers = {"fair.slow": {**http, "url": upstream.url + "/slow"},
                 "fair.large": {**http, "url": upstream.url + "/large", "max_reply_bytes": 16777216},
                 "fair.larger": {**http, "url": upstream.url + "/larger", "max_reply_bytes": 16777216},
                 "fair.sleep": {"kind": "sql", "function": "fair.sleep"}}
     for name, handler in handlers.items():
-        document = {"name": name, "scope": "manage.domain", "description": "For tests.", "billable": False,
-                    "params_schema": {"type": "object"}, "handler": handler}
-        with open(os.path.join(folder, name + ".json"), "w", encoding="utf-8") as file:
-            json.dump(document, file)
+        write_action(folder, name, handler, billable=False)
+
+
+def write_action(folder, name, handler, **members):
+    document = {"name": name, "scope": "manage.domain", "description": "For tests.",
+                "params_schema": {"type": "object"}, "handler": handler, **members}
+    with open(os.path.join(folder, name + ".json"), "w", encoding="utf-8") as file:
+        json.dump(document, file)
+
+
+def program(name, plan):
+    """Starts a program of this folder."""
+    process = subprocess.Popen([sys.executable, "-B", os.path.join(os.path.dirname(os.path.abspath(__file__)), name)],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.stdin.write(json.dumps(plan) + "\n")
+    process.stdin.flush()
+    return process
 
 
 def call(key, action, params=None, **members):

@@ -18,6 +18,7 @@ from money import Books, Shopper, StackStripe
 from oracle import Oracle, wait_for_journal
 from proxy import Network
 from regime import WOBBLE, Regime, World
+from tenants import Tenants
 from workload import Load
 
 MORE_SETTINGS = """processes = 2
@@ -75,13 +76,13 @@ def mount_disks(state, cleaning):
     return found, missing
 
 
-def more_settings(stack, network):
+def more_settings(stack, network, tenants):
     timeout = "db_commit_timeout = %d\n" % COMMIT_TIMEOUT if knows_setting(stack, "db_commit_timeout") else ""
-    return SETTINGS + MORE_SETTINGS % (timeout, urllib.parse.quote(network.folder, safe=""))
+    return SETTINGS + MORE_SETTINGS % (timeout, urllib.parse.quote(network.folder, safe="")) + tenants.settings
 
 
 @contextlib.contextmanager
-def site(stack):
+def site(stack, tenants):
     """Starts the stack with a faulty network before its database, and with disks that can be full or frozen where that
     is possible. Yields (network, disks, reasons for missing disks, the settings file)."""
     disks.clear(stack)
@@ -95,7 +96,7 @@ def site(stack):
         network = cleaning.enter_context(Network(os.path.join(state, "run", "network"),
                                                  os.path.join(state, "run", "pg")))
         settings = cleaning.enter_context(tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="acp-fault-"))
-        settings.write(more_settings(stack, network))
+        settings.write(more_settings(stack, network, tenants))
         settings.flush()
         cleaning.callback(stack.down)
         stack.up(conf=settings.name)
@@ -124,16 +125,15 @@ def settle_clock(regime, world):
 def under_faults(stack, world, load, shopper, regime, seconds):
     """Returns the duration."""
     start = time.monotonic()
-    load.start()
-    shopper.start()
-    regime.start()
+    for part in (load, shopper, world.tenants, regime):
+        part.start()
     try:
         regime.ended.wait(seconds)
     finally:
         regime.stop()
         time.sleep(0.5)  # some final calls without faults
-        shopper.stop()
-        load.stop()
+        for part in (world.tenants, shopper, load):
+            part.stop()
     took = time.monotonic() - start
     stack.up(conf=world.settings)
     return took
@@ -152,6 +152,7 @@ def check_all(verdict, stack, bench, load, shopper, regime, world):
     oracle = Oracle(bench, load, "2000-01-01", FREE_LIMIT, RESERVATION_TTL, regime.broke_schema, world.jumps)
     try:
         oracle.check()
+        world.tenants.check(books.expect)
         books.customers()
         regime.end_month(1)
         books.bill(world.months)
@@ -164,7 +165,8 @@ def check_all(verdict, stack, bench, load, shopper, regime, world):
 
 def run(stack, seed, seconds, clients, gaps, pace, thinks, only=None, limit=None, prepare=lambda: None):
     """Runs on a private stack with the stand-in for Stripe, which is not running yet. Returns the Verdict."""
-    with site(stack) as (network, found, missing, settings), contextlib.ExitStack() as cleaning:
+    with Tenants() as tenants, site(stack, tenants) as (network, found, missing, settings), \
+            contextlib.ExitStack() as cleaning:
         prepare()
         bench = Bench(stack)
         load = Load(stack.url, clients, seed, "fault-%s" % uuid.uuid4().hex[:8], thinks)
@@ -174,6 +176,8 @@ def run(stack, seed, seconds, clients, gaps, pace, thinks, only=None, limit=None
         world.standby = standby_of(stack, bench, cleaning, missing, only)
         load.onboard(4, 3, lambda tenant: stack.ctl("tenant", "update", tenant, "--tier", "paid", "--payment-method",
                                                     "active"))
+        world.tenants = tenants
+        tenants.set_up(stack, bench, load, seed, only)
         shopper = Shopper(stack, load, bench, stripe, seed)
         regime = Regime(world, seed, gaps, pace, only, limit)
         for kind, reason in regime.skipped.items():

@@ -105,6 +105,11 @@ class Injector(Background):
         self._stack.restart_postgres()
         self._end(fault)
 
+    def _restart_killed_postgres(self, pause):
+        kill_postgres(self._stack)
+        time.sleep(pause)
+        self._stack.restart_postgres()
+
     def _everything(self, pause):
         end_quietly(self._all_responders())
         kill_postgres(self._stack)

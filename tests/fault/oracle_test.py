@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests that the oracle finds what it is for: calls whose answer says that nothing was done, and that were done. Exit
+"""Tests that the oracle finds what it is for: for each of its rules a run that violates it, and one that does not. Exit
 status 0: passed."""
 
 import os
@@ -7,10 +7,13 @@ import sys
 from collections import defaultdict
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
+HERE = os.path.dirname(os.path.abspath(__file__))
+for folder in ("e2e", "fairness"):
+    sys.path.insert(0, os.path.join(HERE, "..", folder))
 
+import approvals
 from oracle import COLUMNS, Oracle, Row
-from workload import OUTCOME_UNKNOWN, UNKNOWN, Answer, Request
+from workload import APPROVAL_REQUIRED, APPROVED, OUTCOME_UNKNOWN, UNKNOWN, Answer, Request
 
 CALL = {"action": "domain.leadscoring.models.create", "params": {"name": "m"}}
 
@@ -30,9 +33,9 @@ class Load:
         return []
 
 
-def answer(status, code):
-    one = Answer(Request("a call", CALL), 0.0)
-    one.status, one.code, one.request_id = status, code, "request"
+def answer(status, code, body=None, request_id="request", data=None):
+    one = Answer(Request("a call", body or CALL), 0.0)
+    one.status, one.code, one.request_id, one.data = status, code, request_id, data
     return one
 
 
@@ -64,15 +67,49 @@ CASES = [
 ]
 
 
+# Approvals: of two calls, of which the operator approved the first and rejected the second. The rules return
+# {promise: violations}.
+BODY = {"action": APPROVED, "params": {"name": "first"}}
+OTHER = {"action": APPROVED, "params": {"name": "second"}}
+ASKED = [answer(403, APPROVAL_REQUIRED, BODY, "r1", "a1"), answer(403, APPROVAL_REQUIRED, OTHER, "r2", "a2")]
+DONE = answer(200, None, BODY, "r3")
+AGAIN = answer(200, None, BODY, "r4")
+REFUSED = answer(503, "UNAVAILABLE", BODY, "r4")
+
+
+def approved(answers, arrived, passed):
+    return approvals.judge(ASKED + answers, arrived, passed, {"a1": "approve", "a2": "reject"})
+
+
+# What happened, what the rules return, and whether they must object.
+JUDGED = [
+    ("one approved call", approved([DONE], [("r3", "first")], [("r3", "a1")]), False),
+    ("a call without an answer", approved([], [("r3", "first")], []), False),
+    ("two successes with one approval", approved([DONE, AGAIN], [("r3", "first")], [("r3", "a1"), ("r4", "a1")]), True),
+    ("a success with a rejected approval", approved([], [], [("r9", "a2")]), True),
+    ("a success without an approval", approved([], [], [("r9", None)]), True),
+    ("the upstream asked twice", approved([DONE], [("r3", "first"), ("r9", "first")], [("r3", "a1")]), True),
+    ("the upstream asked after a rejection", approved([], [("r9", "second")], []), True),
+    ("a refused call at the upstream", approved([REFUSED], [("r4", "first")], []), True),
+    ("a success that asked nobody", approved([DONE], [], [("r3", "a1")]), True),
+]
+
+
+def cases():
+    """Yields (description, violations, whether there must be some)."""
+    for status, code, rows, objects in CASES:
+        yield "%s %s with the rows %s" % (status, code, [str(one) for one in rows]), violations(
+            answer(status, code), *rows), objects
+    for what, found, objects in JUDGED:
+        yield what, [one for wrong in found.values() for one in wrong], objects
+
+
 def main():
     wrong = 0
-    for status, code, rows, objects in CASES:
-        found = violations(answer(status, code), *rows)
-        if bool(found) != objects:
-            wrong += 1
-            print("FAIL %s %s with the rows %s: %s" % (status, code, [str(one) for one in rows], found or "no objection"))
-        else:
-            print("ok %s %s, %s" % (status, code, "an objection" if objects else "no objection"))
+    for what, found, objects in cases():
+        wrong += bool(found) != objects
+        print("%s %s: %s" % ("ok" if bool(found) == objects else "FAIL", what, "; ".join(map(str, found)) or
+                             "no objection"))
     return 1 if wrong else 0
 
 

@@ -13,6 +13,7 @@ from connections import Hoard
 from faults import Injector
 from checks import Failure, until
 from money import kill_billing
+import tenants
 from stack import children, end_quietly, is_running
 
 RECOVERY = 90  # a new writing call must succeed within so many seconds after a fault
@@ -33,7 +34,8 @@ KINDS = {
     "disk full": 4, "disk full, no WAL": 3, "journal full": 4,
     "Stripe refuses": 3, "Stripe slow": 2, "Stripe loses replies": 3, "Stripe stopped": 2,
     "webhooks held and doubled": 2,
-    "clock wrong": 4, "month ends": 2, "partitions missing": 2, "partition detached": 2, "billing killed": 4}
+    "clock wrong": 4, "month ends": 2, "partitions missing": 2, "partition detached": 2, "billing killed": 4,
+    **tenants.KINDS}
 # Requirements of kinds that are not available everywhere.
 NEEDS = {"disk full": "data", "disk full, no WAL": "data", "journal full": "journal", "disk frozen": "wal",
          "standby stopped": "standby"}
@@ -46,7 +48,7 @@ class World:
         self.stack, self.db, self.load = stack, bench.db, load
         self.network, self.stripe, self.settings = network, stripe, settings
         self.disks = {}  # "data", "wal" and "journal", where they can be mounted
-        self.standby = None
+        self.standby = self.tenants = None
         self.missing = {}  # unavailable entries of NEEDS: reason
         self.months = []  # ended months, YYYY-MM
         self.billed = set()
@@ -54,7 +56,7 @@ class World:
         self.offset = datetime.timedelta(0)
 
 
-class Regime(Injector):
+class Regime(tenants.TenantFaults, Injector):
     def __init__(self, world, seed, gaps, pace=1.0, only=None, limit=None, say=print):
         super().__init__(world.stack, seed, gaps)
         self._world = world

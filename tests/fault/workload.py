@@ -16,8 +16,10 @@ from checks import check
 LIST = "domain.leadscoring.models.list"
 VERSION = "meta.version"
 CREATE_KEY, REVOKE_KEY = "iam.keys.create", "iam.keys.revoke"
-BILLABLE = {SCORE, CREATE, LIST}
-OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+# Actions of the operator (actions.py). The last two report the quantity that the params name.
+APPROVED, QUANTITY_SQL, QUANTITY_HTTP = "fault.approved", "fault.quantity.sql", "fault.quantity.http"
+BILLABLE = {SCORE, CREATE, LIST, APPROVED, QUANTITY_SQL, QUANTITY_HTTP}
+OUTCOME_UNKNOWN, APPROVAL_REQUIRED = "OUTCOME_UNKNOWN", "APPROVAL_REQUIRED"
 # No reply, or one that the web server made because the program was gone: the outcome is unknown.
 UNKNOWN = None
 # After this many refusals a free tenant is no longer used, and another one is onboarded in its place.
@@ -41,8 +43,9 @@ class Account:
 class Request:
     """A request, and the expected contents of its audit row."""
 
-    def __init__(self, kind, body, account=None, path=MANAGE, key=None, headers=()):
+    def __init__(self, kind, body, account=None, path=MANAGE, key=None, headers=(), keeps=False):
         self.kind = kind
+        self.keeps = keeps  # keep the data of a success
         self.path = path
         self.account = account
         self.key = key or (account.key if account else None)
@@ -52,8 +55,10 @@ class Request:
         self.action = call.get("action")
         self.dry_run = call.get("dry_run", False)
         self.idempotency_key = call.get("idempotency_key")
-        self.model = call["params"].get("name") if self.action == CREATE else None
-        self.new_key = call["params"].get("name") if self.action == CREATE_KEY else None
+        self.params = call.get("params", {})
+        self.name = self.params.get("name")
+        self.model = self.name if self.action == CREATE else None
+        self.new_key = self.name if self.action == CREATE_KEY else None
         self.agent = call.get("agent_id") if path == ONBOARD and not headers else None
         self.first = self  # the request that it repeats, with the key from an answer
 
@@ -76,7 +81,7 @@ class Request:
         else:
             body["idempotency_key"] = key
         repeat = Request(self.first.kind + ", with the given key", body, self.account, self.path, self.key, headers)
-        repeat.first, repeat.agent = self.first, self.first.agent
+        repeat.first, repeat.agent, repeat.keeps = self.first, self.first.agent, self.keeps
         return repeat
 
 
@@ -316,8 +321,10 @@ class Client:
             answer.fault = "not the idempotency key that was sent: %r" % body[:200]
         if answer.request.model and answer.status == 200 and not answer.request.dry_run:
             answer.data = reply["data"].get("model_id")
-        if answer.request.new_key and answer.status == 200:
+        if (answer.request.new_key or answer.request.keeps) and answer.status == 200:
             answer.data = reply["data"]
+        if answer.code == APPROVAL_REQUIRED:
+            answer.data = reply.get("approval_id")
         if answer.status == 201:
             answer.data = reply
 
@@ -411,13 +418,20 @@ class Load:
 
     def onboard(self, paid, free, upgrade):
         """Creates the initial tenants. upgrade(id) makes a tenant a paying one."""
-        first = self._clients[0]
+        first, self._upgrade = self._clients[0], upgrade
         for number in range(paid):
             account = first.onboard("%s-paid-%d" % (self._shared.name, number), "paid")
             upgrade(account.id)
             self._shared.paid.append(account)
         for _ in range(free):
             self._shared.hot.append(first.onboard(self._shared.next_agent(), "free"))
+
+    def tenant(self, name):
+        """Creates a paying tenant that the clients do not use."""
+        account = self._clients[0].onboard("%s-%s" % (self.name, name), "paid")
+        self._upgrade(account.id)
+        self._shared.register(account)
+        return account
 
     def start(self):
         for thread in self._threads:

@@ -1,0 +1,83 @@
+"""The tenants that have a part of their own in a run, beside the load: what they need, and the faults that they cause."""
+
+import contextlib
+import os
+import tempfile
+import time
+
+from actions import FUNCTIONS, Upstream
+from approvals import Approvals
+from stack import end_quietly
+
+SETTINGS = """actions_dir = %s
+"""
+# kind: frequency.
+KINDS = {"approvals decided": 4}
+
+
+class Tenants:
+    """A context manager: the upstream of their actions, and the folder of these. set_up() makes the tenants."""
+
+    def __enter__(self):
+        with contextlib.ExitStack() as cleaning:
+            self.upstream = cleaning.enter_context(Upstream())
+            self._folder = cleaning.enter_context(tempfile.TemporaryDirectory(prefix="acp-fault-"))
+            os.chmod(self._folder, 0o755)
+            self.upstream.write_actions(self._folder)
+            self._cleaning = cleaning.pop_all()
+        self._parts = []
+        return self
+
+    def __exit__(self, *_):
+        self._cleaning.close()
+
+    @property
+    def settings(self):
+        return SETTINGS % self._folder
+
+    def set_up(self, stack, bench, load, seed, only):
+        """Makes the tenants of these kinds; all of them if there is no choice."""
+        bench.db.execute(FUNCTIONS)
+        if not only or "approvals decided" in only:
+            self.approvals = Approvals(stack, load, bench, self.upstream, seed)
+            self._parts.append(self.approvals)
+
+    def start(self):
+        for part in self._parts:
+            part.start()
+
+    def stop(self):
+        for part in self._parts:
+            part.stop()
+
+    def check(self, expect):
+        """expect(promise, violations) is called with each result."""
+        for part in self._parts:
+            part.check(expect)
+
+
+class TenantFaults:
+    """The faults of Regime that these tenants cause."""
+
+    def _disturb(self, pause):
+        """Causes, or does not cause, another fault meanwhile. Returns its description."""
+        what = self._choice.choice(["nothing else", "a worker killed", "responders killed", "PostgreSQL killed",
+                                    "commits late"])
+        time.sleep(self._seconds(0, 0.5))
+        if what == "a worker killed":
+            end_quietly(self._stack.responders()[:1])
+        elif what == "responders killed":
+            end_quietly(self._all_responders())
+            self._start_responder()
+        elif what == "PostgreSQL killed":
+            self._restart_killed_postgres(pause)
+        elif what == "commits late":
+            with self._network.doing("commits", self._choice.uniform(0.5, 3)):
+                self._wait(1, 4)
+        return what
+
+    def _approvals_decided(self, pause):
+        with self._fault():
+            with self._world.tenants.approvals.many():
+                note = self._disturb(pause)
+            self._note = ": several at once, " + note
