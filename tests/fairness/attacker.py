@@ -18,13 +18,13 @@ import wire
 UNIQUE = b"%UNIQUE%"
 
 
-async def repeat(plan, requests, first, numbers, counts, ends):
+async def repeat(plan, requests, first, numbers, counts):
     connection = wire.Connection(plan["url"])
     for request in itertools.islice(itertools.cycle(requests), first, None):
         number = b"%08d" % next(numbers)  # as long as the place that it takes
         status, _ = await connection.ask(request.replace(UNIQUE, number))
         counts[status] += 1
-        if time.monotonic() >= ends:
+        if time.monotonic() >= plan["ends"]:
             break
         if status == 0 or status >= 400:
             await asyncio.sleep(plan["pause"])
@@ -34,10 +34,11 @@ async def repeat(plan, requests, first, numbers, counts, ends):
 async def attack(plan):
     requests = [wire.message(plan["url"], **request) for request in plan["requests"]]
     counts, numbers = collections.Counter(), itertools.count()
-    ends = time.monotonic() + plan["seconds"]
-    tasks = [asyncio.ensure_future(repeat(plan, requests, n % len(requests), numbers, counts, ends))
+    plan["ends"] = time.monotonic() + plan["seconds"]
+    tasks = [asyncio.ensure_future(repeat(plan, requests, n % len(requests), numbers, counts))
              for n in range(plan["connections"])]
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    plan["ends"] = 0  # asyncio.wait_for() may lose a cancellation that comes together with an answer
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

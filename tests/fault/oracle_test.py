@@ -12,8 +12,9 @@ for folder in ("e2e", "fairness"):
     sys.path.insert(0, os.path.join(HERE, "..", folder))
 
 import approvals
+import neighbours
 from oracle import COLUMNS, Oracle, Row
-from workload import APPROVAL_REQUIRED, APPROVED, OUTCOME_UNKNOWN, UNKNOWN, Answer, Request
+from workload import APPROVAL_REQUIRED, APPROVED, CREATE_KEY, OUTCOME_UNKNOWN, UNKNOWN, Answer, Request
 
 CALL = {"action": "domain.leadscoring.models.create", "params": {"name": "m"}}
 
@@ -81,6 +82,19 @@ def approved(answers, arrived, passed):
     return approvals.judge(ASKED + answers, arrived, passed, {"a1": "approve", "a2": "reject"})
 
 
+# A neighbour: an attack from 10 to 20 s, and an answer from begin to end.
+def attacked(*answers):
+    return neighbours.judge(answers, [("an attack", 10, 20)])
+
+
+def meanwhile(status, code=None, begin=11, end=12, action=None):
+    one = answer(status, code, {**CALL, "action": action} if action else None)
+    one.started, one.ended = begin, end
+    return one
+
+
+GOOD = meanwhile(200)
+
 # What happened, what the rules return, and whether they must object.
 JUDGED = [
     ("one approved call", approved([DONE], [("r3", "first")], [("r3", "a1")]), False),
@@ -91,6 +105,13 @@ JUDGED = [
     ("the upstream asked twice", approved([DONE], [("r3", "first"), ("r9", "first")], [("r3", "a1")]), True),
     ("the upstream asked after a rejection", approved([], [("r9", "second")], []), True),
     ("a refused call at the upstream", approved([REFUSED], [("r4", "first")], []), True),
+    ("answers during an attack", attacked(GOOD, meanwhile(402, "UPGRADE_REQUIRED")), False),
+    ("a limited key during an attack", attacked(GOOD, meanwhile(429, "RATE_LIMITED", action=CREATE_KEY)), False),
+    ("a 503 of an earlier fault", attacked(GOOD, meanwhile(503, "UNAVAILABLE", 9, 11)), False),
+    ("a 429 during an attack", attacked(GOOD, meanwhile(429, "RATE_LIMITED")), True),
+    ("a 503 during an attack", attacked(GOOD, meanwhile(503, "UNAVAILABLE")), True),
+    ("no answer during an attack", attacked(GOOD, meanwhile(UNKNOWN)), True),
+    ("no success during an attack", attacked(meanwhile(402, "UPGRADE_REQUIRED")), True),
     ("a success that asked nobody", approved([DONE], [], [("r3", "a1")]), True),
 ]
 

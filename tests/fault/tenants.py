@@ -7,12 +7,14 @@ import time
 
 from actions import FUNCTIONS, Upstream
 from approvals import Approvals
+from background import Background
+from neighbours import Neighbour
 from stack import end_quietly
 
 SETTINGS = """actions_dir = %s
 """
 # kind: frequency.
-KINDS = {"approvals decided": 4}
+KINDS = {"approvals decided": 4, "slow neighbour": 4}
 
 
 class Tenants:
@@ -41,13 +43,19 @@ class Tenants:
         if not only or "approvals decided" in only:
             self.approvals = Approvals(stack, load, bench, self.upstream, seed)
             self._parts.append(self.approvals)
+        if not only or "slow neighbour" in only:
+            self.neighbour = Neighbour(stack, load)
+            self._parts.append(self.neighbour)
+
+    def _callers(self):
+        return [part for part in self._parts if isinstance(part, Background)]
 
     def start(self):
-        for part in self._parts:
+        for part in self._callers():
             part.start()
 
     def stop(self):
-        for part in self._parts:
+        for part in self._callers():
             part.stop()
 
     def check(self, expect):
@@ -81,3 +89,12 @@ class TenantFaults:
             with self._world.tenants.approvals.many():
                 note = self._disturb(pause)
             self._note = ": several at once, " + note
+
+    def _slow_neighbour(self, _):
+        neighbour = self._world.tenants.neighbour
+        attack = neighbour.choose(self._choice)
+        neighbour.await_calm()
+        with self._fault():
+            with neighbour.attacking(attack) as counts:
+                self._wait(3, 8)
+            self._note = ": %s, answered %s" % (attack.name, ", ".join(counts))

@@ -426,11 +426,12 @@ class Load:
         for _ in range(free):
             self._shared.hot.append(first.onboard(self._shared.next_agent(), "free"))
 
-    def tenant(self, name):
-        """Creates a paying tenant that the clients do not use."""
+    def tenant(self, name, hidden=False):
+        """Creates a paying tenant that the clients do not use. hidden: others make its calls, and record no answers."""
         account = self._clients[0].onboard("%s-%s" % (self.name, name), "paid")
         self._upgrade(account.id)
-        self._shared.register(account)
+        if not hidden:
+            self._shared.register(account)
         return account
 
     def start(self):
