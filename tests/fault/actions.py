@@ -7,6 +7,8 @@ import attacks
 from workload import APPROVED, QUANTITY_HTTP, QUANTITY_SQL
 
 MAX_QUANTITY = 1000
+BUSY = 0.2  # seconds until an answer, so that a kill finds some that wait for it
+PATIENCE = 30  # seconds for which bad receivers keep a delivery, longer than the program waits
 TIMEOUT = 4500  # ms: less than a reservation lasts here
 
 FUNCTIONS = attacks.FUNCTIONS + """
@@ -23,18 +25,52 @@ class Upstream(attacks.Upstream):
 
     def __init__(self):
         self.approved = []  # (request id, params.name) of each request of APPROVED
-        self._paths = {"/approved": self._approve, "/quantity": self._quantity}
+        self.delivered = []  # (webhook-id, body) of each delivery to /good
+        self._paths = {"/approved": self._approve, "/quantity": self._quantity, "/good": self._good,
+                       "/drip": self._drip, "/endless": self._endless, "/silent": self._silent,
+                       "/refuse": self._refuse}
 
     def serve(self, handler, body):
         self._paths.get(handler.path, super().serve)(handler, body)
 
     def _approve(self, handler, body):
         self.approved.append((handler.headers["X-Request-Id"], json.loads(body)["params"]["name"]))
-        time.sleep(0.2)  # so that a kill finds calls that wait for it
+        time.sleep(BUSY)
         self.reply(handler, b'{"data":{}}')
 
     def _quantity(self, handler, body):
         self.reply(handler, json.dumps({"data": {}, "quantity": json.loads(body)["params"]["n"]}).encode())
+
+    # Receivers of webhooks
+
+    def _good(self, handler, body):
+        self.delivered.append((handler.headers["webhook-id"], body.decode()))
+        time.sleep(BUSY)
+        self.reply(handler, b"")
+
+    def _drip(self, handler, _):
+        """The body comes a byte at a time."""
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(PATIENCE))
+        handler.end_headers()
+        for _ in range(PATIENCE):
+            handler.wfile.write(b"x")
+            time.sleep(1)
+
+    def _endless(self, handler, _):
+        handler.send_response(200)
+        handler.end_headers()
+        handler.close_connection = True
+        for _ in range(PATIENCE * 20):
+            handler.wfile.write(b"x" * 1000)
+            time.sleep(0.05)
+
+    def _silent(self, handler, _):
+        time.sleep(PATIENCE)
+        handler.close_connection = True
+
+    def _refuse(self, handler, _):
+        self.reply(handler, b"", 500)
 
     def write_actions(self, folder):
         attacks.write_actions(folder, self, TIMEOUT)

@@ -13,6 +13,7 @@ for folder in ("e2e", "fairness"):
 
 import approvals
 import neighbours
+import receivers
 from oracle import COLUMNS, Oracle, Row
 from workload import APPROVAL_REQUIRED, APPROVED, CREATE_KEY, OUTCOME_UNKNOWN, UNKNOWN, Answer, Request
 
@@ -95,6 +96,19 @@ def meanwhile(status, code=None, begin=11, end=12, action=None):
 
 GOOD = meanwhile(200)
 
+# Deliveries to a good receiver: one call was done (d1), one was refused.
+def delivered(sent, states, received):
+    answers = [answer(200, None, None, "r1", {"delivery_id": "d1"}), answer(403, "CEILING_EXCEEDED", None, "r2")]
+    return receivers.judge(answers, sent, states, received)
+
+
+def sent_body(request_id, more=""):
+    return '{"data":{"request_id":"%s"}%s}' % (request_id, more)
+
+
+FIRST = ("d1", sent_body("r1"))
+ARRIVED = {"d1": "delivered"}
+
 # What happened, what the rules return, and whether they must object.
 JUDGED = [
     ("one approved call", approved([DONE], [("r3", "first")], [("r3", "a1")]), False),
@@ -105,6 +119,17 @@ JUDGED = [
     ("the upstream asked twice", approved([DONE], [("r3", "first"), ("r9", "first")], [("r3", "a1")]), True),
     ("the upstream asked after a rejection", approved([], [("r9", "second")], []), True),
     ("a refused call at the upstream", approved([REFUSED], [("r4", "first")], []), True),
+    ("a delivery", delivered(["d1"], ARRIVED, [FIRST]), False),
+    ("a delivery twice", delivered(["d1"], ARRIVED, [FIRST, FIRST]), False),
+    ("a delivery that is not kept any more", delivered(["d1"], {}, [FIRST]), False),
+    ("a delivery that did not arrive", delivered(["d1"], ARRIVED, []), True),
+    ("a delivery whose call has no row", delivered([], {}, []), True),
+    ("a delivery that still waits", delivered(["d1"], {"d1": "pending"}, [FIRST]), True),
+    ("a delivery that failed", delivered(["d1"], {"d1": "failed"}, [FIRST]), True),
+    ("a delivery of two calls", delivered(["d1", "d1"], ARRIVED, [FIRST]), True),
+    ("a delivery of no call", delivered(["d1"], ARRIVED, [FIRST, ("d9", sent_body("r9"))]), True),
+    ("a delivery of a refused call", delivered(["d1", "d2"], ARRIVED, [FIRST, ("d2", sent_body("r2"))]), True),
+    ("a delivery that changes", delivered(["d1"], ARRIVED, [FIRST, ("d1", sent_body("r1", ',"n":2'))]), True),
     ("answers during an attack", attacked(GOOD, meanwhile(402, "UPGRADE_REQUIRED")), False),
     ("a limited key during an attack", attacked(GOOD, meanwhile(429, "RATE_LIMITED", action=CREATE_KEY)), False),
     ("a 503 of an earlier fault", attacked(GOOD, meanwhile(503, "UNAVAILABLE", 9, 11)), False),

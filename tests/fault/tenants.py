@@ -9,12 +9,15 @@ from actions import FUNCTIONS, Upstream
 from approvals import Approvals
 from background import Background
 from neighbours import Neighbour
+from receivers import Receivers
 from stack import end_quietly
 
-SETTINGS = """actions_dir = %s
+SETTINGS = """webhook_allow_http = on
+webhook_allow_private = on
+actions_dir = %s
 """
 # kind: frequency.
-KINDS = {"approvals decided": 4, "slow neighbour": 4}
+KINDS = {"approvals decided": 4, "slow neighbour": 4, "slow receivers": 4}
 
 
 class Tenants:
@@ -46,6 +49,10 @@ class Tenants:
         if not only or "slow neighbour" in only:
             self.neighbour = Neighbour(stack, load)
             self._parts.append(self.neighbour)
+
+        if not only or "slow receivers" in only:
+            self.receivers = Receivers(stack, load, bench, self.upstream, seed)
+            self._parts.append(self.receivers)
 
     def _callers(self):
         return [part for part in self._parts if isinstance(part, Background)]
@@ -89,6 +96,13 @@ class TenantFaults:
             with self._world.tenants.approvals.many():
                 note = self._disturb(pause)
             self._note = ": several at once, " + note
+
+    def _slow_receivers(self, pause):
+        with self._fault():
+            with self._world.tenants.receivers.many():
+                note = self._disturb(pause)
+                self._wait(0.5, 3)
+            self._note = ": " + note
 
     def _slow_neighbour(self, _):
         neighbour = self._world.tenants.neighbour
