@@ -14,7 +14,7 @@ import standbys
 from client import Bench
 from durability import FREE_LIMIT, RESERVATION_TTL, SETTINGS, Verdict, knows_setting
 from checks import Failure, check
-from money import Books, Shopper, StackStripe
+from money import Books, Shopper, StackStripe, bill_month, due_months
 from oracle import Oracle, wait_for_journal
 from proxy import Network
 from regime import WOBBLE, Regime, World
@@ -30,9 +30,6 @@ audit_seal_interval = 5
 POSTGRES = {"max_connections": "60", "max_wal_size": "'256MB'", "min_wal_size": "'80MB'", "wal_keep_size": "0",
             "max_slot_wal_keep_size": "'256MB'"}
 DATA_SIZE, WAL_SIZE, JOURNAL_SIZE = "8g", "2g", "64m"
-# The months with calls that have ended.
-ENDED = """select distinct to_char(acp.period(ts), 'YYYY-MM') as month from acp.audit_logs
-    where ts < acp.period_start(acp.period(acp.now())) order by 1"""
 # Short, so that some outcomes stay unknown while other commits are answered in time.
 COMMIT_TIMEOUT = 1500
 
@@ -119,7 +116,7 @@ def settle_clock(regime, world):
     end by that, or have ended by itself."""
     world.offset += datetime.timedelta(seconds=WOBBLE + 600)
     regime.set_clock(world.offset)
-    world.months = [row["month"] for row in world.db.rows(ENDED)]
+    world.months = due_months(world.db)
 
 
 def under_faults(stack, world, load, shopper, regime, seconds):
@@ -145,17 +142,19 @@ def check_all(verdict, stack, bench, load, shopper, regime, world):
     verdict.notes.append(wait_for_journal(stack, 120))
     # A month whose billing was killed shows a difference until its billing is complete.
     for month in world.months:
-        stack.ctl("billing", "run", "--period", month)
+        bill_month(stack, month, world.tenants.repair)
     books = Books(stack, bench, world.stripe, shopper)
     # An obligation to Stripe that is not done is a difference, too.
     books.settle()
-    oracle = Oracle(bench, load, "2000-01-01", FREE_LIMIT, RESERVATION_TTL, regime.broke_schema, world.jumps)
+    oracle = Oracle(bench, load, "2000-01-01", FREE_LIMIT, RESERVATION_TTL,
+                    lambda a: regime.broke_schema(a) or world.tenants.must_fail(a), world.jumps)
     try:
         oracle.check()
         world.tenants.check(books.expect)
         books.customers()
         regime.end_month(1)
-        books.bill(world.months)
+        world.months = due_months(world.db)
+        books.bill(world.months, world.tenants.repair)
         books.balance(world.months)
     except Failure as error:  # a call of the checks themselves was refused
         verdict.violations.append(str(error))

@@ -13,9 +13,10 @@ for folder in ("e2e", "fairness"):
 
 import approvals
 import neighbours
+import quantities
 import receivers
 from oracle import COLUMNS, Oracle, Row
-from workload import APPROVAL_REQUIRED, APPROVED, CREATE_KEY, OUTCOME_UNKNOWN, UNKNOWN, Answer, Request
+from workload import APPROVAL_REQUIRED, APPROVED, CREATE_KEY, OUTCOME_UNKNOWN, QUANTITY_SQL, UNKNOWN, Answer, Request
 
 CALL = {"action": "domain.leadscoring.models.create", "params": {"name": "m"}}
 
@@ -109,6 +110,18 @@ def sent_body(request_id, more=""):
 FIRST = ("d1", sent_body("r1"))
 ARRIVED = {"d1": "delivered"}
 
+# Quantities: a call that reports n and its answer, with the quantity of its row; and an event.
+def reported(n, status, *row):
+    one = answer(status, None, {"action": QUANTITY_SQL, "params": {"n": n}})
+    return quantities.judge([one], {"request": row} if row else {})
+
+
+def event(valid, status, *stored):
+    sent = quantities.Sent({"event_id": "e1", "billing_quantity": 5, "ts": ""}, valid)
+    sent.status = status
+    return quantities.judge_events([sent], stored)
+
+
 # What happened, what the rules return, and whether they must object.
 JUDGED = [
     ("one approved call", approved([DONE], [("r3", "first")], [("r3", "a1")]), False),
@@ -130,6 +143,22 @@ JUDGED = [
     ("a delivery of no call", delivered(["d1"], ARRIVED, [FIRST, ("d9", sent_body("r9"))]), True),
     ("a delivery of a refused call", delivered(["d1", "d2"], ARRIVED, [FIRST, ("d2", sent_body("r2"))]), True),
     ("a delivery that changes", delivered(["d1"], ARRIVED, [FIRST, ("d1", sent_body("r1", ',"n":2'))]), True),
+    ("a quantity of 0", reported(0, 200, 0, True), False),
+    ("the largest quantity", reported(quantities.MAX_QUANTITY, 200, quantities.MAX_QUANTITY, True), False),
+    ("an absurd quantity, refused", reported(2 ** 53 - 1, 500, 1, False), False),
+    ("an absurd quantity, answered with success", reported(quantities.MAX_QUANTITY + 1, 200, 1, True), True),
+    ("an absurd quantity, charged", reported(-1, 500, -1, True), True),
+    ("a good quantity, refused", reported(1, 500), True),
+    ("another quantity charged than was reported", reported(7, 200, 8, True), True),
+    ("a good event", event(True, 202, ("e1", 5)), False),
+    ("an absurd event, refused", event(False, 400), False),
+    ("an absurd event, accepted", event(False, 202, ("e1", 5)), True),
+    ("an absurd event, refused and stored", event(False, 400, ("e1", 5)), True),
+    ("a good event, refused", event(True, 400), True),
+    ("a good event, lost", event(True, 202), True),
+    ("a good event, stored twice", event(True, 202, ("e1", 5), ("e1", 5)), True),
+    ("an event with another quantity", event(True, 202, ("e1", 6)), True),
+    ("an event of nobody", event(True, 202, ("e1", 5), ("e9", 5)), True),
     ("answers during an attack", attacked(GOOD, meanwhile(402, "UPGRADE_REQUIRED")), False),
     ("a limited key during an attack", attacked(GOOD, meanwhile(429, "RATE_LIMITED", action=CREATE_KEY)), False),
     ("a 503 of an earlier fault", attacked(GOOD, meanwhile(503, "UNAVAILABLE", 9, 11)), False),

@@ -12,7 +12,7 @@ from collections import Counter
 from connections import Hoard
 from faults import Injector
 from checks import Failure, until
-from money import kill_billing
+from money import due_months, kill_billing
 import tenants
 from stack import children, end_quietly, is_running
 
@@ -481,11 +481,12 @@ class Regime(tenants.TenantFaults, Injector):
         """Bills the oldest month not known to be billed. The run may end before it is killed."""
         world = self._world
         with self._fault():
-            month = next((month for month in world.months if month not in world.billed), None)
-            if month is None:
+            if set(due_months(self._db)) <= world.billed:
                 self.end_month(1)
-                month = world.months[-1]
+            month = next(month for month in due_months(self._db) if month not in world.billed)
             how = kill_billing(self._stack, month, self._choice.choice([0.05, 0.1, 0.3, 1, 30]))
         if how == "exit 0":
             world.billed.add(month)
+        elif how != "killed":
+            how += ", repaired" if world.tenants.repair() else ""
         self._note = ": %s, %s" % (month, how)

@@ -9,6 +9,7 @@ from actions import FUNCTIONS, Upstream
 from approvals import Approvals
 from background import Background
 from neighbours import Neighbour
+from quantities import Quantities, is_absurd
 from receivers import Receivers
 from stack import end_quietly
 
@@ -17,7 +18,8 @@ webhook_allow_private = on
 actions_dir = %s
 """
 # kind: frequency.
-KINDS = {"approvals decided": 4, "slow neighbour": 4, "slow receivers": 4}
+KINDS = {"approvals decided": 4, "slow neighbour": 4, "slow receivers": 4,
+         "absurd quantities": 4}
 
 
 class Tenants:
@@ -31,6 +33,7 @@ class Tenants:
             self.upstream.write_actions(self._folder)
             self._cleaning = cleaning.pop_all()
         self._parts = []
+        self.quantities = None
         return self
 
     def __exit__(self, *_):
@@ -53,6 +56,17 @@ class Tenants:
         if not only or "slow receivers" in only:
             self.receivers = Receivers(stack, load, bench, self.upstream, seed)
             self._parts.append(self.receivers)
+
+        if not only or "absurd quantities" in only:
+            self.quantities = Quantities(stack, load, bench, seed)
+            self._parts.append(self.quantities)
+
+    def must_fail(self, answer):
+        return is_absurd(answer.request)
+
+    def repair(self):
+        """Repairs a month that cannot be billed. Returns whether there was anything to repair."""
+        return self.quantities is not None and self.quantities.repair()
 
     def _callers(self):
         return [part for part in self._parts if isinstance(part, Background)]
@@ -102,6 +116,12 @@ class TenantFaults:
             with self._world.tenants.receivers.many():
                 note = self._disturb(pause)
                 self._wait(0.5, 3)
+            self._note = ": " + note
+
+    def _absurd_quantities(self, pause):
+        with self._fault():
+            with self._world.tenants.quantities.many():
+                note = self._disturb(pause)
             self._note = ": " + note
 
     def _slow_neighbour(self, _):
