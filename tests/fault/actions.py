@@ -24,8 +24,8 @@ class Upstream(attacks.Upstream):
     """Also notes what reaches it. A context manager."""
 
     def __init__(self):
-        self.approved = []  # (request id, params.name) of each request of APPROVED
-        self.delivered = []  # (webhook-id, body) of each delivery to /good
+        self.approved = []  # (request id, params.name, moment) of each request of APPROVED
+        self.delivered = []  # (webhook-id, body, moment) of each delivery to /good
         self._paths = {"/approved": self._approve, "/quantity": self._quantity, "/good": self._good,
                        "/drip": self._drip, "/endless": self._endless, "/silent": self._silent,
                        "/refuse": self._refuse}
@@ -34,7 +34,8 @@ class Upstream(attacks.Upstream):
         self._paths.get(handler.path, super().serve)(handler, body)
 
     def _approve(self, handler, body):
-        self.approved.append((handler.headers["X-Request-Id"], json.loads(body)["params"]["name"]))
+        self.approved.append((handler.headers["X-Request-Id"], json.loads(body)["params"]["name"],
+                              time.monotonic()))
         time.sleep(BUSY)
         self.reply(handler, b'{"data":{}}')
 
@@ -44,7 +45,7 @@ class Upstream(attacks.Upstream):
     # Receivers of webhooks
 
     def _good(self, handler, body):
-        self.delivered.append((handler.headers["webhook-id"], body.decode()))
+        self.delivered.append((handler.headers["webhook-id"], body.decode(), time.monotonic()))
         time.sleep(BUSY)
         self.reply(handler, b"")
 

@@ -111,19 +111,23 @@ class Approvals(Background):
         answers = [a for a in self._load.answers() if a.request.account is self._account]
         passed = [(request, approval or None) for request, approval in table(
             self._db, ROWS % (self._account.id, APPROVED, CREATE))]
-        for name, wrong in judge(answers, self._upstream.approved, passed, self._decided).items():
+        arrived = [(request, name) for request, name, moment in self._upstream.approved
+                   if not any(loss.may_take(moment) for loss in self._load.losses)]
+        given = [(a.data, a.request.name) for a in self._load.all_answers() if a.code == APPROVAL_REQUIRED]
+        for name, wrong in judge(answers, arrived, passed, self._decided, given).items():
             expect(name, wrong)
 
 
-def judge(answers, arrived, passed, decided):
+def judge(answers, arrived, passed, decided, named):
     """answers: to the calls. arrived: (request id, name) of what reached the upstream. passed: (request id, approval) of
-    the rows of successes. decided: approval -> word of the operator. Returns promise -> violations."""
+    the rows of successes. decided: approval -> word of the operator. named: (approval, name) of all answers that asked
+    for one. Returns promise -> violations. What a restore took back may be in decided and named only."""
     asked = Counter(request for request, _ in arrived)
     approved = {approval for approval, word in decided.items() if word == "approve"}
     given = defaultdict(set)  # name -> approvals that the operator gave
-    for answer in answers:
-        if answer.code == APPROVAL_REQUIRED and answer.data in approved:
-            given[answer.request.name].add(answer.data)
+    for approval, name in named:
+        if approval in approved:
+            given[name].add(approval)
     names = Counter(name for _, name in arrived)
     uses = Counter(approval for _, approval in passed)
     return {

@@ -14,7 +14,7 @@ from database import Database, clean_environment
 from faults import Injector
 from checks import check
 from oracle import Oracle, wait_for_journal
-from workload import UNKNOWN, Load
+from workload import UNKNOWN, Load, pay
 
 RESERVATION_TTL = 5
 FREE_LIMIT = 100
@@ -118,8 +118,7 @@ def run(stack, settings, seed, seconds, clients, gaps=(1, 5), journal_seconds=60
     bench = Bench(stack)
     load = Load(stack.url, clients, seed, "fault-%s" % uuid.uuid4().hex[:8])
     since = bench.db.value("select acp.now() as now")
-    load.onboard(4, 3, lambda tenant: stack.ctl("tenant", "update", tenant, "--tier", "paid", "--payment-method",
-                                                "active"))
+    load.onboard(4, 3, pay(stack))
     injector = Injector(stack, seed, gaps)
     start = time.monotonic()
     load.start()

@@ -14,10 +14,11 @@ import standbys
 from client import Bench
 from durability import FREE_LIMIT, RESERVATION_TTL, SETTINGS, Verdict, knows_setting
 from checks import Failure, check
-from money import Books, Shopper, StackStripe, bill_month, due_months
+from money import Books, Shopper, StackStripe, bill_month, buy, due_months
 from oracle import Oracle, wait_for_journal
 from proxy import Network
 from regime import WOBBLE, Regime, World
+from restores import Restores
 from tenants import Tenants
 from workload import Load
 
@@ -151,6 +152,7 @@ def check_all(verdict, stack, bench, load, shopper, regime, world):
     try:
         oracle.check()
         world.tenants.check(books.expect)
+        world.restores.check(books.expect)
         books.customers()
         regime.end_month(1)
         world.months = due_months(world.db)
@@ -173,11 +175,11 @@ def run(stack, seed, seconds, clients, gaps, pace, thinks, only=None, limit=None
         world = World(stack, bench, load, network, stripe, settings)
         world.disks, world.missing = found, missing
         world.standby = standby_of(stack, bench, cleaning, missing, only)
-        load.onboard(4, 3, lambda tenant: stack.ctl("tenant", "update", tenant, "--tier", "paid", "--payment-method",
-                                                    "active"))
+        load.onboard(4, 3, lambda account: buy(stack, bench.db, stripe, account))
         world.tenants = tenants
         tenants.set_up(stack, bench, load, seed, only)
         shopper = Shopper(stack, load, bench, stripe, seed)
+        world.restores = Restores(world, shopper)
         regime = Regime(world, seed, gaps, pace, only, limit)
         for kind, reason in regime.skipped.items():
             print("skip %s: %s" % (kind, reason))

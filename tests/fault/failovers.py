@@ -9,7 +9,7 @@ from cluster import Cluster
 from durability import FREE_LIMIT, RESERVATION_TTL, SETTINGS, Verdict
 from checks import Failure, check, until
 from oracle import Oracle, wait_for_journal
-from workload import Load
+from workload import Load, pay
 
 KINDS = ["killed", "vanished"]
 RECOVERY = 30  # seconds after the promotion in which a call must succeed again
@@ -48,8 +48,7 @@ def run(stack, seed, failovers, clients, gaps=(2, 5), pauses=(0, 2), silence=(2,
         bench = Bench(stack)
         load = Load(stack.url, clients, seed, "failover-%s" % uuid.uuid4().hex[:8])
         since = bench.db.value("select acp.now() as now")
-        load.onboard(4, 3, lambda tenant: stack.ctl("tenant", "update", tenant, "--tier", "paid", "--payment-method",
-                                                    "active"))
+        load.onboard(4, 3, pay(stack))
         responders = sorted(stack.responders())
         start = time.monotonic()
         load.start()

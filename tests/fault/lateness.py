@@ -15,7 +15,7 @@ from durability import knows_setting
 from checks import until
 from oracle import COLUMNS, SHOWN_OF_KEY, UNAVAILABLE, Row, is_missing, table, wait_for_journal
 from proxy import Network
-from workload import CREATE_KEY, OUTCOME_UNKNOWN, UNKNOWN, VERSION, Load, Request
+from workload import CREATE_KEY, OUTCOME_UNKNOWN, UNKNOWN, VERSION, Load, Request, pay
 
 CASES = ["models.create", "iam.keys.create", "onboarding"]
 TIMEOUT, COMMIT_TIMEOUT = 300, 1500  # ms
@@ -224,8 +224,7 @@ def site(stack):
 
 def made_calls(stack, load, seed, times, clients, choice):
     """Runs each case the given number of times, in rounds of one call per client. Each client has its own tenant."""
-    load.onboard(clients, 0, lambda tenant: stack.ctl("tenant", "update", tenant, "--tier", "paid", "--payment-method",
-                                                      "active"))
+    load.onboard(clients, 0, pay(stack))
     callers = [(load.stand_by(stack.url, "%s/%d" % (seed, number)), account)
                for number, account in enumerate(load.accounts())]
     cases = CASES * times

@@ -4,9 +4,11 @@ import json
 import os
 import random
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 
 from background import Background
 from client import SCORE, SCORE_PARAMS
@@ -38,18 +40,38 @@ class StackStripe(StandIn):
             return int(file.read().split()[0])
 
 
+def save_card(stack, stripe, account):
+    """Asks for the link, and saves a card there as a person does."""
+    request = urllib.request.Request(stack.url + CHECKOUT, b"", {"X-API-Key": account.key}, method="POST")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        page = json.load(answer)["checkout_url"]
+    stripe.complete(page)
+
+
+def tier(db, account):
+    return db.value("select acp.effective_tier(tier, payment_method_status) as tier from acp.tenants "
+                    "where tenant_id = :'id'", id=account.id)
+
+
+def buy(stack, db, stripe, account):
+    """Makes a tenant a paying one whose invoices can be charged: otherwise it is past due after its first one."""
+    save_card(stack, stripe, account)
+    until(30, "the tenant is paying", lambda: tier(db, account) == "paid", 0.1)
+
+
 class Shopper(Background):
     """Makes one agent after another a customer: it onboards, makes a few calls and asks for the link; then a person
     saves a card. From then on it is a paying tenant of the load."""
 
     def __init__(self, stack, load, bench, stripe, seed):
         super().__init__()
-        self._url = stack.url
+        self._stack = stack
         self._load, self._db, self._stripe = load, bench.db, stripe
         self._client = load.stand_by(stack.url, "%s/shopper" % seed)
         self._choice = random.Random("%s/shopper" % seed)
         self.with_card = []  # accounts with a saved card: they must be paying tenants at the end
         self._waiting = []  # those not yet seen as paying
+        self.pressing = threading.Lock()  # held while a person is at the page: a restore waits for that
 
     def _work(self):
         number = 0
@@ -63,7 +85,7 @@ class Shopper(Background):
         account = self._client.onboard(agent_id, "free", self._stopping)
         for _ in range(self._choice.randint(0, 3) if account else 0):
             self._client.send(Request("score, shopper", {"action": SCORE, "params": SCORE_PARAMS}, account))
-        while account and not self._stopping.wait(0.2):
+        while account and not self._load.is_lost(account) and not self._stopping.wait(0.2):
             if self._save_card(account):
                 self.with_card.append(account)
                 self._waiting.append(account)
@@ -71,11 +93,9 @@ class Shopper(Background):
 
     def _save_card(self, account):
         """True once the person has pressed the button. Earlier steps may fail in any way."""
-        request = urllib.request.Request(self._url + CHECKOUT, b"", {"X-API-Key": account.key}, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                page = json.load(answer)["checkout_url"]
-            self._stripe.complete(page)
+            with self.pressing:
+                save_card(self._stack, self._stripe, account)
             return True
         except (OSError, ValueError, Failure):
             return False
@@ -84,18 +104,14 @@ class Shopper(Background):
         """Adds accounts that are now paying to the load."""
         try:
             for account in list(self._waiting):
-                if self.tier(account) == "paid":
+                if tier(self._db, account) == "paid":
                     self._waiting.remove(account)
                     # A call that begins 100 ms later is a paid call.
                     time.sleep(0.2)
                     self._load.add_paid(Account(account.agent_id, {"tenant_uuid": account.id, "api_key": account.key},
-                                                "paid"))
+                                                "paid", account.made))
         except Failure:  # the database is away
             pass
-
-    def tier(self, account):
-        return self._db.value("select acp.effective_tier(tier, payment_method_status) as tier from acp.tenants "
-                              "where tenant_id = :'id'", id=account.id)
 
 
 # Months with calls that have ended, except those that are billed with a later one.
@@ -129,6 +145,12 @@ def bill_month(stack, month, repair):
     if done.returncode and repair():
         done = stack.program("acpctl", "billing", "run", "--period", month)
     check(done.returncode == 0, "acpctl billing run --period %s: exit %d: %s" % (month, done.returncode, done.stderr))
+
+
+def twice(invoices):
+    """The months of which Stripe has two invoices."""
+    held = Counter((i["metadata"]["tenant_uuid"], i["metadata"]["period"]) for i in invoices)
+    return ["tenant %s, %s: %d" % (*pair, number) for pair, number in held.items() if number > 1]
 
 
 class Books:
@@ -183,11 +205,13 @@ class Books:
     def customers(self):
         with_card = self._shopper.with_card
         self.expect("every tenant with a saved card is paying (%d)" % len(with_card), [
-            "tenant %s" % account.id for account in with_card if self._shopper.tier(account) != "paid"])
+            "tenant %s" % account.id for account in with_card if tier(self._db, account) != "paid"])
         count = {}
         for customer in self._stripe.all("/v1/customers"):
             tenant = customer["metadata"].get("tenant_uuid")
             count[tenant] = count.get(tenant, 0) + 1
+        invoices = self._stripe.all("/v1/invoices")
+        self.expect("Stripe has each month of a tenant once (%d)" % len(invoices), twice(invoices))
         self.expect("no tenant has two customers at Stripe (%d)" % len(count), [
             "tenant %s: %d" % pair for pair in count.items() if pair[1] > 1])
 

@@ -83,7 +83,8 @@ class Oracle:
         self._may_fail = may_fail
         self._jumps = jumps
         self._answers = load.answers()
-        self._accounts = load.accounts()
+        self._all_accounts = load.accounts()
+        self._accounts = [account for account in self._all_accounts if not load.is_lost(account)]
         self.violations = []
         self.notes = []
 
@@ -124,7 +125,7 @@ class Oracle:
         self._rows = defaultdict(list)
         for row in rows:
             self._rows[row.request_id].append(row)
-        ours = {account.id for account in self._accounts}
+        ours = {account.id for account in self._all_accounts}
         self._own = [row for row in rows if row.tenant_id in ours]
         self._effects = effects_of(self._own, self._jumps)
         self._rows_of_keys = defaultdict(list)

@@ -12,9 +12,12 @@ for folder in ("e2e", "fairness"):
     sys.path.insert(0, os.path.join(HERE, "..", folder))
 
 import approvals
+import money
 import neighbours
 import quantities
 import receivers
+import restores
+from losses import Loss, remaining
 from oracle import COLUMNS, Oracle, Row
 from workload import APPROVAL_REQUIRED, APPROVED, CREATE_KEY, OUTCOME_UNKNOWN, QUANTITY_SQL, UNKNOWN, Answer, Request
 
@@ -34,6 +37,9 @@ class Load:
 
     def accounts(self):
         return []
+
+    def is_lost(self, _):
+        return False
 
 
 def answer(status, code, body=None, request_id="request", data=None):
@@ -81,7 +87,8 @@ REFUSED = answer(503, "UNAVAILABLE", BODY, "r4")
 
 
 def approved(answers, arrived, passed):
-    return approvals.judge(ASKED + answers, arrived, passed, {"a1": "approve", "a2": "reject"})
+    return approvals.judge(ASKED + answers, arrived, passed, {"a1": "approve", "a2": "reject"},
+                           [("a1", "first"), ("a2", "second")])
 
 
 # A neighbour: an attack from 10 to 20 s, and an answer from begin to end.
@@ -100,7 +107,7 @@ GOOD = meanwhile(200)
 # Deliveries to a good receiver: one call was done (d1), one was refused.
 def delivered(sent, states, received):
     answers = [answer(200, None, None, "r1", {"delivery_id": "d1"}), answer(403, "CEILING_EXCEEDED", None, "r2")]
-    return receivers.judge(answers, sent, states, received)
+    return receivers.judge(answers, sent, states, received, set())
 
 
 def sent_body(request_id, more=""):
@@ -120,6 +127,21 @@ def event(valid, status, *stored):
     sent = quantities.Sent({"event_id": "e1", "billing_quantity": 5, "ts": ""}, valid)
     sent.status = status
     return quantities.judge_events([sent], stored)
+
+
+# A restore of a backup that was taken from 10 to 12 s; the program was started again at 20 s. An answer from begin to end,
+# and the rows of its request.
+def restored(begin, end, *rows):
+    one, losses = meanwhile(200, None, begin, end), [Loss(10, 12, 20)]
+    oracle = Oracle(None, Load(remaining([one], losses)), None, 100, 10)
+    oracle._rows = defaultdict(list, {"request": list(rows)})
+    oracle._rows_of_answers()
+    kept = restores.judge([one], losses, {"request"} if rows else set())
+    return {"rows": oracle.violations, **kept}
+
+
+def held(*months):
+    return {"invoices": money.twice([{"metadata": {"tenant_uuid": "t", "period": month}} for month in months])}
 
 
 # What happened, what the rules return, and whether they must object.
@@ -159,6 +181,14 @@ JUDGED = [
     ("a good event, stored twice", event(True, 202, ("e1", 5), ("e1", 5)), True),
     ("an event with another quantity", event(True, 202, ("e1", 6)), True),
     ("an event of nobody", event(True, 202, ("e1", 5), ("e9", 5)), True),
+    ("an answer after the backup, lost", restored(13, 14), False),
+    ("an answer during the backup, lost", restored(9, 11), False),
+    ("an answer during the start, lost", restored(19, 21), False),
+    ("an answer before the backup, lost", restored(8, 9), True),
+    ("an answer after the restore, lost", restored(21, 22), True),
+    ("an answer after the backup, not lost", restored(13, 14, row("success")), True),
+    ("an invoice of each month", held("2026-10", "2026-11"), False),
+    ("two invoices of a month", held("2026-10", "2026-10"), True),
     ("answers during an attack", attacked(GOOD, meanwhile(402, "UPGRADE_REQUIRED")), False),
     ("a limited key during an attack", attacked(GOOD, meanwhile(429, "RATE_LIMITED", action=CREATE_KEY)), False),
     ("a 503 of an earlier fault", attacked(GOOD, meanwhile(503, "UNAVAILABLE", 9, 11)), False),

@@ -79,16 +79,20 @@ class Receivers(Background):
             until(ARRIVING, "nothing waits", lambda: "pending" not in self._states().values(), 0.5)
         answers = [a for a in self._load.answers() if a.request.action == TEST and a.request.account.id == self._tenant]
         sent = [row[0] for row in table(self._db, SENT % (self._tenant, TEST))]
-        for name, wrong in judge(answers, sent, self._states(), self._upstream.delivered).items():
+        lost = {delivery for delivery, _, moment in self._upstream.delivered
+                if any(loss.may_take(moment) for loss in self._load.losses)}
+        received = [(delivery, body) for delivery, body, _ in self._upstream.delivered]
+        for name, wrong in judge(answers, sent, self._states(), received, lost).items():
             expect(name, wrong)
 
     def _states(self):
         return dict(table(self._db, DELIVERIES % self._tenant))
 
 
-def judge(answers, sent, states, received):
+def judge(answers, sent, states, received, lost):
     """answers: to the calls that cause deliveries. sent: ids of deliveries, from the rows of these calls. states: those
-    of the deliveries that are still kept. received: (id, body). Returns promise -> violations."""
+    of the deliveries that are still kept. received: (id, body). lost: those of them that a restore may have taken back.
+    Returns promise -> violations."""
     bodies = defaultdict(set)
     for delivery, body in received:
         bodies[delivery].add(body)
@@ -103,7 +107,7 @@ def judge(answers, sent, states, received):
             "%s: %d rows" % (delivery, count) for delivery, count in Counter(sent).items() if count > 1] + [
                 "%s: %s" % pair for pair in states.items() if pair[1] != "delivered"],
         "nothing else was delivered": [
-            delivery for delivery, texts in bodies.items()
-            if delivery not in sent or any(json.loads(text)["data"]["request_id"] in refused for text in texts)],
+            delivery for delivery, texts in bodies.items() if delivery not in lost and (
+                delivery not in sent or any(json.loads(text)["data"]["request_id"] in refused for text in texts))],
         "a delivery is the same each time": [
             "%s: %s" % (delivery, texts) for delivery, texts in bodies.items() if len(texts) > 1]}

@@ -13,6 +13,7 @@ from connections import Hoard
 from faults import Injector
 from checks import Failure, until
 from money import due_months, kill_billing
+import restores
 import tenants
 from stack import children, end_quietly, is_running
 
@@ -35,7 +36,7 @@ KINDS = {
     "Stripe refuses": 3, "Stripe slow": 2, "Stripe loses replies": 3, "Stripe stopped": 2,
     "webhooks held and doubled": 2,
     "clock wrong": 4, "month ends": 2, "partitions missing": 2, "partition detached": 2, "billing killed": 4,
-    **tenants.KINDS}
+    **tenants.KINDS, **restores.KINDS}
 # Requirements of kinds that are not available everywhere.
 NEEDS = {"disk full": "data", "disk full, no WAL": "data", "journal full": "journal", "disk frozen": "wal",
          "standby stopped": "standby"}
@@ -48,7 +49,7 @@ class World:
         self.stack, self.db, self.load = stack, bench.db, load
         self.network, self.stripe, self.settings = network, stripe, settings
         self.disks = {}  # "data", "wal" and "journal", where they can be mounted
-        self.standby = self.tenants = None
+        self.standby = self.tenants = self.restores = None
         self.missing = {}  # unavailable entries of NEEDS: reason
         self.months = []  # ended months, YYYY-MM
         self.billed = set()
@@ -56,7 +57,7 @@ class World:
         self.offset = datetime.timedelta(0)
 
 
-class Regime(tenants.TenantFaults, Injector):
+class Regime(tenants.TenantFaults, restores.RestoreFaults, Injector):
     def __init__(self, world, seed, gaps, pace=1.0, only=None, limit=None, say=print):
         super().__init__(world.stack, seed, gaps)
         self._world = world
@@ -477,16 +478,20 @@ class Regime(tenants.TenantFaults, Injector):
 
     # Money ------------------------------------------------------------------------------------------------------------
 
-    def _billing_killed(self, _):
-        """Bills the oldest month not known to be billed. The run may end before it is killed."""
+    def _bill(self):
+        """Bills the oldest month not known to be billed. The run may end before it is killed. Returns what happened."""
         world = self._world
-        with self._fault():
-            if set(due_months(self._db)) <= world.billed:
-                self.end_month(1)
-            month = next(month for month in due_months(self._db) if month not in world.billed)
-            how = kill_billing(self._stack, month, self._choice.choice([0.05, 0.1, 0.3, 1, 30]))
+        if set(due_months(self._db)) <= world.billed:
+            self.end_month(1)
+        month = next(month for month in due_months(self._db) if month not in world.billed)
+        how = kill_billing(self._stack, month, self._choice.choice([0.05, 0.1, 0.3, 1, 30]))
         if how == "exit 0":
             world.billed.add(month)
         elif how != "killed":
             how += ", repaired" if world.tenants.repair() else ""
-        self._note = ": %s, %s" % (month, how)
+        return "%s, %s" % (month, how)
+
+    def _billing_killed(self, _):
+        with self._fault():
+            note = self._bill()
+            self._note = ": " + note

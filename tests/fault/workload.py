@@ -12,6 +12,7 @@ from collections import defaultdict, deque
 
 from client import CREATE, MANAGE, ONBOARD, SCORE, SCORE_PARAMS
 from checks import check
+from losses import remaining
 
 LIST = "domain.leadscoring.models.list"
 VERSION = "meta.version"
@@ -32,8 +33,9 @@ PATIENCE = 40  # seconds for which a client repeats a call with unknown outcome
 class Account:
     """A tenant and its key."""
 
-    def __init__(self, agent_id, reply, tier):
+    def __init__(self, agent_id, reply, tier, made=None):
         self.agent_id = agent_id
+        self.made = made or time.monotonic()
         self.id = reply["tenant_uuid"]
         self.key = reply["api_key"]
         self.tier = tier
@@ -133,12 +135,23 @@ class Shared:
         self.lock = threading.Lock()
         self.keyed = []  # requests with an idempotency key
         self.onboarded = 0
+        self.losses = []  # by restores of the database
         self.stopping = threading.Event()
 
     def free(self, choice):
         with self.lock:
-            crowd = self.cold if self.cold and choice.random() < 0.05 else self.hot
-            return choice.choice(crowd)
+            crowd = self.cold if choice.random() < 0.05 else []
+            return choice.choice(self._left(crowd) or self._left(self.hot))
+
+    def any_paid(self, choice):
+        with self.lock:
+            return choice.choice(self._left(self.paid))
+
+    def _left(self, accounts):
+        return [account for account in accounts if not self.is_lost(account)]
+
+    def is_lost(self, account):
+        return any(loss.may_take(account.made) for loss in self.losses)
 
     def refuse(self, account):
         """Counts a 402. True for the one client that must onboard a successor."""
@@ -177,6 +190,10 @@ class Shared:
         with self.lock:
             return self.paid + self.hot + self.cold + self.idle
 
+    def add_hot(self, accounts):
+        with self.lock:
+            self.hot += accounts
+
     def remember(self, request):
         with self.lock:
             self.keyed.append(request)
@@ -202,7 +219,7 @@ class Client:
     # The mix ----------------------------------------------------------------------------------------------------------
 
     def _any(self):
-        return self._choice.choice(self._shared.paid)
+        return self._shared.any_paid(self._choice)
 
     def _tenant(self):
         return self._any() if self._choice.random() < 0.6 else self._shared.free(self._choice)
@@ -407,6 +424,11 @@ class Client:
         return None
 
 
+def pay(stack):
+    """Returns what makes a tenant a paying one, without Stripe."""
+    return lambda account: stack.ctl("tenant", "update", account.id, "--tier", "paid", "--payment-method", "active")
+
+
 class Load:
     """Runs the given number of clients until stop(), and keeps their answers. thinks: longest pause between two calls,
     in seconds."""
@@ -417,11 +439,11 @@ class Load:
         self._threads = [threading.Thread(target=client.run, daemon=True) for client in self._clients]
 
     def onboard(self, paid, free, upgrade):
-        """Creates the initial tenants. upgrade(id) makes a tenant a paying one."""
+        """Creates the initial tenants. upgrade(account) makes a tenant a paying one."""
         first, self._upgrade = self._clients[0], upgrade
         for number in range(paid):
             account = first.onboard("%s-paid-%d" % (self._shared.name, number), "paid")
-            upgrade(account.id)
+            upgrade(account)
             self._shared.paid.append(account)
         for _ in range(free):
             self._shared.hot.append(first.onboard(self._shared.next_agent(), "free"))
@@ -429,7 +451,7 @@ class Load:
     def tenant(self, name, hidden=False):
         """Creates a paying tenant that the clients do not use. hidden: others make its calls, and record no answers."""
         account = self._clients[0].onboard("%s-%s" % (self.name, name), "paid")
-        self._upgrade(account.id)
+        self._upgrade(account)
         if not hidden:
             self._shared.register(account)
         return account
@@ -472,5 +494,21 @@ class Load:
                     break
                 yield client.answers[number]
 
-    def answers(self):
+    def all_answers(self):
         return sorted((answer for client in self._clients for answer in client.answers), key=lambda a: a.started)
+
+    def answers(self):
+        """Those that a restore of the database did not take back."""
+        return remaining(self.all_answers(), self._shared.losses)
+
+    @property
+    def losses(self):
+        return self._shared.losses
+
+    def is_lost(self, account):
+        """True if the account may be gone since a restore."""
+        return self._shared.is_lost(account)
+
+    def spare(self, client, count):
+        """Free tenants that take the place of those that a restore will take back."""
+        self._shared.add_hot([client.onboard(self._shared.next_agent(), "free") for _ in range(count)])
