@@ -119,9 +119,9 @@ class Approvals(Background):
 
 
 def judge(answers, arrived, passed, decided, named):
-    """answers: to the calls. arrived: (request id, name) of what reached the upstream. passed: (request id, approval) of
-    the rows of successes. decided: approval -> word of the operator. named: (approval, name) of all answers that asked
-    for one. Returns promise -> violations. What a restore took back may be in decided and named only."""
+    """answers: to the calls. arrived: (request id, name) of what reached the upstream. passed: (request id, approval)
+    of the rows of successes. decided: approval -> word of the operator. named: (approval, name) of all answers that
+    asked for one. Returns promise -> violations. What a restore took back may be in decided and named only."""
     asked = Counter(request for request, _ in arrived)
     approved = {approval for approval, word in decided.items() if word == "approve"}
     given = defaultdict(set)  # name -> approvals that the operator gave

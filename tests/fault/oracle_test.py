@@ -129,8 +129,8 @@ def event(valid, status, *stored):
     return quantities.judge_events([sent], stored)
 
 
-# A restore of a backup that was taken from 10 to 12 s; the program was started again at 20 s. An answer from begin to end,
-# and the rows of its request.
+# A backup was taken from 10 to 12 s, and the program started again at 20 s. An answer from begin to end, and
+# the rows of its request.
 def restored(begin, end, *rows):
     one, losses = meanwhile(200, None, begin, end), [Loss(10, 12, 20)]
     oracle = Oracle(None, Load(remaining([one], losses)), None, 100, 10)

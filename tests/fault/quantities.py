@@ -28,7 +28,8 @@ EVENTS = [(0, 0, True), (7, -40 * DAY, True), (3, -399 * DAY, True), (MOST, 0, T
           (MOST + 1, 0, False), (2 ** 53 - 1, 0, False), (-1, 0, False), (1, 20 * 60, False), (1, -401 * DAY, False),
           (1, 366 * DAY, False)]
 MOMENTS = ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2026-02-30T00:00:00Z"]
-ROWS = "select request_id, billing_quantity, billable from acp.audit_logs where tenant_id = '%s' and action in ('%s', '%s')"
+ROWS = """select request_id, billing_quantity, billable from acp.audit_logs
+    where tenant_id = '%s' and action in ('%s', '%s')"""
 STORED = "select event_id, billing_quantity from acp.audit_logs where tenant_id = '%s' and integration = 'e2e-kernel'"
 ENORMOUS = STORED + " and action = '%s' and billing_quantity = %d"
 

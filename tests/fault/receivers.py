@@ -1,4 +1,4 @@
-"""Webhooks: the receivers of one tenant answer late, a byte at a time, without an end or not at all, and those of another
+"""Webhooks: the receivers of one tenant answer late, a byte at a time, without an end or not at all; that of another
 tenant must get every delivery meanwhile."""
 
 import concurrent.futures

@@ -85,7 +85,8 @@ class Restores:
     # Stripe ---------------------------------------------------------------------------------------------------------
 
     def _held(self):
-        return {(i["metadata"]["tenant_uuid"], i["metadata"]["period"]): i["id"] for i in self._stripe.all("/v1/invoices")}
+        return {(i["metadata"]["tenant_uuid"], i["metadata"]["period"]): i["id"]
+                for i in self._stripe.all("/v1/invoices")}
 
     def _note_unknown(self, held):
         known = {(row["tenant_id"], row["month"]) for row in self._db.rows(

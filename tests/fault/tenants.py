@@ -1,4 +1,4 @@
-"""The tenants that have a part of their own in a run, beside the load: what they need, and the faults that they cause."""
+"""The tenants that have a part of their own in a run, beside the load: what they need, and the faults they cause."""
 
 import contextlib
 import os
