@@ -403,6 +403,10 @@ static int start_threads(struct worker *worker, pthread_t *threads, int count)
 	return started;
 }
 
+/* Seconds after the last request in which running deliveries and executions may end. Receivers that are slow must not
+ * delay the start of the next process; what is cut off is repeated when its lease ends. */
+enum { DELIVERIES_S = 3 };
+
 /* Lets running requests finish, for at most shutdown_timeout seconds. Requests that are cut off still use their memory,
  * so nothing can be released, and the process exits here. */
 static void stop_all(struct worker *worker, struct acp_delivery_worker *deliveries, pthread_t *threads, int count)
@@ -424,11 +428,13 @@ static void stop_all(struct worker *worker, struct acp_delivery_worker *deliveri
 			(long long)seconds);
 		_exit(1);
 	}
-	if (!acp_delivery_worker_join(deliveries, &limit)) {
+	struct timespec soon;
+	clock_gettime(CLOCK_REALTIME, &soon);
+	soon.tv_sec += DELIVERIES_S;
+	if (!acp_delivery_worker_join(deliveries, soon.tv_sec < limit.tv_sec ? &soon : &limit)) {
 		acp_log(ACP_LOG_INFO,
-			"a webhook delivery or an execution was cut off after shutdown_timeout = %lld s; it "
-			"will be tried again",
-			(long long)seconds);
+			"a webhook delivery or an execution had not ended a moment after the last request; it is cut "
+			"off, and will be tried again");
 		_exit(0);
 	}
 }

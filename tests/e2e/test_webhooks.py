@@ -558,7 +558,7 @@ def test_ceiling_of_pending_deliveries(bench):
 @only_on(EXTERNAL, "the others start its processes themselves")
 @pytest.mark.slow
 def test_graceful_stop(bench):
-    """SIGTERM ends an idle process at once, and a sending process after its delivery."""
+    """SIGTERM ends an idle process at once, and a sending process after its delivery, unless the receiver is slow."""
     tenant = bench.onboard()
     with Receiver(lambda _: time.sleep(2) or 200) as receiver:
         hook = create(bench, tenant, receiver.url, "key.*")
@@ -566,6 +566,13 @@ def test_graceful_stop(bench):
         receiver.wait(1)
         bench.stack.restart_responder()
         equal(len(deliveries(bench, tenant, status="delivered")), 1, "deliveries that ended with the process")
+    with Receiver(lambda _: time.sleep(14) or 200) as slow:
+        hook = create(bench, tenant, slow.url, "key.*")
+        succeeded(bench.call(tenant.key, "webhooks.test", {"webhook_id": hook["webhook_id"]}))
+        slow.wait(1)
+        start = time.monotonic()
+        bench.stack.restart_responder()
+        check(time.monotonic() - start < 8, "a slow receiver delayed the restart: %.1f s" % (time.monotonic() - start))
     with Responder(bench.stack, **{**SETTINGS, "webhook_poll_ms": "60000"}) as idle:
         start = time.monotonic()
         idle.process.terminate()
