@@ -256,7 +256,8 @@ def test_rotate(bench):
     with clock_shifted(bench, "61 minutes"):
         refused(bench.score(old["api_key"]), 401, "INVALID_API_KEY")
         succeeded(bench.score(new["api_key"]))
-    equal(bench.usage(new["api_key"])["calls_used"], 4, "calls_used")
+    # In the last hour of a month the last call belongs to the next one.
+    equal(sum(row["used"] for row in quota_rows(bench, tenant)), 4, "calls used")
 
 
 def test_rotate_at_once_and_by_default(bench):
