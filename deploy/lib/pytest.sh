@@ -20,7 +20,7 @@ find_pytest() {
 e2e_workers() {
 	local n
 	n=$(nproc)
-	echo $((n < 2 ? 2 : n > 4 ? 4 : n))
+	echo $((n > 3 ? 4 : n + 1))
 }
 
 # tests_named AREA[.TEST]…: prints the names that pytest uses for them.
