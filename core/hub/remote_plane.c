@@ -25,7 +25,8 @@ struct acp_remote_plane {
 	const struct acp_config *config;
 	struct acp_control_plane local;
 	struct acp_decisions *decisions;
-	uint64_t down_until; /* atomic */
+	uint64_t down_until;  /* atomic */
+	uint64_t answered_at; /* atomic: when the hub last answered a request */
 	pthread_t sender;
 	pthread_mutex_t lock; /* protects the members below */
 	pthread_cond_t changed;
@@ -48,9 +49,11 @@ static bool hub_is_down(const struct acp_remote_plane *remote)
 }
 
 /* Records that the hub did not answer. Logs only the first failure of each period in which ordinary requests then fail
- * at once. */
-static void mark_down(struct acp_remote_plane *remote, const struct request_to_hub *q, const char *why)
+ * at once. A hub that has answered others since this request began is not down: one tenant's calls are slow there. */
+static void mark_down(struct acp_remote_plane *remote, const struct request_to_hub *q, uint64_t begun, const char *why)
 {
+	if (__atomic_load_n(&remote->answered_at, __ATOMIC_RELAXED) > begun)
+		return;
 	bool known = hub_is_down(remote);
 	__atomic_store_n(&remote->down_until, acp_monotonic_us() + DOWN_US, __ATOMIC_RELAXED);
 	if (!known)
@@ -109,7 +112,7 @@ static bool cannot_decide(const struct request_to_hub *q, const char *code)
 }
 
 /* Reads the hub's answer: ACP_OK with its members, or the code of its refusal with the error text in refused. */
-static enum acp_code read_answer(struct acp_remote_plane *remote, const struct request_to_hub *q,
+static enum acp_code read_answer(struct acp_remote_plane *remote, const struct request_to_hub *q, uint64_t begun,
 				 const struct acp_outbound_reply *reply, struct json_object **answer, char refused[256])
 {
 	const struct acp_json_limits limits = {REPLY_MAX, 64, 200000};
@@ -133,7 +136,7 @@ static enum acp_code read_answer(struct acp_remote_plane *remote, const struct r
 		/* An answer without a code comes from a server in between, which does not know the outcome. */
 		bool unknown = reply->status != 401 && (!code || acp_code_of(code) == ACP_OUTCOME_UNKNOWN);
 		json_object_put(tree);
-		mark_down(remote, q, why);
+		mark_down(remote, q, begun, why);
 		return unknown ? ACP_OUTCOME_UNKNOWN : ACP_UNAVAILABLE;
 	}
 	enum acp_code refusal = acp_code_of(code);
@@ -154,16 +157,19 @@ static enum acp_code ask(struct acp_remote_plane *remote, const struct request_t
 	if (!q->even_if_down && hub_is_down(remote))
 		return ACP_UNAVAILABLE;
 	bool repeated = false;
+	uint64_t begun = acp_monotonic_us();
 	enum acp_outbound_result result = send_request(remote, q, &reply, &repeated);
 	enum acp_code code = result == ACP_OUTBOUND_UNKNOWN ? ACP_OUTCOME_UNKNOWN : ACP_UNAVAILABLE;
 	if (result == ACP_OUTBOUND_REPLIED)
-		code = read_answer(remote, q, &reply, answer, refused);
+		code = read_answer(remote, q, begun, &reply, answer, refused);
 	else
-		mark_down(remote, q, reply.error);
+		mark_down(remote, q, begun, reply.error);
 	if (code == ACP_UNAVAILABLE && repeated)
 		code = ACP_OUTCOME_UNKNOWN;
-	if (code != ACP_UNAVAILABLE && code != ACP_OUTCOME_UNKNOWN)
+	if (code != ACP_UNAVAILABLE && code != ACP_OUTCOME_UNKNOWN) {
+		__atomic_store_n(&remote->answered_at, acp_monotonic_us(), __ATOMIC_RELAXED);
 		__atomic_store_n(&remote->down_until, 0, __ATOMIC_RELAXED);
+	}
 	acp_buf_release(&reply.body);
 	return code;
 }
@@ -436,7 +442,7 @@ static enum acp_code authorize(void *self, struct json_object *query, struct jso
 		return ACP_OK;
 	enum acp_code code = ask_once(remote, "authorize", make_authorize_body(remote, query), decision);
 	if (code != ACP_OK)
-		return code == ACP_INTERNAL_ERROR ? code : ACP_UNAVAILABLE;
+		return code == ACP_INTERNAL_ERROR || code == ACP_RATE_LIMITED ? code : ACP_UNAVAILABLE;
 	json_object_object_del(*decision, "ok");
 	json_object_object_del(*decision, "request_id");
 	acp_decisions_put(remote->decisions, query, *decision,

@@ -98,19 +98,21 @@ enum acp_code acp_pg_take_json(enum acp_db_status status, PGresult *rows, struct
 	return code;
 }
 
-enum acp_code acp_pg_read_json(struct acp_pg_plane *pg, const char *sql, int count, const char *const *values,
-			       struct json_object **out, struct acp_db_error *error, const char *what)
+enum acp_code acp_pg_read_json(struct acp_pg_plane *pg, const char *tenant, const char *sql, int count,
+			       const char *const *values, struct json_object **out, struct acp_db_error *error,
+			       const char *what)
 {
 	PGresult *rows = NULL;
-	enum acp_db_status status = acp_db_read(pg->pool, NULL, sql, count, values, 0, &rows, error);
+	enum acp_db_status status = acp_db_read(pg->pool, tenant, sql, count, values, 0, &rows, error);
 	return acp_pg_take_json(status, rows, out, error, what);
 }
 
-enum acp_code acp_pg_write_json(struct acp_pg_plane *pg, const char *sql, int count, const char *const *values,
-				int timeout_ms, struct json_object **out, struct acp_db_error *error, const char *what)
+enum acp_code acp_pg_write_json(struct acp_pg_plane *pg, const char *tenant, const char *sql, int count,
+				const char *const *values, int timeout_ms, struct json_object **out,
+				struct acp_db_error *error, const char *what)
 {
 	PGresult *rows = NULL;
-	enum acp_db_status status = acp_db_write(pg->pool, NULL, sql, count, values, timeout_ms, &rows, error);
+	enum acp_db_status status = acp_db_write(pg->pool, tenant, sql, count, values, timeout_ms, &rows, error);
 	return acp_pg_take_json(status, rows, out, error, what);
 }
 

@@ -5,11 +5,16 @@
 
 /* Other kernels ------------------------------------------------------------------------------------------------ */
 
+enum hub_trait {
+	READS = 1,
+	CHANGES_ACCESS = 2,
+	OF_A_CALL = 4, /* counts to the share of its tenant: the calls of one may not use up the connections */
+};
+
 struct hub_statement {
 	const char *name;
 	const char *sql;
-	bool reads;
-	bool changes_access;
+	int traits;
 	int timeout_ms; /* 0: the default */
 };
 
@@ -17,20 +22,20 @@ struct hub_statement {
 enum { TEN_MINUTES_MS = 600000 };
 
 static const struct hub_statement hub_statements[ACP_HUB_REQUESTS] = {
-	[ACP_HUB_TENANTS_CREATE] = {"tenants_create", "SELECT acp.hub_tenants_create($1, $2)", false, false, 0},
-	[ACP_HUB_TENANTS_UPDATE] = {"tenants_update", "SELECT acp.hub_tenants_update($1, $2)", false, true, 0},
-	[ACP_HUB_USAGE] = {"usage", "SELECT acp.hub_usage($1, $2)", true, false, 0},
-	[ACP_HUB_USAGE_RESERVE] = {"usage_reserve", "SELECT acp.hub_usage_reserve($1, $2)", false, false, 0},
-	[ACP_HUB_USAGE_SETTLE] = {"usage_settle", "SELECT acp.hub_usage_settle($1, $2)", false, false, 0},
-	[ACP_HUB_USAGE_PRICES] = {"usage_prices", "SELECT acp.hub_usage_prices($1, $2)", true, false, 0},
-	[ACP_HUB_AUDIT_INGEST] = {"audit_ingest", "SELECT acp.hub_audit_ingest($1, $2)", false, false, 0},
-	[ACP_HUB_AUDIT_QUERY] = {"audit_query", "SELECT acp.hub_audit_query($1, $2)", true, false, 0},
-	[ACP_HUB_AUTHORIZE] = {"authorize", "SELECT acp.hub_authorize($1, $2)", false, false, 0},
-	[ACP_HUB_HEARTBEAT] = {"heartbeat", "SELECT acp.hub_heartbeat($1, $2)", false, false, 0},
-	[ACP_HUB_POLICY_PROPOSE] = {"policy_propose", "SELECT acp.hub_policy_propose($1, $2)", false, false, 0},
-	[ACP_HUB_REVOKE] = {"revoke", "SELECT acp.hub_revoke($1, $2)", false, true, 0},
-	[ACP_HUB_BILLING_RUN] = {"billing_run", "SELECT acp.hub_billing_run($1, $2)", false, false, TEN_MINUTES_MS},
-	[ACP_HUB_BILLING_INVOICE] = {"billing_invoice", "SELECT acp.hub_billing_invoice($1, $2)", true, false, 0},
+	[ACP_HUB_TENANTS_CREATE] = {"tenants_create", "SELECT acp.hub_tenants_create($1, $2)", 0, 0},
+	[ACP_HUB_TENANTS_UPDATE] = {"tenants_update", "SELECT acp.hub_tenants_update($1, $2)", CHANGES_ACCESS, 0},
+	[ACP_HUB_USAGE] = {"usage", "SELECT acp.hub_usage($1, $2)", READS | OF_A_CALL, 0},
+	[ACP_HUB_USAGE_RESERVE] = {"usage_reserve", "SELECT acp.hub_usage_reserve($1, $2)", OF_A_CALL, 0},
+	[ACP_HUB_USAGE_SETTLE] = {"usage_settle", "SELECT acp.hub_usage_settle($1, $2)", OF_A_CALL, 0},
+	[ACP_HUB_USAGE_PRICES] = {"usage_prices", "SELECT acp.hub_usage_prices($1, $2)", READS, 0},
+	[ACP_HUB_AUDIT_INGEST] = {"audit_ingest", "SELECT acp.hub_audit_ingest($1, $2)", 0, 0},
+	[ACP_HUB_AUDIT_QUERY] = {"audit_query", "SELECT acp.hub_audit_query($1, $2)", READS | OF_A_CALL, 0},
+	[ACP_HUB_AUTHORIZE] = {"authorize", "SELECT acp.hub_authorize($1, $2)", OF_A_CALL, 0},
+	[ACP_HUB_HEARTBEAT] = {"heartbeat", "SELECT acp.hub_heartbeat($1, $2)", 0, 0},
+	[ACP_HUB_POLICY_PROPOSE] = {"policy_propose", "SELECT acp.hub_policy_propose($1, $2)", 0, 0},
+	[ACP_HUB_REVOKE] = {"revoke", "SELECT acp.hub_revoke($1, $2)", CHANGES_ACCESS, 0},
+	[ACP_HUB_BILLING_RUN] = {"billing_run", "SELECT acp.hub_billing_run($1, $2)", 0, TEN_MINUTES_MS},
+	[ACP_HUB_BILLING_INVOICE] = {"billing_invoice", "SELECT acp.hub_billing_invoice($1, $2)", READS | OF_A_CALL, 0},
 };
 
 /* Adds the arguments of acp.hub_… besides the body: settings, and the time of the audit row. */
@@ -54,11 +59,13 @@ static enum acp_code hub_answer(void *self, enum acp_hub_request request, struct
 	const struct hub_statement *to = &hub_statements[request];
 	if (!complete_context(pg, ctx))
 		return ACP_INTERNAL_ERROR;
+	const char *tenant = to->traits & OF_A_CALL ? acp_json_string(body, "tenant_id") : NULL;
 	const char *values[] = {acp_pg_text(body), acp_pg_text(ctx)};
 	enum acp_code code =
-		to->reads ? acp_pg_read_json(pg, to->sql, 2, values, reply, &error, to->name)
-			  : acp_pg_write_json(pg, to->sql, 2, values, to->timeout_ms, reply, &error, to->name);
-	if (to->changes_access)
+		to->traits & READS
+			? acp_pg_read_json(pg, tenant, to->sql, 2, values, reply, &error, to->name)
+			: acp_pg_write_json(pg, tenant, to->sql, 2, values, to->timeout_ms, reply, &error, to->name);
+	if (to->traits & CHANGES_ACCESS)
 		acp_shared_counter_add(pg->changes);
 	acp_pg_refusal(code, &error, refusal);
 	return code;

@@ -83,10 +83,13 @@ enum acp_code acp_pg_parse(const char *text, struct json_object **out);
 enum acp_code acp_pg_take_json(enum acp_db_status status, PGresult *rows, struct json_object **out,
 			       const struct acp_db_error *error, const char *what);
 
-/* Run such a statement: read_json one that changes nothing, write_json one to commit. timeout_ms 0: the default. */
-enum acp_code acp_pg_read_json(struct acp_pg_plane *pg, const char *sql, int count, const char *const *values,
-			       struct json_object **out, struct acp_db_error *error, const char *what);
-enum acp_code acp_pg_write_json(struct acp_pg_plane *pg, const char *sql, int count, const char *const *values,
-				int timeout_ms, struct json_object **out, struct acp_db_error *error, const char *what);
+/* Run such a statement: read_json one that changes nothing, write_json one to commit. tenant: see acp_db_acquire.
+ * timeout_ms 0: the default. */
+enum acp_code acp_pg_read_json(struct acp_pg_plane *pg, const char *tenant, const char *sql, int count,
+			       const char *const *values, struct json_object **out, struct acp_db_error *error,
+			       const char *what);
+enum acp_code acp_pg_write_json(struct acp_pg_plane *pg, const char *tenant, const char *sql, int count,
+				const char *const *values, int timeout_ms, struct json_object **out,
+				struct acp_db_error *error, const char *what);
 
 #endif

@@ -9,7 +9,7 @@ static enum acp_code call_json(struct acp_pg_plane *pg, const char *sql, int tim
 {
 	struct acp_db_error error = {0};
 	const char *values[] = {acp_pg_text(what)};
-	enum acp_code code = acp_pg_write_json(pg, sql, 1, values, timeout_ms, reply, &error, name);
+	enum acp_code code = acp_pg_write_json(pg, NULL, sql, 1, values, timeout_ms, reply, &error, name);
 	acp_pg_refusal(code, &error, refusal);
 	return code;
 }
@@ -97,8 +97,8 @@ static enum acp_code claim_deliveries(void *self, int max, int lease, int share,
 	snprintf(seconds, sizeof seconds, "%d", lease);
 	snprintf(each, sizeof each, "%d", share);
 	const char *values[] = {most, seconds, each};
-	return acp_pg_write_json(self, "SELECT acp.deliveries_take($1, make_interval(secs => $2), $3)", 3, values, 0,
-				 list, &error, "webhook deliveries");
+	return acp_pg_write_json(self, NULL, "SELECT acp.deliveries_take($1, make_interval(secs => $2), $3)", 3, values,
+				 0, list, &error, "webhook deliveries");
 }
 
 static enum acp_code report_deliveries(void *self, struct json_object *outcomes)

@@ -41,7 +41,7 @@ static enum acp_code gauges(void *self, struct json_object **list)
 	struct acp_db_error error = {0};
 	if (acp_db_away(pg->pool))
 		return ACP_UNAVAILABLE;
-	return acp_pg_read_json(pg, "SELECT acp.gauges()", 0, NULL, list, &error, "gauges");
+	return acp_pg_read_json(pg, NULL, "SELECT acp.gauges()", 0, NULL, list, &error, "gauges");
 }
 
 /* The journal ------------------------------------------------------------------------------------------------- */

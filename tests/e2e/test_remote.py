@@ -26,6 +26,7 @@ from scratch import migrated_database
 MODEL = {"name": "m", "model_type": "linear", "weights": {"a": 1}}
 LIST = "domain.leadscoring.models.list"
 JSON = {"Content-Type": "application/json"}
+WAITING = "select count(*) from pg_stat_activity where usename = 'acp_app' and wait_event_type = 'Lock'"
 ASKED_AGAIN = 1  # seconds; each process stops calling a hub that did not answer for half a second
 
 
@@ -477,6 +478,28 @@ def test_unasked_calls_stay_within_the_allowance(bench):
               [(True, "failed_open")] * 3 + [(False, "failed_open_over_limit")] * 2, "rows at the hub")
         refused(a.score(key), 402, "UPGRADE_REQUIRED")
         equal(bench.db.rows("select * from acp_report.usage_drift limit 5"), [], "drift at the hub")
+
+
+@pytest.mark.slow
+def test_slow_tenant_at_the_hub(bench):
+    """Contract 6: while the hub cannot count the calls of one tenant, its calls wait there, and then A gives up. Those of
+    another one are counted at once, and the hub does not seem to be away."""
+    missing = {"model_id": str(uuid.uuid4()), "leads": SCORE_PARAMS["leads"]}
+    with kernel_a(bench, hub_timeout_ms="1500") as a:
+        (slow, slow_key), (_, key) = a.tenant(), a.tenant()
+        succeeded(a.score(slow_key))
+        stuck = [threading.Thread(target=a.call, args=(slow_key, SCORE, missing)) for _ in range(24)]
+        with bench.db.session() as session:
+            session.execute("begin; select from acp.usage_quota where tenant_id = '%s' for update;" % slow)
+            for thread in stuck:
+                thread.start()
+            until(10, "calls wait at the hub", lambda: bench.db.value(WAITING) > 3)
+            replies = [a.score(key)]
+            while any(thread.is_alive() for thread in stuck):
+                replies.append(a.score(key))
+        rows = [a.audit(succeeded(reply)) for reply in replies]
+        unasked = [row["ts"] for row in rows if "usage_check" in row["result_meta"]]
+        equal(unasked, [], "of %d calls of the other tenant, those that the hub had not counted before" % len(rows))
 
 
 def test_hub_refuses_connections(bench):
