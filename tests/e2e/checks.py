@@ -49,6 +49,14 @@ def until(seconds, what, probe, pause=0.02):
         time.sleep(pause)
 
 
+def wait_for_midnight(seconds=60):
+    """If it is less than so many seconds to midnight (UTC), waits for it. A test that counts the calls of a month must not
+    run over the month's end. Any midnight may be one, because some tests set the program's clock days back."""
+    left = 86400 - time.time() % 86400
+    if left < seconds:
+        time.sleep(left + 0.1)
+
+
 def slowness():
     """The factor by which this process currently runs slower than on an idle machine (1), because others use the
     processors. It scales time limits of work that takes almost no time itself."""

@@ -28,7 +28,7 @@ import pytest
 sys.dont_write_bytecode = True  # leave the source tree unchanged
 
 import account
-from checks import Failure, Skip
+from checks import Failure, Skip, wait_for_midnight
 from client import Bench
 from stack import SERVERS, OutsideStack, OwnStack, free_port
 
@@ -165,6 +165,7 @@ def bench(request, worker_bench):
         worker_bench.arrange(**arrangement(request.node))
     except Skip as reason:
         pytest.skip(str(reason))
+    wait_for_midnight()
     worker_bench.begin()
     yield worker_bench
     if getattr(request.node, "has_failed", False) and worker_bench.stack.own:
