@@ -19,6 +19,8 @@ ENDING = 120  # seconds
 # A dead one is that of an invoice with another amount.
 OPEN = """select count(*) from acp.outbox where done_at is null and not dead and action like 'stripe.invoices.%%'
     and tenant_id = any ('{%s}')"""
+FAILED = """select exists (select from acp.billing_periods where tenant_id = :'tenant'
+    and to_char(period, 'YYYY-MM') = :'month' and status = 'failed')"""
 ROWS = "select request_id as id from acp.audit_logs where request_id = any ('{%s}'::uuid[])"
 
 
@@ -68,8 +70,13 @@ class Restores:
         self._world.billed = set(months)
         # Before the next month: what one month leaves goes to the next one.
         tenants = ",".join({tenant for tenant, _ in self._unknown})
-        until(ENDING, "the invoices are found at Stripe", lambda: self._db.value(OPEN % tenants) == 0, 0.3)
+        self._settle(tenants)
+        if self._delete_drafts():
+            self._settle(tenants)
         self._adopt()
+
+    def _settle(self, tenants):
+        until(ENDING, "the invoices are found at Stripe", lambda: self._db.value(OPEN % tenants) == 0, 0.3)
 
     def _stop(self):
         supervisor = self._stack.supervisor
@@ -102,6 +109,16 @@ class Restores:
         if done.returncode:
             check("Nothing was applied" in done.stderr, "stripe replay: %s" % done.stderr)
             self._stack.ctl("stripe", "replay")
+
+    def _delete_drafts(self):
+        """Deletes what was unfinished at the stop, and is of rows that were lost. Returns whether there was anything."""
+        drafts = [pair for pair, invoice in self._unknown.items()
+                  if self._stripe.request("GET", "/v1/invoices/" + invoice)[1].get("status") == "draft"]
+        for tenant, month in drafts:
+            self._stripe.ask("DELETE", "/v1/invoices/" + self._unknown.pop((tenant, month)))
+            if self._db.value(FAILED, tenant=tenant, month=month):
+                self._stack.ctl("billing", "retry", tenant, "--period", month)
+        return bool(drafts)
 
     def _adopt(self):
         """Takes over the amounts of invoices that Stripe has and a restored database did not know. Everything else

@@ -18,8 +18,7 @@ webhook_allow_private = on
 actions_dir = %s
 """
 # kind: frequency.
-KINDS = {"approvals decided": 4, "slow neighbour": 4, "slow receivers": 4,
-         "absurd quantities": 4}
+KINDS = {"approvals decided": 4, "slow neighbour": 4, "slow receivers": 4, "absurd quantities": 4}
 
 
 class Tenants:
@@ -32,8 +31,7 @@ class Tenants:
             os.chmod(self._folder, 0o755)
             self.upstream.write_actions(self._folder)
             self._cleaning = cleaning.pop_all()
-        self._parts = []
-        self.quantities = None
+        self._parts = {}
         return self
 
     def __exit__(self, *_):
@@ -46,30 +44,25 @@ class Tenants:
     def set_up(self, stack, bench, load, seed, only):
         """Makes the tenants of these kinds; all of them if there is no choice."""
         bench.db.execute(FUNCTIONS)
-        if not only or "approvals decided" in only:
-            self.approvals = Approvals(stack, load, bench, self.upstream, seed)
-            self._parts.append(self.approvals)
-        if not only or "slow neighbour" in only:
-            self.neighbour = Neighbour(stack, load)
-            self._parts.append(self.neighbour)
+        makers = {"approvals decided": lambda: Approvals(stack, load, bench, self.upstream, seed),
+                  "slow neighbour": lambda: Neighbour(stack, load),
+                  "slow receivers": lambda: Receivers(stack, load, bench, self.upstream, seed),
+                  "absurd quantities": lambda: Quantities(stack, load, bench, seed)}
+        self._parts = {kind: make() for kind, make in makers.items() if not only or kind in only}
 
-        if not only or "slow receivers" in only:
-            self.receivers = Receivers(stack, load, bench, self.upstream, seed)
-            self._parts.append(self.receivers)
-
-        if not only or "absurd quantities" in only:
-            self.quantities = Quantities(stack, load, bench, seed)
-            self._parts.append(self.quantities)
+    def of(self, kind):
+        return self._parts[kind]
 
     def must_fail(self, answer):
         return is_absurd(answer.request)
 
     def repair(self):
         """Repairs a month that cannot be billed. Returns whether there was anything to repair."""
-        return self.quantities is not None and self.quantities.repair()
+        quantities = self._parts.get("absurd quantities")
+        return quantities is not None and quantities.repair()
 
     def _callers(self):
-        return [part for part in self._parts if isinstance(part, Background)]
+        return [part for part in self._parts.values() if isinstance(part, Background)]
 
     def start(self):
         for part in self._callers():
@@ -81,7 +74,7 @@ class Tenants:
 
     def check(self, expect):
         """expect(promise, violations) is called with each result."""
-        for part in self._parts:
+        for part in self._parts.values():
             part.check(expect)
 
 
@@ -105,27 +98,25 @@ class TenantFaults:
                 self._wait(1, 4)
         return what
 
-    def _approvals_decided(self, pause):
+    def _many(self, kind, pause, while_many=lambda: None):
+        """Has the tenants of this kind send many calls, and disturbs them."""
         with self._fault():
-            with self._world.tenants.approvals.many():
+            with self._world.tenants.of(kind).many():
                 note = self._disturb(pause)
-            self._note = ": several at once, " + note
-
-    def _slow_receivers(self, pause):
-        with self._fault():
-            with self._world.tenants.receivers.many():
-                note = self._disturb(pause)
-                self._wait(0.5, 3)
+                while_many()
             self._note = ": " + note
+
+    def _approvals_decided(self, pause):
+        self._many("approvals decided", pause)
 
     def _absurd_quantities(self, pause):
-        with self._fault():
-            with self._world.tenants.quantities.many():
-                note = self._disturb(pause)
-            self._note = ": " + note
+        self._many("absurd quantities", pause)
+
+    def _slow_receivers(self, pause):
+        self._many("slow receivers", pause, lambda: self._wait(0.5, 3))
 
     def _slow_neighbour(self, _):
-        neighbour = self._world.tenants.neighbour
+        neighbour = self._world.tenants.of("slow neighbour")
         attack = neighbour.choose(self._choice)
         neighbour.await_calm()
         with self._fault():
