@@ -16,7 +16,7 @@ find_pytest() {
 	fail "pytest or its xdist is missing: apt-get install python3-pytest python3-pytest-xdist"
 }
 
-# Prints how many tests run at the same time, each worker with a separate stack.
+# Prints how many tests run at the same time, each worker with a separate stack. Most tests wait now and then.
 e2e_workers() {
 	local n
 	n=$(nproc)
