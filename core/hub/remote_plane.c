@@ -135,8 +135,12 @@ static enum acp_code read_answer(struct acp_remote_plane *remote, const struct r
 			 reply->status == 401 ? ": hub_key is not its kernel key" : "");
 		/* An answer without a code comes from a server in between, which does not know the outcome. */
 		bool unknown = reply->status != 401 && (!code || acp_code_of(code) == ACP_OUTCOME_UNKNOWN);
+		/* The outbox is sent again and again. A hub that can not store its rows now may well answer calls. */
+		if (code && q->even_if_down)
+			acp_log(ACP_LOG_WARNING, "hub: %s: %s: %s", q->name, why, code);
+		else
+			mark_down(remote, q, begun, why);
 		json_object_put(tree);
-		mark_down(remote, q, begun, why);
 		return unknown ? ACP_OUTCOME_UNKNOWN : ACP_UNAVAILABLE;
 	}
 	enum acp_code refusal = acp_code_of(code);

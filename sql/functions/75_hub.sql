@@ -299,7 +299,7 @@ DECLARE
 	call    record;
 BEGIN
 	-- A call already counted by usage/settle is not counted again. A call with a reservation releases it. A call that ran
-	-- without a usage check is counted if the allowance has room.
+	-- without a usage check is counted if the allowance has room. A tenant that the hub does not know has none.
 	FOR q IN
 		WITH settled AS (
 			DELETE FROM acp.usage_settled s USING unnest(p_rows) e
@@ -311,7 +311,7 @@ BEGIN
 			RETURNING e.tenant_id, r.period, e.event_id
 		), calls AS (
 			SELECT e.tenant_id, acp.period(e.ts) AS period, e.event_id, e.ts, h.event_id IS NOT NULL AS released,
-				e.billable AND e.tier = 'free' AND s.event_id IS NULL AS uses,
+				e.billable AND e.tier = 'free' AND s.event_id IS NULL AND t.tenant_id IS NOT NULL AS uses,
 				h.event_id IS NULL AND coalesce(e.result_meta->>'usage_check' = 'failed_open'
 					AND acp.effective_tier(t.tier, t.payment_method_status, t.past_due_until, e.ts) = 'free', false) AS unasked
 			FROM unnest(p_rows) e LEFT JOIN settled s USING (tenant_id, event_id) LEFT JOIN held h USING (tenant_id, event_id)
@@ -330,15 +330,19 @@ BEGIN
 			END IF;
 		END LOOP;
 	END LOOP;
-	RETURN no_room;
+	RETURN no_room || ARRAY(SELECT e.event_id FROM unnest(p_rows) e
+		WHERE e.billable AND e.tier = 'free' AND NOT EXISTS (SELECT FROM acp.tenants t WHERE t.tenant_id = e.tenant_id));
 END
 $$;
 COMMENT ON FUNCTION acp.hub_count(acp.audit_logs[], integer) IS
 	'Counts audit rows that are about to be stored against the quotas of their tenants, and ends their reservations. Returns the events that were not counted: calls that ran without a usage check and found no room in the allowance.';
 
+-- A tenant that is locked holds up the rows of a kernel, which come again. It may not hold up the calls of others, which
+-- would wait for this statement.
 CREATE OR REPLACE FUNCTION acp.hub_audit_ingest(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '250ms'
 AS $$
 DECLARE
 	rows    CONSTANT acp.audit_logs[] := ARRAY(SELECT acp.hub_event_row(value) FROM jsonb_array_elements(p->'events') WITH ORDINALITY x(value, n) ORDER BY n);

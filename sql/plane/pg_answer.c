@@ -12,11 +12,28 @@ static bool is_refusal(const struct acp_db_error *error)
 	return strcmp(error->sqlstate, "ACP01") == 0;
 }
 
-/* True if a running server failed temporarily: a full disk, no memory, a deadlock. The statement did nothing, and the
- * same call may soon succeed. */
+/* True if a running server failed temporarily: a full disk, no memory, a deadlock, a lock that was held for too long.
+ * The statement did nothing, and the same call may soon succeed. */
 static bool is_temporary(const char *sqlstate)
 {
-	return strncmp(sqlstate, "53", 2) == 0 || strncmp(sqlstate, "40", 2) == 0 || strcmp(sqlstate, "58030") == 0;
+	return strncmp(sqlstate, "53", 2) == 0 || strncmp(sqlstate, "40", 2) == 0 || strcmp(sqlstate, "58030") == 0 ||
+	       strcmp(sqlstate, "55P03") == 0;
+}
+
+/* A missing partition also causes check_violation, but names no constraint. The partition may be detached for a moment;
+ * the events are good. */
+static bool lacks_partition(const struct acp_db_error *error)
+{
+	return strcmp(error->sqlstate, "23514") == 0 && !*error->rule;
+}
+
+bool acp_pg_is_data_error(const struct acp_db_error *error)
+{
+	const char *sqlstate = error->sqlstate;
+	if (lacks_partition(error))
+		return false;
+	return strncmp(sqlstate, "22", 2) == 0 || strncmp(sqlstate, "23", 2) == 0 || strncmp(sqlstate, "P0", 2) == 0 ||
+	       strcmp(sqlstate, "ACP01") == 0;
 }
 
 enum acp_code acp_pg_code(enum acp_db_status status, const struct acp_db_error *error, const char *what)

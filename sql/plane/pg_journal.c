@@ -2,29 +2,13 @@
 
 #include "db.h"
 #include "log.h"
+#include "pg_parts.h"
 
 enum { BATCH_MS = 30000 }; /* five hundred events take about 0.1 s, and no client waits */
 
-/* A missing partition also causes check_violation, but names no constraint. The partition may be detached for a moment;
- * the events are good. */
-static bool lacks_partition(const struct acp_db_error *error)
-{
-	return strcmp(error->sqlstate, "23514") == 0 && !*error->rule;
-}
-
-/* Errors that the events themselves cause and that will recur: bad values, a missing column, an unknown tenant. */
-static bool is_data_error(const struct acp_db_error *error)
-{
-	const char *sqlstate = error->sqlstate;
-	if (lacks_partition(error))
-		return false;
-	return strncmp(sqlstate, "22", 2) == 0 || strncmp(sqlstate, "23", 2) == 0 || strncmp(sqlstate, "P0", 2) == 0 ||
-	       strcmp(sqlstate, "ACP01") == 0;
-}
-
 static enum acp_code failed(enum acp_db_status status, const struct acp_db_error *error, size_t count)
 {
-	bool data = status == ACP_DB_REFUSED && is_data_error(error);
+	bool data = status == ACP_DB_REFUSED && acp_pg_is_data_error(error);
 	/* For a batch this is not final: it is halved and retried. */
 	if (!data || count == 1)
 		acp_log(ACP_LOG_ERROR, "database: journal replay: %s%s%s", error->message,

@@ -17,6 +17,7 @@ struct acp_pg_plane {
 	struct acp_writer *writer;
 	struct acp_journal *journal; /* NULL: off */
 	struct acp_shared_counter *changes;
+	bool discards; /* there may be old rows to discard; only for the thread of the upkeep */
 	char free_limit[24]; /* settings, as parameters of statements */
 	char reservation_ttl[24];
 	char idempotency_lease[24];
@@ -75,6 +76,10 @@ enum acp_tier acp_pg_tier(const char *text);
 /* Returns the JSON text of value as a parameter; value owns it. Out of memory: returns a text that is not JSON, so that
  * the database refuses the whole statement. */
 const char *acp_pg_text(struct json_object *value);
+
+/* True for errors that stored events themselves cause and that will recur: bad values, a missing column, an unknown
+ * tenant. */
+bool acp_pg_is_data_error(const struct acp_db_error *error);
 
 /* Parses a jsonb text. text NULL: *out is NULL. The caller owns *out. */
 enum acp_code acp_pg_parse(const char *text, struct json_object **out);

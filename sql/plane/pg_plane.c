@@ -68,13 +68,35 @@ static void roll_up(struct acp_pg_plane *pg)
 		acp_log(ACP_LOG_WARNING, "database: usage_roll_up: %s", error.message);
 }
 
-/* Rolls up the usage counters, and replays the rows that this process, or one that died, left in the journal. With an
+/* Deletes a part of what is old. True: there is more. */
+static bool discard_some(struct acp_pg_plane *pg)
+{
+	PGresult *rows = NULL;
+	struct acp_db_error error = {0};
+	enum acp_db_status status = acp_db_write(pg->pool, NULL, "SELECT acp.discard_old()", 0, NULL, 0, &rows, &error);
+	bool more = status == ACP_DB_OK && *PQgetvalue(rows, 0, 0) == 't';
+	if (status != ACP_DB_OK)
+		acp_log(ACP_LOG_WARNING, "database: discard_old: %s", error.message);
+	PQclear(rows);
+	return more;
+}
+
+/* Goes on with what maintain() began, until nothing old is left. */
+static void discard_old(struct acp_pg_plane *pg)
+{
+	enum { ROUNDS = 10 }; /* in each second: more than calls can leave behind */
+	for (int i = 0; i < ROUNDS && pg->discards; i++)
+		pg->discards = discard_some(pg);
+}
+
+/* Rolls up the usage counters, discards what is old, and replays the rows that this process, or one that died, left in the journal. With an
  * empty journal, this only looks into a folder. */
 static void catch_up(void *self)
 {
 	struct acp_pg_plane *pg = self;
 	struct acp_journal_counts counts;
 	roll_up(pg);
+	discard_old(pg);
 	struct acp_pg_journal into = {.pool = pg->pool, .config = pg->config};
 	if (!pg->journal)
 		return;
@@ -92,6 +114,7 @@ static void maintain(void *self)
 	struct acp_db_error error = {0};
 	if (acp_db_write(pg->pool, NULL, "SELECT acp.maintain()", 0, NULL, 0, NULL, &error) != ACP_DB_OK)
 		acp_log(ACP_LOG_WARNING, "database: maintenance: %s", error.message);
+	pg->discards = true;
 	acp_seal_when_due(pg->pool, pg->config);
 }
 

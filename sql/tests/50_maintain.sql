@@ -9,7 +9,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(22);
+SELECT plan(26);
 
 -- Shifts the program's clock so that this transaction happens at a moment. The ROLLBACK undoes it.
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
@@ -63,8 +63,12 @@ SELECT lives_ok('SELECT acp.maintain()', 'maintenance runs with many expired key
 SELECT results_eq($$SELECT count(*), min(key::integer) FROM acp.idempotency WHERE action = 'maintain.many'$$,
 	'VALUES (500::bigint, 1001)',
 	'maintenance deletes a thousand keys at a time, oldest first');
-SELECT acp.maintain() \gset ignored_
-SELECT is((SELECT count(*) FROM remembered), 0::bigint, 'maintenance deletes the other keys the next time');
+SELECT is(acp.discard_old(), false, 'when the other keys are deleted, nothing old is left');
+SELECT is((SELECT count(*) FROM remembered), 0::bigint, 'and they are');
+INSERT INTO acp.changes (version, at) SELECT -n, now() - interval '2 days' FROM generate_series(1, 1500) n;
+SELECT is(acp.discard_old(), true, 'when a thousand changes are deleted, there is more');
+SELECT is(acp.discard_old(), false, 'when the others are deleted, there is not');
+SELECT is((SELECT count(*) FROM acp.changes WHERE version < 0), 0::bigint, 'old changes are deleted');
 
 -- Changes -------------------------------------------------------------------------------------------------------------
 

@@ -393,6 +393,19 @@ def test_ingest_redacts_again(bench):
     equal(row["idempotency_key"], "[REDACTED]", "idempotency_key")
 
 
+def test_ingest_of_an_unknown_tenant(bench):
+    """Contract 6: a free call of a tenant that the hub does not know, of which the hub was not asked, is stored and not
+    billable. The other rows of its batch are stored."""
+    hub = Hub(bench)
+    good = event(make_tenant(bench, hub), now(bench))
+    strange = event(str(uuid.uuid4()), now(bench))
+    strange["result_meta"] = {**strange["result_meta"], "usage_check": "failed_open"}
+    reply = succeeded(hub.post("audit-ingest", [strange, good]), 202)
+    equal(reply.json["accepted"], 2, "accepted")
+    row = bench.db.row("select * from acp.audit_logs where event_id = :'id'", id=strange["event_id"])
+    equal((row["billable"], row["result_meta"]["usage_check"]), (False, "failed_open_over_limit"), "its row")
+
+
 def test_ingest_minimal_event(bench):
     """Contract 3: an event of an unknown caller, without billing members and with its time in milliseconds, is not
     billable."""
