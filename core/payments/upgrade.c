@@ -240,7 +240,7 @@ enum acp_code acp_upgrade_check_body(const struct acp_kernel *kernel, const stru
 	if (!request->body_len && !request->body_too_large && !request->body_broken && !request->body_lost)
 		return ACP_OK;
 	enum acp_code code =
-		acp_body_parse(kernel->config, request, kernel->config->max_body_bytes, &body, error, field);
+		acp_body_parse(kernel->config, request, kernel->config->onboard_max_body_bytes, &body, error, field);
 	struct json_object *member = acp_json_member(body, "tenant_uuid");
 	const char *tenant = acp_json_string(body, "tenant_uuid");
 	if (code == ACP_OK && !json_object_is_type(body, json_type_object)) {

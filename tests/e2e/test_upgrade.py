@@ -81,6 +81,8 @@ def test_refusals(bench):
         check(status == 404 and "use POST" in reply["error"], "GET with a key: %d %s" % (status, reply))
         status, reply = pay.send("POST", CHECKOUT, {"tenant_uuid": other["tenant_uuid"]}, key)
         equal((status, reply["code"]), (404, "NOT_FOUND"), "another tenant")
+        status, reply = pay.send("POST", CHECKOUT, {"tenant_uuid": tenant["tenant_uuid"], "more": "x" * 20000}, key)
+        equal((status, reply["code"]), (413, "PAYLOAD_TOO_LARGE"), "a large body")
         for body in ({"tenant_uuid": 5}, {"tenant_uuid": "x"}, []):
             equal(pay.send("POST", CHECKOUT, body, key)[0], 400, "body %r" % (body,))
         status, headers, _ = pay.open(pay.url + CHECKOUT, {"X-API-Key": key}, "PUT", b"")
