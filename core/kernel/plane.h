@@ -193,8 +193,9 @@ struct acp_plane_call {
 	/* Ends a successful call: consumes the reservation, counts usage, stores the claim's result and writes the
 	 * event, all committed with tx (NULL: in a new transaction). *calls_used: free calls used, including this one,
 	 * or -1 if none was used. ACP_UPGRADE_REQUIRED: the reservation no longer exists (or the check had failed open)
-	 * and the allowance is used up. ACP_IDEMPOTENCY_CONFLICT: another call has taken over the claim. In both cases
-	 * nothing was done. So the allowance stays exact and an idempotent call has one effect, whatever happened
+	 * and the allowance is used up. ACP_IDEMPOTENCY_CONFLICT: another call has taken over the claim.
+	 * ACP_RATE_LIMITED: the tenant's calls hold as much of the database as one tenant may. In these cases
+	 * nothing was done here. So the allowance stays exact and an idempotent call has one effect, whatever happened
 	 * before. ACP_INTERNAL_ERROR: among others, the handler reported a quantity below 0 or above max_quantity;
 	 * nothing was done. ACP_OUTCOME_UNKNOWN: it was committed, or may still be; call resolve. */
 	enum acp_code (*settle)(void *self, struct acp_tx *tx, const struct acp_settlement *end, int64_t *calls_used);

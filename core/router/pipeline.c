@@ -287,11 +287,11 @@ static void release_end(struct acp_call *call)
 	acp_buf_release(&call->sealed);
 }
 
-/* Returns the code for a call that could not be stored. Its upstream may nevertheless have acted. */
+/* Returns the code for a call that could not be stored. Its upstream may nevertheless have acted; then no refusal is
+ * true. */
 static enum acp_code failed_end(const struct acp_call *call, enum acp_code code)
 {
-	bool unstored = code == ACP_UNAVAILABLE || code == ACP_INTERNAL_ERROR;
-	return unstored && call->acted ? ACP_OUTCOME_UNKNOWN : code;
+	return call->acted ? ACP_OUTCOME_UNKNOWN : code;
 }
 
 /* Prepares a success: effect, usage and audit row are committed together. */
@@ -343,7 +343,8 @@ static void handle_end(struct acp_call *call, enum acp_code code, int64_t calls_
 		acp_usage_warn(call, calls_used);
 		return;
 	}
-	call->code = code == ACP_UPGRADE_REQUIRED ? acp_usage_refuse(call) : fail_plain(call, failed_end(call, code));
+	code = failed_end(call, code);
+	call->code = code == ACP_UPGRADE_REQUIRED ? acp_usage_refuse(call) : fail_plain(call, code);
 }
 
 static void settle(struct acp_call *call)
@@ -383,7 +384,6 @@ static void run_stages(struct acp_call *call)
 	call->code = ACP_OK;
 	for (size_t i = 0; i < ACP_COUNT(stages) && call->code == ACP_OK; i++)
 		call->code = stages[i](call);
-	acp_share_leave(call);
 }
 
 static void log_lost(const struct acp_event *event)
@@ -445,6 +445,7 @@ static void finish(struct acp_call *call, struct acp_reply *reply)
 {
 	if (call->code == ACP_IDEMPOTENT_REPLAY && !acp_envelope_prepare(call))
 		fail_plain(call, ACP_INTERNAL_ERROR);
+	acp_share_leave(call);
 	if (call->code != ACP_OK)
 		record_exit(call);
 	if (call->code == ACP_OUTCOME_UNKNOWN || (call->code == ACP_UPSTREAM_FAILED && call->acted))
@@ -481,12 +482,15 @@ static void settled(void *arg, enum acp_code code, int64_t calls_used)
 	answer(call);
 }
 
-/* If this returns true, the call may already have been answered. */
+/* Ends the call without a connection of its own. True: it may already have been answered. A call that only waits for
+ * its commit holds no share. */
 static bool settle_later(struct acp_call *call)
 {
 	const struct acp_control_plane *plane = call->kernel->plane;
-	return !call->tx && plane->call.settle_later &&
-	       plane->call.settle_later(plane->self, &call->end, settled, call);
+	if (call->tx || call->end.claim || call->end.approval || !plane->call.settle_later)
+		return false;
+	acp_share_leave(call);
+	return plane->call.settle_later(plane->self, &call->end, settled, call);
 }
 
 void acp_manage_later(struct acp_call *call, const struct acp_kernel *kernel, const struct acp_request *request,

@@ -125,7 +125,7 @@ enum acp_code acp_usage_after_failure(struct acp_call *call)
 		return failed;
 	/* The allowance is checked before the handler, so a used-up allowance takes precedence as the error. A call
 	 * reserved here is released with its row. */
-	return reserve_call(call) == ACP_OK ? failed : ACP_UPGRADE_REQUIRED;
+	return reserve_call(call) == ACP_OK ? failed : call->code;
 }
 
 void acp_usage_warn(struct acp_call *call, int64_t calls_used)

@@ -7,9 +7,11 @@
 
 #include <time.h>
 
-/* Calls acp.settle() on a connection, or on any one (conn NULL). *used is -1 if no free call was used. */
-static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, const struct acp_settlement *end,
-				    int timeout_ms, int64_t *used, struct acp_db_error *error)
+/* Calls acp.settle() on a connection, or on any one (conn NULL; tenant: see acp_db_acquire). *used is -1 if no free
+ * call was used. */
+static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn *conn, const char *tenant,
+				    const struct acp_settlement *end, int timeout_ms, int64_t *used,
+				    struct acp_db_error *error)
 {
 	static const char sql[] = "SELECT used, current_setting('acp.usage_held', true)"
 				  " FROM acp.settle($1, $2, $3, $4, $5, $6, $7, $8, $9) used";
@@ -30,7 +32,7 @@ static enum acp_db_status settle_on(struct acp_pg_plane *pg, struct acp_db_conn 
 				end->fingerprint,
 				end->max_quantity ? most : NULL};
 	enum acp_db_status status = conn ? acp_db_exec(conn, sql, 9, values, timeout_ms, &rows, error)
-					 : acp_db_write(pg->pool, NULL, sql, 9, values, timeout_ms, &rows, error);
+					 : acp_db_write(pg->pool, tenant, sql, 9, values, timeout_ms, &rows, error);
 	free(sealed);
 	json_object_put(event);
 	if (status == ACP_DB_OK) {
@@ -85,7 +87,7 @@ static enum acp_code store(struct acp_pg_plane *pg, const struct acp_settlement 
 	struct acp_writer_result result = {.used = -1, .error = &error};
 	set_time(pg, event);
 	if (event->forward || event->unless_onboarded)
-		result.status = settle_on(pg, NULL, end, 0, &result.used, &error);
+		result.status = settle_on(pg, NULL, NULL, end, 0, &result.used, &error);
 	else
 		acp_writer_store(pg->writer, event, end->reserved, &result, &error);
 	*used = result.used;
@@ -134,7 +136,7 @@ enum acp_code acp_pg_settle(void *self, struct acp_tx *tx, const struct acp_sett
 	*used = -1;
 	if (!tx && only_stores_row(end))
 		return store(pg, end, used);
-	enum acp_db_status status = settle_on(pg, tx ? tx->conn : NULL, end, 0, used, &error);
+	enum acp_db_status status = settle_on(pg, tx ? tx->conn : NULL, end->event->tenant_id, end, 0, used, &error);
 	if (tx && status == ACP_DB_OK)
 		status = acp_db_commit(tx->conn, &error);
 	if (tx && status == ACP_DB_REFUSED)
@@ -159,7 +161,7 @@ enum acp_code acp_pg_record(void *self, const struct acp_settlement *end)
 	int timeout_ms = code && strcmp(code, acp_code_name(ACP_UNAVAILABLE)) == 0 ? 1000 : 0;
 	/* If only the row is kept, the claim becomes free when its lease ends; the approval stays used. */
 	struct acp_writer_result result = {.used = -1, .error = &error};
-	result.status = settle_on(pg, NULL, end, timeout_ms, &used, &error);
+	result.status = settle_on(pg, NULL, NULL, end, timeout_ms, &used, &error);
 	return end_store(pg, end->event, &result);
 }
 

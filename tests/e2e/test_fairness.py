@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from checks import check, equal, parallel, until
-from client import ONBOARD, SCORE, SCORE_PARAMS, refused, succeeded
+from client import CREATE, ONBOARD, SCORE, SCORE_PARAMS, refused, succeeded
 from fcgi import Responder
 from stack import children
 from stripe import StandIn
@@ -25,6 +25,7 @@ end $$;
 grant usage on schema e2e_fair to acp_app;
 grant execute on function e2e_fair.hold(uuid, jsonb, jsonb) to acp_app;
 """
+WAITING = "select count(*) from pg_stat_activity where usename = 'acp_app' and wait_event_type = 'Lock'"
 HOLD = action("e2e.hold", {"kind": "sql", "function": "e2e_fair.hold"}, billable=False)
 LARGE = 4 << 20
 
@@ -171,6 +172,27 @@ def test_connections_of_a_tenant(bench):
         statuses = [reply.status for reply in held.replies]
         check(statuses.count(429) >= 2 and set(statuses) <= {200, 429, 503}, "statuses %s" % statuses)
         equal(bench.tenant_rows(tenant, "action = 'e2e.hold'"), 6, "audit rows of the calls")
+
+
+def test_repeatable_calls_of_a_tenant(bench):
+    """Contract 6: calls with an idempotency key that cannot be stored yet hold at most tenant_db_connections connections.
+    Another tenant's calls that write go on."""
+    tenant, other = bench.onboard(), bench.onboard()
+    succeeded(bench.score(tenant.key))
+    with Responder(bench.stack, processes="1", db_connections="4", tenant_db_connections="2",
+                   db_timeout="2500") as responder:
+        calls = [threading.Thread(target=call, args=(responder, tenant.key, SCORE, SCORE_PARAMS),
+                                  kwargs={"idempotency_key": str(uuid.uuid4())}) for _ in range(6)]
+        with bench.db.session() as session:
+            session.execute("begin; select from acp.usage_quota where tenant_id = '%s' for update;" % tenant.id)
+            for thread in calls:
+                thread.start()
+            until(10, "calls wait for their tenant", lambda: bench.db.value(WAITING) == 2)
+            for _ in range(5):
+                succeeded(call(responder, other.key, CREATE, {"name": "m", "model_type": "ml"}))
+            equal(bench.db.value(WAITING), 2, "connections that the calls of one tenant hold")
+        for thread in calls:
+            thread.join()
 
 
 def test_full_pool_is_not_an_absent_server(bench):

@@ -9,6 +9,7 @@ import uuid
 
 from client import CREATE, NIL, SCORE, SCORE_PARAMS, refused, succeeded
 from checks import check, equal, parallel, spread, until
+from test_actions_dir import Upstream, behind, call
 
 LIMIT = 100
 IN_FORCE = 0.1  # seconds after the answer a change by another program (acpctl) is in effect everywhere
@@ -468,6 +469,22 @@ def test_failing_open_stays_exact(bench):
     equal(bench.usage(tenant.key)["calls_used"], 1, "calls_used")
     equal(bench.db.value("select count(*) from acp.leadscoring_models where tenant_id = :'id'", id=tenant.id), 0,
           "models")
+
+
+def test_upstream_that_acted_beyond_the_allowance(bench):
+    """Contract 4: what an upstream did is not answered as if it had not. If the check failed and the allowance is used up
+    when the call ends, the outcome is unknown, and the call can be repeated under its key."""
+    tenant = bench.onboard()
+    bench.stack.ctl("tenant", "update", tenant.id, "--calls-limit", "2")
+    use(bench, tenant, 1)
+    key = str(uuid.uuid4())
+    with Upstream() as upstream, behind(bench, upstream) as responder:
+        reply = call_whose_check_fails(bench, tenant, 2, lambda: call(responder, tenant.key, "e2e.http", idempotency_key=key))
+        equal(len(upstream.seen), 1, "calls that reached the upstream")
+    refused(reply, 503, "OUTCOME_UNKNOWN")
+    equal(reply.json["idempotency_key"], key, "idempotency_key")
+    bench.audit(reply, status="error", billable=False)
+    bench.db.execute("update acp.usage_quota set used = 1 where tenant_id = :'id'", id=tenant.id)
 
 
 def test_place_of_a_crashed_call(bench):
