@@ -89,8 +89,8 @@ static void discard_old(struct acp_pg_plane *pg)
 		pg->discards = discard_some(pg);
 }
 
-/* Rolls up the usage counters, discards what is old, and replays the rows that this process, or one that died, left in the journal. With an
- * empty journal, this only looks into a folder. */
+/* Rolls up the usage counters, discards what is old, and replays the rows that this process, or one that died, left in
+ * the journal. With an empty journal, this only looks into a folder. */
 static void catch_up(void *self)
 {
 	struct acp_pg_plane *pg = self;
