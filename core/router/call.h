@@ -26,7 +26,7 @@ struct acp_call {
 	bool usage_check_failed;          /* fail-open: the call proceeded without the check */
 	struct acp_rate rate;             /* state after counting; window 0: not limited */
 	uint64_t rate_taken_us;           /* time of counting */
-	struct acp_share shares[4];       /* places that it holds until its handler has ended (share.h) */
+	struct acp_share shares[4];       /* places that it holds (share.h) */
 	bool claimed;                     /* this call holds the idempotency key until it ends */
 	char own_key[ACP_UUID_LEN];       /* key for storing a write that came without one; "" = not stored */
 	char fingerprint[ACP_SHA256_HEX]; /* for own_key */

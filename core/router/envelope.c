@@ -80,10 +80,14 @@ enum acp_code acp_envelope_parse(struct acp_call *call)
 		return acp_call_fail(call, ACP_METHOD_NOT_ALLOWED, NULL, "use POST here, not %.20s", request->method);
 	}
 	call->size = request->body_len;
-	acp_share_begin_turn(call);
-	call->code = acp_body_parse(call->kernel->config, request, call->kernel->config->max_body_bytes,
-				    &call->envelope, call->error, call->field);
-	acp_share_end_turn(call);
+	call->code = acp_share_body(call);
+	if (call->code == ACP_OK) {
+		acp_share_begin_turn(call);
+		call->code = acp_body_parse(call->kernel->config, request, call->kernel->config->max_body_bytes,
+					    &call->envelope, call->error, call->field);
+		acp_share_end_turn(call);
+	}
+	acp_share_leave(call);
 	return call->code;
 }
 

@@ -69,14 +69,38 @@ enum acp_code acp_share_upstream(struct acp_call *call)
 	return ACP_RATE_LIMITED;
 }
 
+static const char *address_of(const struct acp_call *call)
+{
+	return call->request->ip_address ? call->request->ip_address : "";
+}
+
+/* Those that wait for their turn must not take the places of all requests of a process, of which it has a few
+ * hundred. */
+enum acp_code acp_share_body(struct acp_call *call)
+{
+	enum { OF_ADDRESS = 32, OF_HOST = 64 };
+	if (call->size <= LARGE || !call->kernel->shares)
+		return ACP_OK;
+	if (!acquire(call, "large bodies of", address_of(call), OF_ADDRESS, &call->shares[0]))
+		return refuse(call,
+			      "%d requests of your address with more than 128 KiB are waiting, as many as may wait "
+			      "at a time; try again shortly",
+			      OF_ADDRESS);
+	if (!acquire(call, "large bodies", "", OF_HOST, &call->shares[1]))
+		return refuse(call,
+			      "%d requests with more than 128 KiB are waiting, as many as may wait at a time; try "
+			      "again shortly",
+			      OF_HOST);
+	return ACP_OK;
+}
+
 /* Of all kernels in this process. */
 static struct acp_gate large_calls = ACP_GATE_INIT;
 
 void acp_share_begin_turn(const struct acp_call *call)
 {
-	const char *address = call->request->ip_address ? call->request->ip_address : "";
 	if (call->size > LARGE)
-		acp_gate_enter(&large_calls, call->authenticated ? call->principal.tenant_id : address);
+		acp_gate_enter(&large_calls, call->authenticated ? call->principal.tenant_id : address_of(call));
 }
 
 void acp_share_end_turn(const struct acp_call *call)

@@ -11,12 +11,16 @@ enum acp_code acp_share_enter(struct acp_call *call);
  * ACP_RATE_LIMITED: one of these has none left. */
 enum acp_code acp_share_upstream(struct acp_call *call);
 
+/* Takes a place among the requests with much JSON whose sender is not known yet: of its address, and of this host.
+ * ACP_RATE_LIMITED: one of these has none left. */
+enum acp_code acp_share_body(struct acp_call *call);
+
 /* If the call has much JSON (call->size), waits for its turn to read or write it, because this takes milliseconds of
  * processor time. Calls of several tenants take turns (gate.h). Between begin and end, wait for nothing. */
 void acp_share_begin_turn(const struct acp_call *call);
 void acp_share_end_turn(const struct acp_call *call);
 
-/* Gives all places of the call back. For the end of its handler: a call that only waits for its commit holds none. */
+/* Gives all places of the call back. A call that only waits for a commit that others share should hold none. */
 void acp_share_leave(struct acp_call *call);
 
 #endif

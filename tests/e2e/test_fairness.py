@@ -10,7 +10,7 @@ import pytest
 
 from checks import check, equal, parallel, until
 from client import CREATE, ONBOARD, SCORE, SCORE_PARAMS, refused, succeeded
-from fcgi import Responder
+from fcgi import STDIN, Responder, begin, parsed, read_reply, record
 from stack import children
 from stripe import StandIn
 from test_actions_dir import Folder, Upstream, action, behind, call
@@ -146,6 +146,25 @@ def test_health_while_all_wait(bench):
             equal(responder.ask("GET", "/healthz").status, 200, "/healthz")
             check(all(thread.is_alive() for thread in held.threads), "the calls had ended before")
             held.release()
+
+
+def test_large_bodies_of_strangers(bench):
+    """Contract 6: of one address, at most 32 requests with more than 128 KiB wait for their turn to be read."""
+    body = json.dumps({"action": SCORE, "params": {"a": "\u00e9" * 40000}}).encode()
+    with Responder(bench.stack, processes="1", workers="32") as responder:
+        waiting = [begin(responder.socket, "POST", "/api/manage", body, {"Content-Type": "application/json"})
+                   for _ in range(100)]
+        for connection in waiting:
+            connection.sendall(record(STDIN))
+        equal(responder.ask("GET", "/healthz").status, 200, "/healthz")
+        replies = [parsed(read_reply(connection), "a large body") for connection in waiting]
+        for connection in waiting:
+            connection.close()
+    refused_ones = [reply for reply in replies if reply.status == 429]
+    check(len(refused_ones) >= 10, "%d of %d were refused" % (len(refused_ones), len(replies)))
+    for reply in refused_ones:
+        share_refused(reply, "32 requests of your address")
+    equal({reply.code for reply in replies}, {"RATE_LIMITED", "INVALID_API_KEY"}, "codes")
 
 
 # The database ---------------------------------------------------------------------------------------------------------
