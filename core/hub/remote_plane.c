@@ -1,6 +1,7 @@
 #include "remote_plane.h"
 
 #include "clock.h"
+#include "crypto.h"
 #include "decisions.h"
 #include "json.h"
 #include "log.h"
@@ -16,6 +17,7 @@ enum {
 	BATCH = 100, /* events in one request */
 	REPLY_MAX = 1 << 20,
 	DOWN_US = 500 * 1000, /* after the hub did not answer, ordinary requests fail at once for this long */
+	TENANTS = 64,         /* of which it is known separately; several may share an entry */
 	POLL_MS = 1000,       /* the longest pause between two checks of the outbox: other processes add events, too */
 	RETRY_MAX_MS = 5000,
 	HEARTBEAT_US = 30 * 1000000,
@@ -25,8 +27,9 @@ struct acp_remote_plane {
 	const struct acp_config *config;
 	struct acp_control_plane local;
 	struct acp_decisions *decisions;
-	uint64_t down_until;  /* atomic */
-	uint64_t answered_at; /* atomic: when the hub last answered a request */
+	uint64_t down_until;            /* atomic */
+	uint64_t answered_at;           /* atomic: when the hub last answered a request */
+	uint64_t silent_until[TENANTS]; /* atomic: down_until for the requests about one tenant */
 	pthread_t sender;
 	pthread_mutex_t lock; /* protects the members below */
 	pthread_cond_t changed;
@@ -43,19 +46,52 @@ struct request_to_hub {
 	bool even_if_down; /* send even if the hub did not answer a moment ago */
 };
 
-static bool hub_is_down(const struct acp_remote_plane *remote)
+/* Where it is recorded that requests about the tenant of q are not answered. NULL: it is about none. */
+static uint64_t *silence_about(struct acp_remote_plane *remote, const struct request_to_hub *q)
 {
-	return acp_monotonic_us() < __atomic_load_n(&remote->down_until, __ATOMIC_RELAXED);
+	uint8_t hash[ACP_SHA256_LEN];
+	const char *tenant = acp_json_string(q->body, "tenant_id");
+	if (!tenant)
+		return NULL;
+	acp_sha256(tenant, strlen(tenant), hash);
+	return &remote->silent_until[hash[0] % TENANTS];
 }
 
-/* Records that the hub did not answer. Logs only the first failure of each period in which ordinary requests then fail
- * at once. A hub that has answered others since this request began is not down: one tenant's calls are slow there. */
-static void mark_down(struct acp_remote_plane *remote, const struct request_to_hub *q, uint64_t begun, const char *why)
+static bool is_silent(const uint64_t *until, uint64_t now)
 {
-	if (__atomic_load_n(&remote->answered_at, __ATOMIC_RELAXED) > begun)
-		return;
-	bool known = hub_is_down(remote);
-	__atomic_store_n(&remote->down_until, acp_monotonic_us() + DOWN_US, __ATOMIC_RELAXED);
+	return now < __atomic_load_n(until, __ATOMIC_RELAXED);
+}
+
+static bool hub_is_down(struct acp_remote_plane *remote, const struct request_to_hub *q)
+{
+	uint64_t now = acp_monotonic_us();
+	const uint64_t *about = silence_about(remote, q);
+	return is_silent(&remote->down_until, now) || (about && is_silent(about, now));
+}
+
+static bool silent_about_others(const struct acp_remote_plane *remote, const uint64_t *about, uint64_t now)
+{
+	bool silent = false;
+	for (size_t i = 0; i < TENANTS; i++)
+		silent = silent || (&remote->silent_until[i] != about && is_silent(&remote->silent_until[i], now));
+	return silent;
+}
+
+/* Records that the hub did not answer. Ordinary requests about this tenant then fail at once for a while. Those about
+ * all tenants do only if the hub was not reached, or is silent about several tenants and has answered nobody since this
+ * request began: the calls of one tenant may be slow there. Logs only the first failure of each such period. */
+static void mark_down(struct acp_remote_plane *remote, const struct request_to_hub *q, uint64_t begun, bool reached,
+		      const char *why)
+{
+	uint64_t now = acp_monotonic_us();
+	uint64_t *about = silence_about(remote, q);
+	bool known = hub_is_down(remote, q);
+	bool answers = __atomic_load_n(&remote->answered_at, __ATOMIC_RELAXED) > begun ||
+		       (about && !silent_about_others(remote, about, now));
+	if (about)
+		__atomic_store_n(about, now + DOWN_US, __ATOMIC_RELAXED);
+	if (!reached || !answers)
+		__atomic_store_n(&remote->down_until, now + DOWN_US, __ATOMIC_RELAXED);
 	if (!known)
 		acp_log(ACP_LOG_WARNING, "hub: %s: %s", q->name, why);
 }
@@ -139,7 +175,7 @@ static enum acp_code read_answer(struct acp_remote_plane *remote, const struct r
 		if (code && q->even_if_down)
 			acp_log(ACP_LOG_WARNING, "hub: %s: %s: %s", q->name, why, code);
 		else
-			mark_down(remote, q, begun, why);
+			mark_down(remote, q, begun, code != NULL, why);
 		json_object_put(tree);
 		return unknown ? ACP_OUTCOME_UNKNOWN : ACP_UNAVAILABLE;
 	}
@@ -158,7 +194,7 @@ static enum acp_code ask(struct acp_remote_plane *remote, const struct request_t
 	struct acp_outbound_reply reply;
 	if (!q->body)
 		return ACP_INTERNAL_ERROR;
-	if (!q->even_if_down && hub_is_down(remote))
+	if (!q->even_if_down && hub_is_down(remote, q))
 		return ACP_UNAVAILABLE;
 	bool repeated = false;
 	uint64_t begun = acp_monotonic_us();
@@ -167,12 +203,14 @@ static enum acp_code ask(struct acp_remote_plane *remote, const struct request_t
 	if (result == ACP_OUTBOUND_REPLIED)
 		code = read_answer(remote, q, begun, &reply, answer, refused);
 	else
-		mark_down(remote, q, begun, reply.error);
+		mark_down(remote, q, begun, result == ACP_OUTBOUND_UNKNOWN, reply.error);
 	if (code == ACP_UNAVAILABLE && repeated)
 		code = ACP_OUTCOME_UNKNOWN;
 	if (code != ACP_UNAVAILABLE && code != ACP_OUTCOME_UNKNOWN) {
 		__atomic_store_n(&remote->answered_at, acp_monotonic_us(), __ATOMIC_RELAXED);
 		__atomic_store_n(&remote->down_until, 0, __ATOMIC_RELAXED);
+		if (silence_about(remote, q))
+			__atomic_store_n(silence_about(remote, q), 0, __ATOMIC_RELAXED);
 	}
 	acp_buf_release(&reply.body);
 	return code;

@@ -480,27 +480,55 @@ def test_unasked_calls_stay_within_the_allowance(bench):
         equal(bench.db.rows("select * from acp_report.usage_drift limit 5"), [], "drift at the hub")
 
 
+@contextlib.contextmanager
+def slow_at_the_hub(bench, a):
+    """While the hub cannot count the calls of one tenant of A, 24 of its calls wait there, until A gives up. Yields their
+    threads."""
+    missing = {"model_id": str(uuid.uuid4()), "leads": SCORE_PARAMS["leads"]}
+    tenant, key = a.tenant()
+    succeeded(a.score(key))
+    calls = [threading.Thread(target=a.call, args=(key, SCORE, missing)) for _ in range(24)]
+    with bench.db.session() as session:
+        session.execute("begin; select from acp.usage_quota where tenant_id = '%s' for update;" % tenant)
+        for call in calls:
+            call.start()
+        until(10, "calls wait at the hub", lambda: bench.db.value(WAITING) > 3)
+        yield calls
+        for call in calls:
+            call.join()
+
+
+def all_asked(a, replies):
+    rows = [a.audit(succeeded(reply)) for reply in replies]
+    equal([row["ts"] for row in rows if "usage_check" in row["result_meta"]], [],
+          "of %d calls of the other tenant, those that the hub had not counted before" % len(rows))
+
+
 @pytest.mark.slow
 def test_slow_tenant_at_the_hub(bench):
     """Contract 6: while the hub cannot count the calls of one tenant, its calls wait there, and then A gives up. Those of
-    another one are counted at once, and the hub does not seem to be away."""
-    missing = {"model_id": str(uuid.uuid4()), "leads": SCORE_PARAMS["leads"]}
+    another one are counted at once."""
     with kernel_a(bench, hub_timeout_ms="1500") as a:
-        (slow, slow_key), (_, key) = a.tenant(), a.tenant()
-        succeeded(a.score(slow_key))
-        stuck = [threading.Thread(target=a.call, args=(slow_key, SCORE, missing)) for _ in range(24)]
-        with bench.db.session() as session:
-            session.execute("begin; select from acp.usage_quota where tenant_id = '%s' for update;" % slow)
-            for thread in stuck:
-                thread.start()
-            until(10, "calls wait at the hub", lambda: bench.db.value(WAITING) > 3)
+        _, key = a.tenant()
+        with slow_at_the_hub(bench, a) as calls:
             replies = [a.score(key)]
-            while any(thread.is_alive() for thread in stuck):
+            while any(call.is_alive() for call in calls):
                 replies.append(a.score(key))
                 time.sleep(0.05)  # so that the free calls suffice
-        rows = [a.audit(succeeded(reply)) for reply in replies]
-        unasked = [row["ts"] for row in rows if "usage_check" in row["result_meta"]]
-        equal(unasked, [], "of %d calls of the other tenant, those that the hub had not counted before" % len(rows))
+        all_asked(a, replies)
+
+
+@pytest.mark.slow
+def test_silence_about_one_tenant(bench):
+    """Contract 6: a hub that does not answer about one tenant is not away for another one, of which it has not been asked
+    for a while."""
+    with kernel_a(bench, hub_timeout_ms="1500") as a:
+        _, key = a.tenant()
+        succeeded(a.score(key))
+        with slow_at_the_hub(bench, a):
+            until(10, "A gives up", lambda: "timed out" in a.responder.read_log())
+            replies = [a.score(key)]
+        all_asked(a, replies)
 
 
 def test_hub_refuses_connections(bench):
