@@ -1112,12 +1112,17 @@ DECLARE
 	b       acp.billing_periods;
 	name    text;
 	revived integer;
+	closed  text;
 BEGIN
 	SELECT * INTO b FROM acp.billing_periods x WHERE x.tenant_id = p_tenant AND x.period = p_period FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
 		PERFORM acp.fail('NOT_FOUND', 'this tenant has no invoice for this month');
 	ELSIF b.status NOT IN ('failed', 'invoiced') THEN
 		PERFORM acp.fail('VALIDATION_ERROR', format('the invoice is %s; only a failed or unpaid invoice can be retried', b.status));
+	END IF;
+	closed := acp.invoice_closed(b.stripe_invoice_id);
+	IF closed IS NOT NULL THEN
+		PERFORM acp.fail('VALIDATION_ERROR', closed);
 	END IF;
 	name := acp.billing_obligation(b.tenant_id, b.period);
 	IF b.stripe_invoice_id IS NULL THEN
@@ -1141,7 +1146,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.billing_retry(uuid, date) IS
-	'Retries a failed invoice: creates it at Stripe if it is missing there, else pays it. Returns the name of the obligation.';
+	'Retries a failed invoice: creates it at Stripe if it is missing there, else pays it. Returns the name of the obligation. Refuses one that is settled or void.';
 
 CREATE OR REPLACE FUNCTION acp.billing_credit(p_tenant uuid, p_amount numeric, p_currency text, p_reason text) RETURNS bigint
 LANGUAGE plpgsql

@@ -34,6 +34,19 @@ $$;
 COMMENT ON FUNCTION acp.invoice_owed(acp.invoice_states, bigint) IS
 	'Since when an invoice of this amount (minor units) is owed although its payment was tried, or because a dispute about it was lost. Null: it is not.';
 
+CREATE OR REPLACE FUNCTION acp.invoice_closed(p_invoice text) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- Such an invoice keeps its status (failed). A settled one is still open at Stripe, which would take the money again.
+	RETURN (SELECT CASE WHEN s.settled_at IS NOT NULL THEN 'the invoice is settled, so its customer is not charged again'
+			WHEN s.void_at IS NOT NULL THEN 'the invoice is void at Stripe, so nothing is charged for it' END
+		FROM acp.invoice_states s WHERE s.stripe_invoice_id = p_invoice);
+END
+$$;
+COMMENT ON FUNCTION acp.invoice_closed(text) IS 'Why an invoice at Stripe may not be charged any more: the operator settled it, or it is void. Null: it may.';
+
 CREATE OR REPLACE FUNCTION acp.payment_settle(p_tenant uuid) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -72,7 +85,8 @@ DECLARE
 BEGIN
 	-- An invoice whose retry is under way is not failed, so it is not paid twice.
 	FOR b IN SELECT x.period FROM acp.billing_periods x JOIN acp.invoice_states s USING (stripe_invoice_id)
-		WHERE x.tenant_id = p_tenant AND x.status = 'failed' AND acp.invoice_owed(s, x.amount) IS NOT NULL AND s.paid_at IS NULL ORDER BY 1
+		WHERE x.tenant_id = p_tenant AND x.status = 'failed' AND acp.invoice_owed(s, x.amount) IS NOT NULL AND s.paid_at IS NULL
+		AND acp.invoice_closed(x.stripe_invoice_id) IS NULL ORDER BY 1
 	LOOP
 		PERFORM acp.billing_retry(p_tenant, b.period);
 		retried := retried + 1;
@@ -244,6 +258,6 @@ $$;
 COMMENT ON FUNCTION acp.invoice_returned(text, text) IS
 	'Members that an invoice has only if something came back: refunded, credited (major unit), dispute, disputed_at, settled_at.';
 
-GRANT EXECUTE ON FUNCTION acp.invoice_told(text, text, timestamptz), acp.invoice_owed(acp.invoice_states, bigint), acp.payment_settle(uuid),
-	acp.past_due(acp.tenants), acp.payment_collect(uuid), acp.billing_settle(uuid, date, integer), acp.return_rank(text), acp.payment_invoice(text),
+GRANT EXECUTE ON FUNCTION acp.invoice_told(text, text, timestamptz), acp.invoice_owed(acp.invoice_states, bigint), acp.invoice_closed(text),
+	acp.payment_settle(uuid), acp.past_due(acp.tenants), acp.payment_collect(uuid), acp.billing_settle(uuid, date, integer), acp.return_rank(text), acp.payment_invoice(text),
 	acp.invoice_returns(text), acp.stripe_link(jsonb), acp.stripe_return(jsonb), acp.stripe_money(jsonb), acp.invoice_returned(text, text) TO acp_app;

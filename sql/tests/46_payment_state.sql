@@ -9,7 +9,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(47);
+SELECT plan(54);
 
 CREATE FUNCTION pg_temp.noon() RETURNS timestamptz LANGUAGE sql AS $$ SELECT timestamptz '2031-03-07 12:00:00+00' $$;
 CREATE FUNCTION pg_temp.later(passed interval) RETURNS void LANGUAGE plpgsql AS $$
@@ -50,15 +50,15 @@ CREATE FUNCTION pg_temp.invoice(n integer) RETURNS text LANGUAGE sql AS $$
 $$;
 SELECT pg_temp.later('0');
 
-SELECT acp.tenant_create(pg_temp.t(n), 'leadscoring', 'owing-' || n, n || '@example.com', NULL) FROM generate_series(1, 12) n \g /dev/null
+SELECT acp.tenant_create(pg_temp.t(n), 'leadscoring', 'owing-' || n, n || '@example.com', NULL) FROM generate_series(1, 14) n \g /dev/null
 SELECT acp.key_create(pg_temp.t(n), gen_random_uuid(), sha256(n::text::bytea), 'ock_00000046', 'k', ARRAY['manage.read'], NULL)
-	FROM generate_series(1, 12) n \g /dev/null
-SELECT acp.tenant_update(pg_temp.t(n), 'paid', 'active', NULL, NULL) FROM generate_series(1, 12) n \g /dev/null
+	FROM generate_series(1, 14) n \g /dev/null
+SELECT acp.tenant_update(pg_temp.t(n), 'paid', 'active', NULL, NULL) FROM generate_series(1, 14) n \g /dev/null
 UPDATE acp.tenants SET stripe_customer_id = 'cus_' || agent_id WHERE agent_id LIKE 'owing-%';
 RESET ROLE;
 INSERT INTO acp.billing_closings (period, closed_at, price_version, currency, minimum) VALUES ('2031-02-01', pg_temp.noon(), 1, 'USD', 0.5);
 INSERT INTO acp.billing_periods (tenant_id, period, status, currency, total, amount, carried_in, carried_out, hash, billed_at, updated_at)
-SELECT pg_temp.t(n), '2031-02-01', 'pending', 'USD', 1, 100, 0, 0, sha256('x'), pg_temp.noon(), pg_temp.noon() FROM generate_series(1, 12) n;
+SELECT pg_temp.t(n), '2031-02-01', 'pending', 'USD', 1, 100, 0, 0, sha256('x'), pg_temp.noon(), pg_temp.noon() FROM generate_series(1, 14) n;
 SET LOCAL ROLE acp_app;
 -- The executor's answer about the invoice of tenant n, whose id is in_n.
 CREATE FUNCTION pg_temp.executed(n integer, status text, more jsonb DEFAULT '{}', pay text DEFAULT '') RETURNS void LANGUAGE sql AS $$
@@ -129,6 +129,18 @@ SELECT is(acp.billing_settle(pg_temp.t(5), '2031-02-01', 7), false, 'the operato
 SELECT is(pg_temp.due(5), 'no', 'nothing is owed');
 SELECT throws_ok(format('SELECT acp.billing_settle(%L, ''2031-02-01'', 7)', pg_temp.t(5)), 'ACP01', NULL, 'there is nothing more to settle');
 SELECT is(acp.invoice_json(pg_temp.t(5), '2031-02-01', 0.5)->>'dispute', 'lost', 'the invoice shows the dispute');
+SELECT pg_temp.executed(13, 'open', '{"payment_error": "card_declined"}') \g /dev/null
+SELECT is(acp.billing_settle(pg_temp.t(13), '2031-02-01', 7), false, 'a failed invoice is paid by bank transfer');
+SELECT throws_ok(format('SELECT acp.billing_retry(%L, ''2031-02-01'')', pg_temp.t(13)), 'ACP01',
+	'the invoice is settled, so its customer is not charged again', 'a settled invoice is not charged, too');
+SELECT pg_temp.executed(14, 'void') \g /dev/null
+SELECT throws_ok(format('SELECT acp.billing_retry(%L, ''2031-02-01'')', pg_temp.t(14)), 'ACP01',
+	'the invoice is void at Stripe, so nothing is charged for it', 'a void invoice is not charged');
+SELECT is(pg_temp.invoice(13) || ', ' || pg_temp.invoice(14), 'failed refunded 0 credited 0, failed refunded 0 credited 0', 'neither is changed');
+SELECT is(pg_temp.take(pg_temp.event('evt_c', 'charge.dispute.closed', 200, 'dp_13', '{"invoice": "in_13", "amount": 100, "status": "lost"}')), 'applied',
+	'a dispute about what was settled is lost later');
+SELECT is(pg_temp.due(13), '200..605000', 'it is owed again');
+SELECT is(acp.payment_collect(pg_temp.t(13)), 0, 'another card does not pay it, but does not fail');
 SELECT pg_temp.later('0');
 
 -- All orders ----------------------------------------------------------------------------------------------------------

@@ -157,6 +157,30 @@ def test_card_replaced_at_stripe(bench):
         m.proved()
 
 
+def test_settled_is_not_charged(bench):
+    """Contract 5.4: an invoice that the operator has settled is charged by no retry, neither by its name nor among all
+    that failed; another failed invoice is."""
+    with money(bench) as m:
+        tenant, other, month = m.paying(), m.paying(), m.month(1)
+        m.clock(1)
+        m.calls(tenant, 2000)
+        m.calls(other, 2000)
+        m.now()
+        m.stripe.control(decline={"customer": "*", "times": -1})
+        m.run(month)
+        m.becomes(tenant, month, "failed")
+        m.becomes(other, month, "failed")
+        m.stripe.control(reset=True)
+        m.ctl("billing", "settle", tenant["tenant_uuid"], "--period", month)
+        equal([row["obligation"] for row in json.loads(m.ctl("--json", "billing", "retry"))],
+              ["billing-%s-%s-pay-1" % (other["tenant_uuid"], month)], "what is retried")
+        m.becomes(other, month, "paid")
+        done = m.try_ctl("billing", "retry", tenant["tenant_uuid"], "--period", month)
+        check(done.returncode == 1 and "is settled, so its customer is not charged again" in done.stderr, done.stderr)
+        equal([i["status"] for i in m.invoices(tenant)], ["open"], "the settled invoice at Stripe")
+        equal(m.period(tenant, month)["status"], "failed", "the settled invoice here")
+
+
 def test_customer_deleted(bench):
     """Contract 5.4: a tenant whose customer was deleted at Stripe is treated as free. Its next upgrade makes another
     customer, under another key."""
