@@ -150,6 +150,8 @@ BEGIN
 		SELECT r.* FROM acp.stripe_returns r WHERE r.stripe_invoice_id = p_invoice
 		UNION SELECT r.* FROM acp.stripe_payments l JOIN acp.stripe_returns r ON r.payment_intent = l.payment OR r.charge = l.payment
 			WHERE l.stripe_invoice_id = p_invoice
+	), settled AS (
+		SELECT (SELECT s.settled_at FROM acp.invoice_states s WHERE s.stripe_invoice_id = p_invoice) AS at
 	), sums AS (
 		-- A charge shows what of it was refunded, but not a refund that failed later.
 		SELECT greatest(coalesce(sum(f.amount) FILTER (WHERE f.kind = 'refund' AND f.status NOT IN ('failed', 'canceled')), 0),
@@ -159,8 +161,10 @@ BEGIN
 			(array_agg(CASE f.kind WHEN 'dispute' THEN f.status ELSE 'early_fraud_warning' END
 				ORDER BY f.kind = 'dispute' DESC, f.status = 'lost' DESC, f.opened_at DESC, f.object_id) FILTER (WHERE f.kind IN ('dispute', 'warning')))[1] AS dispute,
 			coalesce(min(f.opened_at) FILTER (WHERE f.kind = 'dispute'), min(f.opened_at) FILTER (WHERE f.kind = 'warning')) AS disputed_at,
-			max(f.created) FILTER (WHERE f.kind = 'dispute' AND f.status = 'lost') AS lost_at
-		FROM found f
+			-- A dispute that was lost before the settlement is settled. Of the others, the first counts.
+			coalesce(min(f.lost_at) FILTER (WHERE f.status = 'lost' AND coalesce(f.lost_at > settled.at, true)),
+				max(f.lost_at) FILTER (WHERE f.status = 'lost')) AS lost_at
+		FROM settled LEFT JOIN found f ON true
 	)
 	INSERT INTO acp.invoice_states AS s (stripe_invoice_id, refunded, credited, dispute, disputed_at, lost_at)
 	SELECT p_invoice, n.refunded, n.credited, n.dispute, n.disputed_at, n.lost_at FROM sums n
@@ -200,6 +204,7 @@ DECLARE
 		WHEN p->>'type' LIKE 'charge.dispute.%' THEN 'dispute' WHEN p->>'type' IN ('charge.refunded', 'charge.updated') THEN 'charge'
 		WHEN p->>'type' LIKE 'credit\_note.%' THEN 'credit_note' WHEN p->>'type' LIKE 'radar.%' THEN 'warning' ELSE 'refund' END;
 	at   CONSTANT timestamptz := to_timestamp((p->>'created')::bigint);
+	lost CONSTANT timestamptz := CASE WHEN kind = 'dispute' AND p->>'status' = 'lost' THEN at END;
 	r    acp.stripe_returns;
 BEGIN
 	INSERT INTO acp.stripe_returns AS m (object_id, kind, stripe_invoice_id, payment_intent, charge, amount, status, created, event_id, opened_at)
@@ -210,7 +215,8 @@ BEGIN
 	WHERE (m.created, acp.return_rank(m.status), m.amount, m.event_id COLLATE "C")
 		< (excluded.created, acp.return_rank(excluded.status), excluded.amount, excluded.event_id COLLATE "C");
 	UPDATE acp.stripe_returns m SET opened_at = least(m.opened_at, at), stripe_invoice_id = coalesce(m.stripe_invoice_id, p->>'invoice'),
-		payment_intent = coalesce(m.payment_intent, p->>'payment_intent'), charge = coalesce(m.charge, p->>'charge')
+		payment_intent = coalesce(m.payment_intent, p->>'payment_intent'), charge = coalesce(m.charge, p->>'charge'),
+		lost_at = least(m.lost_at, lost) -- ignores nulls: later events about a lost dispute do not move it
 	WHERE m.object_id = p->>'object_id' RETURNING * INTO r;
 	r.stripe_invoice_id := coalesce(r.stripe_invoice_id, acp.payment_invoice(r.payment_intent), acp.payment_invoice(r.charge));
 	IF r.stripe_invoice_id IS NOT NULL THEN
@@ -220,7 +226,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.stripe_return(jsonb) IS
-	'Stores a refund, credit note, dispute, early fraud warning, or what of a charge is refunded. Of several events about one object the newest counts. Returns the invoice; null: not known yet.';
+	'Stores a refund, credit note, dispute, early fraud warning, or what of a charge is refunded. Of several events about one object the newest counts; a dispute is lost since the oldest that says so. Returns the invoice; null: not known yet.';
 
 CREATE OR REPLACE FUNCTION acp.stripe_money(p jsonb) RETURNS text
 LANGUAGE plpgsql

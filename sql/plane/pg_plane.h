@@ -7,7 +7,7 @@
 #include "shared_counter.h"
 
 /* The newest migration that this program knows. */
-#define ACP_SCHEMA_VERSION 17
+#define ACP_SCHEMA_VERSION 18
 
 struct acp_pg_plane;
 

@@ -9,7 +9,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(54);
+SELECT plan(63);
 
 CREATE FUNCTION pg_temp.noon() RETURNS timestamptz LANGUAGE sql AS $$ SELECT timestamptz '2031-03-07 12:00:00+00' $$;
 CREATE FUNCTION pg_temp.later(passed interval) RETURNS void LANGUAGE plpgsql AS $$
@@ -50,15 +50,15 @@ CREATE FUNCTION pg_temp.invoice(n integer) RETURNS text LANGUAGE sql AS $$
 $$;
 SELECT pg_temp.later('0');
 
-SELECT acp.tenant_create(pg_temp.t(n), 'leadscoring', 'owing-' || n, n || '@example.com', NULL) FROM generate_series(1, 14) n \g /dev/null
+SELECT acp.tenant_create(pg_temp.t(n), 'leadscoring', 'owing-' || n, n || '@example.com', NULL) FROM generate_series(1, 18) n \g /dev/null
 SELECT acp.key_create(pg_temp.t(n), gen_random_uuid(), sha256(n::text::bytea), 'ock_00000046', 'k', ARRAY['manage.read'], NULL)
-	FROM generate_series(1, 14) n \g /dev/null
-SELECT acp.tenant_update(pg_temp.t(n), 'paid', 'active', NULL, NULL) FROM generate_series(1, 14) n \g /dev/null
+	FROM generate_series(1, 18) n \g /dev/null
+SELECT acp.tenant_update(pg_temp.t(n), 'paid', 'active', NULL, NULL) FROM generate_series(1, 18) n \g /dev/null
 UPDATE acp.tenants SET stripe_customer_id = 'cus_' || agent_id WHERE agent_id LIKE 'owing-%';
 RESET ROLE;
 INSERT INTO acp.billing_closings (period, closed_at, price_version, currency, minimum) VALUES ('2031-02-01', pg_temp.noon(), 1, 'USD', 0.5);
 INSERT INTO acp.billing_periods (tenant_id, period, status, currency, total, amount, carried_in, carried_out, hash, billed_at, updated_at)
-SELECT pg_temp.t(n), '2031-02-01', 'pending', 'USD', 1, 100, 0, 0, sha256('x'), pg_temp.noon(), pg_temp.noon() FROM generate_series(1, 14) n;
+SELECT pg_temp.t(n), '2031-02-01', 'pending', 'USD', 1, 100, 0, 0, sha256('x'), pg_temp.noon(), pg_temp.noon() FROM generate_series(1, 18) n;
 SET LOCAL ROLE acp_app;
 -- The executor's answer about the invoice of tenant n, whose id is in_n.
 CREATE FUNCTION pg_temp.executed(n integer, status text, more jsonb DEFAULT '{}', pay text DEFAULT '') RETURNS void LANGUAGE sql AS $$
@@ -141,6 +141,15 @@ SELECT is(pg_temp.take(pg_temp.event('evt_c', 'charge.dispute.closed', 200, 'dp_
 	'a dispute about what was settled is lost later');
 SELECT is(pg_temp.due(13), '200..605000', 'it is owed again');
 SELECT is(acp.payment_collect(pg_temp.t(13)), 0, 'another card does not pay it, but does not fail');
+SELECT is(pg_temp.take(pg_temp.event('evt_d', 'charge.dispute.updated', 200, 'dp_5', '{"payment_intent": "pi_5", "amount": 100, "status": "lost"}')), 'applied',
+	'another event about the lost dispute');
+SELECT is(pg_temp.due(5), 'no', 'what was settled is not owed again');
+SELECT is(pg_temp.take(pg_temp.event('evt_e', 'charge.dispute.closed', 300, 'dp_5b', '{"payment_intent": "pi_5", "amount": 100, "status": "lost"}')), 'applied',
+	'another dispute is lost');
+SELECT is(pg_temp.due(5), '300..605100', 'the amount is owed again');
+SELECT pg_temp.later('400 s');
+SELECT is(acp.billing_settle(pg_temp.t(5), '2031-02-01', 7), false, 'the operator settles this one, too');
+SELECT is(pg_temp.due(5), 'no', 'then nothing is owed');
 SELECT pg_temp.later('0');
 
 -- All orders ----------------------------------------------------------------------------------------------------------
@@ -175,8 +184,26 @@ INSERT INTO story VALUES
 	(12, 2, pg_temp.event('evt_l2', 'charge.dispute.created', 20, 'dp_2', '{"charge": "ch_12", "amount": 100, "status": "needs_response"}')),
 	(12, 3, pg_temp.event('evt_l3', 'charge.dispute.closed', 30, 'dp_2', '{"charge": "ch_12", "amount": 100, "status": "won"}')),
 	(12, 4, pg_temp.event('evt_l4', 'charge.refunded', 9, 'ch_12', '{"invoice": "in_12", "amount": 100, "amount_refunded": 1}')),
-	(12, 5, '{"type": "executed", "status": "paid", "more": {}}');
+	(12, 5, '{"type": "executed", "status": "paid", "more": {}}'),
+	(15, 1, pg_temp.event('evt_n1', 'invoice_payment.paid', 10, 'inpay_15', '{"invoice": "in_15", "payment_intent": "pi_15"}')),
+	(15, 2, pg_temp.event('evt_n2', 'charge.dispute.closed', 20, 'dp_15', '{"payment_intent": "pi_15", "amount": 100, "status": "lost"}')),
+	(15, 3, pg_temp.event('evt_n3', 'charge.dispute.funds_withdrawn', 30, 'dp_15', '{"payment_intent": "pi_15", "amount": 100, "status": "lost"}')),
+	(15, 4, pg_temp.event('evt_n4', 'charge.dispute.updated', 40, 'dp_15', '{"payment_intent": "pi_15", "amount": 100, "status": "lost"}')),
+	(15, 5, '{"type": "executed", "status": "paid", "more": {}}'),
+	(16, 1, pg_temp.event('evt_o1', 'charge.dispute.closed', 20, 'dp_16', '{"invoice": "in_16", "amount": 100, "status": "lost"}')),
+	(16, 2, pg_temp.event('evt_o2', 'charge.dispute.closed', 30, 'dp_17', '{"invoice": "in_16", "amount": 100, "status": "lost"}')),
+	(16, 3, pg_temp.event('evt_o3', 'charge.dispute.updated', 40, 'dp_16', '{"invoice": "in_16", "amount": 100, "status": "lost"}')),
+	(16, 4, '{"type": "settled", "at": 25}'), (16, 5, '{"type": "executed", "status": "paid", "more": {}}'),
+	(17, 1, pg_temp.event('evt_p1', 'charge.dispute.closed', 20, 'dp_18', '{"invoice": "in_17", "amount": 100, "status": "lost"}')),
+	(17, 2, pg_temp.event('evt_p2', 'charge.dispute.closed', 30, 'dp_18', '{"invoice": "in_17", "amount": 100, "status": "won"}')),
+	(17, 3, pg_temp.event('evt_p3', 'charge.dispute.created', 10, 'dp_18', '{"invoice": "in_17", "amount": 100, "status": "needs_response"}')),
+	(17, 4, pg_temp.event('evt_p4', 'charge.dispute.updated', 15, 'dp_18', '{"invoice": "in_17", "amount": 100, "status": "under_review"}')),
+	(17, 5, '{"type": "executed", "status": "paid", "more": {}}');
 SELECT pg_temp.executed(11, 'paid') \g /dev/null
+-- As acp.billing_settle() at that moment, but without its refusal if nothing is owed yet.
+CREATE FUNCTION pg_temp.settled(n integer, at integer) RETURNS void LANGUAGE sql AS $$
+	SELECT acp.invoice_told('in_' || n, 'settled', pg_temp.noon() + make_interval(secs => at)), acp.invoice_returns('in_' || n), acp.payment_settle(pg_temp.t(n))
+$$;
 CREATE FUNCTION pg_temp.play(p_tenant integer, steps integer[]) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	step     integer;
@@ -186,6 +213,8 @@ BEGIN
 		SELECT event INTO happened FROM pg_temp.story WHERE n = step AND tenant = p_tenant;
 		IF happened->>'type' = 'executed' THEN
 			PERFORM pg_temp.executed(p_tenant, happened->>'status', happened->'more');
+		ELSIF happened->>'type' = 'settled' THEN
+			PERFORM pg_temp.settled(p_tenant, (happened->>'at')::integer);
 		ELSE
 			-- Our invoices name their tenant. Refunds and disputes do not.
 			PERFORM acp.stripe_event(CASE WHEN happened->>'type' LIKE 'invoice.%' THEN jsonb_build_object('tenant_uuid', pg_temp.t(p_tenant)) ELSE '{}' END || happened);
@@ -209,7 +238,10 @@ FROM (VALUES (6, 'paid refunded 0 credited 0: no', 'a paid invoice is paid, what
 	(9, 'failed refunded 0 credited 100: no', 'an invoice that was credited as a whole is not owed'),
 	(10, 'paid refunded 0 credited 0 lost: 20..604820', 'a lost dispute makes past due'),
 	(11, 'paid refunded 40 credited 0: no', 'a refund that failed does not count'),
-	(12, 'paid refunded 1 credited 0 won: no', 'a dispute that was won changes nothing')) s(tenant, expected, what);
+	(12, 'paid refunded 1 credited 0 won: no', 'a dispute that was won changes nothing'),
+	(15, 'paid refunded 0 credited 0 lost: 20..604820', 'later events about a lost dispute give no more days'),
+	(16, 'paid refunded 0 credited 0 lost: 30..604830', 'of two lost disputes, only the one after the settlement counts'),
+	(17, 'paid refunded 0 credited 0 won: no', 'a lost dispute that is won after all is not owed')) s(tenant, expected, what);
 
 -- The functions that judge a tenant by its tier look at the days of grace.
 RESET ROLE;
