@@ -216,7 +216,7 @@ static struct json_object *session_form(const struct acp_execution *what)
 {
 	struct json_object *params = what->params;
 	const char *tenant = acp_json_string(params, "tenant_uuid");
-	const char *currency = acp_json_string(params, "currency");
+	const char *currency = acp_json_string(params, "currency"); /* kernels of older versions send none */
 	struct json_object *form = new_object();
 	struct json_object *metadata = new_object();
 	struct json_object *intent = new_object();

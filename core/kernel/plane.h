@@ -250,8 +250,8 @@ struct acp_plane_payments {
 
 	/* The next step of a tenant's upgrade. what: tenant_id. reply: verdict, and the members for that verdict. paid:
 	 * nothing to do; customer: obligation, to execute before calling this again; open: checkout_url, expires_at
-	 * (RFC 3339) of the existing session; create: attempt, customer, idempotency_key, obliged_at (seconds since
-	 * 1970) of the session to create. ACP_NOT_FOUND: no active tenant has this id. */
+	 * (RFC 3339) of the existing session; create: attempt, customer, currency? (lower case), idempotency_key,
+	 * obliged_at (seconds since 1970) of the session to create. ACP_NOT_FOUND: no active tenant has this id. */
 	acp_plane_question *upgrade_begin;
 
 	/* The executor created the session. what: tenant_id, attempt, session_id, url, expires_at (seconds since 1970),

@@ -103,8 +103,11 @@ static bool add_urls(const struct upgrade *up, struct json_object *params)
 static struct json_object *checkout_params(const struct upgrade *up)
 {
 	struct json_object *params = json_object_new_object();
+	/* An attempt that an older version began has no currency, and must repeat its request without one. */
+	const char *currency = acp_json_string(up->answer, "currency");
 	if (params && acp_json_add_string(params, "tenant_uuid", up->tenant_id) &&
-	    acp_json_add_string(params, "customer", acp_json_string(up->answer, "customer")) && add_urls(up, params))
+	    acp_json_add_string(params, "customer", acp_json_string(up->answer, "customer")) &&
+	    (!currency || acp_json_add_string(params, "currency", currency)) && add_urls(up, params))
 		return params;
 	json_object_put(params);
 	return NULL;

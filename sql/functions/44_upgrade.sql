@@ -71,15 +71,16 @@ BEGIN
 	IF c.status = 'open' AND c.expires_at > acp.now() + interval '5 minutes' THEN
 		RETURN jsonb_build_object('verdict', 'open', 'checkout_url', c.url, 'expires_at', acp.rfc3339(c.expires_at));
 	ELSIF c.status IS DISTINCT FROM 'asked' THEN
-		INSERT INTO acp.checkouts (tenant_id, attempt, status, asked_at, expires_at)
-		VALUES (tenant, coalesce(c.attempt, 0) + 1, 'asked', acp.now(), acp.now() + interval '1 hour') RETURNING * INTO c;
+		INSERT INTO acp.checkouts (tenant_id, attempt, status, asked_at, expires_at, currency)
+		VALUES (tenant, coalesce(c.attempt, 0) + 1, 'asked', acp.now(), acp.now() + interval '1 hour', acp.currency()) RETURNING * INTO c;
 	END IF;
 	RETURN jsonb_build_object('verdict', 'create', 'attempt', c.attempt, 'customer', t.stripe_customer_id,
-		'idempotency_key', 'checkout-' || tenant || '-' || c.attempt, 'obliged_at', floor(extract(epoch FROM c.asked_at))::bigint);
+		'idempotency_key', 'checkout-' || tenant || '-' || c.attempt, 'obliged_at', floor(extract(epoch FROM c.asked_at))::bigint)
+		|| CASE WHEN c.currency IS NOT NULL THEN jsonb_build_object('currency', lower(c.currency COLLATE "C")) ELSE '{}' END;
 END
 $$;
 COMMENT ON FUNCTION acp.upgrade_begin(jsonb) IS
-	'Returns the next step for the upgrade of tenant_id. verdict: paid (nothing to do; a tenant that is past due may add another card), customer (execute this obligation first, then ask again), open (use this session), create (create a session with this attempt and key, which stay the same until the outcome is known).';
+	'Returns the next step for the upgrade of tenant_id. verdict: paid (nothing to do; a tenant that is past due may add another card), customer (execute this obligation first, then ask again), open (use this session), create (create a session with this attempt, key and currency, which stay the same until the outcome is known).';
 
 CREATE OR REPLACE FUNCTION acp.upgrade_opened(p jsonb) RETURNS jsonb
 LANGUAGE plpgsql

@@ -7,7 +7,7 @@
 #include "shared_counter.h"
 
 /* The newest migration that this program knows. */
-#define ACP_SCHEMA_VERSION 18
+#define ACP_SCHEMA_VERSION 19
 
 struct acp_pg_plane;
 

@@ -9,7 +9,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(78);
+SELECT plan(81);
 
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -80,7 +80,7 @@ UPDATE acp.tenants SET stripe_customer_id = 'cus_' || right(agent_id, 1) WHERE a
 -- Sessions -----------------------------------------------------------------------------------------------------------
 
 SELECT is(pg_temp.begin_(9), jsonb_build_object('verdict', 'customer', 'obligation', 'customer-' || pg_temp.t(9)), 'the customer is created first');
-SELECT is(pg_temp.begin_(1) - 'obliged_at', jsonb_build_object('verdict', 'create', 'attempt', 1, 'customer', 'cus_1',
+SELECT is(pg_temp.begin_(1) - 'obliged_at', jsonb_build_object('verdict', 'create', 'attempt', 1, 'customer', 'cus_1', 'currency', 'usd',
 	'idempotency_key', 'checkout-' || pg_temp.t(1) || '-1'), 'the session is created next');
 SELECT is(pg_temp.begin_(1)->>'attempt', '1', 'until the outcome is known, the same session is requested again');
 SELECT is(pg_temp.state(1), 'free none - free', 'a request changes nothing');
@@ -101,7 +101,19 @@ SELECT is(pg_temp.begin_(1)->>'attempt', '3', 'a new upgrade can begin');
 SELECT acp.upgrade_failed(jsonb_build_object('tenant_id', pg_temp.t(1), 'attempt', 3, 'unknown', true, 'event', pg_temp.row_of(gen_random_uuid())));
 SELECT is(pg_temp.begin_(1)->>'attempt', '3', 'after a lost answer the same key is used');
 SELECT acp.upgrade_failed(jsonb_build_object('tenant_id', pg_temp.t(1), 'attempt', 3, 'event', pg_temp.row_of(gen_random_uuid())));
-SELECT is(pg_temp.begin_(1)->>'attempt', '4', 'after a refusal the next key is used');
+RESET ROLE;
+SELECT isnt(acp.price_currency('EUR', 0.001), NULL, 'the installation changes its currency');
+SET LOCAL ROLE acp_app;
+SELECT is(pg_temp.begin_(1) - 'obliged_at' - 'customer', jsonb_build_object('verdict', 'create', 'attempt', 4, 'currency', 'eur',
+	'idempotency_key', 'checkout-' || pg_temp.t(1) || '-4'), 'after a refusal the next key is used, with the currency of now');
+RESET ROLE;
+SELECT acp.price_currency('USD', 0.001);
+SET LOCAL ROLE acp_app;
+SELECT is(pg_temp.begin_(1)->>'currency', 'eur', 'an attempt keeps its currency, because it keeps its key');
+RESET ROLE;
+UPDATE acp.checkouts SET currency = NULL WHERE tenant_id = pg_temp.t(1) AND attempt = 4;
+SET LOCAL ROLE acp_app;
+SELECT ok(NOT pg_temp.begin_(1) ? 'currency', 'an attempt of an older version was without one, and stays so');
 SELECT throws_ok('SELECT pg_temp.begin_(77)', 'ACP01', NULL, 'an unknown tenant is not found');
 
 -- The upgrade --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from client import CREATE
 from checks import check, equal, parallel, until
 from payments import CHECKOUT, Gate, payments
+from test_billing import money
 from test_usage import clock_shifted
 
 
@@ -258,6 +259,31 @@ def test_remote_executor(bench):
             equal([c["id"] for c in pay.customers(tenant)], [made], "customers")
             pay.upgrade(tenant)
             equal(pay.score(tenant["api_key"])[0], 200, "a paid call")
+
+
+def test_currency(bench):
+    """Contract 5.1: a checkout session has the currency of the installation, with an executor here or elsewhere; a
+    session whose creation is repeated keeps the currency of its first attempt."""
+    key = "e2e-executor-key-" + "0123456789abcdef" * 2
+    with money(bench, executor_key=key) as m, Gate() as front:
+        def currencies(tenant):
+            return [s["currency"] for s in m.stripe.all("/v1/checkout/sessions") if s["client_reference_id"] == tenant["tenant_uuid"]]
+
+        m.ctl("price", "currency", "EUR", "--amount", "0.01")
+        here, elsewhere, again = (m.pay.onboard() for _ in range(3))
+        m.pay.checkout(here)
+        equal(currencies(here), ["eur"], "with an executor in this program")
+        m.stripe.control(drop={"method": "POST", "path": "/v1/checkout/sessions", "times": -1})
+        equal(m.pay.send("POST", CHECKOUT, None, again["api_key"])[0], 502, "a lost reply")
+        m.stripe.control(reset=True)
+        m.ctl("price", "currency", "CHF", "--amount", "0.01")
+        m.pay.checkout(again)
+        equal(currencies(again), ["eur"], "the same attempt again")
+        front.socket = m.pay.gate.socket
+        with m.pay.responder(stripe_key=None, executor_url=front.url, executor_key=key) as kernel:
+            m.pay.gate.socket = kernel.socket
+            m.pay.checkout(elsewhere)
+        equal(currencies(elsewhere), ["chf"], "with an executor elsewhere")
 
 
 def test_calls_while_free_are_not_charged(bench):
