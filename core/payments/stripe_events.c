@@ -150,6 +150,14 @@ static bool add_money(struct json_object *out, struct json_object *object)
 	return ok;
 }
 
+/* Tells whether the object was made by another installation, which uses the same account. Older objects do not name
+ * theirs. */
+static bool add_foreign(struct json_object *out, struct json_object *object, const char *kernel_id)
+{
+	const char *named = acp_json_string(acp_json_member(object, "metadata"), "kernel_id");
+	return add_flag(out, "foreign", named && strcmp(named, kernel_id) != 0);
+}
+
 /* The audit row of an accepted delivery; the hub adds the tenant. */
 static struct json_object *audit_event(const struct delivery *d)
 {
@@ -184,6 +192,7 @@ static struct json_object *extract_event(const struct delivery *d)
 		  (!customer || add_default(out, object, before)) && add_money(out, object) &&
 		  copy_text(out, "client_reference_id", object, "client_reference_id") &&
 		  copy_text(out, "tenant_uuid", acp_json_member(object, "metadata"), "tenant_uuid") &&
+		  add_foreign(out, object, d->kernel->config->kernel_id) &&
 		  copy_text(out, "setup_intent", object, "setup_intent") && copy_text(out, "mode", object, "mode") &&
 		  copy_text(out, "status", object, "status") &&
 		  acp_json_add(out, "grace_days", json_object_new_int64(d->kernel->config->grace_days)) &&

@@ -314,6 +314,20 @@ $$;
 COMMENT ON FUNCTION acp.stripe_tenant(jsonb) IS
 	'Finds and locks the tenant of an event: by the tenant it names, else by its payment method, its customer or the invoice it is about. Null: unknown.';
 
+CREATE OR REPLACE FUNCTION acp.stripe_foreign(p jsonb) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- What these books name is theirs, even if kernel_id was changed since.
+	RETURN coalesce((p->>'foreign')::boolean, false)
+		AND NOT EXISTS (SELECT FROM acp.billing_periods b WHERE b.stripe_invoice_id = p->>'object_id')
+		AND NOT EXISTS (SELECT FROM acp.tenants t WHERE t.stripe_customer_id = p->>'object_id');
+END
+$$;
+COMMENT ON FUNCTION acp.stripe_foreign(jsonb) IS
+	'Is an event about an object of another installation? It may have a copy of this database, so the tenants it names can be those of this one.';
+
 CREATE OR REPLACE FUNCTION acp.stripe_checkout_completed(p_tenant uuid, p jsonb) RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -554,8 +568,12 @@ BEGIN
 			-- Of two events that belong together, the second sees what the first stored.
 			PERFORM pg_advisory_xact_lock(hashtext('acp.stripe_money'));
 		END IF;
-		tenant := acp.stripe_tenant(p);
-		result := acp.stripe_effect(tenant, p);
+		IF acp.stripe_foreign(p) THEN
+			result := 'foreign';
+		ELSE
+			tenant := acp.stripe_tenant(p);
+			result := acp.stripe_effect(tenant, p);
+		END IF;
 		IF result = 'mismatch' THEN
 			tenant := NULL;
 		END IF;
@@ -570,11 +588,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION acp.stripe_event(jsonb) IS
-	'Processes an event with a valid signature: event_id, type, created (seconds), livemode, object_id?, client_reference_id?, tenant_uuid? (from its metadata), customer?, setup_intent?, mode?, status?, invoice?, payment_intent?, charge?, amount?, amount_refunded? (minor units), default_changed?, default_method?, former_told?, former_default? (of a customer), grace_days?, event (audit row). Repeats have no further effect.';
+	'Processes an event with a valid signature: event_id, type, created (seconds), livemode, object_id?, client_reference_id?, tenant_uuid? (from its metadata), foreign? (its metadata has another kernel_id), customer?, setup_intent?, mode?, status?, invoice?, payment_intent?, charge?, amount?, amount_refunded? (minor units), default_changed?, default_method?, former_told?, former_default? (of a customer), grace_days?, event (audit row). Repeats have no further effect.';
 
 GRANT EXECUTE ON FUNCTION acp.checkouts_expire(uuid), acp.checkouts_expire_due(), acp.upgrade_begin(jsonb), acp.upgrade_opened(jsonb),
 	acp.upgrade_failed(jsonb), acp.upgrade_settle(uuid), acp.upgrade_method(uuid, text, jsonb), acp.uuid_or_null(text),
-	acp.stripe_attempt(text), acp.stripe_mark(uuid, text, jsonb, text, boolean), acp.stripe_tenant(jsonb), acp.stripe_checkout_completed(uuid, jsonb),
+	acp.stripe_attempt(text), acp.stripe_mark(uuid, text, jsonb, text, boolean), acp.stripe_tenant(jsonb), acp.stripe_foreign(jsonb),
+	acp.stripe_checkout_completed(uuid, jsonb),
 	acp.stripe_checkout_expired(uuid, jsonb), acp.stripe_card(uuid, text, text, timestamptz, text, text), acp.customer_gone(text),
 	acp.upgrade_card(uuid, acp.stripe_marks), acp.stripe_own_customer(uuid, text), acp.stripe_cards_told(uuid, jsonb),
 	acp.stripe_customer_deleted(uuid, jsonb), acp.stripe_customer(uuid, jsonb), acp.stripe_invoice(uuid, jsonb), acp.stripe_kind(text),

@@ -9,7 +9,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(81);
+SELECT plan(92);
 
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -159,6 +159,28 @@ SELECT is(pg_temp.take(pg_temp.completed('evt_m4', 2, 0, 'cs_m4', 'seti_m', '{"m
 SELECT is(pg_temp.take(pg_temp.event('evt_m5', 'customer.created', 2, 0, 'cus_2')), 'ignored', 'irrelevant event types are stored');
 SELECT is(pg_temp.state(2) || pg_temp.state(3), 'free none - freefree none - free', 'none of them upgrades a tenant');
 SELECT is((SELECT count(*) FROM acp.stripe_events WHERE event_id LIKE 'evt\_m_'), 5::bigint, 'all of them are stored');
+
+-- Another installation with the same Stripe account, and a copy of this database --------------------------------------
+
+SELECT is(pg_temp.take(pg_temp.completed('evt_k1', 3, 0, 'cs_k1', 'seti_k', '{"foreign": true}')), 'foreign', 'a checkout of another installation');
+SELECT is(pg_temp.take(pg_temp.event('evt_k2', 'checkout.session.expired', 3, 0, 'cs_k2', '{"foreign": true}')), 'foreign', 'the end of one');
+SELECT is(pg_temp.take(pg_temp.event('evt_k3', 'invoice.paid', 3, 0, 'in_k3', '{"foreign": true, "charge": "ch_k3"}')), 'foreign', 'an invoice of another installation');
+SELECT is(pg_temp.take(pg_temp.event('evt_k4', 'customer.deleted', 0, 0, 'cus_k4', jsonb_build_object('foreign', true, 'tenant_uuid', pg_temp.t(3)))), 'foreign',
+	'a customer of another installation');
+SELECT is(pg_temp.take(pg_temp.completed('evt_k1', 3, 0, 'cs_k1', 'seti_k')), 'duplicate', 'its event is stored');
+SELECT is(pg_temp.state(3), 'free none - free', 'the tenant is unchanged');
+SELECT is_empty('SELECT FROM reported', 'no invoice is paid');
+SELECT is_empty($$SELECT FROM acp.stripe_payments WHERE payment = 'ch_k3'$$, 'no payment is linked');
+SELECT is((SELECT count(*) FROM acp.stripe_events WHERE event_id LIKE 'evt\_k_' AND effect = 'foreign' AND tenant_id IS NULL), 4::bigint, 'all four are stored, without a tenant');
+-- What the books name is ours, even if kernel_id was changed since.
+RESET ROLE;
+INSERT INTO acp.billing_closings (period, closed_at, price_version, currency, minimum) VALUES ('2031-04-01', acp.now(), 1, 'USD', 0.5);
+INSERT INTO acp.billing_periods (tenant_id, period, status, currency, total, amount, carried_in, carried_out, hash, stripe_invoice_id, billed_at, updated_at)
+VALUES (pg_temp.t(3), '2031-04-01', 'invoiced', 'USD', 1, 100, 0, 0, sha256('x'), 'in_k5', acp.now(), acp.now());
+SET LOCAL ROLE acp_app;
+SELECT is(pg_temp.take(pg_temp.event('evt_k5', 'invoice.paid', 3, 0, 'in_k5', '{"foreign": true}')), 'applied', 'an invoice that the books name is paid');
+SELECT is(pg_temp.take(pg_temp.event('evt_k6', 'customer.deleted', 3, 0, 'cus_3', '{"foreign": true}')), 'applied', 'the customer of a tenant is deleted');
+DELETE FROM reported;
 
 -- Invoices -----------------------------------------------------------------------------------------------------------
 

@@ -115,6 +115,30 @@ def test_unknown_events(bench):
         equal(pay.tenant(tenant)["tier"] + pay.tenant(other)["tier"], "freefree", "tiers")
 
 
+def test_other_installation(bench):
+    """Contract 5.4: an event about an object of another installation (metadata.kernel_id), which uses the same account and
+    may have a copy of this database, is stored and changes nothing. Older objects name no installation."""
+    with payments(bench) as pay:
+        tenant = pay.onboard()
+        name = {"tenant_uuid": tenant["tenant_uuid"]}
+        event = pay.completed(tenant, metadata={**name, "kernel_id": "other"})
+        reply = pay.deliver(event)[1]
+        equal((reply["ok"], reply["effect"]), (True, "foreign"), "of another installation")
+        row = stored(bench, event)[0]
+        equal((row["effect"], row["tenant_id"]), ("foreign", None), "the inbox")
+        row = pay.tenant(tenant)
+        equal((row["tier"], row["payment_method_status"]), ("free", "none"), "the tenant")
+        equal(pay.owed(tenant), [], "obligations")
+        # The customer that the tenant has is its own, even if kernel_id was changed since it was made.
+        event = pay.event("customer.updated", {"id": pay.customer(tenant), "object": "customer",
+                                               "metadata": {**name, "kernel_id": "former"}})
+        equal(pay.deliver(event)[1]["effect"], "unchanged", "the customer of the tenant")
+        for metadata in ({**name, "kernel_id": "acp-fcgi"}, name):
+            other = pay.onboard()
+            metadata = {**metadata, "tenant_uuid": other["tenant_uuid"]}
+            equal(pay.deliver(pay.completed(other, metadata=metadata))[1]["effect"], "applied", "metadata %s" % metadata)
+
+
 def odd_events():
     """Events that Stripe sends, or may send one day, in the form of text: name -> JSON."""
     text = {"id": "evt_%s", "object": "event", "type": "product.updated", "created": int(time.time()), "livemode": False}

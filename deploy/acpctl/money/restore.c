@@ -218,10 +218,8 @@ static struct json_object *object_of(struct json_object *event)
 static bool take_event(void *arg, struct json_object *event)
 {
 	struct catch_up *c = arg;
-	const char *kernel = acp_json_string(acp_json_member(object_of(event), "metadata"), "kernel_id");
 	c->read++;
-	if (!kernel || strcmp(kernel, c->ctl->config.kernel_id) == 0)
-		deliver(c, event);
+	deliver(c, event);
 	return true;
 }
 
