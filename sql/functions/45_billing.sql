@@ -265,6 +265,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN RETURN trim_scale(p_minor::numeric / (acp.currency_unit(p_currency)).per_major); END $$;
 COMMENT ON FUNCTION acp.money_major(bigint, text) IS 'Converts minor units to the major unit of the currency.';
 
+CREATE OR REPLACE FUNCTION acp.charge_max(p_currency text) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$ BEGIN RETURN CASE p_currency WHEN 'IDR' THEN 999999999999 WHEN 'INR' THEN 999999999 ELSE 99999999 END; END $$;
+COMMENT ON FUNCTION acp.charge_max(text) IS
+	'The most that Stripe charges at once, in minor units (docs.stripe.com/currencies): eight digits, nine in INR, twelve in IDR.';
+
 CREATE OR REPLACE FUNCTION acp.invoice_minimum(p_currency text, p_minimum numeric) RETURNS numeric
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -562,6 +569,32 @@ $$;
 COMMENT ON FUNCTION acp.billing_fault(text, text) IS
 	'Says why the invoice of a tenant cannot be made, from an error. Null: the error is not the tenant''s, and ends the run.';
 
+CREATE OR REPLACE FUNCTION acp.invoice_chargeable(b acp.billing_periods, p_lines acp.invoice_lines[]) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	most  CONSTANT bigint := acp.charge_max(b.currency);
+	large numeric := b.amount;
+	what  text := '';
+BEGIN
+	-- An invoice with a line of kind adjustment was made at Stripe already.
+	IF EXISTS (SELECT FROM unnest(p_lines) x WHERE x.kind = 'adjustment') THEN
+		RETURN;
+	END IF;
+	IF large <= most AND (SELECT sum(abs(x.amount_minor)) > most FROM unnest(p_lines) x) THEN
+		-- As Stripe gets the lines: the last of them may be the sum of many.
+		large := (SELECT max(abs((x->>'amount')::numeric)) FROM jsonb_array_elements(acp.billing_params(b, p_lines)->'lines') x);
+		what := 'a line of ';
+	END IF;
+	IF large > most THEN
+		PERFORM acp.fail('VALIDATION_ERROR', format('%s%s %s is too large to be charged', what, acp.money_major(large::bigint, b.currency), b.currency));
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION acp.invoice_chargeable(acp.billing_periods, acp.invoice_lines[]) IS
+	'Refuses an invoice that Stripe would refuse: its amount, or a line, is more than acp.charge_max(). A stored invoice could not be corrected any more.';
+
 CREATE OR REPLACE FUNCTION acp.billing_invoice(p_tenant uuid, p_lines acp.invoice_lines[], c acp.billing_closings,
 	OUT invoice acp.billing_periods, OUT lines acp.invoice_lines[])
 LANGUAGE plpgsql STABLE
@@ -588,6 +621,7 @@ BEGIN
 	SELECT * INTO r FROM acp.invoice_round(invoice, lines, c.minimum);
 	invoice := r.b;
 	lines := r.p_lines;
+	PERFORM acp.invoice_chargeable(invoice, lines);
 	invoice.paid_at := CASE WHEN invoice.status = 'paid' THEN acp.now() END;
 END
 $$;
@@ -1446,6 +1480,7 @@ GRANT EXECUTE ON FUNCTION acp.price_billed(acp.prices), acp.prices_guard(), acp.
 	acp.invoice_round(acp.billing_periods, acp.invoice_lines[], numeric),
 	acp.invoice_lines_besides(uuid, acp.billing_closings, boolean),
 	acp.billing_compute(uuid[], acp.billing_closings, boolean, boolean), acp.billing_fault(text, text),
+	acp.charge_max(text), acp.invoice_chargeable(acp.billing_periods, acp.invoice_lines[]),
 	acp.billing_invoice(uuid, acp.invoice_lines[], acp.billing_closings),
 	acp.billing_end(acp.billing_periods, acp.invoice_lines[], text), acp.billing_again(uuid, date),
 	acp.billing_trial(uuid, acp.billing_closings, boolean), acp.billing_done(acp.billing_runs),

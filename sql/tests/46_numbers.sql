@@ -10,7 +10,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(77);
+SELECT plan(88);
 
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -191,6 +191,24 @@ SELECT acp.billing_correct(pg_temp.t(6), pg_temp.e(60), 0, 'a test', 'pgtap') \g
 SELECT is(acp.invoice_json(pg_temp.t(6), '2026-03-01', 0.5) #>> '{charges,total_charge}', '0.7', 'a call corrected to 0 costs nothing in the preview');
 SELECT is((SELECT i->>'total' FROM jsonb_array_elements(pg_temp.run('2026-03-01', true)->'invoices') i WHERE i->>'tenant_uuid' = pg_temp.t(6)::text),
 	'0.7', 'nor in the invoice');
+
+-- What Stripe cannot charge ------------------------------------------------------------------------------------------
+
+SELECT is(acp.charge_max(currency), most, format('the most that Stripe charges in %s', currency))
+FROM (VALUES ('USD', 99999999::bigint), ('JPY', 99999999), ('KWD', 99999999), ('INR', 999999999), ('IDR', 999999999999)) v(currency, most);
+CREATE FUNCTION pg_temp.preview(t integer) RETURNS text LANGUAGE sql AS $$
+	SELECT concat_ws(' ', m.blocked, (m.invoice).amount)
+	FROM acp.billing_terms('2026-03-01', 0.5) c, acp.billing_compute(ARRAY[pg_temp.t(t)], c, false) m
+$$;
+SELECT pg_temp.rows(9, 90, '2026-03-10', 49999999) \gset ignored_
+SELECT is(pg_temp.preview(9), '99999998', 'an amount of eight digits can be charged');
+SELECT pg_temp.rows(9, 91, '2026-03-11', 1) \gset ignored_
+SELECT is(pg_temp.preview(9), '1000000 USD is too large to be charged', 'a larger one blocks the tenant');
+SELECT is(acp.invoice_json(pg_temp.t(9), NULL, 0.5)->>'status', 'blocked', 'its preview says so');
+SELECT acp.billing_credit(pg_temp.t(9), 100, 'USD', 'a test') \gset ignored_
+SELECT is(pg_temp.preview(9), 'a line of 1000000 USD is too large to be charged', 'also a line of an amount that could be charged');
+SELECT is(pg_temp.refusal(pg_temp.correct(9, 91, 0)), NULL, 'a correction');
+SELECT is(pg_temp.preview(9), '99989998', 'repairs it');
 
 -- Limits and errors --------------------------------------------------------------------------------------------------
 

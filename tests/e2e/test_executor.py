@@ -259,6 +259,17 @@ def test_wrong_sums(bench):
         equal(c.stripe.ask("GET", "/v1/invoices/" + draft["id"])["status"], "draft", "status")
 
 
+def test_largest_amounts(bench):
+    """An invoice may have every amount that Stripe charges in some currency: up to 12 digits (IDR)."""
+    with executor(bench) as c:
+        tenant, customer = c.paying()
+        most = 10 ** 12 - 1
+        params = invoice_of(tenant, customer, (most, 5 - most, most - 5), currency="idr")
+        equal(c.done("stripe.invoices.create", params, "k1")["amount"], most, "amount")
+        c.failed("VALIDATION_ERROR", "stripe.invoices.create", {**params, "amount": most + 1}, "k2")
+        c.failed("VALIDATION_ERROR", "stripe.invoices.create", invoice_of(tenant, customer, (-most - 1, most + 2)), "k3")
+
+
 def test_declined(bench):
     """A declined card leaves the invoice open. A later payment is attempted with a separate key."""
     with executor(bench) as c:

@@ -340,3 +340,25 @@ def test_correct_absurd_rows(bench):
               "a second correction")
         check("no tenant is blocked" in money.bench.stack.program(
             "acpctl", "doctor", environment={"ACP_DATABASE_URL": money.db.url}).stdout, "doctor")
+
+
+def test_more_than_stripe_charges(bench):
+    """Stripe charges at most eight digits of cents. A larger amount is no invoice that Stripe refuses: the tenant is
+    blocked, and a correction repairs the month."""
+    with migrated_database(bench) as database:
+        money = Books(bench, database)
+        money.clock(True)
+        money.ctl("price", "add", "--amount", "0.01", "--currency", "USD", "--unit", "row", "--from", money.month + "-01T00:00:00Z")
+        large, most = money.tenant("large"), money.tenant("most")
+        money.rows(large, 100000000, 1)
+        money.rows(most, 99999999, 1)
+        equal(money.json("billing", "show", large, "--period", money.month)["status"], "blocked", "the preview")
+        money.clock(False)
+        run = money.json("billing", "run", "--period", money.month, status=1)
+        equal([(i["tenant_uuid"], i["amount"]) for i in run["invoices"]], [(most, 99999999)], "invoices")
+        equal(run["blocked"], [{"tenant_uuid": large, "reason": "1000000 USD is too large to be charged"}], "blocked")
+        equal(money.db.value("select count(*) from acp.outbox where tenant_id = :'t'", t=large), 0, "obligations")
+        money.ctl("billing", "correct", large, money.events(large)[0], "--quantity", "1000", "--reason", "the unit was wrong")
+        run = money.json("billing", "run", "--period", money.month)
+        equal({i["tenant_uuid"]: i["amount"] for i in run["invoices"]}, {large: 1000, most: 99999999}, "invoices")
+        money.ctl("reconcile", "--database")
