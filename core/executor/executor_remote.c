@@ -5,6 +5,7 @@
 #include "log.h"
 #include "outbound.h"
 #include "retry.h"
+#include "stripe.h"
 
 enum {
 	CONNECT_MS = 5000,
@@ -12,7 +13,6 @@ enum {
 	LEAST_MS = 100,  /* the shortest timeout sent to an executor */
 	MARGIN_MS = 100, /* part of our time limit, reserved for the network */
 	LONGEST_MS = 60000,
-	REPLY_MAX = 8 << 20,
 };
 
 struct remote {
@@ -110,7 +110,7 @@ static enum acp_outbound_result send_once(const struct job *job, struct json_obj
 		.body_len = len,
 		.connect_timeout_ms = ms < CONNECT_MS ? ms : CONNECT_MS,
 		.timeout_ms = ms > 0 ? ms : 1,
-		.max_reply = REPLY_MAX,
+		.max_reply = ACP_STRIPE_REPLY_MAX,
 		.allow_private = true, /* the operator set this address */
 		.allow_http = strncmp(config->executor_url, "http:", 5) == 0,
 		.keep_alive = true,
@@ -165,12 +165,7 @@ static void copy_answer(struct job *job, struct json_object *tree)
 /* Parses an answer. NULL: it does not have the contract's format. */
 static struct json_object *read_answer(const struct acp_outbound_reply *reply)
 {
-	const struct acp_json_limits limits = {REPLY_MAX, 64, 2000000};
-	struct acp_json_error ignored;
-	struct json_object *tree = NULL;
-	if (reply->status != 200 || reply->body.len == 0 ||
-	    acp_json_parse(reply->body.ptr, reply->body.len, &limits, &tree, &ignored) != ACP_JSON_OK)
-		return NULL;
+	struct json_object *tree = reply->status == 200 ? acp_stripe_read(reply->body.ptr, reply->body.len) : NULL;
 	if (json_object_is_type(acp_json_member(tree, "ok"), json_type_boolean))
 		return tree;
 	json_object_put(tree);

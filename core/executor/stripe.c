@@ -10,8 +10,7 @@
 enum {
 	CONNECT_MS = 5000,
 	FORM_MAX = 1 << 20,
-	REPLY_MAX = 8 << 20, /* a page of a hundred invoices */
-	KEY_MAX = 255,       /* Stripe's limit */
+	KEY_MAX = 255, /* Stripe's limit */
 };
 
 enum { SHOULD_RETRY, REPLAYED, RETRY_AFTER };
@@ -94,7 +93,7 @@ static enum acp_outbound_result send_once(const struct acp_stripe *stripe, const
 		.body_len = post ? call->form.len : 0,
 		.connect_timeout_ms = ms < CONNECT_MS ? ms : CONNECT_MS,
 		.timeout_ms = ms,
-		.max_reply = REPLY_MAX,
+		.max_reply = ACP_STRIPE_REPLY_MAX,
 		.allow_private = true, /* the operator set this address */
 		.allow_http = strncmp(stripe->config->stripe_url, "http:", 5) == 0,
 		.reply_headers = {"Stripe-Should-Retry", "Idempotent-Replayed", "Retry-After"},
@@ -103,13 +102,12 @@ static enum acp_outbound_result send_once(const struct acp_stripe *stripe, const
 	return acp_outbound_send(&request, reply);
 }
 
-static struct json_object *read_reply(const struct acp_outbound_reply *reply)
+struct json_object *acp_stripe_read(const char *text, size_t len)
 {
-	const struct acp_json_limits limits = {REPLY_MAX, 64, 2000000};
+	static const struct acp_json_limits limits = {ACP_STRIPE_REPLY_MAX, ACP_STRIPE_REPLY_DEPTH, UINT32_MAX};
 	struct acp_json_error ignored;
 	struct json_object *tree = NULL;
-	if (reply->body.len == 0 ||
-	    acp_json_parse(reply->body.ptr, reply->body.len, &limits, &tree, &ignored) != ACP_JSON_OK)
+	if (len == 0 || acp_json_parse_by(ACP_JSON_ANY, text, len, &limits, &tree, &ignored) != ACP_JSON_OK)
 		return NULL;
 	if (json_object_is_type(tree, json_type_object))
 		return tree;
@@ -134,7 +132,7 @@ static bool fail_without_reply(struct acp_stripe *stripe, const struct api_call 
 static bool fail_with_reply(struct acp_stripe *stripe, const struct api_call *call,
 			    const struct acp_outbound_reply *reply)
 {
-	struct json_object *tree = read_reply(reply);
+	struct json_object *tree = acp_stripe_read(reply->body.ptr, reply->body.len);
 	struct json_object *error = acp_json_member(tree, "error");
 	const char *type = acp_json_string(error, "type");
 	const char *code = acp_json_string(error, "code");
@@ -161,7 +159,7 @@ static bool classify(struct acp_stripe *stripe, const struct api_call *call, enu
 	bool good = replied && reply->status >= 200 && reply->status < 300;
 	stripe->out->status = replied ? reply->status : 0;
 	*retry_ms = -1;
-	if (good && (*out = read_reply(reply)))
+	if (good && (*out = acp_stripe_read(reply->body.ptr, reply->body.len)))
 		return true;
 	if (good)
 		return acp_executed_fail(stripe->out, "UPSTREAM_FAILED", true, "Stripe's reply could not be read");

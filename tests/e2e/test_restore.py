@@ -16,7 +16,9 @@ import pytest
 
 from checks import check, equal, until
 from database import PSQL, clean_environment
+from payments import Gate
 from test_billing import money
+from test_stripe_events import odd_events
 
 DAY = 24 * 3600
 
@@ -394,6 +396,30 @@ def test_events_again(bench):
         equal(json.loads(m.ctl("--json", "stripe", "replay", "--since", "2020-01-01"))["applied"], 0, "a second time")
         done = m.try_ctl("stripe", "replay", stripe_webhook_secret=None)
         check(done.returncode == 1 and "stripe_webhook_secret is not set" in done.stderr, done.stderr)
+
+
+def test_replay_of_odd_events(bench):
+    """Whatever an event at Stripe holds, the events before it are read too, also over another program that has the key:
+    a page of events is read as an event is, and has room for large ones."""
+    key = "e2e-executor-key-" + "0123456789abcdef" * 2
+    with money(bench, executor_key=key) as m, Gate() as front:
+        front.socket = m.pay.gate.socket
+        m.stripe.control(webhooks={"hold": True})
+        tenants = [m.pay.onboard() for _ in range(2)]
+        sent = []
+        for tenant, settings in zip(tenants, ({}, {"stripe_key": None, "executor_url": front.url, "executor_key": key})):
+            m.stripe.complete(m.pay.checkout(tenant)["checkout_url"])
+            odd = odd_events()
+            for text in [*odd.values(), *[odd["of 4 MB"]] * 4]:
+                sent.append("evt_" + uuid.uuid4().hex)
+                m.stripe.control(happen={"what": "event", "text": text.replace("evt_%s", sent[-1])})
+            done = m.try_ctl("--json", "stripe", "replay", **settings)
+            equal(done.returncode, 0, "stripe replay: " + done.stderr)
+            again = json.loads(done.stdout)
+            check(again["applied"] >= 1 and again["failed"] == 0, str(again))
+            m.pay.becomes(tenant, effective_tier="paid")
+        count = m.db.value("select count(*) from acp.stripe_events where event_id = any(string_to_array(:'e', ','))", e=",".join(sent))
+        equal(count, len(sent), "odd events in the inbox")
 
 
 @pytest.mark.slow

@@ -34,6 +34,26 @@ def missing(kind, value, param="id", status=404):
     return BadRequest(status, "No such %s: '%s'" % (kind, value), code="resource_missing", param=param)
 
 
+def encoded(body):
+    """The JSON of a reply or an event, as Stripe lays it out. An event with the member _text is that text."""
+    texts = {}
+
+    def marked(value):
+        if isinstance(value, list):
+            return [marked(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        if "_text" in value:
+            texts["text %s" % value["id"]] = value["_text"]
+            return "text %s" % value["id"]
+        return {name: marked(each) for name, each in value.items()}
+
+    text = json.dumps(marked(body), indent=2)
+    for mark, raw in texts.items():
+        text = text.replace(json.dumps(mark), raw)
+    return text.encode()
+
+
 class Account:
     def __init__(self, state=None):
         self.objects = {}  # id -> object, in order of creation
@@ -227,6 +247,11 @@ class Account:
             self.event("radar.early_fraud_warning.created", self.make(
                 "issfr", "radar.early_fraud_warning", actionable=True, charge=charge["id"],
                 fraud_type="made_with_stolen_card", payment_intent=charge["payment_intent"]))
+        elif what == "event":
+            name = re.search('"id": *"(evt_[A-Za-z0-9]+)"', order["text"]).group(1)
+            self.objects[name] = {"id": name, "object": "event", "created": self.now(), "type": "odd",
+                                  "_text": order["text"]}
+            self._fresh.append(self.objects[name])
         else:
             raise KeyError(what)
 

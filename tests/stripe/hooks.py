@@ -2,12 +2,13 @@
 
 import hashlib
 import hmac
-import json
 import random
 import threading
 import time
 import urllib.error
 import urllib.request
+
+from account import encoded
 
 TRIES = 12
 
@@ -74,7 +75,7 @@ class Hooks:
             self._open -= 1
 
     def _send(self, event):
-        body = json.dumps(event, indent=2).encode()
+        body = encoded(event)
         request = urllib.request.Request(self.url, body, {
             "Content-Type": "application/json; charset=utf-8", "User-Agent": "Stripe/1.0 (stand-in)",
             "Stripe-Signature": signature(self.secret, body, int(time.time()) + self.skew)})

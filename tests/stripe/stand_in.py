@@ -19,7 +19,8 @@ POST /_control takes a JSON object; each member is one command:
   {"clock": {"advance": 86400}}                                   the account's clock
   {"happen": {"what": "replace_card", "customer": "cus_…"}}       a person uses Stripe's portal, or Stripe acts by itself:
       replace_card, delete_customer (customer); update_card (payment_method); uncollectible, refund (amount, fails),
-      credit (amount), dispute (ends: won or lost; without it opens one), fraud_warning (invoice)
+      credit (amount), dispute (ends: won or lost; without it opens one), fraud_warning (invoice);
+      event (text): an event of exactly this JSON text, which has an id, and may have what no JSON library writes
   {"webhooks": {"url": …, "secret": …, "hold": true, "duplicate": 1, "shuffle": true, "skew": -400, "release": true,
                 "send": ["evt_…"]}}
   {"reset": true}                                                 ends faults and declines, resets webhooks
@@ -42,13 +43,13 @@ import urllib.parse
 
 sys.dont_write_bytecode = True
 
-from account import VERSION, Account, key_shown
+from account import VERSION, Account, encoded, key_shown
 from faults import Faults
 from forms import BadRequest, Invalid, decoded
 from hooks import Hooks
 
 KEY_SECONDS = 24 * 3600  # lifetime of an idempotency key
-BODY_MAX = 1 << 20
+BODY_MAX = 16 << 20
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Checkout (stand-in for Stripe)</title>
@@ -202,7 +203,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def answer_json(self, status, body, headers=()):
-        self.answer(status, "application/json", json.dumps(body, indent=2).encode(), headers)
+        self.answer(status, "application/json", encoded(body), headers)
 
     def answer_page(self, status, text):
         self.answer(status, "text/html; charset=utf-8", (PAGE % text).encode())

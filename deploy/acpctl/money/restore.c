@@ -233,9 +233,9 @@ static void note_unknown(struct catch_up *c, const char *tenant, struct json_obj
 		noted = json_object_new_object();
 		acp_json_add(c->unknown, tenant, noted);
 	}
-	if (strcmp(type, "checkout.session.completed") == 0 || strncmp(type, "invoice.", 8) == 0)
+	if (type && (strcmp(type, "checkout.session.completed") == 0 || strncmp(type, "invoice.", 8) == 0))
 		json_object_object_add(noted, "paid", json_object_new_boolean(true));
-	if (strcmp(type, "customer.created") == 0)
+	if (type && strcmp(type, "customer.created") == 0)
 		json_object_object_add(noted, "customer", json_object_get(object));
 }
 

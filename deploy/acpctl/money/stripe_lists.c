@@ -8,7 +8,7 @@
 enum {
 	TIMEOUT_MS = 60000,
 	INVOICES = 100, /* on a page: Stripe's limit */
-	EVENTS = 20,    /* on a page: an event can have some hundred kilobytes */
+	EVENTS = 8,     /* on a page: one can have 4 MiB, and more white space in a list (ACP_STRIPE_REPLY_MAX) */
 };
 
 bool ctl_stripe_configured(const struct ctl *ctl)
