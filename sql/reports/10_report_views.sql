@@ -60,26 +60,27 @@ COMMENT ON VIEW acp_report.prices IS
 
 -- The rule of acp.billing_price() in place: a function would run a separate statement for every line.
 --
--- Counters have no time of day. So the calls of a day on which a price changes are read from the log, as
--- acp.billing_usage() does. Closed months have invoice lines instead, and their days are not read.
+-- The paid calls of a closed month are those of the invoice lines: calls that came late, and those of a blocked tenant,
+-- are on no invoice yet. All other calls are read from the counters. Counters have no time of day. So the calls of a day
+-- on which a price changes are read from the log, as acp.billing_usage() does; in a closed month such days are not read.
 CREATE OR REPLACE VIEW acp_report.revenue_lines AS
 	WITH changing AS MATERIALIZED (
-		SELECT x.day, date_trunc('month', x.day::timestamp)::date AS month,
-			EXISTS (SELECT FROM acp.billing_closings k WHERE k.period = date_trunc('month', x.day::timestamp)::date) AS closed
-		FROM (SELECT DISTINCT (p.valid_from AT TIME ZONE 'UTC')::date AS day FROM acp.prices p WHERE p.valid_from <> date_trunc('day', p.valid_from, 'UTC')) x
+		SELECT x.day FROM (SELECT DISTINCT (p.valid_from AT TIME ZONE 'UTC')::date AS day FROM acp.prices p
+			WHERE p.valid_from <> date_trunc('day', p.valid_from, 'UTC')) x
+		WHERE date_trunc('month', x.day::timestamp)::date NOT IN (SELECT k.period FROM acp.billing_closings k)
 	), counted AS (
 		SELECT u.tenant_id, u.day, u.action, u.tier, u.billing_unit, u.day::timestamp AT TIME ZONE 'UTC' AS ts, sum(u.calls) AS calls,
 			sum(u.charged_calls) AS charged_calls, sum(u.quantity) AS quantity
 		FROM acp.charged_counters u
-		WHERE u.billable AND NOT EXISTS (SELECT FROM changing d WHERE NOT d.closed AND d.day = u.day)
-		  AND NOT (u.tier = 'paid' AND EXISTS (SELECT FROM changing d WHERE d.closed AND d.month = date_trunc('month', u.day::timestamp)::date))
+		WHERE u.billable AND NOT EXISTS (SELECT FROM changing d WHERE d.day = u.day)
+		  AND NOT (u.tier = 'paid' AND date_trunc('month', u.day::timestamp)::date IN (SELECT k.period FROM acp.billing_closings k))
 		GROUP BY 1, 2, 3, 4, 5
 		UNION ALL
 		SELECT l.tenant_id, d.day, l.action, l.tier, coalesce(l.billing_unit, 'call'), min(l.ts), count(*),
 			sum(CASE WHEN k.charged = 0 THEN 0 ELSE 1 END), sum(coalesce(k.charged, l.billing_quantity))
 		FROM changing d JOIN acp.audit_logs l ON l.ts >= d.day::timestamp AT TIME ZONE 'UTC' AND l.ts < (d.day + 1)::timestamp AT TIME ZONE 'UTC'
 		LEFT JOIN acp.billing_corrections k ON k.tenant_id = l.tenant_id AND k.event_id = l.event_id AND k.ts = l.ts
-		WHERE NOT d.closed AND l.billable
+		WHERE l.billable
 		GROUP BY 1, 2, 3, 4, 5,
 			width_bucket(l.ts, (SELECT '{-infinity}'::timestamptz[] || array_agg(DISTINCT p.valid_from ORDER BY p.valid_from) FROM acp.prices p))
 	), priced AS (
@@ -96,7 +97,7 @@ CREATE OR REPLACE VIEW acp_report.revenue_lines AS
 		UNION ALL
 		SELECT l.tenant_id, l.source_period, l.action, 'paid', l.unit, l.unit_amount, b.currency, l.calls, l.quantity
 		FROM acp.invoice_lines l JOIN acp.billing_periods b USING (tenant_id, period)
-		WHERE l.kind = 'usage' AND EXISTS (SELECT FROM changing d WHERE d.closed AND d.month = l.source_period)
+		WHERE l.kind = 'usage' AND l.source_period IN (SELECT k.period FROM acp.billing_closings k)
 	)
 	SELECT c.tenant_id, t.agent_id, c.period, c.action, c.tier, c.unit, c.unit_amount, c.currency, sum(c.calls)::bigint AS calls,
 		sum(c.units) AS units, trim_scale(coalesce(sum(c.unit_amount * c.units) FILTER (WHERE c.tier = 'paid'), 0)) AS amount,
@@ -104,7 +105,7 @@ CREATE OR REPLACE VIEW acp_report.revenue_lines AS
 	FROM priced c JOIN acp.tenants t USING (tenant_id)
 	GROUP BY 1, 2, 3, 4, 5, 6, 7, 8;
 COMMENT ON VIEW acp_report.revenue_lines IS
-	'Unrounded amount of the billable calls by tenant, UTC month, action and price. amount: revenue (tier paid), as on the invoices and their previews; list_amount: the amount if every call were paid. unit_amount is null if no price matches. A price applies from its valid_from on; in a closed month, free calls of that day still count at the price of its first instant, and late paid calls appear when they are billed. Invoices are rounded and may carry amounts over.';
+	'Unrounded amount of the billable calls by tenant, UTC month, action and price. amount: revenue (tier paid), as on the invoices and their previews, by the month of the calls; list_amount: the amount if every call were paid. unit_amount is null if no price matches. A price applies from its valid_from on; in a closed month, free calls of that day still count at the price of its first instant, and paid calls appear when they are billed: those that came late with a later month, those of a blocked tenant when it is no longer blocked. Invoices are rounded and may carry amounts over.';
 
 CREATE OR REPLACE VIEW acp_report.revenue_by_tenant_month AS
 	SELECT tenant_id, agent_id, period, currency, sum(calls) FILTER (WHERE tier = 'paid')::bigint AS paid_calls, sum(amount) AS amount

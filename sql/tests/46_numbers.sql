@@ -10,7 +10,7 @@ SELECT quote_ident(nspname) AS tap FROM pg_extension e JOIN pg_namespace n ON n.
 	WHERE extname = 'pgtap' \gset
 SET LOCAL search_path = :tap, pg_catalog;
 
-SELECT plan(88);
+SELECT plan(94);
 
 CREATE FUNCTION pg_temp.clock_at(moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -62,6 +62,11 @@ CREATE FUNCTION pg_temp.bill(t integer, p date) RETURNS text LANGUAGE sql AS $$
 $$;
 CREATE FUNCTION pg_temp.blocked(t integer, p date) RETURNS text LANGUAGE sql AS $$
 	SELECT reason FROM acp.billing_blocked WHERE tenant_id = pg_temp.t(t) AND period = p
+$$;
+-- What the reports say of a tenant and month: paid calls and their amount.
+CREATE FUNCTION pg_temp.revenue(t integer, p date) RETURNS text LANGUAGE sql SECURITY DEFINER AS $$
+	SELECT coalesce((SELECT concat_ws(' ', paid_calls, trim_scale(amount)) FROM acp_report.revenue_by_tenant_month
+		WHERE tenant_id = pg_temp.t(t) AND period = p), 'none')
 $$;
 -- Tenants of the invoices and of the blocked ones in a result.
 CREATE FUNCTION pg_temp.of(result jsonb) RETURNS text LANGUAGE sql AS $$
@@ -142,6 +147,9 @@ SELECT is(pg_temp.blocked(1, '2026-02-01'), 'the invoice of 2026-01 is blocked',
 SELECT is(pg_temp.blocked(1, '2026-01-01'), '553402322211286548.42 USD is too large to be charged', 'its first month was tried again');
 SELECT is(pg_temp.of(pg_temp.run('2026-01-01')), '234/1', 'running the month again gives the same');
 
+SELECT is(pg_temp.revenue(1, '2026-01-01'), 'none', 'reports: a blocked tenant has no revenue in a closed month');
+SELECT is(pg_temp.revenue(2, '2026-01-01'), '1000 1', 'another one has that of its invoice');
+
 -- Corrections --------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION pg_temp.correct(t integer, e integer, quantity bigint) RETURNS text LANGUAGE sql AS $$
@@ -176,6 +184,7 @@ SELECT is(pg_temp.bill(1, '2026-01-01'), pg_temp.bill(3, '2026-01-01'), 'as if t
 SELECT is(pg_temp.bill(1, '2026-02-01'), pg_temp.bill(3, '2026-02-01'), 'also the month after it');
 SELECT is(pg_temp.bill(1, '2026-02-01'), 'pending 0.7 70 0.1>0', 'with what the first month carried over');
 SELECT is_empty('TABLE acp.billing_blocked', 'nobody is blocked any more');
+SELECT is(pg_temp.revenue(1, '2026-01-01'), '3 0.1', 'reports: then it has revenue');
 SELECT is_empty('SELECT * FROM acp.billing_differences(NULL) WHERE tenant_id BETWEEN pg_temp.t(1) AND pg_temp.t(9)', 'everything agrees');
 SELECT is((SELECT lines::text FROM (SELECT jsonb_agg(concat_ws(' ', calls, quantity, trim_scale(amount)) ORDER BY line) AS lines FROM acp.invoice_lines
 	WHERE tenant_id = pg_temp.t(1) AND period = '2026-01-01') l), '["3 5 0.1"]', 'the line has all calls and the corrected quantity');
@@ -239,6 +248,17 @@ SELECT pg_temp.calls(8, 2, '1999-12-31 10:00:00+00') \gset ignored_
 SELECT is((SELECT concat_ws(' ', m.blocked, (m.invoice).total, (m.lines[1]).price_version, (m.lines[1]).from_ts AT TIME ZONE 'UTC')
 	FROM acp.billing_terms('1999-12-01', 0.5) c, acp.billing_compute(ARRAY[pg_temp.t(8)], c, false) m),
 	'0.002 1 1999-12-01 00:00:00', 'the first price applies, and the line begins with the month');
+
+-- Late calls ---------------------------------------------------------------------------------------------------------
+
+SELECT pg_temp.calls(2, 5, '2026-01-20') \gset ignored_
+SELECT is(pg_temp.revenue(2, '2026-01-01'), '1000 1', 'reports: calls that came after the run of their month are no revenue yet');
+RESET ROLE;
+SELECT pg_temp.clock_at('2026-04-01') \gset ignored_
+SET LOCAL ROLE acp_app;
+SELECT pg_temp.run('2026-03-01') \gset ignored_
+SELECT is(pg_temp.revenue(2, '2026-01-01'), '1005 1.005', 'but when they are billed');
+SELECT is((SELECT sum(amount) FROM acp.invoice_lines WHERE tenant_id = pg_temp.t(2) AND kind = 'usage'), 1.705, 'the lines have the same');
 
 -- Archives -----------------------------------------------------------------------------------------------------------
 
