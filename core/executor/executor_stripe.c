@@ -1,5 +1,6 @@
 #include "executor_stripe.h"
 
+#include "crypto.h"
 #include "schemas.h"
 
 #include <time.h>
@@ -8,6 +9,8 @@ enum {
 	KEY_VALID_SECONDS = 23 * 3600, /* Stripe forgets idempotency keys after 24 h; this leaves an hour to finish */
 	PAGE = 100,                    /* the largest page of Stripe's lists */
 	PATH_MAX_LEN = 600,
+	STEP_MAX = 192,
+	DRAFTS_MAX = 20, /* of one tenant and month within a day */
 };
 
 /* Helpers -------------------------------------------------------------------------------------------------------- */
@@ -44,6 +47,12 @@ static bool member_equals(struct json_object *object, const char *name, const ch
 static bool fail_no_memory(struct acp_executed *out)
 {
 	return acp_executed_fail(out, "INTERNAL_ERROR", true, "out of memory");
+}
+
+/* Forgets a refusal that was dealt with. */
+static void forget_error(struct acp_executed *out)
+{
+	*out->error = *out->error_code = '\0';
 }
 
 /* Every object in Stripe's answers has an id; an answer without one is invalid. */
@@ -319,23 +328,6 @@ static struct json_object *bill_metadata(const struct bill *bill)
 	return NULL;
 }
 
-static bool make_draft(struct bill *bill)
-{
-	struct json_object *invoice = NULL;
-	struct json_object *form = new_object();
-	bool ok = add_text(form, "customer", acp_json_string(bill->params, "customer")) &&
-		  add_text(form, "currency", acp_json_string(bill->params, "currency")) &&
-		  add_text(form, "collection_method", "charge_automatically") &&
-		  add_text(form, "pending_invoice_items_behavior", "exclude") &&
-		  acp_json_add(form, "auto_advance", json_object_new_boolean(false)) &&
-		  acp_json_add(form, "metadata", bill_metadata(bill));
-	if (!ok) {
-		json_object_put(form);
-		return fail_no_memory(bill->stripe->out);
-	}
-	return acp_stripe_ask(bill->stripe, "POST", "/v1/invoices", form, "", &invoice) && set_invoice(bill, invoice);
-}
-
 static bool mark_line(void *arg, struct json_object *item)
 {
 	struct bill *bill = arg;
@@ -366,10 +358,11 @@ static struct json_object *item_form(const struct bill *bill, struct json_object
 
 static bool add_items(struct bill *bill)
 {
-	char step[32];
+	char step[STEP_MAX];
 	struct json_object *item = NULL;
 	struct json_object *lines = acp_json_member(bill->params, "lines");
-	/* Stripe may have forgotten the keys of the steps of an earlier attempt. */
+	/* Stripe may have forgotten the keys of the steps of an earlier attempt. It refuses those of a draft that was
+	 * deleted today, so all steps name the invoice. */
 	if (bill->found && !for_each(bill->stripe, "/v1/invoiceitems", "invoice", bill->id, mark_line, bill))
 		return false;
 	for (size_t i = 0; i < json_object_array_length(lines); i++) {
@@ -377,7 +370,7 @@ static bool add_items(struct bill *bill)
 			bill->done[i] ? NULL : item_form(bill, json_object_array_get_idx(lines, i), i);
 		if (bill->done[i])
 			continue;
-		snprintf(step, sizeof step, "item-%zu", i);
+		snprintf(step, sizeof step, "item-%zu-%.128s", i, bill->id);
 		if (!form || !acp_stripe_ask(bill->stripe, "POST", "/v1/invoiceitems", form, step, &item))
 			return form ? false : fail_no_memory(bill->stripe->out);
 		json_object_put(item);
@@ -436,12 +429,14 @@ static bool advance(struct bill *bill, const char *verb, struct json_object *for
 
 static bool finalize(struct bill *bill)
 {
+	char step[STEP_MAX];
 	struct json_object *form = new_object();
 	if (!acp_json_add(form, "auto_advance", json_object_new_boolean(false))) {
 		json_object_put(form);
 		return fail_no_memory(bill->stripe->out);
 	}
-	return advance(bill, "finalize", form, "finalize") && !has_status(bill, "draft");
+	snprintf(step, sizeof step, "finalize-%.128s", bill->id);
+	return advance(bill, "finalize", form, step) && !has_status(bill, "draft");
 }
 
 /* Adds a member to the audit row's result_meta. Creates it if necessary. */
@@ -546,6 +541,91 @@ static bool find_bill(struct bill *bill)
 	return ok;
 }
 
+/* Drafts ---------------------------------------------------------------------------------------------------------- */
+
+static struct json_object *draft_form(const struct bill *bill)
+{
+	struct json_object *form = new_object();
+	if (add_text(form, "customer", acp_json_string(bill->params, "customer")) &&
+	    add_text(form, "currency", acp_json_string(bill->params, "currency")) &&
+	    add_text(form, "collection_method", "charge_automatically") &&
+	    add_text(form, "pending_invoice_items_behavior", "exclude") &&
+	    acp_json_add(form, "auto_advance", json_object_new_boolean(false)) &&
+	    acp_json_add(form, "metadata", bill_metadata(bill)))
+		return form;
+	json_object_put(form);
+	fail_no_memory(bill->stripe->out);
+	return NULL;
+}
+
+enum drafted { DRAFT_FAILED, DRAFT_MADE, DRAFT_DELETED };
+
+/* Creates a draft under the key of this step. Stripe repeats its first reply for a day, also if the draft was deleted
+ * since; such a draft must not be used. */
+static enum drafted try_draft(struct bill *bill, const char *step)
+{
+	struct json_object *invoice = NULL;
+	struct acp_executed *out = bill->stripe->out;
+	struct json_object *form = draft_form(bill);
+	if (!form || !acp_stripe_ask(bill->stripe, "POST", "/v1/invoices", form, step, &invoice) ||
+	    !set_invoice(bill, invoice))
+		return DRAFT_FAILED;
+	if (!bill->stripe->replayed)
+		return DRAFT_MADE;
+	if (refresh(bill))
+		return acp_json_bool(bill->invoice, "deleted") ? DRAFT_DELETED : DRAFT_MADE;
+	if (out->status != 404)
+		return DRAFT_FAILED;
+	forget_error(out);
+	return DRAFT_DELETED;
+}
+
+/* Makes the step of a draft with these parameters. */
+static bool step_of_draft(const struct bill *bill, char step[STEP_MAX])
+{
+	char hash[ACP_SHA256_HEX];
+	uint8_t bytes[ACP_SHA256_LEN];
+	struct json_object *form = draft_form(bill);
+	const char *text = form ? json_object_to_json_string(form) : NULL;
+	if (text) {
+		acp_sha256(text, strlen(text), bytes);
+		acp_hex(bytes, sizeof bytes, hash);
+		snprintf(step, STEP_MAX, "draft-%.16s", hash);
+	}
+	json_object_put(form);
+	return text || fail_no_memory(bill->stripe->out);
+}
+
+/* Makes the draft. Every attempt uses the same keys in the same order, so that one whose outcome was lost is repeated.
+ * The first key names only the month: Stripe refuses it if a draft with other lines, or for another customer, was made
+ * or refused under it today. Only if no such invoice can be found then is there a key for these parameters. */
+static bool make_draft(struct bill *bill)
+{
+	char step[STEP_MAX] = "";
+	struct acp_executed *out = bill->stripe->out;
+	for (int i = 0; i < DRAFTS_MAX; i++) {
+		enum drafted drafted = try_draft(bill, step);
+		if (drafted == DRAFT_MADE)
+			return true;
+		if (drafted == DRAFT_DELETED) {
+			snprintf(step, sizeof step, "after-%.128s", bill->id);
+			continue;
+		}
+		if (*step || strcmp(out->error_code, "idempotency_error") != 0 || out->status != 400)
+			return false;
+		if (!find_bill(bill))
+			return false;
+		forget_error(out);
+		if (bill->found)
+			return true;
+		if (!step_of_draft(bill, step))
+			return false;
+	}
+	return acp_executed_fail(out, "UPSTREAM_FAILED", false,
+				 "too many drafts of this month were deleted at Stripe today; try again tomorrow: "
+				 "acpctl billing retry");
+}
+
 static bool lines_add_up(struct json_object *params)
 {
 	int64_t sum = 0;
@@ -557,6 +637,7 @@ static bool lines_add_up(struct json_object *params)
 
 static bool run_bill(struct bill *bill)
 {
+	char step[STEP_MAX];
 	if (!lines_add_up(bill->params))
 		return acp_executed_fail(bill->stripe->out, "VALIDATION_ERROR", false,
 					 "the lines do not add up to the amount");
@@ -572,7 +653,8 @@ static bool run_bill(struct bill *bill)
 		return false;
 	if (has_status(bill, "draft") && !finalize(bill))
 		return false;
-	if (has_status(bill, "open") && !pay(bill, "pay"))
+	snprintf(step, sizeof step, "pay-%.128s", bill->id);
+	if (has_status(bill, "open") && !pay(bill, step))
 		return false;
 	return finish_bill(bill);
 }

@@ -158,14 +158,14 @@ static bool classify(struct acp_stripe *stripe, const struct api_call *call, enu
 	bool replied = result == ACP_OUTBOUND_REPLIED;
 	bool good = replied && reply->status >= 200 && reply->status < 300;
 	stripe->out->status = replied ? reply->status : 0;
+	stripe->replayed = replied && strcmp(reply->headers[REPLAYED], "true") == 0;
 	*retry_ms = -1;
 	if (good && (*out = acp_stripe_read(reply->body.ptr, reply->body.len)))
 		return true;
 	if (good)
 		return acp_executed_fail(stripe->out, "UPSTREAM_FAILED", true, "Stripe's reply could not be read");
 	/* Stripe replays a stored error for a day to requests with the same key, so an immediate retry is useless. */
-	bool stored = replied && strcmp(reply->headers[REPLAYED], "true") == 0;
-	if (result != ACP_OUTBOUND_REFUSED && !stored &&
+	if (result != ACP_OUTBOUND_REFUSED && !stripe->replayed &&
 	    acp_retry_worth(stripe->out->status, replied ? reply->headers[SHOULD_RETRY] : "")) {
 		int seconds = replied ? acp_outbound_retry_after(reply->headers[RETRY_AFTER], (int64_t)time(NULL)) : 0;
 		*retry_ms = seconds < 3600 ? seconds * 1000 : 0;

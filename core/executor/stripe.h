@@ -18,6 +18,7 @@ struct acp_stripe {
 	const char *key;          /* the idempotency key of the execution; the key of each step is derived from it */
 	uint64_t deadline_us;     /* acp_monotonic_us() by which everything must be done */
 	struct acp_executed *out; /* receives the details of a failure */
+	bool replayed;            /* Stripe did not act on the last request, but repeated the reply to an earlier one */
 };
 
 /* Sends one request. Retries while that is useful and time is left. path begins with /v1/. Takes ownership of params,

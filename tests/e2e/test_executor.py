@@ -233,7 +233,8 @@ def test_invoice(bench):
         equal([(line["description"], line["amount"]) for line in held["lines"]["data"]],
               [(line["description"], line["amount"]) for line in params["lines"]], "lines")
         keys = [r["idempotency_key"] for r in c.stripe.requests("POST") if (r["idempotency_key"] or "").startswith(key)]
-        equal(keys, [key] + [key + ":" + step for step in ("item-0", "item-1", "item-2", "finalize", "pay")], "keys")
+        steps = ["%s-%s" % (step, data["invoice"]) for step in ("item-0", "item-1", "item-2", "finalize", "pay")]
+        equal(keys, [key] + [key + ":" + step for step in steps], "keys")
         equal(c.done("stripe.invoices.create", params, key), data, "again")
         equal(len(c.stripe.all("/v1/invoices")), 1, "invoices")
         equal(len(c.stripe.all("/v1/invoiceitems")), 3, "items")
@@ -542,6 +543,58 @@ def test_one_invoice_a_month(bench):
         equal(len(c.stripe.all("/v1/invoiceitems")), 2, "items")
         c.done("stripe.invoices.create", invoice_of(tenant, customer, period="2026-11"), "billing-5")
         equal(len(c.stripe.all("/v1/invoices")), 2, "invoices, with the next month")
+
+
+def test_deleted_draft(bench):
+    """A draft that an operator deleted at Stripe is made again within the day of its idempotency key, with the same lines
+    or others, and once, however many replies are lost."""
+    with executor(bench) as c:
+        tenant, customer = c.paying()
+        same, other = invoice_of(tenant, customer), invoice_of(tenant, customer, (70, 10))
+        key = "billing-%s-%s" % (tenant, PERIOD)
+
+        def held():
+            drafts = c.stripe.all("/v1/invoices")
+            equal([(i["status"], i["metadata"]["period"]) for i in drafts], [("draft", PERIOD)], "invoices")
+            return drafts[0]["id"]
+
+        def stuck(params):
+            c.stripe.control(fail={"path": "/v1/invoices/*/finalize", "status": 500, "should_retry": False})
+            c.failed("api_error", "stripe.invoices.create", params, key)
+            c.stripe.control(reset=True)
+            return held()
+
+        def lost(params, after=2):  # the first replies tell of deleted drafts and other lines
+            c.stripe.control(drop={"method": "POST", "path": "/v1/invoices", "times": -1, "after": after})
+            c.failed("UPSTREAM_FAILED", "stripe.invoices.create", params, key, timeout_ms=2000)
+            c.stripe.control(reset=True)
+            return held()
+
+        seen = []
+        for make, params in ((stuck, same), (stuck, same), (lost, same), (stuck, other), (lost, other), (stuck, same)):
+            seen.append(make(params))
+            c.failed("INVOICE_MISMATCH", "stripe.invoices.create", other if params is same else same, key)
+            equal(stuck(params), seen[-1], "the same draft is continued")
+            c.stripe.ask("DELETE", "/v1/invoices/" + seen[-1])
+        equal(len(set(seen)), len(seen), "each deleted draft was replaced by a new one: %s" % seen)
+        lost(other, 3)
+        data = c.done("stripe.invoices.create", other, key)
+        equal((data["status"], data["amount"]), ("paid", 80), "invoice")
+        equal([i["id"] for i in c.stripe.all("/v1/invoices")], [data["invoice"]], "invoices")
+        equal(c.done("stripe.invoices.create", other, key), data, "again")
+
+
+def test_invoice_of_another_customer(bench):
+    """An invoice whose customer was deleted at Stripe is made for the next customer within the same day."""
+    with executor(bench) as c:
+        tenant, first = c.paying()
+        key = "billing-%s-%s" % (tenant, PERIOD)
+        c.stripe.ask("DELETE", "/v1/customers/" + first)
+        c.failed("resource_missing", "stripe.invoices.create", invoice_of(tenant, first), key)
+        _, second = c.paying()
+        data = c.done("stripe.invoices.create", invoice_of(tenant, second), key)
+        equal((data["status"], data["amount"]), ("paid", 120), "invoice")
+        equal(len(c.stripe.all("/v1/invoices")), 1, "invoices")
 
 
 def test_customer_is_looked_up(bench):
