@@ -64,6 +64,7 @@ class Restores:
             self._replay()
             loss.started = time.monotonic()
             self._stack.restart_responder()
+            self._load.spare(self._client, SPARES)
         months = due_months(self._db)
         for month in months:
             bill_month(self._stack, month, self._world.tenants.repair)

@@ -141,7 +141,8 @@ class Shared:
     def free(self, choice):
         with self.lock:
             crowd = self.cold if choice.random() < 0.05 else []
-            return choice.choice(self._left(crowd) or self._left(self.hot))
+            # A restore may have taken back all that have an allowance left.
+            return choice.choice(self._left(crowd) or self._left(self.hot) or self._left(self.cold + self.paid))
 
     def any_paid(self, choice):
         with self.lock:
@@ -487,8 +488,11 @@ class Load:
             self._shared.paid.append(account)
 
     def since(self, moment):
-        """Yields the answers to calls that began at that time or later, while the run continues."""
+        """Yields the answers to calls that began at that time or later, while the run continues. Raises the error of a
+        client that has ended."""
         for client in list(self._clients):
+            if client.error:
+                raise client.error
             for number in range(len(client.answers) - 1, -1, -1):
                 if client.answers[number].started < moment:
                     break
