@@ -65,7 +65,7 @@ static void check_hub_input(void)
 		FUZZ_CHECK(acp_word_in_list("event_id type created livemode object_id customer client_reference_id "
 					    "tenant_uuid setup_intent mode status invoice payment_intent charge amount "
 					    "amount_refunded default_changed default_method former_told former_default "
-					    "grace_days event",
+					    "foreign grace_days event",
 					    name),
 			   "%s reaches the hub", name);
 		if (json_object_is_type(value, json_type_string))
