@@ -171,7 +171,7 @@ static enum acp_code read_answer(struct acp_remote_plane *remote, const struct r
 			 reply->status == 401 ? ": hub_key is not its kernel key" : "");
 		/* An answer without a code comes from a server in between, which does not know the outcome. */
 		bool unknown = reply->status != 401 && (!code || acp_code_of(code) == ACP_OUTCOME_UNKNOWN);
-		/* The outbox is sent again and again. A hub that can not store its rows now may well answer calls. */
+		/* The outbox is sent again and again. A hub that cannot store its rows now may well answer calls. */
 		if (code && q->even_if_down)
 			acp_log(ACP_LOG_WARNING, "hub: %s: %s: %s", q->name, why, code);
 		else
@@ -207,10 +207,11 @@ static enum acp_code ask(struct acp_remote_plane *remote, const struct request_t
 	if (code == ACP_UNAVAILABLE && repeated)
 		code = ACP_OUTCOME_UNKNOWN;
 	if (code != ACP_UNAVAILABLE && code != ACP_OUTCOME_UNKNOWN) {
+		uint64_t *about = silence_about(remote, q);
 		__atomic_store_n(&remote->answered_at, acp_monotonic_us(), __ATOMIC_RELAXED);
 		__atomic_store_n(&remote->down_until, 0, __ATOMIC_RELAXED);
-		if (silence_about(remote, q))
-			__atomic_store_n(silence_about(remote, q), 0, __ATOMIC_RELAXED);
+		if (about)
+			__atomic_store_n(about, 0, __ATOMIC_RELAXED);
 	}
 	acp_buf_release(&reply.body);
 	return code;

@@ -337,12 +337,12 @@ $$;
 COMMENT ON FUNCTION acp.hub_count(acp.audit_logs[], integer) IS
 	'Counts audit rows that are about to be stored against the quotas of their tenants, and ends their reservations. Returns the events that were not counted: calls that ran without a usage check and found no room in the allowance.';
 
--- A tenant that is locked holds up the rows of a kernel, which come again. It may not hold up the calls of others, which
--- would wait for this statement.
+-- A kernel whose rows must wait sends them again. The calls of all tenants wait for this statement, so it waits for its
+-- turn not for long, and then for a tenant that is locked hardly at all.
 CREATE OR REPLACE FUNCTION acp.hub_audit_ingest(p jsonb, p_ctx jsonb) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '250ms'
+SET lock_timeout = '2s'
 AS $$
 DECLARE
 	rows    CONSTANT acp.audit_logs[] := ARRAY(SELECT acp.hub_event_row(value) FROM jsonb_array_elements(p->'events') WITH ORDINALITY x(value, n) ORDER BY n);
@@ -356,7 +356,9 @@ BEGIN
 		END IF;
 	END LOOP;
 	fresh := acp.rows_where(rows, ARRAY(SELECT NOT s FROM unnest(stored) WITH ORDINALITY x(s, n) ORDER BY n));
+	PERFORM set_config('lock_timeout', '250ms', true);
 	no_room := acp.hub_count(fresh, (p_ctx->>'free_limit')::integer);
+	PERFORM set_config('lock_timeout', '2s', true);
 	IF cardinality(no_room) > 0 THEN
 		FOR i IN 1 .. cardinality(fresh) LOOP
 			IF (fresh[i]).event_id = ANY (no_room) THEN

@@ -68,8 +68,10 @@ static enum acp_code hub_answer(void *self, enum acp_hub_request request, struct
 	if (to->traits & CHANGES_ACCESS)
 		acp_shared_counter_add(pg->changes);
 	acp_pg_refusal(code, &error, refusal);
-	/* The kernel then finds the event that cannot be stored, and goes on with the others. */
-	if (request == ACP_HUB_AUDIT_INGEST && code == ACP_INTERNAL_ERROR && acp_pg_is_data_error(&error)) {
+	/* The kernel then finds the event that cannot be stored, and goes on with the others. One that was stored a
+	 * moment ago (23505) is found when it comes again. */
+	if (request == ACP_HUB_AUDIT_INGEST && code == ACP_INTERNAL_ERROR && acp_pg_is_data_error(&error) &&
+	    strcmp(error.sqlstate, "23505") != 0) {
 		snprintf(refusal->message, sizeof refusal->message, "an event cannot be stored here");
 		return ACP_VALIDATION_ERROR;
 	}
